@@ -1,0 +1,31 @@
+# Each target makes the environment first where it is missing. PYTHON names the
+# interpreter it is made with (3.11 or newer), VENV the folder it lies in.
+PYTHON ?= python3
+VENV ?= .venv
+bin := $(VENV)/bin
+options :=
+
+.PHONY: mnist test test-slow lint clean
+
+mnist: $(VENV)/ready  ## train a teacher and its students on real digits
+	$(bin)/python -m experiments.run mnist_rdl $(options)
+
+test: $(VENV)/ready  ## the whole suite but its slow tests
+	$(bin)/python -m pytest -q $(options)
+
+test-slow: $(VENV)/ready  ## the slow tests alone
+	$(bin)/python -m pytest -q -m slow $(options)
+
+lint: $(VENV)/ready  ## style, as CI checks it
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+$(VENV)/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rdljax needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,36 @@
+"""What every test runs under.
+
+Eight forced CPU devices, so that one machine tests what is mapped across devices.
+Before jax 0.12 such devices wait for each other forever when XLA has fewer threads
+than they need; PJRT_NPROC gives it enough. Both are set before jax is imported.
+"""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["PJRT_NPROC"] = "32"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["MPLBACKEND"] = "agg"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def float64():
+    """Runs the test in double precision."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> pathlib.Path:
+    """The folder with real TFDS data: $RDLJAX_DATA, or ../shared/data/tfds."""
+    default = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tfds"
+    folder = pathlib.Path(os.environ.get("RDLJAX_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; $RDLJAX_DATA names another folder")
+    return folder
