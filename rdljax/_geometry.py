@@ -1,0 +1,105 @@
+"""Mathematics that several objectives share: safe roots, Grams, distances, pooling.
+
+Everything here is pure, takes arrays and has a finite gradient everywhere: at dead
+channels, zero rows, duplicate rows and constant batches too.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Array = jax.Array
+
+
+def compute_dtype(x: Array) -> jnp.dtype:
+    """The dtype in which an objective of `x` is computed: at least float32."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def flatten(x: Array) -> Array:
+    """Activations `[batch, ...]` as rows `[batch, units]`, in at least float32."""
+    return x.reshape(x.shape[0], -1).astype(compute_dtype(x))
+
+
+def safe_sqrt(x: Array) -> Array:
+    """The square root, with gradient 0 (not infinity) at 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def safe_rsqrt(x: Array) -> Array:
+    """`1 / sqrt(x)`, and 0 with gradient 0 where `x` is 0."""
+    positive = x > 0
+    return jnp.where(positive, lax.rsqrt(jnp.where(positive, x, 1)), 0)
+
+
+def unit_rows(x: Array) -> Array:
+    """Rows `[n, units]` divided by their Euclidean norm; a zero row stays zero."""
+    # Divided by its largest entry first, a row of tiny or huge entries has a norm whose
+    # square neither underflows nor overflows.
+    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=1, keepdims=True))
+    x = x / jnp.where(largest > 0, largest, 1)
+    return x * safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
+
+
+def centre_rows(x: Array) -> Array:
+    """Rows `[n, units]` minus the mean over units; a constant row becomes zero."""
+    x = x - jnp.mean(x, axis=1, keepdims=True)
+    # The mean of equal numbers is not exactly that number: what rounding leaves of a
+    # constant row would be scaled up to a row of noise.
+    constant = jnp.max(x, axis=1, keepdims=True) == jnp.min(x, axis=1, keepdims=True)
+    return jnp.where(constant, 0, x)
+
+
+def inner(x: Array, y: Array) -> Array:
+    """All inner products of the rows of `[n, units]` and `[m, units]`: `[n, m]`.
+
+    Asks for full float32 precision: by default GPUs and TPUs round the inputs of a
+    matrix product to 10 or 7 bits, and differences of its entries keep nothing of that.
+    """
+    return jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST)
+
+
+def squared_distances(x: Array) -> Array:
+    """Squared Euclidean distances between the rows of `[n, units]`: `[n, n]`.
+
+    From the Gram matrix of centred rows. Centring changes no distance and keeps the
+    cancellation in `|x|^2 + |y|^2 - 2 xy` harmless where the rows share a large mean.
+    """
+    x = x - jnp.mean(x, axis=0, keepdims=True)
+    gram = inner(x, x)
+    norms = jnp.diagonal(gram)
+    squared = norms[:, None] + norms[None, :] - 2 * gram
+    diagonal = np.eye(x.shape[0], dtype=bool)
+    return jnp.where(diagonal, 0, jnp.maximum(squared, 0))
+
+
+def _window_means(size: int, target: int) -> np.ndarray:
+    """The matrix `[target, size]` of adaptive average pooling along one axis."""
+    means = np.zeros((target, size))
+    for row in range(target):
+        start, stop = row * size // target, -(-(row + 1) * size // target)
+        means[row, start:stop] = 1 / (stop - start)
+    return means
+
+
+def pool(x: Array, height: int, width: int) -> Array:
+    """Adaptive average pooling of maps `[batch, H, W, C]` to another height and width.
+
+    Window i of n over a side of length s is `floor(i s / n)` to `ceil((i + 1) s / n)`,
+    so sizes need not divide: the rule of PyTorch's `adaptive_avg_pool2d`.
+    """
+    if x.shape[1:3] == (height, width):
+        return x
+    rows = _window_means(x.shape[1], height).astype(x.dtype)
+    columns = _window_means(x.shape[2], width).astype(x.dtype)
+    return jnp.einsum(
+        "hH,bHWc,wW->bhwc", rows, x, columns, precision=lax.Precision.HIGHEST
+    )
+
+
+def pool_to_smaller(x: Array, y: Array) -> tuple[Array, Array]:
+    """Two maps `[batch, H, W, C]`, each side pooled to the smaller of the two."""
+    height, width = (min(x.shape[axis], y.shape[axis]) for axis in (1, 2))
+    return pool(x, height, width), pool(y, height, width)
