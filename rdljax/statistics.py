@@ -1,0 +1,212 @@
+"""Honest comparisons: two students, many tests, few seeds, two geometries.
+
+Thin, over mlxtend and SciPy, which are imported where they are used.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy import typing as npt
+
+
+class McNemar(NamedTuple):
+    """The examples only one of two classifiers got right, and how likely that is."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+class Difference(NamedTuple):
+    """The mean of paired differences, its confidence interval and its p value."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+class Spread(NamedTuple):
+    """The mean of some values, their standard deviation (of n - 1) and their number."""
+
+    mean: float
+    std: float
+    count: int
+
+
+class Agreement(NamedTuple):
+    """How far two RDMs agree: the correlations of their distances and of the ranks."""
+
+    pearson: float
+    spearman: float
+
+
+def _check_paired(name: str, *arrays: np.ndarray) -> None:
+    shapes = [array.shape for array in arrays]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0] == (0,):
+        listed = ", ".join(map(str, shapes))
+        raise ValueError(f"{name} takes vectors of one length, 1 or more: got {listed}")
+
+
+def mcnemar(
+    truth: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike
+) -> McNemar:
+    """Tests whether two classifiers err alike on the same examples.
+
+    The p value is that of the exact binomial test where fewer than 25 examples tell
+    the two apart, or as many speak for the one as for the other; else that of the
+    chi-squared test with continuity correction.
+
+    Args:
+      truth: Labels, [examples].
+      first: What the first classifier predicts, [examples].
+      second: What the second classifier predicts, [examples].
+
+    Returns:
+      The number of examples that only the first got right, that only the second got
+      right, and the two-sided p value: 1 where the two are right on the same examples.
+
+    Raises:
+      ValueError: If the shapes differ, are not [examples], or there is no example.
+
+    References:
+      McNemar, 1947, Note on the sampling error of the difference between correlated
+      proportions or percentages. Edwards, 1948, Note on the "correction for continuity"
+      in testing the significance of the difference between correlated proportions.
+    """
+    from mlxtend import evaluate
+
+    truth, first, second = np.asarray(truth), np.asarray(first), np.asarray(second)
+    _check_paired("mcnemar", truth, first, second)
+    table = evaluate.mcnemar_table(truth, first, second)
+    only_first, only_second = int(table[0, 1]), int(table[1, 0])
+    # Of equal counts the correction would make a difference of one.
+    exact = only_first + only_second < 25 or only_first == only_second
+    _, p_value = evaluate.mcnemar(table, corrected=True, exact=exact)
+    return McNemar(only_first, only_second, float(p_value))
+
+
+def holm(p_values: npt.ArrayLike) -> np.ndarray:
+    """Adjusts the p values of several tests, so that all of them may be read at once.
+
+    Rejecting where the adjusted value is at most alpha keeps the probability of any
+    false rejection at alpha or below, whatever the tests have to do with each other.
+
+    Args:
+      p_values: One p value a test, of any shape.
+
+    Returns:
+      The adjusted p values, of the same shape and in the same order.
+
+    Raises:
+      ValueError: If a p value is not a number between 0 and 1.
+
+    References:
+      Holm, 1979, A simple sequentially rejective multiple test procedure.
+    """
+    values = np.asarray(p_values, np.float64)
+    if not np.all((values >= 0) & (values <= 1)):
+        raise ValueError(f"p values lie between 0 and 1: got {values}")
+    flat = values.ravel()
+    order = np.argsort(flat)
+    stepped = np.arange(flat.size, 0, -1) * flat[order]
+    adjusted = np.empty_like(flat)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1)
+    return adjusted.reshape(values.shape)
+
+
+def paired_difference(
+    first: npt.ArrayLike, second: npt.ArrayLike, confidence: float = 0.95
+) -> Difference:
+    """Compares two methods over seeds: the mean difference and its t interval.
+
+    Args:
+      first: One result a seed of the first method, [seeds].
+      second: Those of the second method, with the same seeds in the same order.
+      confidence: The probability with which such intervals hold the true mean.
+
+    Returns:
+      The mean of first - second, the two ends of its interval, and the two-sided p
+      value of Student's paired test. One seed has neither interval nor p value: nan.
+      Where all seeds differ by the same amount, up to rounding, the interval has no
+      width, and the p value is 1 for an amount of 0 and else 0.
+
+    Raises:
+      ValueError: If the shapes differ, are not [seeds], or there is no seed.
+
+    References:
+      Student, 1908, The probable error of a mean.
+    """
+    from scipy import stats
+
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    _check_paired("paired_difference", first, second)
+    differences = first - second
+    mean = float(differences.mean())
+    if differences.size == 1:
+        return Difference(mean, np.nan, np.nan, np.nan)
+    rounding = 64 * np.finfo(np.float64).eps * np.abs([first, second]).max()
+    if np.ptp(differences) <= rounding:
+        return Difference(mean, mean, mean, float(abs(mean) <= rounding))
+    test = stats.ttest_rel(first, second)
+    interval = test.confidence_interval(confidence)
+    return Difference(
+        mean, float(interval.low), float(interval.high), float(test.pvalue)
+    )
+
+
+def spread(values: npt.ArrayLike) -> Spread:
+    """Returns the mean over seeds, the standard deviation and the number of seeds.
+
+    Args:
+      values: One result a seed, [seeds].
+
+    Returns:
+      The mean, the standard deviation with n - 1 (nan of one value), and n.
+
+    Raises:
+      ValueError: If there is no value, or the shape is not [seeds].
+    """
+    values = np.asarray(values, np.float64)
+    _check_paired("spread", values)
+    std = float(values.std(ddof=1)) if values.size > 1 else np.nan
+    return Spread(float(values.mean()), std, values.size)
+
+
+def _is_constant(values: np.ndarray) -> bool:
+    """Whether values are equal up to rounding, by the limit at which SciPy warns."""
+    mean = values.mean()
+    return bool(np.linalg.norm(values - mean) <= 1e-13 * abs(mean))
+
+
+def rdm_agreement(first: npt.ArrayLike, second: npt.ArrayLike) -> Agreement:
+    """Correlates two representational distance matrices over their pairs of stimuli.
+
+    Args:
+      first: A condensed RDM, the distances of the N(N-1)/2 pairs, [pairs]. A nan is a
+        distance that was not measured: that pair is left out on both sides.
+      second: Another one of the same stimuli, [pairs].
+
+    Returns:
+      Pearson's and Spearman's correlation; nan where an RDM is constant, or fewer than
+      two pairs are left.
+
+    Raises:
+      ValueError: If the lengths differ or belong to no number of stimuli.
+
+    References:
+      Kriegeskorte, Mur and Bandettini, 2008, Representational similarity analysis.
+    """
+    from scipy import stats
+    from scipy.spatial import distance
+
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    _check_paired("rdm_agreement", first, second)
+    distance.num_obs_y(first)
+    measured = ~(np.isnan(first) | np.isnan(second))
+    first, second = first[measured], second[measured]
+    if first.size < 2 or _is_constant(first) or _is_constant(second):
+        return Agreement(np.nan, np.nan)
+    pearson = stats.pearsonr(first, second).statistic
+    spearman = stats.spearmanr(first, second).statistic
+    return Agreement(float(pearson), float(spearman))

@@ -1,0 +1,413 @@
+"""`rdljax.checkpoints`: what is saved comes back bit by bit, or by a named error."""
+
+import json
+import logging
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rdljax import checkpoints
+
+
+class State(NamedTuple):
+    step: Any
+    params: Any
+    optimizer: Any
+    key: Any
+
+
+def adam() -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(0.1, 100)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+
+
+def state(seed: int = 0) -> State:
+    key = jax.random.key(seed)
+    params = {
+        "stem": {"kernel": jax.random.normal(key, (3, 16)), "bias": jnp.zeros(16)},
+        "head": {"kernel": jax.random.normal(key, (16, 4)).astype(jnp.bfloat16)},
+    }
+    return State(jnp.int32(seed), params, adam().init(params), key)
+
+
+def same(first: Any, second: Any) -> None:
+    """Asserts equal structure, and leaves equal in kind, dtype and every byte."""
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert isinstance(b, jax.Array) == isinstance(a, jax.Array)
+        if not isinstance(a, jax.Array):
+            assert type(a) is type(b)
+        if checkpoints._is_key(a):
+            assert jax.random.key_impl(a) == jax.random.key_impl(b)
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        a, b = np.asarray(a), np.asarray(b)
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        assert a.tobytes() == b.tobytes()
+
+
+def test_a_training_state_comes_back_bit_by_bit(tmp_path):
+    saved = state(3)
+    checkpoints.save(tmp_path, 3, saved, {"net": "mlp", "accuracy": 0.5})
+    restored, about, step = checkpoints.restore(tmp_path, state(0))
+    same(saved, restored)
+    assert about == {"net": "mlp", "accuracy": 0.5}
+    assert step == 3
+
+
+def test_every_kind_of_leaf_and_of_branch_comes_back(tmp_path):
+    saved = {
+        "numpy": np.arange(6, dtype=np.float64).reshape(2, 3),
+        "numpy scalar": np.int16(-7),
+        "transposed": np.arange(6, dtype=np.int64).reshape(2, 3).T,
+        "python": [True, 7, 0.1, 1j],
+        "odd/name.é['x']": (jnp.float32(-0.0), jnp.array([jnp.inf, -jnp.inf, jnp.nan])),
+        "nothing": (None, {}, (), [], optax.EmptyState()),
+        "no elements": (np.zeros((0, 3), np.int8), jnp.zeros((2, 0), jnp.bfloat16)),
+        "no keys": jax.random.split(jax.random.key(0), 4)[:0],
+        "subnormal": jnp.array([1e-45, -1e-40], jnp.float32),
+    }
+    checkpoints.save(tmp_path, 0, saved, {})
+    same(saved, checkpoints.restore(tmp_path, saved)[0])
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [jnp.bool, jnp.int4, jnp.int8, jnp.int16, jnp.int32]
+    + [jnp.uint8, jnp.uint16, jnp.uint32, jnp.complex64]
+    + [jnp.float8_e4m3fn, jnp.float16, jnp.bfloat16, jnp.float32],
+)
+def test_every_dtype_comes_back(tmp_path, dtype):
+    saved = {"jax": jnp.arange(8).astype(dtype), "numpy": np.ones((2, 2), dtype)}
+    checkpoints.save(tmp_path, 0, saved, {})
+    same(saved, checkpoints.restore(tmp_path, saved)[0])
+
+
+def test_a_state_may_be_one_array(tmp_path):
+    checkpoints.save(tmp_path, 0, jnp.arange(3), {})
+    same(jnp.arange(3), checkpoints.restore(tmp_path, jnp.zeros(3, jnp.int32))[0])
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_typed_keys_go_on_where_they_were(tmp_path, impl):
+    saved = jax.random.split(jax.random.key(5, impl=impl), (2, 3))
+    like = jax.random.split(jax.random.key(0, impl=impl), (2, 3))
+    checkpoints.save(tmp_path, 0, saved, {})
+    abstract = jax.ShapeDtypeStruct(like.shape, like.dtype)
+    for form in (like, abstract):
+        restored, _, _ = checkpoints.restore(tmp_path, form)
+        same(saved, restored)
+        draw = jax.vmap(jax.vmap(jax.random.uniform))
+        np.testing.assert_array_equal(draw(restored), draw(saved))
+
+
+def test_like_may_be_abstract_and_is_never_read(tmp_path):
+    saved = state(1)
+    checkpoints.save(tmp_path, 0, saved, {})
+    same(saved, checkpoints.restore(tmp_path, jax.eval_shape(state))[0])
+    donated = state(2)
+    jax.tree.map(lambda leaf: leaf.delete(), donated)
+    same(saved, checkpoints.restore(tmp_path, donated)[0])
+
+
+def test_no_64_bit_number_is_cast_where_jax_has_32_bits(tmp_path):
+    saved = np.array([1 / 3, 2**40 + 0.5])
+    checkpoints.save(tmp_path, 0, saved, {})
+    restored, _, _ = checkpoints.restore(
+        tmp_path, jax.ShapeDtypeStruct((2,), np.dtype("float64"))
+    )
+    same(saved, restored)
+
+
+def test_64_bit_jax_arrays_come_back(tmp_path, float64):
+    saved = jnp.array([1 / 3, 2**40 + 0.5])
+    assert saved.dtype == np.float64
+    checkpoints.save(tmp_path, 0, saved, {})
+    same(saved, checkpoints.restore(tmp_path, saved)[0])
+
+
+def test_a_weakly_typed_scalar_stays_weak(tmp_path):
+    saved = {"weak": jnp.asarray(0.1), "strong": jnp.float32(0.1)}
+    checkpoints.save(tmp_path, 0, saved, {})
+    restored, _, _ = checkpoints.restore(tmp_path, saved)
+    same(saved, restored)
+    half = jnp.ones((), jnp.bfloat16)
+    assert (restored["weak"] * half).dtype == jnp.bfloat16
+    assert (restored["strong"] * half).dtype == jnp.float32
+
+
+def train(state: State, batch: jax.Array) -> tuple[State, jax.Array]:
+    def loss(params):
+        bias = params["stem"]["bias"][None]
+        hidden = jnp.tanh(batch @ params["stem"]["kernel"] + bias)
+        return jnp.mean((hidden @ params["head"]["kernel"]) ** 2)
+
+    value, gradients = jax.value_and_grad(loss)(state.params)
+    gradients = jax.lax.pmean(gradients, "devices")
+    updates, optimizer = adam().update(gradients, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    key, _ = jax.random.split(state.key)
+    value = jax.lax.pmean(value, "devices")
+    return State(state.step + 1, params, optimizer, key), value
+
+
+def test_a_state_replicated_by_pmap_resumes_in_pmap_to_the_byte(tmp_path):
+    step = jax.pmap(train, axis_name="devices", in_axes=(None, 0), out_axes=None)
+    batch = jax.random.normal(jax.random.key(1), (jax.device_count(), 5, 3))
+    saved, _ = step(state(), batch)
+    assert len(saved.params["stem"]["kernel"].devices()) == 8
+    checkpoints.save(tmp_path, 1, saved, {})
+    restored, _, _ = checkpoints.restore(tmp_path, state())
+    same(saved, restored)
+    assert not any(leaf.committed for leaf in jax.tree.leaves(restored))
+    same(step(saved, batch), step(restored, batch))
+
+
+def test_arrays_sharded_over_the_devices_come_back_whole(tmp_path):
+    fill = jax.pmap(lambda key: jax.random.normal(key, (2, 3)))
+    saved = fill(jax.random.split(jax.random.key(0), jax.device_count()))
+    assert not saved.is_fully_replicated
+    checkpoints.save(tmp_path, 0, {"bank": saved}, {})
+    like = {"bank": jax.ShapeDtypeStruct(saved.shape, saved.dtype)}
+    restored, _, _ = checkpoints.restore(tmp_path, like)
+    same({"bank": saved}, restored)
+    double = jax.pmap(lambda bank: 2 * bank)
+    np.testing.assert_array_equal(double(restored["bank"]), 2 * np.asarray(saved))
+
+
+STORED = {"a": {"kernel": jnp.ones((2, 3))}, "count": jnp.int32(1)}
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        (
+            {"a": {"kernel": jnp.ones((3, 2))}, "count": jnp.int32(1)},
+            r"\['a'\]\['kernel'\]: stored float32\[2, 3\], expected float32\[3, 2\]",
+        ),
+        (
+            {"a": {"kernel": jnp.ones((2, 3), jnp.bfloat16)}, "count": jnp.int32(1)},
+            r"\['kernel'\]: stored float32\[2, 3\], expected bfloat16\[2, 3\]",
+        ),
+        (
+            {"a": {"kernel": np.ones((2, 3))}, "count": jnp.int32(1)},
+            r"\['kernel'\]: stored float32\[2, 3\], expected float64\[2, 3\]",
+        ),
+        (
+            {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "count": 1},
+            r"(?s)\['a'\]\['bias'\]: stored nothing, expected float32\[3\].*"
+            r"\['count'\]: stored int32\[\], expected int64\[\]",
+        ),
+        (
+            {"a": {"kernel": jnp.ones((2, 3))}},
+            r"\['count'\]: stored int32\[\], expected nothing",
+        ),
+        (
+            {"a": {"kernel": None}, "count": jnp.int32(1)},
+            r"\['a'\]\['kernel'\]: stored float32\[2, 3\], expected nothing",
+        ),
+        (
+            {"a": [jnp.ones((2, 3))], "count": jnp.int32(1)},
+            r"(?s)\['a'\]\[0\]: stored nothing.*\['kernel'\].*expected nothing",
+        ),
+        (jnp.ones(3), r"the state: stored nothing, expected float32\[3\]"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, like, message):
+    checkpoints.save(tmp_path, 7, STORED, {})
+    with pytest.raises(checkpoints.CheckpointMismatch, match=message) as caught:
+        checkpoints.restore(tmp_path, like)
+    assert isinstance(caught.value, ValueError)
+    assert str(tmp_path / "7") in str(caught.value)
+
+
+def test_only_what_differs_is_named(tmp_path):
+    checkpoints.save(tmp_path, 0, STORED, {})
+    with pytest.raises(checkpoints.CheckpointMismatch) as caught:
+        checkpoints.restore(tmp_path, STORED | {"count": jnp.zeros(2)})
+    assert "count" in str(caught.value)
+    assert "kernel" not in str(caught.value)
+
+
+def test_a_key_of_another_kind_does_not_fit(tmp_path):
+    # The words of both kinds have one shape; only the description tells them apart.
+    checkpoints.save(tmp_path, 0, {"key": jax.random.key(0, impl="rbg")}, {})
+    for other in (jax.random.key(0, impl="unsafe_rbg"), jnp.zeros(4, jnp.uint32)):
+        with pytest.raises(checkpoints.CheckpointMismatch, match=r"stored key<rbg>"):
+            checkpoints.restore(tmp_path, {"key": other})
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    checkpoints.save(tmp_path, 0, STORED, {})
+    text = next((tmp_path / "0" / "about").glob("metadata"))
+    text.write_text(json.dumps(json.loads(text.read_text()) | {"format": 2}))
+    with pytest.raises(checkpoints.CheckpointMismatch, match="format 2.* up to 1"):
+        checkpoints.restore(tmp_path, STORED)
+
+
+def test_where_nothing_is_stored_the_folder_is_named(tmp_path):
+    for empty in (tmp_path, tmp_path / "missing"):
+        assert checkpoints.latest(empty) is None
+        with pytest.raises(FileNotFoundError, match=str(empty)):
+            checkpoints.restore(empty, STORED)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_the_two_newest_steps_are_kept(tmp_path):
+    for step in (2, 9, 10, 100):
+        checkpoints.save(tmp_path, step, {"x": jnp.full(2, step)}, {"step": step})
+        assert checkpoints.latest(tmp_path) == step
+    assert sorted(int(folder.name) for folder in tmp_path.iterdir()) == [10, 100]
+    restored, about, step = checkpoints.restore(tmp_path, {"x": jnp.zeros(2, int)}, 10)
+    same({"x": jnp.full(2, 10)}, restored)
+    assert (about, step) == ({"step": 10}, 10)
+    with pytest.raises(FileNotFoundError, match=r"no step 9, it has \[10, 100\]"):
+        checkpoints.restore(tmp_path, {"x": jnp.zeros(2, int)}, 9)
+
+
+def test_an_old_step_whose_removal_is_cut_short_is_gone_at_once(tmp_path, monkeypatch):
+    def cut_short(*_, **__):
+        raise KeyboardInterrupt
+
+    for step in (1, 2):
+        checkpoints.save(tmp_path, step, STORED, {})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", cut_short)
+        checkpoints.save(tmp_path, 3, STORED, {})
+    with pytest.raises(FileNotFoundError, match=r"no step 1, it has \[2, 3\]"):
+        checkpoints.restore(tmp_path, STORED, 1)
+    checkpoints.save(tmp_path, 4, STORED, {})
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["3", "4"]
+
+
+def test_a_step_below_the_newest_is_stored_too(tmp_path):
+    for step in (5, 6, 3):
+        checkpoints.save(tmp_path, step, {"x": jnp.full(2, step)}, {})
+    restored, _, _ = checkpoints.restore(tmp_path, {"x": jnp.zeros(2, int)}, 3)
+    same({"x": jnp.full(2, 3)}, restored)
+    assert checkpoints.latest(tmp_path) == 6
+
+
+def test_numbered_folders_that_are_no_checkpoints_are_left_alone(tmp_path):
+    for stray in ("1", "50", "70.orbax-checkpoint-tmp"):
+        (tmp_path / stray).mkdir()
+        (tmp_path / stray / "notes.txt").write_text("mine")
+    (tmp_path / "60").write_text("a file")
+    assert checkpoints.latest(tmp_path) is None
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        checkpoints.restore(tmp_path, STORED)
+    for step in (10, 20, 30):
+        checkpoints.save(tmp_path, step, STORED, {})
+    assert checkpoints.latest(tmp_path) == 30
+    assert checkpoints.restore(tmp_path, STORED)[2] == 30
+    names = sorted(folder.name for folder in tmp_path.iterdir())
+    assert names == ["1", "20", "30", "50", "60"]
+    assert (tmp_path / "1" / "notes.txt").read_text() == "mine"
+    for step in (50, 60):
+        with pytest.raises(FileExistsError, match=f"{step} is in the way"):
+            checkpoints.save(tmp_path, step, STORED, {})
+    assert (tmp_path / "50" / "notes.txt").read_text() == "mine"
+
+
+def test_a_stored_step_is_replaced(tmp_path):
+    for step, value in ((1, 10), (2, 20), (2, 21)):
+        checkpoints.save(tmp_path, step, {"x": jnp.full(2, value)}, {"value": value})
+    like = {"x": jnp.zeros(2, int)}
+    for step, value in ((1, 10), (2, 21)):
+        restored, about, _ = checkpoints.restore(tmp_path, like, step)
+        same({"x": jnp.full(2, value)}, restored)
+        assert about == {"value": value}
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_replacement_cut_short_leaves_the_stored_step(tmp_path, monkeypatch):
+    checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 20)}, {})
+
+    def cut_short(manager, step, **_):
+        (manager.directory / f"{step}.orbax-checkpoint-tmp").mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.ocp.CheckpointManager, "save", cut_short)
+        checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 21)}, {})
+    restored, _, step = checkpoints.restore(tmp_path, {"x": jnp.zeros(2, int)})
+    same({"x": jnp.full(2, 20)}, restored)
+    checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 22)}, {})
+    same({"x": jnp.full(2, 22)}, checkpoints.restore(tmp_path, restored)[0])
+    assert [folder.name for folder in tmp_path.iterdir()] == ["2"]
+
+
+def test_a_replacement_cut_short_between_its_renames_leaves_both(tmp_path, monkeypatch):
+    like = {"x": jnp.zeros(2, int)}
+    checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 20)}, {})
+    rename = pathlib.Path.rename
+
+    def cut_short(path, target):
+        if path.parent.name == ".replacing":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pathlib.Path, "rename", cut_short)
+        checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 21)}, {})
+    aside = tmp_path / ".replacing"
+    same({"x": jnp.full(2, 21)}, checkpoints.restore(aside, like)[0])
+    assert (aside / "replaced").is_dir()
+    for value in (22, 23):
+        checkpoints.save(tmp_path, 2, {"x": jnp.full(2, value)}, {})
+        same({"x": jnp.full(2, value)}, checkpoints.restore(tmp_path, like)[0])
+    assert [folder.name for folder in tmp_path.iterdir()] == ["2"]
+
+
+def test_a_relative_folder_is_made_and_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints.save("runs/one", np.int64(4), STORED, {})
+    assert checkpoints.latest("runs/one") == 4
+    same(STORED, checkpoints.restore(tmp_path / "runs" / "one", STORED, 4)[0])
+
+
+class TwoNamesakes:
+    """A container that gives both its children one path."""
+
+
+X = jax.tree_util.GetAttrKey("x")
+jax.tree_util.register_pytree_with_keys(
+    TwoNamesakes, lambda _: (((X, 1), (X, 2)), None), lambda *_: TwoNamesakes()
+)
+
+
+@pytest.mark.parametrize(
+    ("step", "stored", "about", "error", "message"),
+    [
+        (-1, STORED, {}, ValueError, "-1"),
+        (1.5, STORED, {}, TypeError, "float"),
+        (1, {"name": "resnet8"}, {}, TypeError, r"\['name'\] is <class 'str'>"),
+        (1, {"f": abs}, {}, TypeError, r"\['f'\]"),
+        (1, {"big": 2**70}, {}, TypeError, r"\['big'\]"),
+        (1, STORED, {"accuracy": np.float32(1)}, TypeError, "JSON"),
+        (1, {"nothing": (None, jnp.zeros(0))}, {}, ValueError, "no element"),
+        (1, TwoNamesakes(), {}, ValueError, "same path"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_and_leaves_nothing(
+    tmp_path, capfd, caplog, step, stored, about, error, message
+):
+    with pytest.raises(error, match=message):
+        checkpoints.save(tmp_path / "new", step, stored, about)
+    assert not (tmp_path / "new").exists()
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_nothing_is_printed_or_logged(tmp_path, capfd, caplog):
+    caplog.set_level(logging.WARNING)
+    for step in (1, 2, 3, 3):
+        checkpoints.save(tmp_path, step, state(), {})
+    checkpoints.restore(tmp_path, state())
+    checkpoints.latest(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
