@@ -1,0 +1,387 @@
+"""The step: the same on one device and on eight, and through a checkpoint."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rdljax import _names, checkpoints, nets, objectives, teachers, terms, training
+
+N, BATCH, CLASSES = 48, 16, 4
+
+
+class TinyNet(nn.Module):
+    """A net with running statistics, synchronised over the mapped axis."""
+
+    classes: int
+    axis_name: str | None = None
+
+    layers = ("pooled", "logits")
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Dense(8, use_bias=False)(images.reshape(images.shape[0], -1))
+        x = nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, axis_name=self.axis_name
+        )(x)
+        x = nn.relu(x)
+        return {"pooled": x, "logits": nn.Dense(self.classes)(x)}
+
+
+def view(data, batch, key):
+    """Images of the batch, with noise that depends on key and example alone."""
+    index = batch["index"]
+    noise = jax.vmap(
+        lambda i: 0.1 * jax.random.normal(jax.random.fold_in(key, i), (3, 3, 1))
+    )(index)
+    return {
+        "image": data["image"][index] + noise,
+        "label": data["label"][index],
+        "index": index,
+    }
+
+
+def counting() -> terms.Term:
+    """A term that remembers on each device how many examples it has seen."""
+
+    def init(key, student, teacher):
+        return {}, terms.State(per_device=jnp.zeros((), jnp.int32))
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        seen = state.per_device + batch["index"].shape[0]
+        return jnp.zeros(()), terms.State(per_device=seen)
+
+    return terms.Term(init, apply)
+
+
+LOSS = {
+    "task": (1.0, terms.cross_entropy()),
+    "kd": (0.5, terms.between("logits", terms.plain(objectives.kd))),
+    "hint": (optax.linear_schedule(1.0, 0.0, 4), terms.between("pooled", terms.hint())),
+    "rdl": (
+        2.0,
+        terms.over_global_batch(
+            terms.between({"pooled": "pooled", "logits": "logits"}, terms.rdl())
+        ),
+    ),
+    "rdl/pairs": (
+        1.0,
+        terms.over_global_batch(terms.between("pooled", terms.rdl(pairs=20))),
+    ),
+    "count": (1.0, counting()),
+}
+PHASE = training.Phase(LOSS, epochs=1)
+OPTIMIZER = optax.sgd(0.05, momentum=0.9)
+
+
+def setting(axis_name=None, teacher_width=6):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(N, 3, 3, 1)).astype(np.float32)
+    # The class is the brightest of the first pixels: something that can be learnt.
+    label = image.reshape(N, -1)[:, :CLASSES].argmax(axis=1)
+    data = {"image": jnp.asarray(image), "label": jnp.asarray(label)}
+    net = nets.mlp.MLP(CLASSES, widths=(teacher_width,))
+    variables = net.init(jax.random.key(7), data["image"][:2])
+    teacher = teachers.net(net, variables)
+    return TinyNet(CLASSES, axis_name), teacher, training.Arrays(variables, data)
+
+
+def batches(steps):
+    rng = np.random.default_rng(1)
+    return [
+        {"index": rng.permutation(N)[:BATCH].astype(np.int32)} for _ in range(steps)
+    ]
+
+
+def begin(student, teacher, arrays, devices=1, phase=PHASE, plan=None):
+    state = training.init(
+        jax.random.key(0),
+        student,
+        teacher,
+        plan or [phase],
+        view,
+        arrays,
+        batches(1)[0],
+        devices,
+    )
+    return training.start(state, phase, OPTIMIZER)
+
+
+def run_pmap(devices, steps=3):
+    student, teacher, arrays = setting(training.AXIS)
+    chosen = jax.local_devices()[:devices]
+    state = begin(student, teacher, arrays, devices)
+    step = training.pmap(
+        training.body(student, teacher, PHASE, OPTIMIZER, view), chosen
+    )
+    arrays = training.replicate(arrays, chosen)
+    metrics = []
+    for batch in batches(steps):
+        state, metric = step(state, arrays, training.shard(batch, devices))
+        metrics.append(jax.device_get(metric))
+    return jax.device_get(state), metrics
+
+
+@functools.cache
+def one_device():
+    """Three steps with no mapped axis at all."""
+    student, teacher, arrays = setting()
+    state = begin(student, teacher, arrays)
+    squeeze = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+    state = state._replace(per_device=squeeze(state.per_device))
+    step = jax.jit(training.body(student, teacher, PHASE, OPTIMIZER, view))
+    metrics = []
+    for batch in batches(3):
+        state, metric = step(state, arrays, batch)
+        metrics.append(jax.device_get(metric))
+    return jax.device_get(state), metrics
+
+
+def key_words(tree):
+    return jax.tree.map(
+        lambda x: (
+            jax.random.key_data(x)
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            else x
+        ),
+        tree,
+    )
+
+
+def assert_close(found, expected, tolerance=1e-4):
+    """To the tolerance of each leaf's largest entry."""
+
+    def compare(path, a, b):
+        largest = np.max(np.abs(b)) if np.size(b) else 0
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=tolerance * largest + 1e-7, err_msg=str(path)
+        )
+
+    jax.tree_util.tree_map_with_path(compare, key_words(found), key_words(expected))
+
+
+class TestDevices:
+    @pytest.mark.parametrize("devices", [1, 2, 8])
+    def test_pmap_equals_one_device_without_a_mapped_axis(self, devices):
+        state, metrics = run_pmap(devices)
+        expected, expected_metrics = one_device()
+        assert_close(state.replicated, expected.replicated)
+        assert_close(metrics, expected_metrics)
+        assert metrics[0]["rdl"] > 0 and metrics[0]["hint"] > 0
+
+    def test_the_same_body_under_vmap(self):
+        student, teacher, arrays = setting("d")
+        state = begin(student, teacher, arrays, 4)
+        step = functools.partial(
+            training.body(student, teacher, PHASE, OPTIMIZER, view), axis_name="d"
+        )
+        axes = training.TrainState(None, 0)
+        mapped = jax.jit(
+            jax.vmap(
+                step, in_axes=(axes, None, 0), out_axes=(axes, None), axis_name="d"
+            )
+        )
+        for batch in batches(3):
+            state, _ = mapped(state, arrays, training.shard(batch, 4))
+        assert_close(state.replicated, one_device()[0].replicated)
+
+    def test_the_same_body_under_shard_map(self):
+        student, teacher, arrays = setting("d")
+        state = begin(student, teacher, arrays, 4)
+        step = training.body(student, teacher, PHASE, OPTIMIZER, view)
+
+        def body(state, arrays, batch):
+            first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+            state = state._replace(per_device=first(state.per_device))
+            state, metrics = step(state, arrays, batch, axis_name="d")
+            more = lambda tree: jax.tree.map(lambda x: x[None], tree)  # noqa: E731
+            return state._replace(per_device=more(state.per_device)), metrics
+
+        mesh = jax.make_mesh(
+            (4,),
+            ("d",),
+            devices=jax.devices()[:4],
+            axis_types=(jax.sharding.AxisType.Auto,),
+        )
+        specs = training.TrainState(jax.P(), jax.P("d"))
+        mapped = jax.jit(
+            jax.shard_map(
+                body,
+                mesh=mesh,
+                in_specs=(specs, jax.P(), jax.P("d")),
+                out_specs=(specs, jax.P()),
+                check_vma=False,
+            )
+        )
+        for batch in batches(3):
+            state, _ = mapped(state, arrays, batch)
+        assert_close(state.replicated, one_device()[0].replicated)
+
+    def test_state_of_its_own_stays_on_each_device(self):
+        state, _ = run_pmap(4)
+        np.testing.assert_array_equal(state.per_device["count"], [3 * BATCH // 4] * 4)
+        assert one_device()[0].per_device["count"] == 3 * BATCH
+
+    def test_statistics_are_averaged_where_the_net_does_not_synchronise_them(self):
+        # Of unsynchronised statistics each device has its own; the state has one.
+        student, teacher, arrays = setting(axis_name=None)
+        state = begin(student, teacher, arrays, 2)
+        step = functools.partial(
+            training.body(student, teacher, PHASE, OPTIMIZER, view), axis_name="d"
+        )
+        axes = training.TrainState(None, 0)
+        mapped = jax.jit(
+            jax.vmap(
+                step, in_axes=(axes, None, 0), out_axes=(axes, None), axis_name="d"
+            )
+        )
+        state, _ = mapped(state, arrays, training.shard(batches(1)[0], 2))
+        mean = state.replicated.model_state["batch_stats"]["BatchNorm_0"]["mean"]
+        assert mean.shape == (8,) and mean.any()
+
+    def test_a_batch_must_divide(self):
+        with pytest.raises(ValueError, match="batch of 10 does not divide by 4"):
+            training.shard({"index": np.arange(10)}, 4)
+
+    def test_compiled_once_and_state_donated(self):
+        student, teacher, arrays = setting(training.AXIS)
+        traces = []
+
+        def counted(data, batch, key):
+            traces.append(0)
+            return view(data, batch, key)
+
+        state = begin(student, teacher, arrays, 8)
+        step = training.pmap(training.body(student, teacher, PHASE, OPTIMIZER, counted))
+        arrays = training.replicate(arrays)
+        state, _ = step(state, arrays, training.shard(batches(1)[0], 8))
+        old, once = state, len(traces)
+        for batch in batches(3):
+            state, _ = step(state, arrays, training.shard(batch, 8))
+        assert len(traces) == once
+        assert old.replicated.step.is_deleted()
+
+
+class TestPhases:
+    def test_a_phase_trains_what_it_names_alone(self):
+        student, teacher, arrays = setting()
+        phase = PHASE._replace(trains=("hint",))
+        state = begin(student, teacher, arrays, phase=phase)
+        state = state._replace(per_device={k: () for k in state.per_device})
+        phase = phase._replace(terms={k: LOSS[k] for k in ("task", "hint")})
+        step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+        new, _ = step(state, arrays, batches(1)[0])
+        same = jax.tree.map(
+            lambda a, b: bool((a == b).all()), new.replicated, state.replicated
+        )
+        assert all(jax.tree.leaves(same.params["student"]))
+        assert all(jax.tree.leaves(same.model_state))
+        assert not any(jax.tree.leaves(same.params["hint"]))
+
+    def test_a_path_below_a_name(self):
+        student, teacher, arrays = setting()
+        terms_ = {k: LOSS[k] for k in ("task", "hint")}
+        phase = training.Phase(terms_, 1, trains=("student/Dense_1", "hint"))
+        state = begin(student, teacher, arrays, phase=phase)
+        step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+        new, _ = step(state, arrays, batches(1)[0])
+        same = jax.tree.map(
+            lambda a, b: bool((a == b).all()),
+            new.replicated.params["student"],
+            state.replicated.params["student"],
+        )
+        assert all(jax.tree.leaves(same["Dense_0"]))
+        assert not any(jax.tree.leaves(same["Dense_1"]))
+
+    def test_every_trained_leaf_changes_by_default(self):
+        state, _ = one_device()
+        student, teacher, arrays = setting()
+        before = begin(student, teacher, arrays).replicated.params
+        moved = jax.tree.map(
+            lambda a, b: bool((a != b).any()), before, state.replicated.params
+        )
+        assert all(jax.tree.leaves(moved))
+
+    def test_phases_follow_each_other_with_terms_of_their_own(self):
+        student, teacher, arrays = setting()
+        first = training.Phase({"hint": LOSS["hint"]}, 1, trains=("hint",))
+        second = training.Phase({k: LOSS[k] for k in ("task", "kd")}, 1)
+        state = begin(student, teacher, arrays, phase=first, plan=[first, second])
+        assert set(state.replicated.params) == {"student", "hint", "task", "kd"}
+        for phase in (first, second):
+            state = training.start(state, phase, OPTIMIZER)
+            assert state.replicated.step == 0
+            step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+            for batch in batches(2):
+                state, metrics = step(state, arrays, batch)
+            assert set(metrics) == {"loss", *phase.terms}
+        assert state.replicated.step == 2
+
+    def test_each_phase_has_its_own_randomness(self):
+        student, teacher, arrays = setting()
+        state = begin(student, teacher, arrays)
+        later = training.start(state, PHASE, OPTIMIZER)
+        keys = [jax.random.key_data(s.replicated.key) for s in (state, later)]
+        assert (keys[0] != keys[1]).any()
+
+    def test_the_loss_is_the_weighted_sum_with_schedules(self):
+        _, metrics = one_device()
+        for step, values in enumerate(metrics):
+            weights = {k: w(step) if callable(w) else w for k, (w, _) in LOSS.items()}
+            expected = sum(weights[k] * values[k] for k in LOSS)
+            np.testing.assert_allclose(values["loss"], expected, rtol=1e-5)
+
+    def test_unknown_parameters_are_named(self):
+        student, teacher, arrays = setting()
+        phase = PHASE._replace(trains=("studnet",))
+        with pytest.raises(_names.UnknownName, match="'studnet'"):
+            begin(student, teacher, arrays, phase=phase)
+
+    @pytest.mark.parametrize("name", ["student", "loss"])
+    def test_reserved_names(self, name):
+        student, teacher, arrays = setting()
+        phase = training.Phase({name: LOSS["task"]}, 1)
+        with pytest.raises(ValueError, match=name):
+            begin(student, teacher, arrays, phase=phase)
+
+
+def test_training_lowers_the_loss():
+    student, teacher, arrays = setting()
+    phase = training.Phase({k: LOSS[k] for k in ("task", "rdl")}, 1)
+    optimizer = optax.adam(0.05)
+    state = begin(student, teacher, arrays, phase=phase)
+    state = training.start(state, phase, optimizer)
+    step = jax.jit(training.body(student, teacher, phase, optimizer, view))
+    losses = []
+    for batch in batches(150):
+        state, metrics = step(state, arrays, batch)
+        losses.append(metrics)
+    first, last = losses[:10], losses[-10:]
+    for key in ("task", "rdl"):
+        before, after = (np.mean([m[key] for m in part]) for part in (first, last))
+        assert after < 0.7 * before
+
+
+def test_a_restored_state_continues_to_the_same_bits(tmp_path):
+    student, teacher, arrays = setting(training.AXIS)
+    step = training.pmap(training.body(student, teacher, PHASE, OPTIMIZER, view))
+    everywhere = training.replicate(arrays)
+    todo = [training.shard(batch) for batch in batches(6)]
+
+    def go(state, some):
+        for batch in some:
+            state, _ = step(state, everywhere, batch)
+        return state
+
+    unbroken = go(begin(student, teacher, arrays, 8), todo)
+    checkpoints.save(tmp_path, 3, go(begin(student, teacher, arrays, 8), todo[:3]), {})
+    like = begin(student, teacher, arrays, 8)
+    restored, _, _ = checkpoints.restore(tmp_path, like)
+    continued = go(restored, todo[3:])
+    jax.tree.map(
+        np.testing.assert_array_equal, key_words(continued), key_words(unbroken)
+    )
