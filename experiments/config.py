@@ -1,0 +1,214 @@
+"""The settings of an experiment, and how the command line changes them.
+
+A config is a frozen `Config` made by `experiments/configs/NAME.py`, whose docstring is
+its lab note. Any field is changed by `--field=value`.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Callable
+
+import optax
+
+from rdljax import _names, nets, objectives, rdm, terms
+
+CONFIGS = pathlib.Path(__file__).parent / "configs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One teacher, and the same student trained by several methods and seeds."""
+
+    data: str = "digits"
+    """`digits`, or the name of a TFDS image set."""
+    data_dir: str | None = None
+    """The folder that holds the TFDS sets."""
+    train_per_class: int | None = None
+    """Keep so many training images of each class; None keeps all."""
+    crop: int | None = None
+    """Pad by so many pixels and crop at random; None for the data set's usual."""
+    flip: bool | None = None
+    """Mirror at random; None for the data set's usual."""
+
+    teacher: str = "mnist_cnn"
+    """The teacher's net."""
+    student: str = "mnist_cnn_small"
+    """The students' net."""
+    methods: tuple[str, ...] = ("plain", "rdl", "kd", "kd+rdl")
+    """How students are trained: `plain`, or terms joined by `+`: hint, kd, rdl."""
+    seeds: int = 3
+    """Students of each method, seeds 0, 1, ...; the teacher has seed 0."""
+
+    layers: tuple[str, ...] = ("stage1", "stage2", "pooled", "logits")
+    """What RDL compares: names of layers, or student:teacher where they differ."""
+    distance: str = "MeanSquared"
+    """RDL's distance, of `rdljax.rdm.distances`."""
+    comparison: str = "Pearson"
+    """RDL's comparison of RDMs, of `rdljax.rdm.comparisons`."""
+    pairs: int | None = None
+    """Random pairs that RDL compares in each step; None for all of the batch."""
+    rdl_weight: float = 1.0
+    """Weight of RDL in each layer, beside the task's 1."""
+    layer_weights: tuple[float, ...] | None = None
+    """A factor on RDL's weight for each layer; None for 1."""
+    rdl_decay: bool = False
+    """Let RDL's weight fall linearly to 0 at the last step."""
+    kd_weight: float = 1.0
+    """Weight of KD."""
+    kd_temperature: float = 4.0
+    """What KD divides the logits by."""
+    hint_layer: str = "stage2"
+    """What the hint compares."""
+    hint_weight: float = 1.0
+    """Weight of the hint."""
+
+    epochs: int = 20
+    """Epochs of a student."""
+    teacher_epochs: int = 20
+    """Epochs of the teacher."""
+    batch: int = 64
+    """Images in a step, over all devices."""
+    learning_rate: float = 0.1
+    """The largest: reached in the first epoch, it then falls to 0 along a cosine."""
+    momentum: float = 0.9
+    """Nesterov's momentum."""
+    weight_decay: float = 5e-4
+    """Weight decay of all parameters."""
+    clip: float = 1.0
+    """The gradient's largest norm; longer ones are shortened."""
+
+    out: str = "results/{config}-{data}"
+    """The folder for results."""
+    resume: bool = False
+    """Continue what the folder holds, if it holds this config's run."""
+    overwrite: bool = False
+    """Delete what an earlier run left in the folder."""
+
+
+class UsageError(ValueError):
+    """A setting, or a combination of settings, that cannot be run."""
+
+
+def names() -> list[str]:
+    """The names of all configs."""
+    return sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
+
+
+def load(name: str, **changes) -> Config:
+    """The config of that name.
+
+    Args:
+      name: Of a file in `experiments/configs`.
+      **changes: Fields with other values.
+
+    Raises:
+      UnknownName: There is no such config.
+    """
+    _names.check("config", name, names())
+    module = importlib.import_module(f"experiments.configs.{name}")
+    return dataclasses.replace(module.get_config(), **changes)
+
+
+def check(config: Config) -> None:
+    """Raises `UnknownName` or `UsageError` for what can be known before the run."""
+    for side in (config.teacher, config.student):
+        _names.check("net", side, nets.NETS)
+    _names.check("distance", config.distance, DISTANCES)
+    _names.check("comparison", config.comparison, COMPARISONS)
+    for method in config.methods:
+        for term in method.split("+"):
+            _names.check("term", term, ["plain", *TERMS])
+    student, teacher = nets.build(config.student, 1), nets.build(config.teacher, 1)
+    for layer in (*config.layers, config.hint_layer):
+        own, other = pair(layer)
+        _names.check(f"layer of {config.student}", own, student.layers)
+        _names.check(f"layer of {config.teacher}", other, teacher.layers)
+    if len(_layer_weights(config)) != len(config.layers):
+        raise UsageError(
+            f"expected a weight for each layer of {config.layers}, got "
+            f"{config.layer_weights}"
+        )
+    for field in ("seeds", "epochs", "teacher_epochs", "batch"):
+        if getattr(config, field) < 1:
+            raise UsageError(f"{field} must be 1 or more, got {getattr(config, field)}")
+
+
+Weighted = tuple[float | optax.Schedule, terms.Term]
+
+
+def _kd(config: Config, steps: int) -> dict[str, Weighted]:
+    term = terms.plain(objectives.kd, temperature=config.kd_temperature)
+    return {"kd": (config.kd_weight, terms.between("logits", term))}
+
+
+def _hint(config: Config, steps: int) -> dict[str, Weighted]:
+    term = terms.between(pair(config.hint_layer), terms.hint())
+    return {"hint": (config.hint_weight, term)}
+
+
+def _rdl(config: Config, steps: int) -> dict[str, Weighted]:
+    term = terms.rdl(
+        pairs=config.pairs,
+        distance=DISTANCES[config.distance],
+        comparison=COMPARISONS[config.comparison],
+    )
+    loss = {}
+    for layer, share in zip(config.layers, _layer_weights(config), strict=True):
+        weight = config.rdl_weight * share
+        if config.rdl_decay:
+            weight = optax.linear_schedule(weight, 0.0, steps)
+        between = terms.between(pair(layer), term)
+        loss[f"rdl/{layer}"] = (weight, terms.over_global_batch(between))
+    return loss
+
+
+# What a method can be made of: from a config and the number of steps to weighted terms.
+TERMS: dict[str, Callable[[Config, int], dict[str, Weighted]]] = {
+    "hint": _hint,
+    "kd": _kd,
+    "rdl": _rdl,
+}
+
+DISTANCES = {
+    "Correlation": rdm.distances.Correlation(),
+    "Cosine": rdm.distances.Cosine(),
+    "Euclidean": rdm.distances.Euclidean(),
+    "MeanSquared": rdm.distances.MeanSquared(),
+    "PoissonKL": rdm.distances.PoissonKL(),
+    "SquaredEuclidean": rdm.distances.SquaredEuclidean(),
+}
+
+COMPARISONS = {
+    "Cosine": rdm.comparisons.Cosine(),
+    "MSE": rdm.comparisons.MSE(),
+    "MSE_least_squares": rdm.comparisons.MSE(rdm.comparisons.by_least_squares),
+    "MSE_maximum": rdm.comparisons.MSE(rdm.comparisons.by_maximum),
+    "MSE_norm": rdm.comparisons.MSE(rdm.comparisons.by_norm),
+    "Pearson": rdm.comparisons.Pearson(),
+}
+
+
+def weighted_terms(config: Config, method: str, steps: int) -> dict[str, Weighted]:
+    """The loss of a method: the task, and the method's terms.
+
+    Args:
+      config: The settings.
+      method: `plain`, or names of `TERMS` joined by `+`.
+      steps: How many steps a student is trained, for schedules.
+    """
+    loss: dict[str, Weighted] = {"task": (1.0, terms.cross_entropy())}
+    for name in method.split("+"):
+        if name != "plain":
+            loss |= TERMS[name](config, steps)
+    return loss
+
+
+def pair(layer: str) -> tuple[str, str]:
+    """`stage2` as `("stage2", "stage2")`, `stage1:stage2` as `("stage1", "stage2")`."""
+    student, _, teacher = layer.partition(":")
+    return student, teacher or student
+
+
+def _layer_weights(config: Config) -> tuple[float, ...]:
+    return config.layer_weights or (1.0,) * len(config.layers)

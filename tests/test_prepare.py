@@ -1,0 +1,415 @@
+"""Folders prepared from small synthetic IDX files, and from real ones where named."""
+
+import functools
+import gzip
+import hashlib
+import http.server
+import os
+import pathlib
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from experiments import data, prepare
+from rdljax import _names
+
+tfds = pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("PIL.Image")
+
+COUNTS = {"train": 40, "t10k": 20}
+
+
+def _idx(array):
+    shape = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes((0, 0, 8, array.ndim)) + shape + array.tobytes()
+
+
+def _arrays(prefix):
+    """Images whose every pixel is noise and whose first pixel is their number."""
+    count = COUNTS[prefix]
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+    images[:, 0, 0] = np.arange(count)
+    return images, (np.arange(count) % 10).astype(np.uint8)
+
+
+def _contents():
+    contents = {}
+    for prefix in COUNTS:
+        images, labels = _arrays(prefix)
+        contents[f"{prefix}-images-idx3-ubyte.gz"] = _idx(images)
+        contents[f"{prefix}-labels-idx1-ubyte.gz"] = _idx(labels)
+    return contents
+
+
+@pytest.fixture
+def original(tmp_path, monkeypatch):
+    """Makes a folder of original files and says that they are the published ones.
+
+    Call it with contents that differ from the usual ones; answers the folder.
+    """
+
+    def make(name="mnist", url="http://127.0.0.1:9/", **changed):
+        folder = tmp_path / "original"
+        folder.mkdir(exist_ok=True)
+        files = {}
+        for file, content in (_contents() | changed).items():
+            packed = gzip.compress(content)
+            (folder / file).write_bytes(packed)
+            files[file] = (hashlib.sha256(packed).hexdigest(),)
+        monkeypatch.setitem(prepare.SOURCES, name, prepare.Source(url, files))
+        return folder
+
+    return make
+
+
+def _tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def _is_whole(data_dir, name):
+    """Whether both readers answer the images and labels of `_arrays`, each once."""
+    ours = data.load(name, str(data_dir), validation=0)
+    theirs = tfds.data_source(name, data_dir=data_dir, download=False)
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images, labels = _arrays(prefix)
+        read = getattr(ours, split)
+        number = read.image[:, 2, 2, 0]
+        np.testing.assert_array_equal(np.sort(number), np.arange(COUNTS[prefix]))
+        np.testing.assert_array_equal(read.image[:, 2:30, 2:30, 0], images[number])
+        np.testing.assert_array_equal(read.label, labels[number])
+        assert len(theirs[split]) == COUNTS[prefix]
+        for example in theirs[split]:
+            number = example["image"][0, 0, 0]
+            np.testing.assert_array_equal(example["image"][:, :, 0], images[number])
+            assert example["label"] == labels[number]
+    return True
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_both_readers_answer_what_was_written(name, original, tmp_path):
+    folder = prepare.prepare(name, tmp_path / "made", manual_dir=original(name))
+    assert folder == tmp_path / "made" / name / "3.0.1"
+    assert _is_whole(tmp_path / "made", name)
+    assert [path.name for path in (tmp_path / "made").iterdir()] == [name]
+    assert [path.name for path in (tmp_path / "made" / name).iterdir()] == ["3.0.1"]
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_the_folder_describes_itself_as_tfds_does(name, original, tmp_path):
+    folder = prepare.prepare(name, tmp_path / "made", manual_dir=original(name))
+    info = tfds.builder_from_directory(folder).info
+    stock = tfds.builder_cls(name)(data_dir=tmp_path / "none").info
+    assert info.name == name
+    assert info.description == stock.description
+    assert info.citation == stock.citation
+    assert info.supervised_keys == ("image", "label")
+    assert info.file_format.value == "array_record"
+    assert info.module_name == "tensorflow_datasets.image_classification.mnist"
+    assert info.features["image"].shape == (28, 28, 1)
+    assert info.features["label"].names == stock.features["label"].names
+    expected = "T-shirt/top" if name == "fashion_mnist" else "0"
+    assert info.features["label"].int2str(0) == expected
+
+
+def test_the_images_come_in_the_order_that_tfds_gives_them(original, tmp_path):
+    prepare.prepare("mnist", tmp_path / "made", manual_dir=original())
+    # TFDS sorts by the MD5 of the split's name and the example's number.
+    source = tfds.data_source("mnist", data_dir=tmp_path / "made", download=False)
+    numbers = [int(example["image"][0, 0, 0]) for example in source["test"]]
+    by_hash = sorted(range(20), key=lambda i: hashlib.md5(f"test{i}".encode()).digest())
+    assert numbers == by_hash
+
+
+def test_the_published_sums_are_those_of_tfds():
+    package = pathlib.Path(tfds.__file__).parent / "url_checksums"
+    for name in ("mnist", "fashion_mnist"):
+        source = prepare.SOURCES[name]
+        lines = (package / f"{name}.txt").read_text().split("\n")
+        published = {line.split("\t")[0]: line.split("\t")[2] for line in lines if line}
+        ours = {source.url + file: sums[0] for file, sums in source.files.items()}
+        assert ours == published
+
+
+class TestRefused:
+    """Each is refused by name, and leaves no folder behind."""
+
+    def _refused(self, tmp_path, match, folder):
+        with pytest.raises(prepare.CannotPrepare, match=match):
+            prepare.prepare("mnist", tmp_path / "made", manual_dir=folder)
+        assert not (tmp_path / "made").exists()
+
+    @pytest.mark.parametrize("file", sorted(_contents()))
+    def test_another_file(self, file, original, tmp_path):
+        folder = original()
+        content = bytearray(_contents()[file])
+        content[-1] ^= 1
+        (folder / file).write_bytes(gzip.compress(bytes(content)))
+        self._refused(tmp_path, f"{file} is not the original", folder)
+
+    def test_a_damaged_file(self, original, tmp_path):
+        folder = original()
+        file = folder / "t10k-images-idx3-ubyte.gz"
+        file.write_bytes(file.read_bytes()[:-100])
+        self._refused(tmp_path, "t10k-images.* is not the original", folder)
+
+    def test_missing_files(self, original, tmp_path):
+        folder = original()
+        for prefix in COUNTS:
+            (folder / f"{prefix}-labels-idx1-ubyte.gz").unlink()
+        match = "lacks train-labels-idx1-ubyte.gz, t10k-labels-idx1-ubyte.gz"
+        self._refused(tmp_path, match, folder)
+
+    @pytest.mark.parametrize(
+        "change,match",
+        [
+            (lambda c: c[:-1], "truncated"),
+            (lambda c: c + b"\0", "surplus"),
+            (lambda c: c[:10], "truncated IDX file of 10 bytes"),
+            (lambda c: b"", "not an IDX file"),
+            (lambda c: c[:2] + b"\x0d" + c[3:], "not an IDX file"),
+            (lambda c: c[:3] + b"\x01" + c[4:], "not an IDX file"),
+        ],
+    )
+    def test_no_idx_file(self, change, match, original, tmp_path):
+        file = "train-images-idx3-ubyte.gz"
+        folder = original(**{file: change(_contents()[file])})
+        self._refused(tmp_path, f"{file}: .*{match}", folder)
+
+    def test_images_of_another_size(self, original, tmp_path):
+        images = np.zeros((40, 27, 28), np.uint8)
+        folder = original(**{"train-images-idx3-ubyte.gz": _idx(images)})
+        self._refused(tmp_path, "train: images .40, 27, 28", folder)
+
+    def test_fewer_labels_than_images(self, original, tmp_path):
+        labels = np.zeros(39, np.uint8)
+        folder = original(**{"train-labels-idx1-ubyte.gz": _idx(labels)})
+        self._refused(tmp_path, "labels .39,", folder)
+
+    def test_an_eleventh_class(self, original, tmp_path):
+        labels = np.full(40, 10, np.uint8)
+        folder = original(**{"train-labels-idx1-ubyte.gz": _idx(labels)})
+        self._refused(tmp_path, "up to 10 are not", folder)
+
+    def test_an_unknown_name(self, tmp_path):
+        with pytest.raises(_names.UnknownName, match="did you mean 'mnist'"):
+            prepare.prepare("minst", tmp_path)
+
+
+def test_a_file_packed_anew_is_known_by_its_content(original, tmp_path):
+    folder = original()
+    source = prepare.SOURCES["mnist"]
+    for file, content in _contents().items():
+        source.files[file] += (hashlib.sha256(content).hexdigest(),)
+        (folder / file).write_bytes(gzip.compress(content, 1, mtime=1))
+    prepare.prepare("mnist", tmp_path / "made", manual_dir=folder)
+    assert _is_whole(tmp_path / "made", "mnist")
+
+
+def _interrupt_after(monkeypatch, count):
+    encode, seen = prepare._png, []
+
+    def interrupt(image):
+        seen.append(image)
+        if len(seen) > count:
+            raise KeyboardInterrupt
+        return encode(image)
+
+    monkeypatch.setattr(prepare, "_png", interrupt)
+    return seen
+
+
+@pytest.mark.parametrize("count", [0, 5, COUNTS["train"] + 5])
+def test_an_interrupted_run_leaves_nothing(count, original, tmp_path, monkeypatch):
+    seen = _interrupt_after(monkeypatch, count)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare("mnist", tmp_path / "made", manual_dir=original())
+    assert len(seen) == count + 1
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_what_exists_is_kept_unless_overwritten(original, tmp_path, monkeypatch):
+    make = functools.partial(prepare.prepare, "mnist", tmp_path / "made")
+    folder = make(manual_dir=original())
+    (folder / "mark").touch()
+    assert make(manual_dir=tmp_path / "no such folder") == folder
+    assert (folder / "mark").exists()
+    with monkeypatch.context() as patch:
+        _interrupt_after(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            make(manual_dir=original(), overwrite=True)
+    assert (folder / "mark").exists()
+    assert _is_whole(tmp_path / "made", "mnist")
+    assert make(manual_dir=original(), overwrite=True) == folder
+    assert not (folder / "mark").exists()
+    assert _is_whole(tmp_path / "made", "mnist")
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["mnist"]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves `tmp_path`; its attribute `asked` lists the paths that were asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *unused):
+            asked.append(self.path)
+
+    handler = functools.partial(Handler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        served.asked = asked
+        served.url = f"http://127.0.0.1:{served.server_port}/original/"
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        yield served
+        served.shutdown()
+        thread.join()
+
+
+class TestDownload:
+    def test_files_are_fetched_once(self, original, server, tmp_path):
+        original(url=server.url)
+        prepare.prepare("mnist", tmp_path / "made")
+        assert _is_whole(tmp_path / "made", "mnist")
+        assert len(server.asked) == 4
+        cache = tmp_path / "made" / "downloads" / "mnist"
+        assert _tree(cache) == sorted(_contents())
+        prepare.prepare("mnist", tmp_path / "made", overwrite=True)
+        assert len(server.asked) == 4
+        assert _is_whole(tmp_path / "made", "mnist")
+
+    def test_another_file_is_not_kept(self, original, server, tmp_path):
+        folder = original(url=server.url)
+        (folder / "t10k-images-idx3-ubyte.gz").write_bytes(b"a hotel's login page")
+        with pytest.raises(prepare.CannotPrepare, match="t10k-images.* not the origin"):
+            prepare.prepare("mnist", tmp_path / "made")
+        cache = tmp_path / "made" / "downloads" / "mnist"
+        assert "t10k-images-idx3-ubyte.gz" not in _tree(cache)
+        assert all("partial" not in path for path in _tree(cache))
+        assert not (tmp_path / "made" / "mnist").exists()
+
+    def test_a_file_that_the_server_lacks(self, original, server, tmp_path):
+        folder = original(url=server.url)
+        (folder / "t10k-images-idx3-ubyte.gz").unlink()
+        with pytest.raises(prepare.CannotPrepare, match="404.*--manual_dir"):
+            prepare.prepare("mnist", tmp_path / "made")
+
+    def test_no_network(self, original, tmp_path):
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            port = closed.getsockname()[1]
+        original(url=f"http://127.0.0.1:{port}/")
+        with pytest.raises(prepare.CannotPrepare, match="refused.*--manual_dir"):
+            prepare.prepare("mnist", tmp_path / "made")
+        assert not (tmp_path / "made" / "mnist").exists()
+
+    def test_a_network_that_swallows_everything(self, original, tmp_path, monkeypatch):
+        gate = threading.Event()
+        monkeypatch.setattr(prepare, "PATIENCE", 0.2)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *unused, **more: gate.wait())
+        original(url="http://example.invalid/")
+        start = time.monotonic()
+        try:
+            with pytest.raises(prepare.CannotPrepare, match="no answer within 0.2 s"):
+                prepare.prepare("mnist", tmp_path / "made")
+        finally:
+            gate.set()
+        assert time.monotonic() - start < 10
+
+    def test_a_server_that_falls_silent(self, original, tmp_path, monkeypatch):
+        monkeypatch.setattr(prepare, "PATIENCE", 0.5)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            original(url=f"http://127.0.0.1:{listening.getsockname()[1]}/")
+
+            def answer():
+                connection, _ = listening.accept()
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nabc")
+                kept.append(connection)
+
+            kept = []
+            thread = threading.Thread(target=answer)
+            thread.start()
+            with pytest.raises(prepare.CannotPrepare, match="timed out.*--manual_dir"):
+                prepare.prepare("mnist", tmp_path / "made")
+            thread.join()
+            kept[0].close()
+        assert _tree(tmp_path / "made" / "downloads" / "mnist") == []
+
+
+class TestCommandLine:
+    def test_it_prints_the_folder(self, original, tmp_path, capsys):
+        made = tmp_path / "made"
+        command = ["mnist", f"--data_dir={made}", f"--manual_dir={original()}"]
+        assert prepare.main(command) == 0
+        assert capsys.readouterr().out == f"{made / 'mnist' / '3.0.1'}\n"
+        assert _is_whole(made, "mnist")
+        mark = made / "mnist" / "3.0.1" / "mark"
+        mark.touch()
+        assert prepare.main([*command, "--overwrite"]) == 0
+        assert not mark.exists()
+
+    def test_missing_files(self, original, tmp_path, capsys):
+        folder = original()
+        (folder / "t10k-images-idx3-ubyte.gz").unlink()
+        command = ["mnist", f"--data_dir={tmp_path}", f"--manual_dir={folder}"]
+        assert prepare.main(command) == 2
+        assert "lacks t10k-images-idx3-ubyte.gz" in capsys.readouterr().err
+
+    def test_a_folder_that_cannot_be_made(self, original, tmp_path, capsys):
+        (tmp_path / "file").touch()
+        command = ["mnist", f"--data_dir={tmp_path / 'file' / 'in'}"]
+        assert prepare.main([*command, f"--manual_dir={original()}"]) == 1
+        assert "cannot prepare mnist" in capsys.readouterr().err
+
+    def test_an_interruption(self, original, tmp_path, capsys, monkeypatch):
+        _interrupt_after(monkeypatch, 5)
+        command = ["mnist", f"--data_dir={tmp_path}", f"--manual_dir={original()}"]
+        assert prepare.main(command) == 130
+        assert "nothing was prepared" in capsys.readouterr().err
+
+    def test_an_absent_package(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+        assert prepare.main(["mnist", f"--data_dir={tmp_path}"]) == 2
+        assert "pip install" in capsys.readouterr().err
+
+    def test_an_unknown_name_in_a_process_of_its_own(self, tmp_path):
+        command = [sys.executable, "-m", "experiments.prepare", "fashion-mnist"]
+        done = subprocess.run(
+            [*command, f"--data_dir={tmp_path}"],
+            capture_output=True,
+            text=True,
+            cwd=pathlib.Path(prepare.__file__).parents[1],
+        )
+        assert done.returncode == 2
+        assert "did you mean 'fashion_mnist'" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_the_real_files(tmp_path, tfds_dir):
+    manual = os.environ.get("RDLJAX_FASHION_IDX")
+    if manual is None:
+        pytest.skip(
+            "$RDLJAX_FASHION_IDX names no folder with Fashion-MNIST's IDX files"
+        )
+    prepare.prepare("fashion_mnist", tmp_path, manual_dir=manual)
+    ours, theirs = (
+        tfds.data_source("fashion_mnist", data_dir=data_dir, download=False)
+        for data_dir in (tmp_path, tfds_dir)
+    )
+    for split, count in (("train", 60000), ("test", 10000)):
+        assert len(ours[split]) == len(theirs[split]) == count
+        for start in range(0, count, 5000):
+            part = range(start, start + 5000)
+            for a, b in zip(
+                ours[split].__getitems__(part),
+                theirs[split].__getitems__(part),
+                strict=True,
+            ):
+                assert a["label"] == b["label"]
+                np.testing.assert_array_equal(a["image"], b["image"])
