@@ -42,7 +42,7 @@ class Config:
 
     layers: tuple[str, ...] = ("stage1", "stage2", "pooled", "logits")
     """What RDL compares: names of layers, or student:teacher where they differ."""
-    distance: str = "MeanSquared"
+    distance: str = "Cosine"
     """RDL's distance, of `rdljax.rdm.distances`."""
     comparison: str = "Pearson"
     """RDL's comparison of RDMs, of `rdljax.rdm.comparisons`."""
@@ -124,6 +124,10 @@ def check(config: Config) -> None:
         own, other = pair(layer)
         _names.check(f"layer of {config.student}", own, student.layers)
         _names.check(f"layer of {config.teacher}", other, teacher.layers)
+    for field in ("methods", "layers"):
+        chosen = getattr(config, field)
+        if not chosen or len(set(chosen)) != len(chosen):
+            raise UsageError(f"{field} must name one or more, each once, got {chosen}")
     if len(_layer_weights(config)) != len(config.layers):
         raise UsageError(
             f"expected a weight for each layer of {config.layers}, got "

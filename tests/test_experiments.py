@@ -238,6 +238,8 @@ WRONG = {
     "batch": (["mnist_rdl", "--batch=60"], "batch of 60 is impossible"),
     "too large": (["mnist_rdl", "--batch=8000"], "with 3500 training images"),
     "weights": (["mnist_rdl", "--layer_weights", "1", "2"], "a weight for each layer"),
+    "twice": (["mnist_rdl", "--methods", "kd", "kd"], "each once"),
+    "none": (["mnist_rdl", "--layers"], "one or more"),
     "seeds": (["mnist_rdl", "--seeds=0"], "seeds must be 1 or more"),
     "few": (["mnist_rdl", "--train_per_class=999"], "999"),
     "missing": (

@@ -31,7 +31,7 @@ def compute(
     activations: Array,
     pairs: Array | None = None,
     *,
-    distance=distances.MeanSquared(),
+    distance=distances.Cosine(),
 ) -> Array:
     """The condensed RDM of one layer, or its distances at given pairs.
 
@@ -70,7 +70,7 @@ def discrepancy(
     teacher: Array,
     pairs: Array | None = None,
     *,
-    distance=distances.MeanSquared(),
+    distance=distances.Cosine(),
     comparison=comparisons.Pearson(),
 ) -> Array:
     """How far apart the RDMs of two sets of activations are: 0 when equal.

@@ -1,0 +1,33 @@
+"""The README's programs run, and its table is that of the library."""
+
+import pathlib
+import re
+
+from rdljax import objectives
+
+README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_python_blocks_run_from_top_to_bottom():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict = {}
+    loop = "for _ in range(100):"
+    exec(blocks[0].replace(loop, f"before = loss(weights)\n{loop}"), names)
+    # What the first program claims: the student takes on the teacher's geometry.
+    assert names["loss"](names["weights"]) < 0.5 * names["before"]
+    exec(blocks[1], names)
+    assert 0 < names["value"] < 1
+    exec(blocks[2], names)
+    assert set(names["phase"].terms) == {"task", "kd", "rdl"}
+
+
+def test_the_table_lists_every_objective():
+    rows = re.findall(r"^\| `(\w+)`", README, re.MULTILINE)
+    assert sorted(rows) == sorted(objectives.__all__)
+
+
+def test_every_file_that_is_linked_exists():
+    root = pathlib.Path(__file__).parents[1]
+    links = re.findall(r"\]\((?!http)([^)#]+)", README)
+    assert links and all((root / link).exists() for link in links)
