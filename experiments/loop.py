@@ -98,7 +98,7 @@ def fit(
       state: The state at the start; donated.
       arrays: What the step reads, on the devices.
       evaluate: What to measure at the end of an epoch.
-      interrupt: Looked at after each step.
+      interrupt: Looked at before each step.
       advance: Told how many steps were taken, and of the epochs so far.
 
     Returns:
@@ -113,6 +113,8 @@ def fit(
         state, about, done = checkpoints.restore(job.checkpoint, state)
         history, partial = about["history"], about["partial"]
         advance(done, history)
+    if done == job.steps:
+        return state, history
     saved = time.monotonic()
     with tensorboardX.SummaryWriter(str(job.folder)) as events:
         for epoch in range(done // job.steps_an_epoch, job.epochs):

@@ -47,6 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (_names.UnknownName, configs.UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(
+            "\nstopped at once; --resume goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 130
     except loop.Interrupted as stopped:
         again = " ".join(["python -m experiments.run", *arguments])
         resume = "" if "--resume" in arguments else " --resume"
