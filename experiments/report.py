@@ -202,6 +202,8 @@ def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
         layout="constrained",
     )
     classes, starts, counts = np.unique(labels, return_index=True, return_counts=True)
+    middles = starts + counts / 2 - 0.5
+    names = classes if len(classes) <= 20 else [""] * len(classes)
     for row, layers in zip(axes, pairs, strict=True):
         for axis, result, layer in zip(row, shown, layers, strict=True):
             distances = result["rdms"][layer]
@@ -209,8 +211,8 @@ def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
             image = axis.imshow(
                 distance.squareform(percent), cmap="viridis", vmin=0, vmax=100
             )
-            axis.set_xticks(starts + counts / 2 - 0.5, classes, fontsize=6)
-            axis.set_yticks(starts + counts / 2 - 0.5, classes, fontsize=6)
+            axis.set_xticks(middles, names, fontsize=6)
+            axis.set_yticks(middles, names, fontsize=6)
             axis.tick_params(length=0, pad=1)
             agreement = result.get("agreement", {}).get(layer)
             name = result["method"]

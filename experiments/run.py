@@ -33,7 +33,8 @@ from experiments import config as configs
 from experiments import data, loop, report
 from rdljax import _names, nets, rdm, statistics, teachers, training
 
-STIMULI_PER_CLASS = 20
+# Test images whose RDMs are reported and shown, over all classes.
+STIMULI = 200
 SETTINGS_OF_THE_CALL = ("out", "resume", "overwrite")
 
 
@@ -206,9 +207,10 @@ def _settings(config: dict) -> dict:
     return {k: v for k, v in config.items() if k not in SETTINGS_OF_THE_CALL}
 
 
-def stimuli(test: data.Split, per_class: int = STIMULI_PER_CLASS) -> np.ndarray:
-    """Indices of the first test images of each class, sorted by class."""
+def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
+    """Indices of the first test images of each class, as many of each, by class."""
     classes = np.unique(test.label)
+    per_class = max(2, count // len(classes))
     return np.concatenate(
         [np.flatnonzero(test.label == c)[:per_class] for c in classes]
     )

@@ -347,6 +347,35 @@ class TestConfig:
         )
 
 
+def test_a_hundred_classes_of_colour_images(tmp_path, monkeypatch):
+    # The shapes of CIFAR-100: noise, so the plumbing alone is tested.
+    rng = np.random.default_rng(0)
+
+    def split(per_class):
+        label = np.repeat(np.arange(100, dtype=np.int32), per_class)
+        image = rng.integers(0, 256, (len(label), 32, 32, 3)).astype(np.uint8)
+        return data.Split(image, label)
+
+    noise = data.Dataset(
+        "cifar100",
+        100,
+        split(2),
+        split(1),
+        split(3),
+        "noise",
+        (127.0,) * 3,
+        (74.0,) * 3,
+    )
+    monkeypatch.setattr(data, "load", lambda *_, **__: noise)
+    folder = tmp_path / "run"
+    settings = ["--data=cifar100", "--methods", "plain", "rdl", "--seeds=1"]
+    assert run.main(["mnist_rdl", *TINY[1:], *settings, f"--out={folder}"]) == 0
+    with np.load(folder / "rdl-seed0" / "rdms.npz") as rdms:
+        assert rdms["stage1"].shape == (200 * 199 // 2,)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["methods"]["rdl"]["test_error"]["mean"] > 80
+
+
 def test_real_colour_images_cropped_and_flipped(tfds_dir, tmp_path):
     folder = tmp_path / "cifar10"
     where = ["--data=cifar10", f"--data_dir={tfds_dir}", f"--out={folder}"]
