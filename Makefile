@@ -8,7 +8,7 @@ options :=
 .PHONY: mnist test test-slow lint clean
 
 mnist: $(VENV)/ready  ## train a teacher and its students on real digits
-	$(bin)/python -m experiments.run mnist_rdl $(options)
+	$(bin)/python -m experiments.run mnist_rdl --resume $(options)
 
 test: $(VENV)/ready  ## the whole suite but its slow tests
 	$(bin)/python -m pytest -q $(options)

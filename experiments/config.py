@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import optax
 
+from experiments.command import UsageError
 from rdljax import _names, nets, objectives, rdm, terms
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
@@ -86,10 +87,6 @@ class Config:
     """Delete what an earlier run left in the folder."""
 
 
-class UsageError(ValueError):
-    """A setting, or a combination of settings, that cannot be run."""
-
-
 def names() -> list[str]:
     """The names of all configs."""
     return sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
@@ -117,13 +114,19 @@ def check(config: Config) -> None:
     _names.check("distance", config.distance, DISTANCES)
     _names.check("comparison", config.comparison, COMPARISONS)
     for method in config.methods:
-        for term in method.split("+"):
+        parts = method.split("+")
+        for term in parts:
             _names.check("term", term, ["plain", *TERMS])
+        if len(set(parts)) != len(parts) or ("plain" in parts and len(parts) > 1):
+            raise UsageError(f"{method} is not a method: plain, or terms, each once")
     student, teacher = nets.build(config.student, 1), nets.build(config.teacher, 1)
-    for layer in (*config.layers, config.hint_layer):
+    hints = any("hint" in method.split("+") for method in config.methods)
+    for layer in (*config.layers, *([config.hint_layer] if hints else [])):
         own, other = pair(layer)
         _names.check(f"layer of {config.student}", own, student.layers)
         _names.check(f"layer of {config.teacher}", other, teacher.layers)
+    if config.resume and config.overwrite:
+        raise UsageError("resume and overwrite exclude each other")
     for field in ("methods", "layers"):
         chosen = getattr(config, field)
         if not chosen or len(set(chosen)) != len(chosen):

@@ -296,7 +296,7 @@ def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:
     newest = {}
     if data_dir is None:
         return newest
-    root = pathlib.Path(data_dir)
+    root = pathlib.Path(data_dir).expanduser()
     for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json"):
         for info in root.glob(pattern):
             folder = info.parent
@@ -318,12 +318,21 @@ def _find(name: str, data_dir: str | None) -> pathlib.Path:
     folders = _folders(data_dir)
     if name in folders:
         return folders[name]
-    _names.check("data set", name, dict.fromkeys((*KNOWN, *folders)))
+    if name not in KNOWN and not _tfds_knows(name):
+        raise _names.UnknownName("data set", name, dict.fromkeys((*KNOWN, *folders)))
     where = data_dir or "DIR"
     lacks = f"{data_dir} holds no folder of it" if data_dir else "no data_dir is given"
     raise DataMissing(
         f"the data set {name!r} is not prepared ({lacks}): {_how(name, where)}"
     )
+
+
+def _tfds_knows(name: str) -> bool:
+    with contextlib.suppress(ImportError):
+        import tensorflow_datasets as tfds
+
+        return name.partition("/")[0] in tfds.list_builders()
+    return False
 
 
 def _how(name: str, data_dir: str) -> str:
@@ -344,9 +353,12 @@ def _folder(name: str, folder: pathlib.Path) -> tuple[str, int, Split, Split]:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise DataMissing(
-            f"{folder} is read by TFDS ({error}): pip install 'rdljax[data]'"
+            f"{folder} is read by TFDS ({error}): pip install -r requirements.txt"
         ) from error
-    builder = tfds.builder_from_directory(folder)
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # TFDS raises what its parsers raise.
+        raise DataMissing(f"{folder} is damaged ({error}): prepare it anew") from error
     features = dict(builder.info.features.items())
     if not (
         isinstance(features.get("image"), tfds.features.Image)
@@ -377,6 +389,10 @@ def _folder(name: str, folder: pathlib.Path) -> tuple[str, int, Split, Split]:
             f"({builder.info.file_format.value}); for one that needs none, "
             f"{_how(name, 'DIR')}"
         ) from error
+    except ValueError:
+        raise
+    except Exception as error:  # The readers raise errors of many kinds.
+        raise DataMissing(f"{folder} is damaged ({error}): prepare it anew") from error
     source = f"{len(train.label):,} training images of the TFDS folder, version "
     source += folder.name
     if held != "test":

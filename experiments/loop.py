@@ -1,6 +1,7 @@
 """The one training loop: a teacher is a student without terms."""
 
 import json
+import math
 import pathlib
 import signal
 import time
@@ -89,7 +90,7 @@ def fit(
     evaluate: Callable[[training.TrainState], Metrics],
     interrupt: Interrupt,
     advance: Callable[[int, list[Metrics]], Any],
-) -> tuple[training.TrainState, list[Metrics]]:
+) -> tuple[training.TrainState, list[Metrics], float]:
     """Trains to the end, from the job's checkpoint if it left one.
 
     Args:
@@ -102,47 +103,50 @@ def fit(
       advance: Told how many steps were taken, and of the epochs so far.
 
     Returns:
-      The last state and, for each epoch, the mean of the step's metrics and what was
-      evaluated.
+      The last state; for each epoch, the mean of the step's metrics and what was
+      evaluated; the seconds it took, interruptions left out.
 
     Raises:
       Interrupted: Stopped; a checkpoint was left.
     """
-    done, history, partial = 0, [], []
+    done, history, partial, seconds = 0, [], [], 0.0
     if checkpoints.latest(job.checkpoint) is not None:
         state, about, done = checkpoints.restore(job.checkpoint, state)
         history, partial = about["history"], about["partial"]
+        seconds = about["seconds"]
         advance(done, history)
     if done == job.steps:
-        return state, history
-    saved = time.monotonic()
+        return state, history, seconds
+    began = saved = time.monotonic()
+
+    def save():
+        spent = seconds + time.monotonic() - began
+        about = {"job": job.name, "seconds": spent}
+        about |= {"history": history, "partial": _numbers(partial)}
+        checkpoints.save(job.checkpoint, done, state, about)
+        return spent
+
     with tensorboardX.SummaryWriter(str(job.folder)) as events:
         for epoch in range(done // job.steps_an_epoch, job.epochs):
             batches = data.batches(job.examples, job.batch, seed=job.seed, epoch=epoch)
             for index in batches[done % job.steps_an_epoch :]:
                 if interrupt.requested:
-                    _save(job, done, state, history, partial)
+                    save()
                     raise Interrupted(job.name)
                 state, metrics = step(state, arrays, training.shard({"index": index}))
                 partial.append(metrics)
                 done += 1
+                advance(1, history)
                 if done % STEPS_IN_FLIGHT == 0:
                     jax.block_until_ready(metrics)
-                advance(1, history)
+                    if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                        save()
+                        saved = time.monotonic()
             history.append(_mean(partial) | evaluate(state))
             partial = []
             for name, value in history[-1].items():
                 events.add_scalar(name, value, done)
-            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                _save(job, done, state, history, partial)
-                saved = time.monotonic()
-    _save(job, done, state, history, partial)
-    return state, history
-
-
-def _save(job: Job, done: int, state, history: list[Metrics], partial: list) -> None:
-    about = {"job": job.name, "history": history, "partial": _numbers(partial)}
-    checkpoints.save(job.checkpoint, done, state, about)
+    return state, history, save()
 
 
 def _numbers(partial: list) -> list[Metrics]:
@@ -157,7 +161,17 @@ def _mean(partial: list) -> Metrics:
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all; what is not finite becomes null."""
     draft = path.with_suffix(".partial")
-    draft.write_text(json.dumps(content, indent=1) + "\n")
+    draft.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
     draft.replace(path)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {k: _finite(v) for k, v in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(v) for v in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

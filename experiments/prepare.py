@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments import command
 from rdljax import _names
 
 
@@ -219,18 +220,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder that exists"
     )
-    options = vars(parser.parse_args(arguments))
-    name, data_dir = options.pop("name"), options.pop("data_dir")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    name = "a data set"
     try:
+        keys = ("data_dir", "manual_dir", "overwrite")
+        command.check_keys(arguments, keys)
+        options = vars(parser.parse_args(arguments))
+        name, data_dir = options.pop("name"), options.pop("data_dir")
         print(prepare(name, data_dir, **options))
     except ValueError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except ImportError as error:
-        print(f"{error}: pip install 'rdljax[experiments]'", file=sys.stderr)
+        print(f"error: {error}: pip install -r requirements.txt", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"cannot prepare {name}: {error}", file=sys.stderr)
+        print(f"error: cannot prepare {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: nothing was prepared", file=sys.stderr)

@@ -74,7 +74,11 @@ def _method(runs: list[dict]) -> dict:
 
 def _spread(values: list[float]) -> dict:
     mean, std, _ = statistics.spread(values)
-    return {"mean": mean, "std": _number(std), "values": [float(v) for v in values]}
+    return {
+        "mean": _number(mean),
+        "std": _number(std),
+        "values": [_number(float(v)) for v in values],
+    }
 
 
 def _number(value: float) -> float | None:
@@ -83,18 +87,56 @@ def _number(value: float) -> float | None:
 
 
 def table(summary: dict) -> str:
-    """The summary as Markdown, for the terminal and the results folder."""
-    config = summary["config"]
-    baseline, seeds = summary["baseline"], config["seeds"]
-    head = [
-        f"Data: {summary['data']}",
-        f"Teacher {config['teacher']}: {summary['teacher']['test_error']:.2f} % test "
-        f"error. Student {config['student']}: {seeds} seeds, {config['epochs']} epochs",
-        f"Difference: test error minus that of {baseline}, paired over seeds, with its "
-        "95 % t interval. McNemar: seeds with p < 0.05 after Holm's correction over "
-        "all tests. Agreement: correlation of student's and teacher's RDMs of test "
-        f"images ({config['distance']}), mean over {', '.join(config['layers'])}.",
+    """The summary as Markdown, for the terminal and the results folder.
+
+    Args:
+      summary: From `summarise`, with `config`, `data`, `device` and `seconds`.
+    """
+    methods, baseline = summary["methods"], summary["baseline"]
+    layers = summary["config"]["layers"]
+    by_layer = [
+        [name, *(_plus_minus(of["agreement_by_layer"][k], 3) for k in layers)]
+        for name, of in methods.items()
     ]
+    parts = [
+        _head(summary),
+        _methods(summary),
+        "Agreement (Pearson) by layer:",
+        _grid(["method", *layers], by_layer),
+    ]
+    if summary["mcnemar"]:
+        tests = [
+            [t["method"], t["seed"], t["only_second"], t["only_first"]]
+            + [f"{t['p_value']:.3g}", f"{t['holm']:.3g}"]
+            for t in summary["mcnemar"]
+        ]
+        only = [f"right: only {baseline}", "only the method"]
+        parts += [
+            f"McNemar's test against {baseline}, seed by seed:",
+            _grid(["method", "seed", *only, "p", "p, Holm"], tests),
+        ]
+    parts.append(f"Training took {summary['seconds']:.0f} s on {summary['device']}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(summary: dict) -> str:
+    config = summary["config"]
+    return "\n".join(
+        [
+            f"Data: {summary['data']}",
+            f"Teacher {config['teacher']}: {summary['teacher']['test_error']:.2f} % "
+            f"test error after {config['teacher_epochs']} epochs. Student "
+            f"{config['student']}: {config['epochs']} epochs, {config['seeds']} seeds.",
+            f"Difference: test error minus that of {summary['baseline']}, paired over "
+            "seeds, with its 95 % t interval. McNemar: seeds with p < 0.05 after "
+            "Holm's correction over all tests. Agreement: correlation of student's and "
+            f"teacher's RDMs of test images ({config['distance']}), mean over "
+            f"{', '.join(config['layers'])}.",
+        ]
+    )
+
+
+def _methods(summary: dict) -> str:
     columns = [
         "method",
         "test error, %",
@@ -104,42 +146,25 @@ def table(summary: dict) -> str:
         "Spearman",
         "seconds a run",
     ]
+    seeds, tests = summary["config"]["seeds"], summary["mcnemar"]
     rows = [
         [
             name,
             _plus_minus(of["test_error"], 2),
             _interval(of.get("difference")),
-            _significant(name, summary["mcnemar"], seeds),
+            _significant(name, tests, seeds),
             _plus_minus(of["agreement"]["pearson"], 3),
             _plus_minus(of["agreement"]["spearman"], 3),
-            f"{of['seconds']['mean']:.1f}",
+            _plus_minus(of["seconds"], 1),
         ]
         for name, of in summary["methods"].items()
     ]
-    layers = config["layers"]
-    by_layer = [
-        [name, *(_plus_minus(of["agreement_by_layer"][k], 3) for k in layers)]
-        for name, of in summary["methods"].items()
-    ]
-    tests = [
-        [t["method"], t["seed"], t["only_second"], t["only_first"]]
-        + [f"{t['p_value']:.3g}", f"{t['holm']:.3g}"]
-        for t in summary["mcnemar"]
-    ]
-    only = [f"right: only {baseline}", "only the method"]
-    parts = [
-        "\n".join(head),
-        _grid(columns, rows),
-        "Agreement (Pearson) by layer:",
-        _grid(["method", *layers], by_layer),
-        f"McNemar's test against {baseline}, seed by seed:",
-        _grid(["method", "seed", *only, "p", "p, Holm"], tests),
-        f"The whole run took {summary['seconds']:.0f} s on {summary['device']}.",
-    ]
-    return "\n\n".join(parts if tests else parts[:4] + parts[-1:]) + "\n"
+    return _grid(columns, rows)
 
 
 def _plus_minus(spread: dict, digits: int) -> str:
+    if spread["mean"] is None:
+        return "–"
     if spread["std"] is None:
         return f"{spread['mean']:.{digits}f}"
     return f"{spread['mean']:.{digits}f} ± {spread['std']:.{digits}f}"
@@ -204,7 +229,7 @@ def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
     classes, starts, counts = np.unique(labels, return_index=True, return_counts=True)
     middles = starts + counts / 2 - 0.5
     names = classes if len(classes) <= 20 else [""] * len(classes)
-    for row, layers in zip(axes, pairs, strict=True):
+    for depth, (row, layers) in enumerate(zip(axes, pairs, strict=True)):
         for axis, result, layer in zip(row, shown, layers, strict=True):
             distances = result["rdms"][layer]
             percent = 100 * stats.rankdata(distances) / len(distances)
@@ -214,13 +239,12 @@ def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
             axis.set_xticks(middles, names, fontsize=6)
             axis.set_yticks(middles, names, fontsize=6)
             axis.tick_params(length=0, pad=1)
-            agreement = result.get("agreement", {}).get(layer)
-            name = result["method"]
-            axis.set_title(
-                f"{name}, r = {agreement['pearson']:.2f}" if agreement else name,
-                fontsize=8,
-            )
-        row[0].set_ylabel(layers[0], fontsize=9)
+            title = result["method"]
+            if result is not results[0]:
+                r = list(result["agreement"].values())[depth]["pearson"]
+                title += f", r = {r:.2f}"
+            axis.set_title(title, fontsize=8)
+        row[0].set_ylabel(layers[-1], fontsize=9)
     bar = figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01)
     bar.set_label("percentile of the distance", fontsize=8)
     bar.ax.tick_params(labelsize=7)

@@ -12,9 +12,9 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import shutil
 import sys
-import time
 from typing import NamedTuple
 
 # Emulated CPU devices wait forever for each other when XLA has too few threads (before
@@ -23,15 +23,17 @@ os.environ.setdefault("PJRT_NPROC", "32")
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tqdm
 import tyro
 
 import rdljax
+from experiments import command as commands
 from experiments import config as configs
 from experiments import data, loop, report
-from rdljax import _names, nets, rdm, statistics, teachers, training
+from rdljax import nets, rdm, statistics, teachers, training
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
@@ -41,25 +43,20 @@ SETTINGS_OF_THE_CALL = ("out", "resume", "overwrite")
 def main(arguments: list[str] | None = None) -> int:
     """The command line: 0 done, 2 a wrong call, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
+
+    def command():
         name, config = parse(arguments)
         with loop.Interrupt() as interrupt:
             run(name, config, interrupt)
-    except (_names.UnknownName, configs.UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "\nstopped at once; --resume goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        return 130
+
+    try:
+        return commands.answer(command)
     except loop.Interrupted as stopped:
-        again = " ".join(["python -m experiments.run", *arguments])
-        resume = "" if "--resume" in arguments else " --resume"
-        print(f"\nstopped in {stopped}; to continue: {again}{resume}", file=sys.stderr)
+        again = [a for a in arguments if a not in ("--overwrite", "--resume")]
+        again = [sys.executable, "-m", "experiments.run", *again, "--resume"]
+        print(f"\nstopped in {stopped}; to continue:", file=sys.stderr)
+        print(shlex.join(again), file=sys.stderr)
         return 130
-    return 0
 
 
 def parse(arguments: list[str]) -> tuple[str, configs.Config]:
@@ -69,17 +66,13 @@ def parse(arguments: list[str]) -> tuple[str, configs.Config]:
       UnknownName: Of a config, or of a field.
       SystemExit: A value of the wrong type (2), or `--help` (0).
     """
-    known = ", ".join(configs.names())
     if not arguments or arguments[0].startswith("-"):
+        known = ", ".join(configs.names())
         print(f"{__doc__}\nConfigs: {known}. Their settings: NAME --help.")
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *changes = arguments
     config = configs.load(name)
-    fields = [field.name for field in dataclasses.fields(config)]
-    for change in changes:
-        if change.startswith("--"):
-            key = change[2:].partition("=")[0].replace("-", "_").removeprefix("no_")
-            _names.check("setting", key, [*fields, "help"])
+    commands.check_keys(changes, [field.name for field in dataclasses.fields(config)])
     note = importlib.import_module(f"experiments.configs.{name}").__doc__
     program = f"python -m experiments.run {name}"
     return name, tyro.cli(
@@ -125,25 +118,18 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
       UsageError: A setting is impossible, the data are missing, or the folder is taken.
       Interrupted: Stopped; the folder can be resumed.
     """
-    began = time.monotonic()
     configs.check(config)
-    try:
-        dataset = data.load(
-            config.data, config.data_dir, train_per_class=config.train_per_class
-        )
-    except ValueError as error:
-        raise configs.UsageError(str(error)) from error
-    images, devices = len(dataset.train.label), jax.local_device_count()
-    if images < config.batch or config.batch % devices:
-        raise configs.UsageError(
-            f"a batch of {config.batch} is impossible with {images} training images on "
-            f"{devices} devices: it must fit into the one and divide by the other"
-        )
+    dataset = load(config)
+    rehearse(config, dataset)
     folder = claim(name, config)
+    if (folder / "result.json").exists():
+        summary = json.loads((folder / "result.json").read_text())
+        print(f"{folder} is finished:\n\n{report.table(summary)}")
+        return summary
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{dataset.name}: {dataset.note}\nDevices: {device}. Results: {folder}.")
 
-    steps = images // config.batch
+    steps = len(dataset.train.label) // config.batch
     students = len(config.methods) * config.seeds * config.epochs
     with tqdm.tqdm(
         total=steps * (config.teacher_epochs + students), unit="step", smoothing=0.05
@@ -156,15 +142,69 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
         "data": dataset.note,
         "versions": versions(),
         "device": device,
-        "seconds": time.monotonic() - began,
+        "seconds": sum(result["seconds"] for result in results),
         **report.summarise(results, dataset.test.label),
     }
-    loop.write_json(folder / "result.json", summary)
     text = report.table(summary)
     (folder / "table.md").write_text(text)
     report.pictures(folder, results, dataset.test.label[lab.stimuli])
+    loop.write_json(folder / "result.json", summary)
     print(f"\n{text}\n{folder}: result.json, table.md, rdms.png, learning_curves.png")
     return summary
+
+
+def load(config: configs.Config) -> data.Dataset:
+    """The data set of a config.
+
+    Raises:
+      UsageError: It is not there, or its images do not fill a batch.
+    """
+    try:
+        dataset = data.load(
+            config.data, config.data_dir, train_per_class=config.train_per_class
+        )
+    except ValueError as error:
+        raise configs.UsageError(str(error)) from error
+    images, devices = len(dataset.train.label), jax.local_device_count()
+    if images < config.batch or config.batch % devices:
+        raise configs.UsageError(
+            f"a batch of {config.batch} is impossible with {images} training images on "
+            f"{devices} devices: it must fit into the one and divide by the other"
+        )
+    return dataset
+
+
+def rehearse(config: configs.Config, dataset: data.Dataset) -> None:
+    """Traces one step of every method, so that what cannot work is said at once.
+
+    Raises:
+      UsageError: A step cannot be made with these settings.
+    """
+    teacher_net = nets.build(config.teacher, dataset.classes)
+    student = nets.build(config.student, dataset.classes)
+    index = {"index": np.arange(config.batch, dtype=np.int32)}
+    key, optimizer = jax.random.key(0), optax.sgd(1.0)
+    train = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, dataset.train._asdict()))
+
+    def step(method, train):
+        view = make_view(config, dataset)
+        seen = view(train, index, key)["image"]
+        teacher = teachers.net(teacher_net, teacher_net.init(key, seen))
+        phase = training.Phase(configs.weighted_terms(config, method, 1), 1)
+        arrays = training.Arrays(teacher.arrays, train)
+        state = training.init(
+            key, student, teacher, [phase], view, arrays, index, devices=1
+        )
+        state = training.start(state, phase, optimizer)
+        return training.body(student, teacher, phase, optimizer, view)(
+            state, arrays, index
+        )
+
+    for method in config.methods:
+        try:
+            jax.eval_shape(functools.partial(step, method), train)
+        except ValueError as error:
+            raise configs.UsageError(f"{method} cannot be trained: {error}") from error
 
 
 def claim(name: str, config: configs.Config) -> pathlib.Path:
@@ -174,33 +214,48 @@ def claim(name: str, config: configs.Config) -> pathlib.Path:
       UsageError: It holds something else, or `resume` or `overwrite` is missing.
     """
     data_name = config.data.replace("/", "-")
-    folder = pathlib.Path(config.out.format(config=name, data=data_name))
-    record = folder / "config.json"
+    try:
+        folder = pathlib.Path(config.out.format(config=name, data=data_name))
+    except (KeyError, IndexError, ValueError) as error:
+        raise configs.UsageError(
+            f"out may name {{config}} and {{data}}, got {config.out!r}"
+        ) from error
+    folder = folder.expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise configs.UsageError(f"{folder} is a file, not a folder for results")
     mine = {"name": name, **dataclasses.asdict(config)}
     mine = json.loads(json.dumps(_settings(mine)))
     if folder.exists() and any(folder.iterdir()):
-        if not record.exists():
-            raise configs.UsageError(f"{folder} holds something that is not a run")
-        theirs = json.loads(record.read_text())
-        changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+        _check_taken(folder, mine, config)
         if config.overwrite:
             shutil.rmtree(folder)
-        elif changed:
-            changes = ", ".join(
-                f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here" for k in changed
-            )
-            raise configs.UsageError(
-                f"{folder} holds a run with other settings ({changes}); "
-                "--overwrite deletes it, --out=FOLDER leaves it alone"
-            )
-        elif not config.resume:
-            raise configs.UsageError(
-                f"{folder} holds a run with these settings; --resume continues it (or "
-                "shows its table again), --overwrite deletes it"
-            )
     folder.mkdir(parents=True, exist_ok=True)
-    loop.write_json(record, mine)
+    loop.write_json(folder / "config.json", mine)
     return folder
+
+
+def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> None:
+    """Raises `UsageError` unless a folder in use may be overwritten or resumed."""
+    record = folder / "config.json"
+    if not record.exists():
+        raise configs.UsageError(f"{folder} holds something that is not a run")
+    if config.overwrite:
+        return
+    theirs = json.loads(record.read_text())
+    changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+    if changed:
+        changes = ", ".join(
+            f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here" for k in changed
+        )
+        raise configs.UsageError(
+            f"{folder} holds a run with other settings ({changes}); --overwrite "
+            "deletes it, --out=FOLDER leaves it alone"
+        )
+    if not config.resume:
+        raise configs.UsageError(
+            f"{folder} holds a run with these settings; --resume continues it (or "
+            "shows its table again), --overwrite deletes it"
+        )
 
 
 def _settings(config: dict) -> dict:
@@ -261,25 +316,30 @@ def prepare(
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(rate, config.momentum, nesterov=True),
     )
+    view = make_view(config, lab.dataset)
+    step = training.pmap(training.body(net, teacher, phase, optimizer, view))
+    return Recipe(net, teacher, phase, optimizer, view, step)
+
+
+def make_view(config: configs.Config, dataset: data.Dataset) -> training.View:
+    """The view of the images, augmented as is usual or as the config says."""
     usual = data.augmentation(config.data)
     chosen = {"crop": config.crop, "flip": config.flip}
     chosen = {k: v for k, v in chosen.items() if v is not None}
-    view = data.view(lab.dataset, **(usual | chosen))
-    step = training.pmap(training.body(net, teacher, phase, optimizer, view))
-    return Recipe(net, teacher, phase, optimizer, view, step)
+    return data.view(dataset, **(usual | chosen))
 
 
 def train(lab: Lab, name: str, recipe: Recipe, seed: int) -> tuple[dict, dict]:
     """Trains one net and measures it; answers its result and its variables."""
     run_name = name if name == "teacher" else f"{name}-seed{seed}"
-    began = time.monotonic()
-    trained, history = fit(lab, run_name, recipe, seed)
+    trained, history, seconds = fit(lab, run_name, recipe, seed)
     folder = lab.folder / run_name
     record = folder / "result.json"
     if not record.exists():
+        if not np.isfinite(history[-1]["loss"]):
+            tqdm.tqdm.write(f"{run_name} diverged: its loss is not finite")
         measured = measure(lab, recipe.net, trained)
         np.savez(folder / "rdms.npz", **measured.pop("rdms"))
-        seconds = time.monotonic() - began
         about = {"method": name, "seed": seed, "seconds": seconds}
         about |= {"versions": versions(), "compared": compared(lab.config, name)}
         about |= {"config": dataclasses.asdict(lab.config), "history": history}
@@ -292,8 +352,8 @@ def train(lab: Lab, name: str, recipe: Recipe, seed: int) -> tuple[dict, dict]:
 
 def fit(
     lab: Lab, run_name: str, recipe: Recipe, seed: int
-) -> tuple[dict, list[loop.Metrics]]:
-    """Trains one net; answers its variables and the metrics of each epoch."""
+) -> tuple[dict, list[loop.Metrics], float]:
+    """Trains one net; answers its variables, each epoch's metrics and the seconds."""
     config, dataset = lab.config, lab.dataset
     job = loop.Job(
         name=run_name,
@@ -328,10 +388,10 @@ def fit(
             error = history[-1]["validation_error"]
             lab.bar.set_postfix_str(f"validation error {error:.1f} %", refresh=False)
 
-    state, history = loop.fit(
+    state, history, seconds = loop.fit(
         job, recipe.step, state, arrays, evaluate, lab.interrupt, advance
     )
-    return variables(state), history
+    return variables(state), history, seconds
 
 
 def compared(config: configs.Config, name: str) -> list[str]:

@@ -16,8 +16,9 @@ import tempfile
 import numpy as np
 import tqdm
 
+from experiments import command as commands
 from experiments import config as configs
-from experiments import data, loop, run
+from experiments import loop, run
 from rdljax import nets, statistics, teachers, training
 
 LAYERS = ("stage1", "stage2", "pooled", "logits")
@@ -34,7 +35,7 @@ def distances_and_comparisons() -> list[Setting]:
             change = {"distance": distance, "comparison": "Pearson"}
             settings.append(("rdl", {**change, "rdl_weight": weight}))
     for comparison in ("Cosine", "MSE", "MSE_norm", "MSE_least_squares"):
-        for distance in ("MeanSquared", "Correlation"):
+        for distance in ("MeanSquared", "Cosine", "Correlation"):
             for weight in (0.1, 1.0, 10.0):
                 change = {"distance": distance, "comparison": comparison}
                 settings.append(("rdl", {**change, "rdl_weight": weight}))
@@ -56,25 +57,45 @@ def around_the_default() -> list[Setting]:
 PARTS = {"1": distances_and_comparisons, "2": around_the_default}
 
 
-def main() -> int:
-    """Runs the grid and prints a Markdown table as it grows."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a part of the grid and prints a Markdown table as it grows."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.trials", description=__doc__
+    )
     parser.add_argument("part", choices=PARTS, help="of the grid")
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data_dir")
     parser.add_argument("--train_per_class", type=int)
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--teacher_epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    changes = {k: v for k, v in vars(options).items() if k != "part"}
-    base = configs.load("mnist_rdl", **changes)
-    dataset = data.load(base.data, base.data_dir, train_per_class=base.train_per_class)
+
+    def command():
+        known = [action.dest for action in parser._actions]
+        commands.check_keys(arguments, known)
+        options = vars(parser.parse_args(arguments))
+        settings = PARTS[options.pop("part")]()
+        with loop.Interrupt() as interrupt:
+            try_all(configs.load("mnist_rdl", **options), settings, interrupt)
+
+    try:
+        return commands.answer(command)
+    except loop.Interrupted:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def try_all(
+    base: configs.Config, settings: list[Setting], interrupt: loop.Interrupt
+) -> None:
+    """Trains a teacher and the students of every setting; prints a row for each."""
+    dataset = run.load(base)
     print(dataset.note, "\n")
     print("| method | setting | validation error, % | of each seed |")
     print("|---|---|---|---|")
     with (
         tempfile.TemporaryDirectory() as scratch,
-        loop.Interrupt() as interrupt,
         tqdm.tqdm(unit="step") as bar,
     ):
         images = training.replicate(dataset.train._asdict())
@@ -84,9 +105,9 @@ def main() -> int:
         net = nets.build(base.teacher, dataset.classes)
         nobody = teachers.nobody()
         recipe = run.prepare(lab, net, nobody, "plain", base.teacher_epochs)
-        trained, history = run.fit(lab, "teacher", recipe, 0)
+        trained, history, _ = run.fit(lab, "teacher", recipe, 0)
         print(f"| teacher | | {history[-1]['validation_error']:.2f} | |", flush=True)
-        for i, (method, change) in enumerate(PARTS[options.part]()):
+        for i, (method, change) in enumerate(settings):
             tried = lab._replace(config=dataclasses.replace(base, **change))
             errors = students(
                 tried, method, teachers.net(net, trained), f"{i}-{method}"
@@ -94,11 +115,8 @@ def main() -> int:
             mean, deviation, _ = statistics.spread(errors)
             setting = ", ".join(f"{k}={v}" for k, v in change.items())
             each = " ".join(f"{e:.2f}" for e in errors)
-            print(
-                f"| {method} | {setting} | {mean:.2f} ± {deviation:.2f} | {each} |",
-                flush=True,
-            )
-    return 0
+            row = f"| {method} | {setting} | {mean:.2f} ± {deviation:.2f} | {each} |"
+            print(row, flush=True)
 
 
 def students(

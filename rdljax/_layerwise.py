@@ -6,6 +6,7 @@ cast to the student's compute dtype, and the values of the layers are summed.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -55,12 +56,14 @@ def layerwise(check: Check) -> Callable[[Callable], Callable]:
     """
 
     def decorate(formula: Callable) -> Callable:
+        signature = inspect.signature(formula)
+
         @functools.wraps(formula)
-        def objective(student, teacher, *args, **numbers):
-            name = formula.__name__
+        def objective(*args, **numbers):
+            student, teacher, rest = _sides(signature, args, numbers)
             values = [
-                formula(*_prepare(name, layer, check, *pair), *args, **numbers)
-                for layer, *pair in _pair(name, student, teacher)
+                _apply(formula, check, layer, *pair, rest)
+                for layer, *pair in _pair(formula.__name__, student, teacher)
             ]
             return functools.reduce(jnp.add, values)
 
@@ -73,21 +76,29 @@ def single(check: Check) -> Callable[[Callable], Callable]:
     """As `layerwise`, for an objective of one array on either side (logits)."""
 
     def decorate(formula: Callable) -> Callable:
+        signature = inspect.signature(formula)
+
         @functools.wraps(formula)
-        def objective(student, teacher, *args, **numbers):
-            name = formula.__name__
+        def objective(*args, **numbers):
+            student, teacher, rest = _sides(signature, args, numbers)
             for side, tree in (("student", student), ("teacher", teacher)):
                 if not jax.tree_util.all_leaves([tree]):
                     raise ValueError(
-                        f"{name}: the {side} must be one array, "
+                        f"{formula.__name__}: the {side} must be one array, "
                         f"got {jax.tree_util.tree_structure(tree)}"
                     )
-            pair = _prepare(name, None, check, student, teacher)
-            return formula(*pair, *args, **numbers)
+            return _apply(formula, check, None, student, teacher, rest)
 
         return objective
 
     return decorate
+
+
+def _sides(signature: inspect.Signature, args: tuple, numbers: dict) -> tuple:
+    """The first two arguments of a call, and the others by name."""
+    rest = signature.bind(*args, **numbers).arguments
+    first, second, *_ = signature.parameters
+    return rest.pop(first), rest.pop(second), rest
 
 
 def _pair(name: str, student, teacher) -> list[tuple[str | None, jax.Array, jax.Array]]:
@@ -115,15 +126,20 @@ def _layers(tree) -> str:
     return "one array" if names == [None] else "[" + ", ".join(map(str, names)) + "]"
 
 
-def _prepare(name: str, layer: str | None, check: Check, student, teacher):
-    """Checked, and in the student's compute dtype; the teacher without a gradient."""
-    where = name if layer is None else f"{name}, layer {layer!r}"
+def _apply(formula: Callable, check: Check, layer: str | None, student, teacher, rest):
+    """The formula of one layer: checked, in the student's compute dtype."""
+    where = (
+        formula.__name__ if layer is None else f"{formula.__name__}, layer {layer!r}"
+    )
     shapes = jnp.shape(student), jnp.shape(teacher)
+    got = f"got student {shapes[0]} and teacher {shapes[1]}"
     expected = check(*shapes)
     if expected is not None:
-        raise ValueError(
-            f"{where}: {expected}, got student {shapes[0]} and teacher {shapes[1]}"
-        )
+        raise ValueError(f"{where}: {expected}, {got}")
     student, teacher = jnp.asarray(student), jnp.asarray(teacher)
     dtype = _geometry.compute_dtype(student)
-    return student.astype(dtype), lax.stop_gradient(teacher.astype(dtype))
+    teacher = lax.stop_gradient(teacher.astype(dtype))
+    try:
+        return formula(student.astype(dtype), teacher, **rest)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; {got}") from error

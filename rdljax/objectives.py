@@ -45,12 +45,15 @@ def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
       A scalar, in nats times the squared temperature: the mean over the batch.
 
     Raises:
-      ValueError: Not one array on either side, or different shapes.
+      ValueError: Not one array on either side, different shapes, or a temperature that
+        is not above 0.
 
     References:
       Hinton, Vinyals & Dean, `Distilling the Knowledge in a Neural Network
       <https://arxiv.org/abs/1503.02531>`_, 2015, section 2.
     """
+    if isinstance(temperature, int | float) and temperature <= 0:
+        raise ValueError(f"the temperature must be above 0, got {temperature}")
     student, teacher = (jax.nn.log_softmax(x / temperature) for x in (student, teacher))
     probability = jnp.exp(teacher)
     # A class that the teacher excludes (a logit of -inf) contributes nothing.
@@ -185,9 +188,5 @@ def rdl_target(
       Networks <https://doi.org/10.3389/fncom.2016.00131>`_, Front. Comput. Neurosci.
       10:131, 2016.
     """
-    if weights is not None and jnp.shape(weights) != target.shape:
-        raise ValueError(
-            f"rdl_target: expected weights {target.shape}, got {jnp.shape(weights)}"
-        )
     own = rdm.compute(student, distance=distance)
-    return comparison(own, target, weights)
+    return rdm.compare(own, target, weights, comparison=comparison)

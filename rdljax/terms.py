@@ -159,9 +159,18 @@ def hint() -> Term:
 
     def init(key, student, teacher):
         layers, structure = jax.tree_util.tree_flatten(student)
+        if structure != jax.tree_util.tree_structure(teacher):
+            raise ValueError(
+                f"hint: expected the same layers on both sides, got {structure} and "
+                f"{jax.tree_util.tree_structure(teacher)}"
+            )
         keys = structure.unflatten(jax.random.split(key, len(layers)))
 
         def one(key, s, t):
+            if len(s.shape) != len(t.shape) or s.shape[:-3] != t.shape[:-3]:
+                raise ValueError(
+                    f"hint: no regressor from activations {s.shape} to {t.shape}"
+                )
             return regressor(t).init(key, jnp.zeros(s.shape, s.dtype))["params"]
 
         return jax.tree.map(one, keys, student, teacher), State()

@@ -122,7 +122,8 @@ def init(
       devices: Over how many devices the step will be mapped, all local ones by default.
 
     Raises:
-      ValueError: A term is called "student" or "loss".
+      ValueError: A term is called "student" or "loss", or a name stands for different
+        terms in different phases.
       UnknownName: A term is between layers that a net does not have.
     """
     student_key, terms_key, phase_key = jax.random.split(key, 3)
@@ -310,7 +311,12 @@ def _sharding(
 
 
 def _all_terms(plan: Sequence[Phase]) -> dict[str, terms.Term]:
-    return {name: term for phase in plan for name, (_, term) in phase.terms.items()}
+    found: dict[str, terms.Term] = {}
+    for phase in plan:
+        for name, (_, term) in phase.terms.items():
+            if found.setdefault(name, term).init is not term.init:
+                raise ValueError(f"the term {name!r} is another one in another phase")
+    return found
 
 
 def _at(weight: Weight, step: Array) -> Array | float:
@@ -326,15 +332,34 @@ def _trains_student(phase: Phase) -> bool:
 def _partition(params: dict[str, PyTree], phase: Phase) -> tuple[PyTree, PyTree]:
     """What the phase trains and what it does not, None in each other's place."""
     trains = ("student", *phase.terms) if phase.trains is None else phase.trains
-    leaves, structure = jax.tree_util.tree_flatten_with_path(params)
-    paths = [jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in leaves]
     for name in phase.trains or ():
-        if not any(f"{path}/".startswith(f"{name}/") for path in paths):
-            raise _names.UnknownName("parameters to train", name, paths)
-    mine = [any(f"{p}/".startswith(f"{name}/") for name in trains) for p in paths]
+        if not any(_is_below(path, name) for path, _ in _leaves(params)):
+            raise _names.UnknownName("parameter to train", name, params)
+    leaves, structure = _leaves(params), jax.tree_util.tree_structure(params)
+    mine = [any(_is_below(path, name) for name in trains) for path, _ in leaves]
     trained = [x if yes else None for (_, x), yes in zip(leaves, mine, strict=True)]
     frozen = [None if yes else x for (_, x), yes in zip(leaves, mine, strict=True)]
     return structure.unflatten(trained), structure.unflatten(frozen)
+
+
+def _leaves(params: dict[str, PyTree]) -> list[tuple[tuple[str, str], Array]]:
+    """Each leaf under the name of its term (which may hold a slash) and its path."""
+    return [
+        (
+            (path[0].key, jax.tree_util.keystr(path[1:], simple=True, separator="/")),
+            leaf,
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]
+
+
+def _is_below(path: tuple[str, str], name: str) -> bool:
+    term, inside = path
+    if name == term:
+        return True
+    return name.startswith(f"{term}/") and f"{inside}/".startswith(
+        f"{name.removeprefix(f'{term}/')}/"
+    )
 
 
 def _combine(trained: PyTree, frozen: PyTree) -> PyTree:

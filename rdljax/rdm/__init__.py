@@ -14,6 +14,7 @@ import numpy as np
 from rdljax.rdm import comparisons, distances
 
 __all__ = [
+    "compare",
     "comparisons",
     "compute",
     "condense",
@@ -37,7 +38,8 @@ def compute(
 
     Args:
       activations: `[n, ...]`, flattened to `[n, units]`.
-      pairs: `[2, p]` integers below n, or None for all pairs.
+      pairs: `[2, p]` integers below n, or None for all pairs. Traced values are not
+        checked; what is beyond n then counts as n - 1.
       distance: One of `rdm.distances`.
 
     Returns:
@@ -49,7 +51,7 @@ def compute(
         where an instance is meant.
     """
     activations = jnp.asarray(activations)
-    _check_instance(distance)
+    _check_instance(distance, "rdm.distances", distances.Cosine)
     if activations.ndim < 2 or activations.shape[0] < 2:
         raise ValueError(
             f"an RDM needs activations [n, ...] of two stimuli or more, got "
@@ -57,12 +59,40 @@ def compute(
         )
     if pairs is None:
         return condense(distance(activations))
-    pairs = jnp.asarray(pairs)
-    if pairs.ndim != 2 or pairs.shape[0] != 2 or pairs.dtype.kind not in "iu":
+    return distance.pairs(activations, _checked_pairs(pairs, activations.shape[0]))
+
+
+def compare(
+    student: Array,
+    teacher: Array,
+    weights: Array | None = None,
+    *,
+    comparison=comparisons.Pearson(),
+) -> Array:
+    """How far apart two condensed RDMs are: 0 when equal.
+
+    Args:
+      student: `[pairs]`.
+      teacher: `[pairs]`, of the same pairs.
+      weights: `[pairs]`, not negative; a pair of weight 0 may be NaN. None weighs all
+        alike.
+      comparison: One of `rdm.comparisons`.
+
+    Returns:
+      A scalar.
+
+    Raises:
+      ValueError: Different lengths, or a class where an instance is meant.
+    """
+    _check_instance(comparison, "rdm.comparisons", comparisons.Pearson)
+    shapes = {jnp.shape(x) for x in (student, teacher, weights) if x is not None}
+    if len(shapes) > 1 or len(*shapes) != 1:
         raise ValueError(
-            f"pairs must be integers [2, p], got {pairs.dtype} {pairs.shape}"
+            f"expected two condensed RDMs, and weights, of one length, got "
+            f"{jnp.shape(student)}, {jnp.shape(teacher)} and "
+            f"{None if weights is None else jnp.shape(weights)}"
         )
-    return distance.pairs(activations, pairs)
+    return comparison(jnp.asarray(student), jnp.asarray(teacher), weights)
 
 
 def discrepancy(
@@ -88,11 +118,10 @@ def discrepancy(
     Raises:
       ValueError: As `compute`.
     """
-    _check_instance(comparison)
     student, teacher = (
         compute(x, pairs, distance=distance) for x in (student, teacher)
     )
-    return comparison(student, teacher)
+    return compare(student, teacher, comparison=comparison)
 
 
 def condense(matrix: Array) -> Array:
@@ -147,8 +176,26 @@ def sample_pairs(key: Array, batch: int, count: int) -> Array:
     return jnp.sort(jnp.stack([first, (first + step) % batch]), axis=0)
 
 
-def _check_instance(chosen) -> None:
-    if isinstance(chosen, type):
+def _checked_pairs(pairs: Array, n: int) -> Array:
+    """Pairs that are integers `[2, p]`; below n, where their values are known."""
+    shape, kind = jnp.shape(pairs), jnp.result_type(pairs).kind
+    if len(shape) != 2 or shape[0] != 2 or shape[1] < 1 or kind not in "iu":
         raise ValueError(
-            f"pass an instance, {chosen.__name__}(), not the class {chosen.__name__}"
+            f"pairs must be integers [2, p], p of 1 or more, got "
+            f"{jnp.result_type(pairs)} {shape}"
         )
+    if not isinstance(pairs, jax.core.Tracer):
+        known = np.asarray(pairs)
+        if known.min() < 0 or known.max() >= n:
+            raise ValueError(
+                f"pairs must be of stimuli 0 to {n - 1}, got {known.min()} to "
+                f"{known.max()}"
+            )
+    return jnp.asarray(pairs)
+
+
+def _check_instance(chosen, room: str, example: type) -> None:
+    if isinstance(chosen, type) or not callable(chosen):
+        name = getattr(chosen, "__name__", None)
+        hint = f"{name}() with its parentheses" if name else f"{example.__name__}()"
+        raise ValueError(f"expected one of {room}, such as {hint}, got {chosen!r}")

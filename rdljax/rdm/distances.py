@@ -111,7 +111,8 @@ class Mahalanobis(Embedded):
 
     Attributes:
       precision: The inverse covariance P of the units, `[units, units]`, symmetric and
-        positive definite; otherwise the distances are NaN.
+        positive definite; otherwise the distances are NaN. Student and teacher of
+        different width have no precision in common.
     """
 
     precision: Array
@@ -133,7 +134,9 @@ class Mahalanobis(Embedded):
 class Euclidean:
     """`sqrt(sum_u (x_iu - x_ju)^2)`: SciPy's `euclidean`.
 
-    Its gradient at coincident rows is taken as 0.
+    Its gradient at coincident rows is taken as 0. In float32 the matrix, from a Gram
+    matrix, does not resolve distances below about a thousandth of the rows' spread;
+    `pairs` subtracts the rows themselves and does.
     """
 
     def __call__(self, x: Array) -> Array:

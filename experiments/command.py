@@ -1,0 +1,32 @@
+"""What the commands of this folder share: wrong calls are answered in words."""
+
+import sys
+from collections.abc import Callable, Iterable
+
+from rdljax import _names
+
+
+class UsageError(ValueError):
+    """A setting, or a combination of settings, that cannot be run."""
+
+
+def check_keys(arguments: Iterable[str], known: Iterable[str]) -> None:
+    """Raises `UnknownName` for a `--key` that is not among the known ones."""
+    known = [*known, "help"]
+    for argument in arguments:
+        if argument.startswith("--"):
+            key = argument[2:].partition("=")[0].replace("-", "_")
+            _names.check("setting", key.removeprefix("no_"), known)
+
+
+def answer(run: Callable[[], None]) -> int:
+    """Runs a command; its exit status: 0 done, 2 a wrong call, 130 interrupted."""
+    try:
+        run()
+    except (_names.UnknownName, UsageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    return 0
