@@ -64,9 +64,9 @@ class Config:
     hint_weight: float = 1.0
     """Weight of the hint."""
 
-    epochs: int = 20
+    epochs: int = 15
     """Epochs of a student."""
-    teacher_epochs: int = 20
+    teacher_epochs: int = 15
     """Epochs of the teacher."""
     batch: int = 64
     """Images in a step, over all devices."""
@@ -203,6 +203,9 @@ def weighted_terms(config: Config, method: str, steps: int) -> dict[str, Weighte
       config: The settings.
       method: `plain`, or names of `TERMS` joined by `+`.
       steps: How many steps a student is trained, for schedules.
+
+    Returns:
+      By name, the weight of each term (a number or a schedule) and the term.
     """
     loss: dict[str, Weighted] = {"task": (1.0, terms.cross_entropy())}
     for name in method.split("+"):

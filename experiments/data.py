@@ -331,7 +331,9 @@ def _tfds_knows(name: str) -> bool:
     with contextlib.suppress(ImportError):
         import tensorflow_datasets as tfds
 
-        return name.partition("/")[0] in tfds.list_builders()
+        return name.partition("/")[0] in tfds.list_builders(
+            with_community_datasets=False  # That would use the network.
+        )
     return False
 
 

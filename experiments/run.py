@@ -303,7 +303,15 @@ def train_all(lab: Lab) -> list[dict]:
 def prepare(
     lab: Lab, net: nn.Module, teacher: teachers.Teacher, method: str, epochs: int
 ) -> Recipe:
-    """What the runs of a method share, the compiled step above all."""
+    """What the runs of a method share, the compiled step above all.
+
+    Args:
+      lab: Settings and data.
+      net: What is trained.
+      teacher: Where its targets come from.
+      method: `plain`, or names of `config.TERMS` joined by `+`.
+      epochs: How long it is trained.
+    """
     config = lab.config
     steps = epochs * (len(lab.dataset.train.label) // config.batch)
     phase = training.Phase(configs.weighted_terms(config, method, steps), epochs)
@@ -407,7 +415,12 @@ def variables(state: training.TrainState) -> dict:
 
 
 def measure(lab: Lab, net: nn.Module, trained: dict) -> dict:
-    """What a trained net does on the test images: read once, at the end."""
+    """What a trained net does on the test images: read once, at the end.
+
+    Returns:
+      `test_error` in percent; `predicted` classes and `correct` (0 or 1), a list over
+      the test images; `rdms`, by layer the condensed RDM of the stimuli.
+    """
     test = lab.dataset.test
     predicted, _ = predict(net, trained, lab.dataset, "test")
     correct = predicted == test.label
@@ -429,7 +442,14 @@ def measure(lab: Lab, net: nn.Module, trained: dict) -> dict:
 def activations(
     net: nn.Module, variables: dict, images: jax.Array, layers: tuple[str, ...]
 ) -> dict[str, jax.Array]:
-    """The activations of some layers, in evaluation mode."""
+    """The activations of some layers, in evaluation mode.
+
+    Args:
+      net: The net.
+      variables: Its variables.
+      images: Normalised, `[N, H, W, C]`.
+      layers: Which layers, by name.
+    """
     seen = net.apply(variables, images)
     return {name: seen[name] for name in layers}
 
@@ -449,7 +469,16 @@ def predict(
 
 
 def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
-    """How a student's RDM correlates with the teacher's, by compared layer."""
+    """How a student's RDMs correlate with the teacher's.
+
+    Args:
+      config: The settings, for the pairs of layers.
+      student: By layer, the condensed RDM `[pairs]`.
+      teacher: The same of the teacher, for the same stimuli.
+
+    Returns:
+      For each entry of `config.layers`, `pearson` and `spearman`.
+    """
     found = {}
     for layer in config.layers:
         own, other = configs.pair(layer)

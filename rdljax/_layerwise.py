@@ -47,8 +47,7 @@ def layerwise(check: Check) -> Callable[[Callable], Callable]:
 
     Args:
       check: From the shapes of student and teacher, what was expected, or None if all
-        is
-        well.
+        is well.
 
     Returns:
       The decorator. What it makes raises `ValueError` with the names of objective and

@@ -72,8 +72,7 @@ def hint(student: Array, teacher: Array) -> Array:
     Args:
       student: Activations `[batch, ...]`.
       teacher: Activations of the same shape; of maps `[batch, H, W, C]` height and
-        width
-        may differ.
+        width may differ.
 
     Returns:
       A scalar: the mean squared difference over batch and units, summed over layers.
@@ -170,8 +169,7 @@ def rdl_target(
     Args:
       student: Activations `[n, ...]` of the n stimuli of the RDM, in its order.
       target: The condensed RDM `[n (n - 1) / 2]`: the upper triangle row by row. Pairs
-        of
-        weight 0 may be NaN.
+        of weight 0 may be NaN.
       weights: `[n (n - 1) / 2]`, not negative, the same in every layer: 0 masks a pair.
         None weighs all alike.
       distance: Of two stimuli's activations in the student, one of `rdm.distances`.

@@ -44,9 +44,8 @@ class Term(NamedTuple):
 
     Attributes:
       init: `init(key, student, teacher) -> (params, state)`, from the activations of
-        one
-        batch, of which only shapes and dtypes count (`jax.ShapeDtypeStruct` will do).
-        `params` is the pytree to train, {} if there is nothing; `state` a `State`.
+        one batch, of which only shapes and dtypes count (`jax.ShapeDtypeStruct` will
+        do). `params` is the pytree to train, {} if there is nothing; `state` a `State`.
       apply: `apply(params, state, student, teacher, batch, axis_name=None) -> (loss,
         state)`. `batch` has what came with the images, such as `label` and `index`;
         `axis_name` is the mapped axis of the devices, if any.

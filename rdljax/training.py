@@ -42,9 +42,8 @@ class Phase(NamedTuple):
         number or an optax schedule over the steps of the phase.
       epochs: How long the phase lasts.
       trains: Which parameters the phase trains: "student", names of terms, or paths
-        below
-        them such as "ft/translator". None for the student and the phase's terms. All
-        others stay as they are.
+        below them such as "ft/translator". None for the student and the phase's terms.
+        All others stay as they are.
     """
 
     terms: Mapping[str, tuple[Weight, terms.Term]]
@@ -113,8 +112,7 @@ def init(
       student: A Flax module that answers a dict of activations.
       teacher: Where the targets come from.
       plan: All phases: the parameters of all their terms are made here. A name stands
-        for
-        the same term in every phase.
+        for the same term in every phase.
       view: `view(data, batch, key)` answers the batch that nets and terms see: at least
         `image`.
       arrays: What the teacher holds and the data.
@@ -161,6 +159,11 @@ def start(
     state: TrainState, phase: Phase, optimizer: optax.GradientTransformation
 ) -> TrainState:
     """The state at the start of a phase: at step 0, with a fresh optimizer and key.
+
+    Args:
+      state: From `init`, or from the last step of the phase before.
+      phase: The phase to start.
+      optimizer: What `body` will be given.
 
     Raises:
       UnknownName: The phase trains something that is not among the parameters.
@@ -215,13 +218,9 @@ def body(
         def loss(trained):
             params = _combine(trained, frozen)
             seen, model_state = run(params["student"], now.model_state, batch["image"])
-            total, values, remembered = 0.0, {}, {}
-            for name, (weight, term) in phase.terms.items():
-                memory = terms.State(now.terms[name], per_device[name])
-                values[name], remembered[name] = term.apply(
-                    params[name], memory, seen, targets, batch, axis_name
-                )
-                total += _at(weight, now.step) * values[name]
+            total, values, remembered = _weighted_sum(
+                phase, params, state, seen, targets, batch, axis_name
+            )
             return total, (values, remembered, model_state)
 
         (total, (values, remembered, model_state)), gradient = jax.value_and_grad(
@@ -317,6 +316,26 @@ def _all_terms(plan: Sequence[Phase]) -> dict[str, terms.Term]:
             if found.setdefault(name, term).init is not term.init:
                 raise ValueError(f"the term {name!r} is another one in another phase")
     return found
+
+
+def _weighted_sum(
+    phase: Phase,
+    params: dict[str, PyTree],
+    state: TrainState,
+    seen: Mapping[str, Array],
+    targets: Mapping[str, Array],
+    batch: Batch,
+    axis_name: str | None,
+) -> tuple[Array, dict[str, Array], dict[str, terms.State]]:
+    """The loss of a phase, each term's own value, and what each remembers then."""
+    total, values, remembered = 0.0, {}, {}
+    for name, (weight, term) in phase.terms.items():
+        memory = terms.State(state.replicated.terms[name], state.per_device[name])
+        values[name], remembered[name] = term.apply(
+            params[name], memory, seen, targets, batch, axis_name
+        )
+        total += _at(weight, state.replicated.step) * values[name]
+    return total, values, remembered
 
 
 def _at(weight: Weight, step: Array) -> Array | float:

@@ -578,3 +578,28 @@ def test_augmentation_is_for_cifar():
     assert data.augmentation("cifar10") == data.augmentation("cifar100") == usual
     assert data.augmentation("digits") == {"crop": 0, "flip": False}
     data.view(_noise(), **data.augmentation("mnist"))
+
+
+class TestDamaged:
+    """A folder that TFDS cannot read is said to be damaged, by name."""
+
+    def copy(self, tfds_dir, tmp_path):
+        shutil.copytree(tfds_dir / "cifar10", tmp_path / "cifar10")
+        return next((tmp_path / "cifar10").iterdir())
+
+    def test_a_missing_shard(self, tfds_dir, tmp_path):
+        folder = self.copy(tfds_dir, tmp_path)
+        next(folder.glob("*test*")).unlink()
+        with pytest.raises(data.DataMissing, match="cifar10.* is damaged"):
+            data.load("cifar10", str(tmp_path))
+
+    def test_broken_json(self, tfds_dir, tmp_path):
+        folder = self.copy(tfds_dir, tmp_path)
+        (folder / "dataset_info.json").write_text("{")
+        with pytest.raises(data.DataMissing, match="cifar10.* is damaged"):
+            data.load("cifar10", str(tmp_path))
+
+    def test_the_home_folder_is_found(self, tfds_dir, tmp_path, monkeypatch):
+        self.copy(tfds_dir, tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path.parent))
+        assert data.load("cifar10", f"~/{tmp_path.name}").classes == 10

@@ -1,9 +1,9 @@
 """The experiment from the command line: results, wrong calls, Ctrl-C and resuming."""
 
 import json
-import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import config as configs
-from experiments import data, loop, report, run
+from experiments import data, loop, run, trials
 from rdljax import checkpoints, objectives
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -92,15 +92,19 @@ class TestResults:
         events = list((finished / "kd+rdl-seed0").glob("events.*"))
         assert events and events[0].stat().st_size > 100
 
-    def test_students_of_a_seed_start_alike(self, finished):
-        # The same first batch and the same weights: the first loss of the task differs
-        # by training alone, so after one epoch the students are near but not equal.
-        losses = [
-            json.loads((finished / f"{m}-seed0" / "result.json").read_text())["history"]
-            for m in ("plain", "rdl")
-        ]
-        assert losses[0][0]["task"] != losses[1][0]["task"]
-        assert abs(losses[0][0]["task"] - losses[1][0]["task"]) < 0.5
+    def test_students_of_a_seed_start_alike(self, tmp_path):
+        # Looked at before any step: the checkpoint of an interrupted run.
+        states = []
+        for method in ("plain", "rdl"):
+            changes = {"train_per_class": 20, "methods": (method,), "seeds": 1}
+            changes |= {"teacher_epochs": 1, "out": str(tmp_path / method)}
+            config = configs.load("mnist_rdl", **changes)
+            with pytest.raises(loop.Interrupted):
+                run.run("mnist_rdl", config, Countdown(3))
+            states.append(stored(tmp_path / method / f"{method}-seed0"))
+        weights = [k for k in states[0] if "student" in k and ".params" in k]
+        assert len(weights) == 8
+        assert all(states[0][k] == states[1][k] for k in weights)
 
     def test_pictures_are_pictures(self, finished):
         from matplotlib import image
@@ -115,24 +119,41 @@ class TestResults:
             assert re.search(rf"^\| {re.escape(method)} +\| ", table, re.MULTILINE)
         assert "for validation" in table and "1,000 for test" in table
 
-    def test_a_finished_run_is_shown_again(self, finished, capsys):
-        before = json.loads((finished / "result.json").read_text())
-        began = time.monotonic()
+    def test_a_finished_run_is_shown_again_and_left_alone(self, finished, capsys):
+        files = {f: f.stat().st_mtime_ns for f in finished.rglob("*") if f.is_file()}
+        files.pop(finished / "config.json")
         methods = ["--methods", "plain", "rdl", "kd", "kd+rdl", "hint"]
         assert call(f"--out={finished}", "--seeds=2", *methods, "--resume") == 0
-        again = json.loads((finished / "result.json").read_text())
-        assert again["methods"] == before["methods"]
-        assert before["methods"]["rdl"]["test_error"]["values"]
-        assert "| rdl" in capsys.readouterr().out
-        assert time.monotonic() - began < 60
+        assert (finished / "table.md").read_text() in capsys.readouterr().out
+        assert all(f.stat().st_mtime_ns == then for f, then in files.items())
+        assert len(files) > 50
+
+    def test_seconds_are_those_of_all_runs(self, finished):
+        result = json.loads((finished / "result.json").read_text())
+        records = [json.loads(f.read_text()) for f in finished.glob("*/result.json")]
+        assert len(records) == 11 and all(r["seconds"] > 0 for r in records)
+        assert result["seconds"] == pytest.approx(sum(r["seconds"] for r in records))
 
     def test_the_trained_student_is_kept(self, finished):
         assert checkpoints.latest(finished / "rdl-seed0" / "checkpoint") == 6
 
-    def test_a_nan_is_null_in_json(self, tmp_path):
-        # One seed has no spread; strict readers know no NaN.
-        text = json.dumps(report._spread([1.0]))
-        assert json.loads(text, parse_constant=pytest.fail)["std"] is None
+    def test_a_run_that_diverges_is_reported_in_strict_json(self, tmp_path, capsys):
+        folder = tmp_path / "run"
+        wild = [
+            "--learning_rate=1e20",
+            "--clip=1e30",
+            "--seeds=1",
+            "--methods",
+            "plain",
+        ]
+        assert call(f"--out={folder}", *wild) == 0
+        said = capsys.readouterr().out
+        assert "plain-seed0 diverged" in said
+        for record in folder.rglob("result.json"):
+            json.loads(record.read_text(), parse_constant=pytest.fail)
+        result = json.loads((folder / "result.json").read_text())
+        assert result["methods"]["plain"]["test_error"]["std"] is None
+        assert call(f"--out={folder}", *wild, "--resume") == 0
 
 
 class Countdown:
@@ -193,30 +214,35 @@ class TestInterrupt:
             for key in ("history", "predicted", "test_error"):
                 assert records[0][key] == records[1][key]
         for result in (unbroken, resumed):
-            result["methods"]["rdl"].pop("seconds")
+            assert result["methods"]["rdl"].pop("seconds")["mean"] > 0
         assert unbroken["methods"] == resumed["methods"]
 
     def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(self, tmp_path):
-        command = [sys.executable, "-m", "experiments.run", "mnist_rdl"]
-        arguments = [f"--out={tmp_path / 'run'}", "--train_per_class=20", "--seeds=1"]
-        process = subprocess.Popen(
-            [*command, *arguments, "--teacher_epochs=100000"],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        )
-        events = tmp_path / "run" / "teacher"
-        deadline = time.monotonic() + 120
-        while not list(events.glob("events.*")) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 130
-        assert "Traceback" not in said
-        assert "stopped in teacher" in said and "--resume" in said
-        assert checkpoints.latest(events / "checkpoint") is not None
+        # A folder with a space, and --overwrite: the printed command must work as
+        # pasted and must not delete what it continues.
+        teacher = tmp_path / "my run" / "teacher"
+        command = [sys.executable, "-m", "experiments.run", "mnist_rdl", "--overwrite"]
+        command += [f"--out={teacher.parent}", "--train_per_class=20", "--seeds=1"]
+        command += ["--teacher_epochs=100000"]
+        reached = [-1]
+        for _ in range(2):
+            known = set(teacher.glob("events.*"))
+            process = subprocess.Popen(
+                command, cwd=ROOT, stderr=subprocess.PIPE, text=True
+            )
+            deadline = time.monotonic() + 120
+            while set(teacher.glob("events.*")) <= known:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.1)
+            time.sleep(4)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 130
+            assert "Traceback" not in said and "stopped in teacher" in said
+            reached.append(checkpoints.latest(teacher / "checkpoint"))
+            command = shlex.split(said.strip().splitlines()[-1])
+            assert "--overwrite" not in command
+        assert reached[0] < reached[1] < reached[2]
 
 
 WRONG = {
@@ -241,6 +267,20 @@ WRONG = {
     "twice": (["mnist_rdl", "--methods", "kd", "kd"], "each once"),
     "none": (["mnist_rdl", "--layers"], "one or more"),
     "seeds": (["mnist_rdl", "--seeds=0"], "seeds must be 1 or more"),
+    "plain with others": (["mnist_rdl", "--methods", "plain+kd"], "not a method"),
+    "a term twice": (["mnist_rdl", "--methods", "kd+kd"], "not a method"),
+    "pairs": (["mnist_rdl", "--pairs=0"], "rdl cannot be trained: "),
+    "crop": (["mnist_rdl", "--crop=-1"], "plain cannot be trained: crop"),
+    "hint": (
+        ["mnist_rdl", "--methods", "hint", "--hint_layer=pooled:stage2"],
+        "hint cannot be trained: hint: no regressor",
+    ),
+    "out": (["mnist_rdl", "--out=res/{x}"], "out may name {config} and {data}"),
+    "both": (["mnist_rdl", "--resume", "--overwrite"], "exclude each other"),
+    "known to tfds": (
+        ["mnist_rdl", "--data=kmnist", "--data_dir=nowhere"],
+        "tfds.builder('kmnist', data_dir='nowhere'",
+    ),
     "few": (["mnist_rdl", "--train_per_class=999"], "999"),
     "missing": (
         ["mnist_rdl", "--data=mnist", "--data_dir=nowhere"],
@@ -279,6 +319,58 @@ def test_help_shows_the_lab_note_and_every_setting(capsys):
     assert stopped.value.code == 0 and "McClure" in said and "--rdl-weight" in said
 
 
+def test_a_setting_that_no_method_reads_is_not_checked(tmp_path):
+    # The MLP has no stage2, the default of hint_layer.
+    settings = ["--student=mlp", "--layers", "pooled", "logits", "--methods", "plain"]
+    assert call(f"--out={tmp_path / 'run'}", *settings, "--seeds=1") == 0
+
+
+def test_pictures_name_both_layers_of_an_unequal_pair(tmp_path, monkeypatch):
+    from matplotlib import axes
+
+    titles = []
+    monkeypatch.setattr(
+        axes.Axes, "set_title", lambda self, title, **_: titles.append(title)
+    )
+    pair = ["--student=mlp", "--layers", "stage1:stage2", "--methods", "rdl"]
+    assert call(f"--out={tmp_path / 'run'}", *pair, "--seeds=1") == 0
+    assert titles[0] == "teacher" and re.fullmatch(r"rdl, r = -?\d\.\d\d", titles[1])
+
+
+class TestTrials:
+    def test_prints_a_row_for_every_setting(self, capsys, monkeypatch):
+        few = [("plain", {}), ("rdl", {"rdl_weight": 0.5})]
+        monkeypatch.setitem(trials.PARTS, "1", lambda: few)
+        sizes = ["--train_per_class=20", "--epochs=1", "--teacher_epochs=1"]
+        assert trials.main(["1", *sizes, "--seeds=2"]) == 0
+        rows = capsys.readouterr().out.strip().splitlines()[-2:]
+        for row, setting in zip(rows, ("", "rdl_weight=0.5"), strict=True):
+            number = r"([\d.]+)"
+            found = re.fullmatch(
+                rf"\| \w+ \| (.*) \| {number} ± {number} \| {number} {number} \|", row
+            )
+            mean, _, *each = map(float, found.groups()[1:])
+            assert found.group(1) == setting
+            assert mean == pytest.approx(np.mean(each), abs=0.01)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["1", "--data=digit"], "did you mean 'digits'"),
+            (["1", "--sedes=2"], "setting 'sedes'; did you mean 'seeds'"),
+            (["1", "--data=mnist", "--data_dir=nowhere"], "experiments.prepare mnist"),
+        ],
+    )
+    def test_a_wrong_call(self, arguments, message, capsys):
+        assert trials.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+    def test_every_setting_of_the_grid_can_be_trained(self):
+        for part in trials.PARTS.values():
+            for method, change in part():
+                configs.check(configs.load("mnist_rdl", methods=(method,), **change))
+
+
 class TestFolder:
     def claim(self, folder, **changes):
         config = configs.load("mnist_rdl", out=str(folder), **changes)
@@ -301,6 +393,15 @@ class TestFolder:
         for changes in ({}, {"resume": True}):
             with pytest.raises(configs.UsageError, match="seeds 3 there and 7 here"):
                 self.claim(tmp_path / "a", seeds=7, **changes)
+
+    def test_a_file_is_not_a_folder(self, tmp_path):
+        (tmp_path / "a").touch()
+        with pytest.raises(configs.UsageError, match="is a file"):
+            self.claim(tmp_path / "a", overwrite=True)
+
+    def test_the_home_folder_is_found(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert self.claim("~/a") == tmp_path / "a"
 
     def test_overwrite_deletes_a_run_and_nothing_else(self, tmp_path):
         self.claim(tmp_path / "a")

@@ -434,6 +434,10 @@ class TestKD:
         smallest = jnp.array([[0.0, 1.0, -1e9]])
         np.testing.assert_allclose(value, objectives.kd(student, smallest), rtol=1e-6)
 
+    def test_a_temperature_is_above_zero(self):
+        with pytest.raises(ValueError, match="kd: the temperature must be above 0"):
+            objectives.kd(np.ones((2, 3)), np.ones((2, 3)), temperature=0.0)
+
     def test_extreme_logits(self):
         student, teacher = jnp.array([[1e4, -1e4]]), jnp.array([[-1e4, 1e4]])
         value = objectives.kd(student, teacher, temperature=1.0)
@@ -501,10 +505,53 @@ class TestRDL:
         with pytest.raises(ValueError, match=r"rdl_target.*\(15,\).*\(14,\)"):
             objectives.rdl_target(np.ones((6, 5)), np.ones(15), np.ones(14))
 
-    def test_pairs_must_be_pairs(self):
+    @pytest.mark.parametrize(
+        ("pairs", "message"),
+        [
+            (np.ones((2, 3)), r"integers \[2, p\].*float32 \(2, 3\)"),
+            (np.ones((3, 2), int), r"integers \[2, p\].*\(3, 2\)"),
+            (np.ones((2, 0), int), r"p of 1 or more.*\(2, 0\)"),
+            (np.array([[0, 1], [2, 6]]), "stimuli 0 to 5, got 0 to 6"),
+            (np.array([[0, -1], [2, 4]]), "stimuli 0 to 5, got -1 to 4"),
+        ],
+    )
+    def test_wrong_pairs_are_refused_with_objective_and_layer(self, pairs, message):
+        x = {"a": np.ones((6, 5))}
+        with pytest.raises(ValueError, match=f"rdl, layer 'a': .*{message}"):
+            objectives.rdl(x, x, pairs)
+
+    @pytest.mark.parametrize(
+        ("numbers", "message"),
+        [
+            ({"distance": distances.Cosine}, r"rdm.distances, such as Cosine\(\) with"),
+            (
+                {"distance": "cosine"},
+                r"rdm.distances, such as Cosine\(\), got 'cosine'",
+            ),
+            ({"comparison": comparisons.MSE}, r"such as MSE\(\) with its parentheses"),
+            ({"comparison": "pearson"}, r"rdm.comparisons, such as Pearson\(\)"),
+            ({"distance": distances.Mahalanobis(np.eye(3))}, r"\(5, 5\).*\(3, 3\)"),
+        ],
+    )
+    def test_what_is_no_distance_or_comparison_is_refused(self, numbers, message):
         x = np.ones((6, 5))
-        with pytest.raises(ValueError, match=r"integers \[2, p\]"):
-            objectives.rdl(x, x, np.ones((2, 3)))
+        with pytest.raises(ValueError, match=f"^rdl: .*{message}"):
+            objectives.rdl(x, x, **numbers)
+        if "comparison" in numbers:
+            with pytest.raises(ValueError, match=f"^rdl_target: .*{message}"):
+                objectives.rdl_target(x, np.ones(15), **numbers)
+
+    def test_every_argument_may_be_named(self, float64):
+        student, teacher = draw((6, 5), 0), draw((6, 7), 1)
+        target = rdm.compute(teacher)
+        np.testing.assert_array_equal(
+            objectives.rdl_target(student=student, target=target, weights=None),
+            objectives.rdl_target(student, target),
+        )
+        np.testing.assert_array_equal(
+            objectives.rdl(teacher=teacher, student=student),
+            objectives.rdl(student, teacher),
+        )
 
     def test_the_prototypes_scale_fixes_ignore_the_teachers_scale(self, float64):
         student, teacher = draw((8, 5), 0), draw((8, 6), 1)

@@ -329,6 +329,14 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"Pearson\(\)"):
             rdm.discrepancy(x, x, comparison=comparisons.Pearson)
 
+    @pytest.mark.parametrize(
+        "shapes", [((6,), (10,), None), ((6,), (6,), (5,)), ((4, 4), (4, 4), None)]
+    )
+    def test_rdms_that_do_not_fit(self, shapes):
+        rdms = [None if shape is None else np.ones(shape) for shape in shapes]
+        with pytest.raises(ValueError, match="of one length"):
+            rdm.compare(*rdms)
+
     @pytest.mark.parametrize("shape", [(5,), (1, 5)])
     def test_too_few_stimuli(self, shape):
         with pytest.raises(ValueError, match="two stimuli"):

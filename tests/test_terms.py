@@ -194,6 +194,22 @@ class TestHint:
         assert set(params) == {"stage2", "pooled"}
         assert params["pooled"]["Dense_0"]["kernel"].shape == (6, 9)
 
+    @pytest.mark.parametrize(
+        ("student", "teacher"),
+        [({"a": (5,)}, {"a": (2, 2, 3)}), ({"a": (5,)}, {"b": (5,)})],
+    )
+    def test_layers_that_no_regressor_joins(self, student, teacher):
+        make = lambda shapes: {k: draw(s, 0) for k, s in shapes.items()}  # noqa: E731
+        with pytest.raises(ValueError, match="^hint: "):
+            terms.hint().init(jax.random.key(0), make(student), make(teacher))
+
+    def test_tokens(self):
+        student, teacher = {"a": draw((3, 5), 0)}, {"a": draw((3, 7), 1)}
+        term = terms.hint()
+        params, state = term.init(jax.random.key(0), student, teacher)
+        loss, _ = term.apply(params, state, student, teacher, BATCH)
+        assert params["a"]["Dense_0"]["kernel"].shape == (5, 7) and loss > 0
+
     def test_training_the_regressor_lowers_the_loss(self):
         params, state = start("hint")
         form = lambda p: TERMS["hint"].apply(p, state, STUDENT, TEACHER, BATCH)[0]  # noqa: E731

@@ -141,6 +141,15 @@ def one_device():
     return jax.device_get(state), metrics
 
 
+def one_step():
+    """The replicated state after one step with no mapped axis."""
+    student, teacher, arrays = setting()
+    state = begin(student, teacher, arrays)
+    state = state._replace(per_device=jax.tree.map(lambda x: x[0], state.per_device))
+    step = training.body(student, teacher, PHASE, OPTIMIZER, view)
+    return jax.jit(step)(state, arrays, batches(1)[0])[0].replicated
+
+
 def key_words(tree):
     return jax.tree.map(
         lambda x: (
@@ -240,8 +249,10 @@ class TestDevices:
             )
         )
         state, _ = mapped(state, arrays, training.shard(batches(1)[0], 2))
-        mean = state.replicated.model_state["batch_stats"]["BatchNorm_0"]["mean"]
-        assert mean.shape == (8,) and mean.any()
+        found = state.replicated.model_state["batch_stats"]["BatchNorm_0"]["mean"]
+        # Means of equal parts average to the mean of the whole.
+        expected = one_step().model_state["batch_stats"]["BatchNorm_0"]["mean"]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
     def test_a_batch_must_divide(self):
         with pytest.raises(ValueError, match="batch of 10 does not divide by 4"):
@@ -335,11 +346,33 @@ class TestPhases:
             expected = sum(weights[k] * values[k] for k in LOSS)
             np.testing.assert_allclose(values["loss"], expected, rtol=1e-5)
 
-    def test_unknown_parameters_are_named(self):
+    @pytest.mark.parametrize("name", ["studnet", "student/Dense_7", "stud"])
+    def test_unknown_parameters_are_named(self, name):
         student, teacher, arrays = setting()
-        phase = PHASE._replace(trains=("studnet",))
-        with pytest.raises(_names.UnknownName, match="'studnet'"):
+        phase = PHASE._replace(trains=(name,))
+        with pytest.raises(_names.UnknownName, match=f"{name}'; did you mean 'student"):
             begin(student, teacher, arrays, phase=phase)
+
+    def test_a_name_does_not_stand_for_longer_ones(self):
+        student, teacher, arrays = setting()
+        two = {"hint": LOSS["hint"], "hint/more": LOSS["hint"]}
+        phase = training.Phase({"task": LOSS["task"], **two}, 1, trains=("hint",))
+        state = begin(student, teacher, arrays, phase=phase)
+        step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+        new, _ = step(state, arrays, batches(1)[0])
+        for name, moves in (("hint", True), ("hint/more", False)):
+            pair = (s.replicated.params[name] for s in (state, new))
+            same = jax.tree.map(lambda a, b: bool((a == b).all()), *pair)
+            assert all(x != moves for x in jax.tree.leaves(same))
+
+    def test_a_name_stands_for_one_term_in_all_phases(self):
+        student, teacher, arrays = setting()
+        plan = [
+            training.Phase({"x": LOSS["task"]}, 1),
+            training.Phase({"x": LOSS["hint"]}, 1),
+        ]
+        with pytest.raises(ValueError, match="'x' is another one"):
+            begin(student, teacher, arrays, phase=plan[0], plan=plan)
 
     @pytest.mark.parametrize("name", ["student", "loss"])
     def test_reserved_names(self, name):

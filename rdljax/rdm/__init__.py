@@ -47,8 +47,7 @@ def compute(
 
     Raises:
       ValueError: Fewer than two stimuli, pairs that are not `[2, p]` integers, or a
-        class
-        where an instance is meant.
+        class where an instance is meant.
     """
     activations = jnp.asarray(activations)
     _check_instance(distance, "rdm.distances", distances.Cosine)
@@ -131,7 +130,11 @@ def condense(matrix: Array) -> Array:
 
 
 def square(condensed: Array) -> Array:
-    """The symmetric matrix `[n, n]`, zero on the diagonal, of a condensed RDM."""
+    """The symmetric matrix `[n, n]`, zero on the diagonal, of a condensed RDM.
+
+    Raises:
+      ValueError: No RDM has that many distances.
+    """
     condensed = jnp.asarray(condensed)
     n = stimuli(condensed.shape[0])
     rows, columns = np.triu_indices(n, 1)
@@ -178,11 +181,10 @@ def sample_pairs(key: Array, batch: int, count: int) -> Array:
 
 def _checked_pairs(pairs: Array, n: int) -> Array:
     """Pairs that are integers `[2, p]`; below n, where their values are known."""
-    shape, kind = jnp.shape(pairs), jnp.result_type(pairs).kind
-    if len(shape) != 2 or shape[0] != 2 or shape[1] < 1 or kind not in "iu":
+    shape, dtype = jnp.shape(pairs), jnp.result_type(pairs)
+    if len(shape) != 2 or shape[0] != 2 or shape[1] < 1 or dtype.kind not in "iu":
         raise ValueError(
-            f"pairs must be integers [2, p], p of 1 or more, got "
-            f"{jnp.result_type(pairs)} {shape}"
+            f"pairs must be integers [2, p], p of 1 or more, got {dtype} {shape}"
         )
     if not isinstance(pairs, jax.core.Tracer):
         known = np.asarray(pairs)
