@@ -1,9 +1,18 @@
 """Representational distance learning on MNIST digits.
 
 Paper: McClure & Kriegeskorte, Representational Distance Learning for Deep Neural
-Networks, Front. Comput. Neurosci. 10:131, 2016; nets of the first author's prototype.
+Networks, Front. Comput. Neurosci. 10:131, 2016. The teacher is the net of the first
+author's prototype, the student a small one of its shape.
 
 Command: python -m experiments.run mnist_rdl
+
+Cost: two minutes on two CPU cores.
+
+Expected: the paper's tables were not at hand; its abstract reports that RDL students are
+better than plain ones. Obtained, on 1,000 test digits with three seeds: 2.6 % error
+(plain), 2.9 % (rdl), 2.9 % (kd), 2.8 % (kd+rdl), no difference significant; agreement of
+the RDMs with the teacher's 0.88, 0.96, 0.93, 0.95. On larger sets see
+experiments/README.md.
 """
 
 from experiments import config
