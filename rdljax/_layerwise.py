@@ -5,6 +5,7 @@ paired by their place in the tree, their shapes checked, the teacher is held fix
 cast to the student's compute dtype, and the values of the layers are summed.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -42,12 +43,31 @@ def same_shape_but_size(student: Shape, teacher: Shape) -> str | None:
     return None
 
 
-def layerwise(check: Check) -> Callable[[Callable], Callable]:
+def maps(student: Shape, teacher: Shape) -> str | None:
+    """Expects maps `[batch, H, W, C]`; sizes and channels may differ."""
+    if len(student) != 4 or len(teacher) != 4 or student[0] != teacher[0]:
+        return "expected maps [batch, H, W, C] with the same batch on both sides"
+    return None
+
+
+def maps_of_same_channels(student: Shape, teacher: Shape) -> str | None:
+    """Expects maps `[batch, H, W, C]`; sizes may differ."""
+    if maps(student, teacher) is not None or student[3] != teacher[3]:
+        return "expected maps [batch, H, W, C] of the same batch and channels"
+    return None
+
+
+def layerwise(
+    check: Check, *, paired: tuple[str, ...] = (), teacher_is_fixed: bool = True
+) -> Callable[[Callable], Callable]:
     """Makes a formula over two arrays an objective over two pytrees of arrays.
 
     Args:
       check: From the shapes of student and teacher, what was expected, or None if all
         is well.
+      paired: Names of the arguments that are pytrees of trained arrays, paired with the
+        layers; all others go to every layer.
+      teacher_is_fixed: Whether the teacher is held fixed.
 
     Returns:
       The decorator. What it makes raises `ValueError` with the names of objective and
@@ -59,11 +79,17 @@ def layerwise(check: Check) -> Callable[[Callable], Callable]:
 
         @functools.wraps(formula)
         def objective(*args, **numbers):
+            name = formula.__name__
             student, teacher, rest = _sides(signature, args, numbers)
-            values = [
-                _apply(formula, check, layer, *pair, rest)
-                for layer, *pair in _pair(formula.__name__, student, teacher)
-            ]
+            trained = {
+                key: _leaves_like(name, student, rest.pop(key)) for key in paired
+            }
+            values = []
+            for i, (layer, s, t) in enumerate(_pair(name, student, teacher)):
+                own = {key: leaves[i] for key, leaves in trained.items()}
+                with _named(name, layer, s, t):
+                    s, t = _prepare(check, s, t, teacher_is_fixed)
+                    values.append(formula(s, t, **own, **rest))
             return functools.reduce(jnp.add, values)
 
         return objective
@@ -86,7 +112,42 @@ def single(check: Check) -> Callable[[Callable], Callable]:
                         f"{formula.__name__}: the {side} must be one array, "
                         f"got {jax.tree_util.tree_structure(tree)}"
                     )
-            return _apply(formula, check, None, student, teacher, rest)
+            with _named(formula.__name__, None, student, teacher):
+                return formula(*_prepare(check, student, teacher), **rest)
+
+        return objective
+
+    return decorate
+
+
+def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
+    """Makes a formula over two tuples of arrays an objective over two sequences.
+
+    For objectives that relate or weight successive layers. A dict is refused: jit sorts
+    its keys, so that its order is not that of the net.
+    """
+
+    def decorate(formula: Callable) -> Callable:
+        signature = inspect.signature(formula)
+
+        @functools.wraps(formula)
+        def objective(*args, **numbers):
+            name = formula.__name__
+            student, teacher, rest = _sides(signature, args, numbers)
+            for side, layers in (("student", student), ("teacher", teacher)):
+                if not isinstance(layers, list | tuple):
+                    raise ValueError(
+                        f"{name}: the {side} must be a sequence of layers in depth "
+                        f"order, got {type(layers).__name__}"
+                    )
+            prepared = []
+            for layer, s, t in _pair(name, student, teacher):
+                with _named(name, layer, s, t):
+                    prepared.append(_prepare(check, s, t))
+            try:
+                return formula(*zip(*prepared, strict=True), **rest)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
 
         return objective
 
@@ -125,20 +186,34 @@ def _layers(tree) -> str:
     return "one array" if names == [None] else "[" + ", ".join(map(str, names)) + "]"
 
 
-def _apply(formula: Callable, check: Check, layer: str | None, student, teacher, rest):
-    """The formula of one layer: checked, in the student's compute dtype."""
-    where = (
-        formula.__name__ if layer is None else f"{formula.__name__}, layer {layer!r}"
-    )
-    shapes = jnp.shape(student), jnp.shape(teacher)
-    got = f"got student {shapes[0]} and teacher {shapes[1]}"
-    expected = check(*shapes)
-    if expected is not None:
-        raise ValueError(f"{where}: {expected}, {got}")
-    student, teacher = jnp.asarray(student), jnp.asarray(teacher)
-    dtype = _geometry.compute_dtype(student)
-    teacher = lax.stop_gradient(teacher.astype(dtype))
+def _leaves_like(name: str, student, arrays) -> list[jax.Array]:
+    """The leaves of a pytree of trained arrays, one for each layer of the student."""
+    structures = [jax.tree_util.tree_structure(tree) for tree in (student, arrays)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"{name}: trained arrays must have the student's layers "
+            f"{_layers(student)}, got {_layers(arrays)}"
+        )
+    return jax.tree_util.tree_leaves(arrays)
+
+
+@contextlib.contextmanager
+def _named(name: str, layer: str | None, student, teacher):
+    """Says of an error which objective, which layer and which shapes."""
+    where = name if layer is None else f"{name}, layer {layer!r}"
+    got = f"got student {jnp.shape(student)} and teacher {jnp.shape(teacher)}"
     try:
-        return formula(student.astype(dtype), teacher, **rest)
+        yield
     except ValueError as error:
         raise ValueError(f"{where}: {error}; {got}") from error
+
+
+def _prepare(check: Check, student, teacher, teacher_is_fixed: bool = True):
+    """Checked, in the student's compute dtype, the teacher fixed if it is to be."""
+    expected = check(jnp.shape(student), jnp.shape(teacher))
+    if expected is not None:
+        raise ValueError(expected)
+    student, teacher = jnp.asarray(student), jnp.asarray(teacher)
+    dtype = _geometry.compute_dtype(student)
+    student, teacher = student.astype(dtype), teacher.astype(dtype)
+    return student, lax.stop_gradient(teacher) if teacher_is_fixed else teacher
