@@ -5,16 +5,13 @@ VENV ?= .venv
 bin := $(VENV)/bin
 options :=
 
-.PHONY: mnist test test-slow lint clean
+.PHONY: mnist test lint clean
 
 mnist: $(VENV)/ready  ## train a teacher and its students on real digits
 	$(bin)/python -m experiments.run mnist_rdl --resume $(options)
 
-test: $(VENV)/ready  ## the whole suite but its slow tests
+test: $(VENV)/ready  ## the whole suite
 	$(bin)/python -m pytest -q $(options)
-
-test-slow: $(VENV)/ready  ## the slow tests alone
-	$(bin)/python -m pytest -q -m slow $(options)
 
 lint: $(VENV)/ready  ## style, as CI checks it
 	$(bin)/ruff check .
