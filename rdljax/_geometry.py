@@ -58,7 +58,24 @@ def inner(x: Array, y: Array) -> Array:
     Asks for full float32 precision: by default GPUs and TPUs round the inputs of a
     matrix product to 10 or 7 bits, and differences of its entries keep nothing of that.
     """
-    return jnp.matmul(x, y.T, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("nu,mu->nm", x, y, precision=lax.Precision.HIGHEST)
+
+
+@jax.custom_jvp
+def gram(x: Array) -> Array:
+    """The Gram matrix `[n, n]` of rows `[n, units]`: `inner(x, x)`.
+
+    Its gradient takes one matrix product instead of the two of `inner(x, x)`, since the
+    matrix is symmetric.
+    """
+    return inner(x, x)
+
+
+@gram.defjvp
+def _gram_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    half = inner(dx, x)
+    return gram(x), half + half.T
 
 
 def squared_distances(x: Array) -> Array:
@@ -67,11 +84,14 @@ def squared_distances(x: Array) -> Array:
     From the Gram matrix of centred rows. Centring changes no distance and keeps the
     cancellation in `|x|^2 + |y|^2 - 2 xy` harmless where the rows share a large mean.
     """
-    x = x - jnp.mean(x, axis=0, keepdims=True)
-    gram = inner(x, x)
-    norms = jnp.diagonal(gram)
-    squared = norms[:, None] + norms[None, :] - 2 * gram
-    diagonal = np.eye(x.shape[0], dtype=bool)
+    return squared_distances_from(gram(x - jnp.mean(x, axis=0, keepdims=True)))
+
+
+def squared_distances_from(products: Array) -> Array:
+    """Squared Euclidean distances `[n, n]` from the Gram matrix of centred rows."""
+    norms = jnp.diagonal(products)
+    squared = norms[:, None] + norms[None, :] - 2 * products
+    diagonal = np.eye(products.shape[0], dtype=bool)
     return jnp.where(diagonal, 0, jnp.maximum(squared, 0))
 
 

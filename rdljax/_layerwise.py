@@ -97,7 +97,9 @@ def layerwise(
     return decorate
 
 
-def single(check: Check) -> Callable[[Callable], Callable]:
+def single(
+    check: Check, *, teacher_is_fixed: bool = True
+) -> Callable[[Callable], Callable]:
     """As `layerwise`, for an objective of one array on either side (logits)."""
 
     def decorate(formula: Callable) -> Callable:
@@ -113,7 +115,8 @@ def single(check: Check) -> Callable[[Callable], Callable]:
                         f"got {jax.tree_util.tree_structure(tree)}"
                     )
             with _named(formula.__name__, None, student, teacher):
-                return formula(*_prepare(check, student, teacher), **rest)
+                sides = _prepare(check, student, teacher, teacher_is_fixed)
+                return formula(*sides, **rest)
 
         return objective
 

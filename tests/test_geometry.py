@@ -103,3 +103,13 @@ def test_pool_equals_the_worked_example():
     # Windows of 5 -> 3 overlap: {0, 1}, {1, 2, 3}, {3, 4}.
     x = jnp.arange(5.0).reshape(1, 5, 1, 1)
     np.testing.assert_allclose(_geometry.pool(x, 3, 1).ravel(), [0.5, 2.0, 3.5])
+
+
+def test_gram_is_all_inner_products_with_the_gradient_of_both_sides(float64):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
+    np.testing.assert_allclose(_geometry.gram(x), _geometry.inner(x, x))
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)))
+    form = lambda x: jnp.sum(weights * jnp.cos(_geometry.gram(x)))  # noqa: E731
+    plain = lambda x: jnp.sum(weights * jnp.cos(_geometry.inner(x, x)))  # noqa: E731
+    np.testing.assert_allclose(jax.grad(form)(x), jax.grad(plain)(x), atol=1e-13)
+    np.testing.assert_allclose(jax.hessian(form)(x), jax.hessian(plain)(x), atol=1e-12)

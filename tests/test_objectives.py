@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from jax import test_util
 
-from rdljax import objectives, rdm
+from rdljax import mmd, objectives, rdm
+from rdljax._objectives import features
 from rdljax.rdm import comparisons, distances
 
 
@@ -215,6 +216,88 @@ def cka_slow(student, teacher):
     return 1 - hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y))
 
 
+def nst_slow(student, teacher, kernel=lambda a, b: (a @ b) ** 2, biased=True):
+    def mean(xs, ys, same):
+        pairs = [
+            kernel(x, y)
+            for i, x in enumerate(xs)
+            for j, y in enumerate(ys)
+            if biased or not same or i != j
+        ]
+        return np.mean(pairs)
+
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        a, b = (x.reshape(-1, x.shape[-1]).T for x in (s, t))
+        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+        total += mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False)
+    return total / len(student)
+
+
+def gaussian_slow(a, b):
+    return np.exp(-np.sum((a - b) ** 2) / (2 * 0.7**2))
+
+
+def kdsvd_slow(student, teacher, k=1):
+    def directions(x, count):
+        matrix = x.reshape(-1, x.shape[-1])
+        _, values, vectors = np.linalg.svd(matrix, full_matrices=False)
+        return vectors[:count], values[:count]
+
+    total = 0.0
+    for example in range(len(student[0])):
+        before = None
+        for s, t in zip(student, teacher, strict=True):
+            targets, values = directions(t[example], k)
+            values = values / np.linalg.norm(values)
+            candidates, _ = directions(s[example], k + 3)
+            own, other = [], []
+            for target, value in zip(targets, values, strict=True):
+                target = target * np.sign(target.sum())
+                cosines = candidates @ target
+                best = np.argmax(np.abs(cosines))
+                own.append(value * np.sign(cosines[best]) * candidates[best])
+                other.append(value * target)
+            for i in range(k) if before else ():
+                related = [
+                    np.exp(-((now[i][:, None] - old[i][None, :]) ** 2) / 8)
+                    for now, old in zip((own, other), before, strict=True)
+                ]
+                total += np.sum((related[0] - related[1]) ** 2)
+            before = own, other
+    return total / len(student[0])
+
+
+def crd_slow(student, teacher, bank, indices):
+    """As the paper has it: the critic's probability that a pair is a joint one."""
+    n, negatives = len(bank.student), indices.shape[1] - 1
+    total = 0.0
+    for anchors, keys, z in (
+        (student, bank.teacher, bank.normalizers[0]),
+        (teacher, bank.student, bank.normalizers[1]),
+    ):
+        for anchor, rows in zip(anchors, indices, strict=True):
+            p = np.exp(keys[rows] @ anchor / 0.07) / z
+            noise = negatives / n
+            total -= np.log(p[0] / (p[0] + noise + 1e-7))
+            total -= np.sum(np.log(noise / (p[1:] + noise + 1e-7)))
+    return total / len(student)
+
+
+def crd_shared_slow(student, teacher, bank, index, negatives=None, weights=None):
+    """The same examples drawn as often as the weights say (which are whole numbers)."""
+    rows = np.arange(len(bank.student)) if negatives is None else negatives
+    if weights is None:
+        weights = np.ones((len(student), len(rows)))
+    drawn = [np.repeat(rows, own.astype(int)) for own in weights]
+    return np.mean(
+        [
+            crd_slow(s[None], t[None], bank, np.append(i, others)[None])
+            for s, t, i, others in zip(student, teacher, index, drawn, strict=True)
+        ]
+    )
+
+
 class Case(NamedTuple):
     """An objective with its oracle and what is promised of it.
 
@@ -250,7 +333,20 @@ class Case(NamedTuple):
 
 
 MAPS = (6, 4, 4, 3)
+FEW = (6, 2, 2, 9)  # positions, fewer than channels
 BATCHES = (((6, 5), (4, 5)), ((6,), (6,)), ((6, 5), ()))
+RANDOM = np.random.default_rng(7)
+BANK = objectives.Bank(
+    RANDOM.normal(0, 0.3, (8, 5)), RANDOM.normal(0, 0.3, (8, 5)), np.array([30.0, 5.0])
+)
+DRAWN = RANDOM.integers(0, 8, (6, 5))
+COUNTS = RANDOM.integers(0, 3, (6, 4)).astype(np.float64)
+CONTRAST = {
+    "layers": False,
+    "equal_is_zero": False,
+    "of_batch": False,
+    "teacher_is_fixed": False,
+}
 CASES = [
     Case(
         "kd",
@@ -400,6 +496,69 @@ CASES = [
         teacher_is_fixed=False,
     ),
     Case("cka", cka_slow, (6, 5), (6, 9), wrong=BATCHES),
+    Case("nst", nst_slow, MAPS, (6, 4, 4, 5), wrong=((MAPS, (6, 5)), (MAPS, FEW[1:]))),
+    Case("nst", nst_slow, FEW, (6, 2, 2, 7)),
+    Case(
+        "nst",
+        functools.partial(nst_slow, kernel=lambda a, b: (a @ b + 0.5) ** 2),
+        FEW,
+        (6, 2, 2, 5),
+        numbers={"kernel": mmd.Polynomial(offset=0.5)},
+    ),
+    Case(
+        "nst",
+        functools.partial(nst_slow, kernel=lambda a, b: a @ b),
+        MAPS,
+        (6, 4, 4, 5),
+        numbers={"kernel": mmd.Linear()},
+    ),
+    Case(
+        "nst",
+        functools.partial(nst_slow, kernel=gaussian_slow, biased=False),
+        MAPS,
+        (6, 4, 4, 5),
+        numbers={"kernel": mmd.Gaussian(0.7), "estimate": mmd.unbiased},
+        equal_is_zero=False,
+    ),
+    Case(
+        "kdsvd",
+        kdsvd_slow,
+        [(6, 4, 3, 5), (6, 2, 4, 4), (6, 2, 2, 4)],
+        [(6, 4, 3, 5), (6, 3, 3, 4), (6, 2, 2, 4)],
+    ),
+    Case(
+        "kdsvd",
+        functools.partial(kdsvd_slow, k=2),
+        [(6, 4, 3, 5), (6, 3, 2, 6)],
+        [(6, 4, 3, 5), (6, 3, 2, 6)],
+        numbers={"k": 2},
+    ),
+    Case(
+        "crd",
+        crd_slow,
+        (6, 5),
+        (6, 5),
+        extra=(BANK, DRAWN),
+        wrong=(((6, 5), (6, 4)), ((6, 4), (6, 4)), ((5, 5), (5, 5)), *BATCHES),
+        **CONTRAST,
+    ),
+    Case(
+        "crd_shared",
+        crd_shared_slow,
+        (6, 5),
+        (6, 5),
+        extra=(BANK, DRAWN[:, 0]),
+        wrong=(((6, 5), (6, 4)), ((6, 4), (6, 4)), ((5, 5), (5, 5)), *BATCHES),
+        **CONTRAST,
+    ),
+    Case(
+        "crd_shared",
+        crd_shared_slow,
+        (6, 5),
+        (6, 5),
+        extra=(BANK, DRAWN[:, 0], np.array([1, 4, 2, 7]), COUNTS),
+        **CONTRAST,
+    ),
 ]
 
 
@@ -407,7 +566,7 @@ def ids(case):
     return f"{case.name}-{case.student}"
 
 
-SEQUENCES = ("ab", "fsp")
+SEQUENCES = ("ab", "fsp", "kdsvd")
 every = pytest.mark.parametrize("case", CASES, ids=ids)
 with_layers = pytest.mark.parametrize(
     "case", [c for c in CASES if c.layers and c.name not in SEQUENCES], ids=ids
@@ -657,10 +816,10 @@ def test_different_layers_are_refused_with_both_lists(case):
         bound(case)({}, {})
 
 
-@pytest.mark.parametrize("name", ["kd", "dkd", "dist"])
-def test_logits_are_one_array(name):
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "crd"])
+def test_logits_and_embeddings_are_one_array(name):
     x = np.ones((3, 4))
-    labels = [np.zeros(3, int)] if name == "dkd" else []
+    labels = {"dkd": [np.zeros(3, int)], "crd": [BANK, DRAWN]}.get(name, [])
     with pytest.raises(ValueError, match=f"{name}: the student must be one array"):
         getattr(objectives, name)({"logits": x}, x, *labels)
     with pytest.raises(ValueError, match=f"{name}: the teacher must be one array"):
@@ -677,9 +836,10 @@ def test_a_dict_has_no_depth_order(name):
         getattr(objectives, name)(layers, [np.ones(MAPS), np.ones((6, 4, 4, 5))])
 
 
-def test_fsp_relates_two_layers_or_more():
-    with pytest.raises(ValueError, match="fsp: expected two layers or more, got 1"):
-        objectives.fsp([np.ones(MAPS)], [np.ones(MAPS)])
+@pytest.mark.parametrize("name", ["fsp", "kdsvd"])
+def test_what_relates_layers_wants_two_or_more(name):
+    with pytest.raises(ValueError, match=f"{name}: expected two layers or more, got 1"):
+        getattr(objectives, name)([np.ones(MAPS)], [np.ones(MAPS)])
 
 
 def test_dkd_wants_a_label_an_example():
@@ -731,6 +891,9 @@ RELEASED = {
     "at/same": objectives.at,
     "at/unequal": objectives.at,
     "at/teacher_larger": objectives.at,
+    "nst/same": objectives.nst,
+    "nst/unequal": objectives.nst,
+    "nst/teacher_larger": objectives.nst,
     "ab": objectives.ab,
     "ft": objectives.ft_repdistiller,
     "fsp": objectives.fsp,
@@ -766,6 +929,187 @@ def test_cc_repdistiller_trains_the_teachers_side_as_released(float64):
         case["student"], jnp.asarray(case["teacher"])
     )
     close_to_largest(gradient, case["grad_teacher"])
+
+
+class TestNST:
+    def test_near_convergence_the_moments_keep_what_three_means_lose(self):
+        teacher = jnp.asarray(draw((4, 4, 4, 64), 0, np.float32))
+        student = teacher + 1e-4 * draw((4, 4, 4, 64), 1, np.float32)
+        expected = nst_slow(*(np.asarray(x, np.float64) for x in (student, teacher)))
+        np.testing.assert_allclose(
+            objectives.nst(student, teacher), expected, rtol=1e-3
+        )
+
+        def three_means(s, t):
+            a, b = (x.reshape(4, 16, 64) for x in (s, t))
+            a, b = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+            k = lambda u, v: jnp.mean(jnp.einsum("bmc,bmd->bcd", u, v) ** 2)  # noqa: E731
+            return k(a, a) + k(b, b) - 2 * k(a, b)
+
+        assert abs(three_means(student, teacher) / expected - 1) > 0.05
+
+    @pytest.mark.parametrize("kernel", [mmd.Polynomial, "polynomial"])
+    def test_what_is_no_kernel_is_refused(self, kernel):
+        with pytest.raises(ValueError, match=r"nst: .*Polynomial\(\) with its paren"):
+            objectives.nst(np.ones(MAPS), np.ones(MAPS), kernel=kernel)
+
+    def test_an_unbiased_estimate_needs_two_channels(self):
+        one = np.ones((2, 3, 3, 1))
+        with pytest.raises(ValueError, match="nst: expected two rows or more"):
+            objectives.nst(one, one, estimate=mmd.unbiased)
+
+
+class TestKDSVD:
+    def test_equals_the_released_code_for_its_signs(self, float64, monkeypatch):
+        case = released("kdsvd")
+        # The signs, relative to ours, that the released run's LAPACK gave the teacher's
+        # first singular vector of each example in the three layers.
+        first = np.where(np.isin(np.arange(12), [4, 11]), 1.0, -1.0)
+        signs = iter([first, -np.ones(12), np.ones(12)])
+        ours = features._oriented
+        monkeypatch.setattr(
+            features, "_oriented", lambda v: ours(v) * next(signs)[:, None, None]
+        )
+        student = each(jnp.asarray, case["student"])
+        value, gradient = jax.value_and_grad(objectives.kdsvd)(student, case["teacher"])
+        np.testing.assert_allclose(value, case["value"], rtol=1e-9)
+        # The bound: 1e-8, as for all others; singular values here are well apart.
+        close_to_largest(gradient, case["grad_student"])
+
+    def test_equal_singular_values_have_a_finite_gradient(self):
+        square = jnp.stack([jnp.eye(4).reshape(2, 2, 4)] * 2)
+        teacher = jnp.asarray(draw((2, 2, 2, 4), 0, np.float32))
+        form = lambda s: objectives.kdsvd([s, s], [teacher, teacher])  # noqa: E731
+        value, gradient = jax.value_and_grad(form)(square)
+        assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+    def test_close_singular_values_change_the_gradient_by_their_gap(self, float64):
+        # The stated bound: a relative gap g of the squared singular values magnifies
+        # rounding errors by 1/g.
+        rotation, _ = np.linalg.qr(RANDOM.normal(size=(4, 4)))
+        matrix = np.diag([1.0, 1 - 1e-4, 0.5, 0.2]) @ rotation
+        student = jnp.asarray(matrix.reshape(1, 2, 2, 4))
+        teacher = jnp.asarray(draw((1, 2, 2, 4), 3))
+        form = lambda s: objectives.kdsvd([s, s], [teacher, teacher])  # noqa: E731
+        direction = jnp.asarray(RANDOM.normal(size=student.shape))
+        slope = jnp.vdot(jax.grad(form)(student), direction)
+        step = 1e-8
+        numeric = form(student + step * direction) - form(student - step * direction)
+        np.testing.assert_allclose(slope, numeric / (2 * step), rtol=1e-4)
+
+    def test_more_vectors_than_the_teacher_has(self):
+        x = [np.ones((2, 2, 1, 5))] * 2
+        with pytest.raises(ValueError, match=r"kdsvd: .*\(2, 2, 1, 5\).*got 3"):
+            objectives.kdsvd(x, x, k=3)
+
+
+class TestCRD:
+    def embedded(self, x, kernel, bias):
+        z = x @ kernel + bias[None, :]
+        return z / jnp.linalg.norm(z, axis=1, keepdims=True)
+
+    def test_equals_the_released_code_over_two_steps(self, float64):
+        case = each(jnp.asarray, released("crd"))
+        bank = objectives.Bank(case["bank_student0"], case["bank_teacher0"], None)
+        kernels = [case[f"embed_{side}_kernel"] for side in ("student", "teacher")]
+        for step in ("step0", "step1"):
+            now = {
+                key.removeprefix(f"{step}/"): value
+                for key, value in case.items()
+                if key.startswith(step)
+            }
+
+            def form(student, own, other, bank=bank, now=now):
+                s = self.embedded(student, own, case["embed_student_bias"])
+                t = self.embedded(now["teacher"], other, case["embed_teacher_bias"])
+                indices = now["contrast_index"]
+                if bank.normalizers is None:
+                    found = objectives.normalizers(s, t, bank, indices)
+                    bank = bank._replace(normalizers=found)
+                return objectives.crd(s, t, bank, indices), (s, t, bank)
+
+            run = jax.value_and_grad(form, argnums=(0, 1, 2), has_aux=True)
+            (value, (s, t, bank)), gradients = run(now["student"], *kernels)
+            np.testing.assert_allclose(value, now["value"], rtol=1e-9)
+            names = ("student", "embed_student_kernel", "embed_teacher_kernel")
+            close_to_largest(gradients, tuple(now[f"grad_{name}"] for name in names))
+            bank = objectives.update_bank(bank, s, t, now["index"])
+            close_to_largest(bank.student, now["bank_student"])
+            close_to_largest(bank.teacher, now["bank_teacher"])
+            close_to_largest(bank.normalizers, now["normalizers"])
+
+    def test_counts_are_the_drawn_negatives(self, float64):
+        s, t = draw((6, 5), 0), draw((6, 5), 1)
+        counts = np.stack([np.bincount(row[1:], minlength=8) for row in DRAWN])
+        np.testing.assert_allclose(
+            objectives.crd_shared(s, t, BANK, DRAWN[:, 0], None, counts),
+            objectives.crd(s, t, BANK, DRAWN),
+        )
+
+    def test_expected_counts_are_the_mean_over_draws(self, float64):
+        s, t = draw((6, 5), 0), draw((6, 5), 1)
+        random = np.random.default_rng(0)
+        draws = random.integers(0, 8, (4000, 6, 4))
+        positives = np.broadcast_to(np.arange(6)[:, None], (4000, 6, 1))
+        indices = np.concatenate([positives, draws], axis=2)
+        drawn = jax.vmap(lambda i: objectives.crd(s, t, BANK, i))(indices)
+        exact = objectives.crd_shared(
+            s, t, BANK, np.arange(6), None, np.full((6, 8), 4 / 8)
+        )
+        error = np.std(drawn) / np.sqrt(len(draws))
+        assert abs(np.mean(drawn) - exact) < 4 * error < 0.02 * exact
+
+    def test_normalizers_of_all_or_some_rows(self, float64):
+        s, t = draw((6, 5), 0), draw((6, 5), 1)
+        scores = np.exp(s @ BANK.teacher.T / 0.07), np.exp(t @ BANK.student.T / 0.07)
+        every = objectives.normalizers(s, t, BANK)
+        np.testing.assert_allclose(every, [8 * np.mean(x) for x in scores])
+        some = objectives.normalizers(s, t, BANK, np.array([1, 5]))
+        np.testing.assert_allclose(some, [8 * np.mean(x[:, [1, 5]]) for x in scores])
+
+    def test_a_bank_row_moves_to_the_new_embedding(self, float64):
+        s, t = draw((3, 5), 0), draw((3, 5), 1)
+        index = np.array([6, 0, 3])
+        bank = objectives.update_bank(
+            each(jnp.asarray, BANK), s, t, index, momentum=0.25
+        )
+        mixed = 0.25 * BANK.student[index] + 0.75 * s
+        expected = BANK.student.copy()
+        expected[index] = mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+        np.testing.assert_allclose(bank.student, expected)
+        np.testing.assert_array_equal(bank.normalizers, BANK.normalizers)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"indices": DRAWN[:5]}, r"indices \[batch, K \+ 1\], not \(5, 5\)"),
+            ({"indices": DRAWN[:, :1]}, r"not \(6, 1\)"),
+            ({"indices": DRAWN[:, 0]}, r"not \(6,\)"),
+            ({"bank": BANK._replace(student=np.ones((8, 4)))}, r"not \(8, 4\) and"),
+            ({"bank": BANK._replace(teacher=np.ones((7, 5)))}, r"and \(7, 5\)"),
+        ],
+    )
+    def test_wrong_banks_and_indices(self, change, message):
+        x = np.ones((6, 5))
+        arguments = {"bank": BANK, "indices": DRAWN} | change
+        with pytest.raises(ValueError, match=f"^crd: .*{message}"):
+            objectives.crd(x, x, **arguments)
+
+    def test_wrong_weights(self):
+        x = np.ones((6, 5))
+        with pytest.raises(ValueError, match=r"^crd_shared: .*\[batch, 8\].*\(6, 7\)"):
+            objectives.crd_shared(x, x, BANK, np.arange(6), weights=np.ones((6, 7)))
+
+
+class TestRKDAngle:
+    @pytest.mark.parametrize("n", [7, 8, 19])
+    def test_blocks_of_vertices_cover_all_of_them(self, float64, n):
+        student, teacher = draw((n, 5), 0), draw((n, 9), 1)
+        np.testing.assert_allclose(
+            objectives.rkd_angle(student, teacher), rkd_angle_slow(student, teacher)
+        )
+        form = lambda s: objectives.rkd_angle(s, teacher)  # noqa: E731
+        test_util.check_grads(form, (jnp.asarray(student),), order=1, modes=["rev"])
 
 
 class TestKD:

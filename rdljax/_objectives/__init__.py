@@ -1,0 +1,1 @@
+"""The objectives by family; `rdljax.objectives` is their public name."""

@@ -1,0 +1,394 @@
+"""Objectives of features: the activations of single examples."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rdljax import _geometry, _layerwise, mmd
+
+Array = jax.Array
+
+
+@_layerwise.layerwise(_layerwise.same_shape_but_size)
+def hint(student: Array, teacher: Array) -> Array:
+    """Hint of FitNets: the activations themselves.
+
+    Compares unit by unit. Maps of different size are first pooled, by adaptive
+    averaging, to the smaller of the two. Where the channels differ a regressor comes
+    first: `terms.hint` trains it.
+
+    Args:
+      student: Activations `[batch, ...]`.
+      teacher: Activations of the same shape; of maps `[batch, H, W, C]` height and
+        width may differ.
+
+    Returns:
+      A scalar: the mean squared difference over batch and units, summed over layers.
+
+    Raises:
+      ValueError: Different batch, rank, or channels.
+
+    References:
+      Romero et al., `FitNets: Hints for Thin Deep Nets
+      <https://arxiv.org/abs/1412.6550>`_, ICLR 2015, eq. 3.
+
+    Departures: (1) the mean, not half the sum of squares, as in RepDistiller; (2) maps
+    are pooled where the paper's regressor is a convolution that fits the sizes.
+    """
+    if student.ndim == 4:
+        student, teacher = _geometry.pool_to_smaller(student, teacher)
+    return jnp.mean((student - teacher) ** 2)
+
+
+@_layerwise.layerwise(_layerwise.maps)
+def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
+    """Attention transfer (AT).
+
+    Compares where in a map the energy lies: the mean over channels of a power of the
+    activations, as a unit vector over positions. Maps of different size are pooled to
+    the smaller.
+
+    Args:
+      student: Maps `[batch, H, W, C]`.
+      teacher: Maps of the same batch; sizes and channels may differ.
+      power: Of the activations' magnitude.
+
+    Returns:
+      A scalar: the mean squared difference over batch and positions, summed over
+      layers.
+
+    Raises:
+      ValueError: Not maps of the same batch.
+
+    References:
+      Zagoruyko & Komodakis, `Paying More Attention to Attention
+      <https://arxiv.org/abs/1612.03928>`_, ICLR 2017.
+
+    Departures: (1) the mean squared difference, as in the authors' code, where the
+      paper has the norm of the difference.
+    """
+    student, teacher = _geometry.pool_to_smaller(student, teacher)
+    return jnp.mean((_energy(student, power) - _energy(teacher, power)) ** 2)
+
+
+def _energy(x: Array, power: int = 2) -> Array:
+    """Maps `[batch, H, W, C]` as unit vectors `[batch, H W]` of energy by position."""
+    energy = jnp.mean(jnp.abs(x) ** power, axis=3)
+    return _geometry.unit_rows(_geometry.flatten(energy))
+
+
+@_layerwise.layerwise(_layerwise.maps)
+def nst(
+    student: Array,
+    teacher: Array,
+    *,
+    kernel=mmd.Polynomial(),
+    estimate: Callable[..., Array] = mmd.biased,
+) -> Array:
+    """Neuron selectivity transfer (NST).
+
+    Compares the distributions of what neurons select: of each example, every channel's
+    map as a unit vector over positions is one draw, and the two nets' draws are
+    compared by maximum mean discrepancy. Maps of different size are pooled to the
+    smaller.
+
+    Args:
+      student: Maps `[batch, H, W, C]`.
+      teacher: Maps of the same batch; sizes and channels may differ.
+      kernel: One of `mmd`'s. The paper's are `mmd.Linear()`, `mmd.Polynomial()` and
+        `mmd.Gaussian(...)`; with the polynomial one of degree 2, no matrix of channels
+        by channels is built where there are more channels than positions.
+      estimate: Of the squared discrepancy, `mmd.biased` or `mmd.unbiased`.
+
+    Returns:
+      A scalar: the mean over the batch of the squared discrepancy, summed over layers.
+
+    Raises:
+      ValueError: Not maps of the same batch, or a kernel that is none.
+
+    References:
+      Huang & Wang, `Like What You Like: Knowledge Distill via Neuron Selectivity
+      Transfer <https://arxiv.org/abs/1707.01219>`_, 2017.
+    """
+    student, teacher = _geometry.pool_to_smaller(student, teacher)
+
+    def of_example(s, t):
+        return estimate(s.T, t.T, kernel=kernel)
+
+    draws = (_selectivities(student), _selectivities(teacher))
+    return jnp.mean(jax.vmap(of_example)(*draws))
+
+
+def _selectivities(x: Array) -> Array:
+    """Maps `[batch, H, W, C]` as unit vectors over positions `[batch, H W, C]`."""
+    x = x.reshape(x.shape[0], -1, x.shape[3])
+    return x * _geometry.safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
+
+
+@_layerwise.layerwise(_layerwise.same_shape, paired=("log_scale",))
+def vid(
+    student: Array, teacher: Array, log_scale: Array, *, epsilon: float = 1e-5
+) -> Array:
+    """Variational information distillation (VID).
+
+    Compares activations under a Gaussian: a bound on the information that the student
+    has of the teacher. Mean and scale are trained.
+
+    Args:
+      student: The mean `[batch, ..., C]` that a regressor predicts from the student.
+      teacher: Activations of the same shape.
+      log_scale: `[C]`, paired with the layers; the variance is
+        `softplus(log_scale) + epsilon`.
+      epsilon: The smallest variance.
+
+    Returns:
+      A scalar in nats: the mean over batch and units of half the squared difference by
+      the variance plus half the log variance, summed over layers. It may be negative.
+
+    Raises:
+      ValueError: Different shapes, or a log scale that is not `[C]`.
+
+    References:
+      Ahn et al., `Variational Information Distillation for Knowledge Transfer
+      <https://arxiv.org/abs/1904.05835>`_, CVPR 2019.
+    """
+    if jnp.shape(log_scale) != student.shape[-1:]:
+        raise ValueError(
+            f"expected a log scale {student.shape[-1:]} for activations "
+            f"{student.shape}, got {jnp.shape(log_scale)}"
+        )
+    variance = jax.nn.softplus(jnp.asarray(log_scale, student.dtype)) + epsilon
+    variance = jnp.reshape(variance, (1,) * (student.ndim - 1) + (-1,))
+    return jnp.mean((student - teacher) ** 2 / variance + jnp.log(variance)) / 2
+
+
+@_layerwise.in_depth_order(_layerwise.same_shape)
+def ab(student: tuple, teacher: tuple, *, margin: float = 1.0) -> Array:
+    """Activation boundaries (AB).
+
+    Compares which units are active: a student's unit on the wrong side of zero, or
+    within a margin of it, is pushed to the teacher's side.
+
+    Args:
+      student: A sequence of activations before their ReLU, `[batch, ...]`, in depth
+        order.
+      teacher: The same of the teacher, of the same shapes.
+      margin: How far beyond zero a unit is pushed.
+
+    Returns:
+      A scalar: the squared excess summed over units, mean over the batch, times 3/1000;
+      the last layer counts 1, the one before it 1/2, and so on.
+
+    Raises:
+      ValueError: Not sequences, or different shapes.
+
+    References:
+      Heo et al., `Knowledge Transfer via Distillation of Activation Boundaries
+      <https://arxiv.org/abs/1811.03233>`_, AAAI 2019; weights of the authors'
+      code.
+    """
+    total = 0.0
+    pairs = zip(reversed(student), reversed(teacher), strict=True)
+    for depth, (s, t) in enumerate(pairs):
+        excess = jnp.where(
+            t > 0, jnp.maximum(margin - s, 0), jnp.maximum(s + margin, 0)
+        )
+        total += jnp.sum(excess**2) / s.shape[0] * 0.5**depth
+    return total * 3 / 1000
+
+
+@_layerwise.layerwise(_layerwise.same_shape)
+def ft(student: Array, teacher: Array) -> Array:
+    """Factor transfer (FT).
+
+    Compares the factors that a translator makes of the student and a paraphraser of the
+    teacher, each as a unit vector.
+
+    Args:
+      student: Factors `[batch, ...]`.
+      teacher: Factors of the same shape.
+
+    Returns:
+      A scalar: the mean absolute difference over batch and units, summed over layers.
+
+    Raises:
+      ValueError: Different shapes.
+
+    References:
+      Kim, Park & Kwak, `Paraphrasing Complex Network: Network Compression via Factor
+      Transfer <https://arxiv.org/abs/1802.04977>`_, NeurIPS 2018.
+    """
+    student, teacher = (
+        _geometry.unit_rows(_geometry.flatten(x)) for x in (student, teacher)
+    )
+    return jnp.mean(jnp.abs(student - teacher))
+
+
+@_layerwise.layerwise(_layerwise.maps)
+def ft_repdistiller(student: Array, teacher: Array) -> Array:
+    """Factor transfer as RepDistiller has it.
+
+    Compares where in the factors the energy lies, as `at` does, by absolute difference.
+
+    Args:
+      student: Factors `[batch, H, W, C]`.
+      teacher: Factors of the same batch; sizes and channels may differ.
+
+    Returns:
+      A scalar: the mean absolute difference over batch and positions, summed over
+      layers.
+
+    Raises:
+      ValueError: Not maps of the same batch.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, released code.
+    """
+    student, teacher = _geometry.pool_to_smaller(student, teacher)
+    return jnp.mean(jnp.abs(_energy(student) - _energy(teacher)))
+
+
+@_layerwise.in_depth_order(_layerwise.maps_of_same_channels)
+def fsp(student: tuple, teacher: tuple) -> Array:
+    """Flow of the solution procedure (FSP).
+
+    Compares how successive layers go together: the products of their channels, averaged
+    over positions. The larger of two successive maps is pooled to the smaller.
+
+    Args:
+      student: A sequence of two maps `[batch, H, W, C]` or more, in depth order.
+      teacher: The same of the teacher, of the same channels.
+
+    Returns:
+      A scalar: the mean squared difference over batch and channel pairs, summed over
+      successive layers.
+
+    Raises:
+      ValueError: Not sequences of two or more, or different channels.
+
+    References:
+      Yim et al., `A Gift from Knowledge Distillation
+      <https://doi.org/10.1109/CVPR.2017.754>`_, CVPR 2017.
+    """
+    if len(student) < 2:
+        raise ValueError(f"expected two layers or more, got {len(student)}")
+
+    def flows(layers):
+        for lower, upper in zip(layers[:-1], layers[1:], strict=True):
+            lower, upper = _geometry.pool_to_smaller(lower, upper)
+            positions = lower.shape[1] * lower.shape[2]
+            yield (
+                jnp.einsum(
+                    "bhwc,bhwd->bcd", lower, upper, precision=jax.lax.Precision.HIGHEST
+                )
+                / positions
+            )
+
+    pairs = zip(flows(student), flows(teacher), strict=True)
+    return sum(jnp.mean((s - t) ** 2) for s, t in pairs)
+
+
+@_layerwise.in_depth_order(_layerwise.maps_of_same_channels)
+def kdsvd(student: tuple, teacher: tuple, *, k: int = 1) -> Array:
+    """Knowledge distillation by singular value decomposition (KDSVD).
+
+    Compares how the main directions of successive layers relate. Of each example and
+    layer, the matrix of positions by channels is summarised by its first right singular
+    vectors; those of successive layers are related entry by entry, by a Gaussian of
+    their difference.
+
+    Args:
+      student: A sequence of two maps `[batch, H, W, C]` or more, in depth order.
+      teacher: The same of the teacher, of the same channels; sizes may differ.
+      k: How many singular vectors the teacher's layers keep. Of the student's first
+        `k + 3`, each is matched to the nearest.
+
+    Returns:
+      A scalar: the squared difference summed over channel pairs and vectors, mean over
+      the batch, summed over successive layers.
+
+    Raises:
+      ValueError: Not sequences of two or more, different channels, or a k beyond what
+        the maps have.
+
+    References:
+      Lee, Kim & Song, `Self-supervised Knowledge Distillation Using Singular Value
+      Decomposition <https://arxiv.org/abs/1807.06819>`_, ECCV 2018; constants of
+      RepDistiller's code.
+
+    Departures: (1) a singular vector's sign, which is arbitrary and on which the
+      value depends, makes its sum positive: the released value is that of the signs
+      which its LAPACK chose; (2) where singular values coincide, and a vector has no
+      gradient, it is 0 along the others of the same value.
+    """
+    if len(student) < 2:
+        raise ValueError(f"expected two layers or more, got {len(student)}")
+    both = [_directions(s, t, k) for s, t in zip(student, teacher, strict=True)]
+    students, teachers = zip(*both, strict=True)
+
+    def relations(layers):
+        for lower, upper in zip(layers[:-1], layers[1:], strict=True):
+            difference = upper[:, :, :, None] - lower[:, :, None, :]
+            yield jnp.exp(-(difference**2) / 8)
+
+    pairs = zip(relations(students), relations(teachers), strict=True)
+    return sum(jnp.sum((s - t) ** 2) for s, t in pairs) / student[0].shape[0]
+
+
+def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
+    """The main directions `[batch, k, C]` of a layer, in the teacher's order.
+
+    Each is a singular vector times the teacher's singular value, whose k are scaled to
+    a unit vector.
+    """
+    if not 1 <= k <= min(teacher.shape[1] * teacher.shape[2], teacher.shape[3]):
+        raise ValueError(f"expected a k that teacher {teacher.shape} has, got {k}")
+    targets, values = jax.vmap(functools.partial(_singular, count=k))(teacher)
+    targets = _oriented(targets)
+    candidates, _ = jax.vmap(functools.partial(_singular, count=k + 3))(student)
+    cosines = jnp.einsum(
+        "bkc,bjc->bkj", targets, candidates, precision=jax.lax.Precision.HIGHEST
+    )
+    nearest = jnp.argmax(jnp.abs(cosines), axis=2)[:, :, None]
+    signs = jnp.sign(jnp.take_along_axis(cosines, nearest, axis=2))
+    matched = jnp.take_along_axis(candidates, nearest, axis=1) * signs
+    scale = _geometry.unit_rows(values)[:, :, None]
+    return matched * scale, targets * scale
+
+
+def _oriented(vectors: Array) -> Array:
+    """Vectors `[..., C]`, each with the sign that makes its sum positive."""
+    return jnp.where(jnp.sum(vectors, axis=-1, keepdims=True) < 0, -vectors, vectors)
+
+
+def _singular(x: Array, count: int) -> tuple[Array, Array]:
+    """The first right singular vectors of a map `[H, W, C]` and their values.
+
+    Returns:
+      `[count, C]`, differentiable once, and `[count]`, without a gradient; fewer where
+      the map has fewer.
+    """
+    x = x.reshape(-1, x.shape[2])
+    fixed = jax.lax.stop_gradient(x)
+    largest = jnp.max(jnp.abs(fixed))
+    x, fixed = (a / jnp.where(largest > 0, largest, 1) for a in (x, fixed))
+    _, values, vectors = jnp.linalg.svd(fixed, full_matrices=False)
+    first, squares = vectors[:count], values**2
+
+    # A singular vector is an eigenvector v of x'x. By perturbation theory it changes by
+    # what x'x v changes, times 1 / (its eigenvalue - the other's) along each other
+    # vector. The residual x'x v - v (eigenvalue) is 0 but has that gradient.
+    gaps = squares[:count, None] - squares[None, :]
+    tolerance = 10 * jnp.finfo(x.dtype).eps * squares[0]
+    inverse = jnp.where(jnp.abs(gaps) > tolerance, 1 / jnp.where(gaps == 0, 1, gaps), 0)
+    alive = squares[:count, None] > tolerance
+    outside = jnp.where(alive, 1 / jnp.where(alive, squares[:count, None], 1), 0)
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    residual = product(product(first, x.T), x) - squares[:count, None] * first
+    along = product(residual, vectors.T)
+    change = product(inverse * along, vectors)
+    change += outside * (residual - product(along, vectors))
+    return first + change, values[:count]

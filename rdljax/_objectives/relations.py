@@ -1,0 +1,394 @@
+"""Objectives of relations: how the examples of a batch lie to each other."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from rdljax import _geometry, _layerwise, rdm
+
+Array = jax.Array
+
+
+def _same_batch_with_pairs(student: tuple, teacher: tuple) -> str | None:
+    if _layerwise.same_batch(student, teacher) is None and student[0] > 1:
+        return None
+    return "expected [batch, ...] with the same batch of two or more on both sides"
+
+
+@_layerwise.layerwise(_same_batch_with_pairs)
+def rdl(
+    student: Array,
+    teacher: Array,
+    pairs: Array | None = None,
+    *,
+    distance=rdm.distances.Cosine(),
+    comparison=rdm.comparisons.Pearson(),
+) -> Array:
+    """Representational distance learning (RDL).
+
+    Compares representational distance matrices: how far apart the student holds every
+    two examples of the batch, with how far apart the teacher holds them. The widths of
+    the two layers may differ; no regressor is needed.
+
+    Args:
+      student: Activations `[batch, ...]`, flattened to units.
+      teacher: Activations `[batch, ...]` of the same examples.
+      pairs: `[2, p]` pairs of examples to compare (`rdm.sample_pairs` draws them), the
+        same in every layer; None for all pairs of the batch.
+      distance: Of two examples' activations, one of `rdm.distances`.
+      comparison: Of two RDMs, one of `rdm.comparisons`.
+
+    Returns:
+      A scalar, 0 when the RDMs are equal: in [0, 2] for `Pearson`, in squared units of
+      the distance for `MSE`; summed over layers.
+
+    Raises:
+      ValueError: Different batch, fewer than two examples, pairs that are not `[2, p]`
+        integers.
+
+    References:
+      McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
+      Networks <https://doi.org/10.3389/fncom.2016.00131>`_, Front. Comput. Neurosci.
+      10:131, 2016.
+
+    Departures: (1) all pairs of the batch by default, where the first author's
+    prototype draws 50; (2) the cosine distance by default, where the prototype takes
+    the squared Euclidean: it was the best on validation images (experiments/README.md);
+    (3) the default comparison ignores the scale of the two RDMs, where the prototype
+    rescales the teacher's: `comparisons.MSE(scale=...)` has its three scale fixes; (4)
+    the gradient is that of the value, where the prototype injects a signal of its own.
+    """
+    return rdm.discrepancy(
+        student, teacher, pairs, distance=distance, comparison=comparison
+    )
+
+
+def _condensed_of_batch(student: tuple, target: tuple) -> str | None:
+    expected = student[0] * (student[0] - 1) // 2 if len(student) > 1 else 0
+    if expected < 1 or target != (expected,):
+        return f"expected [batch, ...] and its condensed RDM ({expected},)"
+    return None
+
+
+@_layerwise.layerwise(_condensed_of_batch)
+def rdl_target(
+    student: Array,
+    target: Array,
+    weights: Array | None = None,
+    *,
+    distance=rdm.distances.Cosine(),
+    comparison=rdm.comparisons.Pearson(),
+) -> Array:
+    """Representational distance learning from a measured RDM (of a brain, say).
+
+    As `rdl`, with the teacher's RDM given instead of its activations.
+
+    Args:
+      student: Activations `[n, ...]` of the n stimuli of the RDM, in its order.
+      target: The condensed RDM `[n (n - 1) / 2]`: the upper triangle row by row. Pairs
+        of weight 0 may be NaN.
+      weights: `[n (n - 1) / 2]`, not negative, the same in every layer: 0 masks a pair.
+        None weighs all alike.
+      distance: Of two stimuli's activations in the student, one of `rdm.distances`.
+      comparison: Of two RDMs, one of `rdm.comparisons`.
+
+    Returns:
+      A scalar, 0 when the RDMs are equal; summed over layers.
+
+    Raises:
+      ValueError: A target or weights of another length than the student's RDM.
+
+    References:
+      McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
+      Networks <https://doi.org/10.3389/fncom.2016.00131>`_, Front. Comput. Neurosci.
+      10:131, 2016.
+    """
+    own = rdm.compute(student, distance=distance)
+    return rdm.compare(own, target, weights, comparison=comparison)
+
+
+@_layerwise.layerwise(_layerwise.same_batch)
+def sp(student: Array, teacher: Array) -> Array:
+    """Similarity-preserving distillation (SP).
+
+    Compares how similar each example is to all of the batch: rows of the Gram matrix,
+    as unit vectors.
+
+    Args:
+      student: Activations `[batch, ...]`, flattened to units.
+      teacher: Activations `[batch, ...]` of the same examples.
+
+    Returns:
+      A scalar: the mean squared difference over ordered pairs, summed over layers.
+
+    Raises:
+      ValueError: Different batch.
+
+    References:
+      Tung & Mori, `Similarity-Preserving Knowledge Distillation
+      <https://arxiv.org/abs/1907.09682>`_, ICCV 2019.
+    """
+
+    def similarities(x):
+        x = _geometry.flatten(x)
+        return _geometry.unit_rows(_geometry.gram(x))
+
+    return jnp.mean((similarities(student) - similarities(teacher)) ** 2)
+
+
+@_layerwise.layerwise(_layerwise.same_batch)
+def pkt(student: Array, teacher: Array, *, epsilon: float = 1e-7) -> Array:
+    """Probabilistic knowledge transfer (PKT).
+
+    Compares, for each example, the probability of the others under a cosine kernel.
+
+    Args:
+      student: Activations `[batch, ...]`, flattened to units.
+      teacher: Activations `[batch, ...]` of the same examples.
+      epsilon: Added to norms, and to probabilities in the ratio.
+
+    Returns:
+      A scalar in nats: the mean over ordered pairs of the terms of the Kullback-Leibler
+      divergence, summed over layers.
+
+    Raises:
+      ValueError: Different batch.
+
+    References:
+      Passalis & Tefas, `Learning Deep Representations with Probabilistic Knowledge
+      Transfer <https://arxiv.org/abs/1803.10837>`_, ECCV 2018.
+    """
+
+    def probabilities(x):
+        x = _geometry.flatten(x)
+        norms = _geometry.safe_sqrt(jnp.sum(x * x, axis=1, keepdims=True))
+        # A zero row has cosine 0 with all, and no direction to follow.
+        x = jnp.where(norms > 0, x / (jnp.where(norms > 0, norms, 1) + epsilon), 0)
+        # Rounding may take the cosine of opposite rows below -1.
+        kernel = jnp.maximum(1 + _geometry.gram(x), 0) / 2
+        return kernel / jnp.sum(kernel, axis=1, keepdims=True)
+
+    s, t = probabilities(student), probabilities(teacher)
+    return jnp.mean(t * jnp.log((t + epsilon) / (s + epsilon)))
+
+
+@_layerwise.layerwise(_same_batch_with_pairs)
+def rkd_distance(student: Array, teacher: Array) -> Array:
+    """Relational distillation of distances (RKD-D).
+
+    Compares the Euclidean distances of the batch, each net's divided by their mean.
+
+    Args:
+      student: Activations `[batch, ...]`, flattened to units.
+      teacher: Activations `[batch, ...]` of the same examples.
+
+    Returns:
+      A scalar: the mean Huber loss over ordered pairs, each example with itself
+      included, summed over layers.
+
+    Raises:
+      ValueError: Different batch, or fewer than two examples.
+
+    References:
+      Park et al., `Relational Knowledge Distillation
+      <https://arxiv.org/abs/1904.05068>`_, CVPR 2019.
+    """
+
+    def relative(x):
+        squared = _geometry.squared_distances(_geometry.flatten(x))
+        distances = _geometry.safe_sqrt(squared)
+        total, count = jnp.sum(distances), jnp.sum(distances > 0)
+        return distances * jnp.where(
+            total > 0, count / jnp.where(total > 0, total, 1), 0
+        )
+
+    return jnp.mean(_huber(relative(student) - relative(teacher)))
+
+
+@_layerwise.layerwise(_same_batch_with_pairs)
+def rkd_angle(student: Array, teacher: Array) -> Array:
+    """Relational distillation of angles (RKD-A).
+
+    Compares the cosines of the angles that every three examples form.
+
+    Args:
+      student: Activations `[batch, ...]`, flattened to units.
+      teacher: Activations `[batch, ...]` of the same examples.
+
+    Returns:
+      A scalar: the mean Huber loss over ordered triples, degenerate ones (angle 0 of an
+      example with itself) included, summed over layers.
+
+    Raises:
+      ValueError: Different batch, or fewer than two examples.
+
+    References:
+      Park et al., `Relational Knowledge Distillation
+      <https://arxiv.org/abs/1904.05068>`_, CVPR 2019.
+    """
+
+    def products_and_scales(x):
+        x = _geometry.flatten(x)
+        gram = _geometry.gram(x - jnp.mean(x, axis=0, keepdims=True))
+        return gram, _geometry.safe_rsqrt(_geometry.squared_distances_from(gram))
+
+    return _angles(*products_and_scales(student), *products_and_scales(teacher))
+
+
+@jax.custom_vjp
+def _angles(gram: Array, scale: Array, gram_t: Array, scale_t: Array) -> Array:
+    """The mean Huber loss of all cosines, from Gram matrices and inverse distances.
+
+    The cosine at vertex i is `<x_j - x_i, x_k - x_i>`, which the Gram matrix has, times
+    the two inverse distances `[n, n]`. Value and gradient come from one pass over the
+    vertices, some at a time, so that no `[n, n, n]` array is kept.
+    """
+    return _angles_pass(gram, scale, gram_t, scale_t)[0]
+
+
+def _angles_pass(
+    gram: Array, scale: Array, gram_t: Array, scale_t: Array
+) -> tuple[Array, Array, Array]:
+    """The value of `_angles`, and its gradients by `gram` and `scale`."""
+    n = gram.shape[0]
+
+    def at_vertex(i):
+        def products(gram):
+            return gram - gram[i][:, None] - gram[i][None, :] + gram[i, i]
+
+        scales = scale[i][:, None] * scale[i][None, :]
+        scales_t = scale_t[i][:, None] * scale_t[i][None, :]
+        difference = products(gram) * scales - products(gram_t) * scales_t
+        slope = jnp.clip(difference, -1, 1)
+        by_scale = 2 * jnp.sum(slope * products(gram) * scale[i][None, :], axis=1)
+        return jnp.sum(_huber(difference)), slope * scales, by_scale
+
+    def add(carry, vertices):
+        real = vertices < n
+        values, by_product, by_scale = jax.vmap(at_vertex)(vertices % n)
+        by_product = jnp.where(real[:, None, None], by_product, 0)
+        total = carry[0] + jnp.sum(jnp.where(real, values, 0))
+        return (total, carry[1] + jnp.sum(by_product, axis=0)), (
+            jnp.sum(by_product, axis=2),
+            by_scale,
+        )
+
+    block = min(n, 8)
+    vertices = jnp.arange(-(-n // block) * block).reshape(-1, block)
+    # (Not jnp.zeros: under shard_map a carry must vary over the devices as its inputs.)
+    nothing = 0 * (gram + gram_t)
+    start = nothing[0, 0], nothing
+    (total, by_gram), rows = jax.lax.scan(add, start, vertices)
+    by_own, by_scale = (row.reshape(-1, n)[:n] for row in rows)
+    by_gram = by_gram - 2 * by_own + jnp.diag(jnp.sum(by_own, axis=1))
+    return tuple(x / n**3 for x in (total, by_gram, by_scale))
+
+
+def _angles_forward(gram, scale, gram_t, scale_t):
+    value, by_gram, by_scale = _angles_pass(gram, scale, gram_t, scale_t)
+    return value, (by_gram, by_scale)
+
+
+def _angles_backward(gradients, cotangent):
+    by_gram, by_scale = (cotangent * x for x in gradients)
+    return by_gram, by_scale, jnp.zeros_like(by_gram), jnp.zeros_like(by_scale)
+
+
+_angles.defvjp(_angles_forward, _angles_backward)
+
+
+def _huber(x: Array) -> Array:
+    """Half the square up to 1, linear beyond."""
+    inside = jnp.minimum(jnp.abs(x), 1)
+    return inside * (jnp.abs(x) - inside / 2)
+
+
+@_layerwise.layerwise(_layerwise.same_batch)
+def cc(student: Array, teacher: Array, *, gamma: float = 0.4, order: int = 2) -> Array:
+    """Correlation congruence (CC).
+
+    Compares how examples correlate under a Gaussian kernel, in its Taylor series.
+
+    Args:
+      student: Embeddings `[batch, ...]`, flattened to units and scaled to unit length.
+      teacher: Embeddings `[batch, ...]` of the same examples.
+      gamma: The kernel's precision.
+      order: The last power of the series.
+
+    Returns:
+      A scalar: the mean squared difference over ordered pairs, summed over layers.
+
+    Raises:
+      ValueError: Different batch.
+
+    References:
+      Peng et al., `Correlation Congruence for Knowledge Distillation
+      <https://arxiv.org/abs/1904.01802>`_, ICCV 2019.
+    """
+
+    def correlations(x):
+        x = _geometry.unit_rows(_geometry.flatten(x))
+        gram = _geometry.gram(x)
+        series = (
+            (2 * gamma) ** p / math.factorial(p) * gram**p for p in range(order + 1)
+        )
+        return math.exp(-2 * gamma) * sum(series)
+
+    return jnp.mean((correlations(student) - correlations(teacher)) ** 2)
+
+
+@_layerwise.layerwise(_layerwise.same_shape, teacher_is_fixed=False)
+def cc_repdistiller(student: Array, teacher: Array) -> Array:
+    """Correlation congruence as RepDistiller has it.
+
+    Not the paper's: correlates the absolute errors of successive examples. Both sides
+    receive a gradient, as both have a trained embedding there.
+
+    Args:
+      student: Embeddings `[batch, units]`.
+      teacher: Embeddings of the same shape.
+
+    Returns:
+      A scalar: the inner product of the errors of examples i and i + 1, mean over i,
+      summed over layers. It depends on the order of the batch.
+
+    Raises:
+      ValueError: Different shapes.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, released code.
+    """
+    error = jnp.abs(_geometry.flatten(student) - _geometry.flatten(teacher))
+    return jnp.sum(error[:-1] * error[1:]) / max(error.shape[0] - 1, 1)
+
+
+@_layerwise.layerwise(_layerwise.same_batch)
+def cka(student: Array, teacher: Array) -> Array:
+    """Centred kernel alignment (CKA), linear, as a loss.
+
+    Compares the Gram matrices of the centred batch by their cosine: blind to rotation
+    and scale.
+
+    Args:
+      student: Activations `[batch, ...]`, flattened to units.
+      teacher: Activations `[batch, ...]` of the same examples.
+
+    Returns:
+      A scalar in [0, 1], 0 for equal geometry: 1 - CKA, summed over layers.
+
+    Raises:
+      ValueError: Different batch.
+
+    References:
+      Kornblith et al., `Similarity of Neural Network Representations Revisited
+      <https://arxiv.org/abs/1905.00414>`_, ICML 2019.
+    """
+
+    def gram(x):
+        x = _geometry.flatten(x)
+        x = x - jnp.mean(x, axis=0, keepdims=True)
+        return _geometry.unit_rows(_geometry.gram(x).reshape(1, -1))
+
+    return jnp.sum((gram(student) - gram(teacher)) ** 2) / 2

@@ -1,0 +1,179 @@
+"""Maximum mean discrepancy: kernels and estimates against sums over all pairs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import test_util
+
+from rdljax import mmd
+
+
+def draw(n, seed, units=3, shift=0.0):
+    return np.random.default_rng(seed).normal(shift, 1, (n, units))
+
+
+def distance(a, b):
+    return np.linalg.norm(a - b)
+
+
+def slow(x, y, kernel, biased=True):
+    def mean(xs, ys, same):
+        return np.mean(
+            [
+                kernel(a, b)
+                for i, a in enumerate(xs)
+                for j, b in enumerate(ys)
+                if biased or not same or i != j
+            ]
+        )
+
+    return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
+
+
+def several(a, b):
+    return np.mean([np.exp(-(distance(a, b) ** 2) / 2 / w**2) for w in (0.5, 1, 4)])
+
+
+KERNELS = {
+    "linear": (mmd.Linear(), lambda a, b: a @ b),
+    "polynomial": (mmd.Polynomial(), lambda a, b: (a @ b) ** 2),
+    "offset": (mmd.Polynomial(offset=0.7), lambda a, b: (a @ b + 0.7) ** 2),
+    "cubic": (mmd.Polynomial(degree=3, offset=1.0), lambda a, b: (a @ b + 1) ** 3),
+    "gaussian": (
+        mmd.Gaussian(0.8),
+        lambda a, b: np.exp(-(distance(a, b) ** 2) / 2 / 0.8**2),
+    ),
+    "several widths": (mmd.Gaussian((0.5, 1.0, 4.0)), several),
+    "laplace": (mmd.Laplace(0.8), lambda a, b: np.exp(-distance(a, b) / 0.8)),
+    "inverse multiquadric": (
+        mmd.InverseMultiquadric(0.8),
+        lambda a, b: 1 / np.sqrt(1 + distance(a, b) ** 2 / 0.8**2),
+    ),
+}
+every = pytest.mark.parametrize("name", KERNELS)
+
+
+@every
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("units", [3, 20])
+def test_equals_the_sum_over_all_pairs(float64, name, biased, units):
+    kernel, form = KERNELS[name]
+    x, y = draw(7, 0, units), draw(9, 1, units, shift=0.3)
+    estimate = mmd.biased if biased else mmd.unbiased
+    np.testing.assert_allclose(
+        estimate(x, y, kernel=kernel), slow(x, y, form, biased), rtol=1e-10
+    )
+
+
+@every
+def test_the_kernel_matrix(float64, name):
+    kernel, form = KERNELS[name]
+    x = draw(5, 0)
+    expected = [[form(a, b) for b in x] for a in x]
+    np.testing.assert_allclose(kernel(jnp.asarray(x)), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [mmd.by_median, mmd.by_mean])
+@pytest.mark.parametrize("kernel", [mmd.Gaussian, mmd.Laplace, mmd.InverseMultiquadric])
+def test_a_width_from_the_data_is_that_of_both_samples_together(float64, scale, kernel):
+    x, y = draw(7, 0), draw(9, 1, shift=2.0)
+    both = np.concatenate([x, y])
+    distances = [distance(both[i], both[j]) for i in range(16) for j in range(i)]
+    unit = {
+        mmd.by_median: np.median(distances),
+        mmd.by_mean: np.sqrt(np.mean(np.square(distances))),
+    }[scale]
+    np.testing.assert_allclose(
+        mmd.biased(x, y, kernel=kernel(1.5, scale)),
+        mmd.biased(x, y, kernel=kernel(1.5 * unit)),
+    )
+    # And so the discrepancy is blind to a common scale of the samples.
+    np.testing.assert_allclose(
+        mmd.biased(5 * x, 5 * y, kernel=kernel(1.5, scale)),
+        mmd.biased(x, y, kernel=kernel(1.5, scale)),
+    )
+
+
+@every
+def test_zero_for_equal_samples_and_positive_for_others(float64, name):
+    kernel, _ = KERNELS[name]
+    x = jnp.asarray(draw(7, 0))
+    value, gradient = jax.value_and_grad(mmd.biased)(x, x, kernel=kernel)
+    assert abs(value) < 1e-12 and abs(gradient).max() < 1e-12
+    assert mmd.biased(x, x[::-1], kernel=kernel) < 1e-12
+    assert mmd.biased(x, x + 1, kernel=kernel) > 1e-3
+
+
+@every
+def test_the_unbiased_estimate_is_right_on_average(float64, name):
+    # For samples of one distribution the biased one is above 0, the unbiased is not.
+    kernel, _ = KERNELS[name]
+    samples = np.random.default_rng(0).normal(size=(2, 3000, 4, 3))
+    found = {
+        estimate: np.asarray(
+            jax.vmap(functools.partial(estimate, kernel=kernel))(*samples)
+        )
+        for estimate in (mmd.biased, mmd.unbiased)
+    }
+    error = {e: v.std() / np.sqrt(len(v)) for e, v in found.items()}
+    assert abs(found[mmd.unbiased].mean()) < 4 * error[mmd.unbiased]
+    assert found[mmd.biased].mean() > 10 * error[mmd.biased]
+
+
+@every
+def test_gradients_are_numerical_and_finite_where_rows_repeat(float64, name):
+    kernel, _ = KERNELS[name]
+    form = functools.partial(mmd.biased, kernel=kernel)
+    x, y = jnp.asarray(draw(4, 0)), jnp.asarray(draw(5, 1))
+    test_util.check_grads(form, (x, y), order=1, modes=["fwd", "rev"])
+    repeated = jnp.zeros((4, 3)).at[0].set(1)
+    assert jnp.isfinite(jax.grad(form)(repeated, repeated)).all()
+
+
+@pytest.mark.parametrize("scale", [mmd.by_median, mmd.by_mean])
+def test_a_sample_without_any_width(scale):
+    same = jnp.ones((4, 3))
+    kernel = mmd.Gaussian(scale=scale)
+    value, gradient = jax.value_and_grad(mmd.biased)(same, same, kernel=kernel)
+    assert value == 0 and jnp.isfinite(gradient).all()
+
+
+def test_a_kernel_may_be_traced_and_is_not_retraced():
+    traces = []
+
+    @jax.jit
+    def form(x, y, kernel):
+        traces.append(kernel)
+        return mmd.biased(x, y, kernel=kernel)
+
+    x, y = draw(5, 0), draw(6, 1)
+    for width in (0.5, 0.7):
+        expected = mmd.biased(x, y, kernel=mmd.Gaussian(width))
+        np.testing.assert_allclose(form(x, y, mmd.Gaussian(width)), expected, rtol=1e-5)
+    assert len(traces) == 1
+
+
+def test_any_function_is_a_kernel(float64):
+    x, y = draw(5, 0), draw(6, 1)
+    found = mmd.biased(x, y, kernel=lambda z: jnp.cos(z @ z.T))
+    np.testing.assert_allclose(found, slow(x, y, lambda a, b: np.cos(a @ b)))
+
+
+@pytest.mark.parametrize("estimate", [mmd.biased, mmd.unbiased])
+def test_wrong_calls(estimate):
+    x = np.ones((4, 3))
+    with pytest.raises(ValueError, match=r"\(4, 3\) and \(4, 2\)"):
+        estimate(x, np.ones((4, 2)))
+    with pytest.raises(ValueError, match=r"\(4, 3\) and \(3,\)"):
+        estimate(x, np.ones(3))
+    for kernel in (mmd.Gaussian, "gaussian"):
+        with pytest.raises(ValueError, match=r"expected a kernel of rdljax.mmd"):
+            estimate(x, x, kernel=kernel)
+
+
+def test_an_unbiased_estimate_wants_two_rows():
+    with pytest.raises(ValueError, match=r"two rows or more, got \(1, 3\)"):
+        mmd.unbiased(np.ones((1, 3)), np.ones((4, 3)))
