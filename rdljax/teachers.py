@@ -42,6 +42,33 @@ def net(module, variables, *, inputs: str = "image") -> Teacher:
     return Teacher(variables, targets)
 
 
+def several(teachers: Mapping[str, Teacher]) -> Teacher:
+    """Several teachers as one, whose layers are called `name/layer`.
+
+    For `terms.against` (each of them) and `terms.kd_mean` and `terms.rdl_mean` (the
+    mean of what they teach). They may see different inputs.
+
+    Args:
+      teachers: By name, without a slash.
+
+    Raises:
+      ValueError: No teacher, or a name with a slash.
+    """
+    if not teachers or any("/" in name for name in teachers):
+        raise ValueError(
+            f"expected teachers by names without a slash, got {list(teachers)}"
+        )
+
+    def targets(arrays, batch):
+        return {
+            f"{name}/{layer}": activations
+            for name, teacher in teachers.items()
+            for layer, activations in teacher.targets(arrays[name], batch).items()
+        }
+
+    return Teacher({name: t.arrays for name, t in teachers.items()}, targets)
+
+
 def nobody() -> Teacher:
     """No teacher: a net that learns its task alone."""
     return Teacher((), lambda arrays, batch: {})

@@ -8,8 +8,11 @@ gathers the batch over the devices first. A loss is a weighted sum of terms.
     terms.over_global_batch(
         terms.between({"stage1": "stage2"}, terms.rdl(pairs=50))
     )
+    terms.between("pooled", terms.crd(50_000, negatives.drawn(16384, labels)))
+    terms.against(["a", "b"], terms.between("pooled", terms.plain(objectives.pkt)))
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,13 +21,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rdljax import _names, objectives, rdm
+from rdljax import _geometry, _names, negatives, objectives, rdm
 from rdljax.nets import regressors
 
 Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
-Pair = str | tuple[str, str]
+Pair = str | tuple[str, str] | tuple[str, list[str]]
 
 
 class State(NamedTuple):
@@ -49,10 +52,13 @@ class Term(NamedTuple):
       apply: `apply(params, state, student, teacher, batch, axis_name=None) -> (loss,
         state)`. `batch` has what came with the images, such as `label` and `index`;
         `axis_name` is the mapped axis of the devices, if any.
+      start: None, or as `apply`, the loss of a phase of its own in which the term
+        starts up: see `start_up`.
     """
 
     init: Callable[..., tuple[PyTree, State]]
     apply: Callable[..., tuple[Array, State]]
+    start: Callable[..., tuple[Array, State]] | None = None
 
 
 def plain(objective: Callable[..., Array], **numbers) -> Term:
@@ -78,7 +84,8 @@ def between(pairs: Pair | Mapping[str, str] | Sequence[Pair], term: Term) -> Ter
     Args:
       pairs: Which layers the term sees.
         One name: that layer of both, as arrays.
-        A tuple of two names: the student's layer and the teacher's, as arrays.
+        A tuple of two names: the student's layer and the teacher's, as arrays. The
+          second may be a list of names, as a tuple of arrays, for several teachers.
         A dict from student's to teacher's names: those layers, as dicts.
         A list of names or pairs: those layers in that order, as tuples, for the
         objectives that relate successive layers (`ab`, `fsp`, `kdsvd`).
@@ -92,11 +99,14 @@ def between(pairs: Pair | Mapping[str, str] | Sequence[Pair], term: Term) -> Ter
     def init(key, student, teacher):
         return term.init(key, pick_student(student), pick_teacher(teacher))
 
-    def apply(params, state, student, teacher, batch, axis_name=None):
-        student, teacher = pick_student(student), pick_teacher(teacher)
-        return term.apply(params, state, student, teacher, batch, axis_name)
+    def picking(apply):
+        def picked(params, state, student, teacher, batch, axis_name=None):
+            student, teacher = pick_student(student), pick_teacher(teacher)
+            return apply(params, state, student, teacher, batch, axis_name)
 
-    return Term(init, apply)
+        return picked
+
+    return _wrapped(init, term, picking)
 
 
 def over_global_batch(term: Term) -> Term:
@@ -108,14 +118,42 @@ def over_global_batch(term: Term) -> Term:
     global loss. Outside a mapped axis it is the term itself.
     """
 
-    def apply(params, state, student, teacher, batch, axis_name=None):
-        if axis_name is not None:
-            student, teacher, batch = lax.all_gather(
-                (student, teacher, batch), axis_name, tiled=True
-            )
-        return term.apply(params, state, student, teacher, batch)
+    def gathering(apply):
+        def gathered(params, state, student, teacher, batch, axis_name=None):
+            if axis_name is not None:
+                student, teacher, batch = lax.all_gather(
+                    (student, teacher, batch), axis_name, tiled=True
+                )
+            return apply(params, state, student, teacher, batch)
 
-    return Term(term.init, apply)
+        return gathered
+
+    return _wrapped(term.init, term, gathering)
+
+
+def start_up(term: Term) -> Term:
+    """A term's own start-up phase, for the phase of a plan before the main one.
+
+    It has the term's parameters and stands under the term's name:
+
+        factors = terms.between(("stage3", "stage3"), terms.ft())
+        plan = [
+            training.Phase(
+                {"ft": (1.0, terms.start_up(factors))}, 5, trains=("ft/paraphraser",)
+            ),
+            training.Phase(
+                {"task": (1.0, terms.cross_entropy()), "ft": (500.0, factors)},
+                200,
+                trains=("student", "ft/translator"),
+            ),
+        ]
+
+    Raises:
+      ValueError: The term has no start-up of its own.
+    """
+    if term.start is None:
+        raise ValueError("this term has no start-up of its own")
+    return Term(term.init, term.start)
 
 
 def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
@@ -139,49 +177,457 @@ def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
     return Term(init, apply)
 
 
-def hint() -> Term:
+def hint(
+    *, normalize: bool = False, activation: Callable[[Array], Array] | None = None
+) -> Term:
     """`objectives.hint` through a trained regressor for each layer.
 
-    The regressor (`nets.regressors.Regressor`) maps the student's layer linearly to the
+    The regressor (`nets.regressors.Regressor`) maps the student's layer to the
     teacher's channels, by a convolution that fits the sizes.
+
+    Args:
+      normalize: Whether batch normalisation follows the convolution.
+      activation: What is applied last. RepDistiller's regressor is that of
+        `hint(normalize=True, activation=jax.nn.relu)`.
 
     References:
       Romero et al., `FitNets: Hints for Thin Deep Nets
       <https://arxiv.org/abs/1412.6550>`_, ICLR 2015, section 2.2.
 
-    Departures: (1) the regressor is linear, where the paper's ends with the guided
-    layer's non-linearity and RepDistiller's with batch normalisation and ReLU.
+    Departures: (1) the regressor is linear unless told otherwise, where the paper's
+      ends with the guided layer's non-linearity: the layers here need not have one.
     """
 
-    def regressor(teacher):
-        return regressors.Regressor(tuple(teacher.shape[1:]))
+    def make(s, t, axis_name):
+        return regressors.Regressor(
+            tuple(t.shape[1:]), normalize, activation, axis_name
+        )
 
-    def init(key, student, teacher):
-        layers, structure = jax.tree_util.tree_flatten(student)
-        if structure != jax.tree_util.tree_structure(teacher):
-            raise ValueError(
-                f"hint: expected the same layers on both sides, got {structure} and "
-                f"{jax.tree_util.tree_structure(teacher)}"
-            )
-        keys = structure.unflatten(jax.random.split(key, len(layers)))
-
-        def one(key, s, t):
-            if len(s.shape) != len(t.shape) or s.shape[:-3] != t.shape[:-3]:
-                raise ValueError(
-                    f"hint: no regressor from activations {s.shape} to {t.shape}"
-                )
-            return regressor(t).init(key, jnp.zeros(s.shape, s.dtype))["params"]
-
-        return jax.tree.map(one, keys, student, teacher), State()
+    init, run = _module_a_layer("hint", make)
 
     def apply(params, state, student, teacher, batch, axis_name=None):
-        def one(s, t, p):
-            return regressor(t).apply({"params": p}, s)
-
-        mapped = jax.tree.map(one, student, teacher, params)
+        mapped = run(params, student, teacher, axis_name)
         return objectives.hint(mapped, teacher), state
 
     return Term(init, apply)
+
+
+def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Term:
+    """`objectives.vid` with a trained mean and a trained variance for each layer.
+
+    The mean is predicted from the student's layer, position by position, by three dense
+    layers of the teacher's width (`nets.regressors.Pointwise`). Of maps of different
+    size the larger is pooled to the smaller first.
+
+    Args:
+      variance: Of each of the teacher's channels at the start.
+      epsilon: The smallest variance.
+
+    References:
+      Ahn et al., `Variational Information Distillation for Knowledge Transfer
+      <https://arxiv.org/abs/1904.05835>`_, CVPR 2019; regressor and first variance are
+      RepDistiller's, copied from the authors' code.
+    """
+    # softplus of it, plus epsilon, is the variance.
+    first = math.log(math.expm1(variance - epsilon))
+
+    def pooled(student, teacher):
+        def one(s, t):
+            return _geometry.pool_to_smaller(s, t) if s.ndim == t.ndim == 4 else (s, t)
+
+        return _transposed(jax.tree.map(one, student, teacher), student)
+
+    def make(s, t, axis_name):
+        return regressors.Pointwise(t.shape[-1])
+
+    init_mean, run = _module_a_layer("vid", make)
+
+    def init(key, student, teacher):
+        mean, state = init_mean(key, student, teacher)
+        scale = jax.tree.map(
+            lambda t: jnp.full(t.shape[-1], first, jnp.float32), teacher
+        )
+        return {"mean": mean, "log_scale": scale}, state
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        student, teacher = pooled(student, teacher)
+        mean = run(params["mean"], student, teacher, axis_name)
+        loss = objectives.vid(mean, teacher, params["log_scale"], epsilon=epsilon)
+        return loss, state
+
+    return Term(init, apply)
+
+
+def ab(*, margin: float = 1.0) -> Term:
+    """`objectives.ab` through trained connectors, between layers in depth order.
+
+    A connector is a convolution that fits the sizes, with batch normalisation
+    (`nets.regressors.Regressor`); there is none where student and teacher have the same
+    shape. The paper uses it in a phase of its own before the task:
+
+        pairs = [("stage1", "stage1"), ("stage2", "stage2")]
+        plan = [
+            training.Phase({"ab": (1.0, terms.between(pairs, terms.ab()))}, 30),
+            training.Phase({"task": (1.0, terms.cross_entropy())}, 240),
+        ]
+
+    Args:
+      margin: As for `objectives.ab`.
+
+    References:
+      Heo et al., `Knowledge Transfer via Distillation of Activation Boundaries
+      <https://arxiv.org/abs/1811.03233>`_, AAAI 2019, section 3.3.
+    """
+
+    def make(s, t, axis_name):
+        if s.shape == t.shape:
+            return None
+        return regressors.Regressor(
+            tuple(t.shape[1:]), normalize=True, axis_name=axis_name
+        )
+
+    init, run = _module_a_layer("ab", make)
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        mapped = run(params, student, teacher, axis_name)
+        # A student's map that no convolution brings to the teacher's size.
+        fitted = jax.tree.map(
+            lambda s, t: _geometry.pool(t, *s.shape[1:3]) if s.ndim == 4 else t,
+            mapped,
+            teacher,
+        )
+        return objectives.ab(mapped, fitted, margin=margin), state
+
+    return Term(init, apply)
+
+
+def ft(*, rate: float = 0.5, objective: Callable[..., Array] = objectives.ft) -> Term:
+    """`objectives.ft` between the factors of a paraphraser and of a translator.
+
+    The paraphraser is an autoencoder of the teacher's maps whose code is the teacher's
+    factor. It is trained to reconstruct them in a phase of its own (`start_up`), and
+    frozen. The translator makes the student's factor: three convolutions with batch
+    normalisation.
+
+    Args:
+      rate: Channels of a factor as a share of the teacher's.
+      objective: `objectives.ft` or `objectives.ft_repdistiller`.
+
+    References:
+      Kim, Park & Kwak, `Paraphrasing Complex Network: Network Compression via Factor
+      Transfer <https://arxiv.org/abs/1802.04977>`_, NeurIPS 2018, section 3; the
+      layers are RepDistiller's.
+
+    Departures: (1) the mean squared error of the reconstruction, as in RepDistiller,
+      where the authors' code has the absolute one; (2) of factors of different size the
+      larger is pooled to the smaller.
+    """
+
+    def width(teacher):
+        return max(1, int(rate * teacher.shape[-1]))
+
+    def encoder(teacher):
+        channels = teacher.shape[-1], width(teacher), width(teacher)
+        return regressors.Coder(channels)
+
+    def decoder(teacher):
+        channels = width(teacher), teacher.shape[-1], teacher.shape[-1]
+        return regressors.Coder(channels, transposed=True)
+
+    def translator(student, teacher, axis_name=None):
+        channels = student.shape[-1], width(teacher), width(teacher)
+        return regressors.Coder(channels, normalize=True, axis_name=axis_name)
+
+    def init(key, student, teacher):
+        if len(student.shape) != 4 or len(teacher.shape) != 4:
+            raise ValueError(
+                f"ft: expected maps [batch, H, W, C], got student {student.shape} and "
+                f"teacher {teacher.shape}"
+            )
+        code = (*teacher.shape[:3], width(teacher))
+        keys = jax.random.split(key, 3)
+        return {
+            "paraphraser": {
+                "encoder": _params(encoder(teacher), keys[0], teacher.shape),
+                "decoder": _params(decoder(teacher), keys[1], code),
+            },
+            "translator": _params(translator(student, teacher), keys[2], student.shape),
+        }, State()
+
+    def encode(params, teacher):
+        own = params["paraphraser"]["encoder"]
+        return _run(encoder(teacher), own, lax.stop_gradient(teacher))
+
+    def start(params, state, student, teacher, batch, axis_name=None):
+        own = params["paraphraser"]["decoder"]
+        reconstruction = _run(decoder(teacher), own, encode(params, teacher))
+        return objectives.hint(reconstruction, teacher), state
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        module = translator(student, teacher, axis_name)
+        factor = _run(module, params["translator"], student)
+        factors = _geometry.pool_to_smaller(factor, encode(params, teacher))
+        return objective(*factors), state
+
+    return Term(init, apply, start)
+
+
+def cc(*, features: int = 128) -> Term:
+    """`objectives.cc_repdistiller` between trained linear embeddings of both sides.
+
+    (The paper's form needs no embedding: `plain(objectives.cc)`.)
+
+    Args:
+      features: Units of the embeddings.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, released code.
+    """
+    init, embed = _heads(features)
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        student, teacher = embed(params, student, teacher)
+        return objectives.cc_repdistiller(student, teacher), state
+
+    return Term(init, apply)
+
+
+def crd(
+    examples: int,
+    choose: negatives.Negatives | None = None,
+    *,
+    relax: Array | None = None,
+    features: int = 128,
+    temperature: float = 0.07,
+    momentum: float = 0.5,
+) -> Term:
+    """`objectives.crd` with its embedding heads, banks and sampling.
+
+    The heads are linear, one for the student's layer and one for the teacher's, both
+    trained. The banks start random; their normalizers are those of the first batch.
+    The batch must have `index` `[batch]`, each example's place among the training
+    examples, none twice.
+
+    Args:
+      examples: How many training examples there are: the rows of a bank.
+      choose: What an example is contrasted with: `negatives.drawn(...)`,
+        `expected(...)`, `shared(...)` or `given(...)`; `drawn(16384)` by default.
+      relax: None: an example's positive is itself ("exact"). Or the labels `[n]` of
+        all training examples: its positive is drawn from its class ("relax").
+      features: Units of the embeddings.
+      temperature: What scores are divided by.
+      momentum: Share of the old row when a bank is updated.
+
+    Raises:
+      ValueError: Labels that are not one for each training example.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, and its released code.
+    """
+    negatives.check_labels(relax, examples)
+    choose = negatives.drawn(16384) if choose is None else choose
+    init_heads, embed = _heads(features)
+
+    def init(key, student, teacher):
+        heads, students, teachers, draws = jax.random.split(key, 4)
+        params, _ = init_heads(heads, student, teacher)
+        limit = 1 / math.sqrt(features / 3)
+        bank = objectives.Bank(
+            *(
+                jax.random.uniform(k, (examples, features), minval=-limit, maxval=limit)
+                for k in (students, teachers)
+            ),
+            # 0 until the first batch sets them.
+            normalizers=jnp.zeros(2),
+        )
+        return params, State(replicated={"bank": bank, "key": draws})
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        bank = state.replicated["bank"]
+        key, *draws = jax.random.split(state.replicated["key"], 3)
+        index = batch["index"]
+        s, t = map(_geometry.unit_rows, embed(params, student, teacher))
+        positives = index
+        if relax is not None:
+            positives = negatives.of_same_class(draws[0], relax, index)
+        chosen = choose(draws[1], batch, positives, examples)
+
+        first = bank.normalizers[0] == 0
+        found = lax.cond(
+            first,
+            lambda: objectives.normalizers(
+                s, t, bank, chosen.rows, temperature=temperature
+            ),
+            lambda: bank.normalizers,
+        )
+        everyone = s, t, index
+        if axis_name is not None:
+            found = jnp.where(first, lax.pmean(found, axis_name), bank.normalizers)
+            everyone = lax.all_gather(everyone, axis_name, tiled=True)
+        bank = bank._replace(normalizers=found)
+        loss = chosen.loss(s, t, bank, temperature=temperature)
+        bank = objectives.update_bank(bank, *everyone, momentum=momentum)
+        return loss, State(replicated={"bank": bank, "key": key})
+
+    return Term(init, apply)
+
+
+def crd_of_batch(
+    *, features: int = 128, temperature: float = 0.07, label: str | None = "label"
+) -> Term:
+    """`objectives.crd_shared` without a bank: the batch is its own.
+
+    For very large batches or data sets. Wrapped in `over_global_batch` the negatives
+    are those of all devices. Positives and negatives are the current embeddings, and
+    both sides of each pair receive a gradient; the normalizers are each batch's own.
+
+    Args:
+      features: Units of the embeddings.
+      temperature: What scores are divided by.
+      label: The entry of the batch with the classes: negatives are of other classes.
+        None for all others.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020; the bank's author suggests large
+      batches in its place (RepDistiller, issue 40).
+    """
+    init, embed = _heads(features)
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        s, t = map(_geometry.unit_rows, embed(params, student, teacher))
+        rows = jnp.arange(len(s))
+        weights = negatives.is_other(
+            None if label is None else batch[label], rows, rows
+        )
+        bank = objectives.Bank(s, t, jnp.ones(2))
+        found = objectives.normalizers(s, t, bank, temperature=temperature)
+        loss = objectives.crd_shared(
+            s,
+            t,
+            bank._replace(normalizers=found),
+            rows,
+            weights=weights,
+            temperature=temperature,
+        )
+        return loss, state
+
+    return Term(init, apply)
+
+
+def against(
+    names: Sequence[str], term: Term, weights: Sequence[float] | None = None
+) -> Term:
+    """A term against each of several teachers: the weighted sum.
+
+    Against each teacher the term has parameters and a memory of its own.
+
+    Args:
+      names: Of the teachers, as given to `teachers.several`.
+      term: Sees the student's layers and, under their own names, those of one teacher.
+      weights: Of each teacher, 1 by default.
+
+    Raises:
+      ValueError: Not a weight for each teacher.
+    """
+    weights = (1.0,) * len(names) if weights is None else tuple(weights)
+    if len(weights) != len(names) or not names:
+        raise ValueError(f"expected a weight for each of {names}, got {weights}")
+
+    def of(teacher, name):
+        start = f"{name}/"
+        found = {
+            layer.removeprefix(start): activations
+            for layer, activations in teacher.items()
+            if layer.startswith(start)
+        }
+        if not found:
+            known = sorted({k.rpartition("/")[0] for k in teacher})
+            _names.check("teacher", name, known)
+        return found
+
+    def init(key, student, teacher):
+        keys = jax.random.split(key, len(names))
+        made = {
+            name: term.init(k, student, of(teacher, name))
+            for k, name in zip(keys, names, strict=True)
+        }
+        state = State(*({n: s[i] for n, (_, s) in made.items()} for i in range(2)))
+        return {name: params for name, (params, _) in made.items()}, state
+
+    def summing(apply):
+        def summed(params, state, student, teacher, batch, axis_name=None):
+            total, replicated, per_device = 0.0, {}, {}
+            for name, weight in zip(names, weights, strict=True):
+                memory = State(state.replicated[name], state.per_device[name])
+                loss, memory = apply(
+                    params[name], memory, student, of(teacher, name), batch, axis_name
+                )
+                replicated[name], per_device[name] = memory
+                total += weight * loss
+            return total, State(replicated, per_device)
+
+        return summed
+
+    return _wrapped(init, term, summing)
+
+
+def kd_mean(
+    *, temperature: float = 4.0, weights: Sequence[float] | None = None
+) -> Term:
+    """`objectives.kd` towards the mean of several teachers' class probabilities.
+
+        terms.between(("logits", ["a/logits", "b/logits"]), terms.kd_mean())
+
+    Args:
+      temperature: As for `objectives.kd`; the probabilities are averaged at it.
+      weights: Of each teacher, all alike by default.
+
+    References:
+      Hinton, Vinyals & Dean, `Distilling the Knowledge in a Neural Network
+      <https://arxiv.org/abs/1503.02531>`_, 2015, section 1: ensembles.
+    """
+
+    def objective(student, teachers):
+        probabilities = [jax.nn.softmax(t / temperature) for t in teachers]
+        mean = _weighted_mean(probabilities, weights)
+        logits = temperature * jnp.log(mean)
+        return objectives.kd(student, logits, temperature=temperature)
+
+    return plain(objective)
+
+
+def rdl_mean(
+    *,
+    distance=rdm.distances.Cosine(),
+    comparison=rdm.comparisons.Pearson(),
+    weights: Sequence[float] | None = None,
+) -> Term:
+    """`objectives.rdl_target` towards the mean of several teachers' RDMs.
+
+        terms.between(("stage1", ["a/stage1", "b/stage1"]), terms.rdl_mean())
+
+    Args:
+      distance: As for `objectives.rdl`.
+      comparison: As for `objectives.rdl`.
+      weights: Of each teacher, all alike by default.
+
+    References:
+      McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
+      Networks <https://doi.org/10.3389/fncom.2016.00131>`_, 2016; its first author's
+      prototype takes the mean RDM of three nets.
+    """
+
+    def objective(student, teachers):
+        rdms = [rdm.compute(t, distance=distance) for t in teachers]
+        target = _weighted_mean(rdms, weights)
+        return objectives.rdl_target(
+            student, target, distance=distance, comparison=comparison
+        )
+
+    return plain(objective)
 
 
 def rdl(*, pairs: int | None = None, **numbers) -> Term:
@@ -215,12 +661,108 @@ def rdl(*, pairs: int | None = None, **numbers) -> Term:
     return Term(init, apply)
 
 
+def _wrapped(init: Callable, term: Term, wrap: Callable) -> Term:
+    """The term with another `init`, and `apply` and `start` wrapped."""
+    start = None if term.start is None else wrap(term.start)
+    return Term(init, wrap(term.apply), start)
+
+
+def _params(module, key: Array, shape: tuple[int, ...]) -> PyTree:
+    return module.init(key, jnp.zeros(shape))["params"]
+
+
+def _run(module, params: PyTree, x: Array) -> Array:
+    # Running statistics are not kept: these modules are only used in training.
+    return module.apply({"params": params}, x, mutable=["batch_stats"])[0]
+
+
+def _module_a_layer(name: str, make: Callable) -> tuple[Callable, Callable]:
+    """One module a layer, from student's to teacher's activations.
+
+    Args:
+      name: Of the term, for errors.
+      make: `make(student, teacher, axis_name)` answers the module, or None for none.
+
+    Returns:
+      `init(key, student, teacher) -> (params, State())` and `run(params, student,
+      teacher, axis_name) -> mapped student`.
+    """
+
+    def init(key, student, teacher):
+        layers, structure = jax.tree_util.tree_flatten(student)
+        if structure != jax.tree_util.tree_structure(teacher):
+            raise ValueError(
+                f"{name}: expected the same layers on both sides, got {structure} and "
+                f"{jax.tree_util.tree_structure(teacher)}"
+            )
+        keys = structure.unflatten(jax.random.split(key, len(layers)))
+
+        def one(key, s, t):
+            if len(s.shape) != len(t.shape) or s.shape[:-3] != t.shape[:-3]:
+                raise ValueError(
+                    f"{name}: no module from activations {s.shape} to {t.shape}"
+                )
+            module = make(s, t, None)
+            return {} if module is None else _params(module, key, s.shape)
+
+        return jax.tree.map(one, keys, student, teacher), State()
+
+    def run(params, student, teacher, axis_name):
+        def one(s, t, p):
+            module = make(s, t, axis_name)
+            return s if module is None else _run(module, p, s)
+
+        return jax.tree.map(one, student, teacher, params)
+
+    return init, run
+
+
+def _heads(features: int) -> tuple[Callable, Callable]:
+    """Linear embeddings of one layer of student and teacher.
+
+    Returns:
+      `init(key, student, teacher) -> (params, State())` and `embed(params, student,
+      teacher) -> (student's, teacher's)`, each `[batch, features]`.
+    """
+    head = regressors.Embedding(features)
+
+    def init(key, student, teacher):
+        keys = jax.random.split(key)
+        return {
+            "student": _params(head, keys[0], student.shape),
+            "teacher": _params(head, keys[1], teacher.shape),
+        }, State()
+
+    def embed(params, student, teacher):
+        return (
+            _run(head, params["student"], student),
+            _run(head, params["teacher"], lax.stop_gradient(teacher)),
+        )
+
+    return init, embed
+
+
+def _weighted_mean(arrays: Sequence[Array], weights: Sequence[float] | None) -> Array:
+    weights = [1.0] * len(arrays) if weights is None else weights
+    pairs = zip(weights, arrays, strict=True)
+    return sum(w * a for w, a in pairs) / sum(weights)
+
+
+def _transposed(pairs: PyTree, like: PyTree) -> tuple[PyTree, PyTree]:
+    """A pytree of pairs as a pair of pytrees."""
+    outer = jax.tree_util.tree_structure(like)
+    inner = jax.tree_util.tree_structure((0, 0))
+    return jax.tree_util.tree_transpose(outer, inner, pairs)
+
+
 def _pickers(pairs) -> tuple[Callable, Callable]:
     """What student's and teacher's side of a term see of a dict of activations."""
     if isinstance(pairs, str):
         pairs = (pairs, pairs)
     if isinstance(pairs, tuple):
         first, second = pairs
+        if isinstance(second, list):
+            return _one("student", first), _in_order("teacher", second)
         return _one("student", first), _one("teacher", second)
     if isinstance(pairs, Mapping):
         return (

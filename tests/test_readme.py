@@ -3,14 +3,17 @@
 import pathlib
 import re
 
-from rdljax import objectives
+import jax
+import jax.numpy as jnp
+
+from rdljax import nets, objectives, teachers, training
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
 
 def test_the_python_blocks_run_from_top_to_bottom():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     loop = "for _ in range(100):"
     exec(blocks[0].replace(loop, f"before = loss(weights)\n{loop}"), names)
@@ -20,6 +23,27 @@ def test_the_python_blocks_run_from_top_to_bottom():
     assert 0 < names["value"] < 1
     exec(blocks[2], names)
     assert set(names["phase"].terms) == {"task", "kd", "rdl"}
+    exec(blocks[3], names)
+    # The plan is one that training accepts, with the nets of the package.
+    net = nets.build("mnist_cnn_small", 4)
+    data = {"image": jnp.zeros((1000, 28, 28, 1)), "label": jnp.zeros(1000, int)}
+
+    def view(data, batch, key):
+        return {k: v[batch["index"]] for k, v in data.items()} | batch
+
+    variables = net.init(jax.random.key(0), data["image"][:1])
+    state = training.init(
+        jax.random.key(1),
+        net,
+        teachers.net(net, variables),
+        names["plan"],
+        view,
+        training.Arrays(variables, data),
+        {"index": jnp.arange(4)},
+        devices=1,
+    )
+    assert set(state.replicated.params["ft"]) == {"paraphraser", "translator"}
+    assert state.replicated.terms["crd"]["bank"].student.shape == (1000, 128)
 
 
 def test_the_table_lists_every_objective():

@@ -1,6 +1,7 @@
 """Terms: pure, composable, and trained to the last leaf."""
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from rdljax import _names, objectives, rdm, teachers, terms
+from rdljax import _names, negatives, objectives, rdm, teachers, terms
 
 B = 8
 
@@ -30,7 +31,18 @@ TEACHER = {
     "pooled": draw((9,), 6),
     "logits": draw((10,), 7),
 }
-BATCH = {"label": jnp.arange(B) % 10, "index": jnp.arange(B)}
+TEACHER |= {
+    "a/logits": draw((10,), 8),
+    "b/logits": draw((10,), 9),
+    "a/pooled": draw((9,), 10),
+    "b/pooled": draw((6,), 11),
+}
+LABELS = np.arange(B) % 3
+BATCH = {
+    "label": jnp.asarray(LABELS),
+    "index": jnp.arange(B),
+    "contrast_index": jnp.asarray(np.random.default_rng(0).integers(0, B, (B, 5))),
+}
 LAYERS = {"stage1": "stage1", "pooled": "pooled"}
 
 TERMS = {
@@ -42,7 +54,60 @@ TERMS = {
     "rdl pairs": terms.between(LAYERS, terms.rdl(pairs=50)),
     "global": terms.over_global_batch(terms.between("pooled", terms.rdl(pairs=9))),
     "in order": terms.between(["stage1", ("stage2", "pooled")], terms.rdl()),
+    "hint as RepDistiller's": terms.between(
+        ("stage1", "stage2"), terms.hint(normalize=True, activation=jax.nn.relu)
+    ),
+    "vid": terms.between(
+        {"stage1": "stage2", "stage2": "stage1", "pooled": "pooled"}, terms.vid()
+    ),
+    "ab": terms.between(
+        [("stage1", "stage1"), ("stage2", "stage2"), ("logits", "logits")], terms.ab()
+    ),
+    "ft": terms.between(("stage1", "stage1"), terms.ft()),
+    "ft, smaller": terms.between(
+        ("stage2", "stage1"), terms.ft(objective=objectives.ft_repdistiller)
+    ),
+    "ft, start": terms.start_up(terms.between(("stage1", "stage1"), terms.ft())),
+    "global cc": terms.over_global_batch(terms.between("pooled", terms.cc(features=4))),
+    "crd": terms.between(
+        "pooled", terms.crd(B, negatives.drawn(12, LABELS), features=4)
+    ),
+    "crd, no labels": terms.between(
+        "pooled", terms.crd(B, negatives.drawn(12), features=4)
+    ),
+    "crd, relax": terms.between(
+        "pooled", terms.crd(B, negatives.drawn(12, LABELS), relax=LABELS, features=4)
+    ),
+    "crd, given": terms.between("pooled", terms.crd(B, negatives.given(), features=4)),
+    "crd, expected": terms.between(
+        "pooled", terms.crd(B, negatives.expected(12, LABELS), features=4)
+    ),
+    "crd, shared": terms.between(
+        "pooled", terms.crd(B, negatives.shared(6, LABELS), features=4)
+    ),
+    "global crd of batch": terms.over_global_batch(
+        terms.between("pooled", terms.crd_of_batch(features=4))
+    ),
+    "against two": terms.against(
+        ["a", "b"], terms.between("pooled", terms.hint()), weights=(1.0, 0.5)
+    ),
+    "crd against two": terms.against(
+        ["a", "b"],
+        terms.between("pooled", terms.crd(B, negatives.drawn(12), features=4)),
+    ),
+    "kd, mean": terms.between(("logits", ["a/logits", "b/logits"]), terms.kd_mean()),
+    "global rdl, mean": terms.over_global_batch(
+        terms.between(("pooled", ["a/pooled", "b/pooled"]), terms.rdl_mean())
+    ),
 }
+# What the term's own phase trains, where it is not all of its parameters.
+TRAINS = {
+    "ft": ("translator",),
+    "ft, smaller": ("translator",),
+    "ft, start": ("paraphraser",),
+}
+# Terms whose phase does not train the student.
+OF_TEACHER_ALONE = ("ft, start",)
 
 
 def split(tree, devices):
@@ -84,8 +149,13 @@ class TestEveryTerm:
     def test_every_leaf_of_params_receives_a_gradient(self, name):
         params, state = start(name)
         form = lambda p: TERMS[name].apply(p, state, STUDENT, TEACHER, BATCH)[0]  # noqa: E731
-        for leaf in jax.tree.leaves(jax.grad(form)(params)):
-            assert leaf.any()
+        gradient = jax.grad(form)(params)
+        for part in TRAINS.get(name, [None]):
+            trained = gradient if part is None else gradient[part]
+            for path, leaf in jax.tree.leaves_with_path(trained):
+                assert abs(leaf).max() > 1e-7, path
+        for part in set(params) - set(TRAINS[name]) if name in TRAINS else ():
+            assert not any(leaf.any() for leaf in jax.tree.leaves(gradient[part]))
 
     def test_student_gets_a_gradient_and_teacher_none(self, name):
         params, state = start(name)
@@ -94,13 +164,14 @@ class TestEveryTerm:
             return TERMS[name].apply(params, state, student, teacher, BATCH)[0]
 
         student, teacher = jax.grad(form, argnums=(0, 1))(STUDENT, TEACHER)
-        assert any(leaf.any() for leaf in jax.tree.leaves(student))
+        moves = any(leaf.any() for leaf in jax.tree.leaves(student))
+        assert moves != (name in OF_TEACHER_ALONE)
         assert not any(leaf.any() for leaf in jax.tree.leaves(teacher))
 
     def test_the_gradient_over_devices_is_that_of_the_global_batch(self, name):
         params, state = start(name)
         term = TERMS[name]
-        if "rdl" in name or name == "in order":
+        if name in ("rdl", "rdl pairs", "in order"):
             term = terms.over_global_batch(term)
 
         def loss(params, student, teacher, batch, axis_name=None):
@@ -222,6 +293,302 @@ class TestHint:
         assert form(params) < 0.5 * before
 
 
+def released(name):
+    path = pathlib.Path(__file__).parent / "reference" / "repdistiller.npz"
+    with np.load(path) as cases:
+        return {
+            key.removeprefix(f"{name}/"): jnp.asarray(cases[key])
+            for key in cases.files
+            if key.startswith(f"{name}/")
+        }
+
+
+def close_to_largest(found, expected):
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=1e-8 * np.abs(expected).max()
+    )
+
+
+class TestVID:
+    def test_equals_the_released_code_with_its_weights(self, float64):
+        case = released("vid")
+        params = {
+            "mean": {f"Dense_{i}": {"kernel": case[f"weight{i}"]} for i in range(3)},
+            "log_scale": case["log_scale"],
+        }
+        term = terms.vid()
+
+        def form(params, student):
+            return term.apply(params, terms.State(), student, case["teacher"], {})[0]
+
+        value, (own, student) = jax.value_and_grad(form, argnums=(0, 1))(
+            params, case["student"]
+        )
+        np.testing.assert_allclose(value, case["value"], rtol=1e-9)
+        close_to_largest(student, case["grad_student"])
+        close_to_largest(own["log_scale"], case["grad_log_scale"])
+        for i in range(3):
+            found = own["mean"][f"Dense_{i}"]["kernel"]
+            close_to_largest(found, case[f"grad_weight{i}"])
+
+    def test_the_first_variance(self, float64):
+        params, _ = start("vid")
+        for scale in jax.tree.leaves(params["log_scale"]):
+            np.testing.assert_allclose(jax.nn.softplus(scale) + 1e-5, 5, rtol=1e-6)
+
+    def test_the_variance_learns_what_cannot_be_predicted(self):
+        # The best variance of a channel is its mean squared error.
+        term = terms.vid()
+        student, teacher = jnp.zeros((B, 2)), jnp.asarray([[2.0, 0.1]] * (B // 2))
+        teacher = jnp.concatenate([teacher, -teacher])
+        params, state = term.init(jax.random.key(0), student, teacher)
+        form = lambda p: term.apply(p, state, student, teacher, {})[0]  # noqa: E731
+        step = jax.jit(
+            lambda p: jax.tree.map(lambda x, g: x - 0.5 * g, p, jax.grad(form)(p))
+        )
+        for _ in range(3000):
+            params = step(params)
+        found = jax.nn.softplus(params["log_scale"])
+        np.testing.assert_allclose(found, [4.0, 0.01], rtol=0.05)
+
+
+class TestAB:
+    def test_no_connector_between_layers_of_the_same_shape(self):
+        params, _ = start("ab")
+        assert params[2] == {} and set(params[0]) == {"Conv_0", "BatchNorm_0"}
+
+    def test_a_teacher_map_larger_than_any_convolution_makes(self):
+        student, teacher = (draw((3, 3, 2), 0),), (draw((5, 5, 4), 1),)
+        params, state = terms.ab().init(jax.random.key(0), student, teacher)
+        loss, _ = terms.ab().apply(params, state, student, teacher, BATCH)
+        assert jnp.isfinite(loss) and loss > 0
+
+
+class TestFT:
+    def test_the_start_up_trains_the_paraphraser_to_reconstruct(self):
+        params, state = start("ft, start")
+        form = lambda p: TERMS["ft, start"].apply(p, state, STUDENT, TEACHER, BATCH)[0]  # noqa: E731
+        tx = optax.adam(1e-2)
+        optimizer = tx.init(params)
+
+        @jax.jit
+        def step(params, optimizer):
+            updates, optimizer = tx.update(jax.grad(form)(params), optimizer)
+            return optax.apply_updates(params, updates), optimizer
+
+        before = form(params)
+        for _ in range(300):
+            params, optimizer = step(params, optimizer)
+        assert form(params) < 0.3 * before
+
+    def test_a_factor_has_a_share_of_the_teachers_channels(self):
+        term = terms.between(("stage1", "stage1"), terms.ft(rate=0.3))
+        params, _ = term.init(jax.random.key(0), STUDENT, TEACHER)
+        assert params["translator"]["Conv_2"]["kernel"].shape == (3, 3, 2, 2)
+
+    def test_maps_alone(self):
+        with pytest.raises(ValueError, match=r"ft: expected maps.*\(8, 6\).*\(8, 9\)"):
+            terms.between("pooled", terms.ft()).init(
+                jax.random.key(0), STUDENT, TEACHER
+            )
+
+    def test_other_terms_have_no_start_up(self):
+        with pytest.raises(ValueError, match="no start-up"):
+            terms.start_up(TERMS["hint"])
+
+
+class TestCRD:
+    def test_equals_the_released_code_over_two_steps(self, float64):
+        case = released("crd")
+        term = terms.crd(40, negatives.given(), features=16)
+        params = {
+            side: {
+                "Dense_0": {
+                    part: case[f"embed_{side}_{part}"] for part in ("kernel", "bias")
+                }
+            }
+            for side in ("student", "teacher")
+        }
+        _, state = term.init(jax.random.key(0), jnp.ones((12, 7)), jnp.ones((12, 11)))
+        bank = objectives.Bank(
+            case["bank_student0"], case["bank_teacher0"], jnp.zeros(2)
+        )
+        state = terms.State({**state.replicated, "bank": bank})
+        for step in ("step0", "step1"):
+            now = {k: case[f"{step}/{k}"] for k in ("student", "teacher")}
+            batch = {k: case[f"{step}/{k}"] for k in ("index", "contrast_index")}
+
+            def form(params, student, state=state, now=now, batch=batch):
+                return term.apply(params, state, student, now["teacher"], batch)
+
+            (value, state), (own, student) = jax.value_and_grad(
+                form, argnums=(0, 1), has_aux=True
+            )(params, now["student"])
+            np.testing.assert_allclose(value, case[f"{step}/value"], rtol=1e-9)
+            close_to_largest(student, case[f"{step}/grad_student"])
+            for side in ("student", "teacher"):
+                found = own[side]["Dense_0"]["kernel"]
+                close_to_largest(found, case[f"{step}/grad_embed_{side}_kernel"])
+                found = getattr(state.replicated["bank"], side)
+                close_to_largest(found, case[f"{step}/bank_{side}"])
+            found = state.replicated["bank"].normalizers
+            close_to_largest(found, case[f"{step}/normalizers"])
+
+    @pytest.mark.parametrize(
+        "name", ["crd", "crd, relax", "crd, given", "crd, expected", "crd, shared"]
+    )
+    def test_banks_and_normalizers_do_not_depend_on_the_devices(self, name):
+        params, state = start(name)
+        apply = functools.partial(TERMS[name].apply, params)
+        _, whole = apply(state, STUDENT, TEACHER, BATCH)
+        mapped = jax.vmap(functools.partial(apply, state, axis_name="d"), axis_name="d")
+        _, parts = mapped(*split((STUDENT, TEACHER, BATCH), 4))
+        for one in range(4):
+            mine = jax.tree.map(lambda x, i=one: x[i], parts.replicated["bank"])
+            jax.tree.map(
+                functools.partial(np.testing.assert_allclose, rtol=1e-5),
+                mine,
+                whole.replicated["bank"],
+            )
+
+    def test_normalizers_are_those_of_the_first_batch(self):
+        params, state = start("crd")
+        apply = jax.jit(TERMS["crd"].apply)
+        found = []
+        for _ in range(3):
+            _, state = apply(params, state, STUDENT, TEACHER, BATCH)
+            found.append(state.replicated["bank"].normalizers)
+        assert (found[0] > 0).all()
+        np.testing.assert_array_equal(found[0], found[1])
+        np.testing.assert_array_equal(found[0], found[2])
+
+    def test_each_step_draws_anew_and_moves_the_rows_of_the_batch_alone(self):
+        params, state = start("crd, no labels")
+        part = jax.tree.map(lambda x: x[2:5], (STUDENT, TEACHER, BATCH))
+        first, after = TERMS["crd, no labels"].apply(params, state, *part)
+        second, _ = TERMS["crd, no labels"].apply(
+            params,
+            terms.State(state.replicated | {"key": after.replicated["key"]}),
+            *part,
+        )
+        assert first != second
+        for side in ("student", "teacher"):
+            before, now = (getattr(s.replicated["bank"], side) for s in (state, after))
+            moved = (before != now).any(axis=1)
+            np.testing.assert_array_equal(moved, [0, 0, 1, 1, 1, 0, 0, 0])
+            np.testing.assert_allclose(jnp.linalg.norm(now[2:5], axis=1), 1, rtol=1e-6)
+
+    def test_training_the_heads_tells_examples_apart(self):
+        term = terms.between(
+            "pooled", terms.crd(B, negatives.expected(100, LABELS), features=4)
+        )
+        params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
+
+        @jax.jit
+        def step(params, state):
+            def loss(p):
+                return term.apply(p, state, STUDENT, TEACHER, BATCH)
+
+            (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+            moved = jax.tree.map(lambda x, g: x - 0.02 * g, params, gradient)
+            return moved, state, value
+
+        losses = []
+        for _ in range(300):
+            params, state, value = step(params, state)
+            losses.append(float(value))
+        assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+    def test_a_batch_of_one_class_is_finite_without_a_bank(self):
+        term = terms.between("pooled", terms.crd_of_batch(features=4))
+        params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
+        batch = {"label": jnp.zeros(B, int)}
+        form = lambda p: term.apply(p, state, STUDENT, TEACHER, batch)[0]  # noqa: E731
+        value, gradient = jax.value_and_grad(form)(params)
+        assert jnp.isfinite(value)
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: terms.crd(B, relax=LABELS[:-1]),
+            lambda: TestCRD.apply(terms.crd(B, negatives.drawn(3, LABELS[:-1]))),
+            lambda: TestCRD.apply(terms.crd(B, negatives.expected(3, LABELS[:-1]))),
+            lambda: TestCRD.apply(terms.crd(B, negatives.shared(3, LABELS[:-1]))),
+        ],
+    )
+    def test_a_label_for_each_training_example(self, make):
+        with pytest.raises(ValueError, match=r"each of 8 training examples.*\(7,\)"):
+            make()
+
+    @staticmethod
+    def apply(term):
+        term = terms.between("pooled", term)
+        params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
+        return term.apply(params, state, STUDENT, TEACHER, BATCH)
+
+
+class TestSeveralTeachers:
+    def value(self, name, **params):
+        own, state = start(name)
+        return TERMS[name].apply(own, state, STUDENT, TEACHER, BATCH)[0]
+
+    def test_against_each_is_the_weighted_sum(self):
+        params, state = start("against two")
+        assert set(params) == {"a", "b"}
+        found, _ = TERMS["against two"].apply(params, state, STUDENT, TEACHER, BATCH)
+        one = lambda name: terms.hint().apply(  # noqa: E731
+            params[name],
+            terms.State(),
+            STUDENT["pooled"],
+            TEACHER[f"{name}/pooled"],
+            BATCH,
+        )[0]
+        np.testing.assert_allclose(found, one("a") + 0.5 * one("b"), rtol=1e-6)
+
+    def test_each_has_a_memory_of_its_own(self):
+        params, state = start("crd against two")
+        banks = {name: s["bank"] for name, s in state.replicated.items()}
+        assert (banks["a"].student != banks["b"].student).any()
+        _, after = TERMS["crd against two"].apply(
+            params, state, STUDENT, TEACHER, BATCH
+        )
+        for name in ("a", "b"):
+            now = after.replicated[name]["bank"]
+            assert (now.teacher != banks[name].teacher).all()
+
+    def test_the_mean_of_probabilities(self):
+        p = [jax.nn.softmax(TEACHER[f"{n}/logits"] / 4) for n in ("a", "b")]
+        q = jax.nn.log_softmax(STUDENT["logits"] / 4)
+        mean = (p[0] + p[1]) / 2
+        expected = 16 * jnp.mean(jnp.sum(mean * (jnp.log(mean) - q), axis=1))
+        np.testing.assert_allclose(self.value("kd, mean"), expected, rtol=1e-5)
+
+    def test_the_weighted_mean_of_rdms(self):
+        rdms = [rdm.compute(TEACHER[f"{n}/pooled"]) for n in ("a", "b")]
+        expected = objectives.rdl_target(STUDENT["pooled"], (rdms[0] + rdms[1]) / 2)
+        np.testing.assert_allclose(self.value("global rdl, mean"), expected, rtol=1e-5)
+        term = terms.between(
+            ("pooled", ["a/pooled", "b/pooled"]), terms.rdl_mean(weights=(3, 1))
+        )
+        found, _ = term.apply({}, terms.State(), STUDENT, TEACHER, BATCH)
+        expected = objectives.rdl_target(
+            STUDENT["pooled"], 0.75 * rdms[0] + 0.25 * rdms[1]
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_an_unknown_teacher_is_named_with_its_nearest(self):
+        teacher = {"first/logits": TEACHER["logits"]}
+        term = terms.against(["frist"], TERMS["kd"])
+        with pytest.raises(_names.UnknownName, match="did you mean 'first'"):
+            term.init(jax.random.key(0), STUDENT, teacher)
+
+    @pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0, 3.0)])
+    def test_a_weight_for_each_teacher(self, weights):
+        with pytest.raises(ValueError, match="a weight for each of"):
+            terms.against(["a", "b"], TERMS["kd"], weights)
+
+
 class TestRandomPairs:
     def test_each_step_draws_anew(self):
         params, state = start("rdl pairs")
@@ -277,6 +644,28 @@ class TestTeachers:
         teacher = teachers.net(Same(), {}, inputs="sound")
         batch = {"image": jnp.zeros(3), "sound": jnp.ones(3)}
         assert teacher.targets(teacher.arrays, batch)["logits"].all()
+
+    def test_several_teachers_are_one_with_their_names_before_the_layers(self):
+        class Scale:
+            def apply(self, variables, images, train):
+                return {"logits": variables * images}
+
+        teacher = teachers.several(
+            {
+                "a": teachers.net(Scale(), jnp.array(2.0)),
+                "b": teachers.net(Scale(), jnp.array(3.0), inputs="sound"),
+            }
+        )
+        batch = {"image": jnp.ones(3), "sound": jnp.full(3, 5.0)}
+        seen = teacher.targets(teacher.arrays, batch)
+        assert set(seen) == {"a/logits", "b/logits"}
+        np.testing.assert_array_equal(seen["a/logits"], 2)
+        np.testing.assert_array_equal(seen["b/logits"], 15)
+
+    @pytest.mark.parametrize("names", [[], ["a/b"]])
+    def test_several_teachers_have_plain_names(self, names):
+        with pytest.raises(ValueError, match="names without a slash"):
+            teachers.several({name: teachers.nobody() for name in names})
 
     def test_nobody_teaches_nothing(self):
         teacher = teachers.nobody()

@@ -9,7 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from rdljax import _names, checkpoints, nets, objectives, teachers, terms, training
+from rdljax import (
+    _names,
+    checkpoints,
+    negatives,
+    nets,
+    objectives,
+    teachers,
+    terms,
+    training,
+)
 
 N, BATCH, CLASSES = 48, 16, 4
 
@@ -71,6 +80,11 @@ LOSS = {
     "rdl/pairs": (
         1.0,
         terms.over_global_batch(terms.between("pooled", terms.rdl(pairs=20))),
+    ),
+    "vid": (0.1, terms.between("pooled", terms.vid())),
+    "crd": (
+        0.1,
+        terms.between("pooled", terms.crd(N, negatives.drawn(20), features=4)),
     ),
     "count": (1.0, counting()),
 }
@@ -380,6 +394,145 @@ class TestPhases:
         phase = training.Phase({name: LOSS["task"]}, 1)
         with pytest.raises(ValueError, match=name):
             begin(student, teacher, arrays, phase=phase)
+
+
+class Maps(nn.Module):
+    """A small net with three maps before their ReLU."""
+
+    channels: tuple[int, int, int]
+
+    layers = ("stage1", "stage2", "stage3", "logits")
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        seen, x = {}, images
+        for i, channels in enumerate(self.channels):
+            x = nn.Conv(channels, (2, 2))(x)
+            seen[f"stage{i + 1}"] = x
+            x = nn.relu(x)
+        return seen | {"logits": nn.Dense(CLASSES)(x.mean(axis=(1, 2)))}
+
+
+class TestStartUp:
+    """The published start-up phases, as parts of a plan."""
+
+    def run(self, plan, teacher_channels=(4, 6, 6)):
+        """The student's and terms' parameters before, and after each phase."""
+        _, _, arrays = setting()
+        student, net = Maps((4, 5, 6)), Maps(teacher_channels)
+        variables = net.init(jax.random.key(1), arrays.data["image"][:2])
+        teacher = teachers.net(net, variables)
+        arrays = arrays._replace(teacher=variables)
+        state = training.init(
+            jax.random.key(0), student, teacher, plan, view, arrays, batches(1)[0], 8
+        )
+        found, losses = [jax.tree.map(np.asarray, state.replicated.params)], []
+        for phase in plan:
+            state = training.start(state, phase, OPTIMIZER)
+            body = training.body(student, teacher, phase, OPTIMIZER, view)
+            step = training.pmap(body)
+            for batch in batches(5):
+                state, metrics = step(state, arrays, training.shard(batch))
+                losses.append(float(metrics["loss"]))
+            found.append(jax.tree.map(np.asarray, state.replicated.params))
+        assert np.isfinite(losses).all()
+        return found
+
+    @staticmethod
+    def moved(before, after):
+        """Which leaves differ, as a flat list of booleans."""
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), before, after)
+        return [not x for x in jax.tree.leaves(same)]
+
+    def test_the_paraphraser_is_trained_and_then_frozen(self):
+        factors = terms.between(("stage3", "stage3"), terms.ft())
+        plan = [
+            training.Phase(
+                {"ft": (1.0, terms.start_up(factors))}, 1, trains=("ft/paraphraser",)
+            ),
+            training.Phase(
+                {"task": LOSS["task"], "ft": (10.0, factors)},
+                1,
+                trains=("student", "ft/translator"),
+            ),
+        ]
+        start, middle, end = self.run(plan)
+        assert not any(self.moved(start["student"], middle["student"]))
+        assert not any(
+            self.moved(start["ft"]["translator"], middle["ft"]["translator"])
+        )
+        paraphrasers = [x["ft"]["paraphraser"] for x in (start, middle, end)]
+        assert all(self.moved(*paraphrasers[:2]))
+        assert not any(self.moved(*paraphrasers[1:]))
+        assert all(self.moved(middle["student"], end["student"]))
+        assert all(self.moved(middle["ft"]["translator"], end["ft"]["translator"]))
+
+    def test_connectors_are_trained_with_the_trunk_and_then_left(self):
+        pairs = [(f"stage{i}", f"stage{i}") for i in (1, 2, 3)]
+        plan = [
+            training.Phase({"ab": (1.0, terms.between(pairs, terms.ab()))}, 1),
+            training.Phase({"task": LOSS["task"]}, 1),
+        ]
+        start, middle, end = self.run(plan)
+        # One layer of three differs in shape.
+        assert [bool(p) for p in start["ab"]] == [False, True, False]
+        assert all(self.moved(start["ab"], middle["ab"]))
+        trunk, head = (
+            [
+                {k: v for k, v in x["student"].items() if k.startswith(part)}
+                for x in (start, middle)
+            ]
+            for part in ("Conv", "Dense")
+        )
+        assert all(self.moved(*trunk)) and not any(self.moved(*head))
+        assert not any(self.moved(middle["ab"], end["ab"]))
+        assert all(self.moved(middle["student"], end["student"]))
+
+    def test_fsp_trains_the_trunk(self):
+        layers = ["stage1", "stage2", "stage3"]
+        plan = [
+            training.Phase(
+                {"fsp": (1.0, terms.between(layers, terms.plain(objectives.fsp)))}, 1
+            ),
+            training.Phase({"task": LOSS["task"]}, 1),
+        ]
+        start, middle, _ = self.run(plan, teacher_channels=(4, 5, 6))
+        moved = jax.tree.map(
+            lambda a, b: bool((a != b).any()), start["student"], middle["student"]
+        )
+        assert all(jax.tree.leaves({k: v for k, v in moved.items() if "Conv" in k}))
+        assert not any(jax.tree.leaves(moved["Dense_0"]))
+
+
+def test_teacher_and_student_may_see_different_views():
+    # Cross-modal: the teacher sees the left half of each image, the student the right.
+    student, _, arrays = setting()
+
+    def halves(data, batch, key):
+        seen = view(data, batch, key)
+        image = seen["image"]
+        return seen | {"image": image[:, :, 1:], "left": image[:, :, :1]}
+
+    net = nets.mlp.MLP(CLASSES, widths=(6,))
+    variables = net.init(jax.random.key(7), jnp.zeros((2, 3, 1, 1)))
+    teacher = teachers.net(net, variables, inputs="left")
+    arrays = arrays._replace(teacher=variables)
+    phase = training.Phase({k: LOSS[k] for k in ("crd", "kd", "rdl")}, 1)
+    state = training.init(
+        jax.random.key(0), student, teacher, [phase], halves, arrays, batches(1)[0], 1
+    )
+    state = training.start(state, phase, OPTIMIZER)
+    step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, halves))
+    losses = []
+    for batch in batches(40):
+        state, metrics = step(state, arrays, batch)
+        losses.append({k: float(v) for k, v in metrics.items()})
+    assert state.replicated.params["student"]["Dense_0"]["kernel"].shape == (6, 8)
+    for name in ("crd", "kd", "rdl"):
+        first, last = (
+            np.mean([x[name] for x in part]) for part in (losses[:8], losses[-8:])
+        )
+        assert last < first
 
 
 def test_training_lowers_the_loss():

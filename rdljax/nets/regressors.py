@@ -1,4 +1,10 @@
-"""Small modules that terms train: they bring a student's layer to a teacher's shape."""
+"""Small modules that terms train: they bring a layer to another's shape.
+
+Batch normalisation in them is by the statistics of the batch, over all devices where
+`axis_name` names their axis: they are only ever used in training.
+"""
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -19,22 +25,97 @@ class Regressor(nn.Module):
 
     Attributes:
       shape: The teacher's shape without the batch: `(..., units)` or `(H, W, C)`.
+      normalize: Whether batch normalisation follows.
+      activation: What is applied last, if anything.
+      axis_name: The devices' axis, if the batch is spread over one.
     """
 
     shape: tuple[int, ...]
+    normalize: bool = False
+    activation: Callable[[Array], Array] | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[batch, ...]` in, `[batch, ...]` of the teacher's width out."""
+        x = self._linear(x)
+        if self.normalize:
+            x = nn.BatchNorm(use_running_average=False, axis_name=self.axis_name)(x)
+        return x if self.activation is None else self.activation(x)
+
+    def _linear(self, x: Array) -> Array:
+        # Normalisation would take away a bias, which no gradient would then reach.
+        bias = {"use_bias": not self.normalize}
         if x.ndim != 4:
-            return nn.Dense(self.shape[-1])(x)
+            return nn.Dense(self.shape[-1], **bias)(x)
         size, target = x.shape[1:3], self.shape[:2]
         channels = self.shape[2]
         if all(s == 2 * t for s, t in zip(size, target, strict=True)):
-            return nn.Conv(channels, (3, 3), strides=(2, 2), padding=1)(x)
+            return nn.Conv(channels, (3, 3), strides=(2, 2), padding=1, **bias)(x)
         if all(2 * s == t for s, t in zip(size, target, strict=True)):
-            return nn.ConvTranspose(channels, (4, 4), strides=(2, 2))(x)
+            return nn.ConvTranspose(channels, (4, 4), strides=(2, 2), **bias)(x)
         if all(s >= t for s, t in zip(size, target, strict=True)):
             window = tuple(1 + s - t for s, t in zip(size, target, strict=True))
-            return nn.Conv(channels, window, padding="VALID")(x)
-        return nn.Conv(channels, (1, 1))(x)
+            return nn.Conv(channels, window, padding="VALID", **bias)(x)
+        return nn.Conv(channels, (1, 1), **bias)(x)
+
+
+class Pointwise(nn.Module):
+    """Three dense layers over the channels of each position, without biases.
+
+    Attributes:
+      width: Units of the result, and of the two layers before it, which end in ReLU.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., channels]` in, `[..., width]` out."""
+        rows = x.reshape(-1, x.shape[-1])
+        for _ in range(2):
+            rows = nn.relu(nn.Dense(self.width, use_bias=False)(rows))
+        rows = nn.Dense(self.width, use_bias=False)(rows)
+        return rows.reshape(*x.shape[:-1], self.width)
+
+
+class Embedding(nn.Module):
+    """A linear map of flattened activations.
+
+    Attributes:
+      width: Units of the result.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[batch, ...]` in, `[batch, width]` out."""
+        return nn.Dense(self.width)(x.reshape(x.shape[0], -1))
+
+
+class Coder(nn.Module):
+    """Three 3 x 3 convolutions, each with a leaky ReLU of slope 0.1.
+
+    Attributes:
+      channels: Of the three layers.
+      transposed: Whether the convolutions are transposed.
+      normalize: Whether batch normalisation follows each.
+      axis_name: The devices' axis, if the batch is spread over one.
+    """
+
+    channels: tuple[int, int, int]
+    transposed: bool = False
+    normalize: bool = False
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[batch, H, W, C]` in, maps of the same size out."""
+        convolution = nn.ConvTranspose if self.transposed else nn.Conv
+        for channels in self.channels:
+            x = convolution(channels, (3, 3), use_bias=not self.normalize)(x)
+            if self.normalize:
+                x = nn.BatchNorm(use_running_average=False, axis_name=self.axis_name)(x)
+            x = nn.leaky_relu(x, 0.1)
+        return x

@@ -1,0 +1,207 @@
+"""Negatives: what `terms.crd` contrasts each example with.
+
+terms.crd(len(labels), negatives.drawn(16384, labels))
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rdljax import objectives
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+
+
+class Chosen(NamedTuple):
+    """What an example is contrasted with in one step.
+
+    Attributes:
+      loss: `loss(student, teacher, bank, temperature=...)`, of unit embeddings.
+      rows: What `objectives.normalizers` takes the normalizers from.
+    """
+
+    loss: Callable[..., Array]
+    rows: Array | None
+
+
+# From a key, the batch, its positives `[batch]` and the number of training examples.
+Negatives = Callable[[Array, Batch, Array, int], Chosen]
+
+
+def given(entry: str = "contrast_index") -> Negatives:
+    """Negatives that come with the batch: `[batch, K + 1]`, column 0 the positive."""
+
+    def choose(key, batch, positives, n):
+        return _contrasted(batch[entry])
+
+    return choose
+
+
+def drawn(count: int, labels: Array | None = None) -> Negatives:
+    """Negatives drawn anew in each step for each example, on the device.
+
+    An example's draw follows from the step's key and its index alone, and so not from
+    the number of devices.
+
+    Args:
+      count: Negatives of an example.
+      labels: `[n]` class of each training example: negatives are of other classes. None
+        to draw from all others.
+
+    Raises:
+      ValueError: Labels of one class only.
+
+    Departures: (1) with replacement, where the released code draws without.
+    """
+    others = _others(labels)
+
+    def choose(key, batch, positives, n):
+        check_labels(labels, n)
+        index = batch["index"]
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+        negatives = jax.vmap(lambda k, i: others(k, i, n, count))(keys, index)
+        return _contrasted(jnp.concatenate([positives[:, None], negatives], axis=1))
+
+    return choose
+
+
+def expected(count: int, labels: Array | None = None) -> Negatives:
+    """All negatives, each weighted by how often `drawn` is expected to draw it.
+
+    The loss is the mean of that with `drawn` over all draws, without its noise.
+
+    Args:
+      count: Negatives of an example.
+      labels: As for `drawn`.
+    """
+    _check_classes(labels)
+
+    def choose(key, batch, positives, n):
+        check_labels(labels, n)
+        weights = is_other(labels, batch["index"], jnp.arange(n))
+        weights = weights * (count / jnp.sum(weights, axis=1, keepdims=True))
+        return _shared(positives, None, weights)
+
+    return choose
+
+
+def shared(count: int, labels: Array | None = None) -> Negatives:
+    """Negatives drawn anew in each step, the same for the whole batch.
+
+    Drawn without replacement from all examples; those of an example's own class have
+    weight 0, and the others are weighted so that on average they count as `count`.
+
+    Args:
+      count: Negatives to draw, no more than there are examples.
+      labels: As for `drawn`.
+    """
+    _check_classes(labels)
+
+    def choose(key, batch, positives, n):
+        check_labels(labels, n)
+        rows = jax.random.choice(key, n, (count,), replace=False)
+        index = batch["index"]
+        weights = is_other(labels, index, rows)
+        share = jnp.mean(is_other(labels, index, jnp.arange(n)), axis=1, keepdims=True)
+        return _shared(positives, rows, weights / share)
+
+    return choose
+
+
+def check_labels(labels: Array | None, n: int) -> None:
+    """Raises `ValueError` if the labels are not those of n training examples."""
+    if labels is not None and np.shape(labels) != (n,):
+        raise ValueError(
+            f"expected a label for each of {n} training examples, got "
+            f"{np.shape(labels)}"
+        )
+
+
+def of_same_class(key: Array, labels: Array, index: Array) -> Array:
+    """For each example, one of its class, uniformly: `[batch]` positives.
+
+    Args:
+      key: A random key.
+      labels: `[n]` class of each training example.
+      index: `[batch]` the examples.
+    """
+    order, starts, sizes, own = _by_class(labels)
+
+    def draw(i):
+        place = jax.random.randint(jax.random.fold_in(key, i), (), 0, sizes[own[i]])
+        return order[starts[own[i]] + place]
+
+    return jax.vmap(draw)(index)
+
+
+def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
+    """`[batch, rows]`: 1 where a row is of another class (another example, without)."""
+    if labels is not None:
+        labels = jnp.asarray(labels)
+        index, rows = labels[index], labels[rows]
+    return (index[:, None] != rows[None, :]).astype(jnp.float32)
+
+
+def _contrasted(indices: Array) -> Chosen:
+    def loss(student, teacher, bank, **numbers):
+        return objectives.crd(student, teacher, bank, indices, **numbers)
+
+    return Chosen(loss, indices)
+
+
+def _shared(positives: Array, rows: Array | None, weights: Array) -> Chosen:
+    def loss(student, teacher, bank, **numbers):
+        return objectives.crd_shared(
+            student, teacher, bank, positives, rows, weights, **numbers
+        )
+
+    return Chosen(loss, rows)
+
+
+def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
+    """`draw(key, index, n, count) -> [count]`: rows of other classes, uniformly.
+
+    (Of other examples, without labels.) Sorted by class, an example's own class is one
+    run of rows: drawn is a place among the others, which is moved past that run.
+    """
+    if labels is None:
+
+        def draw(key, index, n, count):
+            place = jax.random.randint(key, (count,), 0, n - 1)
+            return place + (place >= index)
+
+        return draw
+
+    _check_classes(labels)
+    order, starts, sizes, own = _by_class(labels)
+
+    def draw(key, index, n, count):
+        start, size = starts[own[index]], sizes[own[index]]
+        place = jax.random.randint(key, (count,), 0, n - size)
+        return order[place + size * (place >= start)]
+
+    return draw
+
+
+def _check_classes(labels: Array | None) -> None:
+    if labels is not None and len(np.unique(np.asarray(labels))) < 2:
+        raise ValueError("negatives of other classes need two classes or more")
+
+
+def _by_class(labels: Array) -> tuple[Array, Array, Array, Array]:
+    """Examples in the order of their classes.
+
+    Returns:
+      `order` `[n]`, and of each class its first place in the order and its size, and of
+      each example its class `[n]`, counted from 0.
+    """
+    _, own, sizes = np.unique(
+        np.asarray(labels), return_inverse=True, return_counts=True
+    )
+    starts = np.cumsum(sizes) - sizes
+    order = np.argsort(own, kind="stable")
+    return tuple(jnp.asarray(x, jnp.int32) for x in (order, starts, sizes, own))

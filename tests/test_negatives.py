@@ -1,0 +1,127 @@
+"""Negatives: of other classes, uniform, and the same on any number of devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdljax import negatives, objectives
+
+N = 12
+# Classes that are neither sorted nor of equal size.
+LABELS = np.array([7, 2, 7, 0, 2, 7, 0, 7, 2, 7, 2, 7])
+INDEX = jnp.array([3, 0, 8, 11])
+BATCH = {"index": INDEX}
+BANK = objectives.Bank(
+    *np.random.default_rng(0).normal(0, 0.3, (2, N, 5)).astype(np.float32),
+    np.array([20.0, 30.0], np.float32),
+)
+S, T = np.random.default_rng(1).normal(0, 0.4, (2, 4, 5)).astype(np.float32)
+
+
+def choose(negatives, seed=0, batch=BATCH):
+    return negatives(jax.random.key(seed), batch, batch["index"], N)
+
+
+def others(index, labels):
+    same = np.arange(N) == index if labels is None else labels == labels[index]
+    return set(np.flatnonzero(~same))
+
+
+@pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "none"])
+class TestDrawn:
+    def test_the_positive_comes_first_and_the_others_are_of_other_classes(self, labels):
+        rows = choose(negatives.drawn(500, labels)).rows
+        assert rows.shape == (4, 501)
+        np.testing.assert_array_equal(rows[:, 0], INDEX)
+        for index, row in zip(INDEX, rows, strict=True):
+            assert set(np.asarray(row[1:])) == others(int(index), labels)
+
+    def test_all_others_are_as_likely(self, labels):
+        rows = choose(negatives.drawn(20_000, labels)).rows
+        for index, row in zip(INDEX, rows, strict=True):
+            expected = 20_000 / len(others(int(index), labels))
+            counts = np.bincount(row[1:], minlength=N)
+            counts = counts[counts > 0]
+            # Five standard deviations of a binomial count.
+            assert abs(counts - expected).max() < 5 * np.sqrt(expected)
+
+    def test_an_example_draws_the_same_in_any_batch(self, labels):
+        rows = choose(negatives.drawn(9, labels)).rows
+        alone = choose(negatives.drawn(9, labels), batch={"index": INDEX[2:3]}).rows
+        np.testing.assert_array_equal(alone[0], rows[2])
+
+    def test_each_key_draws_anew(self, labels):
+        first, second = (
+            choose(negatives.drawn(9, labels), seed).rows for seed in (0, 1)
+        )
+        assert (first != second).any()
+
+    def test_what_is_expected_is_the_mean_over_draws(self, labels):
+        keys = jax.random.split(jax.random.key(0), 3000)
+
+        @jax.vmap
+        def one(key):
+            chosen = negatives.drawn(6, labels)(key, BATCH, INDEX, N)
+            return chosen.loss(S, T, BANK, temperature=0.5)
+
+        losses = one(keys)
+        exact = choose(negatives.expected(6, labels)).loss(S, T, BANK, temperature=0.5)
+        error = np.std(losses) / np.sqrt(len(losses))
+        assert abs(np.mean(losses) - exact) < 4 * error < 0.02 * exact
+
+    def test_what_is_shared_counts_the_same_on_average(self, labels, monkeypatch):
+        def weights(student, teacher, bank, positives, rows, own, **numbers):
+            return jnp.zeros((4, N)).at[:, rows].set(own)
+
+        monkeypatch.setattr(objectives, "crd_shared", weights)
+
+        @jax.vmap
+        def one(key):
+            return negatives.shared(6, labels)(key, BATCH, INDEX, N).loss(S, T, BANK)
+
+        mean = jnp.mean(one(jax.random.split(jax.random.key(0), 20_000)), axis=0)
+        for row, index in zip(mean, INDEX, strict=True):
+            rest = others(int(index), labels)
+            expected = np.where(np.isin(np.arange(N), list(rest)), 6 / len(rest), 0)
+            np.testing.assert_allclose(row, expected, atol=0.03)
+
+
+def test_shared_negatives_are_without_replacement_and_never_of_the_own_class():
+    chosen = choose(negatives.shared(N, LABELS))
+    np.testing.assert_array_equal(np.sort(chosen.rows), np.arange(N))
+    # All rows drawn: as the bank's rows weighted by class.
+    weights = negatives.is_other(LABELS, INDEX, jnp.arange(N))
+    weights = weights * N / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        chosen.loss(S, T, BANK),
+        objectives.crd_shared(S, T, BANK, INDEX, None, weights),
+        rtol=1e-5,
+    )
+
+
+def test_given_negatives_are_those_of_the_batch():
+    indices = jnp.arange(20).reshape(4, 5) % N
+    chosen = choose(negatives.given("mine"), batch={"index": INDEX, "mine": indices})
+    np.testing.assert_allclose(
+        chosen.loss(S, T, BANK), objectives.crd(S, T, BANK, indices)
+    )
+
+
+def test_a_relaxed_positive_is_any_of_the_class():
+    draw = jax.vmap(lambda key: negatives.of_same_class(key, LABELS, INDEX))
+    drawn = draw(jax.random.split(jax.random.key(0), 4000))
+    for index, column in zip(INDEX, drawn.T, strict=True):
+        mates = np.flatnonzero(LABELS[index] == LABELS)
+        counts = np.bincount(column, minlength=N)
+        assert set(np.flatnonzero(counts)) == set(mates)
+        expected = 4000 / len(mates)
+        assert abs(counts[mates] - expected).max() < 5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize(
+    "make", [negatives.drawn, negatives.expected, negatives.shared]
+)
+def test_one_class_has_no_others(make):
+    with pytest.raises(ValueError, match="two classes or more"):
+        make(5, np.zeros(N, int))
