@@ -346,9 +346,9 @@ def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
     """
     if not 1 <= k <= min(teacher.shape[1] * teacher.shape[2], teacher.shape[3]):
         raise ValueError(f"expected a k that teacher {teacher.shape} has, got {k}")
-    targets, values = jax.vmap(functools.partial(_singular, count=k))(teacher)
+    targets, values = _singular(teacher, k)
     targets = _oriented(targets)
-    candidates, _ = jax.vmap(functools.partial(_singular, count=k + 3))(student)
+    candidates, _ = _singular(student, k + 3)
     cosines = jnp.einsum(
         "bkc,bjc->bkj", targets, candidates, precision=jax.lax.Precision.HIGHEST
     )
@@ -364,23 +364,43 @@ def _oriented(vectors: Array) -> Array:
     return jnp.where(jnp.sum(vectors, axis=-1, keepdims=True) < 0, -vectors, vectors)
 
 
+@functools.partial(jax.jit, static_argnames="count")
 def _singular(x: Array, count: int) -> tuple[Array, Array]:
-    """The first right singular vectors of a map `[H, W, C]` and their values.
+    """The first right singular vectors of maps `[batch, H, W, C]` and their values.
 
     Returns:
-      `[count, C]`, differentiable once, and `[count]`, without a gradient; fewer where
-      the map has fewer.
+      `[batch, count, C]`, differentiable once, and `[batch, count]`, without a
+      gradient; fewer where the maps have fewer.
     """
-    x = x.reshape(-1, x.shape[2])
+    x = x.reshape(x.shape[0], -1, x.shape[3])
     fixed = jax.lax.stop_gradient(x)
-    largest = jnp.max(jnp.abs(fixed))
+    largest = jnp.max(jnp.abs(fixed), axis=(1, 2), keepdims=True)
     x, fixed = (a / jnp.where(largest > 0, largest, 1) for a in (x, fixed))
-    _, values, vectors = jnp.linalg.svd(fixed, full_matrices=False)
-    first, squares = vectors[:count], values**2
+    values, vectors = jax.lax.platform_dependent(
+        fixed,
+        # One at a time: XLA's CPU threads wait for each other forever where two batched
+        # decompositions have taken all of them.
+        cpu=functools.partial(jax.lax.map, _decomposed),
+        default=jax.vmap(_decomposed),
+    )
+    first = jax.vmap(functools.partial(_moved, count=count))(x, values, vectors)
+    return first, values[:, :count]
 
-    # A singular vector is an eigenvector v of x'x. By perturbation theory it changes by
-    # what x'x v changes, times 1 / (its eigenvalue - the other's) along each other
-    # vector. The residual x'x v - v (eigenvalue) is 0 but has that gradient.
+
+def _decomposed(x: Array) -> tuple[Array, Array]:
+    """Singular values and right singular vectors, `[r]` and `[r, C]`, of `[n, C]`."""
+    _, values, vectors = jnp.linalg.svd(x, full_matrices=False)
+    return values, vectors
+
+
+def _moved(x: Array, values: Array, vectors: Array, count: int) -> Array:
+    """The first singular vectors `[count, C]` of x, with their gradient.
+
+    A singular vector is an eigenvector v of x'x. By perturbation theory it changes by
+    what x'x v changes, times 1 / (its eigenvalue - the other's) along each other
+    vector. The residual x'x v - v (eigenvalue) is 0 but has that gradient.
+    """
+    first, squares = vectors[:count], values**2
     gaps = squares[:count, None] - squares[None, :]
     tolerance = 10 * jnp.finfo(x.dtype).eps * squares[0]
     inverse = jnp.where(jnp.abs(gaps) > tolerance, 1 / jnp.where(gaps == 0, 1, gaps), 0)
@@ -391,4 +411,4 @@ def _singular(x: Array, count: int) -> tuple[Array, Array]:
     along = product(residual, vectors.T)
     change = product(inverse * along, vectors)
     change += outside * (residual - product(along, vectors))
-    return first + change, values[:count]
+    return first + change
