@@ -78,6 +78,26 @@ def plain(objective: Callable[..., Array], **numbers) -> Term:
     return Term(init, apply)
 
 
+def labelled(
+    objective: Callable[..., Array], *, label: str = "label", **numbers
+) -> Term:
+    """An objective that also takes the right classes, such as `objectives.dkd`.
+
+    Args:
+      objective: `objective(student, teacher, labels, **numbers) -> scalar`.
+      label: The entry of the batch `[batch]` with the right classes.
+      **numbers: The keyword arguments it is called with.
+    """
+
+    def init(key, student, teacher):
+        return {}, State()
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        return objective(student, teacher, batch[label], **numbers), state
+
+    return Term(init, apply)
+
+
 def between(pairs: Pair | Mapping[str, str] | Sequence[Pair], term: Term) -> Term:
     """A term between chosen layers.
 

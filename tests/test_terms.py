@@ -48,6 +48,7 @@ LAYERS = {"stage1": "stage1", "pooled": "pooled"}
 TERMS = {
     "task": terms.cross_entropy(),
     "kd": terms.between("logits", terms.plain(objectives.kd, temperature=2.0)),
+    "dkd": terms.between("logits", terms.labelled(objectives.dkd, beta=2.0)),
     "hint": terms.between(("stage1", "stage2"), terms.hint()),
     "hints": terms.between({"stage2": "stage1", "pooled": "pooled"}, terms.hint()),
     "rdl": terms.between(LAYERS, terms.rdl()),
@@ -213,6 +214,14 @@ def test_cross_entropy_is_that_of_optax():
         STUDENT["logits"], BATCH["label"]
     ).mean()
     np.testing.assert_allclose(loss, expected)
+
+
+def test_labelled_objectives_see_the_labels_of_the_batch():
+    params, state = start("dkd")
+    found, _ = TERMS["dkd"].apply(params, state, STUDENT, TEACHER, BATCH)
+    logits = STUDENT["logits"], TEACHER["logits"]
+    expected = objectives.dkd(*logits, BATCH["label"], beta=2.0)
+    np.testing.assert_allclose(found, expected)
 
 
 class TestBetween:

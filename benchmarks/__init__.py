@@ -1,0 +1,1 @@
+"""Benchmarks: contenders side by side, with ratios, peak memory and equal values."""

@@ -1,0 +1,712 @@
+"""Contenders for the same work, measured side by side.
+
+A benchmark is a module with cases. A case has several contenders, the reference first.
+Its command (`main`) measures every case in a process of its own: all contenders are
+called in turn, A, B, C, A, B, C, ..., and what counts are ratios over the reference. A
+ratio is refused where that of the medians and that of the best samples disagree: then
+something else than the contenders was measured. Peak memory is measured in a process
+for each contender. Contenders that compute the same are held to the same numbers.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import datetime
+import functools
+import gc
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import rdljax
+from experiments import command as commands
+from rdljax import _names
+
+# How far the ratio of the medians and that of the best samples may lie apart.
+DISAGREEMENT = 0.25
+# A sample repeats the call for so long, so that neither the clock nor a stall of a
+# millisecond counts.
+SECONDS_A_SAMPLE = 0.02
+# What fewer MiB are is the allocator's affair, and no ratio is taken over it.
+LEAST_MEMORY = 1.0
+# JAX decomposes the matrices of a batch in parallel. Threads of OpenBLAS's own inside
+# that wait for each other, for tens of seconds where another process has a core.
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch")
+
+
+class Contender(NamedTuple):
+    """One way to do the work of a case, compiled and with its inputs in place.
+
+    Attributes:
+      call: Does the work once, waits for it, and answers its outcome.
+      read: From an outcome to arrays: first the value, then gradients and whatever
+        else is compared, in the order and layout that all contenders share.
+      tune: Called before times are taken: settles what is fastest for it.
+    """
+
+    call: Callable[[], Any]
+    read: Callable[[Any], list[np.ndarray]] = jax.tree.leaves
+    tune: Callable[[], None] = lambda: None
+
+
+class Goal(NamedTuple):
+    """What a ratio over the reference is to be.
+
+    Attributes:
+      name: Such as "P1".
+      contender: Whose ratio.
+      floor: What must be reached.
+      target: What is hoped for. Where it is below the floor, smaller is better.
+      quantity: "time" or "memory".
+    """
+
+    name: str
+    contender: str
+    floor: float
+    target: float
+    quantity: str = "time"
+
+
+class Tolerance(NamedTuple):
+    """How far a contender's numbers may be from the reference's.
+
+    Attributes:
+      value: Relative to the value.
+      arrays: Of any entry of the other arrays, relative to the largest of its array.
+    """
+
+    value: float = 1e-4
+    arrays: float = 1e-3
+
+
+class Case(NamedTuple):
+    """Some work and who contends for it.
+
+    Attributes:
+      contenders: By name, what makes each. The first is the reference.
+      goals: What the ratios are to be.
+      tolerance: How closely the contenders agree; None where they do different work.
+      memory: Whether peak memory is measured too.
+      covers: Names of the functions that are measured.
+    """
+
+    contenders: Mapping[str, Callable[[], Contender]]
+    goals: tuple[Goal, ...] = ()
+    tolerance: Tolerance | None = Tolerance()
+    memory: bool = True
+    covers: tuple[str, ...] = ()
+
+
+class Mismatch(ValueError):
+    """Two contenders for the same work have different numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What every benchmark can be told."""
+
+    cases: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which cases; all if none is named."""
+    rounds: int = 7
+    """Samples of each contender."""
+    batch: int | None = None
+    """Another number of examples than the cases'; goals are then not judged."""
+    out: pathlib.Path | None = None
+    """A JSON file for all numbers, written anew after every case."""
+    list: bool = False
+    """Name the cases and stop."""
+    markdown: bool = False
+    """Print the result as it stands in README.md."""
+    part: str = ""
+    """What the command has a process of its own do: `times`, or `memory:CONTENDER`."""
+
+    def check(self) -> None:
+        """Raises `UsageError` for what cannot be measured."""
+        if self.rounds < 1 or (self.batch is not None and self.batch < 2):
+            raise commands.UsageError("expected 1 round or more, a batch of 2 or more")
+
+
+# ---- contenders
+
+
+def gradient(
+    function: Callable[..., jax.Array], *arguments, trained: tuple[int, ...] = (0,)
+) -> Contender:
+    """A jitted value and gradient.
+
+    Args:
+      function: `function(*arguments) -> scalar`.
+      *arguments: Pytrees of arrays.
+      trained: With respect to which arguments.
+    """
+
+    def step(state, *arguments):
+        return state, jax.value_and_grad(function, trained)(*arguments)
+
+    return stepping(step, (), *arguments)
+
+
+def stepping(step: Callable[..., tuple[Any, Any]], state: Any, *arguments) -> Contender:
+    """A jitted step that remembers: its state is donated, and goes from call to call.
+
+    Args:
+      step: `step(state, *arguments) -> (state, outcome)`.
+      state: Before the first call, a pytree of arrays.
+      *arguments: Pytrees of arrays, the same in every call.
+    """
+    # Copied: donated NumPy memory would be that of the next contender too.
+    state, arguments = jax.tree.map(jnp.array, (state, arguments))
+    compiled = jax.jit(step, donate_argnums=0).lower(state, *arguments).compile()
+
+    def call():
+        nonlocal state
+        state, outcome = jax.block_until_ready(compiled(state, *arguments))
+        return outcome
+
+    return Contender(call)
+
+
+# ---- times
+
+
+def times(case: Case, rounds: int) -> dict:
+    """Compares the contenders' numbers, then their times in turn.
+
+    Args:
+      case: The case.
+      rounds: Samples of each contender.
+
+    Returns:
+      By contender `differences`, `samples_ms` (the milliseconds of a call in every
+      sample) and `repeats` (how many calls a sample has). `others`: the share of the
+      cores' time that went to other processes meanwhile, None where it is not known.
+
+    Raises:
+      Mismatch: They do not agree.
+    """
+    contenders = {name: make() for name, make in case.contenders.items()}
+    differences = {}
+    if case.tolerance is not None:
+        # The first call of each, so that those that remember stand at the same step.
+        numbers = {name: c.read(c.call()) for name, c in contenders.items()}
+        differences = compare(numbers, case.tolerance)
+    gc.collect()
+    gc.disable()
+    for contender in contenders.values():
+        contender.tune()
+    repeats = {name: _repeats(c.call) for name, c in contenders.items()}
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    busy = _seconds_of_others()
+    start = time.perf_counter()
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            if repeats[name] > 1:
+                # Not timed: caches and thread pools change hands. A call that takes
+                # long by itself does not notice.
+                contender.call()
+            samples[name].append(1e3 * _seconds(contender.call, repeats[name]))
+    available = cores() * (time.perf_counter() - start)
+    others = (_seconds_of_others() or 0.0) - (busy or 0.0)
+    gc.enable()
+    return {
+        "differences": differences,
+        "samples_ms": samples,
+        "repeats": repeats,
+        "others": None if busy is None else max(0.0, others / available),
+    }
+
+
+def _repeats(call: Callable[[], Any]) -> int:
+    return math.ceil(SECONDS_A_SAMPLE / quickest(call))
+
+
+def quickest(call: Callable[[], Any]) -> float:
+    """Seconds of the quickest of some calls: one that stalled counts for nothing."""
+    taken = [_seconds(call, 1), _seconds(call, 1)]
+    while len(taken) < 5 and sum(taken) < 10 * SECONDS_A_SAMPLE:
+        taken.append(_seconds(call, 1))
+    return min(taken)
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def _seconds_of_others() -> float | None:
+    """Seconds of this process's cores that went to other processes."""
+    try:
+        lines = pathlib.Path("/proc/stat").read_text().splitlines()
+        mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    except (OSError, AttributeError):
+        return None  # Not Linux.
+    ticks = 0
+    for name, *fields in map(str.split, lines):
+        if name in mine:
+            # Without waiting (idle, iowait), and guests, who are in user already.
+            user, nice, system, _, _, *interrupts = map(int, fields[:8])
+            ticks += user + nice + system + sum(interrupts)
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def compare(
+    numbers: Mapping[str, list[np.ndarray]], tolerance: Tolerance
+) -> dict[str, dict[str, float]]:
+    """How far each contender's numbers are from those of the first.
+
+    Args:
+      numbers: By contender, what `Contender.read` answered.
+      tolerance: How far they may be.
+
+    Raises:
+      Mismatch: They are further.
+    """
+    (reference, expected), *others = numbers.items()
+    differences = {}
+    for name, found in others:
+        shapes = [[np.shape(x) for x in arrays] for arrays in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise Mismatch(f"{name} answers {shapes[0]}, {reference} {shapes[1]}")
+        off = [_difference(x, y) for x, y in zip(found, expected, strict=True)]
+        worst = Tolerance(off[0], max(off[1:], default=0.0))
+        for part, by, allowed in zip(worst._fields, worst, tolerance, strict=True):
+            if not by <= allowed:
+                raise Mismatch(
+                    f"{name} and {reference} differ in the {part} by {by:.2g} of the "
+                    f"largest entry, more than {allowed:g}"
+                )
+        differences[name] = worst._asdict()
+    return differences
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
+    return float(np.max(np.abs(found - expected)) / (np.max(np.abs(expected)) or 1))
+
+
+def ratio(reference: list[float], other: list[float]) -> dict[str, Any]:
+    """How many times as long the other takes as the reference.
+
+    Args:
+      reference: Times of its samples.
+      other: Those of the other contender.
+
+    Returns:
+      `medians` and `bests`, the two ratios; `stable`, whether they agree.
+    """
+    medians = statistics.median(other) / statistics.median(reference)
+    bests = min(other) / min(reference)
+    low, high = sorted((medians, bests))
+    return {
+        "medians": medians,
+        "bests": bests,
+        "stable": high <= (1 + DISAGREEMENT) * low,
+    }
+
+
+# ---- memory
+
+
+def peak_memory(make: Callable[[], Contender]) -> float | None:
+    """MiB that the first call takes beyond what there was before it.
+
+    In a fresh process, with the inputs made and the function compiled, but never run.
+    On the CPU that is the peak of the process's resident memory; None where the system
+    does not tell (it does on Linux) and where an accelerator's peak was before the
+    call.
+    """
+    call = make().call
+    # What a first call of anything at all takes.
+    jax.block_until_ready(jax.jit(jnp.matmul)(jnp.ones((64, 64)), jnp.ones((64, 64))))
+    gc.collect()
+    if jax.default_backend() == "cpu":
+        return _resident_peak(call)
+    device = jax.local_devices()[0]
+    before = device.memory_stats()
+    call()
+    after = device.memory_stats()
+    if not after or after["peak_bytes_in_use"] <= before["peak_bytes_in_use"]:
+        return None
+    return (after["peak_bytes_in_use"] - before["bytes_in_use"]) / 2**20
+
+
+def _resident_peak(call: Callable[[], Any]) -> float | None:
+    with contextlib.suppress(OSError, AttributeError):  # Not glibc.
+        # What compiling has left free in the heap would hide the call's own use of it.
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
+        before = _status("VmRSS")
+        call()
+        return (_status("VmHWM") - before) / 1024
+    except (OSError, KeyError):
+        return None
+
+
+def _status(key: str) -> int:
+    """An entry of /proc/self/status in kiB."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    entries = dict(line.split(":", 1) for line in lines)
+    return int(entries[key].split()[0])
+
+
+# ---- the command
+
+
+def main(
+    module: str,
+    build: Callable[[str, Any], Case],
+    cases: Mapping[str, Any],
+    options: type[Options],
+    arguments: list[str] | None = None,
+) -> int:
+    """The command line of a benchmark.
+
+    Args:
+      module: That `python -m` runs.
+      build: From a name and the options to the case.
+      cases: By name.
+      options: `Options`, or the benchmark's own.
+      arguments: Of the command line.
+
+    Returns:
+      The exit status: 0 done, 1 a case failed, 2 a wrong call, 130 interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    results: dict = {}
+
+    def command():
+        fields = [field.name for field in dataclasses.fields(options)]
+        commands.check_keys(arguments, fields)
+        program = f"python -m {module}"
+        about = sys.modules[build.__module__].__doc__
+        chosen = tyro.cli(options, args=arguments, prog=program, description=about)
+        for name in chosen.cases:
+            _names.check("case", name, cases)
+        chosen.check()
+        if chosen.part:
+            (name,) = chosen.cases
+            work(build(name, chosen), chosen)
+        elif chosen.list:
+            print("\n".join(cases))
+        else:
+            results.update(run(module, chosen, chosen.cases or tuple(cases)))
+            print(markdown(results) if chosen.markdown else tables(results))
+
+    status = commands.answer(command)
+    failed = [case for case in results.get("cases", []) if case["error"]]
+    for case in failed:
+        print(f"{case['case']} failed: {case['error']}", file=sys.stderr)
+    return 1 if failed and not status else status
+
+
+def work(case: Case, options: Options) -> None:
+    """Does one part in this process, and prints what came out as a line of JSON."""
+    part, _, contender = options.part.partition(":")
+    with contextlib.redirect_stdout(sys.stderr):  # Released code prints, too.
+        if part == "memory":
+            answer = {"memory_mib": peak_memory(case.contenders[contender])}
+        else:
+            answer = _times_or_error(case, options.rounds)
+    print(json.dumps(answer))
+
+
+def _times_or_error(case: Case, rounds: int) -> dict:
+    try:
+        found = times(case, rounds)
+    except Mismatch as error:
+        return {"error": str(error)}
+    device = jax.local_devices()[0]
+    about = {"device": f"{device.platform}: {device.device_kind}"}
+    goals = [goal._asdict() for goal in case.goals]
+    return {**found, **about, "goals": goals, "memory": case.memory, "error": None}
+
+
+def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
+    """Measures cases, each in processes of its own.
+
+    Args:
+      module: Of the benchmark.
+      options: Of the command line.
+      names: Of the cases.
+
+    Returns:
+      `command`, `date`, `machine`, `versions`, and `cases`: see `measured`.
+    """
+    results = {
+        "command": shlex.join(["python", *_arguments(module, _shown(options))]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+        "rounds": options.rounds,
+        "cases": [],
+    }
+    for i, name in enumerate(names):
+        print(f"{i + 1}/{len(names)} {name}", file=sys.stderr, flush=True)
+        ask = functools.partial(_ask, module, options, name)
+        results["cases"].append({"case": name, **measured(ask)})
+        if options.out is not None:
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def _shown(options: Options) -> Options:
+    """Without what is of this call and of this machine only."""
+    paths = {
+        field.name: pathlib.Path(getattr(options, field.name).name)
+        for field in dataclasses.fields(options)
+        if isinstance(getattr(options, field.name), pathlib.Path)
+    }
+    return dataclasses.replace(options, **paths)
+
+
+def _arguments(module: str, options: Options) -> list[str]:
+    """What Python is called with to run a benchmark with these options."""
+    changed = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options)
+        if getattr(options, field.name) != field.default
+    }
+    cases = changed.pop("cases", ())
+    flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in changed.items()]
+    return ["-m", module, *cases, *flags]
+
+
+def _ask(module: str, options: Options, name: str, part: str) -> dict:
+    """What a process of its own answers to a part of the work."""
+    options = dataclasses.replace(options, cases=(name,), part=part)
+    command = [sys.executable, *_arguments(module, options)]
+    environment = {**ENVIRONMENT, **os.environ}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    if done.returncode:
+        return {"error": f"{part}: the process ended with status {done.returncode}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured(ask: Callable[[str], dict]) -> dict:
+    """The result of a case.
+
+    Args:
+      ask: What a fresh process answers to "times" and to "memory:CONTENDER".
+
+    Returns:
+      `contenders`: by name `median_ms`, `best_ms`, `samples_ms`, `repeats`,
+      `memory_mib`; of all but the first `ratio` (see `ratio`), `memory_ratio` and
+      `difference` (see `compare`). `goals`, each with what was `measured` and its
+      `verdict`. `device`, `others` (see `times`), and `error` (or None). `refused`: the
+      samples of the other attempt, where a ratio was not stable and there are two.
+    """
+    attempts = []
+    while len(attempts) < 2:
+        found = ask("times")
+        if found.get("error"):
+            return {"contenders": {}, "goals": [], **found}
+        attempts.append(found | {"ratios": _ratios(found["samples_ms"])})
+        if not _unstable(attempts[-1]):
+            break
+    # The last one, unless the first was the steadier.
+    shown = min(reversed(attempts), key=_unstable)
+    refused = [a["samples_ms"] for a in attempts if a is not shown]
+    samples, repeats = shown["samples_ms"], shown["repeats"]
+    contenders = {
+        name: {
+            "median_ms": statistics.median(times),
+            "best_ms": min(times),
+            "samples_ms": times,
+            "repeats": repeats[name],
+            "memory_mib": None,
+        }
+        for name, times in samples.items()
+    }
+    for name, found in shown["ratios"].items():
+        contenders[name] |= {"ratio": found, "memory_ratio": None}
+        contenders[name]["difference"] = shown["differences"].get(name)
+    error = _add_memory(contenders, ask) if shown["memory"] else None
+    return {
+        "contenders": contenders,
+        "goals": [_judged(Goal(**goal), contenders) for goal in shown["goals"]],
+        "device": shown["device"],
+        "others": shown["others"],
+        "refused": refused,
+        "error": error,
+    }
+
+
+def _ratios(samples: Mapping[str, list[float]]) -> dict[str, dict]:
+    (_, reference), *others = samples.items()
+    return {name: ratio(reference, other) for name, other in others}
+
+
+def _unstable(attempt: dict) -> int:
+    return sum(not found["stable"] for found in attempt["ratios"].values())
+
+
+def _add_memory(contenders: dict[str, dict], ask: Callable[[str], dict]) -> str | None:
+    """Adds memory and its ratios; answers what went wrong, if anything."""
+    reference, *others = contenders.values()
+    for name, entry in contenders.items():
+        answer = ask(f"memory:{name}")
+        if answer.get("error"):
+            return answer["error"]
+        entry["memory_mib"] = answer["memory_mib"]
+    for entry in others:
+        entry["memory_ratio"] = _memory_ratio(reference, entry)
+    return None
+
+
+def _memory_ratio(reference: dict, other: dict) -> float | None:
+    own, theirs = reference["memory_mib"], other["memory_mib"]
+    if own is None or theirs is None or own < LEAST_MEMORY:
+        return None
+    return theirs / own
+
+
+def _judged(goal: Goal, contenders: Mapping[str, dict]) -> dict:
+    entry = contenders.get(goal.contender)
+    if entry is None:
+        found, verdict = None, f"no {goal.contender}"
+    elif goal.quantity == "memory":
+        found = entry["memory_ratio"]
+        verdict = judge(goal, found)
+    else:
+        found = entry["ratio"]["medians"] if entry["ratio"]["stable"] else None
+        verdict = judge(goal, found) if found is not None else "unstable"
+    return {**goal._asdict(), "measured": found, "verdict": verdict}
+
+
+def judge(goal: Goal, found: float | None) -> str:
+    """Whether a goal is met by a ratio: "target met", "floor met" or "missed"."""
+    if found is None:
+        return "not measured"
+    sign = 1 if goal.target >= goal.floor else -1
+    if sign * found >= sign * goal.target:
+        return "target met"
+    return "floor met" if sign * found >= sign * goal.floor else "missed"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Not Linux.
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        names = [x.split(":", 1)[1] for x in lines if x.startswith("model name")]
+        model = names[0].strip() if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cpu": model, "cores": cores(), "memory_gib": round(memory / 2**30, 1)}
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of what the numbers depend on; None of what is not installed."""
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "rdljax": rdljax.__version__,
+    }
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+# ---- the report
+
+
+def markdown(results: dict) -> str:
+    """The results as README.md has them: the command, the machine and the tables.
+
+    Args:
+      results: From `run`.
+    """
+    devices = {case["device"] for case in results["cases"] if case["contenders"]}
+    about, found = results["machine"], results["versions"]
+    packages = ", ".join(f"{k} {v}" for k, v in found.items() if v is not None)
+    head = (
+        f"{results['date'][:10]}, {about['cpu']}, {about['cores']} cores, "
+        f"{about['memory_gib']} GiB, device {', '.join(sorted(devices))}; {packages}; "
+        f"rounds: {results['rounds']}.{_disturbed(results['cases'])}"
+    )
+    return "\n\n".join([f"    {results['command']}", head, tables(results)])
+
+
+def _disturbed(cases: list[dict]) -> str:
+    shares = [case["others"] for case in cases if case.get("others") is not None]
+    if not shares:
+        return ""
+    low, high = (f"{100 * share:.0f}" for share in (min(shares), max(shares)))
+    return f" Other processes took {low} to {high} % of the cores' time."
+
+
+def tables(results: dict) -> str:
+    """The tables of times and of memory, in Markdown that is aligned too."""
+    cases = [case for case in results["cases"] if case["contenders"]]
+    entries = [entry for case in cases for entry in case["contenders"].values()]
+    parts = [_table(cases, "time")]
+    if any(entry["memory_mib"] is not None for entry in entries):
+        parts.append(_table(cases, "memory"))
+    return "\n\n".join(parts)
+
+
+def _table(cases: list[dict], quantity: str) -> str:
+    """A row a case, a column a contender: what it takes, and its ratio in brackets."""
+    names = list(dict.fromkeys(name for case in cases for name in case["contenders"]))
+    unit = {"time": "ms", "memory": "MiB"}[quantity]
+    rows = [[f"{quantity}, {unit}", *names, "goals"]]
+    for case in cases:
+        cells = [_cell(case["contenders"].get(name), quantity) for name in names]
+        goals = [_goal(goal) for goal in case["goals"] if goal["quantity"] == quantity]
+        rows.append([case["case"], *cells, "; ".join(goals)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    )
+
+
+def _cell(entry: dict | None, quantity: str) -> str:
+    if entry is None:
+        return ""
+    if quantity == "memory":
+        amount, found = entry["memory_mib"], entry.get("memory_ratio")
+        amount = "–" if amount is None else f"{amount:.1f}"
+        return amount if found is None else f"{amount} ({_fold(found)})"
+    amount = f"{entry['median_ms']:.3g}"
+    if "ratio" not in entry:
+        return amount
+    stable, found = entry["ratio"]["stable"], entry["ratio"]["medians"]
+    return f"{amount} ({_fold(found) if stable else 'unstable'})"
+
+
+def _goal(goal: dict) -> str:
+    bounds = f"{_fold(goal['floor'])}, {_fold(goal['target'])}"
+    return f"{goal['name']} {goal['contender']} {goal['verdict']} ({bounds})"
+
+
+def _fold(found: float) -> str:
+    return f"{found:.0f}x" if found >= 100 else f"{found:.3g}x"

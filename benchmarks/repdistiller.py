@@ -1,0 +1,198 @@
+"""RepDistiller's released losses as contenders, where a checkout and PyTorch are.
+
+Read from the checkout as they are (github.com/HobbitLong/RepDistiller). PyTorch runs on
+the CPU, on as many cores as JAX or on one, whichever is faster.
+"""
+
+import importlib
+import importlib.util
+import pathlib
+import sys
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import measure
+
+
+class Released(NamedTuple):
+    """The modules of a checkout."""
+
+    losses: ModuleType
+    memory: ModuleType
+    criterion: ModuleType
+
+
+def reason_to_do_without(folder: pathlib.Path) -> str | None:
+    """Why the released losses cannot be measured, or None if they can."""
+    if not (folder / "distiller_zoo").is_dir():
+        return f"{folder} is no checkout of RepDistiller: it has no distiller_zoo"
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    return None
+
+
+def load(folder: pathlib.Path) -> Released:
+    """Imports a checkout, and readies PyTorch."""
+    import torch
+
+    warnings.simplefilter("ignore")  # The code was written for PyTorch 0.4.
+    torch.set_num_threads(measure.cores())
+    # What a first call of anything at all takes.
+    small = torch.ones(64, 64, requires_grad=True)
+    torch.autograd.grad((small @ small).sum(), small)
+    sys.path.insert(0, str(folder))
+    released = Released(
+        *map(importlib.import_module, ("distiller_zoo", "crd.memory", "crd.criterion"))
+    )
+    # It moves itself to a GPU, and takes seconds to draw indices that are given here.
+    released.memory.AliasMethod = _NoDraws
+    return released
+
+
+class _NoDraws:
+    def __init__(self, probabilities):
+        pass
+
+    def cuda(self):
+        pass
+
+
+def contender(
+    loss: Callable[..., Any], arguments: tuple, trained: tuple[int, ...] = (0,)
+) -> measure.Contender:
+    """The value and the gradients of a released loss.
+
+    Args:
+      loss: `loss(*tensors)`, a scalar or a list of them, whose sum is meant.
+      arguments: Arrays, or lists of arrays; maps `[batch, H, W, C]`.
+      trained: With respect to which arguments.
+    """
+    tensors = [_tensors(x) for x in arguments]
+    leaves = [leaf for i in trained for leaf in _listed(tensors[i])]
+    return differentiated(lambda: loss(*tensors), leaves)
+
+
+def differentiated(
+    forward: Callable[[], Any],
+    leaves: list,
+    rest: Callable[[], list] = lambda: [],
+) -> measure.Contender:
+    """The value of `forward` and its gradients.
+
+    Args:
+      forward: A scalar, or a list of them, whose sum is meant.
+      leaves: The tensors that are trained.
+      rest: Whatever else is compared.
+    """
+    import torch
+
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    def call():
+        value = forward()
+        value = sum(value) if isinstance(value, list) else value
+        return value.detach(), torch.autograd.grad(value.sum(), leaves)
+
+    def tune():
+        # Where another process has a core, PyTorch's threads wait for each other for
+        # longer than a small loss takes.
+        seconds = {}
+        for threads in {1, measure.cores()}:
+            torch.set_num_threads(threads)
+            call()
+            seconds[threads] = measure.quickest(call)
+        torch.set_num_threads(min(seconds, key=seconds.get))
+
+    def read(outcome):
+        value, gradients = outcome
+        arrays = [_array(x) for x in (*gradients, *rest())]
+        return [np.asarray(value).reshape(()), *arrays]
+
+    return measure.Contender(call, read, tune)
+
+
+def vid(released: Released, arguments: tuple) -> measure.Contender:
+    """The released VID, with the regressor that is part of it.
+
+    Args:
+      released: The modules.
+      arguments: Student, teacher, log scale, and the regressor's three weights.
+    """
+    student, teacher, log_scale, *weights = (_tensors(x) for x in arguments)
+    channels = [student.shape[1], *(w.shape[1] for w in weights)]
+    module = released.losses.VIDLoss(channels[0], channels[1], channels[3])
+    module.log_scale.data = log_scale
+    kernels = [module.regressor[i].weight for i in (0, 2, 4)]
+    for kernel, weight in zip(kernels, weights, strict=True):
+        kernel.data = weight.T[:, :, None, None].contiguous()
+    found = differentiated(
+        lambda: module(student, teacher), [student, module.log_scale, *kernels]
+    )
+
+    def read(outcome):
+        value, student, log_scale, *kernels = found.read(outcome)
+        # `[out, 1, 1, in]`, as maps are read, to `[in, out]`.
+        return [value, student, log_scale, *(k[:, 0, 0].T for k in kernels)]
+
+    return found._replace(read=read)
+
+
+def crd(
+    released: Released,
+    student: np.ndarray,
+    teacher: np.ndarray,
+    bank: list[np.ndarray],
+    indices: np.ndarray,
+) -> measure.Contender:
+    """The released CRD after its embeddings, the update of its memory included.
+
+    Args:
+      released: The modules.
+      student: Unit embeddings `[batch, d]`.
+      teacher: The same of the teacher.
+      bank: Student's and teacher's, `[n, d]`.
+      indices: `[batch, K + 1]`, the positive first.
+    """
+    import torch
+
+    student, teacher, *rows = (_tensors(x) for x in (student, teacher, *bank))
+    indices = torch.from_numpy(indices.astype(np.int64))
+    index = indices[:, 0].contiguous()
+    (n, units), draws = rows[0].shape, indices.shape[1] - 1
+    memory = released.memory.ContrastMemory(units, n, draws, 0.07, 0.5)
+    memory.memory_v1, memory.memory_v2 = rows
+    criterion = released.criterion.ContrastLoss(n)
+
+    def forward():
+        scores = memory(student, teacher, index, indices)
+        return [criterion(s) for s in scores]
+
+    def updated():
+        return [memory.memory_v1[index], memory.memory_v2[index]]
+
+    return differentiated(forward, [student, teacher], updated)
+
+
+def _tensors(x):
+    """As tensors, with maps `[batch, C, H, W]`."""
+    import torch
+
+    if isinstance(x, list | tuple):
+        return [_tensors(y) for y in x]
+    tensor = torch.from_numpy(x.copy())
+    return tensor.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else tensor
+
+
+def _listed(x) -> list:
+    return x if isinstance(x, list) else [x]
+
+
+def _array(tensor) -> np.ndarray:
+    if tensor.ndim == 4:
+        tensor = tensor.permute(0, 2, 3, 1)
+    return tensor.detach().numpy()

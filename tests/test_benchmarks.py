@@ -1,0 +1,279 @@
+"""The benchmarks: what a ratio is, what refuses it, and the commands."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import measure, objectives, repdistiller, steps
+from rdljax import objectives as library
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class TestRatio:
+    def test_of_medians_and_of_bests(self):
+        found = measure.ratio([1.0, 2.0, 3.0], [9.0, 4.0, 5.0])
+        assert found == {"medians": 2.5, "bests": 4.0, "stable": False}
+
+    @pytest.mark.parametrize("factor", [1.0, 1.24, 1 / 1.24])
+    def test_stands_where_both_agree(self, factor):
+        assert measure.ratio([1.0, 1.0, factor], [10.0, 10.0, 10.0])["stable"]
+        assert measure.ratio([1.0, factor], [10.0, 10.0])["stable"]
+
+    def test_is_refused_where_most_samples_stalled(self):
+        # A loss of 0.3 ms whose threads waited 60 ms for each other, but for once.
+        found = measure.ratio([0.1] * 5, [60.0, 60.0, 0.3, 60.0, 60.0])
+        assert not found["stable"]
+
+
+@pytest.mark.parametrize(
+    ("floor", "target", "found", "verdict"),
+    [
+        (8, 25, 30, "target met"),
+        (8, 25, 8, "floor met"),
+        (8, 25, 7.9, "missed"),
+        (8, 25, None, "not measured"),
+        (1.25, 1.1, 1.05, "target met"),
+        (1.25, 1.1, 1.2, "floor met"),
+        (1.25, 1.1, 1.3, "missed"),
+    ],
+)
+def test_a_goal_is_judged(floor, target, found, verdict):
+    assert measure.judge(measure.Goal("P", "port", floor, target), found) == verdict
+
+
+class Process:
+    """Stands for the fresh processes: answers given samples, attempt by attempt."""
+
+    def __init__(self, *attempts, memory=(2.0, 8.0)):
+        self.attempts, self.memory, self.asked = list(attempts), list(memory), []
+
+    def __call__(self, part):
+        self.asked.append(part)
+        if part != "times":
+            return {"memory_mib": self.memory.pop(0)}
+        goals = [
+            measure.Goal("time", "port", 2, 5)._asdict(),
+            measure.Goal("memory", "port", 2, 5, "memory")._asdict(),
+            measure.Goal("other", "repdistiller", 2, 5)._asdict(),
+        ]
+        return {
+            "samples_ms": self.attempts.pop(0),
+            "repeats": {"ours": 3, "port": 1},
+            "differences": {"port": {"value": 0.0, "arrays": 0.0}},
+            "others": 0.1,
+            "device": "cpu: cpu",
+            "goals": goals,
+            "memory": True,
+            "error": None,
+        }
+
+
+STEADY = {"ours": [1.0, 1.0, 1.1], "port": [4.0, 4.0, 4.4]}
+SHAKY = {"ours": [1.0, 1.0, 1.1], "port": [4.0, 40.0, 44.0]}
+
+
+class TestMeasured:
+    def test_a_steady_case_is_measured_once(self):
+        process = Process(STEADY)
+        found = measure.measured(process)
+        assert process.asked == ["times", "memory:ours", "memory:port"]
+        port = found["contenders"]["port"]
+        assert (port["median_ms"], port["best_ms"]) == (4.0, 4.0)
+        assert port["ratio"] == {"medians": 4.0, "bests": 4.0, "stable": True}
+        assert port["memory_ratio"] == 4.0 and found["refused"] == []
+        verdicts = [goal["verdict"] for goal in found["goals"]]
+        assert verdicts == ["floor met", "floor met", "no repdistiller"]
+
+    def test_an_unstable_ratio_is_measured_once_more(self):
+        found = measure.measured(Process(SHAKY, STEADY))
+        assert found["contenders"]["port"]["ratio"]["stable"]
+        assert found["refused"] == [SHAKY]
+
+    def test_a_ratio_that_stays_unstable_meets_no_goal(self):
+        found = measure.measured(Process(SHAKY, SHAKY))
+        assert found["goals"][0]["verdict"] == "unstable"
+        assert found["goals"][0]["measured"] is None
+        results = {"cases": [{"case": "some", **found}]}
+        assert "40 (unstable)" in measure.tables(results)
+
+    def test_no_ratio_over_what_is_the_allocators_affair(self):
+        found = measure.measured(Process(STEADY, memory=(0.1, 8.0)))
+        assert found["contenders"]["port"]["memory_ratio"] is None
+        assert found["goals"][1]["verdict"] == "not measured"
+
+    def test_what_went_wrong_is_kept(self):
+        found = measure.measured(lambda part: {"error": "they differ"})
+        assert found["error"] == "they differ" and found["contenders"] == {}
+
+
+class TestCompare:
+    exact = measure.Tolerance()
+
+    def test_answers_the_largest_differences(self):
+        ours, port = [np.float32(2), np.array([1.0, 4.0])], [2.0002, [1.0, 4.002]]
+        found = measure.compare({"ours": ours, "port": port}, measure.Tolerance(1e-3))
+        assert found["port"]["value"] == pytest.approx(1e-4, rel=1e-2)
+        assert found["port"]["arrays"] == pytest.approx(5e-4, rel=1e-2)
+
+    @pytest.mark.parametrize(
+        ("port", "message"),
+        [
+            ([2.001, [1.0, 4.0]], "port and ours differ in the value by 0.0005"),
+            ([2.0, [1.1, 4.0]], "port and ours differ in the arrays by 0.025"),
+            ([2.0, [np.nan, 4.0]], "differ in the arrays by nan"),
+            ([2.0, [1.0]], r"port answers \[\(\), \(1,\)\], ours \[\(\), \(2,\)\]"),
+            ([2.0], r"port answers \[\(\)\]"),
+        ],
+    )
+    def test_refuses_other_numbers(self, port, message):
+        with pytest.raises(measure.Mismatch, match=message):
+            measure.compare({"ours": [2.0, [1.0, 4.0]], "port": port}, self.exact)
+
+    def test_zero_equals_zero(self):
+        numbers = {"ours": [0.0, np.zeros(3)], "port": [0.0, np.zeros(3)]}
+        assert measure.compare(numbers, self.exact)["port"]["arrays"] == 0
+
+
+class TestContenders:
+    def test_value_and_gradient_of_what_is_trained(self):
+        x, y = np.arange(3, dtype=np.float32), np.ones(3, np.float32)
+        contender = measure.gradient(lambda x, y: jnp.sum(x * y), x, y, trained=(0, 1))
+        value, *gradients = contender.read(contender.call())
+        np.testing.assert_array_equal(value, 3)
+        np.testing.assert_array_equal(gradients, [y, x])
+
+    def test_a_step_remembers_and_spares_its_inputs(self):
+        start = np.zeros(3, np.float32)
+        contender = measure.stepping(lambda x, y: (x + y, x), start, np.float32(1))
+        outcomes = [np.array(*contender.read(contender.call())) for _ in range(3)]
+        np.testing.assert_array_equal(outcomes, [[i] * 3 for i in range(3)])
+        assert not start.any()
+
+    def test_peak_memory_is_that_of_the_call(self):
+        def call():
+            return float(np.ones(64 * 2**17).sum())  # 64 MiB
+
+        found = measure.peak_memory(lambda: measure.Contender(call))
+        told = pathlib.Path("/proc/self/clear_refs").exists()
+        assert found == pytest.approx(64, abs=8) if told else found is None
+
+    def test_times_are_those_of_the_calls(self):
+        case = measure.Case(
+            {name: lambda: measure.Contender(lambda: [1.0]) for name in ("a", "b")}
+        )
+        found = measure.times(case, rounds=3)
+        assert {k: len(v) for k, v in found["samples_ms"].items()} == {"a": 3, "b": 3}
+        assert found["differences"] == {"b": {"value": 0.0, "arrays": 0.0}}
+        assert found["repeats"]["a"] > 1000
+
+
+class TestCases:
+    def test_every_objective_has_a_case(self):
+        options = objectives.Options(batch=2)
+        made = [objectives.build(name, options) for name in objectives.CASES]
+        covered = {name for case in made for name in case.covers}
+        assert set(library.__all__) - {"rdl_target"} <= covered
+        assert all(next(iter(case.contenders)) == "ours" for case in made)
+
+    def test_goals_are_for_cases_and_for_their_size(self):
+        assert set(objectives.GOALS) <= set(objectives.CASES)
+        name = "nst-256x8x8"
+        assert objectives.build(name, objectives.Options()).goals
+        assert not objectives.build(name, objectives.Options(batch=2)).goals
+
+    def test_only_the_released_loss_needs_a_checkout(self, tmp_path):
+        case = objectives.build("kd-100", objectives.Options())
+        assert set(case.contenders) == {"ours", "port"}
+        assert "no distiller_zoo" in repdistiller.reason_to_do_without(tmp_path)
+
+    @pytest.mark.parametrize("name", steps.LOSSES)
+    def test_every_step_can_be_made(self, name):
+        def run():
+            step, state, arrays = steps.step({name: steps.LOSSES[name]()}, batch=2)
+            return step(state, arrays)
+
+        _, metrics = jax.eval_shape(run)
+        assert set(metrics) == {"loss", "task", "kd", name}
+
+
+def command(module, *arguments, folder=ROOT):
+    call = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+class TestCommand:
+    def test_a_case_from_the_command_line(self, tmp_path):
+        out = tmp_path / "kd.json"
+        options = ["--batch=4", "--rounds=1", f"--out={out}", "--markdown"]
+        done = command("benchmarks.objectives", "kd-100", *options)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(out.read_text())
+        assert {"command", "date", "machine", "versions", "rounds"} <= set(found)
+        assert set(found["machine"]) == {"cpu", "cores", "memory_gib"}
+        assert {"python", "jax", "jaxlib", "numpy", "torch"} <= set(found["versions"])
+        (case,) = found["cases"]
+        assert case["case"] == "kd-100" and case["error"] is None
+        assert case["device"].startswith("cpu")
+        ours, port = case["contenders"]["ours"], case["contenders"]["port"]
+        promised = {"median_ms", "best_ms", "samples_ms", "repeats", "memory_mib"}
+        assert set(ours) == promised
+        assert set(port) == promised | {"ratio", "memory_ratio", "difference"}
+        assert str(tmp_path) not in found["command"]
+        assert done.stdout == measure.markdown(found) + "\n"
+        assert "| kd-100" in done.stdout
+
+    def test_other_numbers_end_with_status_1(self, tmp_path):
+        (tmp_path / "wrong.py").write_text(WRONG.format(root=str(ROOT)))
+        out = tmp_path / "wrong.json"
+        done = command("wrong", f"--out={out}", "--rounds=1", folder=tmp_path)
+        assert done.returncode == 1
+        assert "doubled failed: port and ours differ in the value by 1" in done.stderr
+        (case,) = json.loads(out.read_text())["cases"]
+        assert "differ" in case["error"] and case["contenders"] == {}
+
+    @pytest.mark.parametrize(
+        ("module", "arguments", "message"),
+        [
+            (objectives, ["nst256"], "no case 'nst256'; did you mean 'nst-256x8x8'?"),
+            (steps, ["rdk"], "no case 'rdk'; did you mean 'rkd'?"),
+            (objectives, ["--repdistill=x"], "did you mean 'repdistiller'?"),
+            (objectives, ["kd-100", "--rounds=0"], "1 round or more"),
+            (objectives, ["kd-100", "--batch=1"], "a batch of 2 or more"),
+        ],
+    )
+    def test_wrong_calls_are_answered_in_words(
+        self, module, arguments, message, capsys
+    ):
+        assert module.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+    def test_a_folder_that_is_no_checkout(self, tmp_path, capsys):
+        assert objectives.main(["kd-100", f"--repdistiller={tmp_path}"]) == 2
+        assert "is no checkout of RepDistiller" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("module", "names"), [(objectives, objectives.CASES), (steps, steps.LOSSES)]
+    )
+    def test_list(self, module, names, capsys):
+        assert module.main(["--list"]) == 0
+        assert capsys.readouterr().out.split() == list(names)
+
+
+WRONG = """
+import functools, sys
+sys.path.insert(0, {root!r})
+from benchmarks import measure
+
+def build(name, options):
+    make = lambda by: lambda: measure.gradient(lambda x: by * x**2, 3.0)
+    return measure.Case({{"ours": make(1), "port": make(2)}})
+
+sys.exit(measure.main("wrong", build, ["doubled"], measure.Options))
+"""
