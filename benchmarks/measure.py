@@ -42,6 +42,8 @@ DISAGREEMENT = 0.25
 # A sample repeats the call for so long, so that neither the clock nor a stall of a
 # millisecond counts.
 SECONDS_A_SAMPLE = 0.02
+# A process that takes longer does not end.
+SECONDS_A_PROCESS = 900
 # What fewer MiB are is the allocator's affair, and no ratio is taken over it.
 LEAST_MEMORY = 1.0
 # JAX decomposes the matrices of a batch in parallel. Threads of OpenBLAS's own inside
@@ -140,6 +142,8 @@ class Options:
         """Raises `UsageError` for what cannot be measured."""
         if self.rounds < 1 or (self.batch is not None and self.batch < 2):
             raise commands.UsageError("expected 1 round or more, a batch of 2 or more")
+        if self.out is not None and not self.out.parent.is_dir():
+            raise commands.UsageError(f"there is no folder {self.out.parent}")
 
 
 # ---- contenders
@@ -495,7 +499,16 @@ def _ask(module: str, options: Options, name: str, part: str) -> dict:
     options = dataclasses.replace(options, cases=(name,), part=part)
     command = [sys.executable, *_arguments(module, options)]
     environment = {**ENVIRONMENT, **os.environ}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=SECONDS_A_PROCESS,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"{part}: no end after {SECONDS_A_PROCESS} seconds"}
     if done.returncode:
         return {"error": f"{part}: the process ended with status {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])

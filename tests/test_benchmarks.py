@@ -245,6 +245,7 @@ class TestCommand:
             (steps, ["rdk"], "no case 'rdk'; did you mean 'rkd'?"),
             (objectives, ["--repdistill=x"], "did you mean 'repdistiller'?"),
             (objectives, ["kd-100", "--rounds=0"], "1 round or more"),
+            (objectives, ["kd-100", "--out=none/x.json"], "there is no folder none"),
             (objectives, ["kd-100", "--batch=1"], "a batch of 2 or more"),
         ],
     )
