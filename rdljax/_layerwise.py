@@ -147,6 +147,9 @@ def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
             for layer, s, t in _pair(name, student, teacher):
                 with _named(name, layer, s, t):
                     prepared.append(_prepare(check, s, t))
+            batches = {s.shape[0] for s, _ in prepared}
+            if len(batches) > 1:
+                raise ValueError(f"{name}: layers of different batch, {batches}")
             try:
                 return formula(*zip(*prepared, strict=True), **rest)
             except ValueError as error:
@@ -155,6 +158,12 @@ def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
         return objective
 
     return decorate
+
+
+def check_above_zero(name: str, number) -> None:
+    """Raises `ValueError` for a known number that is not above 0."""
+    if isinstance(number, int | float) and not number > 0:
+        raise ValueError(f"the {name} must be above 0, got {number}")
 
 
 def _sides(signature: inspect.Signature, args: tuple, numbers: dict) -> tuple:

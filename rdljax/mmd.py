@@ -8,8 +8,7 @@ A kernel is a frozen dataclass registered as a pytree. Called with rows `[n, uni
 answers their kernel matrix `[n, n]`; both samples are given to it as one, so that a
 width which follows from the data is the same for all pairs. The features of `Linear`
 and of `Polynomial` of degree 2 are few: `between` is their biased estimate as one
-difference of two moments, and no kernel matrix is built where there are more rows than
-units.
+difference of two moments, and no kernel matrix is built where that costs less.
 """
 
 import dataclasses
@@ -56,12 +55,18 @@ class Polynomial:
     """`(x.y + offset) ** degree`: compares moments up to the degree.
 
     Attributes:
-      degree: A whole number, 1 or more.
+      degree: A whole number, 1 or more; ValueError otherwise.
       offset: Not negative; 0 compares the moments of the last degree alone.
     """
 
     degree: int = dataclasses.field(default=2, metadata={"static": True})
     offset: float | Array = 0.0
+
+    def __post_init__(self):
+        if not isinstance(self.degree, int) or self.degree < 1:
+            raise ValueError(
+                f"the degree must be a whole number of 1 or more, got {self.degree}"
+            )
 
     def __call__(self, x: Array) -> Array:
         return (_geometry.gram(x) + self.offset) ** self.degree
@@ -69,11 +74,20 @@ class Polynomial:
     def between(self, x: Array, y: Array) -> Array:
         """The biased estimate, from second moments or products: the cheaper of them."""
         n, m, units = len(x), len(y), x.shape[1]
-        if self.degree != 2 or units * (n + m) > n * n + m * m + n * m:
+        by_products = units * (n + m) > n * n + m * m + n * m
+        if self.degree != 2 or (by_products and n != m):
             products = _geometry.inner(x, y)
             between = jnp.mean((products + self.offset) ** self.degree)
             return jnp.mean(self(x)) + jnp.mean(self(y)) - 2 * between
-        value = _squared_norm(_geometry.gram(x.T) / n - _geometry.gram(y.T) / m)
+        if by_products:
+            # x'x - y'y = (d's + s'd) / 2 of difference and sum, whose squared norm is
+            # exact where x and y are close.
+            d, s = x - y, x + y
+            mixed = _geometry.inner(d, s)
+            squares = jnp.sum(_geometry.gram(d) * _geometry.gram(s))
+            value = (squares + jnp.sum(mixed * mixed.T)) / (2 * n**2)
+        else:
+            value = _squared_norm(_geometry.gram(x.T) / n - _geometry.gram(y.T) / m)
         if isinstance(self.offset, int | float) and self.offset == 0:
             return value
         return value + 2 * self.offset * Linear().between(x, y)
@@ -158,12 +172,12 @@ class InverseMultiquadric(_Radial):
 
 
 def by_median(squared_distances: Array) -> Array:
-    """The median distance of a sample, each pair of rows once."""
+    """The median distance between the rows of a sample."""
     return jnp.median(jnp.sqrt(_pairs(squared_distances)))
 
 
 def by_mean(squared_distances: Array) -> Array:
-    """The root of the mean squared distance of a sample, each pair of rows once."""
+    """The root of the mean squared distance between the rows of a sample."""
     return jnp.sqrt(jnp.mean(_pairs(squared_distances)))
 
 
@@ -193,7 +207,7 @@ def biased(x: Array, y: Array, *, kernel=Polynomial()) -> Array:
     n, m = len(x), len(y)
     weights = np.concatenate([np.full(n, 1 / n), np.full(m, -1 / m)]).astype(x.dtype)
     matrix = kernel(jnp.concatenate([x, y]))
-    return jnp.sum(weights * jnp.sum(matrix * weights[:, None], axis=0))
+    return jnp.sum(matrix * (weights[:, None] * weights[None, :]))
 
 
 def unbiased(x: Array, y: Array, *, kernel=Polynomial()) -> Array:
@@ -222,12 +236,14 @@ def unbiased(x: Array, y: Array, *, kernel=Polynomial()) -> Array:
     if min(n, m) < 2:
         raise ValueError(f"expected two rows or more, got {x.shape} and {y.shape}")
     matrix = kernel(jnp.concatenate([x, y]))
-    weights = np.zeros((n + m, n + m))
-    weights[:n, :n] = (1 - np.eye(n)) / (n * (n - 1))
-    weights[n:, n:] = (1 - np.eye(m)) / (m * (m - 1))
-    weights[:n, n:] = -1 / (n * m)
-    weights[n:, :n] = -1 / (n * m)
-    return jnp.sum(weights.astype(x.dtype) * matrix)
+
+    def others(within):
+        count = len(within)
+        return (jnp.sum(within) - jnp.trace(within)) / (count * (count - 1))
+
+    return (
+        others(matrix[:n, :n]) + others(matrix[n:, n:]) - 2 * jnp.mean(matrix[:n, n:])
+    )
 
 
 def _samples(x: Array, y: Array, kernel) -> tuple[Array, Array]:
@@ -251,5 +267,6 @@ def _squared_norm(x: Array) -> Array:
 
 
 def _pairs(matrix: Array) -> Array:
-    """The entries `[n (n - 1) / 2]` above the diagonal."""
-    return matrix[np.triu_indices(matrix.shape[0], 1)]
+    """The entries `[n - 1, n]` beside the diagonal: each pair twice."""
+    n = matrix.shape[0]
+    return matrix.ravel()[1:].reshape(n - 1, n + 1)[:, :-1]

@@ -1,6 +1,9 @@
 """Negatives: what `terms.crd` contrasts each example with.
 
 terms.crd(len(labels), negatives.drawn(16384, labels))
+
+The modes are those of CRD (Tian, Krishnan & Isola, `Contrastive Representation
+Distillation <https://arxiv.org/abs/1910.10699>`_, ICLR 2020) and its released code.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import objectives
+from rdljax import _names, objectives
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -28,20 +31,25 @@ class Chosen(NamedTuple):
     rows: Array | None
 
 
-# From a key, the batch, its positives `[batch]` and the number of training examples.
-Negatives = Callable[[Array, Batch, Array, int], Chosen]
+# From a key, the batch and the number of training examples.
+Negatives = Callable[[Array, Batch, int], Chosen]
 
 
 def given(entry: str = "contrast_index") -> Negatives:
-    """Negatives that come with the batch: `[batch, K + 1]`, column 0 the positive."""
+    """Positives and negatives that come with the batch.
 
-    def choose(key, batch, positives, n):
+    Args:
+      entry: Of the batch: `[batch, K + 1]` training examples, column 0 the positive.
+    """
+
+    def choose(key, batch, n):
+        _names.check("entry of the batch", entry, batch)
         return _contrasted(batch[entry])
 
     return choose
 
 
-def drawn(count: int, labels: Array | None = None) -> Negatives:
+def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Negatives:
     """Negatives drawn anew in each step for each example, on the device.
 
     An example's draw follows from the step's key and its index alone, and so not from
@@ -51,17 +59,20 @@ def drawn(count: int, labels: Array | None = None) -> Negatives:
       count: Negatives of an example.
       labels: `[n]` class of each training example: negatives are of other classes. None
         to draw from all others.
+      relax: Whether the positive is drawn from the example's class, itself included
+        ("relax" of the released code), where it otherwise is the example ("exact").
 
     Raises:
-      ValueError: Labels of one class only.
+      ValueError: Labels of one class only, or `relax` without labels.
 
     Departures: (1) with replacement, where the released code draws without.
     """
-    others = _others(labels)
+    others, positive = _others(labels), _positives(labels, relax)
 
-    def choose(key, batch, positives, n):
-        check_labels(labels, n)
-        index = batch["index"]
+    def choose(key, batch, n):
+        key, own = jax.random.split(key)
+        index = _index(batch, labels, n)
+        positives = positive(own, index)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         negatives = jax.vmap(lambda k, i: others(k, i, n, count))(keys, index)
         return _contrasted(jnp.concatenate([positives[:, None], negatives], axis=1))
@@ -69,7 +80,9 @@ def drawn(count: int, labels: Array | None = None) -> Negatives:
     return choose
 
 
-def expected(count: int, labels: Array | None = None) -> Negatives:
+def expected(
+    count: int, labels: Array | None = None, *, relax: bool = False
+) -> Negatives:
     """All negatives, each weighted by how often `drawn` is expected to draw it.
 
     The loss is the mean of that with `drawn` over all draws, without its noise.
@@ -77,19 +90,26 @@ def expected(count: int, labels: Array | None = None) -> Negatives:
     Args:
       count: Negatives of an example.
       labels: As for `drawn`.
+      relax: As for `drawn`.
+
+    Raises:
+      ValueError: Labels of one class only, or `relax` without labels.
     """
     _check_classes(labels)
+    positive = _positives(labels, relax)
 
-    def choose(key, batch, positives, n):
-        check_labels(labels, n)
-        weights = is_other(labels, batch["index"], jnp.arange(n))
+    def choose(key, batch, n):
+        index = _index(batch, labels, n)
+        weights = is_other(labels, index, jnp.arange(n))
         weights = weights * (count / jnp.sum(weights, axis=1, keepdims=True))
-        return _shared(positives, None, weights)
+        return _shared(positive(key, index), None, weights)
 
     return choose
 
 
-def shared(count: int, labels: Array | None = None) -> Negatives:
+def shared(
+    count: int, labels: Array | None = None, *, relax: bool = False
+) -> Negatives:
     """Negatives drawn anew in each step, the same for the whole batch.
 
     Drawn without replacement from all examples; those of an example's own class have
@@ -98,27 +118,26 @@ def shared(count: int, labels: Array | None = None) -> Negatives:
     Args:
       count: Negatives to draw, no more than there are examples.
       labels: As for `drawn`.
+      relax: As for `drawn`.
+
+    Raises:
+      ValueError: Labels of one class only, or `relax` without labels.
+
+    Departures: (1) another sampling than the released code's, which draws for each
+      example: cheaper, but the batch's losses then share their noise.
     """
     _check_classes(labels)
+    positive = _positives(labels, relax)
 
-    def choose(key, batch, positives, n):
-        check_labels(labels, n)
+    def choose(key, batch, n):
+        key, own = jax.random.split(key)
+        index = _index(batch, labels, n)
         rows = jax.random.choice(key, n, (count,), replace=False)
-        index = batch["index"]
         weights = is_other(labels, index, rows)
         share = jnp.mean(is_other(labels, index, jnp.arange(n)), axis=1, keepdims=True)
-        return _shared(positives, rows, weights / share)
+        return _shared(positive(own, index), rows, weights / share)
 
     return choose
-
-
-def check_labels(labels: Array | None, n: int) -> None:
-    """Raises `ValueError` if the labels are not those of n training examples."""
-    if labels is not None and np.shape(labels) != (n,):
-        raise ValueError(
-            f"expected a label for each of {n} training examples, got "
-            f"{np.shape(labels)}"
-        )
 
 
 def of_same_class(key: Array, labels: Array, index: Array) -> Array:
@@ -160,6 +179,26 @@ def _shared(positives: Array, rows: Array | None, weights: Array) -> Chosen:
         )
 
     return Chosen(loss, rows)
+
+
+def _index(batch: Batch, labels: Array | None, n: int) -> Array:
+    """The batch's places among the n training examples, whose labels are checked."""
+    _names.check("entry of the batch", "index", batch)
+    if labels is not None and np.shape(labels) != (n,):
+        raise ValueError(
+            f"expected a label for each of {n} training examples, got "
+            f"{np.shape(labels)}"
+        )
+    return batch["index"]
+
+
+def _positives(labels: Array | None, relax: bool) -> Callable[[Array, Array], Array]:
+    """`positive(key, index) -> [batch]`: the examples, or others of their classes."""
+    if not relax:
+        return lambda key, index: index
+    if labels is None:
+        raise ValueError("positives of the same class need labels")
+    return lambda key, index: of_same_class(key, labels, index)
 
 
 def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:

@@ -248,14 +248,14 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Term:
       <https://arxiv.org/abs/1904.05835>`_, CVPR 2019; regressor and first variance are
       RepDistiller's, copied from the authors' code.
     """
+    if not variance > epsilon > 0:
+        raise ValueError(
+            f"vid: expected a variance above epsilon, above 0, got {variance} and "
+            f"{epsilon}"
+        )
     # softplus of it, plus epsilon, is the variance.
-    first = math.log(math.expm1(variance - epsilon))
-
-    def pooled(student, teacher):
-        def one(s, t):
-            return _geometry.pool_to_smaller(s, t) if s.ndim == t.ndim == 4 else (s, t)
-
-        return _transposed(jax.tree.map(one, student, teacher), student)
+    softplus = variance - epsilon
+    first = softplus + math.log(-math.expm1(-softplus))
 
     def make(s, t, axis_name):
         return regressors.Pointwise(t.shape[-1])
@@ -270,7 +270,7 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Term:
         return {"mean": mean, "log_scale": scale}, state
 
     def apply(params, state, student, teacher, batch, axis_name=None):
-        student, teacher = pooled(student, teacher)
+        student, teacher = _pooled(student, teacher)
         mean = run(params["mean"], student, teacher, axis_name)
         loss = objectives.vid(mean, teacher, params["log_scale"], epsilon=epsilon)
         return loss, state
@@ -283,20 +283,29 @@ def ab(*, margin: float = 1.0) -> Term:
 
     A connector is a convolution that fits the sizes, with batch normalisation
     (`nets.regressors.Regressor`); there is none where student and teacher have the same
-    shape. The paper uses it in a phase of its own before the task:
+    shape. The paper uses it in a phase of its own before the task, for the layers that
+    are compared and those below:
 
         pairs = [("stage1", "stage1"), ("stage2", "stage2")]
+        trunk = ("student/conv1", "student/conv2")
         plan = [
-            training.Phase({"ab": (1.0, terms.between(pairs, terms.ab()))}, 30),
+            training.Phase(
+                {"ab": (1.0, terms.between(pairs, terms.ab()))}, 30, ("ab", *trunk)
+            ),
             training.Phase({"task": (1.0, terms.cross_entropy())}, 240),
         ]
+
+    (The layers above have no gradient then: weight decay would only shrink them.)
 
     Args:
       margin: As for `objectives.ab`.
 
     References:
       Heo et al., `Knowledge Transfer via Distillation of Activation Boundaries
-      <https://arxiv.org/abs/1811.03233>`_, AAAI 2019, section 3.3.
+      <https://arxiv.org/abs/1811.03233>`_, AAAI 2019.
+
+    Departures: (1) where no convolution brings the student's map to the teacher's size,
+      the larger of the two is pooled to the smaller.
     """
 
     def make(s, t, axis_name):
@@ -310,13 +319,7 @@ def ab(*, margin: float = 1.0) -> Term:
 
     def apply(params, state, student, teacher, batch, axis_name=None):
         mapped = run(params, student, teacher, axis_name)
-        # A student's map that no convolution brings to the teacher's size.
-        fitted = jax.tree.map(
-            lambda s, t: _geometry.pool(t, *s.shape[1:3]) if s.ndim == 4 else t,
-            mapped,
-            teacher,
-        )
-        return objectives.ab(mapped, fitted, margin=margin), state
+        return objectives.ab(*_pooled(mapped, teacher), margin=margin), state
 
     return Term(init, apply)
 
@@ -359,10 +362,11 @@ def ft(*, rate: float = 0.5, objective: Callable[..., Array] = objectives.ft) ->
         return regressors.Coder(channels, normalize=True, axis_name=axis_name)
 
     def init(key, student, teacher):
-        if len(student.shape) != 4 or len(teacher.shape) != 4:
+        shapes = [getattr(x, "shape", type(x).__name__) for x in (student, teacher)]
+        if any(len(shape) != 4 or isinstance(shape, str) for shape in shapes):
             raise ValueError(
-                f"ft: expected maps [batch, H, W, C], got student {student.shape} and "
-                f"teacher {teacher.shape}"
+                f"ft: expected maps [batch, H, W, C], got student {shapes[0]} and "
+                f"teacher {shapes[1]}"
             )
         code = (*teacher.shape[:3], width(teacher))
         keys = jax.random.split(key, 3)
@@ -415,9 +419,8 @@ def cc(*, features: int = 128) -> Term:
 
 def crd(
     examples: int,
-    choose: negatives.Negatives | None = None,
+    choose: negatives.Negatives,
     *,
-    relax: Array | None = None,
     features: int = 128,
     temperature: float = 0.07,
     momentum: float = 0.5,
@@ -432,22 +435,22 @@ def crd(
     Args:
       examples: How many training examples there are: the rows of a bank.
       choose: What an example is contrasted with: `negatives.drawn(...)`,
-        `expected(...)`, `shared(...)` or `given(...)`; `drawn(16384)` by default.
-      relax: None: an example's positive is itself ("exact"). Or the labels `[n]` of
-        all training examples: its positive is drawn from its class ("relax").
+        `expected(...)`, `shared(...)` or `given(...)`. The released code is nearest to
+        `drawn(16384, labels)`.
       features: Units of the embeddings.
       temperature: What scores are divided by.
       momentum: Share of the old row when a bank is updated.
 
-    Raises:
-      ValueError: Labels that are not one for each training example.
+    Returns:
+      The term. It raises `ValueError` for several layers, for labels that are not one
+      for each training example, and for a batch without `index`.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, and its released code.
     """
-    negatives.check_labels(relax, examples)
-    choose = negatives.drawn(16384) if choose is None else choose
+    if not callable(choose):
+        raise ValueError(f"crd: expected one of rdljax.negatives, got {choose!r}")
     init_heads, embed = _heads(features)
 
     def init(key, student, teacher):
@@ -465,28 +468,21 @@ def crd(
         return params, State(replicated={"bank": bank, "key": draws})
 
     def apply(params, state, student, teacher, batch, axis_name=None):
-        bank = state.replicated["bank"]
-        key, *draws = jax.random.split(state.replicated["key"], 3)
-        index = batch["index"]
+        _names.check("entry of the batch", "index", batch)
+        bank, index = state.replicated["bank"], batch["index"]
+        key, step = jax.random.split(state.replicated["key"])
         s, t = map(_geometry.unit_rows, embed(params, student, teacher))
-        positives = index
-        if relax is not None:
-            positives = negatives.of_same_class(draws[0], relax, index)
-        chosen = choose(draws[1], batch, positives, examples)
+        chosen = choose(step, batch, examples)
 
-        first = bank.normalizers[0] == 0
-        found = lax.cond(
-            first,
-            lambda: objectives.normalizers(
-                s, t, bank, chosen.rows, temperature=temperature
-            ),
-            lambda: bank.normalizers,
-        )
+        first = objectives.normalizers(
+            s, t, bank, chosen.rows, temperature=temperature
+        ).astype(bank.normalizers.dtype)
         everyone = s, t, index
         if axis_name is not None:
-            found = jnp.where(first, lax.pmean(found, axis_name), bank.normalizers)
+            first = lax.pmean(first, axis_name)
             everyone = lax.all_gather(everyone, axis_name, tiled=True)
-        bank = bank._replace(normalizers=found)
+        known = bank.normalizers > 0
+        bank = bank._replace(normalizers=jnp.where(known, bank.normalizers, first))
         loss = chosen.loss(s, t, bank, temperature=temperature)
         bank = objectives.update_bank(bank, *everyone, momentum=momentum)
         return loss, State(replicated={"bank": bank, "key": key})
@@ -550,10 +546,10 @@ def against(
       weights: Of each teacher, 1 by default.
 
     Raises:
-      ValueError: Not a weight for each teacher.
+      ValueError: Not a weight for each teacher, or a teacher named twice.
     """
     weights = (1.0,) * len(names) if weights is None else tuple(weights)
-    if len(weights) != len(names) or not names:
+    if len(weights) != len(names) or not names or len(set(names)) != len(names):
         raise ValueError(f"expected a weight for each of {names}, got {weights}")
 
     def of(teacher, name):
@@ -611,7 +607,12 @@ def kd_mean(
     """
 
     def objective(student, teachers):
-        probabilities = [jax.nn.softmax(t / temperature) for t in teachers]
+        probabilities = [
+            jax.nn.softmax(
+                t.astype(jnp.promote_types(t.dtype, jnp.float32)) / temperature
+            )
+            for t in teachers
+        ]
         mean = _weighted_mean(probabilities, weights)
         logits = temperature * jnp.log(mean)
         return objectives.kd(student, logits, temperature=temperature)
@@ -747,6 +748,11 @@ def _heads(features: int) -> tuple[Callable, Callable]:
     head = regressors.Embedding(features)
 
     def init(key, student, teacher):
+        for side in (student, teacher):
+            if not hasattr(side, "shape"):
+                raise ValueError(
+                    f"expected one layer to embed, got {type(side).__name__}"
+                )
         keys = jax.random.split(key)
         return {
             "student": _params(head, keys[0], student.shape),
@@ -764,14 +770,25 @@ def _heads(features: int) -> tuple[Callable, Callable]:
 
 def _weighted_mean(arrays: Sequence[Array], weights: Sequence[float] | None) -> Array:
     weights = [1.0] * len(arrays) if weights is None else weights
+    shapes = [a.shape for a in arrays]
+    if len(weights) != len(arrays) or len(set(shapes)) > 1:
+        raise ValueError(
+            f"expected a weight for each of several targets of one shape, got weights "
+            f"{weights} and {shapes}"
+        )
     pairs = zip(weights, arrays, strict=True)
     return sum(w * a for w, a in pairs) / sum(weights)
 
 
-def _transposed(pairs: PyTree, like: PyTree) -> tuple[PyTree, PyTree]:
-    """A pytree of pairs as a pair of pytrees."""
-    outer = jax.tree_util.tree_structure(like)
+def _pooled(student: PyTree, teacher: PyTree) -> tuple[PyTree, PyTree]:
+    """Both sides with the larger of two maps pooled to the smaller."""
+
+    def one(s, t):
+        return _geometry.pool_to_smaller(s, t) if s.ndim == t.ndim == 4 else (s, t)
+
+    outer = jax.tree_util.tree_structure(student)
     inner = jax.tree_util.tree_structure((0, 0))
+    pairs = jax.tree.map(one, student, teacher)
     return jax.tree_util.tree_transpose(outer, inner, pairs)
 
 

@@ -18,9 +18,9 @@ ALLOWED = {
     "_layerwise": {"jax", "_geometry"},
     "rdm": {"jax", "numpy", "_geometry", "rdm"},
     "mmd": {"jax", "numpy", "_geometry"},
-    "_objectives": {"jax", "rdm", "mmd", "_layerwise", "_geometry"},
+    "_objectives": {"jax", "numpy", "rdm", "mmd", "_layerwise", "_geometry"},
     "objectives": {"_objectives"},
-    "negatives": {"jax", "numpy", "objectives"},
+    "negatives": {"jax", "numpy", "objectives", "_names"},
     "nets": {"jax", "flax", "nets", "_names"},
     "terms": {
         "jax",

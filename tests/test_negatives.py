@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdljax import negatives, objectives
+from rdljax import _names, negatives, objectives
 
 N = 12
 # Classes that are neither sorted nor of equal size.
@@ -20,7 +20,7 @@ S, T = np.random.default_rng(1).normal(0, 0.4, (2, 4, 5)).astype(np.float32)
 
 
 def choose(negatives, seed=0, batch=BATCH):
-    return negatives(jax.random.key(seed), batch, batch["index"], N)
+    return negatives(jax.random.key(seed), batch, N)
 
 
 def others(index, labels):
@@ -62,7 +62,7 @@ class TestDrawn:
 
         @jax.vmap
         def one(key):
-            chosen = negatives.drawn(6, labels)(key, BATCH, INDEX, N)
+            chosen = negatives.drawn(6, labels)(key, BATCH, N)
             return chosen.loss(S, T, BANK, temperature=0.5)
 
         losses = one(keys)
@@ -78,7 +78,7 @@ class TestDrawn:
 
         @jax.vmap
         def one(key):
-            return negatives.shared(6, labels)(key, BATCH, INDEX, N).loss(S, T, BANK)
+            return negatives.shared(6, labels)(key, BATCH, N).loss(S, T, BANK)
 
         mean = jnp.mean(one(jax.random.split(jax.random.key(0), 20_000)), axis=0)
         for row, index in zip(mean, INDEX, strict=True):
@@ -125,3 +125,53 @@ def test_a_relaxed_positive_is_any_of_the_class():
 def test_one_class_has_no_others(make):
     with pytest.raises(ValueError, match="two classes or more"):
         make(5, np.zeros(N, int))
+
+
+@pytest.mark.parametrize(
+    "make", [negatives.drawn, negatives.expected, negatives.shared]
+)
+def test_relaxed_positives_are_of_the_class_and_negatives_are_not(make, monkeypatch):
+    found = []
+
+    def spy(student, teacher, bank, *arguments, **numbers):
+        found.append(arguments)
+        return jnp.zeros(())
+
+    monkeypatch.setattr(objectives, "crd", spy)
+    monkeypatch.setattr(objectives, "crd_shared", spy)
+    mates = np.array([LABELS[i] == LABELS for i in INDEX])
+    moved = 0
+    for seed in range(20):
+        choose(make(6, LABELS, relax=True), seed).loss(S, T, BANK)
+        arguments = found.pop()
+        if make is negatives.drawn:
+            (indices,) = arguments
+            positives = indices[:, 0]
+            for own, row in zip(mates, indices[:, 1:], strict=True):
+                assert not own[row].any()
+        else:
+            positives, rows, weights = arguments
+            rows = np.arange(N) if rows is None else rows
+            for own, weight in zip(mates, weights, strict=True):
+                assert not weight[own[rows]].any() and weight.any()
+        for own, positive in zip(mates, positives, strict=True):
+            assert own[positive]
+        moved += int((positives != INDEX).sum())
+    assert moved > 20
+
+
+@pytest.mark.parametrize(
+    "make", [negatives.drawn, negatives.expected, negatives.shared]
+)
+def test_wrong_calls(make):
+    with pytest.raises(ValueError, match="same class need labels"):
+        make(5, relax=True)
+    with pytest.raises(ValueError, match=r"each of 12 training examples.*\(11,\)"):
+        choose(make(5, LABELS[:-1]))
+    with pytest.raises(_names.UnknownName, match="'index'; did you mean 'indx'"):
+        make(5)(jax.random.key(0), {"indx": INDEX}, N)
+
+
+def test_given_negatives_must_be_in_the_batch():
+    with pytest.raises(_names.UnknownName, match="entry of the batch 'mine'"):
+        choose(negatives.given("mine"))

@@ -44,6 +44,13 @@ def test_the_python_blocks_run_from_top_to_bottom():
     )
     assert set(state.replicated.params["ft"]) == {"paraphraser", "translator"}
     assert state.replicated.terms["crd"]["bank"].student.shape == (1000, 128)
+    both, kd = names["ensemble"], names["loss"]["kd"][1]
+    taught = both.targets(both.arrays, {"image": names["images"]})
+    student = {"logits": jnp.zeros((8, 4))}
+    value, _ = kd.apply(
+        *kd.init(jax.random.key(0), student, taught), student, taught, {}
+    )
+    assert value > 0
 
 
 def test_the_table_lists_every_objective():

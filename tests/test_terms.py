@@ -77,7 +77,7 @@ TERMS = {
         "pooled", terms.crd(B, negatives.drawn(12), features=4)
     ),
     "crd, relax": terms.between(
-        "pooled", terms.crd(B, negatives.drawn(12, LABELS), relax=LABELS, features=4)
+        "pooled", terms.crd(B, negatives.drawn(12, LABELS, relax=True), features=4)
     ),
     "crd, given": terms.between("pooled", terms.crd(B, negatives.given(), features=4)),
     "crd, expected": terms.between(
@@ -520,7 +520,6 @@ class TestCRD:
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: terms.crd(B, relax=LABELS[:-1]),
             lambda: TestCRD.apply(terms.crd(B, negatives.drawn(3, LABELS[:-1]))),
             lambda: TestCRD.apply(terms.crd(B, negatives.expected(3, LABELS[:-1]))),
             lambda: TestCRD.apply(terms.crd(B, negatives.shared(3, LABELS[:-1]))),
@@ -532,13 +531,178 @@ class TestCRD:
 
     @staticmethod
     def apply(term):
-        term = terms.between("pooled", term)
+        return TestCRD.run(terms.between("pooled", term))
+
+    @staticmethod
+    def run(term):
         params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
         return term.apply(params, state, STUDENT, TEACHER, BATCH)
 
 
+class TestValues:
+    """Each term is its objective of what its parts make, written out."""
+
+    def test_an_embedding_of_both_sides_for_cc(self):
+        params, state = start("global cc")
+        found, _ = TERMS["global cc"].apply(params, state, STUDENT, TEACHER, BATCH)
+        s, t = (
+            x["pooled"] @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"][None]
+            for x, p in ((STUDENT, params["student"]), (TEACHER, params["teacher"]))
+        )
+        expected = objectives.cc_repdistiller(s, t)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_the_margin_and_the_normalised_connector_of_ab(self):
+        pairs = [("stage1", "stage1"), ("logits", "logits")]
+        term = terms.between(pairs, terms.ab(margin=0.3))
+        params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
+        found, _ = term.apply(params, state, STUDENT, TEACHER, BATCH)
+        x = STUDENT["stage1"] @ params[0]["Conv_0"]["kernel"][0, 0]
+        x = x - x.mean(axis=(0, 1, 2), keepdims=True)
+        x = x / jnp.sqrt((x**2).mean(axis=(0, 1, 2), keepdims=True) + 1e-5)
+        expected = objectives.ab(
+            [x, STUDENT["logits"]],
+            [TEACHER["stage1"], TEACHER["logits"]],
+            margin=0.3,
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+    def test_the_hint_of_repdistiller_is_normalised_and_rectified(self):
+        term = terms.between("pooled", terms.hint(normalize=True, activation=abs))
+        params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
+        found, _ = term.apply(params, state, STUDENT, TEACHER, BATCH)
+        x = STUDENT["pooled"] @ params["Dense_0"]["kernel"]
+        x = (x - x.mean(axis=0)[None]) / jnp.sqrt(x.var(axis=0) + 1e-5)[None]
+        expected = jnp.mean((jnp.abs(x) - TEACHER["pooled"]) ** 2)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+    def test_translator_and_paraphraser_of_ft(self):
+        params, state = start("ft")
+        found, _ = TERMS["ft"].apply(params, state, STUDENT, TEACHER, BATCH)
+
+        def encode(x, params, normalize):
+            for i in range(3):
+                own = params[f"Conv_{i}"]
+                x = jax.lax.conv_general_dilated(
+                    x,
+                    own["kernel"],
+                    (1, 1),
+                    "SAME",
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                )
+                if normalize:
+                    x = x - x.mean(axis=(0, 1, 2), keepdims=True)
+                    x = x / jnp.sqrt((x**2).mean(axis=(0, 1, 2), keepdims=True) + 1e-5)
+                else:
+                    x = x + own["bias"][None, None, None]
+                x = jnp.where(x > 0, x, 0.1 * x)
+            return x
+
+        factor = encode(STUDENT["stage1"], params["translator"], True)
+        own = params["paraphraser"]["encoder"]
+        target = encode(TEACHER["stage1"], own, False)
+        expected = objectives.ft(factor, target)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+    def test_vid_with_another_smallest_variance(self):
+        term = terms.between("pooled", terms.vid(variance=2.0, epsilon=0.5))
+        params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
+        found, _ = term.apply(params, state, STUDENT, TEACHER, BATCH)
+        x = STUDENT["pooled"]
+        for i in range(3):
+            x = x @ params["mean"][f"Dense_{i}"]["kernel"]
+            x = jnp.maximum(x, 0) if i < 2 else x
+        expected = jnp.mean((x - TEACHER["pooled"]) ** 2 / 2 + jnp.log(2.0)) / 2
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_the_momentum_of_the_banks(self):
+        term = terms.between(
+            "pooled", terms.crd(B, negatives.given(), features=4, momentum=0.9)
+        )
+        params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
+        _, after = term.apply(params, state, STUDENT, TEACHER, BATCH)
+        own = params["student"]["Dense_0"]
+        z = STUDENT["pooled"] @ own["kernel"] + own["bias"][None]
+        z = z / jnp.linalg.norm(z, axis=1, keepdims=True)
+        mixed = 0.9 * state.replicated["bank"].student + 0.1 * z
+        expected = mixed / jnp.linalg.norm(mixed, axis=1, keepdims=True)
+        found = after.replicated["bank"].student
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    @pytest.mark.parametrize("label", ["label", None])
+    def test_the_batch_as_its_own_bank(self, label):
+        term = terms.between(
+            "pooled", terms.crd_of_batch(features=4, temperature=0.5, label=label)
+        )
+        params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
+        found, _ = term.apply(params, state, STUDENT, TEACHER, BATCH)
+        s, t = (
+            x["pooled"] @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"][None]
+            for x, p in ((STUDENT, params["student"]), (TEACHER, params["teacher"]))
+        )
+        s, t = (
+            np.asarray(x / jnp.linalg.norm(x, axis=1, keepdims=True), np.float64)
+            for x in (s, t)
+        )
+        labels = np.arange(B) if label is None else LABELS
+        total = 0.0
+        for anchors, keys in ((s, t), (t, s)):
+            p = np.exp(anchors @ keys.T / 0.5)
+            p = p / (p.mean() * B)
+            for i in range(B):
+                others = labels != labels[i]
+                noise = others.sum() / B
+                total -= np.log(p[i, i] / (p[i, i] + noise))
+                total -= np.sum(np.log(noise / (p[i, others] + noise)))
+        np.testing.assert_allclose(found, total / B, rtol=1e-4)
+
+
+class TestWrongCalls:
+    def start(self, layers, term):
+        return terms.between(layers, term).init(jax.random.key(0), STUDENT, TEACHER)
+
+    def test_one_layer_is_embedded(self):
+        for term in (terms.cc(), terms.crd(B, negatives.given())):
+            with pytest.raises(ValueError, match="one layer to embed, got dict"):
+                self.start({"pooled": "pooled"}, term)
+        with pytest.raises(ValueError, match="ft: expected maps.*student dict"):
+            self.start({"stage1": "stage1"}, terms.ft())
+
+    def test_negatives_are_chosen_by_a_function(self):
+        with pytest.raises(ValueError, match="rdljax.negatives, got 16384"):
+            terms.crd(B, 16384)
+
+    def test_a_batch_without_index(self):
+        term = terms.crd(B, negatives.given())
+        params, state = self.start("pooled", term)
+        batch = {"contrast_index": BATCH["contrast_index"]}
+        with pytest.raises(_names.UnknownName, match="entry of the batch 'index'"):
+            term.apply(params, state, STUDENT["pooled"], TEACHER["pooled"], batch)
+
+    @pytest.mark.parametrize(("variance", "epsilon"), [(0.0, 1e-5), (1.0, 0.0)])
+    def test_variances_are_above_zero(self, variance, epsilon):
+        with pytest.raises(ValueError, match="vid: expected a variance"):
+            terms.vid(variance=variance, epsilon=epsilon)
+
+    def test_a_large_first_variance(self):
+        params, _ = self.start("pooled", terms.vid(variance=1000.0))
+        np.testing.assert_allclose(params["log_scale"], 1000, rtol=1e-4)
+
+    def test_a_weight_for_each_target_of_one_shape(self):
+        layers = ("logits", ["a/logits", "b/logits"])
+        with pytest.raises(ValueError, match="a weight for each"):
+            TestCRD.run(terms.between(layers, terms.kd_mean(weights=(1, 2, 3))))
+        layers = ("logits", ["a/logits", "pooled"])
+        with pytest.raises(ValueError, match="targets of one shape"):
+            TestCRD.run(terms.between(layers, terms.kd_mean()))
+
+    def test_a_teacher_named_twice(self):
+        with pytest.raises(ValueError, match="a weight for each of"):
+            terms.against(["a", "a"], TERMS["kd"])
+
+
 class TestSeveralTeachers:
-    def value(self, name, **params):
+    def value(self, name):
         own, state = start(name)
         return TERMS[name].apply(own, state, STUDENT, TEACHER, BATCH)[0]
 
@@ -577,6 +741,14 @@ class TestSeveralTeachers:
         rdms = [rdm.compute(TEACHER[f"{n}/pooled"]) for n in ("a", "b")]
         expected = objectives.rdl_target(STUDENT["pooled"], (rdms[0] + rdms[1]) / 2)
         np.testing.assert_allclose(self.value("global rdl, mean"), expected, rtol=1e-5)
+        term = terms.between(
+            ("logits", ["a/logits", "b/logits"]), terms.kd_mean(weights=(3, 1))
+        )
+        p = [jax.nn.softmax(TEACHER[f"{n}/logits"] / 4) for n in ("a", "b")]
+        logits = 4 * jnp.log(0.75 * p[0] + 0.25 * p[1])
+        found, _ = term.apply({}, terms.State(), STUDENT, TEACHER, BATCH)
+        kd = objectives.kd(STUDENT["logits"], logits)
+        np.testing.assert_allclose(found, kd, rtol=1e-5)
         term = terms.between(
             ("pooled", ["a/pooled", "b/pooled"]), terms.rdl_mean(weights=(3, 1))
         )

@@ -53,7 +53,7 @@ def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
     Args:
       student: Maps `[batch, H, W, C]`.
       teacher: Maps of the same batch; sizes and channels may differ.
-      power: Of the activations' magnitude.
+      power: Of the activations' magnitude, 1 or more.
 
     Returns:
       A scalar: the mean squared difference over batch and positions, summed over
@@ -69,6 +69,8 @@ def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
     Departures: (1) the mean squared difference, as in the authors' code, where the
       paper has the norm of the difference.
     """
+    if isinstance(power, int | float) and power < 1:
+        raise ValueError(f"the power must be 1 or more, got {power}")
     student, teacher = _geometry.pool_to_smaller(student, teacher)
     return jnp.mean((_energy(student, power) - _energy(teacher, power)) ** 2)
 
@@ -99,7 +101,7 @@ def nst(
       teacher: Maps of the same batch; sizes and channels may differ.
       kernel: One of `mmd`'s. The paper's are `mmd.Linear()`, `mmd.Polynomial()` and
         `mmd.Gaussian(...)`; with the polynomial one of degree 2, no matrix of channels
-        by channels is built where there are more channels than positions.
+        by channels is built where that of positions by positions costs less.
       estimate: Of the squared discrepancy, `mmd.biased` or `mmd.unbiased`.
 
     Returns:
@@ -111,6 +113,9 @@ def nst(
     References:
       Huang & Wang, `Like What You Like: Knowledge Distill via Neuron Selectivity
       Transfer <https://arxiv.org/abs/1707.01219>`_, 2017.
+
+    Departures: (1) the squared discrepancy itself, where the paper's loss has half of
+      it; (2) a channel that is all zero stays zero.
     """
     student, teacher = _geometry.pool_to_smaller(student, teacher)
 
@@ -303,8 +308,8 @@ def kdsvd(student: tuple, teacher: tuple, *, k: int = 1) -> Array:
     Args:
       student: A sequence of two maps `[batch, H, W, C]` or more, in depth order.
       teacher: The same of the teacher, of the same channels; sizes may differ.
-      k: How many singular vectors the teacher's layers keep. Of the student's first
-        `k + 3`, each is matched to the nearest.
+      k: How many singular vectors the teacher's layers keep. Each is matched to the
+        nearest of the student's first `k + 3`.
 
     Returns:
       A scalar: the squared difference summed over channel pairs and vectors, mean over
@@ -321,8 +326,9 @@ def kdsvd(student: tuple, teacher: tuple, *, k: int = 1) -> Array:
 
     Departures: (1) a singular vector's sign, which is arbitrary and on which the
       value depends, makes its sum positive: the released value is that of the signs
-      which its LAPACK chose; (2) where singular values coincide, and a vector has no
-      gradient, it is 0 along the others of the same value.
+      which its LAPACK chose; (2) where two squared singular values differ by less than
+      the root of the precision (3e-4 of the largest in float32, 1e-8 in float64), and
+      a vector's gradient is lost in rounding, it is 0 along the other.
     """
     if len(student) < 2:
         raise ValueError(f"expected two layers or more, got {len(student)}")
@@ -346,7 +352,9 @@ def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
     """
     if not 1 <= k <= min(teacher.shape[1] * teacher.shape[2], teacher.shape[3]):
         raise ValueError(f"expected a k that teacher {teacher.shape} has, got {k}")
-    targets, values = _singular(teacher, k)
+    # (Both sides' k + 3: what the gradient of one leaves to rounding is then the same
+    # where student and teacher are.)
+    targets, values = (x[:, :k] for x in _singular(teacher, k + 3))
     targets = _oriented(targets)
     candidates, _ = _singular(student, k + 3)
     cosines = jnp.einsum(
@@ -402,7 +410,7 @@ def _moved(x: Array, values: Array, vectors: Array, count: int) -> Array:
     """
     first, squares = vectors[:count], values**2
     gaps = squares[:count, None] - squares[None, :]
-    tolerance = 10 * jnp.finfo(x.dtype).eps * squares[0]
+    tolerance = jnp.finfo(x.dtype).eps ** 0.5 * squares[0]
     inverse = jnp.where(jnp.abs(gaps) > tolerance, 1 / jnp.where(gaps == 0, 1, gaps), 0)
     alive = squares[:count, None] > tolerance
     outside = jnp.where(alive, 1 / jnp.where(alive, squares[:count, None], 1), 0)
@@ -411,4 +419,4 @@ def _moved(x: Array, values: Array, vectors: Array, count: int) -> Array:
     along = product(residual, vectors.T)
     change = product(inverse * along, vectors)
     change += outside * (residual - product(along, vectors))
-    return first + change
+    return _geometry.unit_rows(first + change)

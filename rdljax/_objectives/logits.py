@@ -32,8 +32,7 @@ def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
       Hinton, Vinyals & Dean, `Distilling the Knowledge in a Neural Network
       <https://arxiv.org/abs/1503.02531>`_, 2015, section 2.
     """
-    if isinstance(temperature, int | float) and temperature <= 0:
-        raise ValueError(f"the temperature must be above 0, got {temperature}")
+    _layerwise.check_above_zero("temperature", temperature)
     student, teacher = (jax.nn.log_softmax(x / temperature) for x in (student, teacher))
     return jnp.mean(_divergence(student, teacher)) * temperature**2
 
@@ -46,7 +45,13 @@ def _divergence(student: Array, teacher: Array) -> Array:
     return jnp.sum(probability * difference, axis=-1)
 
 
-@_layerwise.single(_layerwise.same_shape)
+def _same_logits(student: tuple, teacher: tuple) -> str | None:
+    if len(student) != 2 or student != teacher:
+        return "expected logits [batch, classes] of the same shape on both sides"
+    return None
+
+
+@_layerwise.single(_same_logits)
 def dkd(
     student: Array,
     teacher: Array,
@@ -73,13 +78,15 @@ def dkd(
       A scalar, in nats times the squared temperature: the mean over the batch.
 
     Raises:
-      ValueError: Not one array on either side, different shapes, or labels of another.
+      ValueError: Not one array on either side, different shapes, labels of another
+        batch, or a temperature that is not above 0.
 
     References:
       Zhao et al., `Decoupled Knowledge Distillation
       <https://arxiv.org/abs/2203.08679>`_, CVPR 2022.
     """
-    if student.ndim != 2 or jnp.shape(labels) != student.shape[:1]:
+    _layerwise.check_above_zero("temperature", temperature)
+    if jnp.shape(labels) != student.shape[:1]:
         raise ValueError(
             f"expected logits [batch, classes] and labels [batch], got "
             f"{student.shape} and {jnp.shape(labels)}"
@@ -98,7 +105,7 @@ def dkd(
     return jnp.mean(value) * temperature**2
 
 
-@_layerwise.single(_layerwise.same_shape)
+@_layerwise.single(_same_logits)
 def dist(
     student: Array,
     teacher: Array,
@@ -123,12 +130,14 @@ def dist(
       A scalar in [0, 2 (beta + gamma)] times the squared temperature.
 
     Raises:
-      ValueError: Not one array on either side, or different shapes.
+      ValueError: Not one array on either side, different shapes, or a temperature that
+        is not above 0.
 
     References:
       Huang et al., `Knowledge Distillation from A Stronger Teacher
       <https://arxiv.org/abs/2205.10536>`_, NeurIPS 2022.
     """
+    _layerwise.check_above_zero("temperature", temperature)
     student, teacher = (jax.nn.softmax(x / temperature) for x in (student, teacher))
     between = _one_minus_correlation(student, teacher)
     within = _one_minus_correlation(student.T, teacher.T)
