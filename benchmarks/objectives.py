@@ -370,11 +370,7 @@ CASES: dict[str, Callable[[int], measure.Case]] = {
     "fsp-128-256-8x8": fsp(128, 256),
     # After a ReLU: then the first singular vector has one sign, which ours and LAPACK's
     # choose for all layers alike.
-    "kdsvd": plain(
-        "kdsvd",
-        layers((64, 8), (64, 8), lowest=0),
-        lambda modules: modules.losses.KDSVD(),
-    ),
+    "kdsvd": plain("kdsvd", layers((64, 8), (64, 8), lowest=0), repdistiller.kdsvd),
     "rdl": plain("rdl", maps(256, 8)),
     "sp-256x8x8": plain("sp", maps(256, 8), by_layers("Similarity")),
     "pkt-256": plain("pkt", rows(256), lambda modules: modules.losses.PKT()),

@@ -102,7 +102,7 @@ def differentiated(
         # Where another process has a core, PyTorch's threads wait for each other for
         # longer than a small loss takes.
         seconds = {}
-        for threads in {1, measure.cores()}:
+        for threads in {1, torch.get_num_threads()}:
             torch.set_num_threads(threads)
             call()
             seconds[threads] = measure.quickest(call)
@@ -114,6 +114,18 @@ def differentiated(
         return [np.asarray(value).reshape(()), *arrays]
 
     return measure.Contender(call, read, tune)
+
+
+def kdsvd(released: Released) -> Callable[..., Any]:
+    """The released KDSVD, on one core.
+
+    On two, PyTorch 2.13 was seen to stand still in its decompositions for a minute and
+    more, where they take a tenth of a second.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    return released.losses.KDSVD()
 
 
 def vid(released: Released, arguments: tuple) -> measure.Contender:

@@ -261,25 +261,30 @@ def _angles_pass(
     n = gram.shape[0]
 
     def at_vertex(i):
-        def products(gram):
-            return gram - gram[i][:, None] - gram[i][None, :] + gram[i, i]
+        def cosines(gram, scales):
+            edges = gram - gram[i][:, None] - gram[i][None, :] + gram[i, i]
+            return edges * scales
 
         scales = scale[i][:, None] * scale[i][None, :]
-        scales_t = scale_t[i][:, None] * scale_t[i][None, :]
-        difference = products(gram) * scales - products(gram_t) * scales_t
+        own = cosines(gram, scales)
+        difference = own - cosines(gram_t, scale_t[i][:, None] * scale_t[i][None, :])
         slope = jnp.clip(difference, -1, 1)
-        by_scale = 2 * jnp.sum(slope * products(gram) * scale[i][None, :], axis=1)
-        return jnp.sum(_huber(difference)), slope * scales, by_scale
+        by_edges = slope * scales
+        return (
+            jnp.sum(_huber(difference)),
+            by_edges,
+            jnp.sum(by_edges, axis=1),
+            jnp.sum(slope * own, axis=1),
+        )
 
     def add(carry, vertices):
-        real = vertices < n
-        values, by_product, by_scale = jax.vmap(at_vertex)(vertices % n)
-        by_product = jnp.where(real[:, None, None], by_product, 0)
-        total = carry[0] + jnp.sum(jnp.where(real, values, 0))
-        return (total, carry[1] + jnp.sum(by_product, axis=0)), (
-            jnp.sum(by_product, axis=2),
-            by_scale,
-        )
+        total, by_gram = carry
+        values, by_edges, *rows = jax.vmap(at_vertex)(vertices % n)
+        if n % block:  # The last block has vertices that are none.
+            real = vertices < n
+            values = jnp.where(real, values, 0)
+            by_edges = jnp.where(real[:, None, None], by_edges, 0)
+        return (total + jnp.sum(values), by_gram + jnp.sum(by_edges, axis=0)), rows
 
     block = min(n, 8)
     vertices = jnp.arange(-(-n // block) * block).reshape(-1, block)
@@ -287,8 +292,11 @@ def _angles_pass(
     nothing = 0 * (gram + gram_t)
     start = nothing[0, 0], nothing
     (total, by_gram), rows = jax.lax.scan(add, start, vertices)
-    by_own, by_scale = (row.reshape(-1, n)[:n] for row in rows)
+    by_own, by_log_scale = (row.reshape(-1, n)[:n] for row in rows)
     by_gram = by_gram - 2 * by_own + jnp.diag(jnp.sum(by_own, axis=1))
+    by_scale = (
+        2 * by_log_scale * jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
+    )
     return tuple(x / float(n) ** 3 for x in (total, by_gram, by_scale))
 
 
