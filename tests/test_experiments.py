@@ -273,7 +273,7 @@ WRONG = {
     "crop": (["mnist_rdl", "--crop=-1"], "plain cannot be trained: crop"),
     "hint": (
         ["mnist_rdl", "--methods", "hint", "--hint_layer=pooled:stage2"],
-        "hint cannot be trained: hint: no regressor",
+        "hint cannot be trained: hint: no module",
     ),
     "out": (["mnist_rdl", "--out=res/{x}"], "out may name {config} and {data}"),
     "both": (["mnist_rdl", "--resume", "--overwrite"], "exclude each other"),
