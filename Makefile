@@ -11,7 +11,7 @@ mnist: $(VENV)/ready  ## train a teacher and its students on real digits
 	$(bin)/python -m experiments.run mnist_rdl --resume $(options)
 
 test: $(VENV)/ready  ## the whole suite
-	$(bin)/python -m pytest -q $(options)
+	$(bin)/python -m pytest -q -n auto $(options)
 
 lint: $(VENV)/ready  ## style, as CI checks it
 	$(bin)/ruff check .

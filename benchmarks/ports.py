@@ -5,6 +5,7 @@ authors' own): what a port costs that nobody thought about. Arguments and values
 those of `rdljax.objectives`; degenerate inputs, shapes and dtypes are nobody's care.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -184,7 +185,10 @@ def kdsvd(student: list[Array], teacher: list[Array]) -> Array:
     """Singular vectors from the full decomposition, related layer by layer."""
 
     def decomposed(x, count):
-        _, values, vectors = jnp.linalg.svd(_rows_of_positions(x), full_matrices=False)
+        # One at a time: on the CPU two batched decompositions can wait for each other
+        # forever.
+        form = functools.partial(jnp.linalg.svd, full_matrices=False)
+        _, values, vectors = lax.map(form, _rows_of_positions(x))
         vectors = jnp.swapaxes(vectors, 1, 2)
         return _unit(values[:, :count]), _unit(vectors[:, :, :count])
 

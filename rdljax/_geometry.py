@@ -4,12 +4,15 @@ Everything here is pure, takes arrays and has a finite gradient everywhere: at d
 channels, zero rows, duplicate rows and constant batches too.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 Array = jax.Array
+HIGHEST = lax.Precision.HIGHEST
 
 
 def compute_dtype(x: Array) -> jnp.dtype:
@@ -52,39 +55,56 @@ def centre_rows(x: Array) -> Array:
     return jnp.where(constant, 0, x)
 
 
-def inner(x: Array, y: Array) -> Array:
+def inner(x: Array, y: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
     """All inner products of the rows of `[n, units]` and `[m, units]`: `[n, m]`.
 
     Asks for full float32 precision: by default GPUs and TPUs round the inputs of a
     matrix product to 10 or 7 bits, and differences of its entries keep nothing of that.
     """
-    return jnp.einsum("nu,mu->nm", x, y, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("nu,mu->nm", x, y, precision=precision)
 
 
-@jax.custom_jvp
-def gram(x: Array) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def gram(x: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
     """The Gram matrix `[n, n]` of rows `[n, units]`: `inner(x, x)`.
 
     Its gradient takes one matrix product instead of the two of `inner(x, x)`, since the
     matrix is symmetric.
     """
-    return inner(x, x)
+    return inner(x, x, precision)
 
 
 @gram.defjvp
-def _gram_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _gram_jvp(precision, primals: tuple[Array], tangents: tuple[Array]):
     (x,), (dx,) = primals, tangents
-    half = inner(dx, x)
-    return gram(x), half + half.T
+    half = inner(dx, x, precision)
+    return gram(x, precision), half + half.T
 
 
-def squared_distances(x: Array) -> Array:
+def centre_columns(x: Array) -> Array:
+    """Rows `[n, units]` minus their mean."""
+    return x - jnp.mean(x, axis=0, keepdims=True)
+
+
+def squared_distances(x: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
     """Squared Euclidean distances between the rows of `[n, units]`: `[n, n]`.
 
     From the Gram matrix of centred rows. Centring changes no distance and keeps the
     cancellation in `|x|^2 + |y|^2 - 2 xy` harmless where the rows share a large mean.
     """
-    return squared_distances_from(gram(x - jnp.mean(x, axis=0, keepdims=True)))
+    return squared_distances_from(gram(centre_columns(x), precision))
+
+
+def squared_distances_between(
+    x: Array, y: Array, precision: lax.PrecisionLike = HIGHEST
+) -> Array:
+    """Squared Euclidean distances of `[n, units]` and `[m, units]`: `[n, m]`.
+
+    The rows are to be centred, both by the same mean (see `squared_distances`).
+    """
+    own, other = (jnp.sum(a * a, axis=1) for a in (x, y))
+    squared = own[:, None] + other[None, :] - 2 * inner(x, y, precision)
+    return jnp.maximum(squared, 0)
 
 
 def squared_distances_from(products: Array) -> Array:

@@ -1,12 +1,17 @@
 """Honest comparisons: two students, many tests, few seeds, two geometries.
 
-Thin, over mlxtend and SciPy, which are imported where they are used.
+Thin, over mlxtend and SciPy, which are imported where they are used, and over `rdm`.
 """
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from numpy import typing as npt
+
+from rdljax import rdm
 
 
 class McNemar(NamedTuple):
@@ -39,6 +44,23 @@ class Agreement(NamedTuple):
 
     pearson: float
     spearman: float
+
+
+class Bootstrap(NamedTuple):
+    """A discrepancy, its confidence interval, its standard error, and all draws."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    draws: np.ndarray
+
+
+class Ceiling(NamedTuple):
+    """Between what bounds the similarity of the best model to noisy data lies."""
+
+    lower: float
+    upper: float
 
 
 def _check_paired(name: str, *arrays: np.ndarray) -> None:
@@ -210,3 +232,146 @@ def rdm_agreement(first: npt.ArrayLike, second: npt.ArrayLike) -> Agreement:
     pearson = stats.pearsonr(first, second).statistic
     spearman = stats.spearmanr(first, second).statistic
     return Agreement(float(pearson), float(spearman))
+
+
+def bootstrap(
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    *,
+    comparison=rdm.comparisons.Pearson(),
+    draws: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Bootstrap:
+    """How sure the discrepancy of two RDMs is, were other stimuli drawn.
+
+    Stimuli are drawn with replacement; a pair of stimuli counts as often as both were
+    drawn, and the pairs of a stimulus with its copies are left out. For MSE, cosine and
+    Pearson all draws together are a few matrix products of counts with RDMs.
+
+    Args:
+      first: A condensed RDM, [pairs].
+      second: Another one of the same stimuli, [pairs].
+      comparison: One of `rdm.comparisons`.
+      draws: How many times to draw the stimuli.
+      confidence: The probability that the interval is to hold, between its percentiles.
+      seed: Of the draws.
+
+    Returns:
+      The discrepancy of the two (for Pearson one minus the correlation), the interval,
+      the standard deviation over draws, and the draws, [draws]. A draw of fewer than
+      three different stimuli is drawn again.
+
+    Raises:
+      ValueError: If the lengths differ or belong to fewer than three stimuli, a
+        distance is not finite, or there are fewer than two draws.
+
+    References:
+      Efron & Tibshirani, An Introduction to the Bootstrap, 1993. Nili, Wingfield,
+      Walther, Su, Marslen-Wilson & Kriegeskorte, A toolbox for representational
+      similarity analysis, PLoS Computational Biology 10, 2014.
+    """
+    first, second = np.asarray(first), np.asarray(second)
+    _check_paired("bootstrap", first, second)
+    n = rdm.stimuli(first.size)
+    if n < 3 or draws < 2:
+        raise ValueError(
+            f"bootstrap takes RDMs of three stimuli or more and two draws or more: got "
+            f"{n} stimuli and {draws} draws"
+        )
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ValueError("bootstrap takes finite distances: got NaN or infinity")
+    counts = _counts(np.random.default_rng(seed), n, draws)
+    dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    first, second = (jnp.asarray(x, dtype) for x in (first, second))
+    if hasattr(comparison, "from_means") and getattr(comparison, "scale", None) is None:
+        values = _bootstrapped(first, second, jnp.asarray(counts, dtype), comparison)
+    else:
+        rows, columns = np.triu_indices(n, 1)
+        weights = (counts[:, rows] * counts[:, columns]).astype(dtype)
+        values = [_drawn(comparison, first, second, weight) for weight in weights]
+    values = np.asarray(values, np.float64)
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    value = float(rdm.compare(first, second, comparison=comparison))
+    return Bootstrap(value, float(low), float(high), float(values.std(ddof=1)), values)
+
+
+def _counts(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
+    """How often each stimulus is drawn, `[draws, n]`, three different ones at least."""
+    counts = random.multinomial(n, np.full(n, 1 / n), size=draws)
+    while (few := np.count_nonzero(counts, axis=1) < 3).any():
+        counts[few] = random.multinomial(n, np.full(n, 1 / n), size=few.sum())
+    return counts
+
+
+@jax.jit
+def _bootstrapped(first, second, counts, comparison):
+    """The discrepancy for every draw: `w' F w` for each matrix F of what is summed."""
+    if comparison.own_scales:
+        first, second = (x / jnp.mean(x) for x in (first, second))
+    square = [rdm.square(x) for x in (first, second)]
+    beside = ~jnp.eye(counts.shape[1], dtype=bool)
+    pairs = jnp.sum(counts, axis=1) ** 2 - jnp.sum(counts**2, axis=1)
+
+    def mean(term):
+        rows = jnp.matmul(
+            counts, jnp.where(beside, term, 0), precision=lax.Precision.HIGHEST
+        )
+        return jnp.sum(rows * counts, axis=1) / pairs
+
+    means = [mean(term) for term in comparison.terms(*square)]
+    return jax.vmap(lambda *means: comparison.from_means(means))(*means)
+
+
+def _drawn(comparison, first, second, weight) -> float:
+    """The discrepancy of one draw, each pair as many times as it was drawn."""
+    return float(comparison(first, second, weight))
+
+
+def noise_ceiling(
+    rdms: npt.ArrayLike, *, comparison=rdm.comparisons.Pearson()
+) -> Ceiling:
+    """How similar to noisy RDMs a perfect model could be.
+
+    The true RDM is estimated by the mean of the subjects', each standardised as the
+    comparison sees it (z scores, unit length or ranks). A model as good as that would
+    score between the mean similarity of each subject with the mean of the others, and
+    with the mean of all.
+
+    Args:
+      rdms: A condensed RDM of each subject, [subjects, pairs], two subjects or more.
+      comparison: One of `rdm.comparisons` that is one minus a similarity (not `MSE`).
+
+    Returns:
+      The lower and the upper bound of the similarity (1 minus the discrepancy).
+
+    Raises:
+      ValueError: If there are fewer than two subjects, the length belongs to no number
+        of stimuli, a distance is not finite, or the comparison has no similarity.
+
+    References:
+      Nili, Wingfield, Walther, Su, Marslen-Wilson & Kriegeskorte, A toolbox for
+      representational similarity analysis, PLoS Computational Biology 10, 2014.
+    """
+    rdms = np.asarray(rdms, np.float64)
+    if rdms.ndim != 2 or len(rdms) < 2 or not np.isfinite(rdms).all():
+        raise ValueError(
+            f"noise_ceiling takes finite RDMs [subjects, pairs] of two subjects or "
+            f"more: got {rdms.shape}"
+        )
+    rdm.stimuli(rdms.shape[1])
+    if isinstance(comparison, rdm.comparisons.MSE):
+        raise ValueError("noise_ceiling takes a comparison with a similarity: got MSE")
+    standard = np.stack([comparison.standardised(one) for one in rdms])
+    total = standard.sum(axis=0)
+
+    def similarity(one, best):
+        return 1 - float(rdm.compare(one, best, comparison=comparison))
+
+    others = [
+        similarity(one, total - own) for one, own in zip(rdms, standard, strict=True)
+    ]
+    best = [similarity(one, total) for one in rdms]
+    return Ceiling(float(np.mean(others)), float(np.mean(best)))

@@ -16,8 +16,19 @@ ALLOWED = {
     "_names": set(),
     "_geometry": {"jax", "numpy"},
     "_layerwise": {"jax", "_geometry"},
-    "rdm": {"jax", "numpy", "_geometry", "rdm"},
-    "mmd": {"jax", "numpy", "_geometry"},
+    "_pytrees": {"jax"},
+    "_blocks": {"jax", "numpy"},
+    "rdm": {
+        "jax",
+        "numpy",
+        "scipy",
+        "tqdm",
+        "_blocks",
+        "_geometry",
+        "_pytrees",
+        "rdm",
+    },
+    "mmd": {"jax", "numpy", "_blocks", "_geometry", "_pytrees"},
     "_objectives": {"jax", "numpy", "rdm", "mmd", "_layerwise", "_geometry"},
     "objectives": {"_objectives"},
     "negatives": {"jax", "numpy", "objectives", "_names"},
@@ -35,7 +46,7 @@ ALLOWED = {
     "teachers": {"jax", "terms", "nets", "checkpoints"},
     "training": {"jax", "optax", "terms", "teachers", "nets", "checkpoints", "_names"},
     "checkpoints": {"jax", "numpy", "orbax"},
-    "statistics": {"numpy", "scipy", "mlxtend", "rdm"},
+    "statistics": {"jax", "numpy", "scipy", "mlxtend", "rdm"},
 }
 STANDARD = sys.stdlib_module_names
 

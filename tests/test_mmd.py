@@ -1,6 +1,7 @@
 """Maximum mean discrepancy: kernels and estimates against sums over all pairs."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -177,3 +178,106 @@ def test_wrong_calls(estimate):
 def test_an_unbiased_estimate_wants_two_rows():
     with pytest.raises(ValueError, match=r"two rows or more, got \(1, 3\)"):
         mmd.unbiased(np.ones((1, 3)), np.ones((4, 3)))
+
+
+@every
+@pytest.mark.parametrize("block", [4, 16, 64])
+def test_tile_by_tile(float64, name, block):
+    kernel, form = KERNELS[name]
+    x, y = draw(7, 0), draw(9, 1, shift=0.3)
+    for estimate, biased in ((mmd.biased, True), (mmd.unbiased, False)):
+        streamed = functools.partial(estimate, kernel=kernel, block=block)
+        expected = slow(x, y, form, biased)
+        np.testing.assert_allclose(streamed(x, y), expected, rtol=1e-9, atol=1e-13)
+        whole = functools.partial(estimate, kernel=kernel)
+        for side in (0, 1):
+            a, b = (jax.grad(f, argnums=side)(x, y) for f in (streamed, whole))
+            np.testing.assert_allclose(a, b, atol=1e-10)
+
+
+@every
+def test_linear_time(float64, name):
+    kernel, form = KERNELS[name]
+    x, y = draw(9, 0), draw(9, 1, shift=0.3)
+    expected = np.mean(
+        [
+            form(x[i], x[i + 1])
+            + form(y[i], y[i + 1])
+            - form(x[i], y[i + 1])
+            - form(x[i + 1], y[i])
+            for i in (0, 2, 4, 6)
+        ]
+    )
+    found = mmd.linear_time(x, y, kernel=kernel)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_linear_time_is_unbiased():
+    kernel = mmd.Gaussian(1.0)
+    x, y = (jnp.asarray(draw(4000, s, shift=0.5 * s), jnp.float32) for s in (0, 1))
+    quadratic = mmd.unbiased(x[:1000], y[:1000], kernel=kernel)
+    linear = mmd.linear_time(x, y, kernel=kernel)
+    np.testing.assert_allclose(linear, quadratic, atol=0.02)
+
+
+def test_no_kernel_matrix_is_built():
+    x = jax.ShapeDtypeStruct((20_000, 8), jnp.float32)
+    form = functools.partial(mmd.biased, kernel=mmd.Gaussian(), block=512)
+    compiled = jax.jit(jax.value_and_grad(form)).lower(x, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 40_000**2 * 4 / 100
+
+
+class TestWidthsThatFollowFromTheData:
+    def test_fitted_is_what_the_whole_sample_gives(self, float64):
+        x, y = draw(7, 0), draw(9, 1)
+        pooled = np.concatenate([x, y])
+        for scale in (mmd.by_median, mmd.by_mean):
+            kernel = mmd.Gaussian((0.5, 1.0), scale)
+            fitted = kernel.fitted(pooled)
+            assert fitted.scale is None
+            np.testing.assert_allclose(kernel(pooled), fitted(pooled))
+            found = mmd.unbiased(x, y, kernel=fitted, block=4)
+            np.testing.assert_allclose(found, mmd.unbiased(x, y, kernel=kernel))
+        assert mmd.Gaussian(2.0).fitted(x) == mmd.Gaussian(2.0)
+
+    def test_is_refused_where_not_all_data_is_at_hand(self):
+        x, kernel = draw(8, 0), mmd.Laplace(1.0, mmd.by_median)
+        with pytest.raises(ValueError, match="Laplace.*kernel.fitted"):
+            mmd.linear_time(x, x, kernel=kernel)
+        with pytest.raises(ValueError, match="Laplace.*kernel.fitted"):
+            mmd.biased(x, x, kernel=kernel, block=4)
+
+
+class TestPermutations:
+    def test_value_and_p_value_by_hand(self, float64):
+        x, y = draw(4, 0), draw(3, 1, shift=1.5)
+        kernel = mmd.Gaussian(1.0, mmd.by_median)
+        found = mmd.permutation_test(
+            jax.random.key(0), x, y, kernel=kernel, permutations=4000
+        )
+        np.testing.assert_allclose(found.value, mmd.unbiased(x, y, kernel=kernel))
+        pooled = np.concatenate([x, y])
+        values = []
+        for first in itertools.combinations(range(7), 4):
+            rest = np.delete(pooled, first, axis=0)
+            values.append(mmd.unbiased(pooled[list(first)], rest, kernel=kernel))
+        exact = np.mean(np.asarray(values) >= found.value - 1e-12)
+        np.testing.assert_allclose(found.p_value, exact, atol=0.03)
+
+    def test_p_values_are_uniform_without_a_difference(self):
+        def p_value(key):
+            data, test = jax.random.split(key)
+            x, y = jax.random.normal(data, (2, 12, 3))
+            return mmd.permutation_test(
+                test, x, y, kernel=mmd.Gaussian(), permutations=99
+            ).p_value
+
+        values = jax.vmap(p_value)(jax.random.split(jax.random.key(0), 400))
+        assert abs(jnp.mean(values <= 0.05) - 0.05) < 0.04
+        assert abs(jnp.mean(values) - 0.5) < 0.06
+
+    def test_wrong_calls(self):
+        with pytest.raises(ValueError, match="one permutation"):
+            mmd.permutation_test(jax.random.key(0), draw(1, 0), draw(3, 1))
+        with pytest.raises(ValueError, match="as many of each"):
+            mmd.linear_time(draw(4, 0), draw(3, 1))

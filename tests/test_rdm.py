@@ -1,6 +1,7 @@
 """Distances and comparisons against SciPy and slow forms."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ from jax import test_util
 from scipy import stats
 from scipy.spatial import distance as scipy_distance
 
-from rdljax import rdm
-from rdljax.rdm import comparisons, distances
+from rdljax import mmd, objectives, rdm
+from rdljax.rdm import _ranks, comparisons, distances, forms
 
 
 def poisson_slow(x, rate=1.0, weight=0.1):
@@ -179,11 +180,23 @@ COMPARISONS = [
 ]
 
 
+def label(comparison):
+    scale = getattr(comparison, "scale", None)
+    return type(comparison).__name__ + (f"-{scale.__name__}" if scale else "")
+
+
+# Those whose value follows from ranks, from gradual orders, and from whitened RDMs.
+RANKED = [comparisons.Spearman(), comparisons.RhoA(), comparisons.KendallTauA()]
+SOFT = [comparisons.SoftSpearman(0.2), comparisons.SoftKendall(0.2)]
+WHITENED = [comparisons.WhitenedCosine(), comparisons.WhitenedPearson()]
+
+
 def test_every_comparison_is_tested():
-    assert {type(c).__name__ for c in COMPARISONS} == set(comparisons.__all__)
+    tested = {type(c).__name__ for c in [*COMPARISONS, *RANKED, *SOFT, *WHITENED]}
+    assert tested == set(comparisons.__all__)
 
 
-@pytest.mark.parametrize("comparison", COMPARISONS, ids=str)
+@pytest.mark.parametrize("comparison", COMPARISONS, ids=label)
 class TestComparisons:
     def vectors(self):
         rng = np.random.default_rng(1)
@@ -242,7 +255,7 @@ class TestComparisons:
             assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("comparison", [*COMPARISONS[:3], COMPARISONS[5]], ids=str)
+@pytest.mark.parametrize("comparison", [*COMPARISONS[:3], COMPARISONS[5]], ids=label)
 def test_gradient_of_a_comparison_is_numerical(float64, comparison):
     rng = np.random.default_rng(1)
     x, y = jnp.asarray(rng.gamma(2.0, size=21)), jnp.asarray(rng.gamma(2.0, size=21))
@@ -284,11 +297,285 @@ def test_rounding_is_not_correlated():
     assert value == 1 and not gradient.any()
 
 
+def distances_with_ties(seed=0, size=45):
+    rng = np.random.default_rng(seed)
+    return rng.gamma(2.0, size=size), np.round(2 * rng.gamma(2.0, size=size)) / 2
+
+
+def slow_ranked(comparison, x, y):
+    if isinstance(comparison, comparisons.KendallTauA):
+        pairs = itertools.combinations(range(len(x)), 2)
+        signs = [np.sign(x[i] - x[j]) * np.sign(y[i] - y[j]) for i, j in pairs]
+        return 1 - np.mean(signs)
+    x, y = stats.rankdata(x), stats.rankdata(y)
+    if isinstance(comparison, comparisons.Spearman):
+        return 1 - np.corrcoef(x, y)[0, 1]
+    n = len(x)
+    return 1 - 12 * np.sum((x - x.mean()) * (y - y.mean())) / (n**3 - n)
+
+
+@pytest.mark.parametrize("comparison", RANKED, ids=label)
+class TestRanked:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_equals_the_slow_form_in_and_outside_jit(self, float64, comparison, dtype):
+        x, y = (v.astype(dtype) for v in distances_with_ties())
+        for a, b in ((x, y), (y, x), (y, y), (-x, y)):
+            expected = slow_ranked(comparison, a, b)
+            tolerance = 1e-5 if dtype == np.float32 else 1e-12
+            for form in (comparison, jax.jit(comparison)):
+                found = form(jnp.asarray(a), jnp.asarray(b))
+                assert found.dtype == dtype
+                np.testing.assert_allclose(found, expected, atol=tolerance)
+
+    def test_masked_pairs_may_be_missing(self, float64, comparison):
+        x, y = distances_with_ties()
+        keep = np.arange(45) % 4 > 0
+        holes = jnp.where(keep, y, jnp.nan)
+        expected = slow_ranked(comparison, x[keep], y[keep])
+        for form in (comparison, jax.jit(comparison)):
+            found = form(jnp.asarray(x), holes, jnp.asarray(keep, float))
+            np.testing.assert_allclose(found, expected, atol=1e-12)
+
+    def test_gradient_is_zero(self, comparison):
+        x, y = (jnp.asarray(v, jnp.float32) for v in distances_with_ties())
+        value, gradient = jax.value_and_grad(comparison)(x, y)
+        assert value > 0 and not gradient.any()
+
+    def test_nothing_to_rank(self, comparison):
+        x = jnp.arange(45.0)
+        for form in (comparison, jax.jit(comparison)):
+            assert form(x, x, jnp.zeros(45)) == 0
+            np.testing.assert_allclose(form(x, 0 * x), 1)
+
+    def test_vmap_over_bootstraps(self, float64, comparison):
+        x, y = (jnp.asarray(v) for v in distances_with_ties())
+        stack = jnp.stack([y, x, -x])
+        found = jax.vmap(comparison, in_axes=(None, 0))(x, stack)
+        expected = [comparison(x, one) for one in stack]
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_weight_counts_as_copies_of_a_pair(float64):
+    x, y = distances_with_ties()
+    copies = np.random.default_rng(4).integers(0, 4, size=45)
+    expected = stats.spearmanr(np.repeat(x, copies), np.repeat(y, copies)).statistic
+    for form in (comparisons.Spearman(), jax.jit(comparisons.Spearman())):
+        found = form(jnp.asarray(x), jnp.asarray(y), jnp.asarray(copies, float))
+        np.testing.assert_allclose(found, 1 - expected)
+
+
+def test_ranks_of_zeros_negatives_and_extremes():
+    x = np.array([0.0, -0.0, -1.5, 3e38, -3e38, 1e-45, -1e-45, 2.0], np.float32)
+    np.testing.assert_array_equal(_ranks.of_known(x), stats.rankdata(x))
+    np.testing.assert_array_equal(_ranks.of_known(x[::-1]), stats.rankdata(x[::-1]))
+
+
+class TestSoftRanks:
+    @pytest.mark.parametrize(
+        ("soft", "hard"),
+        [
+            (comparisons.SoftSpearman, comparisons.Spearman()),
+            (comparisons.SoftKendall, comparisons.KendallTauA()),
+        ],
+    )
+    def test_a_small_width_gives_the_hard_value(self, float64, soft, hard):
+        x, y = np.random.default_rng(0).gamma(2.0, size=(2, 45))
+        found = soft(1e-6)(jnp.asarray(x), jnp.asarray(y))
+        np.testing.assert_allclose(found, hard(jnp.asarray(x), jnp.asarray(y)))
+
+    @pytest.mark.parametrize("comparison", SOFT, ids=label)
+    def test_gradient_is_numerical_but_for_the_spread(self, float64, comparison):
+        x, y = (jnp.asarray(v) for v in np.random.default_rng(0).gamma(2, size=(2, 21)))
+        wide = dataclasses.replace(comparison, width=0.5)
+
+        def form(direction):
+            # Moves the spread neither: only the width counts as a constant.
+            moved = x + direction * pattern
+            centred = moved - jnp.mean(moved)
+            return wide(centred / jnp.std(centred) * jnp.std(x), y)
+
+        pattern = jnp.asarray(np.random.default_rng(1).normal(size=21))
+        test_util.check_grads(form, (0.0,), order=1, modes=["rev"])
+
+    @pytest.mark.parametrize("comparison", SOFT, ids=label)
+    def test_blind_to_scale_and_zero_at_equality(self, comparison):
+        x, y = np.random.default_rng(0).gamma(2.0, size=(2, 45)).astype(np.float32)
+        value = comparison(jnp.asarray(x), jnp.asarray(y))
+        moved = comparison(jnp.asarray(3 * x + 1), jnp.asarray(y))
+        np.testing.assert_allclose(value, moved, rtol=1e-4)
+        np.testing.assert_allclose(comparison(jnp.asarray(x), 5 * x), 0, atol=1e-6)
+
+    @pytest.mark.parametrize("comparison", SOFT, ids=label)
+    def test_masked_pairs_do_not_count(self, float64, comparison):
+        x, y = np.random.default_rng(0).gamma(2.0, size=(2, 45))
+        keep = np.arange(45) % 4 > 0
+        holes = jnp.where(keep, y, jnp.nan)
+        found = comparison(jnp.asarray(x), holes, jnp.asarray(keep, float))
+        expected = comparison(jnp.asarray(x[keep]), jnp.asarray(y[keep]))
+        np.testing.assert_allclose(found, expected)
+
+    @pytest.mark.parametrize("comparison", SOFT, ids=label)
+    def test_descent_orders_the_distances(self, comparison):
+        x, y = np.random.default_rng(0).gamma(2.0, size=(2, 28)).astype(np.float32)
+        step = jax.jit(lambda x: x - 5 * jax.grad(comparison)(x, y))
+        before = comparisons.Spearman()(jnp.asarray(x), jnp.asarray(y))
+        for _ in range(100):
+            x = step(x)
+        assert comparisons.Spearman()(x, jnp.asarray(y)) < 0.2 * before
+
+    def test_finite_for_constant_rdms(self):
+        x, flat = jnp.arange(10.0), jnp.full(10, 0.1)
+        for comparison in SOFT:
+            for pair in ((x, flat), (flat, x), (flat, flat)):
+                value, gradient = jax.value_and_grad(comparison)(*pair)
+                assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+
+class TestWhitened:
+    def covariance_of_distances(self, noise):
+        n = len(noise)
+        contrasts = np.zeros((n * (n - 1) // 2, n))
+        for row, (i, j) in enumerate(itertools.combinations(range(n), 2)):
+            contrasts[row, [i, j]] = 1, -1
+        return (contrasts @ noise @ contrasts.T) ** 2
+
+    @pytest.mark.parametrize("centred", [False, True])
+    @pytest.mark.parametrize("identity", [False, True])
+    def test_is_the_inner_product_of_the_inverse_covariance(
+        self, float64, centred, identity
+    ):
+        noise = np.eye(7) if identity else precision(7)
+        x, y = np.random.default_rng(0).gamma(2.0, size=(2, 21))
+        inverse = np.linalg.inv(self.covariance_of_distances(noise))
+        kind = comparisons.WhitenedPearson if centred else comparisons.WhitenedCosine
+        found = kind(None if identity else noise)(jnp.asarray(x), jnp.asarray(y))
+        if centred:
+            x, y = x - x.mean(), y - y.mean()
+        cosine = x @ inverse @ y / np.sqrt((x @ inverse @ x) * (y @ inverse @ y))
+        np.testing.assert_allclose(found, 1 - cosine)
+
+    def test_of_squared_distances_it_is_linear_cka(self, float64):
+        x, y = activations(10, 4), activations(10, 7, seed=1)
+        found = rdm.discrepancy(
+            x,
+            y,
+            distance=distances.SquaredEuclidean(),
+            comparison=comparisons.WhitenedCosine(),
+        )
+        np.testing.assert_allclose(found, objectives.cka(x, y))
+
+    @pytest.mark.parametrize("comparison", WHITENED, ids=label)
+    def test_gradient_equality_and_constants(self, float64, comparison):
+        x, y = np.random.default_rng(0).gamma(2.0, size=(2, 21))
+        form = lambda x: comparison(x, jnp.asarray(y))  # noqa: E731
+        test_util.check_grads(form, (jnp.asarray(x),), order=1, modes=["rev"])
+        assert comparison(jnp.asarray(x), jnp.asarray(x)) == 0
+        for pair in ((x, 0 * x), (0 * x, x), (0 * x, 0 * x)):
+            value, gradient = jax.value_and_grad(comparison)(*map(jnp.asarray, pair))
+            assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
+
+    def test_wrong_calls(self):
+        x = jnp.arange(21.0)
+        with pytest.raises(ValueError, match="no weights"):
+            comparisons.WhitenedCosine()(x, x, jnp.ones(21))
+        with pytest.raises(ValueError, match=r"7 stimuli \(7, 7\), got \(6, 6\)"):
+            comparisons.WhitenedCosine(np.eye(6))(x, x)
+
+
+class TestCrossnobis:
+    def measurements(self, folds=4, n=6, units=5):
+        rng = np.random.default_rng(0)
+        return rng.normal(size=(n, units)) + rng.normal(size=(folds, n, units))
+
+    def slow(self, x, inverse, measured=None):
+        folds, n, _ = x.shape
+        measured = np.ones((folds, n), bool) if measured is None else measured
+        found = []
+        for i, j in itertools.combinations(range(n), 2):
+            both = np.flatnonzero(measured[:, i] & measured[:, j])
+            values = [
+                (x[a, i] - x[a, j]) @ inverse @ (x[b, i] - x[b, j])
+                for a, b in itertools.permutations(both, 2)
+            ]
+            found.append(np.mean(values) if values else np.nan)
+        return found
+
+    def test_equals_the_slow_form(self, float64):
+        x, inverse = self.measurements(), precision(5)
+        expected = self.slow(x, inverse)
+        np.testing.assert_allclose(rdm.crossnobis(x, inverse), expected)
+        found = rdm.crossnobis(x.reshape(4, 6, 1, 5))
+        np.testing.assert_allclose(found, self.slow(x, np.eye(5)))
+
+    def test_missing_stimuli(self, float64):
+        x, inverse = self.measurements(), precision(5)
+        measured = np.random.default_rng(1).uniform(size=(4, 6)) > 0.3
+        measured[:, 0] = [True, False, False, False]
+        holes = np.where(measured[..., None], x, np.nan)
+        found = rdm.crossnobis(holes, inverse, measured)
+        np.testing.assert_allclose(found, self.slow(x, inverse, measured))
+        assert np.isnan(found[:5]).all() and np.isfinite(found[5:]).any()
+        whole = rdm.crossnobis(x, inverse, np.ones((4, 6), bool))
+        np.testing.assert_allclose(whole, rdm.crossnobis(x, inverse))
+
+    def test_unbiased_under_noise(self):
+        # The same patterns for all stimuli: only noise tells them apart.
+        x = np.random.default_rng(0).normal(size=(200, 5, 8, 10)).astype(np.float32)
+        found = np.asarray(jax.vmap(rdm.crossnobis)(x))
+        error = found.std() / np.sqrt(200)
+        assert abs(found.mean()) < 4 * error
+        assert (found < 0).any()
+
+    def test_gradient_is_numerical(self, float64):
+        form = lambda x: rdm.crossnobis(x, precision(5))  # noqa: E731
+        test_util.check_grads(form, (self.measurements(3, 4),), order=1, modes=["rev"])
+
+    def test_wrong_calls(self):
+        x = self.measurements()
+        with pytest.raises(ValueError, match="two folds"):
+            rdm.crossnobis(x[:1])
+        with pytest.raises(ValueError, match=r"\(5, 5\).*\(4, 4\)"):
+            rdm.crossnobis(x, np.eye(4))
+        with pytest.raises(ValueError, match="symmetric"):
+            rdm.crossnobis(x, np.eye(5) + np.eye(5, k=1))
+        with pytest.raises(ValueError, match=r"measured \(4, 6\)"):
+            rdm.crossnobis(x, None, np.ones((6, 4)))
+        x[1, 2, 0] = np.nan
+        with pytest.raises(ValueError, match="1 of 24 stimuli, the first of them 8"):
+            rdm.crossnobis(x)
+
+
 class TestCondensed:
     def test_order_is_scipys(self, float64):
         matrix = scipy_distance.squareform(np.arange(1.0, 11))
         np.testing.assert_array_equal(rdm.condense(jnp.asarray(matrix)), range(1, 11))
         np.testing.assert_array_equal(rdm.square(np.arange(1.0, 11)), matrix)
+
+    @pytest.mark.parametrize("n", [2, 3, 256, 257, 300])
+    def test_any_number_of_stimuli_with_gradients(self, n):
+        rng = np.random.default_rng(0)
+        vector = rng.normal(size=n * (n - 1) // 2).astype(np.float32)
+        matrix = scipy_distance.squareform(vector)
+        np.testing.assert_array_equal(rdm.square(vector), matrix)
+        np.testing.assert_array_equal(rdm.condense(matrix), vector)
+        stack = jax.vmap(rdm.condense)(np.stack([matrix, 2 * matrix]))
+        np.testing.assert_array_equal(stack, [vector, 2 * vector])
+        upper = rng.normal(size=(n, n)).astype(np.float32)
+        pull = jax.vjp(rdm.condense, jnp.asarray(matrix))[1]
+        np.testing.assert_array_equal(pull(vector)[0], np.triu(matrix))
+        pull = jax.vjp(rdm.square, jnp.asarray(vector))[1]
+        both = np.triu(upper, 1) + np.tril(upper, -1).T
+        np.testing.assert_allclose(
+            pull(upper)[0], both[np.triu_indices(n, 1)], rtol=1e-6
+        )
+
+    def test_what_is_no_rdm(self):
+        with pytest.raises(ValueError, match="45 stimuli have 990, 46 have 1035"):
+            rdm.square(np.ones(1000))
+        with pytest.raises(ValueError, match=r"\(3, 4\)"):
+            rdm.condense(np.ones((3, 4)))
+        with pytest.raises(ValueError, match=r"\[pairs\].*\(3, 3\)"):
+            rdm.square(np.ones((3, 3)))
 
     def test_stimuli(self):
         assert [rdm.stimuli(p) for p in (1, 3, 4186, 19900)] == [2, 3, 92, 200]
@@ -349,9 +636,54 @@ class TestErrors:
         with pytest.raises(ValueError, match="pairs must be integers"):
             rdm.compute(activations(), pairs)
 
+    def test_values_that_no_rdm_has(self):
+        x = activations()
+        hole = x.copy()
+        hole[[2, 5], 1] = np.nan, np.inf
+        with pytest.raises(ValueError, match="2 of 8 stimuli, the first of them 2"):
+            rdm.compute(hole)
+        with pytest.raises(ValueError, match="teacher's activations.*2 of 8 stimuli"):
+            rdm.discrepancy(x, hole)
+        with pytest.raises(ValueError, match="student's.*same activations for all 8"):
+            rdm.discrepancy(np.ones((8, 3)), x)
+        with pytest.raises(ValueError, match="three stimuli or more"):
+            rdm.discrepancy(x[:2], x[:2])
+        with pytest.raises(ValueError, match="8 of the student .* 7 of the teacher"):
+            rdm.discrepancy(x, x[:7])
+        with pytest.raises(ValueError, match="28 pairs"):
+            rdm.discrepancy(x, x, weights=np.ones(8))
+
+    def test_inside_jit_they_are_documented(self):
+        x = jnp.asarray(activations(), jnp.float32)
+        form = jax.jit(rdm.discrepancy)
+        assert jnp.isnan(form(x, x.at[2, 1].set(jnp.nan)))
+        np.testing.assert_allclose(form(x, jnp.ones((8, 3))), 1)
+        assert form(jnp.ones((8, 3)), jnp.ones((8, 3))) == 0
+
+    def test_a_precision_that_is_not_symmetric(self):
+        skewed = distances.Mahalanobis(np.eye(6) + np.eye(6, k=1))
+        with pytest.raises(ValueError, match="symmetric"):
+            rdm.compute(activations(), distance=skewed)
+
     def test_wrong_precision(self):
         with pytest.raises(ValueError, match=r"\(6, 6\).*\(3, 3\)"):
             rdm.compute(activations(), distance=distances.Mahalanobis(np.eye(3)))
+
+
+def test_no_two_classes_have_one_structure():
+    # With equal structures jit would now and then run one with the program of another.
+    made = [comparisons.MSE(comparisons.by_norm), mmd.Polynomial(3), forms.Tiles(7)]
+    made += [make(name) for name in distances.__all__]
+    made += [getattr(comparisons, name)() for name in comparisons.__all__]
+    made += [getattr(forms, name)() for name in ("Dense", "Moments", "Tiles")]
+    for name in mmd.__all__:
+        if isinstance(getattr(mmd, name), type) and name != "Test":
+            made.append(getattr(mmd, name)())
+    structures = [jax.tree.structure(one) for one in made]
+    for (i, one), (j, other) in itertools.combinations(enumerate(structures), 2):
+        assert one != other, (made[i], made[j])
+    for one in made:
+        assert jax.tree.map(lambda x: x, one) == one or "Mahalanobis" in str(one)
 
 
 def test_dataclasses_are_frozen():

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rdljax import statistics
+from rdljax import rdm, statistics
+from rdljax.rdm import comparisons
 
 
 def answers(both: int, only_first: int, only_second: int, neither: int):
@@ -292,3 +293,104 @@ def test_the_module_imports_without_scipy_and_mlxtend():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert ran.stdout == "[0.02 0.02]\n"
+
+
+class TestBootstrap:
+    def rdms(self, n=12):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(n, 5))
+        near = x + 0.7 * rng.normal(size=(n, 5))
+        return (np.asarray(rdm.compute(a)) for a in (x, near))
+
+    @pytest.mark.parametrize(
+        "comparison",
+        [
+            comparisons.Pearson(),
+            comparisons.Cosine(),
+            comparisons.MSE(),
+            comparisons.MSE(comparisons.by_norm),
+            comparisons.Spearman(),
+        ],
+        ids=lambda c: type(c).__name__,
+    )
+    def test_equals_resampling_the_stimuli(self, float64, comparison):
+        n = 12
+        x, y = (a.astype(np.float64) for a in self.rdms(n))
+        found = statistics.bootstrap(x, y, comparison=comparison, draws=40, seed=3)
+        counts = statistics._counts(np.random.default_rng(3), n, 40)
+        for value, count in zip(found.draws, counts, strict=True):
+            drawn = np.repeat(np.arange(n), count)
+            i, j = (drawn[k] for k in np.triu_indices(n, 1))
+            # The pairs of a stimulus with its copies are left out.
+            i, j = i[i != j], j[i != j]
+            copies = [np.asarray(rdm.square(a))[i, j] for a in (x, y)]
+            expected = rdm.compare(*copies, comparison=comparison)
+            np.testing.assert_allclose(value, expected, rtol=1e-8)
+
+    def test_interval_and_error(self):
+        x, y = self.rdms()
+        found = statistics.bootstrap(x, y, draws=500)
+        assert found.value == pytest.approx(float(rdm.compare(x, y)), rel=1e-6)
+        assert found.low < found.value < found.high
+        np.testing.assert_allclose(
+            [found.low, found.high], np.percentile(found.draws, [2.5, 97.5])
+        )
+        assert found.standard_error == pytest.approx(found.draws.std(ddof=1))
+        again = statistics.bootstrap(x, y, draws=500)
+        np.testing.assert_array_equal(again.draws, found.draws)
+        narrow = statistics.bootstrap(x, y, draws=500, confidence=0.5)
+        assert narrow.high - narrow.low < found.high - found.low
+
+    def test_of_few_stimuli(self):
+        found = statistics.bootstrap([1.0, 2.0, 4.0], [1.0, 3.0, 4.0], draws=50)
+        assert np.isfinite(found.draws).all()
+
+    def test_covers_the_true_value(self):
+        # Of many samples of stimuli, about 95 % of the intervals hold the value of all.
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(2000, 4)).astype(np.float32)
+        y = (x + 0.5 * rng.normal(size=x.shape)).astype(np.float32)
+        true = float(rdm.discrepancy(x, y))
+        hits = 0
+        for sample in np.array_split(rng.permutation(2000), 50):
+            rdms = (rdm.compute(a[sample]) for a in (x, y))
+            found = statistics.bootstrap(*rdms, draws=200)
+            hits += found.low <= true <= found.high
+        assert hits >= 42
+
+    def test_wrong_calls(self):
+        with pytest.raises(ValueError, match="3 distances|vectors of one length"):
+            statistics.bootstrap(np.ones(6), np.ones(10))
+        with pytest.raises(ValueError, match="no condensed RDM has 5"):
+            statistics.bootstrap(np.ones(5), np.ones(5))
+        with pytest.raises(ValueError, match="2 stimuli"):
+            statistics.bootstrap(np.ones(1), np.ones(1))
+        with pytest.raises(ValueError, match="NaN"):
+            statistics.bootstrap([1.0, np.nan, 2.0], np.ones(3))
+
+
+class TestNoiseCeiling:
+    def test_equal_subjects_leave_no_room(self):
+        rdms = np.tile(np.arange(10.0), (3, 1))
+        for comparison in (comparisons.Pearson(), comparisons.Spearman()):
+            found = statistics.noise_ceiling(rdms, comparison=comparison)
+            np.testing.assert_allclose(found, 1, atol=1e-6)
+
+    def test_by_hand(self):
+        rdms = np.random.default_rng(0).gamma(2.0, size=(3, 10))
+        scores = stats.zscore(rdms, axis=1)
+        others = [
+            stats.pearsonr(rdms[i], np.delete(scores, i, axis=0).sum(axis=0)).statistic
+            for i in range(3)
+        ]
+        best = [stats.pearsonr(one, scores.sum(axis=0)).statistic for one in rdms]
+        found = statistics.noise_ceiling(rdms)
+        np.testing.assert_allclose(found, [np.mean(others), np.mean(best)], atol=1e-6)
+
+    def test_wrong_calls(self):
+        with pytest.raises(ValueError, match="two subjects"):
+            statistics.noise_ceiling(np.ones((1, 10)))
+        with pytest.raises(ValueError, match="no condensed RDM has 11"):
+            statistics.noise_ceiling(np.ones((2, 11)))
+        with pytest.raises(ValueError, match="similarity"):
+            statistics.noise_ceiling(np.ones((2, 10)), comparison=comparisons.MSE())

@@ -24,6 +24,7 @@ def rdl(
     *,
     distance=rdm.distances.Cosine(),
     comparison=rdm.comparisons.Pearson(),
+    form=None,
 ) -> Array:
     """Representational distance learning (RDL).
 
@@ -38,6 +39,8 @@ def rdl(
         same in every layer; None for all pairs of the batch.
       distance: Of two examples' activations, one of `rdm.distances`.
       comparison: Of two RDMs, one of `rdm.comparisons`.
+      form: How the RDMs are held in memory, one of `rdm.forms`; None takes the fastest
+        for the batch.
 
     Returns:
       A scalar, 0 when the RDMs are equal: in [0, 2] for `Pearson`, in squared units of
@@ -59,8 +62,8 @@ def rdl(
     rescales the teacher's: `comparisons.MSE(scale=...)` has its three scale fixes; (4)
     the gradient is that of the value, where the prototype injects a signal of its own.
     """
-    return rdm.discrepancy(
-        student, teacher, pairs, distance=distance, comparison=comparison
+    return rdm.forms.discrepancy(
+        student, teacher, pairs, None, distance, comparison, form
     )
 
 
@@ -104,7 +107,7 @@ def rdl_target(
       Networks <https://doi.org/10.3389/fncom.2016.00131>`_, Front. Comput. Neurosci.
       10:131, 2016.
     """
-    own = rdm.compute(student, distance=distance)
+    own = rdm.forms.distances_of(student, None, distance)
     return rdm.compare(own, target, weights, comparison=comparison)
 
 

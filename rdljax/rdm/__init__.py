@@ -5,21 +5,25 @@ condensed, `[pairs]`: the upper triangle row by row, `n (n - 1) / 2` distances, 
 order of SciPy's `squareform` and of rsatoolbox.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rdljax.rdm import comparisons, distances
+from rdljax.rdm import _checks, comparisons, distances, forms
+from rdljax.rdm._condensed import condense, square, stimuli
+from rdljax.rdm._crossnobis import crossnobis
+from rdljax.rdm._larger import blocks_of, discrepancy_of_blocks
 
 __all__ = [
+    "blocks_of",
     "compare",
     "comparisons",
     "compute",
     "condense",
+    "crossnobis",
     "discrepancy",
+    "discrepancy_of_blocks",
     "distances",
+    "forms",
     "sample_pairs",
     "square",
     "stimuli",
@@ -33,6 +37,7 @@ def compute(
     pairs: Array | None = None,
     *,
     distance=distances.Cosine(),
+    refine: int = 0,
 ) -> Array:
     """The condensed RDM of one layer, or its distances at given pairs.
 
@@ -41,24 +46,24 @@ def compute(
       pairs: `[2, p]` integers below n, or None for all pairs. Traced values are not
         checked; what is beyond n then counts as n - 1.
       distance: One of `rdm.distances`.
+      refine: How many of the smallest distances to compute again, from the difference
+        of the two stimuli. All come from a product of matrices, whose rounding in
+        float32 drowns squared distances below about 1e-6 of the stimuli's spread:
+        those of near duplicates.
 
     Returns:
       `[n (n - 1) / 2]` or `[p]` distances, in at least float32.
 
     Raises:
-      ValueError: Fewer than two stimuli, pairs that are not `[2, p]` integers, or a
-        class where an instance is meant.
+      ValueError: Fewer than two stimuli, pairs that are not `[2, p]` integers, a class
+        where an instance is meant; and, outside jit, activations that are not finite.
+        (Inside, their distances are not finite.)
     """
     activations = jnp.asarray(activations)
-    _check_instance(distance, "rdm.distances", distances.Cosine)
-    if activations.ndim < 2 or activations.shape[0] < 2:
-        raise ValueError(
-            f"an RDM needs activations [n, ...] of two stimuli or more, got "
-            f"{activations.shape}"
-        )
-    if pairs is None:
-        return condense(distance(activations))
-    return distance.pairs(activations, _checked_pairs(pairs, activations.shape[0]))
+    _checks.instance(distance, "rdm.distances", distances.Cosine)
+    _checks.activations(activations)
+    _checks.finite(activations)
+    return forms.distances_of(activations, pairs, distance, refine)
 
 
 def compare(
@@ -83,7 +88,7 @@ def compare(
     Raises:
       ValueError: Different lengths, or a class where an instance is meant.
     """
-    _check_instance(comparison, "rdm.comparisons", comparisons.Pearson)
+    _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
     shapes = {jnp.shape(x) for x in (student, teacher, weights) if x is not None}
     if len(shapes) > 1 or len(*shapes) != 1:
         raise ValueError(
@@ -98,9 +103,11 @@ def discrepancy(
     student: Array,
     teacher: Array,
     pairs: Array | None = None,
+    weights: Array | None = None,
     *,
     distance=distances.Cosine(),
     comparison=comparisons.Pearson(),
+    form=None,
 ) -> Array:
     """How far apart the RDMs of two sets of activations are: 0 when equal.
 
@@ -108,50 +115,34 @@ def discrepancy(
       student: `[n, ...]`.
       teacher: `[n, ...]` of the same stimuli; the trailing shape may differ.
       pairs: `[2, p]` pairs of stimuli to compare, or None for all.
+      weights: Of each pair, `[p]`, or `[n (n - 1) / 2]` of all, not negative; 0 masks a
+        pair. None weighs all alike.
       distance: One of `rdm.distances`.
       comparison: One of `rdm.comparisons`.
+      form: One of `rdm.forms`, how the RDMs are held in memory. None takes the fastest:
+        both matrices up to 2,048 stimuli, and beyond that no matrix at all where
+        distance and comparison allow it.
 
     Returns:
       A scalar.
 
     Raises:
-      ValueError: As `compute`.
+      ValueError: Fewer than three stimuli, another number of them on either side, pairs
+        or weights of a wrong shape, a form that does not have this distance or
+        comparison; and, outside jit, activations that are not finite, or the same for
+        all stimuli. (Inside, what is not finite gives NaN; against the RDM of equal
+        stimuli the cosine and Pearson's correlation are 0, and 1 if both are such.)
     """
-    student, teacher = (
-        compute(x, pairs, distance=distance) for x in (student, teacher)
+    student, teacher = jnp.asarray(student), jnp.asarray(teacher)
+    for x, name in ((student, "the student's"), (teacher, "the teacher's")):
+        name += " activations"
+        _checks.activations(x, name, fewest=3)
+        _checks.finite(x, name)
+        _checks.vary(x, name)
+    _checks.same_stimuli(student, teacher)
+    return forms.discrepancy(
+        student, teacher, pairs, weights, distance, comparison, form
     )
-    return compare(student, teacher, comparison=comparison)
-
-
-def condense(matrix: Array) -> Array:
-    """The upper triangle of `[n, n]`, row by row: `[n (n - 1) / 2]`."""
-    rows, columns = np.triu_indices(matrix.shape[0], 1)
-    return matrix[rows, columns]
-
-
-def square(condensed: Array) -> Array:
-    """The symmetric matrix `[n, n]`, zero on the diagonal, of a condensed RDM.
-
-    Raises:
-      ValueError: No RDM has that many distances.
-    """
-    condensed = jnp.asarray(condensed)
-    n = stimuli(condensed.shape[0])
-    rows, columns = np.triu_indices(n, 1)
-    matrix = jnp.zeros((n, n), condensed.dtype).at[rows, columns].set(condensed)
-    return matrix + matrix.T
-
-
-def stimuli(pairs: int) -> int:
-    """How many stimuli a condensed RDM of `pairs` distances has.
-
-    Raises:
-      ValueError: No number n of stimuli has `n (n - 1) / 2 == pairs`.
-    """
-    n = (1 + math.isqrt(1 + 8 * pairs)) // 2
-    if n < 2 or n * (n - 1) // 2 != pairs:
-        raise ValueError(f"no condensed RDM has {pairs} distances")
-    return n
 
 
 def sample_pairs(key: Array, batch: int, count: int) -> Array:
@@ -177,27 +168,3 @@ def sample_pairs(key: Array, batch: int, count: int) -> Array:
     first = jax.random.randint(first_key, (count,), 0, batch)
     step = jax.random.randint(step_key, (count,), 1, batch)
     return jnp.sort(jnp.stack([first, (first + step) % batch]), axis=0)
-
-
-def _checked_pairs(pairs: Array, n: int) -> Array:
-    """Pairs that are integers `[2, p]`; below n, where their values are known."""
-    shape, dtype = jnp.shape(pairs), jnp.result_type(pairs)
-    if len(shape) != 2 or shape[0] != 2 or shape[1] < 1 or dtype.kind not in "iu":
-        raise ValueError(
-            f"pairs must be integers [2, p], p of 1 or more, got {dtype} {shape}"
-        )
-    if not isinstance(pairs, jax.core.Tracer):
-        known = np.asarray(pairs)
-        if known.min() < 0 or known.max() >= n:
-            raise ValueError(
-                f"pairs must be of stimuli 0 to {n - 1}, got {known.min()} to "
-                f"{known.max()}"
-            )
-    return jnp.asarray(pairs)
-
-
-def _check_instance(chosen, room: str, example: type) -> None:
-    if isinstance(chosen, type) or not callable(chosen):
-        name = getattr(chosen, "__name__", None)
-        hint = f"{name}() with its parentheses" if name else f"{example.__name__}()"
-        raise ValueError(f"expected one of {room}, such as {hint}, got {chosen!r}")

@@ -7,20 +7,89 @@ whose distances may then be NaN), it answers a scalar.
 The forms here subtract before they square (one minus a cosine is half the squared
 distance of two unit vectors), so that they stay accurate where student and teacher are
 close, and are exactly 0 where they are equal.
+
+What compares two RDMs that are never written down (`rdm.forms`) also has
+`from_products`, its value from six means and products; `terms`, what it sums over
+pairs, and `from_means`, its value from the means of those; and `own_scales`, whether it
+is blind to the scale of each RDM.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from rdljax import _geometry
+from rdljax import _geometry, _pytrees
+from rdljax.rdm import _condensed, _ranks
 
-__all__ = ["MSE", "Cosine", "Pearson"]
+__all__ = [
+    "MSE",
+    "Cosine",
+    "KendallTauA",
+    "Pearson",
+    "RhoA",
+    "SoftKendall",
+    "SoftSpearman",
+    "Spearman",
+    "WhitenedCosine",
+    "WhitenedPearson",
+]
 
 Array = jax.Array
+
+
+class Products(NamedTuple):
+    """How the distances d and e of two RDMs vary, alone and together, over pairs.
+
+    What a comparison needs to know of two RDMs that are nowhere written down.
+
+    Attributes:
+      difference: The mean of `d - e`, the student's distance minus the teacher's.
+      teacher: The mean of e.
+      differences: The variance of `d - e`.
+      both: The covariance of `d - e` and e.
+      teachers: The variance of e.
+      students: The variance of d.
+    """
+
+    difference: Array
+    teacher: Array
+    differences: Array
+    both: Array
+    teachers: Array
+    students: Array
+
+    def resolved(self, floor: float) -> "Products":
+        """Without what is no more than rounding, of RDMs scaled to a mean near 1.
+
+        A variance below `floor` (in relation to the mean's square) is 0, and an RDM of
+        a mean next to 0 is 0. (NaN stays NaN.)
+        """
+        nothing = 64 * jnp.finfo(self.teacher.dtype).eps
+        teacher, student = self.teacher, self.teacher + self.difference
+        no_teacher, no_student = (jnp.abs(m) <= nothing for m in (teacher, student))
+        teachers, students = (
+            jnp.where(none | (variance <= floor * mean**2), 0, variance)
+            for variance, mean, none in (
+                (self.teachers, teacher, no_teacher),
+                (self.students, student, no_student),
+            )
+        )
+        difference = jnp.where(no_student, -teacher, self.difference)
+        difference = jnp.where(no_teacher, student, difference)
+        return Products(
+            jnp.where(no_student & no_teacher, 0, difference),
+            jnp.where(no_teacher, 0, teacher),
+            self.differences,
+            self.both,
+            teachers,
+            students,
+        )
 
 
 def by_maximum(student: Array, teacher: Array, weights: Array) -> Array:
@@ -44,7 +113,7 @@ def by_least_squares(student: Array, teacher: Array, weights: Array) -> Array:
     )
 
 
-@jax.tree_util.register_dataclass
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class MSE:
     """Mean squared difference, weighted.
@@ -60,44 +129,348 @@ class MSE:
         default=None, metadata={"static": True}
     )
 
+    own_scales = False
+
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
-        student, teacher, weights = _masked(student, teacher, weights)
+        return self.weighted(*_masked(student, teacher, weights))
+
+    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         if self.scale is not None:
             teacher = teacher * lax.stop_gradient(self.scale(student, teacher, weights))
         return jnp.sum(weights * (student - teacher) ** 2)
 
+    def terms(self, student: Array, teacher: Array) -> tuple[Array, ...]:
+        return ((student - teacher) ** 2,)
 
-@jax.tree_util.register_dataclass
+    def from_means(self, means: tuple[Array, ...]) -> Array:
+        return means[0]
+
+    def from_products(self, products: Products) -> Array:
+        return products.differences + products.difference**2
+
+
+class _OfLength:
+    """RDMs of unit length are what the comparison sees."""
+
+    def standardised(self, rdm: np.ndarray) -> np.ndarray:
+        """The RDM `[pairs]` as others are averaged with it."""
+        return rdm / (np.linalg.norm(rdm) or 1)
+
+
+class _OfScores(_OfLength):
+    """z scores of an RDM are what the comparison sees."""
+
+    def standardised(self, rdm: np.ndarray) -> np.ndarray:
+        return super().standardised(rdm - rdm.mean())
+
+
+class _BlindToScale:
+    """What `Cosine` and `Pearson` share: each RDM may have a scale of its own."""
+
+    own_scales = True
+
+    def __call__(
+        self, student: Array, teacher: Array, weights: Array | None = None
+    ) -> Array:
+        return self.weighted(*_masked(student, teacher, weights))
+
+    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+        raise NotImplementedError
+
+    def from_products(self, products: Products) -> Array:
+        raise NotImplementedError
+
+    def terms(self, student: Array, teacher: Array) -> tuple[Array, ...]:
+        # The RDMs come with a mean near 1: without it less cancels below.
+        difference, student, teacher = student - teacher, student - 1, teacher - 1
+        return (
+            difference,
+            teacher,
+            difference * difference,
+            difference * teacher,
+            teacher * teacher,
+            student * student,
+        )
+
+    def from_means(self, means: tuple[Array, ...]) -> Array:
+        difference, teacher, differences, both, teachers, students = means
+        products = Products(
+            difference,
+            1 + teacher,
+            differences - difference**2,
+            both - difference * teacher,
+            teachers - teacher**2,
+            students - (difference + teacher) ** 2,
+        )
+        rounding = 8 * jnp.finfo(teacher.dtype).eps
+        return self.from_products(products.resolved(rounding**2))
+
+
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
-class Cosine:
+class Cosine(_BlindToScale, _OfLength):
     """One minus the cosine of the two RDMs: blind to their scale.
 
     1 where one of the two is all zero, 0 where both are.
     """
 
-    def __call__(
-        self, student: Array, teacher: Array, weights: Array | None = None
-    ) -> Array:
-        student, teacher, weights = _masked(student, teacher, weights)
+    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         return _one_minus_cosine(student, teacher, weights)
 
+    def from_products(self, products: Products) -> Array:
+        difference, teacher = products.difference, products.teacher
+        return _one_minus_ratio(
+            products.differences + difference**2,
+            products.both + difference * teacher,
+            products.teachers + teacher**2,
+            products.students + (difference + teacher) ** 2,
+        )
 
-@jax.tree_util.register_dataclass
+
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
-class Pearson:
+class Pearson(_BlindToScale, _OfScores):
     """One minus Pearson's correlation of the two RDMs: blind to scale and offset.
 
     1 where one of the two is constant, 0 where both are.
     """
 
+    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+        student, teacher = (_centred(rdm, weights) for rdm in (student, teacher))
+        return _one_minus_cosine(student, teacher, weights)
+
+    def from_products(self, products: Products) -> Array:
+        return _one_minus_ratio(
+            products.differences, products.both, products.teachers, products.students
+        )
+
+
+class _OfRanks:
+    """What the hard rank comparisons share.
+
+    Their gradient is 0: ranks change in steps. Outside jit NumPy and SciPy compute
+    them, which on a CPU sort several times faster than XLA.
+    """
+
+    def __call__(
+        self, student: Array, teacher: Array, weights: Array | None = None
+    ) -> Array:
+        given = (student, teacher) if weights is None else (student, teacher, weights)
+        dtype = student.dtype
+        if any(isinstance(x, jax.core.Tracer) for x in given):
+            student, teacher = lax.stop_gradient((student, teacher))
+            if weights is None:
+                weights = jnp.ones_like(student)
+            weights = jnp.asarray(weights, dtype)
+            student, teacher = (
+                jnp.where(weights > 0, rdm, 0) for rdm in (student, teacher)
+            )
+            return self.traced(student, teacher, weights)
+        student, teacher = np.asarray(student), np.asarray(teacher)
+        if weights is not None:
+            weights = np.asarray(weights)
+            kept = weights > 0
+            student, teacher, weights = student[kept], teacher[kept], weights[kept]
+        if len(student) < 2:
+            return jnp.zeros((), dtype)
+        return jnp.asarray(self.known(student, teacher, weights), dtype)
+
+    def standardised(self, rdm: np.ndarray) -> np.ndarray:
+        """The ranks of an RDM `[pairs]`, as others are averaged with it."""
+        return _ranks.of_known(rdm)
+
+    def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
+        """The value by JAX; distances of weight 0 are 0."""
+        raise NotImplementedError
+
+    def known(
+        self, student: np.ndarray, teacher: np.ndarray, weights: np.ndarray | None
+    ) -> float:
+        """The value by NumPy, of two distances or more, all of a weight above 0."""
+        raise NotImplementedError
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class Spearman(_OfRanks):
+    """One minus Spearman's correlation: Pearson's of the ranks, ties at their mean.
+
+    A weight counts as so many copies of a pair. 1 where one of the two RDMs is
+    constant, 0 where both are. See `_OfRanks` about its gradient; `SoftSpearman` has
+    one.
+    """
+
+    def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
+        ranks = (_ranks.of(rdm, weights) for rdm in (student, teacher))
+        return Pearson()(*ranks, weights)
+
+    def known(self, student, teacher, weights):
+        if weights is not None and np.ptp(weights):
+            # Few pairs have weights of their own: JAX's form serves.
+            with jax.ensure_compile_time_eval():
+                return self.traced(*map(jnp.asarray, (student, teacher, weights)))
+        x, y = (_centred_ranks(rdm) for rdm in (student, teacher))
+        squares = np.sqrt((x @ x) * (y @ y))
+        if squares == 0:
+            return float(x.any() != y.any())
+        return 1 - x @ y / squares
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class RhoA(_OfRanks):
+    """One minus rho-a: Spearman's correlation, were ties broken at random, on average.
+
+    Models that predict ties are not favoured (Schutt et al., eLife 2023). Above 0 at
+    equality where distances tie. A weight above 0 counts as 1.
+    """
+
+    def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
+        kept = (weights > 0).astype(student.dtype)
+        n = jnp.sum(kept)
+        ranks = (_ranks.of(rdm, kept) / n - 1 / 2 for rdm in (student, teacher))
+        x, y = (jnp.where(kept > 0, r, 0) for r in ranks)
+        return jnp.where(n > 1, 1 - 12 * jnp.sum(x * y) / (n - 1 / n), 0)
+
+    def known(self, student, teacher, weights):
+        x, y = (_centred_ranks(rdm) for rdm in (student, teacher))
+        n = float(len(x))
+        return 1 - 12 * (x @ y) / (n**3 - n)
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class KendallTauA(_OfRanks):
+    """One minus tau-a: of all pairs of distances, those ordered alike less the others.
+
+    Above 0 at equality where distances tie. A weight above 0 counts as 1. Inside jit
+    every two distances are compared: time grows with the fourth power of the stimuli.
+    """
+
+    def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
+        kept = (weights > 0).astype(student.dtype)
+        n = jnp.sum(kept)
+        alike, _, _ = _ranks.compared(jnp.sign, student, teacher, kept)
+        return jnp.where(n > 1, 1 - alike / jnp.maximum(n * (n - 1), 1), 0)
+
+    def known(self, student, teacher, weights):
+        return 1 - _ranks.concordance_of_known(student, teacher)
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class SoftSpearman(_OfScores):
+    """`Spearman` with a gradient: the order of two distances is gradual.
+
+    The rank of a distance is the sum over all others of `(1 + tanh(gap / w)) / 2` for
+    its gap above them and a width w; towards width 0 it becomes the rank. Every two
+    distances are compared: time grows with the fourth power of the stimuli (which
+    `rdm.sample_pairs` makes few). 1 where one of the two RDMs is constant, 0 where both
+    are.
+
+    Attributes:
+      width: Over the standard deviation of each RDM, which counts as a constant in the
+        gradient.
+
+    References:
+      Qin, Liu & Li, A general approximation framework for direct optimization of
+      information retrieval measures, Information Retrieval 13, 2010: ranks as sums of
+      sigmoids.
+    """
+
+    width: float | Array = 0.1
+
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
         student, teacher, weights = _masked(student, teacher, weights)
-        student, teacher = (_centred(rdm, weights) for rdm in (student, teacher))
-        return _one_minus_cosine(student, teacher, weights)
+        ranks = (
+            _ranks.soft(rdm, weights, self.width * _spread(rdm, weights))
+            for rdm in (student, teacher)
+        )
+        return Pearson().weighted(*ranks, weights)
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class SoftKendall(_OfScores):
+    """`KendallTauA` with a gradient: one minus the cosine of all gradual orders.
+
+    The order of two distances is `tanh(gap / w)` of their gap, for a width w. 0 at
+    equality; 1 where one of the two RDMs is constant, 0 where both are. Every two
+    distances are compared, as in `SoftSpearman`.
+
+    Attributes:
+      width: Over the standard deviation of each RDM, which counts as a constant in the
+        gradient.
+    """
+
+    width: float | Array = 0.1
+
+    def __call__(
+        self, student: Array, teacher: Array, weights: Array | None = None
+    ) -> Array:
+        student, teacher, weights = _masked(student, teacher, weights)
+        x, y = (
+            rdm / (self.width * _spread(rdm, weights)) for rdm in (student, teacher)
+        )
+        both, students, teachers = _ranks.compared(jnp.tanh, x, y, weights)
+        return _one_minus_ratio(
+            jnp.maximum(students + teachers - 2 * both, 0),
+            both - teachers,
+            teachers,
+            students,
+        )
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class WhitenedCosine(_OfLength):
+    """One minus the cosine of two RDMs whitened by how their entries covary.
+
+    Distances that share a stimulus vary together. With V their covariance under noise
+    of covariance S of the stimuli, the cosine is that of the inner product
+    `d' V^-1 e`, which is `tr(P G_d P G_e)` of the centred products G that the distances
+    belong to, P the pseudo-inverse of the centred S; for S the identity that is linear
+    CKA (Diedrichsen et al. 2020). rsatoolbox's "cosine_cov". 1 where one of the two is
+    zero, 0 where both are. It takes no weights: ValueError.
+
+    Attributes:
+      covariance: S, `[n, n]`, of the noise of n stimuli; None for the identity.
+
+    References:
+      Diedrichsen, Berlot, Mur, Schutt, Shahbazi & Kriegeskorte, Comparing
+      representational geometries using whitened unbiased-distance-matrix similarity,
+      `arXiv:2007.02789 <https://arxiv.org/abs/2007.02789>`_, 2020.
+    """
+
+    covariance: Array | None = None
+
+    def __call__(
+        self, student: Array, teacher: Array, weights: Array | None = None
+    ) -> Array:
+        if weights is not None:
+            raise ValueError(
+                f"{type(self).__name__} takes no weights, nor masked pairs"
+            )
+        x, y = (_whitened(rdm, self.covariance) for rdm in (student, teacher))
+        return _one_minus_cosine(x, y, jnp.ones_like(x))
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class WhitenedPearson(WhitenedCosine, _OfScores):
+    """As `WhitenedCosine`, each RDM less its mean first: rsatoolbox's "corr_cov"."""
+
+    def __call__(
+        self, student: Array, teacher: Array, weights: Array | None = None
+    ) -> Array:
+        if weights is None:
+            uniform = jnp.full_like(student, 1 / student.size)
+            student, teacher = (_centred(rdm, uniform) for rdm in (student, teacher))
+        return super().__call__(student, teacher, weights)
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
@@ -123,10 +496,65 @@ def _centred(rdm: Array, weights: Array) -> Array:
     mean = jnp.sum(weights * rdm)
     deviation = jnp.where(weights > 0, rdm - mean, 0)
     rounding = 8 * jnp.finfo(rdm.dtype).eps * jnp.abs(mean)
-    return jnp.where(jnp.max(jnp.abs(deviation)) > rounding, deviation, 0)
+    # (Not the other way round: NaN is to stay NaN.)
+    return jnp.where(jnp.max(jnp.abs(deviation)) <= rounding, 0, deviation)
 
 
 def _one_minus_cosine(x: Array, y: Array, weights: Array) -> Array:
-    x, y = (_geometry.unit_rows((jnp.sqrt(weights) * a)[None])[0] for a in (x, y))
+    x, y = ((jnp.sqrt(weights) * a).reshape(1, -1) for a in (x, y))
+    x, y = _geometry.unit_rows(x), _geometry.unit_rows(y)
     one_is_zero = jnp.any(x != 0) != jnp.any(y != 0)
     return (jnp.sum((x - y) ** 2) + jnp.where(one_is_zero, 1, 0)) / 2
+
+
+def _one_minus_ratio(
+    differences: Array, both: Array, teachers: Array, students: Array
+) -> Array:
+    """`1 - <d, e> / (|d| |e|)` from `|d - e|^2`, `<d - e, e>`, `|e|^2` and `|d|^2`.
+
+    Where d and e are close `<d, e>` is next to `|d| |e|`, and the difference of their
+    squares, `|d|^2 |e|^2 - <d, e>^2 = |d - e|^2 |e|^2 - <d - e, e>^2`, keeps digits.
+    """
+    alive = (teachers != 0) & (students != 0)
+    norm = jnp.sqrt(jnp.where(alive, teachers * students, 1))
+    product = teachers + both
+    near = (differences * teachers - both**2) / (norm * (norm + jnp.abs(product)))
+    far = 1 - product / norm
+    one_is_zero = (teachers != 0) != (students != 0)
+    value = jnp.where(product > 0, jnp.maximum(near, 0), far)
+    return jnp.where(alive, value, jnp.where(one_is_zero, 1, 0))
+
+
+def _spread(rdm: Array, weights: Array) -> Array:
+    """The standard deviation, a constant in the gradient; 1 where there is none."""
+    variance = jnp.sum(weights * _centred(rdm, weights) ** 2)
+    deviation = jnp.sqrt(lax.stop_gradient(variance))
+    return jnp.where(deviation > 0, deviation, 1)
+
+
+def _centred_ranks(rdm: np.ndarray) -> np.ndarray:
+    return _ranks.of_known(rdm) - (len(rdm) + 1) / 2
+
+
+def _whitened(rdm: Array, covariance: Array | None) -> Array:
+    """Centred products `[n, n]` of an RDM, with what whitens them on either side."""
+    distances = _condensed.square(rdm)
+    n = distances.shape[0]
+    if covariance is None:
+        by_row = jnp.mean(distances, axis=0, keepdims=True)
+        centred = distances - by_row - by_row.T + jnp.mean(distances)
+        return -centred / 2
+    if jnp.shape(covariance) != (n, n):
+        raise ValueError(
+            f"expected the covariance of {n} stimuli ({n}, {n}), got "
+            f"{jnp.shape(covariance)}"
+        )
+    centring = jnp.eye(n, dtype=rdm.dtype) - 1 / n
+    product = functools.partial(jnp.matmul, precision=_geometry.HIGHEST)
+    own = jnp.asarray(covariance, rdm.dtype)
+    values, vectors = jnp.linalg.eigh(product(product(centring, own), centring))
+    # The constant vector is what the centring leaves out: the smallest value, 0.
+    alive = values > n * jnp.finfo(rdm.dtype).eps * jnp.max(values)
+    scales = jnp.where(alive, lax.rsqrt(jnp.where(alive, values, 1)), 0)
+    root = vectors * scales[None, :]
+    return -product(product(root.T, distances), root) / 2

@@ -7,7 +7,8 @@ it answers the whole matrix `[n, n]`; `pairs(x, pairs)` answers given pairs alon
 Most are squared Euclidean distance in an embedding: such a distance derives from
 `Embedded` and has `embed`. What is known of squared Euclidean distances then holds for
 it: the matrix from one Gram matrix, exact zeros on the diagonal, and comparisons of two
-RDMs that need no matrix at all.
+RDMs that need no matrix at all. What has `points` and `between` can be computed tile by
+tile (`rdm.forms`).
 """
 
 import dataclasses
@@ -16,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rdljax import _geometry
+from rdljax import _geometry, _pytrees
+from rdljax.rdm import _checks
 
 __all__ = [
     "Correlation",
@@ -30,8 +32,63 @@ __all__ = [
 
 Array = jax.Array
 
+# So many numbers are gathered at a time for the distances of given pairs.
+GATHERED = 2**24
 
-class Embedded:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ByProducts:
+    """A distance whose matrix comes from products of matrices.
+
+    Attributes:
+      matmul_precision: Of those products, on accelerators. Less than HIGHEST is faster
+        and loses the digits of small distances.
+    """
+
+    matmul_precision: lax.PrecisionLike = dataclasses.field(
+        default=lax.Precision.HIGHEST, metadata={"static": True}
+    )
+
+    def rows(self, x: Array) -> tuple[Array, ...]:
+        """What `apart` needs of activations `[n, ...]`: arrays `[n, units]`."""
+        raise NotImplementedError
+
+    def points(self, x: Array) -> tuple[Array, ...]:
+        """What `between` needs: the rows centred, and each one's product.
+
+        Centring changes no distance; see `_geometry.squared_distances`.
+        """
+        rows = tuple(_geometry.centre_columns(a) for a in self.rows(x))
+        return *rows, jnp.sum(rows[0] * rows[-1], axis=1)
+
+    @staticmethod
+    def between(
+        x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
+    ) -> Array:
+        """The distances `[n, m]` between two sets of stimuli, from their points."""
+        raise NotImplementedError
+
+    @staticmethod
+    def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
+        """The distances `[...]` of stimuli from others, from rows `[..., units]`."""
+        raise NotImplementedError
+
+    def pairs(self, x: Array, pairs: Array) -> Array:
+        """The distances `[p]` of the stimuli `pairs` `[2, p]`, from differences."""
+        rows = self.rows(x)
+
+        def apart(pairs):
+            first, second = (tuple(a[stimuli] for a in rows) for stimuli in pairs)
+            return self.apart(first, second)
+
+        block = max(1, GATHERED // rows[0].shape[1])
+        if pairs.shape[1] <= block:
+            return apart(pairs)
+        return lax.map(jax.checkpoint(apart), tuple(pairs), batch_size=block)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Embedded(_ByProducts):
     """A distance that is squared Euclidean distance between embedded activations."""
 
     def embed(self, x: Array) -> Array:
@@ -40,16 +97,25 @@ class Embedded:
 
     def __call__(self, x: Array) -> Array:
         """The matrix `[n, n]` of activations `[n, ...]`."""
-        return _geometry.squared_distances(self.embed(x))
+        return _geometry.squared_distances(self.embed(x), self.matmul_precision)
 
-    def pairs(self, x: Array, pairs: Array) -> Array:
-        """The distances `[p]` of the stimuli `pairs` `[2, p]`."""
-        points = self.embed(x)
-        difference = points[pairs[0]] - points[pairs[1]]
-        return jnp.sum(difference * difference, axis=1)
+    def rows(self, x: Array) -> tuple[Array, ...]:
+        return (self.embed(x),)
+
+    @staticmethod
+    def between(
+        x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
+    ) -> Array:
+        (x, own), (y, other) = x, y
+        squared = own[:, None] + other[None, :] - 2 * _geometry.inner(x, y, precision)
+        return jnp.maximum(squared, 0)
+
+    @staticmethod
+    def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
+        return jnp.sum((x[0] - y[0]) ** 2, axis=-1)
 
 
-@jax.tree_util.register_dataclass
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class SquaredEuclidean(Embedded):
     """`sum_u (x_iu - x_ju)^2`: SciPy's `sqeuclidean`.
@@ -61,7 +127,7 @@ class SquaredEuclidean(Embedded):
         return _geometry.flatten(x)
 
 
-@jax.tree_util.register_dataclass
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class MeanSquared(Embedded):
     """`mean_u (x_iu - x_ju)^2`: layers of different width compare.
@@ -74,7 +140,7 @@ class MeanSquared(Embedded):
         return x / jnp.sqrt(jnp.asarray(x.shape[1], x.dtype))
 
 
-@jax.tree_util.register_dataclass
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Cosine(Embedded):
     """`1 - cos(x_i, x_j)`.
@@ -88,7 +154,7 @@ class Cosine(Embedded):
         return _geometry.unit_rows(_geometry.flatten(x)) * 0.5**0.5
 
 
-@jax.tree_util.register_dataclass
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Correlation(Embedded):
     """`1 - r(x_i, x_j)`, Pearson's correlation over units.
@@ -102,7 +168,7 @@ class Correlation(Embedded):
         return _geometry.unit_rows(rows) * 0.5**0.5
 
 
-@jax.tree_util.register_dataclass
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Mahalanobis(Embedded):
     """`(x_i - x_j)' P (x_i - x_j)`: squared, as the crossvalidated form is.
@@ -119,19 +185,13 @@ class Mahalanobis(Embedded):
 
     def embed(self, x: Array) -> Array:
         x = _geometry.flatten(x)
-        units = (x.shape[1],) * 2
-        if jnp.shape(self.precision) != units:
-            raise ValueError(
-                f"Mahalanobis: expected a precision {units} for activations "
-                f"{x.shape}, got {jnp.shape(self.precision)}"
-            )
-        factor = jnp.linalg.cholesky(jnp.asarray(self.precision, x.dtype))
-        return jnp.matmul(x, factor, precision=lax.Precision.HIGHEST)
+        factor = _checks.factor(self.precision, x.shape[1], x.dtype, "Mahalanobis")
+        return jnp.matmul(x, factor, precision=self.matmul_precision)
 
 
-@jax.tree_util.register_dataclass
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
-class Euclidean:
+class Euclidean(_ByProducts):
     """`sqrt(sum_u (x_iu - x_ju)^2)`: SciPy's `euclidean`.
 
     Its gradient at coincident rows is taken as 0. In float32 the matrix, from a Gram
@@ -140,15 +200,26 @@ class Euclidean:
     """
 
     def __call__(self, x: Array) -> Array:
-        return _geometry.safe_sqrt(SquaredEuclidean()(x))
+        squared = SquaredEuclidean(matmul_precision=self.matmul_precision)
+        return _geometry.safe_sqrt(squared(x))
 
-    def pairs(self, x: Array, pairs: Array) -> Array:
-        return _geometry.safe_sqrt(SquaredEuclidean().pairs(x, pairs))
+    def rows(self, x: Array) -> tuple[Array, ...]:
+        return (_geometry.flatten(x),)
+
+    @staticmethod
+    def between(
+        x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
+    ) -> Array:
+        return _geometry.safe_sqrt(SquaredEuclidean.between(x, y, precision))
+
+    @staticmethod
+    def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
+        return _geometry.safe_sqrt(SquaredEuclidean.apart(x, y))
 
 
-@jax.tree_util.register_dataclass
+@_pytrees.register
 @dataclasses.dataclass(frozen=True)
-class PoissonKL:
+class PoissonKL(_ByProducts):
     """Symmetrised Kullback-Leibler divergence of Poisson rates, mean over units.
 
     `mean_u (r_iu - r_ju) (log r_iu - log r_ju)` with the rates drawn towards a prior,
@@ -164,23 +235,30 @@ class PoissonKL:
     prior_rate: float = 1.0
     prior_weight: float = 0.1
 
-    def _rates(self, x: Array) -> Array:
+    def rows(self, x: Array) -> tuple[Array, ...]:
         x = _geometry.flatten(x)
-        return (x + self.prior_weight * self.prior_rate) / (1 + self.prior_weight)
+        rates = (x + self.prior_weight * self.prior_rate) / (1 + self.prior_weight)
+        return rates, jnp.log(rates)
 
     def __call__(self, x: Array) -> Array:
-        rates = self._rates(x)
-        # Centring either factor changes no distance; see `squared_distances`.
-        logs = jnp.log(rates)
-        rates, logs = (a - jnp.mean(a, axis=0, keepdims=True) for a in (rates, logs))
-        products = _geometry.inner(rates, logs)
+        rates, logs, _ = self.points(x)
+        products = _geometry.inner(rates, logs, self.matmul_precision)
         own = jnp.diagonal(products)
         total = own[:, None] + own[None, :] - products - products.T
         diagonal = jnp.eye(x.shape[0], dtype=bool)
         return jnp.where(diagonal, 0, jnp.maximum(total, 0)) / rates.shape[1]
 
-    def pairs(self, x: Array, pairs: Array) -> Array:
-        rates = self._rates(x)
-        logs = jnp.log(rates)
-        differences = [a[pairs[0]] - a[pairs[1]] for a in (rates, logs)]
-        return jnp.mean(differences[0] * differences[1], axis=1)
+    @staticmethod
+    def between(
+        x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
+    ) -> Array:
+        (rates, logs, own), (other_rates, other_logs, other) = x, y
+        crossed = _geometry.inner(rates, other_logs, precision)
+        crossed += _geometry.inner(logs, other_rates, precision)
+        total = own[:, None] + other[None, :] - crossed
+        return jnp.maximum(total, 0) / rates.shape[1]
+
+    @staticmethod
+    def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
+        rates, logs = (a - b for a, b in zip(x, y, strict=True))
+        return jnp.mean(rates * logs, axis=-1)

@@ -1,0 +1,37 @@
+"""Dataclasses as pytrees, told apart by their class.
+
+`jax.tree_util.register_dataclass` is not enough: the structures of two such classes
+with the same fields compare equal (jax 0.10 to 0.12), so that a jitted function that
+was traced with a `Cosine()` may now and then answer a `Pearson()` with the program of
+the other.
+"""
+
+import dataclasses
+
+import jax
+
+
+def register(cls: type) -> type:
+    """Registers a dataclass as a pytree; fields of metadata `static` are structure."""
+    fields = dataclasses.fields(cls)
+    static = [f.name for f in fields if f.metadata.get("static", False)]
+    data = [f.name for f in fields if f.name not in static]
+    keys = [jax.tree_util.GetAttrKey(name) for name in data]
+
+    def flatten(x):
+        children = tuple(getattr(x, name) for name in data)
+        return children, tuple(getattr(x, name) for name in static)
+
+    def flatten_with_keys(x):
+        children, structure = flatten(x)
+        return tuple(zip(keys, children, strict=True)), structure
+
+    def unflatten(structure, children):
+        x = object.__new__(cls)
+        # Not through __init__: the children may be anything that JAX puts there.
+        for name, value in zip((*data, *static), (*children, *structure), strict=True):
+            object.__setattr__(x, name, value)
+        return x
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls

@@ -1,0 +1,106 @@
+"""Crossvalidated Mahalanobis distances."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rdljax import _geometry
+from rdljax.rdm import _checks, _condensed
+
+Array = jax.Array
+
+
+def crossnobis(
+    measurements: Array,
+    precision: Array | None = None,
+    measured: Array | None = None,
+    *,
+    matmul_precision: lax.PrecisionLike = _geometry.HIGHEST,
+) -> Array:
+    """The crossvalidated Mahalanobis distance of every two stimuli.
+
+    `(x_i - x_j)' P (y_i - y_j)` of two independent measurements x and y (folds), the
+    mean over all pairs of folds. Noise that is independent between folds has mean 0 in
+    it, so that it is unbiased: 0 on average where two stimuli do not differ, and
+    sometimes below. All folds by one whitening and two matrix products.
+
+    Args:
+      measurements: `[folds, n, ...]`, two folds or more.
+      precision: The inverse covariance P of the noise of the units, `[units, units]`,
+        symmetric and positive definite; None for the identity.
+      measured: `[folds, n]`, False where a stimulus was not measured in a fold (its
+        measurements may be NaN); the distance of two stimuli is then the mean over the
+        pairs of folds that have both, and NaN where fewer than two have. Takes
+        `folds (folds - 1) / 2` products. None where all were.
+      matmul_precision: Of the matrix products, on accelerators.
+
+    Returns:
+      The condensed RDM `[n (n - 1) / 2]`, in at least float32. rsatoolbox's is this
+      divided by the number of units.
+
+    Raises:
+      ValueError: Fewer than two folds or stimuli, a precision or mask of another shape;
+        and, outside jit, a precision that is not symmetric, or measurements that are
+        not finite.
+
+    References:
+      Walther, Nili, Ejaz, Alink, Kriegeskorte & Diedrichsen, `Reliability of
+      dissimilarity measures for multi-voxel pattern analysis
+      <https://doi.org/10.1016/j.neuroimage.2015.12.012>`_, NeuroImage 137, 2016.
+    """
+    x = jnp.asarray(measurements)
+    if x.ndim < 3 or min(x.shape[:2]) < 2 or x.size == 0:
+        raise ValueError(
+            f"crossnobis: expected measurements [folds, n, ...] of two folds and two "
+            f"stimuli or more, got {x.shape}"
+        )
+    folds, n = x.shape[:2]
+    x = x.reshape(folds, n, -1).astype(_geometry.compute_dtype(x))
+    if measured is not None:
+        measured = jnp.asarray(measured)
+        if measured.shape != (folds, n):
+            raise ValueError(
+                f"crossnobis: expected measured {(folds, n)}, got {measured.shape}"
+            )
+        x = jnp.where(measured[..., None] != 0, x, 0)
+    _checks.finite(x.reshape(folds * n, -1), "measurements (folds times stimuli)")
+    # Centring changes no difference.
+    x = x - jnp.mean(x, axis=(0, 1), keepdims=True)
+    if precision is not None:
+        factor = _checks.factor(precision, x.shape[2], x.dtype, "crossnobis")
+        x = jnp.matmul(x, factor, precision=matmul_precision)
+    if measured is None:
+        products = _between_folds(x, matmul_precision)
+        own = jnp.diagonal(products)
+        distances = own[:, None] + own[None, :] - 2 * products
+    else:
+        distances = _where_measured(x, measured.astype(x.dtype), matmul_precision)
+    return _condensed.condense(distances)
+
+
+def _between_folds(x: Array, precision) -> Array:
+    """The mean over ordered pairs of folds of products of stimuli, `[n, n]`."""
+    folds, n, units = x.shape
+    whole = _geometry.gram(jnp.sum(x, axis=0), precision)
+    within = jnp.swapaxes(x, 0, 1).reshape(n, folds * units)
+    return (whole - _geometry.gram(within, precision)) / (folds * (folds - 1))
+
+
+def _where_measured(x: Array, measured: Array, precision) -> Array:
+    """The mean over the pairs of folds that have both stimuli, `[n, n]`."""
+
+    def add(carry, pair):
+        total, count = carry
+        first, second = (x[k] for k in pair)
+        products = _geometry.inner(first, second, precision)
+        own = jnp.diagonal(products)
+        distances = own[:, None] + own[None, :] - products - products.T
+        both = measured[pair[0]] * measured[pair[1]]
+        weight = both[:, None] * both[None, :]
+        return (total + weight * distances, count + weight), None
+
+    folds, n, _ = x.shape
+    pairs = jnp.stack(jnp.triu_indices(folds, 1), axis=1)
+    nothing = jnp.zeros((n, n), x.dtype) + 0 * x[0, 0, 0]
+    (total, count), _ = lax.scan(add, (nothing, nothing), pairs)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)

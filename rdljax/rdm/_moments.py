@@ -1,0 +1,245 @@
+"""The moments of two RDMs from points, without their n x n distances.
+
+For points x_i and y_i, `d_ij = |x_i - x_j|^2` and `e_ij = |y_i - y_j|^2` are sums of
+bilinear forms `(a_i - a_j).(b_i - b_j)`. What such forms f (of a and b) and g (of c and
+e) sum to over all pairs follows from sums over stimuli: with `w_i = a_i.b_i`,
+`z_i = c_i.e_i`, a capital for a sum over stimuli, and A'C for the matrix
+`sum_i a_i c_i'`,
+
+    sum f g = 2n sum w z + 2 W Z + 2 <A'C, B'E> + 2 <A'E, B'C>
+              - 2 [(sum w c).E + C.(sum w e) + (sum z a).B + A.(sum z b)].
+
+Nothing is assumed of the origin; it lies near the mean of the points, so that little
+cancels. Where both sets have as many units the forms are made of the difference
+`u = x - y` and of y: `d - e = |u|^2 + 2 y.u`, whose moments keep their digits where the
+two sets are close.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rdljax import _blocks, _geometry
+from rdljax.rdm import comparisons
+
+Array = jax.Array
+
+# Rows that are multiplied at a time.
+BLOCK = 8192
+
+
+class Origin(NamedTuple):
+    """What the points are taken relative to: near their means, known before the sums.
+
+    Attributes:
+      points: Of each set, `[units]`.
+      scales: What each set is multiplied with.
+      forms: Near the mean of each form's `w`.
+    """
+
+    points: tuple[Array, Array]
+    scales: tuple[Array, Array]
+    forms: Array
+
+
+class Sums(NamedTuple):
+    """Sums over stimuli.
+
+    Attributes:
+      points: Of each set of points, `[units]`.
+      forms: Of each form's `w`, `[forms]`.
+      squares: Of the products of two forms' `w`, `[forms, forms]`.
+      mixed: Of a form's `w` times a point, `[forms, units]` for each set.
+      products: Of the outer products of points, for sets (0, 0), (0, 1) and (1, 1).
+    """
+
+    points: Any
+    forms: Any
+    squares: Any
+    mixed: Any
+    products: Any
+
+
+# The two sets of points that a form multiplies, and what the difference of the
+# distances and the teacher's distance are of the forms.
+CLOSE = (((0, 0), (1, 0), (1, 1)), np.array([[1, 2, 0], [0, 0, 1]]))
+APART = (((0, 0), (1, 1)), np.array([[1, -1], [0, 1]]))
+
+
+def of_points(
+    student: Array,
+    teacher: Array,
+    *,
+    own_scales: bool,
+    precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+) -> tuple[comparisons.Products, Array]:
+    """The products of the squared Euclidean distances of two sets of points.
+
+    Args:
+      student: `[n, p]`.
+      teacher: `[n, q]`.
+      own_scales: Whether each set has a scale of its own, or both the same.
+      precision: Of the matrix products.
+
+    Returns:
+      The products, of distances divided by a scale near their mean; and that scale
+      (where there are two, the student's).
+    """
+    origin = jax.tree.map(
+        lax.stop_gradient, origin_of(student, teacher, own_scales=own_scales)
+    )
+    sums = sums_of(student, teacher, origin, precision)
+    products = of_sums(sums, origin.forms, len(student))
+    floor = 32 * jnp.finfo(student.dtype).eps
+    return products.resolved(floor), 1 / origin.scales[0] ** 2
+
+
+def origin_of(student: Array, teacher: Array, *, own_scales: bool) -> Origin:
+    """The means of the points, scales of about 1, and the means of the forms."""
+    points = tuple(jnp.mean(x, axis=0) for x in (student, teacher))
+    scales = tuple(
+        _scale(x, mean) for x, mean in zip((student, teacher), points, strict=True)
+    )
+    if not own_scales:
+        # The scale of the wider spread, of those that have one.
+        smaller = jnp.minimum(*(jnp.where(s > 0, s, jnp.inf) for s in scales))
+        scales = (jnp.where(jnp.isinf(smaller), 1, smaller),) * 2
+    forms = jnp.mean(_features(points, scales, student, teacher)[1], axis=0)
+    return Origin(points, scales, forms)
+
+
+def _scale(x: Array, mean: Array) -> Array:
+    """One over the spread about the mean; 0 where that is no more than rounding.
+
+    With it no sum of fourth powers leaves the range of float32, and what rounding
+    leaves of equal points is no RDM.
+    """
+    spread = jnp.mean(jnp.sum((x - mean[None, :]) ** 2, axis=1))
+    rounding = 8 * jnp.finfo(x.dtype).eps
+    alive = spread > rounding**2 * jnp.sum(mean**2)
+    return jnp.where(alive, lax.rsqrt(jnp.where(alive, spread, 1)), 0)
+
+
+def sums_of(student: Array, teacher: Array, origin: Origin, precision) -> Sums:
+    """The sums over stimuli, block by block."""
+    return _blocks.total(
+        functools.partial(_sums, precision=precision),
+        _blocks.rows(len(student), BLOCK),
+        BLOCK,
+        (student, teacher),
+        origin,
+    )
+
+
+def _features(origins, scales, student, teacher) -> tuple[tuple[Array, Array], Array]:
+    """Both sets of points that the forms multiply, and each form's `w` `[n, forms]`."""
+    x, y = (
+        (points - origin[None, :]) * scale
+        for points, origin, scale in zip(
+            (student, teacher), origins, scales, strict=True
+        )
+    )
+    close = x.shape[1] == y.shape[1]
+    sets = (x - y, y) if close else (x, y)
+    forms, _ = CLOSE if close else APART
+    return sets, jnp.stack([jnp.sum(sets[a] * sets[b], axis=1) for a, b in forms], 1)
+
+
+def _sums(origin: Origin, place, block, *, precision) -> Sums:
+    """The sums over a block of both sets of points."""
+    _, fresh = place
+    sets, forms = _features(origin.points, origin.scales, *block)
+    fresh = fresh[:, None]
+    first, second = (jnp.where(fresh, x, 0) for x in sets)
+    forms = jnp.where(fresh, forms - origin.forms[None, :], 0)
+    between = functools.partial(jnp.matmul, precision=precision)
+    return Sums(
+        (jnp.sum(first, axis=0), jnp.sum(second, axis=0)),
+        jnp.sum(forms, axis=0),
+        between(forms.T, forms),
+        (between(forms.T, first), between(forms.T, second)),
+        (
+            _geometry.gram(first.T, precision),
+            between(first.T, second),
+            _geometry.gram(second.T, precision),
+        ),
+    )
+
+
+def of_sums(sums: Sums, origin, n: int) -> comparisons.Products:
+    """The products from the sums over n stimuli: of NumPy's or of JAX's arrays."""
+    close = len(origin) == len(CLOSE[0])
+    forms, combine = CLOSE if close else APART
+    pairs = {
+        (i, j): _covariance(sums, origin, n, forms, i, j)
+        for i in range(len(forms))
+        for j in range(i, len(forms))
+    }
+    means = [_mean(sums, origin, n, forms, i) for i in range(len(forms))]
+
+    def mean(of):
+        return sum(weight * means[i] for i, weight in enumerate(of) if weight)
+
+    def covariance(of, other):
+        return sum(
+            a * b * pairs[min(i, j), max(i, j)]
+            for i, a in enumerate(of)
+            for j, b in enumerate(other)
+            if a * b
+        )
+
+    difference, teacher = combine.tolist()
+    student = (combine[0] + combine[1]).tolist()
+    return comparisons.Products(
+        mean(difference),
+        mean(teacher),
+        covariance(difference, difference),
+        covariance(difference, teacher),
+        covariance(teacher, teacher),
+        covariance(student, student),
+    )
+
+
+def _mean(sums: Sums, origin, n: int, forms: Sequence, i: int):
+    """The mean over pairs of a form."""
+    a, b = forms[i]
+    whole = n * origin[i] + sums.forms[i]
+    return 2 * (whole - (sums.points[a] @ sums.points[b]) / n) / (n - 1)
+
+
+def _covariance(sums: Sums, origin, n: int, forms: Sequence, i: int, j: int):
+    """The covariance over pairs of two forms: the equation above, less the means.
+
+    Everything is divided by `n ** 2` on the way, so that no sum is large.
+    """
+    (a, b), (c, e) = forms[i], forms[j]
+    w, z = sums.forms[i] / n, sums.forms[j] / n
+    squares = sums.squares[i, j] / n - w * z
+    point = [x / n for x in sums.points]
+
+    def product(k, m):
+        matrix = sums.products[k + m] if k <= m else sums.products[k + m].T
+        return matrix / n
+
+    def mixed(i, mean, k):  # sum (w - mean w) a / n
+        return sums.mixed[k][i] / n - mean * point[k]
+
+    crossed = (product(a, c) * product(b, e)).sum() + (
+        product(a, e) * product(b, c)
+    ).sum()
+    off_centre = (
+        mixed(i, w, c) @ point[e]
+        + mixed(i, w, e) @ point[c]
+        + mixed(j, z, a) @ point[b]
+        + mixed(j, z, b) @ point[a]
+    )
+    first, second = origin[i] + w, origin[j] + z
+    ab, ce = point[a] @ point[b], point[c] @ point[e]
+    means = first * second - first * ce - second * ab
+    whole = 2 * squares + 2 * crossed - 2 * off_centre
+    return (whole - 4 * (means + n * ab * ce) / (n - 1)) * (n / (n - 1))

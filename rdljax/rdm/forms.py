@@ -1,0 +1,230 @@
+"""How the RDMs of two sets of activations are compared without writing them down.
+
+Three forms of the same discrepancy, for `rdm.discrepancy(..., form=...)`:
+
+- `Dense`: both matrices, `O(n^2)` memory. Any distance and any comparison, and the most
+  accurate where student and teacher are close.
+- `Moments`: no distances at all. Of squared Euclidean distance in an embedding (most of
+  `rdm.distances`), MSE, cosine and Pearson's correlation follow from sums over stimuli
+  of points and of their products: `O(n units^2)` time and `O(units^2)` memory beside
+  the gradient.
+- `Tiles`: the distances tile by tile, `O(n units + block^2)` memory, each computed
+  again for the gradient. Any distance of `rdm.distances`, weights too.
+
+`chosen` is the form that is taken where none is named.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rdljax import _blocks, _pytrees
+from rdljax.rdm import _checks, _condensed, _moments, comparisons, distances
+
+__all__ = ["Dense", "Moments", "Tiles", "chosen"]
+
+Array = jax.Array
+
+# Up to so many stimuli both matrices are written down.
+DENSE = 2048
+# So many stimuli tell the scale of an RDM.
+SAMPLE = 256
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """Both RDMs as matrices.
+
+    Attributes:
+      refine: How many of the smallest distances of each are computed again, from
+        differences: see `rdm.compute`.
+    """
+
+    refine: int = dataclasses.field(default=0, metadata={"static": True})
+
+    def __call__(
+        self, student: Array, teacher: Array, weights, distance, comparison
+    ) -> Array:
+        student, teacher = (
+            matrix(x, distance, self.refine) for x in (student, teacher)
+        )
+        if weights is not None or not hasattr(comparison, "weighted"):
+            return comparison(
+                _condensed.condense(student), _condensed.condense(teacher), weights
+            )
+        # Every pair twice, rather than a copy of the upper triangles.
+        n = student.shape[0]
+        others = ~jnp.eye(n, dtype=bool)
+        each = jnp.asarray(1 / (n * (n - 1)), student.dtype)
+        return comparison.weighted(student, teacher, jnp.where(others, each, 0))
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Sums over stimuli, from which the sums over pairs follow.
+
+    Where both embeddings have as many dimensions, the value keeps its digits though
+    student and teacher are close. Where not, a discrepancy d is known to about
+    `1e-6 / d` of itself in float32; its gradient does not suffer.
+    """
+
+    def __call__(
+        self, student: Array, teacher: Array, weights, distance, comparison
+    ) -> Array:
+        _refuse_unless(self, isinstance(distance, distances.Embedded), distance)
+        _refuse_unless(self, streams(comparison), comparison)
+        _refuse_unless(self, weights is None, "weights")
+        products, scale = _moments.of_points(
+            distance.embed(student),
+            distance.embed(teacher),
+            own_scales=comparison.own_scales,
+            precision=distance.matmul_precision,
+        )
+        value = comparison.from_products(products)
+        return value if comparison.own_scales else value * scale**2
+
+
+@_pytrees.register
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """Distances tile by tile.
+
+    Attributes:
+      block: Stimuli in a tile's side. On accelerators larger tiles may be faster.
+    """
+
+    block: int = dataclasses.field(default=512, metadata={"static": True})
+
+    def __call__(
+        self, student: Array, teacher: Array, weights, distance, comparison
+    ) -> Array:
+        _refuse_unless(self, hasattr(distance, "between"), distance)
+        _refuse_unless(self, streams(comparison), comparison)
+        scales = (1.0, 1.0)
+        if comparison.own_scales:
+            scales = tuple(_scale(distance, x) for x in (student, teacher))
+        student, teacher = distance.points(student), distance.points(teacher)
+        n = student[0].shape[0]
+        if weights is None:
+            pairs = n * (n - 1) / 2
+        else:
+            weights = jnp.asarray(weights, student[0].dtype)
+            pairs = jnp.sum(weights)
+            weights = _condensed.square(weights)
+        tile = functools.partial(
+            _tile,
+            between=distance.between,
+            terms=comparison.terms,
+            precision=distance.matmul_precision,
+        )
+        sums = _blocks.total(
+            tile,
+            _blocks.tiles(n, self.block),
+            self.block,
+            (student, teacher),
+            jax.tree.map(lax.stop_gradient, (scales, pairs, weights)),
+        )
+        return comparison.from_means(sums)
+
+
+def chosen(student: Array, teacher: Array, weights, distance, comparison):
+    """The form for activations of these shapes, and this distance and comparison."""
+    n = student.shape[0]
+    tiled = streams(comparison) and hasattr(distance, "between")
+    if n <= DENSE or not tiled:
+        return Dense()
+    if weights is None and isinstance(distance, distances.Embedded):
+        p, q = (jax.eval_shape(distance.embed, x).shape[1] for x in (student, teacher))
+        # Multiplications for value and gradient, over the stimuli, of either form. The
+        # tiles of MSE are gone through once, the others twice.
+        passes = 2 if comparison.own_scales else 1
+        if 2 * (2 * p**2 + q**2 + 2 * p * q) < n * (passes * (p + q) + 2 * p):
+            return Moments()
+    return Tiles()
+
+
+def discrepancy(
+    student: Array, teacher: Array, pairs, weights, distance, comparison, form
+) -> Array:
+    """`rdm.discrepancy` of activations whose values are not looked at."""
+    _checks.instance(distance, "rdm.distances", distances.Cosine)
+    _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
+    n = student.shape[0]
+    if pairs is not None:
+        if form is not None:
+            raise ValueError(f"given pairs have no form: got pairs and {form}")
+        if weights is not None:
+            weights = _checks.weights_of(weights, jnp.shape(pairs)[1])
+        student, teacher = (
+            distances_of(x, pairs, distance) for x in (student, teacher)
+        )
+        return comparison(student, teacher, weights)
+    if weights is not None:
+        weights = _checks.weights_of(weights, n * (n - 1) // 2)
+    if form is None:
+        form = chosen(student, teacher, weights, distance, comparison)
+    _checks.instance(form, "rdm.forms", Tiles)
+    return form(student, teacher, weights, distance, comparison)
+
+
+def distances_of(x: Array, pairs: Array | None, distance, refine: int = 0) -> Array:
+    """The condensed RDM, or the distances of given pairs."""
+    if pairs is None:
+        return _condensed.condense(matrix(x, distance, refine))
+    return distance.pairs(x, _checks.pairs_of(pairs, x.shape[0]))
+
+
+def matrix(x: Array, distance, refine: int = 0) -> Array:
+    """All distances `[n, n]`, the `refine` smallest of them from differences."""
+    distances = distance(x)
+    if not refine:
+        return distances
+    n = x.shape[0]
+    pairs = jnp.arange(n)[:, None] < jnp.arange(n)[None, :]
+    candidates = lax.stop_gradient(jnp.where(pairs, -distances, -jnp.inf))
+    _, places = lax.top_k(candidates.ravel(), min(refine, n * (n - 1) // 2))
+    i, j = places // n, places % n
+    exact = distance.pairs(x, jnp.stack([i, j]))
+    return distances.at[i, j].set(exact).at[j, i].set(exact)
+
+
+def _tile(
+    constants, row_place, column_place, rows, columns, *, between, terms, precision
+) -> tuple[Array, ...]:
+    """The means' parts of the pairs in a tile."""
+    scales, pairs, weights = constants
+    (i, fresh_i), (j, fresh_j) = row_place, column_place
+    student, teacher = (
+        scale * between(x, y, precision)
+        for scale, x, y in zip(scales, rows, columns, strict=True)
+    )
+    counted = (i[:, None] < j[None, :]) & fresh_i[:, None] & fresh_j[None, :]
+    each = 1 / pairs
+    if weights is not None:
+        each = each * lax.dynamic_slice(weights, (i[0], j[0]), counted.shape)
+    each = jnp.where(counted, each, 0)
+    return tuple(jnp.sum(each * term) for term in terms(student, teacher))
+
+
+def _scale(distance, x: Array) -> Array:
+    """One over the mean distance of a sample of the stimuli."""
+    n = x.shape[0]
+    sample = distance(x[:: -(-n // SAMPLE)])
+    mean = jnp.sum(sample) / (len(sample) * (len(sample) - 1))
+    return jnp.where(mean > 0, 1 / jnp.where(mean > 0, mean, 1), 1)
+
+
+def streams(comparison) -> bool:
+    """Whether a comparison follows from means over pairs."""
+    scaled = getattr(comparison, "scale", None) is not None
+    return hasattr(comparison, "from_means") and not scaled
+
+
+def _refuse_unless(form, possible: bool, given) -> None:
+    if not possible:
+        raise ValueError(f"rdm.forms.{type(form).__name__} has no form with {given}")

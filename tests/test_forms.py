@@ -1,0 +1,441 @@
+"""RDMs compared without writing them down, against both matrices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial import distance as scipy_distance
+
+from rdljax import objectives, rdm
+from rdljax.rdm import _moments, comparisons, distances, forms
+
+COMPARISONS = {
+    "MSE": comparisons.MSE(),
+    "Cosine": comparisons.Cosine(),
+    "Pearson": comparisons.Pearson(),
+}
+
+
+def precision(units):
+    root = np.random.default_rng(5).normal(size=(units, units))
+    return root @ root.T + np.eye(units)
+
+
+DISTANCES = {
+    name: functools.partial(getattr(distances, name)) for name in distances.__all__
+}
+DISTANCES["Mahalanobis"] = lambda: distances.Mahalanobis(precision(6))
+
+
+def sides(kind="of one width", n=50):
+    """Activations of student and teacher, not negative."""
+    dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
+    rng = np.random.default_rng(0)
+    student = rng.gamma(2.0, size=(n, 6))
+    teacher = {
+        "of one width": lambda: rng.gamma(2.0, size=(n, 6)),
+        "close": lambda: student + 0.01 * rng.gamma(2.0, size=(n, 6)),
+        "wider": lambda: rng.gamma(2.0, size=(n, 9)),
+    }[kind]()
+    return jnp.asarray(student.astype(dtype)), jnp.asarray(teacher.astype(dtype))
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks that divide no number of stimuli here."""
+    monkeypatch.setattr(_moments, "BLOCK", 16)
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def value_and_gradients(
+    student,
+    teacher,
+    weights=None,
+    distance=distances.Cosine(),
+    comparison=comparisons.Pearson(),
+    form=None,
+):
+    def discrepancy(student, teacher):
+        chosen = {"distance": distance, "comparison": comparison, "form": form}
+        return rdm.discrepancy(student, teacher, None, weights, **chosen)
+
+    return jax.value_and_grad(discrepancy, argnums=(0, 1))(student, teacher)
+
+
+def compare(found, expected, tolerance):
+    np.testing.assert_allclose(found[0], expected[0], rtol=tolerance)
+    for a, b in zip(found[1], expected[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "comparison"),
+    [
+        *((name, "Pearson") for name in DISTANCES),
+        ("SquaredEuclidean", "MSE"),
+        ("SquaredEuclidean", "Cosine"),
+    ],
+)
+class TestTheSameAsBothMatrices:
+    def test_moments(self, float64, name, comparison):
+        if not isinstance(DISTANCES[name](), distances.Embedded):
+            assert name in ("Euclidean", "PoissonKL")
+            return
+        chosen = {"distance": DISTANCES[name](), "comparison": COMPARISONS[comparison]}
+        for kind in ("of one width", "close", "wider"):
+            if name == "Mahalanobis" and kind == "wider":
+                continue
+            dense, moments = (
+                value_and_gradients(*sides(kind), form=form, **chosen)
+                for form in (forms.Dense(), forms.Moments())
+            )
+            compare(moments, dense, 1e-9)
+
+    def test_tiles(self, float64, name, comparison):
+        student, teacher = sides("of one width" if name == "Mahalanobis" else "wider")
+        masking = np.random.default_rng(1).integers(0, 3, size=50 * 49 // 2) * 1.0
+        chosen = {"distance": DISTANCES[name](), "comparison": COMPARISONS[comparison]}
+        for weights in (None, jnp.asarray(masking)):
+            dense, tiles = (
+                value_and_gradients(student, teacher, weights, form=form, **chosen)
+                for form in (forms.Dense(), forms.Tiles(16))
+            )
+            compare(tiles, dense, 1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 7, 25, 49, 50, 512])
+def test_any_block(float64, block):
+    dense, tiles = (
+        value_and_gradients(*sides(), form=form)
+        for form in (forms.Dense(), forms.Tiles(block))
+    )
+    compare(tiles, dense, 1e-9)
+
+
+@pytest.mark.parametrize("form", [forms.Moments(), forms.Tiles(16)], ids=str)
+@pytest.mark.parametrize("comparison", COMPARISONS)
+class TestFloat32:
+    def exact(self, student, teacher, comparison):
+        student, teacher = (np.asarray(x, np.float64) for x in (student, teacher))
+        with jax.enable_x64(True):
+            return value_and_gradients(
+                jnp.asarray(student),
+                jnp.asarray(teacher),
+                distance=distances.SquaredEuclidean(),
+                comparison=COMPARISONS[comparison],
+                form=forms.Dense(),
+            )
+
+    @pytest.mark.parametrize("offset", [0.0, 100.0])
+    @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+    def test_accurate(self, form, comparison, offset, scale):
+        student, teacher = (scale * (x + offset) for x in sides("wider"))
+        found = value_and_gradients(
+            student,
+            teacher,
+            distance=distances.SquaredEuclidean(),
+            comparison=COMPARISONS[comparison],
+            form=form,
+        )
+        compare(found, self.exact(student, teacher, comparison), 5e-5)
+
+    @pytest.mark.parametrize("apart", [1e-1, 1e-3, 1e-5])
+    def test_accurate_where_student_is_close(self, form, comparison, apart):
+        student, noise = sides()
+        teacher = student + apart * noise
+        found = value_and_gradients(
+            student,
+            teacher,
+            distance=distances.SquaredEuclidean(),
+            comparison=COMPARISONS[comparison],
+            form=form,
+        )
+        # Of the points' difference, rounding leaves so much.
+        tolerance = 1e-3 + 4e-7 / apart
+        compare(found, self.exact(student, teacher, comparison), tolerance)
+
+    def test_equal_and_degenerate(self, form, comparison):
+        student, teacher = sides()
+        one_zero = comparison != "MSE"
+        for x, y, expected in (
+            (student, student, 0),
+            (0 * student, 0 * student, 0),
+            (student.at[:].set(0.1), 0 * student, 0),
+            (0 * student, teacher, 1 if one_zero else None),
+            (student, 0 * teacher, 1 if one_zero else None),
+            (jnp.tile(student[:25], (2, 1)), teacher, None),
+        ):
+            value, gradients = value_and_gradients(
+                x, y, comparison=COMPARISONS[comparison], form=form
+            )
+            assert jnp.isfinite(value)
+            assert all(jnp.isfinite(g).all() for g in gradients)
+            if expected is not None:
+                np.testing.assert_allclose(value, expected, atol=1e-6)
+
+    def test_what_is_not_finite_stays_so(self, form, comparison):
+        student, teacher = sides()
+        chosen = {"comparison": COMPARISONS[comparison], "form": form}
+        for x, y in (
+            (student.at[3, 2].set(jnp.nan), teacher),
+            (student, teacher.at[3, 2].set(jnp.nan)),
+        ):
+            assert jnp.isnan(value_and_gradients(x, y, **chosen)[0])
+
+    def test_half_precision(self, form, comparison):
+        student, teacher = (x.astype(jnp.bfloat16) for x in sides("wider"))
+        value, gradients = value_and_gradients(
+            student, teacher, comparison=COMPARISONS[comparison], form=form
+        )
+        expected = value_and_gradients(
+            student.astype(jnp.float32),
+            teacher.astype(jnp.float32),
+            comparison=COMPARISONS[comparison],
+            form=forms.Dense(),
+        )
+        assert value.dtype == jnp.float32
+        assert gradients[0].dtype == jnp.bfloat16
+        np.testing.assert_allclose(value, expected[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", [forms.Dense(), forms.Moments(), forms.Tiles(16)])
+def test_the_same_under_every_transformation(form):
+    objective = functools.partial(objectives.rdl, form=form)
+    stacks = [jnp.stack([x + i for i in range(8)]) for x in sides()]
+    stacks[0] = stacks[0] * jnp.arange(1.0, 9.0)[:, None, None] ** 0.5
+    gradient = jax.value_and_grad(objective)
+    once = jax.jit(gradient)
+    expected = [once(s, t) for s, t in zip(*stacks, strict=True)]
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def local(s, t):
+        return jax.tree.map(lambda x: x[None], gradient(s[0], t[0]))
+
+    found = {
+        "vmap": jax.vmap(gradient)(*stacks),
+        "pmap": jax.pmap(gradient)(*stacks),
+        "scan": jax.lax.scan(lambda _, x: (0, gradient(*x)), 0, tuple(stacks))[1],
+        "checkpoint": jax.vmap(jax.value_and_grad(jax.checkpoint(objective)))(*stacks),
+        "shard_map": jax.jit(
+            jax.shard_map(local, mesh=mesh, in_specs=jax.P("d"), out_specs=jax.P("d"))
+        )(*stacks),
+    }
+    for name, (values, gradients) in found.items():
+        for i, (value, own) in enumerate(expected):
+            np.testing.assert_allclose(values[i], value, rtol=2e-4, err_msg=name)
+            largest = np.abs(own).max()
+            np.testing.assert_allclose(gradients[i], own, rtol=0, atol=2e-4 * largest)
+
+
+def chosen(n, p, q, distance="Cosine", comparison="Pearson", weights=None):
+    shapes = (jax.ShapeDtypeStruct((n, units), jnp.float32) for units in (p, q))
+    return forms.chosen(
+        *shapes, weights, DISTANCES[distance](), getattr(comparisons, comparison)()
+    )
+
+
+def test_the_form_that_is_chosen():
+    assert chosen(2048, 16, 16) == forms.Dense()
+    assert chosen(2049, 16, 16) == forms.Moments()
+    assert chosen(4096, 512, 512) == chosen(4096, 2048, 2048) == forms.Moments()
+    assert chosen(4096, 2048, 2048, comparison="MSE") == forms.Tiles()
+    assert chosen(4096, 8192, 512) == forms.Tiles()
+    assert chosen(4096, 16, 16, "Euclidean") == forms.Tiles()
+    assert chosen(4096, 16, 16, weights=0) == forms.Tiles()
+    assert chosen(4096, 16, 16, comparison="Spearman") == forms.Dense()
+
+
+def test_no_matrix_of_stimuli_is_built():
+    n = 20_000
+    x = jax.ShapeDtypeStruct((n, 16), jnp.float32)
+    for distance in (distances.Cosine(), distances.Euclidean()):
+        form = functools.partial(objectives.rdl, distance=distance)
+        compiled = jax.jit(jax.value_and_grad(form)).lower(x, x).compile()
+        used = compiled.memory_analysis().temp_size_in_bytes
+        assert used < n * n * 4 / 100, f"{distance}: {used}"
+
+
+def test_more_stimuli_than_int32_has_pairs(float64):
+    # On a line d_ij = (i - j)^2 scaled, e_ij likewise of another line: known sums.
+    n = 50_000
+    line = jnp.arange(n, dtype=jnp.float64)[:, None] / n
+    found = rdm.discrepancy(
+        line,
+        line**2,
+        distance=distances.SquaredEuclidean(),
+        comparison=comparisons.MSE(),
+    )
+    # Twice the integral of (x - y)^4 (1 - (x + y)^2)^2 over the unit square, halved.
+    u = np.polynomial.legendre.leggauss(20)
+    x, w = (u[0] + 1) / 2, u[1] / 2
+    expected = np.sum(
+        w[:, None]
+        * w[None, :]
+        * ((x[:, None] - x) ** 2 - (x[:, None] ** 2 - x**2) ** 2) ** 2
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_tiles_of_more_stimuli_than_int32_has_pairs():
+    n = 50_000
+    line = jnp.arange(n, dtype=jnp.float32)[:, None] / n
+    values = [
+        rdm.discrepancy(line, line**2, distance=distances.SquaredEuclidean(), form=form)
+        for form in (forms.Moments(), forms.Tiles())
+    ]
+    np.testing.assert_allclose(*values, rtol=1e-4)
+
+
+def test_pairs_are_gathered_some_at_a_time(float64, monkeypatch):
+    student, teacher = sides("wider")
+    pairs = rdm.sample_pairs(jax.random.key(0), 50, 301)
+    form = lambda s: rdm.discrepancy(s, teacher, pairs)  # noqa: E731
+    expected = jax.value_and_grad(form)(student)
+    monkeypatch.setattr(distances, "GATHERED", 64)
+    value, gradient = jax.value_and_grad(form)(student)
+    np.testing.assert_allclose(value, expected[0])
+    np.testing.assert_allclose(gradient, expected[1], atol=1e-12)
+
+
+def test_weighted_pairs(float64):
+    student, teacher = sides("wider")
+    pairs = np.array([[0, 3, 7, 2, 9], [1, 8, 9, 5, 11]])
+    found = rdm.discrepancy(student, teacher, pairs, np.array([1.0, 1, 0, 1, 1]))
+    expected = rdm.discrepancy(student, teacher, np.delete(pairs, 2, axis=1))
+    np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": forms.Moments}, r"Moments\(\) with its parentheses"),
+        (
+            {"form": forms.Moments(), "distance": distances.Euclidean()},
+            "Moments has no form with Euclidean",
+        ),
+        (
+            {"form": forms.Tiles(), "comparison": comparisons.Spearman()},
+            "Tiles has no form with Spearman",
+        ),
+        (
+            {"form": forms.Moments(), "weights": np.ones(1225)},
+            "Moments has no form with weights",
+        ),
+        (
+            {
+                "form": forms.Tiles(),
+                "comparison": comparisons.MSE(comparisons.by_maximum),
+            },
+            "Tiles has no form with MSE",
+        ),
+        ({"form": forms.Tiles(), "pairs": np.array([[0], [1]])}, "pairs have no form"),
+    ],
+)
+def test_what_has_no_such_form(options, message):
+    with pytest.raises(ValueError, match=message):
+        rdm.discrepancy(*sides(), **options)
+
+
+class TestRefine:
+    def clusters(self):
+        """Ten clusters of four stimuli that are 1e-5 of the spread apart."""
+        rng = np.random.default_rng(0)
+        centres = np.repeat(rng.normal(size=(10, 6)), 4, axis=0)
+        return (centres + 1e-5 * rng.normal(size=(40, 6))).astype(np.float32)
+
+    @pytest.mark.parametrize("name", ["SquaredEuclidean", "Euclidean"])
+    def test_near_duplicates(self, name):
+        x = self.clusters()
+        kind = "sqeuclidean" if name == "SquaredEuclidean" else "euclidean"
+        expected = scipy_distance.pdist(x.astype(np.float64), kind)
+        near = expected < np.median(expected) / 100
+        assert near.sum() == 60
+        plain = rdm.compute(x, distance=DISTANCES[name]())
+        assert (np.abs(plain / expected - 1) > 0.05)[near].any()
+        for count in (60, 100, 10_000):
+            found = rdm.compute(x, distance=DISTANCES[name](), refine=count)
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+            np.testing.assert_allclose(found[~near], expected[~near], rtol=1e-5)
+
+    def test_under_jit_and_in_a_loss(self, float64):
+        x, teacher = jnp.asarray(self.clusters(), jnp.float64), sides("wider", 40)[1]
+        expected = value_and_gradients(x, teacher, form=forms.Dense())
+        refined = value_and_gradients(x, teacher, form=forms.Dense(refine=60))
+        compare(refined, expected, 1e-6)
+
+
+class TestLargerThanMemory:
+    @pytest.mark.parametrize("comparison", COMPARISONS)
+    @pytest.mark.parametrize("kind", ["of one width", "close", "wider"])
+    def test_equals_what_fits(self, float64, comparison, kind):
+        student, teacher = (np.asarray(x) for x in sides(kind))
+        for name in ("SquaredEuclidean", "Correlation"):
+            chosen = {
+                "distance": DISTANCES[name](),
+                "comparison": COMPARISONS[comparison],
+            }
+            for size in (7, 50, 64):
+                blocks = rdm.blocks_of(student, teacher, size)
+                found = rdm.discrepancy_of_blocks(blocks, **chosen)
+                expected = rdm.discrepancy(student, teacher, **chosen)
+                np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+    def test_the_first_block_need_not_be_typical(self):
+        student, teacher = (np.array(x) for x in sides("wider"))
+        student[7:] += 30
+        found = rdm.discrepancy_of_blocks(
+            rdm.blocks_of(student, teacher, 7), distance=distances.MeanSquared()
+        )
+        expected = rdm.discrepancy(student, teacher, distance=distances.MeanSquared())
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+    def test_memory_mapped_files(self, tmp_path, capsys):
+        arrays = [np.asarray(x, np.float32) for x in sides("wider")]
+        mapped = []
+        for name, array in zip(("student", "teacher"), arrays, strict=True):
+            np.save(tmp_path / f"{name}.npy", array)
+            mapped.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+        found = rdm.discrepancy_of_blocks(
+            rdm.blocks_of(*mapped, size=20), stimuli=50, progress=True
+        )
+        np.testing.assert_allclose(found, rdm.discrepancy(*arrays), rtol=1e-4)
+        assert "50/50" in capsys.readouterr().err
+
+    def test_wrong_calls(self):
+        student, teacher = (np.array(x) for x in sides())
+        with pytest.raises(ValueError, match="50 of the student and 49"):
+            rdm.blocks_of(student, teacher[:49])
+        for options in (
+            {"distance": distances.Euclidean()},
+            {"comparison": comparisons.Spearman()},
+            {"comparison": comparisons.MSE(comparisons.by_norm)},
+        ):
+            with pytest.raises(ValueError, match="expected a distance with"):
+                rdm.discrepancy_of_blocks([(student, teacher)], **options)
+        with pytest.raises(ValueError, match="three stimuli or more, got 0"):
+            rdm.discrepancy_of_blocks([])
+        teacher[33, 0] = np.inf
+        with pytest.raises(
+            ValueError, match="from stimulus 20 on.*the first of them 13"
+        ):
+            rdm.discrepancy_of_blocks(rdm.blocks_of(student, teacher, 20))
+
+
+def test_the_moments_are_those_of_the_distances(float64):
+    student, teacher = (np.asarray(x) for x in sides("wider"))
+    products, scale = _moments.of_points(
+        jnp.asarray(student), jnp.asarray(teacher), own_scales=False
+    )
+    d, e = (scipy_distance.pdist(x, "sqeuclidean") / scale for x in (student, teacher))
+    expected = comparisons.Products(
+        np.mean(d - e),
+        np.mean(e),
+        np.var(d - e),
+        np.cov(d - e, e, ddof=0)[0, 1],
+        np.var(e),
+        np.var(d),
+    )
+    np.testing.assert_allclose(products, expected)
