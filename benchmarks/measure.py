@@ -75,7 +75,8 @@ class Goal(NamedTuple):
       contender: Whose ratio.
       floor: What must be reached.
       target: What is hoped for. Where it is below the floor, smaller is better.
-      quantity: "time" or "memory".
+      quantity: "time" or "memory", ratios over the reference; or "MiB", the
+        contender's memory itself.
     """
 
     name: str
@@ -381,6 +382,7 @@ def main(
     cases: Mapping[str, Any],
     options: type[Options],
     arguments: list[str] | None = None,
+    finish: Callable[[dict, Any], None] = lambda results, options: None,
 ) -> int:
     """The command line of a benchmark.
 
@@ -390,6 +392,7 @@ def main(
       cases: By name.
       options: `Options`, or the benchmark's own.
       arguments: Of the command line.
+      finish: Called with the results and the options when all cases are done.
 
     Returns:
       The exit status: 0 done, 1 a case failed, 2 a wrong call, 130 interrupted.
@@ -414,6 +417,7 @@ def main(
         else:
             results.update(run(module, chosen, chosen.cases or tuple(cases)))
             print(markdown(results) if chosen.markdown else tables(results))
+            finish(results, chosen)
 
     status = commands.answer(command)
     failed = [case for case in results.get("cases", []) if case["error"]]
@@ -596,6 +600,9 @@ def _judged(goal: Goal, contenders: Mapping[str, dict]) -> dict:
     entry = contenders.get(goal.contender)
     if entry is None:
         found, verdict = None, f"no {goal.contender}"
+    elif goal.quantity == "MiB":
+        found = entry["memory_mib"]
+        verdict = judge(goal, found)
     elif goal.quantity == "memory":
         found = entry["memory_ratio"]
         verdict = judge(goal, found)
@@ -692,7 +699,8 @@ def _table(cases: list[dict], quantity: str) -> str:
     rows = [[f"{quantity}, {unit}", *names, "goals"]]
     for case in cases:
         cells = [_cell(case["contenders"].get(name), quantity) for name in names]
-        goals = [_goal(goal) for goal in case["goals"] if goal["quantity"] == quantity]
+        shown = (quantity, "MiB") if quantity == "memory" else (quantity,)
+        goals = [_goal(goal) for goal in case["goals"] if goal["quantity"] in shown]
         rows.append([case["case"], *cells, "; ".join(goals)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
@@ -718,6 +726,8 @@ def _cell(entry: dict | None, quantity: str) -> str:
 
 def _goal(goal: dict) -> str:
     bounds = f"{_fold(goal['floor'])}, {_fold(goal['target'])}"
+    if goal["quantity"] == "MiB":
+        bounds = f"{goal['floor']} MiB, {goal['target']} MiB"
     return f"{goal['name']} {goal['contender']} {goal['verdict']} ({bounds})"
 
 

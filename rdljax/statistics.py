@@ -285,25 +285,34 @@ def bootstrap(
     dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     first, second = (jnp.asarray(x, dtype) for x in (first, second))
-    if hasattr(comparison, "from_means") and getattr(comparison, "scale", None) is None:
+    if rdm.forms.streams(comparison):
+        # With every stimulus once, first: the discrepancy itself.
+        counts = np.concatenate([np.ones((1, n)), counts])
         values = _bootstrapped(first, second, jnp.asarray(counts, dtype), comparison)
+        value, *values = np.asarray(values, np.float64)
     else:
+        value = rdm.compare(first, second, comparison=comparison)
         rows, columns = np.triu_indices(n, 1)
         weights = (counts[:, rows] * counts[:, columns]).astype(dtype)
-        values = [_drawn(comparison, first, second, weight) for weight in weights]
-    values = np.asarray(values, np.float64)
+        values = [float(comparison(first, second, weight)) for weight in weights]
+    values = np.array(values, np.float64)
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
-    value = float(rdm.compare(first, second, comparison=comparison))
-    return Bootstrap(value, float(low), float(high), float(values.std(ddof=1)), values)
+    error = float(values.std(ddof=1))
+    return Bootstrap(float(value), float(low), float(high), error, values)
 
 
 def _counts(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
     """How often each stimulus is drawn, `[draws, n]`, three different ones at least."""
-    counts = random.multinomial(n, np.full(n, 1 / n), size=draws)
+    counts = _drawn(random, n, draws)
     while (few := np.count_nonzero(counts, axis=1) < 3).any():
-        counts[few] = random.multinomial(n, np.full(n, 1 / n), size=few.sum())
+        counts[few] = _drawn(random, n, few.sum())
     return counts
+
+
+def _drawn(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
+    places = random.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
+    return np.bincount(places.ravel(), minlength=draws * n).reshape(draws, n)
 
 
 @jax.jit
@@ -323,11 +332,6 @@ def _bootstrapped(first, second, counts, comparison):
 
     means = [mean(term) for term in comparison.terms(*square)]
     return jax.vmap(lambda *means: comparison.from_means(means))(*means)
-
-
-def _drawn(comparison, first, second, weight) -> float:
-    """The discrepancy of one draw, each pair as many times as it was drawn."""
-    return float(comparison(first, second, weight))
 
 
 def noise_ceiling(

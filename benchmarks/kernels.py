@@ -1,0 +1,477 @@
+"""RDM and MMD kernels against products of matrices, plain forms and rsatoolbox.
+
+`loss-*`, `tiles-*` and `memory-*` are the value and the gradient of a discrepancy of
+two RDMs, straight from features `[n, units]` (in the names): `ours` is the form that
+`rdm.discrepancy` takes, `grams` the two products of all rows with all rows that the
+matrices would need, `dense` both matrices, `condensed` the vectors of their upper
+triangles. Their numbers are held to float64. `scaling-*` are the same for the picture.
+The others are single kernels, `rsatoolbox` their counterpart there, if installed.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import pathlib
+import sys
+import warnings
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import measure
+from benchmarks.objectives import draw
+from experiments import command as commands
+from rdljax import _geometry, mmd, rdm, statistics
+from rdljax.rdm import comparisons, distances, forms
+
+Array = jax.Array
+SQUARED = distances.SquaredEuclidean()
+# How far float32 may be from float64: goal P15.
+EXACT = measure.Tolerance(5e-5, 5e-5)
+SCALING = (1000, 3000, 10_000, 30_000, 100_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(measure.Options):
+    """What this benchmark can be told."""
+
+    device: str | None = None
+    """"cpu" or "gpu"; None takes what JAX finds."""
+    picture: pathlib.Path | None = None
+    """A PNG file for time and memory against the number of stimuli (`scaling-*`)."""
+
+    def check(self) -> None:
+        """Raises `UsageError` for what cannot be measured."""
+        super().check()
+        if self.batch is not None:
+            raise commands.UsageError("these cases have no batch")
+        if self.device not in (None, "cpu", "gpu"):
+            raise commands.UsageError(f"there is no device {self.device}: cpu or gpu")
+        if self.picture is not None and not self.picture.parent.is_dir():
+            raise commands.UsageError(f"there is no folder {self.picture.parent}")
+
+
+def build(name: str, options: Options) -> measure.Case:
+    """The case of that name, with the contenders that there are."""
+    if options.device is not None:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, "cpu"))
+    case = CASES[name]()
+    contenders = dict(case.contenders)
+    if importlib.util.find_spec("rsatoolbox") is None:
+        for theirs in [name for name in contenders if name.startswith("rsatoolbox")]:
+            del contenders[theirs]
+    return case._replace(contenders=contenders, goals=GOALS.get(name, ()))
+
+
+# ---- discrepancies straight from features
+
+
+def features(n: int, units: int) -> tuple[np.ndarray, np.ndarray]:
+    """Student and teacher, whose RDMs are related."""
+    x = draw(0, n, units)
+    return x, x + 2 * draw(1, n, units)
+
+
+def discrepancy(comparison, form=None) -> Callable[[Array, Array], Array]:
+    """Of a student and a fixed teacher."""
+
+    def function(student, teacher):
+        teacher = jax.lax.stop_gradient(teacher)
+        chosen = {"distance": SQUARED, "comparison": comparison, "form": form}
+        return rdm.discrepancy(student, teacher, **chosen)
+
+    return function
+
+
+def condensed(comparison) -> Callable[[Array, Array], Array]:
+    """As one writes it down first: the upper triangles, compared."""
+
+    def function(student, teacher):
+        rows = jnp.triu_indices(student.shape[0], 1)
+        d, e = (SQUARED(x)[rows] for x in (student, jax.lax.stop_gradient(teacher)))
+        return comparison(d, e)
+
+    return function
+
+
+def grams(student: np.ndarray, teacher: np.ndarray, expected) -> measure.Contender:
+    """The two products of all rows with all rows; its numbers are the expected ones."""
+    x, y = jnp.asarray(student), jnp.asarray(teacher)
+    form = jax.jit(lambda x, y: (_geometry.inner(x, x), _geometry.inner(y, y)))
+    return measure.Contender(
+        lambda: jax.block_until_ready(form(x, y)), lambda _: expected()
+    )
+
+
+def in_float64(function, *arrays: np.ndarray) -> Callable[[], list[np.ndarray]]:
+    """Value and gradient in float64, computed when they are asked for."""
+
+    def numbers():
+        with jax.enable_x64(True):
+            wide = [jnp.asarray(x.astype(np.float64)) for x in arrays]
+            value, gradient = jax.jit(jax.value_and_grad(function))(*wide)
+            return [np.asarray(value), np.asarray(gradient)]
+
+    return numbers
+
+
+def loss(n: int, units: int, comparison, form=None, plain: bool = True) -> measure.Case:
+    """A discrepancy over two Grams."""
+    x, y = features(n, units)
+    ours = discrepancy(comparison, form)
+    exact = in_float64(discrepancy(comparison, forms.Dense()), x, y)
+    contenders = {
+        "grams": lambda: grams(x, y, exact),
+        "ours": lambda: measure.gradient(ours, x, y),
+    }
+    if plain:
+        dense = discrepancy(comparison, forms.Dense())
+        contenders |= {
+            "dense": lambda: measure.gradient(dense, x, y),
+            "condensed": lambda: measure.gradient(condensed(comparison), x, y),
+        }
+    return measure.Case(contenders, tolerance=EXACT)
+
+
+def large(n: int, units: int, form, other=None) -> measure.Case:
+    """A discrepancy of more stimuli than a matrix has room for."""
+    x, y = features(n, units)
+    contenders = {
+        name: functools.partial(
+            measure.gradient, discrepancy(comparisons.Pearson(), f), x, y
+        )
+        for name, f in {"ours": form, "moments": other}.items()
+        if name == "ours" or f is not None
+    }
+    return measure.Case(contenders, tolerance=measure.Tolerance(5e-5, 5e-5))
+
+
+def scaling(n: int) -> measure.Case:
+    """All forms that n stimuli allow, and the two Grams."""
+    x, y = features(n, 512)
+    chosen = {"moments": forms.Moments()}
+    if n <= 30_000:
+        chosen["tiles"] = forms.Tiles()
+    if n <= 10_000:
+        chosen["dense"] = forms.Dense()
+    pearson = comparisons.Pearson()
+    contenders = {
+        name: functools.partial(measure.gradient, discrepancy(pearson, form), x, y)
+        for name, form in chosen.items()
+    }
+    if n <= 10_000:
+        contenders["two Grams"] = lambda: grams(x, y, lambda: [])
+        # The Grams have no numbers to compare; loss-* compares the forms.
+        return measure.Case(contenders, tolerance=None)
+    return measure.Case(contenders, tolerance=EXACT)
+
+
+# ---- single kernels
+
+
+def called(function, *arrays, read=None) -> measure.Contender:
+    """What runs outside jit."""
+    call = functools.partial(function, *arrays)
+    return measure.Contender(
+        lambda: jax.block_until_ready(call()), read or (lambda x: [np.asarray(x)])
+    )
+
+
+def jitted(function, *arrays) -> measure.Contender:
+    """A jitted function of arrays."""
+    return called(jax.jit(function), *map(jnp.asarray, arrays))
+
+
+def matrix(n: int, units: int, distance, plain) -> measure.Case:
+    """The matrix of a distance over one Gram: does the CPU's compiler redo work?"""
+    x = draw(0, n, units)
+    return measure.Case(
+        {
+            "gram": lambda: jitted(lambda x: _geometry.inner(x, x), x),
+            "ours": lambda: jitted(distance, x),
+            "port": lambda: jitted(plain, x),
+        },
+        tolerance=None,
+        memory=False,
+    )
+
+
+def plain_correlation(x: Array) -> Array:
+    """Rows centred and scaled, then their products."""
+    x = x - jnp.mean(x, axis=1, keepdims=True)
+    x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
+    return 1 - _geometry.inner(x, x)
+
+
+def plain_euclidean(x: Array) -> Array:
+    """Norms and products of rows as they are."""
+    norms = jnp.sum(x * x, axis=1)
+    return norms[:, None] + norms[None, :] - 2 * _geometry.inner(x, x)
+
+
+def condensing() -> measure.Case:
+    """A copy row by row over a gather with an index for every pair."""
+    x = draw(0, 5000, 5000)
+
+    def gather(x):
+        return x[jnp.triu_indices(x.shape[0], 1)]
+
+    return measure.Case(
+        {"ours": lambda: jitted(rdm.condense, x), "port": lambda: jitted(gather, x)}
+    )
+
+
+def theirs(method: str, x: np.ndarray, **options):
+    """Rsatoolbox's RDM of activations."""
+    import rsatoolbox
+
+    data = rsatoolbox.data.Dataset(x)
+    found = rsatoolbox.rdm.calc_rdm(data, method=method, **options)
+    return found.dissimilarities[0]
+
+
+def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
+    """A condensed RDM, with rsatoolbox in float32 and in float64."""
+    x = draw(0, n, units)
+    form = jax.jit(functools.partial(rdm.compute, distance=distance))
+    return measure.Case(
+        {
+            "ours": lambda: called(form, jnp.asarray(x)),
+            "rsatoolbox": lambda: called(functools.partial(theirs, method), x),
+            "rsatoolbox64": lambda: called(
+                functools.partial(theirs, method), x.astype(np.float64)
+            ),
+        }
+    )
+
+
+def crossnobis() -> measure.Case:
+    """500 stimuli in 5 folds, 1,000 units."""
+    folds, n, units = 5, 500, 1000
+    x = draw(0, n, units) + draw(1, folds, n, units)
+    root = draw(2, units, 2 * units)
+    precision = root @ root.T / (2 * units) + np.eye(units, dtype=np.float32)
+
+    def released():
+        import rsatoolbox
+
+        data = rsatoolbox.data.Dataset(
+            x.reshape(-1, units),
+            obs_descriptors={
+                "stimulus": np.tile(np.arange(n), folds),
+                "fold": np.repeat(np.arange(folds), n),
+            },
+        )
+        options = {"descriptor": "stimulus", "cv_descriptor": "fold"}
+
+        def call():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = rsatoolbox.rdm.calc_rdm(
+                    data, method="crossnobis", noise=precision, **options
+                )
+            return units * found.dissimilarities[0]
+
+        return called(call)
+
+    form = jax.jit(rdm.crossnobis)
+    arrays = jnp.asarray(x), jnp.asarray(precision)
+    return measure.Case({"ours": lambda: called(form, *arrays), "rsatoolbox": released})
+
+
+def pair_of_rdms(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two condensed RDMs that agree somewhat."""
+    return tuple(np.asarray(rdm.compute(x, distance=SQUARED)) for x in features(n, 64))
+
+
+def bootstrap() -> measure.Case:
+    """1,000 draws of 92 stimuli. The draws differ: their spread is compared."""
+    x, y = pair_of_rdms(92)
+
+    def released():
+        from rsatoolbox import inference
+        from rsatoolbox import rdm as rsa
+
+        both = rsa.RDMs(np.stack([x, y]))
+
+        def call():
+            values = []
+            for _ in range(1000):
+                sample, _ = inference.bootstrap_sample_pattern(both)
+                vectors = sample.dissimilarities
+                kept = ~np.isnan(vectors).any(axis=0)
+                first, second = (rsa.RDMs(v[None, kept]) for v in vectors)
+                values.append(1 - rsa.compare(first, second, method="corr")[0, 0])
+            return np.asarray(values)
+
+        return called(call, read=lambda values: [np.std(values)])
+
+    return measure.Case(
+        {
+            "ours": lambda: called(
+                lambda: statistics.bootstrap(x, y).draws,
+                read=lambda values: [np.std(values)],
+            ),
+            "rsatoolbox": released,
+        },
+        tolerance=measure.Tolerance(0.2, 0.2),
+        memory=False,
+    )
+
+
+def compared(method: str, comparison, n: int) -> measure.Case:
+    """Two condensed RDMs compared, outside jit."""
+    x, y = pair_of_rdms(n)
+
+    def released():
+        from rsatoolbox import rdm as rsa
+
+        first, second = (rsa.RDMs(v[None]) for v in (x, y))
+        return called(
+            lambda: 1 - rsa.compare(first, second, method=method)[0, 0],
+        )
+
+    ours = functools.partial(rdm.compare, comparison=comparison)
+    if not method.startswith(("spearman", "tau")):
+        ours = jax.jit(ours)
+    return measure.Case(
+        {
+            "ours": lambda: called(ours, jnp.asarray(x), jnp.asarray(y)),
+            "rsatoolbox": released,
+        }
+    )
+
+
+def gaussian_mmd(n: int, units: int) -> measure.Case:
+    """The biased estimate and its gradient, tile by tile and with its matrix."""
+    x, y = draw(0, n, units), 1.1 * draw(1, n, units)
+    kernel = mmd.Gaussian(units**0.5)
+
+    def plain(x, y):
+        def mean(x, y):
+            squared = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None, :]
+            squared = squared - 2 * _geometry.inner(x, y)
+            return jnp.mean(jnp.exp(-squared / (2 * units)))
+
+        return mean(x, x) + mean(y, y) - 2 * mean(x, y)
+
+    tiled = functools.partial(mmd.biased, kernel=kernel, block=512)
+    whole = functools.partial(mmd.biased, kernel=kernel)
+    return measure.Case(
+        {
+            "ours": lambda: measure.gradient(tiled, x, y),
+            "dense": lambda: measure.gradient(whole, x, y),
+            "port": lambda: measure.gradient(plain, x, y),
+        },
+        tolerance=measure.Tolerance(1e-3, 1e-3),
+    )
+
+
+PEARSON, MSE = comparisons.Pearson(), comparisons.MSE()
+CASES: dict[str, Callable[[], measure.Case]] = {
+    "loss-1024-512": lambda: loss(1024, 512, PEARSON),
+    "loss-4096-512": lambda: loss(4096, 512, PEARSON),
+    "loss-4096-2048": lambda: loss(4096, 2048, PEARSON, plain=False),
+    "tiles-mse-4096-2048": lambda: loss(4096, 2048, MSE, forms.Tiles(), plain=False),
+    "tiles-pearson-4096-2048": lambda: loss(
+        4096, 2048, PEARSON, forms.Tiles(), plain=False
+    ),
+    "memory-tiles-50000-256": lambda: large(
+        50_000, 256, forms.Tiles(), forms.Moments()
+    ),
+    "memory-100000-512": lambda: large(100_000, 512, None),
+    "correlation-1000-512": lambda: matrix(
+        1000, 512, distances.Correlation(), plain_correlation
+    ),
+    "correlation-5000-2048": lambda: matrix(
+        5000, 2048, distances.Correlation(), plain_correlation
+    ),
+    "euclidean-matrix-5000-2048": lambda: matrix(5000, 2048, SQUARED, plain_euclidean),
+    "condense-5000": condensing,
+    "euclidean-5000-2048": lambda: whole_rdm(
+        "euclidean", distances.MeanSquared(), 5000, 2048
+    ),
+    "correlation-rdm-1000-512": lambda: whole_rdm(
+        "correlation", distances.Correlation(), 1000, 512
+    ),
+    "crossnobis-500": crossnobis,
+    "bootstrap-92": bootstrap,
+    "spearman-1000": lambda: compared("spearman", comparisons.Spearman(), 1000),
+    "spearman-3000": lambda: compared("spearman", comparisons.Spearman(), 3000),
+    "tau-a-1000": lambda: compared("tau-a", comparisons.KendallTauA(), 1000),
+    "whitened-1000": lambda: compared("cosine_cov", comparisons.WhitenedCosine(), 1000),
+    "mmd-gaussian-4000-128": lambda: gaussian_mmd(4000, 128),
+    **{f"scaling-{n}": functools.partial(scaling, n) for n in SCALING},
+}
+
+# What must be reached, and what is hoped for. Of P6 to P8 and P10 less is better.
+GOALS = {
+    "loss-4096-512": (measure.Goal("P6", "ours", 0.8, 0.5),),
+    "loss-4096-2048": (measure.Goal("P6", "ours", 2.0, 1.5),),
+    "tiles-mse-4096-2048": (measure.Goal("P7", "ours", 1.7, 1.3),),
+    "tiles-pearson-4096-2048": (measure.Goal("P7b", "ours", 2.5, 1.8),),
+    "memory-tiles-50000-256": (measure.Goal("P8", "ours", 512, 320, "MiB"),),
+    "memory-100000-512": (measure.Goal("P8", "ours", 768, 512, "MiB"),),
+    "correlation-1000-512": (measure.Goal("P10", "ours", 1.5, 1.15),),
+    "correlation-5000-2048": (measure.Goal("P10", "ours", 1.5, 1.15),),
+    "euclidean-5000-2048": (
+        measure.Goal("P11", "rsatoolbox", 0.8, 1.1),
+        measure.Goal("P11", "rsatoolbox64", 1.3, 1.8),
+    ),
+    "crossnobis-500": (measure.Goal("P12", "rsatoolbox", 3, 4),),
+    "bootstrap-92": (measure.Goal("P12", "rsatoolbox", 50, 200),),
+    "spearman-1000": (measure.Goal("P13", "rsatoolbox", 0.9, 2),),
+    "spearman-3000": (measure.Goal("P13", "rsatoolbox", 0.9, 2),),
+    "tau-a-1000": (measure.Goal("P13", "rsatoolbox", 0.9, 2),),
+}
+
+
+# ---- the picture
+
+
+def picture(results: dict, path: pathlib.Path) -> None:
+    """Time and memory against the number of stimuli, both axes logarithmic.
+
+    Args:
+      results: From `measure.run`, with `scaling-*` cases.
+      path: Of the PNG file.
+    """
+    import matplotlib.pyplot as plt
+
+    lines: dict[str, list[tuple[int, float, float | None]]] = {}
+    for case in results["cases"]:
+        kind, _, size = case["case"].partition("-")
+        if kind == "scaling" and not case["error"]:
+            for name, entry in case["contenders"].items():
+                point = int(size), entry["median_ms"] / 1e3, entry["memory_mib"]
+                lines.setdefault(name, []).append(point)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for (name, points), marker in zip(sorted(lines.items()), "osD^", strict=False):
+        sizes, seconds, memory = zip(*points, strict=True)
+        for axis, values in zip(axes, (seconds, memory), strict=True):
+            axis.loglog(sizes, values, marker=marker, label=name)
+    for axis, label in zip(axes, ("seconds", "memory, MiB"), strict=True):
+        axis.set(xlabel="stimuli", ylabel=label)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    figure.suptitle("1 - Pearson of two RDMs and its gradient, 512 units", fontsize=11)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def finish(results: dict, options: Options) -> None:
+    """Draws the picture that was asked for."""
+    if options.picture is not None:
+        picture(json.loads(json.dumps(results)), options.picture)
+
+
+main = functools.partial(
+    measure.main, "benchmarks.kernels", build, CASES, Options, finish=finish
+)
+
+if __name__ == "__main__":
+    sys.exit(main())
