@@ -212,9 +212,9 @@ def plain_euclidean(x: Array) -> Array:
     return norms[:, None] + norms[None, :] - 2 * _geometry.inner(x, x)
 
 
-def condensing() -> measure.Case:
+def condensing(n: int) -> measure.Case:
     """A copy row by row over a gather with an index for every pair."""
-    x = draw(0, 5000, 5000)
+    x = draw(0, n, n)
 
     def gather(x):
         return x[jnp.triu_indices(x.shape[0], 1)]
@@ -248,9 +248,8 @@ def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
     )
 
 
-def crossnobis() -> measure.Case:
-    """500 stimuli in 5 folds, 1,000 units."""
-    folds, n, units = 5, 500, 1000
+def crossnobis(folds: int, n: int, units: int) -> measure.Case:
+    """All folds, with a precision."""
     x = draw(0, n, units) + draw(1, folds, n, units)
     root = draw(2, units, 2 * units)
     precision = root @ root.T / (2 * units) + np.eye(units, dtype=np.float32)
@@ -287,9 +286,9 @@ def pair_of_rdms(n: int) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.asarray(rdm.compute(x, distance=SQUARED)) for x in features(n, 64))
 
 
-def bootstrap() -> measure.Case:
-    """1,000 draws of 92 stimuli. The draws differ: their spread is compared."""
-    x, y = pair_of_rdms(92)
+def bootstrap(n: int) -> measure.Case:
+    """1,000 draws of n stimuli. The draws differ: their spread is compared."""
+    x, y = pair_of_rdms(n)
 
     def released():
         from rsatoolbox import inference
@@ -390,15 +389,15 @@ CASES: dict[str, Callable[[], measure.Case]] = {
         5000, 2048, distances.Correlation(), plain_correlation
     ),
     "euclidean-matrix-5000-2048": lambda: matrix(5000, 2048, SQUARED, plain_euclidean),
-    "condense-5000": condensing,
+    "condense-5000": lambda: condensing(5000),
     "euclidean-5000-2048": lambda: whole_rdm(
         "euclidean", distances.MeanSquared(), 5000, 2048
     ),
     "correlation-rdm-1000-512": lambda: whole_rdm(
         "correlation", distances.Correlation(), 1000, 512
     ),
-    "crossnobis-500": crossnobis,
-    "bootstrap-92": bootstrap,
+    "crossnobis-500": lambda: crossnobis(5, 500, 1000),
+    "bootstrap-92": lambda: bootstrap(92),
     "spearman-1000": lambda: compared("spearman", comparisons.Spearman(), 1000),
     "spearman-3000": lambda: compared("spearman", comparisons.Spearman(), 3000),
     "tau-a-1000": lambda: compared("tau-a", comparisons.KendallTauA(), 1000),

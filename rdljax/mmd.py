@@ -30,7 +30,7 @@ __all__ = [
     "Laplace",
     "Linear",
     "Polynomial",
-    "Test",
+    "PermutationTest",
     "biased",
     "by_mean",
     "by_median",
@@ -347,13 +347,14 @@ def linear_time(x: Array, y: Array, *, kernel=Polynomial()) -> Array:
             f"expected two rows or more, as many of each sample, got {x.shape} and "
             f"{y.shape}"
         )
+    _check_pairwise(kernel)
     n = len(x) // 2 * 2
     (x, other_x), (y, other_y) = ((a[:n:2], a[1:n:2]) for a in (x, y))
     within = kernel.rows(x, other_x) + kernel.rows(y, other_y)
     return jnp.mean(within - kernel.rows(x, other_y) - kernel.rows(other_x, y))
 
 
-class Test(NamedTuple):
+class PermutationTest(NamedTuple):
     """A squared MMD, and how likely one as large is for samples of one distribution."""
 
     value: Array
@@ -362,7 +363,7 @@ class Test(NamedTuple):
 
 def permutation_test(
     key: Array, x: Array, y: Array, *, kernel=Polynomial(), permutations: int = 1000
-) -> Test:
+) -> PermutationTest:
     """Tests whether two samples are from the same distribution.
 
     The unbiased estimate against its values for random divisions of the pooled sample.
@@ -405,17 +406,18 @@ def permutation_test(
     within_x = jnp.sum(product(first, matrix) * first, axis=1)
     by_row = product(first, jnp.sum(matrix, axis=1))
     between = by_row - within_x
+    n, m = float(n), float(m)
     within_y = jnp.sum(matrix) - within_x - 2 * between
     values = within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
     # Up to rounding: a division may be the given one again.
     rounding = 32 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(matrix))
     as_large = jnp.sum(values[1:] >= values[0] - rounding)
-    return Test(values[0], (1 + as_large) / (1 + permutations))
+    return PermutationTest(values[0], (1 + as_large) / (1 + permutations))
 
 
 def _others(within: Array) -> Array:
     """The mean beside the diagonal."""
-    count = len(within)
+    count = float(len(within))
     return (jnp.sum(within) - jnp.trace(within)) / (count * (count - 1))
 
 
@@ -431,8 +433,9 @@ def _streamed(
     own: bool,
 ) -> Array:
     """The kernel's weighted sum over ordered pairs, tile by tile."""
-    if not hasattr(kernel, "cross"):
-        raise ValueError(f"expected one of the kernels of rdljax.mmd, got {kernel!r}")
+    _check_pairwise(kernel)
+    if block < 1:
+        raise ValueError(f"expected tiles of one row or more, got {block}")
     pooled = _geometry.centre_columns(jnp.concatenate([x, y]))
     if not isinstance(kernel, _Radial):
         pooled = jnp.concatenate([x, y])
@@ -467,8 +470,18 @@ def _samples(x: Array, y: Array, kernel) -> tuple[Array, Array]:
         raise ValueError(
             f"expected rows [n, units] and [m, units], got {x.shape} and {y.shape}"
         )
+    if 0 in (*x.shape, *y.shape):
+        raise ValueError(f"expected rows in both samples, got {x.shape} and {y.shape}")
+    traced = any(isinstance(a, jax.core.Tracer) for a in (x, y))
+    if not traced and not (jnp.isfinite(x).all() and jnp.isfinite(y).all()):
+        raise ValueError("expected finite rows, got NaN or infinity")
     dtype = _geometry.compute_dtype(x)
     return x.astype(dtype), y.astype(dtype)
+
+
+def _check_pairwise(kernel) -> None:
+    if not hasattr(kernel, "cross"):
+        raise ValueError(f"expected one of the kernels of rdljax.mmd, got {kernel!r}")
 
 
 def _squared_norm(x: Array) -> Array:

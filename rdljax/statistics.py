@@ -252,7 +252,7 @@ def bootstrap(
     Args:
       first: A condensed RDM, [pairs].
       second: Another one of the same stimuli, [pairs].
-      comparison: One of `rdm.comparisons`.
+      comparison: One of `rdm.comparisons` that is not whitened.
       draws: How many times to draw the stimuli.
       confidence: The probability that the interval is to hold, between its percentiles.
       seed: Of the draws.
@@ -293,8 +293,17 @@ def bootstrap(
     else:
         value = rdm.compare(first, second, comparison=comparison)
         rows, columns = np.triu_indices(n, 1)
-        weights = (counts[:, rows] * counts[:, columns]).astype(dtype)
-        values = [float(comparison(first, second, weight)) for weight in weights]
+        ranked = isinstance(comparison, rdm.comparisons.OfRanks)
+        values = []
+        for count in counts:
+            copies = count[rows] * count[columns]
+            if ranked:
+                # As copies: ranks outside jit are the faster.
+                drawn = (np.repeat(x, copies) for x in map(np.asarray, (first, second)))
+                values.append(float(comparison(*map(jnp.asarray, drawn))))
+            else:
+                weights = jnp.asarray(copies, dtype)
+                values.append(float(comparison(first, second, weights)))
     values = np.array(values, np.float64)
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
@@ -319,7 +328,8 @@ def _drawn(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
 def _bootstrapped(first, second, counts, comparison):
     """The discrepancy for every draw: `w' F w` for each matrix F of what is summed."""
     if comparison.own_scales:
-        first, second = (x / jnp.mean(x) for x in (first, second))
+        first, second = (_of_unit_size(x) for x in (first, second))
+    centres = jnp.mean(first), jnp.mean(second)
     square = [rdm.square(x) for x in (first, second)]
     beside = ~jnp.eye(counts.shape[1], dtype=bool)
     pairs = jnp.sum(counts, axis=1) ** 2 - jnp.sum(counts**2, axis=1)
@@ -330,8 +340,13 @@ def _bootstrapped(first, second, counts, comparison):
         )
         return jnp.sum(rows * counts, axis=1) / pairs
 
-    means = [mean(term) for term in comparison.terms(*square)]
-    return jax.vmap(lambda *means: comparison.from_means(means))(*means)
+    means = [mean(term) for term in comparison.terms(*square, centres)]
+    return jax.vmap(lambda *means: comparison.from_means(means, centres))(*means)
+
+
+def _of_unit_size(x: jax.Array) -> jax.Array:
+    size = jnp.sqrt(jnp.mean(x * x))
+    return jnp.where(size > 0, x / jnp.where(size > 0, size, 1), 0)
 
 
 def noise_ceiling(

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import measure, objectives, repdistiller, steps
+from benchmarks import kernels, measure, objectives, repdistiller, steps
 from rdljax import objectives as library
+from rdljax.rdm import comparisons, distances, forms
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -203,6 +204,53 @@ class TestCases:
         assert set(metrics) == {"loss", "task", "kd", name}
 
 
+class TestKernels:
+    @pytest.mark.parametrize(
+        "case",
+        [
+            lambda: kernels.loss(40, 8, kernels.PEARSON),
+            lambda: kernels.loss(40, 8, kernels.MSE, forms.Tiles(16), plain=False),
+            lambda: kernels.large(40, 8, forms.Tiles(16), forms.Moments()),
+            lambda: kernels.matrix(
+                20, 8, distances.Correlation(), kernels.plain_correlation
+            ),
+            lambda: kernels.matrix(20, 8, kernels.SQUARED, kernels.plain_euclidean),
+            lambda: kernels.condensing(300),
+            lambda: kernels.whole_rdm("euclidean", distances.MeanSquared(), 20, 8),
+            lambda: kernels.crossnobis(3, 12, 8),
+            lambda: kernels.bootstrap(30),
+            lambda: kernels.compared("spearman", comparisons.Spearman(), 20),
+            lambda: kernels.compared("tau-a", comparisons.KendallTauA(), 20),
+            lambda: kernels.compared("cosine_cov", comparisons.WhitenedCosine(), 20),
+            lambda: kernels.gaussian_mmd(40, 4),
+        ],
+    )
+    def test_contenders_for_the_same_work_agree(self, case):
+        made = case()
+        found = measure.times(made, rounds=1)
+        assert set(found["samples_ms"]) == set(made.contenders)
+        if made.tolerance is not None:
+            assert set(found["differences"]) == set(list(made.contenders)[1:])
+
+    def test_goals_are_for_cases(self):
+        assert set(kernels.GOALS) <= set(kernels.CASES)
+
+    def test_the_picture(self, tmp_path):
+        def entry(size, power):
+            return {"median_ms": size**power, "memory_mib": 1e-3 * size}
+
+        cases = [
+            {
+                "case": f"scaling-{size}",
+                "error": None,
+                "contenders": {"moments": entry(size, 1), "tiles": entry(size, 2)},
+            }
+            for size in (1000, 10_000)
+        ]
+        kernels.picture({"cases": cases}, tmp_path / "scaling.png")
+        assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
 def command(module, *arguments, folder=ROOT):
     call = [sys.executable, "-m", module, *arguments]
     return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=120)
@@ -247,6 +295,10 @@ class TestCommand:
             (objectives, ["kd-100", "--rounds=0"], "1 round or more"),
             (objectives, ["kd-100", "--out=none/x.json"], "there is no folder none"),
             (objectives, ["kd-100", "--batch=1"], "a batch of 2 or more"),
+            (kernels, ["loss-1"], "no case 'loss-1'"),
+            (kernels, ["bootstrap-92", "--batch=4"], "these cases have no batch"),
+            (kernels, ["bootstrap-92", "--device=tpu"], "no device tpu: cpu or gpu"),
+            (kernels, ["scaling-1000", "--picture=none/x.png"], "no folder none"),
         ],
     )
     def test_wrong_calls_are_answered_in_words(
@@ -260,7 +312,12 @@ class TestCommand:
         assert "is no checkout of RepDistiller" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
-        ("module", "names"), [(objectives, objectives.CASES), (steps, steps.LOSSES)]
+        ("module", "names"),
+        [
+            (objectives, objectives.CASES),
+            (steps, steps.LOSSES),
+            (kernels, kernels.CASES),
+        ],
     )
     def test_list(self, module, names, capsys):
         assert module.main(["--list"]) == 0

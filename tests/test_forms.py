@@ -184,6 +184,15 @@ class TestFloat32:
         ):
             assert jnp.isnan(value_and_gradients(x, y, **chosen)[0])
 
+    def test_a_student_much_smaller_than_the_teacher(self, form, comparison):
+        student, teacher = sides("wider")
+        chosen = {
+            "distance": distances.SquaredEuclidean(),
+            "comparison": COMPARISONS[comparison],
+        }
+        found = value_and_gradients(1e-4 * student, teacher, form=form, **chosen)
+        compare(found, self.exact(1e-4 * student, teacher, comparison), 5e-5)
+
     def test_half_precision(self, form, comparison):
         student, teacher = (x.astype(jnp.bfloat16) for x in sides("wider"))
         value, gradients = value_and_gradients(
@@ -255,6 +264,25 @@ def test_no_matrix_of_stimuli_is_built():
         compiled = jax.jit(jax.value_and_grad(form)).lower(x, x).compile()
         used = compiled.memory_analysis().temp_size_in_bytes
         assert used < n * n * 4 / 100, f"{distance}: {used}"
+
+
+def test_no_weight_at_all():
+    student, teacher = sides()
+    for form in (forms.Dense(), forms.Tiles(16)):
+        value, gradients = value_and_gradients(
+            student, teacher, jnp.zeros(1225), form=form
+        )
+        assert value == 0 and not any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize("name", ["Cosine", "Euclidean", "PoissonKL"])
+def test_stimuli_in_a_period_that_divides_all_strides(float64, name):
+    student, teacher = (1e-6 * jnp.tile(x[:10], (60, 1)) for x in sides("wider"))
+    dense, tiles = (
+        value_and_gradients(student, teacher, distance=DISTANCES[name](), form=form)
+        for form in (forms.Dense(), forms.Tiles(512))
+    )
+    compare(tiles, dense, 1e-6)
 
 
 def test_more_stimuli_than_int32_has_pairs(float64):
@@ -331,6 +359,7 @@ def test_weighted_pairs(float64):
             },
             "Tiles has no form with MSE",
         ),
+        ({"form": forms.Tiles(0)}, "one stimulus or more"),
         ({"form": forms.Tiles(), "pairs": np.array([[0], [1]])}, "pairs have no form"),
     ],
 )
@@ -392,6 +421,20 @@ class TestLargerThanMemory:
         expected = rdm.discrepancy(student, teacher, distance=distances.MeanSquared())
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
+    @pytest.mark.parametrize("comparison", COMPARISONS)
+    def test_the_first_blocks_may_be_constant(self, float64, comparison):
+        student, teacher = (np.array(x) for x in sides("wider"))
+        student[:20] = student[0]
+        chosen = {
+            "distance": distances.SquaredEuclidean(),
+            "comparison": COMPARISONS[comparison],
+        }
+        expected = rdm.discrepancy(student, teacher, **chosen)
+        for size in (1, 10, 50):
+            blocks = rdm.blocks_of(student, teacher, size)
+            found = rdm.discrepancy_of_blocks(blocks, **chosen)
+            np.testing.assert_allclose(found, expected, rtol=1e-8)
+
     def test_memory_mapped_files(self, tmp_path, capsys):
         arrays = [np.asarray(x, np.float32) for x in sides("wider")]
         mapped = []
@@ -408,6 +451,12 @@ class TestLargerThanMemory:
         student, teacher = (np.array(x) for x in sides())
         with pytest.raises(ValueError, match="50 of the student and 49"):
             rdm.blocks_of(student, teacher[:49])
+        with pytest.raises(ValueError, match="one row or more"):
+            rdm.blocks_of(student, teacher, 0)
+        with pytest.raises(ValueError, match="symmetric"):
+            skewed = distances.Mahalanobis(np.eye(6) + np.eye(6, k=1))
+            blocks = rdm.blocks_of(student, teacher)
+            rdm.discrepancy_of_blocks(blocks, distance=skewed)
         for options in (
             {"distance": distances.Euclidean()},
             {"comparison": comparisons.Spearman()},

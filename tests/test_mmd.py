@@ -279,5 +279,13 @@ class TestPermutations:
     def test_wrong_calls(self):
         with pytest.raises(ValueError, match="one permutation"):
             mmd.permutation_test(jax.random.key(0), draw(1, 0), draw(3, 1))
+        with pytest.raises(ValueError, match="finite rows"):
+            mmd.biased(draw(3, 0) * np.inf, draw(3, 1))
+        with pytest.raises(ValueError, match="rows in both"):
+            mmd.biased(draw(0, 0), draw(3, 1))
+        with pytest.raises(ValueError, match="one row or more"):
+            mmd.biased(draw(3, 0), draw(3, 1), block=0)
+        with pytest.raises(ValueError, match="one of the kernels"):
+            mmd.linear_time(draw(3, 0), draw(3, 1), kernel=lambda x: x @ x.T)
         with pytest.raises(ValueError, match="as many of each"):
             mmd.linear_time(draw(4, 0), draw(3, 1))

@@ -1,6 +1,7 @@
 """Distances and comparisons against SciPy and slow forms."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -608,6 +609,38 @@ class TestSamplePairs:
             rdm.sample_pairs(jax.random.key(0), batch, count)
 
 
+class TestWhatIsCompared:
+    @pytest.mark.parametrize("name", comparisons.__all__)
+    @pytest.mark.parametrize("dtype", [np.int32, np.float16, jnp.bfloat16])
+    def test_is_computed_in_float32(self, name, dtype):
+        ratings = np.random.default_rng(0).integers(1, 9, size=(2, 45))
+        found = rdm.compare(
+            *(jnp.asarray(x, dtype) for x in ratings),
+            comparison=getattr(comparisons, name)(),
+        )
+        expected = rdm.compare(
+            *(jnp.asarray(x, jnp.float32) for x in ratings),
+            comparison=getattr(comparisons, name)(),
+        )
+        assert found.dtype == jnp.float32 and found > 0
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+    @pytest.mark.parametrize("name", comparisons.__all__)
+    def test_what_was_not_measured_needs_weight_0(self, name):
+        comparison = getattr(comparisons, name)()
+        x = jnp.arange(45.0).at[3].set(jnp.nan)
+        y = jnp.arange(45.0)[::-1]
+        with pytest.raises(ValueError, match="teacher's RDM.*1 of 45 pairs"):
+            rdm.compare(y, x, comparison=comparison)
+        form = jax.jit(functools.partial(rdm.compare, comparison=comparison))
+        assert jnp.isnan(form(y, x)) and jnp.isnan(form(x, y))
+        if not name.startswith("Whitened"):
+            weights = jnp.ones(45).at[3].set(0)
+            assert rdm.compare(y, x, weights, comparison=comparison) > 0
+            with pytest.raises(ValueError, match="0 or more"):
+                rdm.compare(y, y, -weights, comparison=comparison)
+
+
 class TestErrors:
     def test_a_class_is_not_an_instance(self):
         x = activations()
@@ -650,6 +683,16 @@ class TestErrors:
             rdm.discrepancy(x[:2], x[:2])
         with pytest.raises(ValueError, match="8 of the student .* 7 of the teacher"):
             rdm.discrepancy(x, x[:7])
+        with pytest.raises(ValueError, match="PoissonKL: expected activations of 0"):
+            rdm.compute(x - 5, distance=distances.PoissonKL())
+        singular = distances.Mahalanobis(np.ones((6, 6)) - 2 * np.eye(6))
+        with pytest.raises(ValueError, match="positive definite"):
+            rdm.compute(x, distance=singular)
+        for refine, pairs in ((-1, None), (3, np.array([[0], [1]]))):
+            with pytest.raises(ValueError, match="refine"):
+                rdm.compute(x, pairs, refine=refine)
+        with pytest.raises(ValueError, match="pairs must be integers"):
+            rdm.discrepancy(x, x, np.array([0, 1]), np.ones(2))
         with pytest.raises(ValueError, match="28 pairs"):
             rdm.discrepancy(x, x, weights=np.ones(8))
 
@@ -677,7 +720,7 @@ def test_no_two_classes_have_one_structure():
     made += [getattr(comparisons, name)() for name in comparisons.__all__]
     made += [getattr(forms, name)() for name in ("Dense", "Moments", "Tiles")]
     for name in mmd.__all__:
-        if isinstance(getattr(mmd, name), type) and name != "Test":
+        if isinstance(getattr(mmd, name), type) and name != "PermutationTest":
             made.append(getattr(mmd, name)())
     structures = [jax.tree.structure(one) for one in made]
     for (i, one), (j, other) in itertools.combinations(enumerate(structures), 2):

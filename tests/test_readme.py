@@ -11,9 +11,10 @@ from rdljax import nets, objectives, teachers, training
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_python_blocks_run_from_top_to_bottom():
+def test_the_python_blocks_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict = {}
     loop = "for _ in range(100):"
     exec(blocks[0].replace(loop, f"before = loss(weights)\n{loop}"), names)
@@ -22,8 +23,15 @@ def test_the_python_blocks_run_from_top_to_bottom():
     exec(blocks[1], names)
     assert 0 < names["value"] < 1
     exec(blocks[2], names)
-    assert set(names["phase"].terms) == {"task", "kd", "rdl"}
+    found = names["found"]
+    assert found.low < found.value < found.high
+    assert re.fullmatch(
+        r"r = 0\.\d\d, 95 % \[0\.\d\d, 0\.\d\d\]\n", capsys.readouterr().out
+    )
+    assert (tmp_path / "rdms.png").stat().st_size > 10_000
     exec(blocks[3], names)
+    assert set(names["phase"].terms) == {"task", "kd", "rdl"}
+    exec(blocks[4], names)
     # The plan is one that training accepts, with the nets of the package.
     net = nets.build("mnist_cnn_small", 4)
     data = {"image": jnp.zeros((1000, 28, 28, 1)), "label": jnp.zeros(1000, int)}

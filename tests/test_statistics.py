@@ -310,6 +310,8 @@ class TestBootstrap:
             comparisons.MSE(),
             comparisons.MSE(comparisons.by_norm),
             comparisons.Spearman(),
+            comparisons.KendallTauA(),
+            comparisons.SoftKendall(),
         ],
         ids=lambda c: type(c).__name__,
     )
@@ -341,6 +343,15 @@ class TestBootstrap:
         narrow = statistics.bootstrap(x, y, draws=500, confidence=0.5)
         assert narrow.high - narrow.low < found.high - found.low
 
+    def test_rdms_of_any_sign_and_of_nothing(self, float64):
+        x, y = (a.astype(np.float64) for a in self.rdms())
+        for first in (-x, x - x.mean(), 0 * x, 0 * x + 3):
+            for comparison in (comparisons.Pearson(), comparisons.Cosine()):
+                found = statistics.bootstrap(first, y, comparison=comparison, draws=20)
+                expected = rdm.compare(first, y, comparison=comparison)
+                np.testing.assert_allclose(found.value, expected, atol=1e-12)
+                assert np.isfinite(found.draws).all()
+
     def test_of_few_stimuli(self):
         found = statistics.bootstrap([1.0, 2.0, 4.0], [1.0, 3.0, 4.0], draws=50)
         assert np.isfinite(found.draws).all()
@@ -365,6 +376,10 @@ class TestBootstrap:
             statistics.bootstrap(np.ones(5), np.ones(5))
         with pytest.raises(ValueError, match="2 stimuli"):
             statistics.bootstrap(np.ones(1), np.ones(1))
+        with pytest.raises(ValueError, match="takes no weights"):
+            statistics.bootstrap(
+                np.arange(6.0), np.arange(6.0), comparison=comparisons.WhitenedCosine()
+            )
         with pytest.raises(ValueError, match="NaN"):
             statistics.bootstrap([1.0, np.nan, 2.0], np.ones(3))
 

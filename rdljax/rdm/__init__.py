@@ -8,6 +8,7 @@ order of SciPy's `squareform` and of rsatoolbox.
 import jax
 import jax.numpy as jnp
 
+from rdljax import _geometry
 from rdljax.rdm import _checks, comparisons, distances, forms
 from rdljax.rdm._condensed import condense, square, stimuli
 from rdljax.rdm._crossnobis import crossnobis
@@ -63,6 +64,11 @@ def compute(
     _checks.instance(distance, "rdm.distances", distances.Cosine)
     _checks.activations(activations)
     _checks.finite(activations)
+    if refine < 0 or (refine and pairs is not None):
+        raise ValueError(
+            f"expected to refine 0 or more of all distances, got {refine}"
+            + ("" if pairs is None else " with given pairs, which are exact")
+        )
     return forms.distances_of(activations, pairs, distance, refine)
 
 
@@ -73,7 +79,9 @@ def compare(
     *,
     comparison=comparisons.Pearson(),
 ) -> Array:
-    """How far apart two condensed RDMs are: 0 when equal.
+    """How far apart two condensed RDMs, or their distances at given pairs, are.
+
+    0 when equal (`KendallTauA` and `RhoA`: where no distances tie).
 
     Args:
       student: `[pairs]`.
@@ -83,10 +91,12 @@ def compare(
       comparison: One of `rdm.comparisons`.
 
     Returns:
-      A scalar.
+      A scalar, in at least float32.
 
     Raises:
-      ValueError: Different lengths, or a class where an instance is meant.
+      ValueError: Different lengths, a class where an instance is meant; and, outside
+        jit, a weight below 0, or distances that are not finite and have a weight.
+        (Inside, the value is then NaN.)
     """
     _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
     shapes = {jnp.shape(x) for x in (student, teacher, weights) if x is not None}
@@ -96,7 +106,13 @@ def compare(
             f"{jnp.shape(student)}, {jnp.shape(teacher)} and "
             f"{None if weights is None else jnp.shape(weights)}"
         )
-    return comparison(jnp.asarray(student), jnp.asarray(teacher), weights)
+    student, teacher = jnp.asarray(student), jnp.asarray(teacher)
+    if weights is not None:
+        weights = _checks.weights_of(weights, student.shape[0])
+    for x, name in ((student, "student's"), (teacher, "teacher's")):
+        _checks.distances(x, weights, name)
+    dtype = _geometry.compute_dtype(student)
+    return comparison(student.astype(dtype), teacher.astype(dtype), weights)
 
 
 def discrepancy(

@@ -27,7 +27,7 @@ def instance(chosen, room: str, example: type) -> None:
 def activations(x: Array, name: str = "activations", fewest: int = 2) -> None:
     """Rows of so many stimuli or more."""
     if x.ndim < 2 or x.shape[0] < fewest or x.size == 0:
-        number = {2: "two", 3: "three"}[fewest]
+        number = {1: "one", 2: "two", 3: "three"}[fewest]
         raise ValueError(
             f"an RDM needs {name} [n, ...] of {number} stimuli or more, got {x.shape}"
         )
@@ -88,7 +88,23 @@ def weights_of(weights: Array, pairs: int) -> Array:
         raise ValueError(
             f"expected a weight for each of {pairs} pairs, got {jnp.shape(weights)}"
         )
+    if known(weights) and not np.all(np.asarray(weights) >= 0):
+        raise ValueError("expected weights of 0 or more, got one below 0 or NaN")
     return jnp.asarray(weights)
+
+
+def distances(x: Array, weights: Array | None, name: str) -> None:
+    """Finite where they have a weight, where the values are known."""
+    if not known(x) or (weights is not None and not known(weights)):
+        return
+    bad = ~jnp.isfinite(x)
+    if weights is not None:
+        bad &= weights > 0
+    if bad.any():
+        raise ValueError(
+            f"the {name} RDM: expected finite distances, got NaN or infinity for "
+            f"{int(bad.sum())} of {bad.size} pairs: give those weight 0"
+        )
 
 
 def factor(precision: Array, units: int, dtype, name: str) -> Array:
@@ -106,4 +122,7 @@ def factor(precision: Array, units: int, dtype, name: str) -> Array:
                 f"{name}: expected a symmetric precision of finite numbers; its two "
                 f"triangles differ by {unlike:.2g} of its largest entry"
             )
-    return jnp.linalg.cholesky(jnp.asarray(precision, dtype))
+    found = jnp.linalg.cholesky(jnp.asarray(precision, dtype))
+    if known(found) and not jnp.isfinite(found).all():
+        raise ValueError(f"{name}: expected a positive definite precision")
+    return found

@@ -11,19 +11,25 @@ Array = jax.Array
 
 # Beyond so many stimuli an index for every pair costs more than copying row by row.
 INDEXED = 256
+LARGEST = 65_536
 
 
 def condense(matrix: Array) -> Array:
     """The upper triangle of `[n, n]`, row by row: `[n (n - 1) / 2]`.
 
     Raises:
-      ValueError: Not a square matrix of two stimuli or more.
+      ValueError: Not a square matrix of 2 to 65,536 stimuli.
     """
     if np.ndim(matrix) != 2 or len({*np.shape(matrix)}) > 1 or len(matrix) < 2:
         raise ValueError(
             f"expected a matrix [n, n] of two stimuli or more, got {np.shape(matrix)}"
         )
     matrix = jnp.asarray(matrix)
+    if matrix.shape[0] > LARGEST:
+        raise ValueError(
+            f"expected {LARGEST} stimuli or fewer, whose pairs int32 can count, got "
+            f"{matrix.shape[0]}: rdm.discrepancy compares more without their RDMs"
+        )
     if matrix.shape[0] <= INDEXED:
         return matrix[np.triu_indices(matrix.shape[0], 1)]
     return _condense(matrix)

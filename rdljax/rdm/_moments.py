@@ -31,6 +31,9 @@ Array = jax.Array
 
 # Rows that are multiplied at a time.
 BLOCK = 8192
+# So many times the dtype's precision, in relation to the square of the mean, a variance
+# of distances is known from moments.
+FLOOR = 32
 
 
 class Origin(NamedTuple):
@@ -90,17 +93,27 @@ def of_points(
       The products, of distances divided by a scale near their mean; and that scale
       (where there are two, the student's).
     """
-    origin = jax.tree.map(
-        lax.stop_gradient, origin_of(student, teacher, own_scales=own_scales)
-    )
+    close = student.shape[1] == teacher.shape[1]
+    origin = origin_of(student, teacher, own_scales=own_scales, close=close)
+    origin = jax.tree.map(lax.stop_gradient, origin)
     sums = sums_of(student, teacher, origin, precision)
     products = of_sums(sums, origin.forms, len(student))
-    floor = 32 * jnp.finfo(student.dtype).eps
-    return products.resolved(floor), 1 / origin.scales[0] ** 2
+    if own_scales:
+        products = products.resolved(FLOOR * jnp.finfo(student.dtype).eps)
+    return products, 1 / origin.scales[0] ** 2
 
 
-def origin_of(student: Array, teacher: Array, *, own_scales: bool) -> Origin:
-    """The means of the points, scales of about 1, and the means of the forms."""
+def origin_of(
+    student: Array, teacher: Array, *, own_scales: bool, close: bool
+) -> Origin:
+    """The means of the points, scales of about 1, and about the means of the forms.
+
+    Args:
+      student: `[n, p]`.
+      teacher: `[n, q]`.
+      own_scales: Whether each set has a scale of its own, or both the same.
+      close: Whether the forms are those of the difference of the two sets.
+    """
     points = tuple(jnp.mean(x, axis=0) for x in (student, teacher))
     scales = tuple(
         _scale(x, mean) for x, mean in zip((student, teacher), points, strict=True)
@@ -109,8 +122,11 @@ def origin_of(student: Array, teacher: Array, *, own_scales: bool) -> Origin:
         # The scale of the wider spread, of those that have one.
         smaller = jnp.minimum(*(jnp.where(s > 0, s, jnp.inf) for s in scales))
         scales = (jnp.where(jnp.isinf(smaller), 1, smaller),) * 2
-    forms = jnp.mean(_features(points, scales, student, teacher)[1], axis=0)
-    return Origin(points, scales, forms)
+    kinds = jnp.zeros(len((CLOSE if close else APART)[0]), student.dtype)
+    origin = Origin(points, scales, kinds)
+    # (Of some rows: all of them, less their mean, would be a copy of both sets.)
+    _, forms = _features(origin, student[:BLOCK], teacher[:BLOCK])
+    return origin._replace(forms=jnp.mean(forms, axis=0))
 
 
 def _scale(x: Array, mean: Array) -> Array:
@@ -136,15 +152,15 @@ def sums_of(student: Array, teacher: Array, origin: Origin, precision) -> Sums:
     )
 
 
-def _features(origins, scales, student, teacher) -> tuple[tuple[Array, Array], Array]:
+def _features(origin: Origin, student: Array, teacher: Array):
     """Both sets of points that the forms multiply, and each form's `w` `[n, forms]`."""
     x, y = (
-        (points - origin[None, :]) * scale
-        for points, origin, scale in zip(
-            (student, teacher), origins, scales, strict=True
+        (points - mean[None, :]) * scale
+        for points, mean, scale in zip(
+            (student, teacher), origin.points, origin.scales, strict=True
         )
     )
-    close = x.shape[1] == y.shape[1]
+    close = len(origin.forms) == len(CLOSE[0])
     sets = (x - y, y) if close else (x, y)
     forms, _ = CLOSE if close else APART
     return sets, jnp.stack([jnp.sum(sets[a] * sets[b], axis=1) for a, b in forms], 1)
@@ -153,7 +169,7 @@ def _features(origins, scales, student, teacher) -> tuple[tuple[Array, Array], A
 def _sums(origin: Origin, place, block, *, precision) -> Sums:
     """The sums over a block of both sets of points."""
     _, fresh = place
-    sets, forms = _features(origin.points, origin.scales, *block)
+    sets, forms = _features(origin, *block)
     fresh = fresh[:, None]
     first, second = (jnp.where(fresh, x, 0) for x in sets)
     forms = jnp.where(fresh, forms - origin.forms[None, :], 0)

@@ -10,8 +10,8 @@ close, and are exactly 0 where they are equal.
 
 What compares two RDMs that are never written down (`rdm.forms`) also has
 `from_products`, its value from six means and products; `terms`, what it sums over
-pairs, and `from_means`, its value from the means of those; and `own_scales`, whether it
-is blind to the scale of each RDM.
+pairs, given about the means of the two RDMs, and `from_means`, its value from the means
+of those; and `own_scales`, whether it is blind to the scale of each RDM.
 """
 
 import dataclasses
@@ -65,20 +65,21 @@ class Products(NamedTuple):
     students: Array
 
     def resolved(self, floor: float) -> "Products":
-        """Without what is no more than rounding, of RDMs scaled to a mean near 1.
+        """Without what is no more than rounding, of RDMs of about unit size.
 
-        A variance below `floor` (in relation to the mean's square) is 0, and an RDM of
-        a mean next to 0 is 0. (NaN stays NaN.)
+        A variance below `floor` (in relation to the square of the mean, if that is
+        above 1) is 0, and so is an RDM of no variance and a mean next to 0. (NaN stays
+        NaN.)
         """
         nothing = 64 * jnp.finfo(self.teacher.dtype).eps
         teacher, student = self.teacher, self.teacher + self.difference
-        no_teacher, no_student = (jnp.abs(m) <= nothing for m in (teacher, student))
         teachers, students = (
-            jnp.where(none | (variance <= floor * mean**2), 0, variance)
-            for variance, mean, none in (
-                (self.teachers, teacher, no_teacher),
-                (self.students, student, no_student),
-            )
+            jnp.where(variance <= floor * jnp.maximum(mean**2, 1), 0, variance)
+            for variance, mean in ((self.teachers, teacher), (self.students, student))
+        )
+        no_teacher, no_student = (
+            (jnp.abs(mean) <= nothing) & (variance == 0)
+            for variance, mean in ((teachers, teacher), (students, student))
         )
         difference = jnp.where(no_student, -teacher, self.difference)
         difference = jnp.where(no_teacher, student, difference)
@@ -141,10 +142,10 @@ class MSE:
             teacher = teacher * lax.stop_gradient(self.scale(student, teacher, weights))
         return jnp.sum(weights * (student - teacher) ** 2)
 
-    def terms(self, student: Array, teacher: Array) -> tuple[Array, ...]:
+    def terms(self, student: Array, teacher: Array, centres) -> tuple[Array, ...]:
         return ((student - teacher) ** 2,)
 
-    def from_means(self, means: tuple[Array, ...]) -> Array:
+    def from_means(self, means: tuple[Array, ...], centres) -> Array:
         return means[0]
 
     def from_products(self, products: Products) -> Array:
@@ -182,9 +183,10 @@ class _BlindToScale:
     def from_products(self, products: Products) -> Array:
         raise NotImplementedError
 
-    def terms(self, student: Array, teacher: Array) -> tuple[Array, ...]:
-        # The RDMs come with a mean near 1: without it less cancels below.
-        difference, student, teacher = student - teacher, student - 1, teacher - 1
+    def terms(self, student: Array, teacher: Array, centres) -> tuple[Array, ...]:
+        # About their means, so that less cancels below.
+        difference = student - teacher
+        student, teacher = student - centres[0], teacher - centres[1]
         return (
             difference,
             teacher,
@@ -194,15 +196,16 @@ class _BlindToScale:
             student * student,
         )
 
-    def from_means(self, means: tuple[Array, ...]) -> Array:
+    def from_means(self, means: tuple[Array, ...], centres) -> Array:
         difference, teacher, differences, both, teachers, students = means
+        student = difference - centres[0] + centres[1] + teacher
         products = Products(
             difference,
-            1 + teacher,
+            centres[1] + teacher,
             differences - difference**2,
             both - difference * teacher,
             teachers - teacher**2,
-            students - (difference + teacher) ** 2,
+            students - student**2,
         )
         rounding = 8 * jnp.finfo(teacher.dtype).eps
         return self.from_products(products.resolved(rounding**2))
@@ -247,8 +250,8 @@ class Pearson(_BlindToScale, _OfScores):
         )
 
 
-class _OfRanks:
-    """What the hard rank comparisons share.
+class OfRanks:
+    """Comparisons of ranks: `Spearman`, `RhoA` and `KendallTauA`.
 
     Their gradient is 0: ranks change in steps. Outside jit NumPy and SciPy compute
     them, which on a CPU sort several times faster than XLA.
@@ -258,7 +261,7 @@ class _OfRanks:
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
         given = (student, teacher) if weights is None else (student, teacher, weights)
-        dtype = student.dtype
+        dtype = _geometry.compute_dtype(student)
         if any(isinstance(x, jax.core.Tracer) for x in given):
             student, teacher = lax.stop_gradient((student, teacher))
             if weights is None:
@@ -267,12 +270,16 @@ class _OfRanks:
             student, teacher = (
                 jnp.where(weights > 0, rdm, 0) for rdm in (student, teacher)
             )
-            return self.traced(student, teacher, weights)
+            value = self.traced(student, teacher, weights)
+            # What is not finite has no rank.
+            return value + 0 * (jnp.sum(student) + jnp.sum(teacher))
         student, teacher = np.asarray(student), np.asarray(teacher)
         if weights is not None:
             weights = np.asarray(weights)
             kept = weights > 0
             student, teacher, weights = student[kept], teacher[kept], weights[kept]
+        if not (np.isfinite(student).all() and np.isfinite(teacher).all()):
+            return jnp.asarray(jnp.nan, dtype)
         if len(student) < 2:
             return jnp.zeros((), dtype)
         return jnp.asarray(self.known(student, teacher, weights), dtype)
@@ -294,12 +301,17 @@ class _OfRanks:
 
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
-class Spearman(_OfRanks):
+class Spearman(OfRanks):
     """One minus Spearman's correlation: Pearson's of the ranks, ties at their mean.
 
     A weight counts as so many copies of a pair. 1 where one of the two RDMs is
-    constant, 0 where both are. See `_OfRanks` about its gradient; `SoftSpearman` has
-    one.
+    constant, 0 where both are. Its gradient is 0, for ranks change in steps;
+    `SoftSpearman` has one. Outside jit NumPy computes it, which sorts several times
+    faster than XLA on a CPU.
+
+    References:
+      Spearman, The proof and measurement of association between two things, American
+      Journal of Psychology 15, 1904.
     """
 
     def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
@@ -320,11 +332,15 @@ class Spearman(_OfRanks):
 
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
-class RhoA(_OfRanks):
+class RhoA(OfRanks):
     """One minus rho-a: Spearman's correlation, were ties broken at random, on average.
 
-    Models that predict ties are not favoured (Schutt et al., eLife 2023). Above 0 at
-    equality where distances tie. A weight above 0 counts as 1.
+    Models that predict ties are not favoured. Above 0 at equality where distances tie.
+    Its gradient is 0. A weight above 0 counts as 1.
+
+    References:
+      Schutt, Kipnis, Diedrichsen & Kriegeskorte, Statistical inference on
+      representational geometries, eLife 12, 2023.
     """
 
     def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
@@ -342,11 +358,15 @@ class RhoA(_OfRanks):
 
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
-class KendallTauA(_OfRanks):
+class KendallTauA(OfRanks):
     """One minus tau-a: of all pairs of distances, those ordered alike less the others.
 
-    Above 0 at equality where distances tie. A weight above 0 counts as 1. Inside jit
-    every two distances are compared: time grows with the fourth power of the stimuli.
+    Above 0 at equality where distances tie. Its gradient is 0; `SoftKendall` has one. A
+    weight above 0 counts as 1. Inside jit every two distances are compared: time grows
+    with the fourth power of the stimuli; outside, SciPy sorts.
+
+    References:
+      Kendall, A new measure of rank correlation, Biometrika 30, 1938.
     """
 
     def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
@@ -371,8 +391,8 @@ class SoftSpearman(_OfScores):
     are.
 
     Attributes:
-      width: Over the standard deviation of each RDM, which counts as a constant in the
-        gradient.
+      width: Above 0, over the standard deviation of each RDM, which counts as a
+        constant in the gradient.
 
     References:
       Qin, Liu & Li, A general approximation framework for direct optimization of
@@ -403,8 +423,8 @@ class SoftKendall(_OfScores):
     distances are compared, as in `SoftSpearman`.
 
     Attributes:
-      width: Over the standard deviation of each RDM, which counts as a constant in the
-        gradient.
+      width: Above 0, over the standard deviation of each RDM, which counts as a
+        constant in the gradient.
     """
 
     width: float | Array = 0.1
@@ -521,7 +541,9 @@ def _one_minus_ratio(
     near = (differences * teachers - both**2) / (norm * (norm + jnp.abs(product)))
     far = 1 - product / norm
     one_is_zero = (teachers != 0) != (students != 0)
-    value = jnp.where(product > 0, jnp.maximum(near, 0), far)
+    # Rounding may leave less than 0, which has a gradient all the same.
+    near = near + lax.stop_gradient(jnp.maximum(near, 0) - near)
+    value = jnp.where(product > 0, near, far)
     return jnp.where(alive, value, jnp.where(one_is_zero, 1, 0))
 
 

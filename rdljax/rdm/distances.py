@@ -61,6 +61,16 @@ class _ByProducts:
         rows = tuple(_geometry.centre_columns(a) for a in self.rows(x))
         return *rows, jnp.sum(rows[0] * rows[-1], axis=1)
 
+    def scale(self, x: Array) -> Array:
+        """One over the mean distance, about; 0 where all rows are alike."""
+        rows, own = self.rows(x), self.points(x)[-1]
+        # The products' mean over pairs is twice that over rows about their mean.
+        mean = 2 * jnp.mean(own)
+        products = jnp.mean(rows[0], axis=0) * jnp.mean(rows[-1], axis=0)
+        rounding = 8 * jnp.finfo(own.dtype).eps
+        alike = mean <= rounding**2 * jnp.abs(jnp.sum(products))
+        return jnp.where(alike, 0, 1 / jnp.where(alike, 1, mean))
+
     @staticmethod
     def between(
         x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
@@ -206,6 +216,9 @@ class Euclidean(_ByProducts):
     def rows(self, x: Array) -> tuple[Array, ...]:
         return (_geometry.flatten(x),)
 
+    def scale(self, x: Array) -> Array:
+        return jnp.sqrt(super().scale(x))
+
     @staticmethod
     def between(
         x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
@@ -238,7 +251,16 @@ class PoissonKL(_ByProducts):
     def rows(self, x: Array) -> tuple[Array, ...]:
         x = _geometry.flatten(x)
         rates = (x + self.prior_weight * self.prior_rate) / (1 + self.prior_weight)
+        if _checks.known(rates) and not (rates > 0).all():
+            raise ValueError(
+                "PoissonKL: expected activations of 0 or more, and a prior above 0 "
+                "where one is 0"
+            )
         return rates, jnp.log(rates)
+
+    def scale(self, x: Array) -> Array:
+        units = x.size // x.shape[0]
+        return units * super().scale(x)
 
     def __call__(self, x: Array) -> Array:
         rates, logs, _ = self.points(x)

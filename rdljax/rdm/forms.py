@@ -9,9 +9,12 @@ Three forms of the same discrepancy, for `rdm.discrepancy(..., form=...)`:
   of points and of their products: `O(n units^2)` time and `O(units^2)` memory beside
   the gradient.
 - `Tiles`: the distances tile by tile, `O(n units + block^2)` memory, each computed
-  again for the gradient. Any distance of `rdm.distances`, weights too.
+  again for the gradient. Any distance of `rdm.distances`; weights too, which then take
+  a matrix of their own.
 
-`chosen` is the form that is taken where none is named.
+`chosen` is the form that is taken where none is named. All have a gradient; `Moments`
+and `Tiles`, and `Dense` of more than 256 stimuli with weights, have no forward-mode
+derivative (`jax.jvp`, `jax.hessian`).
 """
 
 import dataclasses
@@ -30,8 +33,8 @@ Array = jax.Array
 
 # Up to so many stimuli both matrices are written down.
 DENSE = 2048
-# So many stimuli tell the scale of an RDM.
-SAMPLE = 256
+# Of more stimuli, a pair has no number in int32.
+LARGEST_REFINED = 46_340
 
 
 @_pytrees.register
@@ -52,15 +55,25 @@ class Dense:
         student, teacher = (
             matrix(x, distance, self.refine) for x in (student, teacher)
         )
-        if weights is not None or not hasattr(comparison, "weighted"):
+        if weights is not None or not streams(comparison):
             return comparison(
                 _condensed.condense(student), _condensed.condense(teacher), weights
             )
         # Every pair twice, rather than a copy of the upper triangles.
         n = student.shape[0]
-        others = ~jnp.eye(n, dtype=bool)
-        each = jnp.asarray(1 / (n * (n - 1)), student.dtype)
-        return comparison.weighted(student, teacher, jnp.where(others, each, 0))
+        beside = jnp.arange(n)[:, None] != jnp.arange(n)[None, :]
+        pairs = float(n * (n - 1))
+        centres = (0.0, 0.0)
+        if comparison.own_scales:
+            means = [lax.stop_gradient(jnp.sum(d)) / pairs for d in (student, teacher)]
+            student, teacher = (
+                d / jnp.where(mean == 0, 1, mean)
+                for d, mean in zip((student, teacher), means, strict=True)
+            )
+            centres = tuple(jnp.where(mean == 0, 0.0, 1.0) for mean in means)
+        terms = comparison.terms(student, teacher, centres)
+        means = (jnp.sum(jnp.where(beside, term, 0)) / pairs for term in terms)
+        return comparison.from_means(tuple(means), centres)
 
 
 @_pytrees.register
@@ -70,7 +83,8 @@ class Moments:
 
     Where both embeddings have as many dimensions, the value keeps its digits though
     student and teacher are close. Where not, a discrepancy d is known to about
-    `1e-6 / d` of itself in float32; its gradient does not suffer.
+    `1e-6 / d` of itself in float32. To Cosine and Pearson, an RDM whose distances vary
+    by less than 0.2 % of their mean is constant there.
     """
 
     def __call__(
@@ -105,9 +119,14 @@ class Tiles:
     ) -> Array:
         _refuse_unless(self, hasattr(distance, "between"), distance)
         _refuse_unless(self, streams(comparison), comparison)
-        scales = (1.0, 1.0)
+        if self.block < 1:
+            raise ValueError(f"expected tiles of one stimulus or more, got {self}")
+        scales, centres = (1.0, 1.0), (0.0, 0.0)
         if comparison.own_scales:
-            scales = tuple(_scale(distance, x) for x in (student, teacher))
+            scales = tuple(
+                lax.stop_gradient(distance.scale(x)) for x in (student, teacher)
+            )
+            centres = tuple(jnp.where(scale == 0, 0.0, 1.0) for scale in scales)
         student, teacher = distance.points(student), distance.points(teacher)
         n = student[0].shape[0]
         if weights is None:
@@ -127,9 +146,9 @@ class Tiles:
             _blocks.tiles(n, self.block),
             self.block,
             (student, teacher),
-            jax.tree.map(lax.stop_gradient, (scales, pairs, weights)),
+            jax.tree.map(lax.stop_gradient, (scales, centres, pairs, weights)),
         )
-        return comparison.from_means(sums)
+        return comparison.from_means(sums, centres)
 
 
 def chosen(student: Array, teacher: Array, weights, distance, comparison):
@@ -158,11 +177,11 @@ def discrepancy(
     if pairs is not None:
         if form is not None:
             raise ValueError(f"given pairs have no form: got pairs and {form}")
-        if weights is not None:
-            weights = _checks.weights_of(weights, jnp.shape(pairs)[1])
         student, teacher = (
             distances_of(x, pairs, distance) for x in (student, teacher)
         )
+        if weights is not None:
+            weights = _checks.weights_of(weights, student.shape[0])
         return comparison(student, teacher, weights)
     if weights is not None:
         weights = _checks.weights_of(weights, n * (n - 1) // 2)
@@ -185,6 +204,10 @@ def matrix(x: Array, distance, refine: int = 0) -> Array:
     if not refine:
         return distances
     n = x.shape[0]
+    if n > LARGEST_REFINED:
+        raise ValueError(
+            f"refine: expected {LARGEST_REFINED} stimuli or fewer, got {n}"
+        )
     pairs = jnp.arange(n)[:, None] < jnp.arange(n)[None, :]
     candidates = lax.stop_gradient(jnp.where(pairs, -distances, -jnp.inf))
     _, places = lax.top_k(candidates.ravel(), min(refine, n * (n - 1) // 2))
@@ -197,26 +220,18 @@ def _tile(
     constants, row_place, column_place, rows, columns, *, between, terms, precision
 ) -> tuple[Array, ...]:
     """The means' parts of the pairs in a tile."""
-    scales, pairs, weights = constants
+    scales, centres, pairs, weights = constants
     (i, fresh_i), (j, fresh_j) = row_place, column_place
     student, teacher = (
         scale * between(x, y, precision)
         for scale, x, y in zip(scales, rows, columns, strict=True)
     )
     counted = (i[:, None] < j[None, :]) & fresh_i[:, None] & fresh_j[None, :]
-    each = 1 / pairs
+    each = jnp.where(pairs > 0, 1 / jnp.where(pairs > 0, pairs, 1), 0)
     if weights is not None:
         each = each * lax.dynamic_slice(weights, (i[0], j[0]), counted.shape)
     each = jnp.where(counted, each, 0)
-    return tuple(jnp.sum(each * term) for term in terms(student, teacher))
-
-
-def _scale(distance, x: Array) -> Array:
-    """One over the mean distance of a sample of the stimuli."""
-    n = x.shape[0]
-    sample = distance(x[:: -(-n // SAMPLE)])
-    mean = jnp.sum(sample) / (len(sample) * (len(sample) - 1))
-    return jnp.where(mean > 0, 1 / jnp.where(mean > 0, mean, 1), 1)
+    return tuple(jnp.sum(each * term) for term in terms(student, teacher, centres))
 
 
 def streams(comparison) -> bool:
