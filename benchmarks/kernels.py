@@ -3,17 +3,21 @@
 `loss-*`, `tiles-*` and `memory-*` are the value and the gradient of a discrepancy of
 two RDMs, straight from features `[n, units]` (in the names): `ours` is the form that
 `rdm.discrepancy` takes, `grams` the two products of all rows with all rows that the
-matrices would need, `dense` both matrices, `condensed` the vectors of their upper
-triangles. Their numbers are held to float64. `scaling-*` are the same for the picture.
-The others are single kernels, `rsatoolbox` their counterpart there, if installed.
+matrices would need, `copy` reading and writing two such matrices once, `dense` both
+matrices, `condensed` the vectors of their upper triangles. Their numbers are held to
+float64. `scaling-*` are the same for the picture, `blocks-*` the value from files that
+are read once. The others are single kernels, `rsatoolbox` their counterpart there, if
+installed.
 """
 
+import atexit
 import dataclasses
 import functools
 import importlib.util
 import json
 import pathlib
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 
@@ -106,6 +110,15 @@ def grams(student: np.ndarray, teacher: np.ndarray, expected) -> measure.Contend
     )
 
 
+def copies(n: int, expected) -> measure.Contender:
+    """Two matrices read and written, as each pass over the distances of both does."""
+    matrix = jnp.zeros((n, n))
+    form = jax.jit(lambda matrix: (matrix + 1, matrix + 2))
+    return measure.Contender(
+        lambda: jax.block_until_ready(form(matrix)), lambda _: expected()
+    )
+
+
 def in_float64(function, *arrays: np.ndarray) -> Callable[[], list[np.ndarray]]:
     """Value and gradient in float64, computed when they are asked for."""
 
@@ -130,6 +143,7 @@ def loss(n: int, units: int, comparison, form=None, plain: bool = True) -> measu
     if plain:
         dense = discrepancy(comparison, forms.Dense())
         contenders |= {
+            "copy": lambda: copies(n, exact),
             "dense": lambda: measure.gradient(dense, x, y),
             "condensed": lambda: measure.gradient(condensed(comparison), x, y),
         }
@@ -147,6 +161,33 @@ def large(n: int, units: int, form, other=None) -> measure.Case:
         if name == "ours" or f is not None
     }
     return measure.Case(contenders, tolerance=measure.Tolerance(5e-5, 5e-5))
+
+
+def larger(n: int, units: int) -> measure.Case:
+    """Features in memory-mapped files, read once, and in memory: the value alone."""
+    x, y = features(n, units)
+
+    def mapped():
+        folder = tempfile.TemporaryDirectory()
+        atexit.register(folder.cleanup)
+        files = []
+        for name, array in (("student", x), ("teacher", y)):
+            file = pathlib.Path(folder.name) / f"{name}.npy"
+            np.save(file, array)
+            files.append(np.load(file, mmap_mode="r"))
+
+        def call():
+            blocks = rdm.blocks_of(*files)
+            return rdm.discrepancy_of_blocks(blocks, distance=SQUARED)
+
+        return called(call)
+
+    return measure.Case(
+        {
+            "ours": mapped,
+            "moments": lambda: jitted(discrepancy(PEARSON, forms.Moments()), x, y),
+        }
+    )
 
 
 def scaling(n: int) -> measure.Case:
@@ -382,6 +423,7 @@ CASES: dict[str, Callable[[], measure.Case]] = {
         50_000, 256, forms.Tiles(), forms.Moments()
     ),
     "memory-100000-512": lambda: large(100_000, 512, None),
+    "blocks-1000000-64": lambda: larger(1_000_000, 64),
     "correlation-1000-512": lambda: matrix(
         1000, 512, distances.Correlation(), plain_correlation
     ),
@@ -414,6 +456,8 @@ GOALS = {
     "tiles-pearson-4096-2048": (measure.Goal("P7b", "ours", 2.5, 1.8),),
     "memory-tiles-50000-256": (measure.Goal("P8", "ours", 512, 320, "MiB"),),
     "memory-100000-512": (measure.Goal("P8", "ours", 768, 512, "MiB"),),
+    "condense-5000": (measure.Goal("trap", "port", 1, 1.5),),
+    "euclidean-matrix-5000-2048": (measure.Goal("trap", "ours", 1.5, 1.15),),
     "correlation-1000-512": (measure.Goal("P10", "ours", 1.5, 1.15),),
     "correlation-5000-2048": (measure.Goal("P10", "ours", 1.5, 1.15),),
     "euclidean-5000-2048": (

@@ -211,6 +211,7 @@ class TestKernels:
             lambda: kernels.loss(40, 8, kernels.PEARSON),
             lambda: kernels.loss(40, 8, kernels.MSE, forms.Tiles(16), plain=False),
             lambda: kernels.large(40, 8, forms.Tiles(16), forms.Moments()),
+            lambda: kernels.larger(50, 8),
             lambda: kernels.matrix(
                 20, 8, distances.Correlation(), kernels.plain_correlation
             ),
