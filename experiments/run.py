@@ -426,15 +426,14 @@ def measure(lab: Lab, net: nn.Module, trained: dict) -> dict:
     correct = predicted == test.label
     images = data.normalise(lab.dataset, test.image[lab.stimuli])
     seen = activations(net, trained, images, net.layers)
+    # (In jit: a net that has diverged has an RDM too, though not of numbers.)
     distance = configs.DISTANCES[lab.config.distance]
+    compute = jax.jit(functools.partial(rdm.compute, distance=distance))
     return {
         "test_error": float(100 * np.mean(~correct)),
         "predicted": predicted.tolist(),
         "correct": correct.astype(int).tolist(),
-        "rdms": {
-            name: np.asarray(rdm.compute(x, distance=distance))
-            for name, x in seen.items()
-        },
+        "rdms": {name: np.asarray(compute(x)) for name, x in seen.items()},
     }
 
 
