@@ -80,6 +80,26 @@ def discrepancy_of_blocks(
             f"expected a distance with an embedding and one of MSE(), Cosine() and "
             f"Pearson(), got {distance} and {comparison}"
         )
+    origin, sums, count = _summed(blocks, distance, comparison, stimuli, progress)
+    if count < 3:
+        raise ValueError(f"an RDM needs three stimuli or more, got {count}")
+    products = _moments.of_sums(sums, np.asarray(origin.forms, np.float64), count)
+    if not np.isfinite(products).all():
+        raise ValueError(
+            "the activations spread too much more than those of the first block for "
+            "sums of their fourth powers: scale them"
+        )
+    if not comparison.own_scales:
+        products = jax.tree.map(jnp.asarray, products)
+        return float(comparison.from_products(products)) / float(origin.scales[0]) ** 4
+    # The blocks' sums are rounded in the features' precision, then added in float64.
+    floor = _moments.FLOOR * jnp.finfo(origin.forms.dtype).eps
+    products = jax.tree.map(jnp.asarray, _scaled(products)).resolved(floor)
+    return float(comparison.from_products(products))
+
+
+def _summed(blocks, distance, comparison, stimuli, progress):
+    """The origin that the first block tells, the sums of all, and their stimuli."""
     origin = sums = None
     count = 0
     own = comparison.own_scales
@@ -108,22 +128,7 @@ def discrepancy_of_blocks(
             sums = block if sums is None else jax.tree.map(np.add, sums, block)
             count += len(student)
             update(len(student))
-    if count < 3:
-        raise ValueError(f"an RDM needs three stimuli or more, got {count}")
-    products = _moments.of_sums(sums, np.asarray(origin.forms, np.float64), count)
-    if not np.isfinite(products).all():
-        raise ValueError(
-            "the activations spread too much more than those of the first block for "
-            "sums of their fourth powers: scale them"
-        )
-    if own:
-        products = _scaled(products)
-    products = jax.tree.map(jnp.asarray, products)
-    if not own:
-        return float(comparison.from_products(products)) / float(origin.scales[0]) ** 4
-    # The blocks' sums are rounded in the features' precision, then added in float64.
-    floor = _moments.FLOOR * jnp.finfo(origin.forms.dtype).eps
-    return float(comparison.from_products(products.resolved(floor)))
+    return origin, sums, count
 
 
 def _scaled(products: comparisons.Products) -> comparisons.Products:
