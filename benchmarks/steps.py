@@ -12,58 +12,18 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from benchmarks import measure
-from rdljax import negatives, objectives, teachers, terms, training
+from rdljax import negatives, nets, objectives, teachers, terms, training
 
 Array = jax.Array
 
 STAGES = ("stage1", "stage2", "stage3")
 # CRD's bank, and how many negatives an example has.
 EXAMPLES, NEGATIVES = 50_000, 16_384
-
-
-class Block(nn.Module):
-    """Two convolutions beside a shortcut, without the last ReLU."""
-
-    width: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Maps `[batch, H, W, C]` to `[batch, H / stride, W / stride, width]`."""
-        conv = functools.partial(nn.Conv, self.width, use_bias=False)
-        norm = functools.partial(nn.BatchNorm, use_running_average=not train)
-        y = nn.relu(norm()(conv((3, 3), self.stride)(x)))
-        y = norm()(conv((3, 3))(y))
-        return y + norm()(conv((1, 1), self.stride)(x))
-
-
-class ResNet8x4(nn.Module):
-    """RepDistiller's resnet8x4: a stem and three stages of one block."""
-
-    classes: int = 100
-
-    layers = ("stem", *STAGES, "pooled", "logits")
-
-    @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations, and those of the stages before their ReLU (`stage1_input`)."""
-        out = {}
-        x = nn.Conv(32, (3, 3), use_bias=False)(images)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
-        out["stem"] = x
-        for stage, width, stride in zip(STAGES, (64, 128, 256), (1, 2, 2), strict=True):
-            out[f"{stage}_input"] = Block(width, stride)(x, train)
-            x = out[stage] = nn.relu(out[f"{stage}_input"])
-        out["pooled"] = jnp.mean(x, axis=(1, 2))
-        out["logits"] = nn.Dense(self.classes)(out["pooled"])
-        return out
 
 
 def rkd(student: Array, teacher: Array) -> Array:
@@ -82,7 +42,8 @@ def _crd(choose: Callable[..., negatives.Negatives]) -> terms.Term:
 
 
 _EACH_STAGE = dict(zip(STAGES, STAGES, strict=True))
-_INPUTS = [f"{stage}_input" for stage in STAGES]
+# The stages before their last ReLU.
+_INPUTS = [f"{stage}_preact" for stage in STAGES]
 
 LOSSES = {
     "dkd": lambda: terms.between("logits", terms.labelled(objectives.dkd)),
@@ -135,7 +96,8 @@ def step(further: Mapping[str, terms.Term], batch: int) -> tuple[Callable, Any, 
     kd = terms.plain(objectives.kd, temperature=4.0)
     loss = {"task": terms.cross_entropy(), "kd": terms.between("logits", kd), **further}
     phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
-    net, optimizer = ResNet8x4(), optax.sgd(0.05, momentum=0.9, nesterov=True)
+    net = nets.build("resnet8x4", 100)
+    optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
     images = _data(batch)
     seen = jax.eval_shape(net.init_with_output, jax.random.key(0), images["image"])[0]
     taught = teachers.Teacher(_targets(seen), lambda arrays, batch: arrays)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -126,9 +127,10 @@ def init(
     """
     student_key, terms_key, phase_key = jax.random.split(key, 3)
     example = jax.eval_shape(view, arrays.data, batch, phase_key)
-    images = jnp.zeros(example["image"].shape, example["image"].dtype)
+    # One image will do: only the shape of an image counts.
+    images = jnp.zeros((1, *example["image"].shape[1:]), example["image"].dtype)
     variables = dict(student.init(student_key, images))
-    seen = jax.eval_shape(student.apply, variables, images)
+    seen = jax.eval_shape(student.apply, variables, example["image"])
     taught = jax.eval_shape(teacher.targets, arrays.teacher, example)
 
     params, states = {"student": variables.pop("params")}, {}
@@ -185,6 +187,10 @@ def body(
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """One step of a phase, as it runs on each device.
 
+    A student that drops activations in training takes its key as `rngs["dropout"]`: the
+    masks differ from step to step and from device to device, so that such a student
+    depends on the number of devices.
+
     Args:
       student: As given to `init`, and so are `teacher` and `view`.
       teacher: Where the targets come from.
@@ -199,25 +205,34 @@ def body(
     """
     train = _trains_student(phase)
 
-    def run(params, model_state, images):
+    def run(params, model_state, images, key):
         variables = {"params": params, **model_state}
         if not train:
             return student.apply(variables, images), model_state
-        return student.apply(variables, images, train=True, mutable=[*model_state])
+        return student.apply(
+            variables,
+            images,
+            train=True,
+            mutable=[*model_state],
+            rngs={"dropout": key},
+        )
 
     def step(state, arrays, batch, *, axis_name=None):
         now, per_device = state
 
         def mean(tree):
-            return tree if axis_name is None else lax.pmean(tree, axis_name)
+            return tree if axis_name is None else _mean(tree, axis_name)
 
         batch = view(arrays.data, batch, jax.random.fold_in(now.key, now.step))
         targets = teacher.targets(arrays.teacher, batch)
+        dropout = _dropout_key(now, axis_name)
         trained, frozen = _partition(now.params, phase)
 
         def loss(trained):
             params = _combine(trained, frozen)
-            seen, model_state = run(params["student"], now.model_state, batch["image"])
+            seen, model_state = run(
+                params["student"], now.model_state, batch["image"], dropout
+            )
             total, values, remembered = _weighted_sum(
                 phase, params, state, seen, targets, batch, axis_name
             )
@@ -336,6 +351,26 @@ def _weighted_sum(
         )
         total += _at(weight, state.replicated.step) * values[name]
     return total, values, remembered
+
+
+def _mean(tree: PyTree, axis_name: str) -> PyTree:
+    """The mean over the devices of what is not an integer, such as a counter."""
+    return jax.tree.map(
+        lambda x: (
+            lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+        ),
+        tree,
+    )
+
+
+def _dropout_key(now: Replicated, axis_name: str | None) -> Array:
+    """The key of a step for what a student drops, another one on each device."""
+    # No step has this number: the view's keys are others.
+    key = jax.random.fold_in(now.key, np.uint32(2**32 - 1))
+    key = jax.random.fold_in(key, now.step)
+    if axis_name is None:
+        return key
+    return jax.random.fold_in(key, lax.axis_index(axis_name))
 
 
 def _at(weight: Weight, step: Array) -> Array | float:

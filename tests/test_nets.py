@@ -4,60 +4,317 @@ import inspect
 import re
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from jax import lax
 
-from rdljax import _names, nets
-from rdljax.nets import mnist, regressors
+from rdljax import _names, nets, teachers, terms, training
+from rdljax.nets import _layers, regressors
 
-CHANNELS = 1
+# One of each kind; the others differ in depth and width alone.
+KINDS = [
+    "resnet8",
+    "wrn_16_1",
+    "vgg8",
+    "resnet18_imagenet",
+    "mobilenet_v2",
+    "shufflenet_v1",
+    "shufflenet_v2",
+    "network_in_network",
+    "cifar_cnn",
+    "mlp",
+    "mnist_cnn_small",
+]
+# Their activations differ by device in training.
+DROPOUT = ["network_in_network", "cifar_cnn", "efficientnet_lite0"]
+# Without batch normalisation.
+UNNORMALISED = ["network_in_network", "mlp", "mnist_cnn", "mnist_cnn_small"]
+
+
+def row(name):
+    """A net's row in the table of the docstring."""
+    return re.search(rf"^`{name}` .*", inspect.getdoc(nets), re.MULTILINE).group()
+
+
+def conditions(name):
+    """Channels and classes of which the table speaks."""
+    channels = 1 if re.search(r"32 x 32 x 1,|1 channel", row(name)) else 3
+    classes = re.search(r"\b(1000|10)( classes)?\)", row(name))
+    return channels, int(classes[1]) if classes else 100
+
+
+def shapes(name, size=32, batch=2, **numbers):
+    """Shapes of variables and activations, without any computation."""
+    channels, classes = conditions(name)
+    net = nets.build(name, classes, **numbers)
+    images = jax.ShapeDtypeStruct((batch, size, size, channels), jnp.float32)
+    seen, variables = jax.eval_shape(net.init_with_output, jax.random.key(0), images)
+    return net, variables, seen
 
 
 @pytest.mark.parametrize("name", nets.NETS)
-class TestNets:
-    def net(self, name):
-        net = nets.build(name, classes=10)
-        images = jnp.asarray(
-            np.random.default_rng(0).normal(size=(3, 32, 32, CHANNELS)), jnp.float32
-        )
-        return net, net.init(jax.random.key(0), images), images
+class TestEveryNet:
+    def test_parameters_are_those_of_the_table(self, name):
+        _, variables, _ = shapes(name)
+        count = sum(x.size for x in jax.tree.leaves(variables["params"]))
+        assert re.search(rf" {count:,}( |$)", row(name))
 
     def test_names_its_layers_in_depth_order(self, name):
-        net, variables, images = self.net(name)
-        seen = net.apply(variables, images)
-        assert set(net.layers) == set(seen)
+        net, _, seen = shapes(name)
+        assert {*net.layers, *net.preactivations} == set(seen)
         assert net.layers[-2:] == ("pooled", "logits")
-        stages = net.layers[:-2]
-        assert stages == tuple(f"stage{i + 1}" for i in range(len(stages)))
-        assert seen["logits"].shape == (3, 10) and seen["pooled"].ndim == 2
+        stages = [layer for layer in net.layers[:-2] if layer != "stem"]
+        assert stages == [f"stage{i + 1}" for i in range(len(stages))]
+        assert [p.removesuffix("_preact") for p in net.preactivations] == stages
+        _, classes = conditions(name)
+        assert seen["logits"].shape == (2, classes) and seen["pooled"].ndim == 2
 
-    def test_a_layer_depends_on_those_before_it_alone(self, name):
-        # The classifier's weights change the logits and nothing else, and so on.
-        net, variables, images = self.net(name)
-        before = net.apply(variables, images)
-        variables["params"]["classifier"]["kernel"] *= 2
-        after = net.apply(variables, images)
-        changed = [k for k in net.layers if (before[k] != after[k]).any()]
+    def test_a_preactivation_has_the_size_of_its_stage(self, name):
+        net, _, seen = shapes(name)
+        for before in net.preactivations:
+            stage = seen[before.removesuffix("_preact")].shape
+            if name == "cifar_cnn":  # Its stages are pooled after the ReLU.
+                assert seen[before].shape[-1] == stage[-1]
+            else:
+                assert seen[before].shape == stage
+
+    def test_computes_in_bfloat16_on_float32_parameters(self, name):
+        _, variables, seen = shapes(name, dtype=jnp.bfloat16)
+        assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+        assert seen.pop("logits").dtype == jnp.float32
+        assert {x.dtype for x in seen.values()} == {jnp.dtype("bfloat16")}
+
+
+def made(name, batch=2, **numbers):
+    """A net with variables that are not those of its start, and images."""
+    channels, classes = conditions(name)
+    net = nets.build(name, classes, **numbers)
+    random = np.random.default_rng(0)
+    images = random.normal(size=(batch, 32, 32, channels)).astype(np.float32)
+    variables = net.init(jax.random.key(0), images[:1])
+    if "batch_stats" in variables:
+        variables["batch_stats"] = jax.tree.map_with_path(
+            lambda path, x: random.uniform(
+                *((0.5, 1.5) if path[-1].key == "var" else (-0.3, 0.3)), x.shape
+            ).astype(np.float32),
+            variables["batch_stats"],
+        )
+    return net, variables, images
+
+
+@pytest.mark.parametrize("name", KINDS)
+class TestKinds:
+    def test_logits_are_linear_in_pooled_and_nothing_else_sees_the_classifier(
+        self, name
+    ):
+        net, variables, images = made(name)
+        apply = jax.jit(net.apply)
+        before = apply(variables, images)
+        classifier = variables["params"]["classifier"]
+        expected = before["pooled"] @ classifier["kernel"] + classifier["bias"][None]
+        np.testing.assert_allclose(before["logits"], expected, rtol=1e-4, atol=1e-5)
+        classifier["kernel"] = 2 * classifier["kernel"]
+        after = apply(variables, images)
+        changed = [k for k in before if (before[k] != after[k]).any()]
         assert changed == ["logits"]
 
-    def test_the_logits_are_a_linear_map_of_pooled(self, name):
-        net, variables, images = self.net(name)
-        seen = net.apply(variables, images)
-        classifier = variables["params"]["classifier"]
-        expected = seen["pooled"] @ classifier["kernel"] + classifier["bias"][None]
-        np.testing.assert_allclose(seen["logits"], expected, rtol=1e-5, atol=1e-6)
+    def test_a_stage_is_its_preactivation_after_relu(self, name):
+        net, variables, images = made(name)
+        seen = jax.jit(net.apply)(variables, images)
+        for i, before in enumerate(net.preactivations):
+            after = seen[f"stage{i + 1}"]
+            if name == "wrn_16_1":
+                # Stages are raw sums, and the next normalisation makes these.
+                scope = (f"stage{i + 2}", "block0", "norm1") if i < 2 else ("norm",)
+                own, seen_so_far = variables["params"], variables["batch_stats"]
+                for part in scope:
+                    own, seen_so_far = own[part], seen_so_far[part]
+                norm = nn.BatchNorm(use_running_average=True, epsilon=1e-5)
+                expected = norm.apply(
+                    {"params": own, "batch_stats": seen_so_far}, after
+                )
+                np.testing.assert_allclose(seen[before], expected, atol=1e-5)
+            elif name == "shufflenet_v2":
+                # One half has passed untouched, and all is shuffled afterwards.
+                kept, own = jnp.split(seen[before], 2, axis=-1)
+                both = jnp.concatenate([kept, nn.relu(own)], axis=-1)
+                np.testing.assert_array_equal(after, _layers.shuffle(both, 2))
+            elif name == "mobilenet_v2":
+                assert before == f"stage{i + 1}" and (after < 0).any()
+            elif name == "cifar_cnn" and i < 3:
+                # Normalised and pooled afterwards; here the signs are what counts.
+                assert (seen[before] < 0).any() and (seen[before] > 0).any()
+            else:
+                np.testing.assert_array_equal(after, nn.relu(seen[before]))
+                assert (seen[before] < 0).any()
 
-    def test_parameters_are_those_of_the_table(self, name):
-        _, variables, _ = self.net(name)
-        count = sum(x.size for x in jax.tree.leaves(variables["params"]))
-        row = re.search(rf"^`{name}` .*", inspect.getdoc(nets), re.MULTILINE).group()
-        assert f"{count:,}" in row
 
-    def test_the_table_lists_every_net(self, name):
-        assert re.search(rf"^`{name}` ", inspect.getdoc(nets), re.MULTILINE)
+def steps(name, count, synchronised=True, batch=8):
+    """The state after one step on so many devices, as on NumPy arrays."""
+    channels, classes = conditions(name)
+    axis = training.AXIS if synchronised else None
+    net = nets.build(name, classes, axis_name=axis)
+    random = np.random.default_rng(1)
+    images = random.normal(size=(batch, 32, 32, channels)).astype(np.float32)
+    # Images that differ in brightness, so that the devices' own statistics differ.
+    images += np.linspace(-1, 1, batch, dtype=np.float32).reshape(-1, 1, 1, 1)
+    data = {"image": images, "label": np.arange(batch, dtype=np.int32)}
+    phase = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)
+    optimizer, teacher = optax.sgd(0.1), teachers.nobody()
+
+    def view(_, batch, key):
+        return batch
+
+    devices = jax.devices()[:count]
+    arrays = training.replicate(training.Arrays((), ()), devices)
+    state = training.init(
+        jax.random.key(0), net, teacher, [phase], view, arrays, data, devices=count
+    )
+    start = jax.device_get(state.replicated.params["student"])
+    state = training.start(state, phase, optimizer)
+    step = training.pmap(
+        training.body(net, teacher, phase, optimizer, view), devices=devices
+    )
+    state, metrics = step(state, arrays, training.shard(data, count))
+    assert np.isfinite(metrics["loss"])
+    for leaf in jax.tree.leaves(state.replicated.model_state):
+        first, *others = (np.asarray(x.data) for x in leaf.addressable_shards)
+        assert len(others) == count - 1
+        assert all(np.array_equal(first, other) for other in others)
+    return start, jax.device_get(state.replicated)
+
+
+def assert_steps_equal_on_two_devices_and_one(name):
+    start, one = steps(name, 1)
+    _, two = steps(name, 2)
+    if name not in UNNORMALISED:
+        statistics = jax.tree.leaves(one.model_state["batch_stats"])
+        largest = [np.abs(x).max() for x in statistics]
+        found = jax.tree.leaves(two.model_state["batch_stats"])
+        for x, y, size in zip(statistics, found, largest, strict=True):
+            # (After a normalisation, a mean is nothing but rounding.)
+            np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * size + 1e-7)
+    if name in DROPOUT:
+        return
+    moved = jax.tree.map(np.subtract, one.params["student"], start)
+    also = jax.tree.map(np.subtract, two.params["student"], start)
+    moved, also = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (moved, also))
+    # (Normalisation over small maps makes much of rounding.)
+    assert jnp.linalg.norm(moved - also) < 0.01 * jnp.linalg.norm(moved)
+
+
+class TestSteps:
+    @pytest.mark.parametrize("name", KINDS)
+    def test_a_step_is_the_same_on_two_devices_and_on_one(self, name):
+        assert_steps_equal_on_two_devices_and_one(name)
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(1200)
+    @pytest.mark.parametrize("name", [n for n in nets.NETS if n not in KINDS])
+    def test_a_step_of_the_others_too(self, name):
+        assert_steps_equal_on_two_devices_and_one(name)
+
+    def test_without_an_axis_each_device_normalises_its_own(self):
+        _, one = steps("resnet8", 1, synchronised=False)
+        _, two = steps("resnet8", 2, synchronised=False)
+        one, two = (
+            x.model_state["batch_stats"]["stem"]["norm"]["var"] - 0.9
+            for x in (one, two)
+        )
+        assert (np.abs(one - two) > 0.01 * one).any()
+
+    def test_statistics_move_by_a_tenth(self):
+        net, variables, images = made("resnet8", batch=4)
+        _, new = net.apply(variables, images, train=True, mutable=["batch_stats"])
+        kernel = variables["params"]["stem"]["conv"]["kernel"]
+        x = lax.conv_general_dilated(
+            images,
+            kernel,
+            (1, 1),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        norm, old = (v["batch_stats"]["stem"]["norm"] for v in (new, variables))
+        for name, moment in (("mean", jnp.mean), ("var", jnp.var)):
+            expected = 0.9 * old[name] + 0.1 * moment(x, axis=(0, 1, 2))
+            np.testing.assert_allclose(norm[name], expected, rtol=1e-4, atol=1e-5)
+
+
+class TestDropout:
+    @pytest.mark.parametrize("name", ["network_in_network", "cifar_cnn"])
+    def test_drops_in_training_by_the_key_alone(self, name):
+        net, variables, images = made(name)
+        stats = [k for k in variables if k != "params"]
+
+        @jax.jit
+        def logits(key):
+            answer = net.apply(
+                variables, images, train=True, mutable=stats, rngs={"dropout": key}
+            )
+            return answer[0]["logits"]
+
+        keys = jax.random.key(0), jax.random.key(1)
+        first, again, other = (logits(key) for key in (keys[0], *keys))
+        np.testing.assert_array_equal(first, again)
+        assert (first != other).any()
+
+    def test_a_step_drops_others_than_the_step_before(self):
+        """With a rate of 0, the same step twice has the same loss only if it does."""
+        net = nets.build("network_in_network", 4)
+        images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
+        data = {"image": images.astype(np.float32), "label": np.arange(2)}
+        phase = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)
+        teacher, optimizer = teachers.nobody(), optax.sgd(0.0)
+
+        def view(_, batch, key):
+            return batch
+
+        arrays = training.Arrays((), ())
+        state = training.init(
+            jax.random.key(0), net, teacher, [phase], view, arrays, data, devices=1
+        )
+        state = training.start(state, phase, optimizer)
+        step = jax.jit(training.body(net, teacher, phase, optimizer, view))
+        second, metrics = step(state, arrays, data)
+        _, again = step(state, arrays, data)
+        _, later = step(second, arrays, data)
+        assert metrics["loss"] == again["loss"] != later["loss"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("resnet8", 2 / (9 * 64)), ("shufflenet_v2", 1 / (3 * 464 // 2))],
+)
+def test_first_weights_have_the_variance_of_the_released_nets(name, expected):
+    """He et al. by the outputs, or PyTorch's default, 1 / (3 inputs)."""
+    _, variables, _ = made(name)
+    block = variables["params"]["stage3"]["block0" if name == "resnet8" else "block3"]
+    kernel = np.asarray(
+        block["unit2" if name == "resnet8" else "unit3"]["conv"]["kernel"]
+    )
+    assert kernel.mean() == pytest.approx(0, abs=0.1 * expected**0.5)
+    assert kernel.var() == pytest.approx(expected, rel=0.1)
+
+
+def test_vgg_pools_a_fourth_time_from_64_pixels_on():
+    assert shapes("vgg8", size=32)[2]["stage4"].shape == (2, 4, 4, 512)
+    assert shapes("vgg8", size=64)[2]["stage4"].shape == (2, 4, 4, 512)
+
+
+@pytest.mark.parametrize("name", ["resnet18_imagenet", "efficientnet_lite0"])
+def test_nets_of_imagenet_end_with_maps_of_seven(name):
+    net, _, seen = shapes(name, size=224)
+    assert seen["stem"].shape[1] == {"resnet": 56, "effici": 112}[name[:6]]
+    assert seen[net.preactivations[-1]].shape[1:3] == (7, 7)
+
+
+def test_shuffle_is_what_its_paper_says():
+    mixed = _layers.shuffle(jnp.arange(6), 2)
+    assert mixed.tolist() == [0, 3, 1, 4, 2, 5]
 
 
 def test_mnist_cnn_equals_the_prototypes_layers():
@@ -85,7 +342,7 @@ def test_mnist_cnn_equals_the_prototypes_layers():
 @pytest.mark.parametrize("size", [2, 3])
 def test_max_pool_and_its_gradient_equal_flax(size):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 8, 3)), jnp.float32)
-    ours = lambda x: mnist._max_pool(x, size)  # noqa: E731
+    ours = lambda x: _layers.max_pool(x, size)  # noqa: E731
     flax = lambda x: nn.max_pool(x, (size, size), (size, size))  # noqa: E731
     np.testing.assert_array_equal(ours(x), flax(x))
     gradients = (jax.grad(lambda x, f=f: jnp.sum(f(x) ** 2))(x) for f in (ours, flax))

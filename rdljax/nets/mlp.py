@@ -4,35 +4,50 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rdljax.nets import _layers
+
 Array = jax.Array
 
 
-class MLP(nn.Module):
+class MLP(_layers.Net):
     """Hidden layers with ReLU, over the flattened image.
 
     The last hidden layer is `pooled`, those before it are `stage1`, `stage2`, ...
 
     Attributes:
-      classes: The number of logits.
       widths: Width of each hidden layer, one or more.
+      normalize: Whether batch normalisation comes before each ReLU.
     """
 
-    classes: int
     widths: tuple[int, ...] = (256, 64)
+    normalize: bool = False
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The names of the activations in depth order."""
-        stages = tuple(f"stage{i}" for i in range(1, len(self.widths)))
-        return (*stages, "pooled", "logits")
+        return (*_layers.names(len(self.widths) - 1), "pooled", "logits")
+
+    @property
+    def preactivations(self) -> tuple[str, ...]:
+        """The names of the stages before their ReLU, in depth order."""
+        return _layers.names(len(self.widths) - 1, "_preact")
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
         """Activations of images `[batch, ...]`."""
-        del train  # The net is the same in training.
-        out = {}
+        norm, out = self._norm(train), {}
         x = jnp.reshape(images, (images.shape[0], -1))
         for i, width in enumerate(self.widths):
-            x = out[self.layers[i]] = nn.relu(nn.Dense(width, name=f"hidden{i + 1}")(x))
-        out["logits"] = nn.Dense(self.classes, name="classifier")(x)
+            x = nn.Dense(
+                width,
+                use_bias=not self.normalize,
+                dtype=self.dtype,
+                name=f"hidden{i + 1}",
+            )(x)
+            if self.normalize:
+                x = norm(name=f"norm{i + 1}")(x)
+            if i < len(self.preactivations):
+                out[self.preactivations[i]] = x
+            x = out[self.layers[i]] = nn.relu(x)
+        out["logits"] = self._logits(x, nn.initializers.lecun_normal())
         return out

