@@ -34,6 +34,9 @@ class Config:
 
     teacher: str = "mnist_cnn"
     """The teacher's net."""
+    teacher_from: str | None = None
+    """A folder of weights, from experiments.import_torch or from another run
+    (RESULTS/teacher/weights): the teacher, which is then not trained."""
     student: str = "mnist_cnn_small"
     """The students' net."""
     methods: tuple[str, ...] = ("plain", "rdl", "kd", "kd+rdl")

@@ -1,5 +1,6 @@
 """What an experiment reports: tables and pictures."""
 
+import itertools
 import pathlib
 
 import numpy as np
@@ -259,20 +260,22 @@ def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
 
     by_method: dict[str, list[list[dict]]] = {}
     for result in results:
-        by_method.setdefault(result["method"], []).append(result["history"])
+        # A teacher that was trained elsewhere has no history.
+        if result["history"]:
+            by_method.setdefault(result["method"], []).append(result["history"])
+    students = [name for name in by_method if name != "teacher"]
+    colours = dict(zip(students, itertools.cycle(COLOURS), strict=False))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     panels = (
         ("validation_error", "validation error, %"),
         ("task", "cross-entropy on training images, nats"),
     )
     for axis, (key, label) in zip(axes, panels, strict=True):
-        for i, (name, runs) in enumerate(by_method.items()):
+        for name, runs in by_method.items():
             values = np.array([[e[key] for e in run] for run in runs], float)
             epochs = 1 + np.arange(values.shape[1])
             style = {
-                "color": "0.6"
-                if name == "teacher"
-                else COLOURS[(i - 1) % len(COLOURS)],
+                "color": colours.get(name, "0.6"),
                 "linestyle": "--" if name == "teacher" else "-",
             }
             axis.plot(epochs, values.mean(0), label=name, linewidth=1.6, **style)

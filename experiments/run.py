@@ -15,7 +15,7 @@ import platform
 import shlex
 import shutil
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Emulated CPU devices wait forever for each other when XLA has too few threads (before
 # jax 0.12); must be set before jax is imported.
@@ -32,7 +32,7 @@ import tyro
 import rdljax
 from experiments import command as commands
 from experiments import config as configs
-from experiments import data, loop, report
+from experiments import data, loop, report, weights
 from rdljax import nets, rdm, statistics, teachers, training
 
 # Test images whose RDMs are reported and shown, over all classes.
@@ -91,6 +91,7 @@ class Lab(NamedTuple):
       interrupt: Whether to stop.
       bar: The progress bar.
       train: The training images and labels, on the devices.
+      trained: The teacher, if it was trained elsewhere.
     """
 
     config: configs.Config
@@ -100,6 +101,7 @@ class Lab(NamedTuple):
     interrupt: loop.Interrupt
     bar: tqdm.tqdm
     train: dict[str, jax.Array]
+    trained: weights.Trained | None
 
 
 def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
@@ -118,9 +120,13 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
       UsageError: A setting is impossible, the data are missing, or the folder is taken.
       Interrupted: Stopped; the folder can be resumed.
     """
+    trained = None
+    if config.teacher_from is not None:
+        trained = weights.load(config.teacher_from)
+        config = dataclasses.replace(config, teacher=trained.name)
     configs.check(config)
     dataset = load(config)
-    rehearse(config, dataset)
+    rehearse(config, dataset, trained)
     folder = claim(name, config)
     if (folder / "result.json").exists():
         summary = json.loads((folder / "result.json").read_text())
@@ -130,12 +136,19 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
     print(f"{dataset.name}: {dataset.note}\nDevices: {device}. Results: {folder}.")
 
     steps = len(dataset.train.label) // config.batch
-    students = len(config.methods) * config.seeds * config.epochs
-    with tqdm.tqdm(
-        total=steps * (config.teacher_epochs + students), unit="step", smoothing=0.05
-    ) as bar:
-        train = training.replicate(dataset.train._asdict())
-        lab = Lab(config, dataset, stimuli(dataset.test), folder, interrupt, bar, train)
+    epochs = len(config.methods) * config.seeds * config.epochs
+    epochs += config.teacher_epochs if trained is None else 0
+    with tqdm.tqdm(total=steps * epochs, unit="step", smoothing=0.05) as bar:
+        lab = Lab(
+            config,
+            dataset,
+            stimuli(dataset.test),
+            folder,
+            interrupt,
+            bar,
+            training.replicate(dataset.train._asdict()),
+            trained,
+        )
         results = train_all(lab)
     summary = {
         "config": {"name": name, **dataclasses.asdict(config)},
@@ -174,7 +187,11 @@ def load(config: configs.Config) -> data.Dataset:
     return dataset
 
 
-def rehearse(config: configs.Config, dataset: data.Dataset) -> None:
+def rehearse(
+    config: configs.Config,
+    dataset: data.Dataset,
+    trained: weights.Trained | None = None,
+) -> None:
     """Traces one step of every method, so that what cannot work is said at once.
 
     Raises:
@@ -189,7 +206,10 @@ def rehearse(config: configs.Config, dataset: data.Dataset) -> None:
     def step(method, train):
         view = make_view(config, dataset)
         seen = view(train, index, key)["image"]
-        teacher = teachers.net(teacher_net, teacher_net.init(key, seen))
+        if trained is None:
+            teacher = teachers.net(teacher_net, teacher_net.init(key, seen))
+        else:
+            teacher = teachers.net(trained.net(dataset), trained.variables)
         phase = training.Phase(configs.weighted_terms(config, method, 1), 1)
         arrays = training.Arrays(teacher.arrays, train)
         state = training.init(
@@ -285,12 +305,17 @@ class Recipe(NamedTuple):
 def train_all(lab: Lab) -> list[dict]:
     """Trains the teacher and every student; answers the results, the teacher first."""
     config, classes = lab.config, lab.dataset.classes
-    net = nets.build(config.teacher, classes)
-    recipe = prepare(lab, net, teachers.nobody(), "plain", config.teacher_epochs)
-    result, variables = train(lab, "teacher", recipe, seed=0)
+    if lab.trained is None:
+        net = nets.build(config.teacher, classes, axis_name=training.AXIS)
+        recipe = prepare(lab, net, teachers.nobody(), "plain", config.teacher_epochs)
+        result, variables = train(lab, "teacher", recipe, seed=0)
+    else:
+        net, variables = lab.trained.net(lab.dataset), lab.trained.variables
+        (lab.folder / "teacher").mkdir(exist_ok=True)
+        result = recorded(lab, "teacher", 0, net, variables, [], 0.0)
     results = [result]
     teacher = teachers.net(net, variables)
-    student = nets.build(config.student, classes)
+    student = nets.build(config.student, classes, axis_name=training.AXIS)
     for method in config.methods:
         recipe = prepare(lab, student, teacher, method, config.epochs)
         for seed in range(config.seeds):
@@ -339,14 +364,33 @@ def make_view(config: configs.Config, dataset: data.Dataset) -> training.View:
 
 def train(lab: Lab, name: str, recipe: Recipe, seed: int) -> tuple[dict, dict]:
     """Trains one net and measures it; answers its result and its variables."""
-    run_name = name if name == "teacher" else f"{name}-seed{seed}"
+    run_name = _folder(name, seed)
     trained, history, seconds = fit(lab, run_name, recipe, seed)
-    folder = lab.folder / run_name
+    if history and not np.isfinite(history[-1]["loss"]):
+        tqdm.tqdm.write(f"{run_name} diverged: its loss is not finite")
+    return recorded(lab, name, seed, recipe.net, trained, history, seconds), trained
+
+
+def _folder(name: str, seed: int) -> str:
+    return name if name == "teacher" else f"{name}-seed{seed}"
+
+
+def recorded(
+    lab: Lab,
+    name: str,
+    seed: int,
+    net: Any,
+    trained: dict,
+    history: list[loop.Metrics],
+    seconds: float,
+) -> dict:
+    """The result of a trained net: measured and written, or read again."""
+    folder = lab.folder / _folder(name, seed)
     record = folder / "result.json"
     if not record.exists():
-        if not np.isfinite(history[-1]["loss"]):
-            tqdm.tqdm.write(f"{run_name} diverged: its loss is not finite")
-        measured = measure(lab, recipe.net, trained)
+        if history:
+            keep(lab, name, trained, folder / "weights")
+        measured = measure(lab, net, trained)
         np.savez(folder / "rdms.npz", **measured.pop("rdms"))
         about = {"method": name, "seed": seed, "seconds": seconds}
         about |= {"versions": versions(), "compared": compared(lab.config, name)}
@@ -355,7 +399,22 @@ def train(lab: Lab, name: str, recipe: Recipe, seed: int) -> tuple[dict, dict]:
     result = json.loads(record.read_text())
     with np.load(folder / "rdms.npz") as rdms:
         result["rdms"] = dict(rdms)
-    return result, trained
+    return result
+
+
+def keep(lab: Lab, name: str, trained: dict, folder: pathlib.Path) -> None:
+    """Writes a trained net to a folder that `--teacher_from` takes."""
+    config, dataset = lab.config, lab.dataset
+    mean, std = (tuple(x / 255 for x in of) for of in (dataset.mean, dataset.std))
+    net = weights.Trained(
+        config.teacher if name == "teacher" else config.student,
+        dataset.classes,
+        dataset.train.image.shape[1:],
+        trained,
+        (mean, std),
+        {"run": str(folder.parent), "data": dataset.note},
+    )
+    weights.save(net, folder)
 
 
 def fit(

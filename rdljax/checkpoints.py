@@ -174,6 +174,23 @@ def _replace(folder: pathlib.Path, step: int, items: ocp.args.Composite) -> None
     shutil.rmtree(aside)
 
 
+def _found(folder: pathlib.Path, step: int | None) -> int:
+    """The step to read: the newest where none is asked for."""
+    steps = _steps(folder)
+    if not steps:
+        raise FileNotFoundError(f"there is no checkpoint in {folder}")
+    step = steps[-1] if step is None else operator.index(step)
+    if step not in steps:
+        raise FileNotFoundError(f"{folder} has no step {step}, it has {steps}")
+    return step
+
+
+def _record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    return manager.restore(
+        step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
+    ).about
+
+
 def save(
     directory: str | os.PathLike, step: int, state: PyTree, about: dict[str, Any]
 ) -> None:
@@ -244,16 +261,10 @@ def restore(
         differs, or a newer version of rdljax wrote the checkpoint.
     """
     folder = pathlib.Path(directory).absolute()
-    steps = _steps(folder)
-    if not steps:
-        raise FileNotFoundError(f"there is no checkpoint in {folder}")
-    step = steps[-1] if step is None else operator.index(step)
-    if step not in steps:
-        raise FileNotFoundError(f"{folder} has no step {step}, it has {steps}")
+    step = _found(folder, step)
     wanted = _leaves(like)
     with _manager(folder, writes=False) as manager:
-        about = ocp.args.Composite(about=ocp.args.JsonRestore())
-        record = manager.restore(step, args=about).about
+        record = _record(manager, step)
         _check(record, wanted, folder / str(step))
         state = ocp.args.Composite(state=ocp.args.StandardRestore())
         arrays = manager.restore(step, args=state).state
@@ -262,6 +273,22 @@ def restore(
         for path, leaf in wanted.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(like), restored), record["about"], step
+
+
+def about(directory: str | os.PathLike, step: int | None = None) -> dict[str, Any]:
+    """Returns what `save` was told about a checkpoint, without reading its arrays.
+
+    Args:
+      directory: The folder that holds the checkpoints.
+      step: The step; the newest when None.
+
+    Raises:
+      FileNotFoundError: If there is no checkpoint, or none of that step.
+    """
+    folder = pathlib.Path(directory).absolute()
+    step = _found(folder, step)
+    with _manager(folder, writes=False) as manager:
+        return _record(manager, step)["about"]
 
 
 def latest(directory: str | os.PathLike) -> int | None:

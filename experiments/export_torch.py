@@ -1,0 +1,61 @@
+"""Writes a trained net for a PyTorch program.
+
+    python -m experiments.export_torch results/NAME/rdl-seed0/weights rdl.pth
+
+The program reads it with `model.load_state_dict(torch.load("rdl.pth"))`; with the
+ending `.safetensors` or `.npz` it is written without PyTorch.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from experiments import command, weights
+from rdljax.nets import from_torch
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    return command.answer(lambda: run(arguments))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Reads a folder of weights and writes a file.
+
+    Args:
+      arguments: Of the command line.
+
+    Raises:
+      UsageError: The folder holds no weights, or the file cannot be written.
+      UnknownName: The net has no counterpart in PyTorch, or there is no such setting.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.export_torch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", help="of a run's net: .../weights")
+    parser.add_argument("file", help="what to write: .pth, .safetensors or .npz")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    command.check_keys(arguments, ("overwrite",))
+    options = parser.parse_args(arguments)
+    if pathlib.Path(options.file).exists() and not options.overwrite:
+        raise command.UsageError(f"{options.file} exists; --overwrite replaces it")
+    trained = weights.load(options.folder)
+    state = from_torch.to_torch(trained.name, trained.variables)
+    try:
+        from_torch.write(options.file, state)
+    except (OSError, from_torch.CannotRead) as error:
+        raise command.UsageError(str(error)) from error
+    print(f"{options.file} has {trained.name}, {trained.classes} classes")
+    if trained.normalisation is not None:
+        mean, std = (
+            ", ".join(f"{x:.4f}" for x in numbers) for numbers in trained.normalisation
+        )
+        print(f"normalise images: mean ({mean}), std ({std}) of pixels from 0 to 1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Reads a teacher that was trained in PyTorch.
+
+    python -m experiments.import_torch resnet32x4 ckpt_epoch_240.pth --check=cifar100 \
+        --data_dir=DIR
+    python -m experiments.run mnist_rdl --teacher_from=weights/resnet32x4 ...
+
+The file is RepDistiller's (`.pth`, with PyTorch installed), or the same arrays as
+`.safetensors` or `.npz`; for `cifar_cnn`, Keras' `.h5`. No code in it is run.
+"""
+
+import argparse
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+
+from experiments import command, data, weights
+from rdljax.nets import from_torch
+
+KEYS = ("out", "check", "data_dir", "mean", "std", "overwrite")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    return command.answer(lambda: run(arguments))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Reads a file, checks it, and writes a folder.
+
+    Args:
+      arguments: Of the command line.
+
+    Raises:
+      UsageError: The file, the folder, or the data cannot be used.
+      UnknownName: There is no such net, or no such setting.
+    """
+    options = parse(arguments)
+    out = pathlib.Path(options.out or f"weights/{options.name}").expanduser()
+    if out.exists() and not options.overwrite:
+        raise command.UsageError(f"{out} exists; --overwrite replaces it")
+    if (options.mean is None) != (options.std is None):
+        raise command.UsageError("mean and std go together")
+    normalisation = options.mean and (tuple(options.mean), tuple(options.std))
+    try:
+        trained = weights.read(options.name, options.file, normalisation)
+    except (OSError, from_torch.CannotRead, from_torch.WeightsMismatch) as error:
+        raise command.UsageError(str(error)) from error
+    print(
+        f"{options.file} has the weights of {trained.name}, {trained.classes} classes"
+    )
+    if options.check:
+        try:
+            dataset = data.load(options.check, options.data_dir)
+        except ValueError as error:
+            raise command.UsageError(str(error)) from error
+        share = weights.accuracy(trained, dataset)
+        count = len(dataset.test.label)
+        print(f"accuracy {100 * share:.2f} % on {count} test images of {dataset.name}")
+    if out.exists():
+        shutil.rmtree(out)
+    weights.save(trained, out)
+    print(f"written to {out}: python -m experiments.run ... --teacher_from={out}")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The settings of a command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.import_torch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", help="the net, such as resnet32x4 or wrn_40_2")
+    parser.add_argument("file", help="the weights: .pth, .safetensors, .npz, .h5")
+    parser.add_argument("--out", help="the folder to write; weights/NAME by default")
+    parser.add_argument(
+        "--check", metavar="DATA", help="print accuracy on its test set"
+    )
+    parser.add_argument("--data_dir", help="the folder that holds the TFDS sets")
+    channels = {"nargs": 3, "type": float, "metavar": ("R", "G", "B")}
+    parser.add_argument(
+        "--mean",
+        **channels,
+        help="what was subtracted from pixels between 0 and 1, as in torchvision's "
+        "Normalize; by default what is known of the net, or else the mean of the "
+        "data's own training images",
+    )
+    parser.add_argument("--std", **channels, help="what they were then divided by")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder")
+    command.check_keys(arguments, KEYS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Trained nets on their own: a folder with weights and how images go in."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments import data
+from experiments.command import UsageError
+from rdljax import _names, checkpoints, nets
+from rdljax.nets import from_keras, from_torch
+
+Array = jax.Array
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Mean and deviation of pixels from 0 to 1 that the released weights were trained with.
+NORMALISATIONS: dict[str, Normalisation] = {
+    "cifar_cnn": ((0.0,) * 3, (1 / 255,) * 3),
+    "efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3),
+    **dict.fromkeys(
+        ("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet"),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Renormalised:
+    """A net that sees images normalised otherwise than those that it is given.
+
+    Attributes:
+      net: The net.
+      scale: Of each channel.
+      shift: Of each channel: the net sees `scale * images + shift`.
+    """
+
+    net: Any
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Those of the net."""
+        return self.net.layers
+
+    def apply(self, variables: Any, images: Array, **options) -> Any:
+        """The net's activations."""
+        shape = (1, 1, 1, -1)
+        scale, shift = (jnp.asarray(x).reshape(shape) for x in (self.scale, self.shift))
+        return self.net.apply(variables, scale * images + shift, **options)
+
+
+class Trained(NamedTuple):
+    """A trained net.
+
+    Attributes:
+      name: Of the net.
+      classes: The number of its logits.
+      shape: Of the images that it was made for, `(height, width, channels)`.
+      variables: Its Flax variables.
+      normalisation: Mean and deviation, by channel, of pixels from 0 to 1, that are
+        subtracted and divided by; None for those of the data's training images.
+      source: Where it came from, such as a `file` and its `sha256`.
+    """
+
+    name: str
+    classes: int
+    shape: tuple[int, int, int]
+    variables: Any
+    normalisation: Normalisation | None
+    source: dict[str, str]
+
+    def net(self, dataset: data.Dataset) -> Any:
+        """The net for images that `data.normalise` has normalised.
+
+        Raises:
+          UsageError: The data have another number of channels or of classes.
+        """
+        if self.classes != dataset.classes:
+            raise UsageError(
+                f"{self.name} has {self.classes} classes and {dataset.name} has "
+                f"{dataset.classes}"
+            )
+        channels = dataset.train.image.shape[-1]
+        if channels != self.shape[-1]:
+            raise UsageError(
+                f"{self.name} sees images of {self.shape[-1]} channels, {dataset.name} "
+                f"has {channels}"
+            )
+        net = nets.build(self.name, self.classes)
+        if self.normalisation is None:
+            return net
+        pairs = zip(dataset.mean, dataset.std, *self.normalisation, strict=True)
+        # From ((pixel - m) / s) to (pixel / 255 - mean) / std.
+        both = [(s / 255 / std, (m / 255 - mean) / std) for m, s, mean, std in pairs]
+        return Renormalised(net, *map(tuple, zip(*both, strict=True)))
+
+
+def read(
+    name: str, file: str | os.PathLike, normalisation: Normalisation | None = None
+) -> Trained:
+    """A net with the weights of another program's file.
+
+    Args:
+      name: Of the net.
+      file: As for `from_torch.read`, or a Keras file (`.h5`).
+      normalisation: As in `Trained`; None for the known one of `NORMALISATIONS`.
+
+    Raises:
+      UnknownName: There is no such net, or none with weights elsewhere.
+      FileNotFoundError: There is no such file.
+      CannotRead: The file cannot be read, or holds more than arrays.
+      WeightsMismatch: They are not the net's weights.
+    """
+    _names.check("net", name, nets.NETS)
+    path = pathlib.Path(file)
+    source = from_keras if path.suffix in (".h5", ".hdf5") else from_torch
+    variables = source.to_flax(name, source.read(path))
+    return Trained(
+        name,
+        variables["params"]["classifier"]["bias"].size,
+        (32, 32, 3),
+        variables,
+        normalisation or NORMALISATIONS.get(name),
+        {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+    )
+
+
+def save(trained: Trained, folder: str | os.PathLike) -> None:
+    """Writes a net to a folder, as a checkpoint of step 0."""
+    about = {**trained._asdict(), "kind": "weights"}
+    del about["variables"]
+    checkpoints.save(folder, 0, trained.variables, about)
+
+
+def load(folder: str | os.PathLike) -> Trained:
+    """Reads a net back from its folder.
+
+    Raises:
+      UsageError: The folder holds no such net.
+    """
+    try:
+        about = checkpoints.about(folder)
+        if about.get("kind") != "weights":
+            raise ValueError(f"{folder} is a checkpoint of a run")
+        net = nets.build(about["name"], about["classes"])
+        images = jax.ShapeDtypeStruct((1, *about["shape"]), jnp.float32)
+        like = jax.eval_shape(net.init, jax.random.key(0), images)
+        variables, about, _ = checkpoints.restore(folder, like)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{folder} holds no weights: a run leaves such a folder for each net, and "
+            f"python -m experiments.import_torch NAME FILE writes one ({error})"
+        ) from error
+    mean_and_std = about["normalisation"]
+    return Trained(
+        about["name"],
+        about["classes"],
+        tuple(about["shape"]),
+        variables,
+        mean_and_std and tuple(map(tuple, mean_and_std)),
+        about["source"],
+    )
+
+
+def accuracy(trained: Trained, dataset: data.Dataset, chunk: int = 250) -> float:
+    """The share of test images that a net is right about.
+
+    Args:
+      trained: The net.
+      dataset: Its test images are read.
+      chunk: Images at a time.
+    """
+    net, test = trained.net(dataset), dataset.test
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def right(net, variables, images, labels):
+        logits = net.apply(variables, images)["logits"]
+        return jnp.sum(jnp.argmax(logits, axis=-1) == labels)
+
+    count = 0
+    for start in range(0, len(test.label), chunk):
+        images = data.normalise(dataset, test.image[start : start + chunk])
+        labels = test.label[start : start + chunk]
+        count += int(right(net, trained.variables, images, labels))
+    return count / len(test.label)

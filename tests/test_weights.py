@@ -1,0 +1,203 @@
+"""Teachers that were trained elsewhere: read, checked, kept, and taught from."""
+
+import hashlib
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import command, data, export_torch, import_torch, run, weights
+from rdljax import checkpoints, nets
+from rdljax.nets import from_torch
+
+FILE = pathlib.Path(__file__).parent / "reference" / "nets" / "resnet8.npz"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A file as a PyTorch program would leave it, for ten classes."""
+    with np.load(FILE) as stored:
+        prefix = "state/"
+        state = {k.removeprefix(prefix): stored[k] for k in stored if prefix in k}
+    state["fc.weight"], state["fc.bias"] = (
+        state["fc.weight"][:10],
+        state["fc.bias"][:10],
+    )
+    path = tmp_path_factory.mktemp("weights") / "resnet8.safetensors"
+    from_torch.write(path, state)
+    return path
+
+
+def dataset(count=30, channels=3, classes=10):
+    """Random images and labels."""
+    random = np.random.default_rng(0)
+    shape = (count, 32, 32, channels)
+    split = data.Split(
+        random.integers(256, size=shape, dtype=np.uint8),
+        random.integers(classes, size=count).astype(np.int32),
+    )
+    mean, std = (120.0, 100.0, 90.0)[:channels], (60.0, 70.0, 80.0)[:channels]
+    return data.Dataset("random", classes, split, split, split, "", mean, std)
+
+
+class TestTrained:
+    @pytest.mark.parametrize(
+        "normalisation", [None, ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))]
+    )
+    def test_sees_images_normalised_as_it_was_trained(self, file, normalisation):
+        trained, images = weights.read("resnet8", file, normalisation), dataset()
+        net, pixels = trained.net(images), images.test.image[:4]
+        seen = net.apply(trained.variables, data.normalise(images, pixels))
+        if normalisation is None:
+            mean, std = np.array(images.mean) / 255, np.array(images.std) / 255
+        else:
+            mean, std = normalisation
+        expected = nets.build("resnet8", 10).apply(
+            trained.variables, ((pixels / 255 - mean) / std).astype(np.float32)
+        )
+        for layer in net.layers:
+            np.testing.assert_allclose(
+                seen[layer], expected[layer], rtol=1e-4, atol=1e-4
+            )
+
+    def test_accuracy_is_the_share_it_is_right_about(self, file):
+        trained, images = weights.read("resnet8", file), dataset()
+        seen = nets.build("resnet8", 10).apply(
+            trained.variables, data.normalise(images, images.test.image)
+        )
+        predicted = np.argmax(seen["logits"], axis=1)
+        expected = np.mean(predicted == images.test.label)
+        assert weights.accuracy(trained, images, chunk=7) == pytest.approx(expected)
+        known = images._replace(test=images.test._replace(label=predicted))
+        assert weights.accuracy(trained, known) == 1
+
+    def test_refuses_data_of_other_classes_or_channels(self, file):
+        trained = weights.read("resnet8", file)
+        with pytest.raises(command.UsageError, match="10 classes and random has 4"):
+            trained.net(dataset(classes=4))
+        with pytest.raises(command.UsageError, match="3 channels, random has 1"):
+            trained.net(dataset(channels=1))
+
+    def test_known_nets_have_known_normalisations(self):
+        assert set(weights.NORMALISATIONS) <= set(nets.NETS)
+        mean, std = weights.NORMALISATIONS["efficientnet_lite0"]
+        pixel = np.array([0.0, 127.0, 255.0]) / 255
+        normalised = (pixel - mean) / std
+        np.testing.assert_allclose(normalised, [-127 / 128, 0, 1], atol=1e-9)
+
+    def test_comes_back_from_its_folder_as_it_was(self, file, tmp_path):
+        trained = weights.read("resnet8", file, ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
+        weights.save(trained, tmp_path / "net")
+        found = weights.load(tmp_path / "net")
+        jax.tree.map(np.testing.assert_array_equal, found.variables, trained.variables)
+        assert found[:3] == ("resnet8", 10, (32, 32, 3))
+        assert found.normalisation == trained.normalisation
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        assert found.source == {"file": file.name, "sha256": digest}
+
+    def test_a_folder_of_something_else_is_refused(self, tmp_path):
+        with pytest.raises(command.UsageError, match="import_torch"):
+            weights.load(tmp_path / "nothing")
+        checkpoints.save(tmp_path / "run", 3, {"x": np.ones(2)}, {"epoch": 1})
+        with pytest.raises(command.UsageError, match="checkpoint of a run"):
+            weights.load(tmp_path / "run")
+
+
+class TestExport:
+    def test_a_student_of_a_run_returns_to_pytorch(self, file, tmp_path, capsys):
+        trained = weights.read("resnet8", file)
+        weights.save(trained, tmp_path / "net")
+        back = tmp_path / "back.npz"
+        assert export_torch.main([str(tmp_path / "net"), str(back)]) == 0
+        assert "resnet8" in capsys.readouterr().out
+        found, expected = from_torch.read(back), from_torch.read(file)
+        assert found.keys() == expected.keys()
+        for key in found:
+            np.testing.assert_array_equal(found[key], expected[key])
+
+    def test_wrong_calls(self, file, tmp_path, capsys):
+        back = tmp_path / "back.npz"
+        assert export_torch.main([str(tmp_path / "nothing"), str(back)]) == 2
+        assert "holds no weights" in capsys.readouterr().err
+        net = nets.build("mnist_cnn_small", 10)
+        variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+        small = weights.Trained("mnist_cnn_small", 10, (32, 32, 1), variables, None, {})
+        weights.save(small, tmp_path / "small")
+        assert export_torch.main([str(tmp_path / "small"), str(back)]) == 2
+        assert "no net with weights in PyTorch" in capsys.readouterr().err
+        assert not back.exists()
+        weights.save(weights.read("resnet8", file), tmp_path / "net")
+        back.touch()
+        assert export_torch.main([str(tmp_path / "net"), str(back)]) == 2
+        assert "exists" in capsys.readouterr().err
+
+
+class TestCommand:
+    def test_writes_a_folder_and_says_so(self, file, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr(import_torch.data, "load", lambda *_: dataset())
+        out = tmp_path / "net"
+        call = ["resnet8", str(file), f"--out={out}", "--check=cifar10"]
+        assert import_torch.main(call) == 0
+        printed = capsys.readouterr().out
+        share = weights.accuracy(weights.load(out), dataset())
+        assert f"accuracy {100 * share:.2f} % on 30 test images" in printed
+        assert f"--teacher_from={out}" in printed
+        # Neither again nor over it, unless told to.
+        assert import_torch.main(call) == 2
+        assert "--overwrite replaces it" in capsys.readouterr().err
+        assert import_torch.main([*call, "--overwrite"]) == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["resnet9", "FILE"], "did you mean 'resnet8'"),
+            (["mnist_cnn", "FILE"], "no net with weights in PyTorch 'mnist_cnn'"),
+            (["resnet8", "nothing.npz"], "there is no file nothing.npz"),
+            (["resnet14", "FILE"], "missing layer1.1.conv1.weight [16, 16, 3, 3]"),
+            (["resnet8", "FILE", "--chekc=a"], "did you mean 'check'"),
+            (["resnet8", "FILE", "--mean", "1", "1", "1"], "mean and std go together"),
+            (["resnet8", "FILE", "--check=cifar10"], "no data_dir is given"),
+            (["resnet8", "FILE", "--check=digits"], "3 channels, digits has 1"),
+        ],
+    )
+    def test_a_wrong_call_is_answered_in_words_and_writes_nothing(
+        self, file, tmp_path, capsys, arguments, message
+    ):
+        out = tmp_path / "net"
+        arguments = [str(file) if a == "FILE" else a for a in arguments]
+        assert import_torch.main([*arguments, f"--out={out}"]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_students_learn_from_it(file, tmp_path, tfds_dir, capsys):
+    """The whole experiment, on 200 images, with the teacher that is not trained."""
+    folder, out = tmp_path / "net", tmp_path / "run"
+    weights.save(weights.read("resnet8", file), folder)
+    call = ["mnist_rdl", "--data=cifar10", f"--data_dir={tfds_dir}", f"--out={out}"]
+    call += [f"--teacher_from={folder}", "--student=resnet8", "--seeds=1", "--epochs=1"]
+    call += ["--methods", "kd+rdl", "--layers", "stage3", "pooled"]
+    call += ["--train_per_class=20", "--teacher_epochs=50"]
+    assert run.main(call) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["config"]["teacher"] == "resnet8"
+    share = weights.accuracy(
+        weights.load(folder),
+        data.load("cifar10", str(tfds_dir), train_per_class=20),
+    )
+    error = 100 * (1 - share)
+    assert result["teacher"]["test_error"] == pytest.approx(error, abs=0.11)
+    assert not (out / "teacher" / "checkpoint").exists()
+    assert (out / "learning_curves.png").stat().st_size > 5_000
+    # The student's weights are there, for PyTorch or to teach another.
+    student = weights.load(out / "kd+rdl-seed0" / "weights")
+    share = weights.accuracy(student, data.load("cifar10", str(tfds_dir)))
+    (own,) = result["methods"]["kd+rdl"]["test_error"]["values"]
+    assert 100 * (1 - share) == pytest.approx(own, abs=0.11)
+    # Told again, it shows the table, and a missing folder is named.
+    assert run.main([*call, "--resume"]) == 0
+    capsys.readouterr()
+    assert run.main([*call[:4], "--teacher_from=nowhere"]) == 2
+    assert "nowhere holds no weights" in capsys.readouterr().err
