@@ -106,51 +106,47 @@ def made(name, batch=2, **numbers):
     return net, variables, images
 
 
-@pytest.mark.parametrize("name", KINDS)
-class TestKinds:
-    def test_logits_are_linear_in_pooled_and_nothing_else_sees_the_classifier(
-        self, name
-    ):
-        net, variables, images = made(name)
-        apply = jax.jit(net.apply)
-        before = apply(variables, images)
-        classifier = variables["params"]["classifier"]
-        expected = before["pooled"] @ classifier["kernel"] + classifier["bias"][None]
-        np.testing.assert_allclose(before["logits"], expected, rtol=1e-4, atol=1e-5)
-        classifier["kernel"] = 2 * classifier["kernel"]
-        after = apply(variables, images)
-        changed = [k for k in before if (before[k] != after[k]).any()]
-        assert changed == ["logits"]
+def assert_stages_follow_from_preactivations(name, net, variables, seen):
+    for i, before in enumerate(net.preactivations):
+        after = seen[f"stage{i + 1}"]
+        if name == "wrn_16_1":
+            # Stages are raw sums, and the next normalisation makes these.
+            scope = (f"stage{i + 2}", "block0", "norm1") if i < 2 else ("norm",)
+            own = {k: variables[k] for k in ("params", "batch_stats")}
+            for part in scope:
+                own = {k: x[part] for k, x in own.items()}
+            norm = nn.BatchNorm(use_running_average=True, epsilon=1e-5)
+            np.testing.assert_allclose(seen[before], norm.apply(own, after), atol=1e-5)
+        elif name == "shufflenet_v2":
+            # One half has passed untouched, and all is shuffled afterwards.
+            kept, own = jnp.split(seen[before], 2, axis=-1)
+            both = jnp.concatenate([kept, nn.relu(own)], axis=-1)
+            np.testing.assert_array_equal(after, _layers.shuffle(both, 2))
+        elif name == "mobilenet_v2":
+            assert before == f"stage{i + 1}" and (after < 0).any()
+        elif name == "cifar_cnn" and i < 3:
+            # Normalised and pooled afterwards; the signs are what counts.
+            assert (seen[before] < 0).any() and (seen[before] > 0).any()
+        else:
+            np.testing.assert_array_equal(after, nn.relu(seen[before]))
+            assert (seen[before] < 0).any()
 
-    def test_a_stage_is_its_preactivation_after_relu(self, name):
-        net, variables, images = made(name)
-        seen = jax.jit(net.apply)(variables, images)
-        for i, before in enumerate(net.preactivations):
-            after = seen[f"stage{i + 1}"]
-            if name == "wrn_16_1":
-                # Stages are raw sums, and the next normalisation makes these.
-                scope = (f"stage{i + 2}", "block0", "norm1") if i < 2 else ("norm",)
-                own, seen_so_far = variables["params"], variables["batch_stats"]
-                for part in scope:
-                    own, seen_so_far = own[part], seen_so_far[part]
-                norm = nn.BatchNorm(use_running_average=True, epsilon=1e-5)
-                expected = norm.apply(
-                    {"params": own, "batch_stats": seen_so_far}, after
-                )
-                np.testing.assert_allclose(seen[before], expected, atol=1e-5)
-            elif name == "shufflenet_v2":
-                # One half has passed untouched, and all is shuffled afterwards.
-                kept, own = jnp.split(seen[before], 2, axis=-1)
-                both = jnp.concatenate([kept, nn.relu(own)], axis=-1)
-                np.testing.assert_array_equal(after, _layers.shuffle(both, 2))
-            elif name == "mobilenet_v2":
-                assert before == f"stage{i + 1}" and (after < 0).any()
-            elif name == "cifar_cnn" and i < 3:
-                # Normalised and pooled afterwards; here the signs are what counts.
-                assert (seen[before] < 0).any() and (seen[before] > 0).any()
-            else:
-                np.testing.assert_array_equal(after, nn.relu(seen[before]))
-                assert (seen[before] < 0).any()
+
+@pytest.mark.parametrize("name", KINDS)
+def test_activations_hang_together(name):
+    net, variables, images = made(name)
+    apply = jax.jit(net.apply)
+    seen = apply(variables, images)
+    assert_stages_follow_from_preactivations(name, net, variables, seen)
+    # The logits are a linear map of `pooled`, by the classifier.
+    classifier = variables["params"]["classifier"]
+    expected = seen["pooled"] @ classifier["kernel"] + classifier["bias"][None]
+    np.testing.assert_allclose(seen["logits"], expected, rtol=1e-4, atol=1e-5)
+    # Nothing else sees the classifier.
+    classifier["kernel"] = 2 * classifier["kernel"]
+    after = apply(variables, images)
+    changed = [k for k in seen if (seen[k] != after[k]).any()]
+    assert changed == ["logits"]
 
 
 def steps(name, count, synchronised=True, batch=8):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rdljax import nets, objectives, teachers, training
+from rdljax.nets import from_torch
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
@@ -14,7 +15,7 @@ README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 def test_the_python_blocks_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     names: dict = {}
     loop = "for _ in range(100):"
     exec(blocks[0].replace(loop, f"before = loss(weights)\n{loop}"), names)
@@ -59,6 +60,23 @@ def test_the_python_blocks_run_from_top_to_bottom(tmp_path, monkeypatch, capsys)
         *kd.init(jax.random.key(0), student, taught), student, taught, {}
     )
     assert value > 0
+
+    exec_nets(blocks[5:], names)
+
+
+def exec_nets(blocks, names):
+    """Weights from PyTorch, as a file in the working folder, and a captured model."""
+    net = nets.build("resnet8", 100)
+    images = jax.random.normal(jax.random.key(5), (2, 32, 32, 3))
+    variables = net.init(jax.random.key(6), images)
+    from_torch.write("resnet8.safetensors", from_torch.to_torch("resnet8", variables))
+    exec(blocks[0], names)
+    taught = names["teacher"].targets(names["teacher"].arrays, {"image": images})
+    expected = net.apply(variables, images)
+    assert jnp.array_equal(taught["logits"], expected["logits"])
+    exec(blocks[1], names)
+    assert names["seen"]["stage1"].shape == (8, 32, 32, 8)
+    assert names["seen"]["stage2"].shape == (8, 32, 32, 16)
 
 
 def test_the_table_lists_every_objective():
