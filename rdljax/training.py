@@ -127,7 +127,8 @@ def init(
     """
     student_key, terms_key, phase_key = jax.random.split(key, 3)
     example = jax.eval_shape(view, arrays.data, batch, phase_key)
-    # One image will do: only the shape of an image counts.
+    # One image will do: only the shape of an image counts. Not jitted: XLA would take
+    # minutes to compile the drawing of a deep net's arrays in one program.
     images = jnp.zeros((1, *example["image"].shape[1:]), example["image"].dtype)
     variables = dict(student.init(student_key, images))
     seen = jax.eval_shape(student.apply, variables, example["image"])

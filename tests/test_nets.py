@@ -89,21 +89,24 @@ class TestEveryNet:
         assert {x.dtype for x in seen.values()} == {jnp.dtype("bfloat16")}
 
 
-def made(name, batch=2, **numbers):
-    """A net with variables that are not those of its start, and images."""
+def made(name, batch=2):
+    """A net with random variables, and images."""
     channels, classes = conditions(name)
-    net = nets.build(name, classes, **numbers)
     random = np.random.default_rng(0)
+
+    def draw(path, x):
+        kind = path[-1].key
+        if kind == "kernel":
+            numbers = random.normal(0, np.prod(x.shape[:-1]) ** -0.5, x.shape)
+        elif kind in ("scale", "var"):
+            numbers = random.uniform(0.5, 1.5, x.shape)
+        else:
+            numbers = random.uniform(-0.3, 0.3, x.shape)
+        return jnp.asarray(numbers, x.dtype)
+
+    net, variables, _ = shapes(name)
     images = random.normal(size=(batch, 32, 32, channels)).astype(np.float32)
-    variables = net.init(jax.random.key(0), images[:1])
-    if "batch_stats" in variables:
-        variables["batch_stats"] = jax.tree.map_with_path(
-            lambda path, x: random.uniform(
-                *((0.5, 1.5) if path[-1].key == "var" else (-0.3, 0.3)), x.shape
-            ).astype(np.float32),
-            variables["batch_stats"],
-        )
-    return net, variables, images
+    return net, jax.tree.map_with_path(draw, variables), images
 
 
 def assert_stages_follow_from_preactivations(name, net, variables, seen):
@@ -287,7 +290,8 @@ class TestDropout:
 )
 def test_first_weights_have_the_variance_of_the_released_nets(name, expected):
     """He et al. by the outputs, or PyTorch's default, 1 / (3 inputs)."""
-    _, variables, _ = made(name)
+    net, _, images = made(name)
+    variables = net.init(jax.random.key(0), images)
     block = variables["params"]["stage3"]["block0" if name == "resnet8" else "block3"]
     kernel = np.asarray(
         block["unit2" if name == "resnet8" else "unit3"]["conv"]["kernel"]
