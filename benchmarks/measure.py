@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -60,11 +61,13 @@ class Contender(NamedTuple):
       read: From an outcome to arrays: first the value, then gradients and whatever
         else is compared, in the order and layout that all contenders share.
       tune: Called before times are taken: settles what is fastest for it.
+      facts: Further numbers about it by name, for the results and for goals.
     """
 
     call: Callable[[], Any]
     read: Callable[[Any], list[np.ndarray]] = jax.tree.leaves
     tune: Callable[[], None] = lambda: None
+    facts: Mapping[str, float] = types.MappingProxyType({})
 
 
 class Goal(NamedTuple):
@@ -76,7 +79,7 @@ class Goal(NamedTuple):
       floor: What must be reached.
       target: What is hoped for. Where it is below the floor, smaller is better.
       quantity: "time" or "memory", ratios over the reference; or "MiB", the
-        contender's memory itself.
+        contender's memory itself; or one of its facts.
     """
 
     name: str
@@ -199,8 +202,9 @@ def times(case: Case, rounds: int) -> dict:
 
     Returns:
       By contender `differences`, `samples_ms` (the milliseconds of a call in every
-      sample) and `repeats` (how many calls a sample has). `others`: the share of the
-      cores' time that went to other processes meanwhile, None where it is not known.
+      sample), `repeats` (how many calls a sample has) and `facts`. `others`: the share
+      of the cores' time that went to other processes meanwhile, None where it is not
+      known.
 
     Raises:
       Mismatch: They do not agree.
@@ -233,6 +237,7 @@ def times(case: Case, rounds: int) -> dict:
         "differences": differences,
         "samples_ms": samples,
         "repeats": repeats,
+        "facts": {name: dict(c.facts) for name, c in contenders.items()},
         "others": None if busy is None else max(0.0, others / available),
     }
 
@@ -526,10 +531,11 @@ def measured(ask: Callable[[str], dict]) -> dict:
 
     Returns:
       `contenders`: by name `median_ms`, `best_ms`, `samples_ms`, `repeats`,
-      `memory_mib`; of all but the first `ratio` (see `ratio`), `memory_ratio` and
-      `difference` (see `compare`). `goals`, each with what was `measured` and its
-      `verdict`. `device`, `others` (see `times`), and `error` (or None). `refused`: the
-      samples of the other attempt, where a ratio was not stable and there are two.
+      `memory_mib` and its facts; of all but the first `ratio` (see `ratio`),
+      `memory_ratio` and `difference` (see `compare`). `goals`, each with what was
+      `measured` and its `verdict`. `device`, `others` (see `times`), and `error` (or
+      None). `refused`: the samples of the other attempt, where a ratio was not stable
+      and there are two.
     """
     attempts = []
     while len(attempts) < 2:
@@ -550,6 +556,7 @@ def measured(ask: Callable[[str], dict]) -> dict:
             "samples_ms": times,
             "repeats": repeats[name],
             "memory_mib": None,
+            **shown.get("facts", {}).get(name, {}),
         }
         for name, times in samples.items()
     }
@@ -605,6 +612,9 @@ def _judged(goal: Goal, contenders: Mapping[str, dict]) -> dict:
         verdict = judge(goal, found)
     elif goal.quantity == "memory":
         found = entry["memory_ratio"]
+        verdict = judge(goal, found)
+    elif goal.quantity in entry:
+        found = entry[goal.quantity]
         verdict = judge(goal, found)
     else:
         found = entry["ratio"]["medians"] if entry["ratio"]["stable"] else None
@@ -702,11 +712,16 @@ def _table(cases: list[dict], quantity: str) -> str:
         shown = (quantity, "MiB") if quantity == "memory" else (quantity,)
         goals = [_goal(goal) for goal in case["goals"] if goal["quantity"] in shown]
         rows.append([case["case"], *cells, "; ".join(goals)])
+    return aligned(rows)
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """A table in Markdown that is aligned too; the first row is its head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
+    head, *body = rows
     return "\n".join(
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
+        for row in (head, ["-" * width for width in widths], *body)
     )
 
 

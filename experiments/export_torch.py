@@ -11,7 +11,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from experiments import command, weights
+from experiments import command, import_torch, weights
 from rdljax.nets import from_torch
 
 
@@ -41,20 +41,18 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     command.check_keys(arguments, ("overwrite",))
     options = parser.parse_args(arguments)
-    if pathlib.Path(options.file).exists() and not options.overwrite:
+    if pathlib.Path(options.file).expanduser().exists() and not options.overwrite:
         raise command.UsageError(f"{options.file} exists; --overwrite replaces it")
     trained = weights.load(options.folder)
-    state = from_torch.to_torch(trained.name, trained.variables)
     try:
+        state = from_torch.to_torch(trained.name, trained.variables)
         from_torch.write(options.file, state)
-    except (OSError, from_torch.CannotRead) as error:
+    except (OSError, from_torch.CannotRead, from_torch.WeightsMismatch) as error:
         raise command.UsageError(str(error)) from error
-    print(f"{options.file} has {trained.name}, {trained.classes} classes")
-    if trained.normalisation is not None:
-        mean, std = (
-            ", ".join(f"{x:.4f}" for x in numbers) for numbers in trained.normalisation
-        )
-        print(f"normalise images: mean ({mean}), std ({std}) of pixels from 0 to 1")
+    print(
+        f"{options.file} has {trained.name}, {trained.classes} classes; images are "
+        f"normalised by {import_torch.described(trained.normalisation)}"
+    )
 
 
 if __name__ == "__main__":

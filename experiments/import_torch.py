@@ -10,7 +10,6 @@ The file is RepDistiller's (`.pth`, with PyTorch installed), or the same arrays 
 
 import argparse
 import pathlib
-import shutil
 import sys
 from collections.abc import Sequence
 
@@ -38,8 +37,10 @@ def run(arguments: Sequence[str]) -> None:
     """
     options = parse(arguments)
     out = pathlib.Path(options.out or f"weights/{options.name}").expanduser()
-    if out.exists() and not options.overwrite:
-        raise command.UsageError(f"{out} exists; --overwrite replaces it")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        weights.load(out)  # Nothing else is overwritten.
+        if not options.overwrite:
+            raise command.UsageError(f"{out} exists; --overwrite replaces it")
     if (options.mean is None) != (options.std is None):
         raise command.UsageError("mean and std go together")
     normalisation = options.mean and (tuple(options.mean), tuple(options.std))
@@ -48,7 +49,8 @@ def run(arguments: Sequence[str]) -> None:
     except (OSError, from_torch.CannotRead, from_torch.WeightsMismatch) as error:
         raise command.UsageError(str(error)) from error
     print(
-        f"{options.file} has the weights of {trained.name}, {trained.classes} classes"
+        f"{options.file} has the weights of {trained.name}, {trained.classes} classes; "
+        f"images are normalised by {described(trained.normalisation)}"
     )
     if options.check:
         try:
@@ -58,10 +60,19 @@ def run(arguments: Sequence[str]) -> None:
         share = weights.accuracy(trained, dataset)
         count = len(dataset.test.label)
         print(f"accuracy {100 * share:.2f} % on {count} test images of {dataset.name}")
-    if out.exists():
-        shutil.rmtree(out)
-    weights.save(trained, out)
+    try:
+        weights.save(trained, out)
+    except OSError as error:
+        raise command.UsageError(f"cannot write {out}: {error}") from error
     print(f"written to {out}: python -m experiments.run ... --teacher_from={out}")
+
+
+def described(normalisation: weights.Normalisation | None) -> str:
+    """A normalisation in words."""
+    if normalisation is None:
+        return "the mean and deviation of the data's training images"
+    mean, std = (", ".join(f"{x:.4g}" for x in numbers) for numbers in normalisation)
+    return f"mean ({mean}) and std ({std}) of pixels from 0 to 1"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -78,7 +89,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--check", metavar="DATA", help="print accuracy on its test set"
     )
     parser.add_argument("--data_dir", help="the folder that holds the TFDS sets")
-    channels = {"nargs": 3, "type": float, "metavar": ("R", "G", "B")}
+    channels = {"nargs": "+", "type": float, "metavar": "X"}
     parser.add_argument(
         "--mean",
         **channels,

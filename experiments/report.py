@@ -121,12 +121,15 @@ def table(summary: dict) -> str:
 
 
 def _head(summary: dict) -> str:
-    config = summary["config"]
+    config, source = summary["config"], summary.get("teacher_source")
+    origin = f"after {config['teacher_epochs']} epochs"
+    if source is not None:
+        origin = f"(from {source.get('file') or source['run']}, not trained here)"
     return "\n".join(
         [
             f"Data: {summary['data']}",
             f"Teacher {config['teacher']}: {summary['teacher']['test_error']:.2f} % "
-            f"test error after {config['teacher_epochs']} epochs. Student "
+            f"test error {origin}. Student "
             f"{config['student']}: {config['epochs']} epochs, {config['seeds']} seeds.",
             f"Difference: test error minus that of {summary['baseline']}, paired over "
             "seeds, with its 95 % t interval. McNemar: seeds with p < 0.05 after "

@@ -127,7 +127,7 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
     configs.check(config)
     dataset = load(config)
     rehearse(config, dataset, trained)
-    folder = claim(name, config)
+    folder = claim(name, config, trained)
     if (folder / "result.json").exists():
         summary = json.loads((folder / "result.json").read_text())
         print(f"{folder} is finished:\n\n{report.table(summary)}")
@@ -152,6 +152,7 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
         results = train_all(lab)
     summary = {
         "config": {"name": name, **dataclasses.asdict(config)},
+        "teacher_source": _source(trained),
         "data": dataset.note,
         "versions": versions(),
         "device": device,
@@ -197,6 +198,7 @@ def rehearse(
     Raises:
       UsageError: A step cannot be made with these settings.
     """
+    own_teacher = None if trained is None else trained.net(dataset)
     teacher_net = nets.build(config.teacher, dataset.classes)
     student = nets.build(config.student, dataset.classes)
     index = {"index": np.arange(config.batch, dtype=np.int32)}
@@ -209,7 +211,7 @@ def rehearse(
         if trained is None:
             teacher = teachers.net(teacher_net, teacher_net.init(key, seen))
         else:
-            teacher = teachers.net(trained.net(dataset), trained.variables)
+            teacher = teachers.net(own_teacher, trained.variables)
         phase = training.Phase(configs.weighted_terms(config, method, 1), 1)
         arrays = training.Arrays(teacher.arrays, train)
         state = training.init(
@@ -227,7 +229,16 @@ def rehearse(
             raise configs.UsageError(f"{method} cannot be trained: {error}") from error
 
 
-def claim(name: str, config: configs.Config) -> pathlib.Path:
+def _source(trained: weights.Trained | None) -> dict[str, str] | None:
+    """Where a teacher comes from that is not trained here, and what its weights are."""
+    if trained is None:
+        return None
+    return {**trained.source, "fingerprint": trained.fingerprint}
+
+
+def claim(
+    name: str, config: configs.Config, trained: weights.Trained | None = None
+) -> pathlib.Path:
     """The results folder, if it is free or holds this config's run to be resumed.
 
     Raises:
@@ -245,6 +256,14 @@ def claim(name: str, config: configs.Config) -> pathlib.Path:
         raise configs.UsageError(f"{folder} is a file, not a folder for results")
     mine = {"name": name, **dataclasses.asdict(config)}
     mine = json.loads(json.dumps(_settings(mine)))
+    if trained is not None:
+        mine["teacher_weights"] = trained.fingerprint
+        source = pathlib.Path(config.teacher_from).expanduser().resolve()
+        if config.overwrite and folder.resolve() in (source, *source.parents):
+            raise configs.UsageError(
+                f"overwrite would delete the teacher, {config.teacher_from}; --out="
+                "FOLDER names another folder for results"
+            )
     if folder.exists() and any(folder.iterdir()):
         _check_taken(folder, mine, config)
         if config.overwrite:

@@ -7,17 +7,21 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import data
 from experiments.command import UsageError
 from rdljax import _names, checkpoints, nets
-from rdljax.nets import from_keras, from_torch
+from rdljax.nets import _weights, from_keras, from_torch
 
 Array = jax.Array
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
+# RepDistiller's, of CIFAR-100 (dataset/cifar100.py).
+CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 # Mean and deviation of pixels from 0 to 1 that the released weights were trained with.
 NORMALISATIONS: dict[str, Normalisation] = {
     "cifar_cnn": ((0.0,) * 3, (1 / 255,) * 3),
@@ -75,24 +79,41 @@ class Trained(NamedTuple):
     normalisation: Normalisation | None
     source: dict[str, str]
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the variables, by path."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
+
     def net(self, dataset: data.Dataset) -> Any:
         """The net for images that `data.normalise` has normalised.
 
         Raises:
-          UsageError: The data have another number of channels or of classes.
+          UsageError: The data have images that the net cannot see, or other classes.
         """
         if self.classes != dataset.classes:
             raise UsageError(
                 f"{self.name} has {self.classes} classes and {dataset.name} has "
                 f"{dataset.classes}"
             )
-        channels = dataset.train.image.shape[-1]
-        if channels != self.shape[-1]:
+        size = dataset.train.image.shape[1:]
+        if size[-1] != self.shape[-1]:
             raise UsageError(
                 f"{self.name} sees images of {self.shape[-1]} channels, {dataset.name} "
-                f"has {channels}"
+                f"has {size[-1]}"
             )
         net = nets.build(self.name, self.classes)
+        try:
+            images = jax.ShapeDtypeStruct((1, *size), jnp.float32)
+            jax.eval_shape(net.apply, self.variables, images)
+        except flax.errors.FlaxError as error:
+            raise UsageError(
+                f"{self.name} was made for images of {list(self.shape)}, "
+                f"{dataset.name} has {list(size)}"
+            ) from error
         if self.normalisation is None:
             return net
         pairs = zip(dataset.mean, dataset.std, *self.normalisation, strict=True)
@@ -109,24 +130,39 @@ def read(
     Args:
       name: Of the net.
       file: As for `from_torch.read`, or a Keras file (`.h5`).
-      normalisation: As in `Trained`; None for the known one of `NORMALISATIONS`.
+      normalisation: As in `Trained`; None for the known one of `NORMALISATIONS`, or
+        for RepDistiller's where there are 100 classes.
 
     Raises:
+      UsageError: A deviation is not above 0, or of another number of channels.
       UnknownName: There is no such net, or none with weights elsewhere.
       FileNotFoundError: There is no such file.
       CannotRead: The file cannot be read, or holds more than arrays.
       WeightsMismatch: They are not the net's weights.
     """
     _names.check("net", name, nets.NETS)
-    path = pathlib.Path(file)
+    path = pathlib.Path(file).expanduser()
     source = from_keras if path.suffix in (".h5", ".hdf5") else from_torch
     variables = source.to_flax(name, source.read(path))
+    classes = variables["params"]["classifier"]["bias"].size
+    channels = _weights.channels(variables)
+    large = name.endswith(("_imagenet", "_lite0"))
+    if normalisation is None and channels == 3:
+        usual = CIFAR100 if classes == 100 and not large else None
+        normalisation = NORMALISATIONS.get(name, usual)
+    if normalisation is not None:
+        mean, std = normalisation
+        if not len(mean) == len(std) == channels or min(std) <= 0:
+            raise UsageError(
+                f"expected mean and std of {channels} channels, and no std of 0 or "
+                f"less, got mean {list(mean)} and std {list(std)}"
+            )
     return Trained(
         name,
-        variables["params"]["classifier"]["bias"].size,
-        (32, 32, 3),
+        classes,
+        (224, 224, channels) if large else (32, 32, channels),
         variables,
-        normalisation or NORMALISATIONS.get(name),
+        normalisation,
         {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
     )
 
@@ -144,6 +180,7 @@ def load(folder: str | os.PathLike) -> Trained:
     Raises:
       UsageError: The folder holds no such net.
     """
+    folder = pathlib.Path(folder).expanduser()
     try:
         about = checkpoints.about(folder)
         if about.get("kind") != "weights":

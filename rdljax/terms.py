@@ -286,8 +286,8 @@ def ab(*, margin: float = 1.0) -> Term:
     shape. The paper uses it in a phase of its own before the task, for the layers that
     are compared and those below:
 
-        pairs = [("stage1", "stage1"), ("stage2", "stage2")]
-        trunk = ("student/conv1", "student/conv2")
+        pairs = [(s, s) for s in ("stage1_preact", "stage2_preact")]
+        trunk = ("student/stem", "student/stage1", "student/stage2")
         plan = [
             training.Phase(
                 {"ab": (1.0, terms.between(pairs, terms.ab()))}, 30, ("ab", *trunk)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import kernels, measure, objectives, repdistiller, steps
+from benchmarks import kernels, measure, nets, objectives, repdistiller, steps
+from rdljax import nets as library_nets
 from rdljax import objectives as library
 from rdljax.rdm import comparisons, distances, forms
 
@@ -297,6 +298,7 @@ class TestCommand:
             (objectives, ["kd-100", "--out=none/x.json"], "there is no folder none"),
             (objectives, ["kd-100", "--batch=1"], "a batch of 2 or more"),
             (kernels, ["loss-1"], "no case 'loss-1'"),
+            (nets, ["resnet-8"], "no case 'resnet-8'; did you mean 'resnet8'?"),
             (kernels, ["bootstrap-92", "--batch=4"], "these cases have no batch"),
             (kernels, ["bootstrap-92", "--device=tpu"], "no device tpu: cpu or gpu"),
             (kernels, ["scaling-1000", "--picture=none/x.png"], "no folder none"),
@@ -318,6 +320,7 @@ class TestCommand:
             (objectives, objectives.CASES),
             (steps, steps.LOSSES),
             (kernels, kernels.CASES),
+            (nets, nets.CASES),
         ],
     )
     def test_list(self, module, names, capsys):
@@ -336,3 +339,87 @@ def build(name, options):
 
 sys.exit(measure.main("wrong", build, ["doubled"], measure.Options))
 """
+
+
+class TestNets:
+    tiny = nets.Size(batch=3, image=(32, 32, 1), classes=10)
+
+    def test_every_net_has_both_cases_and_a_size(self):
+        assert set(nets.CASES) == {
+            f"{n}{s}" for n in library_nets.NETS for s in ("", "-forward")
+        }
+        assert set(nets.SIZES) == set(library_nets.NETS)
+        assert {nets.SIZES[n].classes for n in ("mlp", "vgg8")} == {10, 100}
+        assert nets.SIZES["resnet18_imagenet"].image == (224, 224, 3)
+
+    def test_every_net_of_repdistiller_may_contend(self):
+        assert len(nets.RELEASED) == 22
+        assert nets.RELEASED["mobilenet_v2"] == "MobileNetV2"
+
+    def test_the_step_is_that_of_the_task(self):
+        net = library_nets.build("mnist_cnn_small", 10)
+        variables = nets.variables("mnist_cnn_small", self.tiny)
+        batch = nets.data(self.tiny)
+
+        def loss(params):
+            logits = net.apply({"params": params}, batch["image"], train=True)["logits"]
+            chosen = jax.nn.log_softmax(logits)[np.arange(3), batch["label"]]
+            return -jnp.mean(chosen)
+
+        value, gradient = jax.value_and_grad(loss)(variables["params"])
+        step = nets.trained("mnist_cnn_small", self.tiny)
+        found = step.read(step.call())
+        np.testing.assert_allclose(found[0], value, rtol=1e-5)
+        expected = gradient["classifier"]["kernel"]
+        np.testing.assert_allclose(found[1], expected, rtol=1e-3, atol=1e-6)
+        # It learns.
+        assert step.read(step.call())[0] < found[0]
+
+    @pytest.mark.parametrize("name", ["wrn_16_1", "network_in_network"])
+    def test_running_statistics_and_dropout(self, name):
+        step = nets.trained(name, nets.Size(2, (32, 32, 3), 10))
+        assert all(np.isfinite(x).all() for x in step.read(step.call()))
+
+    def test_the_forward_pass_is_that_of_evaluation(self):
+        found = nets.evaluated("wrn_16_1", nets.Size(2))
+        variables = nets.variables("wrn_16_1", nets.Size(2))
+        images = nets.data(nets.Size(2))["image"]
+        expected = library_nets.build("wrn_16_1", 100).apply(variables, images)[
+            "logits"
+        ]
+        np.testing.assert_allclose(found.call(), expected, rtol=1e-3, atol=1e-3)
+        assert found.facts["parameters"] == 180_916 and found.facts["images"] == 2
+
+    def test_seconds_until_the_first_step_are_judged(self):
+        answer = {
+            **Process(STEADY)("times"),
+            "facts": {"ours": {"ready_s": 40.0}, "port": {"images": 64}},
+            "goals": [nets.GOAL._asdict()],
+            "memory": False,
+        }
+        found = measure.measured(lambda part: answer)
+        assert found["contenders"]["ours"]["ready_s"] == 40
+        assert found["contenders"]["port"]["images"] == 64
+        (goal,) = found["goals"]
+        assert (goal["measured"], goal["verdict"]) == (40, "floor met")
+
+    def test_from_the_command_line(self, tmp_path):
+        out = tmp_path / "nets.json"
+        cases = ["mnist_cnn_small", "mnist_cnn_small-forward"]
+        done = command(
+            "benchmarks.nets", *cases, "--batch=2", "--rounds=1", f"--out={out}"
+        )
+        assert done.returncode == 0, done.stderr
+        step, forward = json.loads(out.read_text())["cases"]
+        for case in (step, forward):
+            assert case["error"] is None and set(case["contenders"]) == {"ours"}
+            ours = case["contenders"]["ours"]
+            parts = [ours[key] for key in ("trace_s", "lower_s", "compile_s")]
+            assert ours["ready_s"] == pytest.approx(sum(parts)) and min(parts) > 0
+            assert (ours["images"], ours["parameters"]) == (2, 8234)
+        *_, row, _, last = done.stdout.splitlines()
+        speeds = [2e3 / c["contenders"]["ours"]["median_ms"] for c in (step, forward)]
+        cells = [cell.strip() for cell in row.split("|")]
+        assert cells[1] == "mnist_cnn_small"
+        assert {f"{speed:,.0f}" for speed in speeds} <= set(cells)
+        assert "bf16 is left out on a CPU" in last

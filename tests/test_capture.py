@@ -563,3 +563,39 @@ def test_learns_and_teaches_across_devices(student, teacher):
         assert np.isfinite(nnx_net().model.heads["main"].kernel[...]).all()
         trained = {"params": after.params["student"], **after.model_state}
         assert type(net.merge(trained)) is NNXModel
+
+
+def test_what_modules_sow_stands_before_what_they_answer():
+    class Sowing(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(3, name="dense")(x)
+            self.sow("intermediates", "features", x)
+            return 2 * x
+
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            x = Sowing(name="b0")(images)
+            return Sowing(name="b1")(x)
+
+    taps = ["b1", "b0", "b1/features", "b0/features"]
+    net = capture.linen(Two(), taps, jnp.ones((2, 4)))
+    assert net.layers == ("b0/features", "b0", "b1/features", "b1")
+
+
+def test_a_module_that_answers_more_than_arrays_is_no_obstacle():
+    class Named(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return "name", nn.Dense(3, name="dense")(x)
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return 2 * Named(name="named")(images)[1]
+
+    images = jnp.ones((2, 4))
+    net = capture.linen(Model(), {"a": "named/dense", "b": "named[1]"}, images)
+    seen = net.apply(net.init(jax.random.key(0), images), images)
+    np.testing.assert_array_equal(seen["a"], seen["b"])

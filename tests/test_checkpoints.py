@@ -411,3 +411,18 @@ def test_nothing_is_printed_or_logged(tmp_path, capfd, caplog):
     checkpoints.latest(tmp_path)
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
+
+
+class TestAbout:
+    def test_is_what_save_was_told_newest_or_of_a_step(self, tmp_path):
+        for step in (1, 2):
+            checkpoints.save(tmp_path, step, {"x": np.ones(2)}, {"epoch": step})
+        assert checkpoints.about(tmp_path) == {"epoch": 2}
+        assert checkpoints.about(tmp_path, step=1) == {"epoch": 1}
+
+    def test_a_missing_step_or_folder_is_named(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+            checkpoints.about(tmp_path / "nothing")
+        checkpoints.save(tmp_path, 1, {"x": np.ones(2)}, {})
+        with pytest.raises(FileNotFoundError, match="no step 3"):
+            checkpoints.about(tmp_path, step=3)

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import lax
 
 from rdljax import _names, nets, teachers, terms, training
-from rdljax.nets import _layers, regressors
+from rdljax.nets import _convolutions, _layers, regressors
 
 # One of each kind; the others differ in depth and width alone.
 KINDS = [
@@ -180,10 +180,6 @@ def steps(name, count, synchronised=True, batch=8):
     )
     state, metrics = step(state, arrays, training.shard(data, count))
     assert np.isfinite(metrics["loss"])
-    for leaf in jax.tree.leaves(state.replicated.model_state):
-        first, *others = (np.asarray(x.data) for x in leaf.addressable_shards)
-        assert len(others) == count - 1
-        assert all(np.array_equal(first, other) for other in others)
     return start, jax.device_get(state.replicated)
 
 
@@ -216,6 +212,21 @@ class TestSteps:
     @pytest.mark.parametrize("name", [n for n in nets.NETS if n not in KINDS])
     def test_a_step_of_the_others_too(self, name):
         assert_steps_equal_on_two_devices_and_one(name)
+
+    @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "shufflenet_v2"])
+    def test_every_device_has_the_same_statistics_itself(self, name):
+        """Before any mean over the devices is taken (training takes one)."""
+        net, variables, images = made(name, batch=8)
+        net = net.clone(axis_name="devices")
+
+        def update(images):
+            _, new = net.apply(variables, images, train=True, mutable=["batch_stats"])
+            return new
+
+        mapped = jax.vmap(update, axis_name="devices")
+        per_device = jax.jit(mapped)(images.reshape(2, 4, *images.shape[1:]))
+        for leaf in jax.tree.leaves(per_device):
+            np.testing.assert_array_equal(leaf[0], leaf[1])
 
     def test_without_an_axis_each_device_normalises_its_own(self):
         _, one = steps("resnet8", 1, synchronised=False)
@@ -300,6 +311,19 @@ def test_first_weights_have_the_variance_of_the_released_nets(name, expected):
     assert kernel.var() == pytest.approx(expected, rel=0.1)
 
 
+def test_logits_are_float32_in_more_than_name():
+    net, variables, images = made("mlp")
+    logits = net.clone(dtype=jnp.bfloat16).apply(variables, images)["logits"]
+    assert (logits != logits.astype(jnp.bfloat16).astype(jnp.float32)).any()
+
+
+def test_max_pool_shares_the_gradient_among_equals():
+    gradient = jax.grad(lambda x: jnp.sum(_layers.max_pool(x, 2)))
+    np.testing.assert_array_equal(
+        gradient(jnp.ones((1, 2, 2, 1))), np.full((1, 2, 2, 1), 0.25)
+    )
+
+
 def test_vgg_pools_a_fourth_time_from_64_pixels_on():
     assert shapes("vgg8", size=32)[2]["stage4"].shape == (2, 4, 4, 512)
     assert shapes("vgg8", size=64)[2]["stage4"].shape == (2, 4, 4, 512)
@@ -373,3 +397,80 @@ def test_regressor_takes_a_layer_to_the_teachers_width(student, teacher, answer)
     # Linear: the kernel is reached by the gradient wherever the input is not zero.
     gradient = jax.grad(lambda v: jnp.sum(module.apply(v, x) ** 2))(variables)
     assert all(g.any() for g in jax.tree.leaves(gradient))
+
+
+class TestConvolutions:
+    """What stands in for XLA's own operations on the CPU gives the same."""
+
+    @pytest.mark.parametrize(
+        ("size", "groups", "features", "stride", "padding"),
+        [
+            (3, 6, 6, 1, ((1, 1), (1, 1))),
+            (3, 6, 6, 2, ((1, 1), (1, 1))),
+            (5, 6, 6, 2, "SAME"),
+            (3, 6, 6, 2, "VALID"),
+            (2, 6, 6, 3, ((0, 2), (1, 0))),
+            (1, 6, 6, 1, "SAME"),
+            (1, 3, 9, 1, "SAME"),
+            (1, 2, 4, 2, "SAME"),
+            (3, 2, 4, 1, "SAME"),
+            (3, 6, 12, 1, "SAME"),
+            (3, 1, 5, 2, "SAME"),
+        ],
+    )
+    def test_value_and_gradients_are_those_of_lax(
+        self, size, groups, features, stride, padding
+    ):
+        random = np.random.default_rng(0)
+        x = jnp.asarray(random.normal(size=(2, 7, 8, 6)), jnp.float32)
+        shape = (size, size, 6 // groups, features)
+        kernel = jnp.asarray(random.normal(size=shape), jnp.float32)
+        options = {
+            "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+            "feature_group_count": groups,
+        }
+
+        def ours(x, kernel):
+            return _convolutions.conv_general_dilated(
+                x, kernel, (stride, stride), padding, **options
+            )
+
+        def lax_own(x, kernel):
+            return lax.conv_general_dilated(
+                x, kernel, (stride, stride), padding, **options
+            )
+
+        def both(convolve):
+            value = convolve(x, kernel)
+            loss = lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel)))  # noqa: E731
+            return value, *jax.grad(loss, argnums=(0, 1))(x, kernel)
+
+        for own, theirs in zip(both(ours), both(lax_own), strict=True):
+            assert own.shape == theirs.shape and own.dtype == theirs.dtype
+            np.testing.assert_allclose(own, theirs, rtol=1e-4, atol=1e-4)
+
+    def test_bfloat16_is_summed_in_float32(self):
+        x = jnp.full((1, 5, 5, 4), 1.0, jnp.bfloat16)
+        kernel = jnp.full((5, 5, 1, 4), 1.0 + 2**-7, jnp.bfloat16)
+        answer = _convolutions.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            "VALID",
+            feature_group_count=4,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        assert answer.dtype == jnp.bfloat16
+        # 25 times 1.0078125, rounded once.
+        expected = jnp.asarray(25 * (1 + 2**-7), jnp.bfloat16)
+        np.testing.assert_array_equal(answer, jnp.broadcast_to(expected, answer.shape))
+
+    @pytest.mark.parametrize("first", [1.5, 0.0, np.inf, -np.inf, np.nan])
+    def test_kept_changes_nothing(self, first):
+        x = np.random.default_rng(0).normal(size=(2, 3, 3, 2)).astype(np.float32)
+        x[0, 0, 0, 0] = first
+        np.testing.assert_array_equal(jax.jit(_convolutions.kept)(x), x)
+        gradient = jax.grad(lambda x: jnp.sum(3 * _convolutions.kept(x)))(
+            jnp.asarray(x)
+        )
+        np.testing.assert_array_equal(gradient, np.full(x.shape, 3))

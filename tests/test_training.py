@@ -571,3 +571,82 @@ def test_a_restored_state_continues_to_the_same_bits(tmp_path):
     jax.tree.map(
         np.testing.assert_array_equal, key_words(continued), key_words(unbroken)
     )
+
+
+class Dropping(nn.Module):
+    """A net that answers what it has not dropped, and counts its calls."""
+
+    layers = ("pooled", "logits")
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        calls = self.variable("counters", "calls", lambda: jnp.zeros((), jnp.int32))
+        if train:
+            calls.value += 1
+        bias = self.param("bias", nn.initializers.zeros, (CLASSES,))
+        kept = nn.Dropout(0.5, deterministic=not train)(jnp.ones((len(images), 64)))
+        return {"pooled": kept, "logits": jnp.ones((len(images), 1)) * bias[None]}
+
+
+class TestDropping:
+    """What a student drops follows from the seed, the step and the device."""
+
+    def run(self, steps, state=None, devices=2):
+        net, teacher, optimizer = Dropping(), teachers.nobody(), optax.sgd(0.1)
+
+        def kept(student, teacher):
+            # One number for each image, which the mean over devices keeps apart.
+            return jnp.sum(student["pooled"] * 1.001 ** jnp.arange(64.0)[None])
+
+        loss = {"kept": (1.0, terms.plain(kept))}
+        phase = training.Phase(loss, epochs=1)
+        data = {"image": jnp.zeros((4, 3, 3, 1)), "label": jnp.zeros(4, jnp.int32)}
+
+        def all_of_it(data, batch, key):
+            return {"image": batch["image"], "label": batch["label"]}
+
+        some = jax.devices()[:devices]
+        arrays = training.replicate(training.Arrays((), ()), some)
+        if state is None:
+            key = jax.random.key(0)
+            state = training.init(
+                key, net, teacher, [phase], all_of_it, arrays, data, devices=devices
+            )
+            state = training.start(state, phase, optimizer)
+        body = training.body(net, teacher, phase, optimizer, all_of_it)
+        step = training.pmap(body, devices=some)
+        values = []
+        for _ in range(steps):
+            state, metrics = step(state, arrays, training.shard(data, devices))
+            values.append(float(metrics["kept"]))
+        return state, values
+
+    def test_counters_stay_integers(self):
+        state, _ = self.run(3)
+        calls = state.replicated.model_state["counters"]["calls"]
+        assert calls.dtype == jnp.int32 and int(calls) == 3
+
+    def test_every_step_drops_others_and_a_restored_one_the_same(self, tmp_path):
+        _, unbroken = self.run(4)
+        assert len(set(unbroken)) == 4
+        state, first = self.run(2)
+        checkpoints.save(tmp_path, 2, state, {})
+        state, _, _ = checkpoints.restore(tmp_path, state)
+        _, second = self.run(2, state)
+        assert first + second == unbroken
+
+    def test_every_device_and_no_view_has_such_a_key(self):
+        state, _ = self.run(1)
+        now = state.replicated
+
+        def keys(_):
+            return jax.random.key_data(training._dropout_key(now, "devices"))
+
+        first, second = jax.vmap(keys, axis_name="devices")(jnp.arange(2))
+        seen = {tuple(first.tolist()), tuple(second.tolist())}
+        unmapped = jax.random.key_data(training._dropout_key(now, None))
+        of_views = jax.vmap(
+            lambda i: jax.random.key_data(jax.random.fold_in(now.key, i))
+        )(jnp.arange(1000))
+        seen |= {tuple(unmapped.tolist()), *map(tuple, of_views.tolist())}
+        assert len(seen) == 3 + 1000

@@ -43,6 +43,13 @@ def dataset(count=30, channels=3, classes=10):
 
 
 class TestTrained:
+    def test_repdistillers_teachers_see_what_they_were_trained_on(self, tmp_path):
+        with np.load(FILE) as stored:
+            state = {k[6:]: stored[k] for k in stored if k.startswith("state/")}
+        from_torch.write(tmp_path / "resnet8.npz", state)
+        mean, std = weights.read("resnet8", tmp_path / "resnet8.npz").normalisation
+        assert mean == (0.5071, 0.4867, 0.4408) and std == (0.2675, 0.2565, 0.2761)
+
     @pytest.mark.parametrize(
         "normalisation", [None, ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))]
     )
@@ -80,6 +87,21 @@ class TestTrained:
         with pytest.raises(command.UsageError, match="3 channels, random has 1"):
             trained.net(dataset(channels=1))
 
+    def test_refuses_images_of_a_size_that_a_dense_layer_cannot_see(self):
+        net = nets.build("mlp", 10)
+        variables = net.init(jax.random.key(0), np.zeros((1, 28, 28, 3), np.float32))
+        trained = weights.Trained("mlp", 10, (28, 28, 3), variables, None, {})
+        with pytest.raises(command.UsageError, match=r"\[28, 28, 3\], random has \[32"):
+            trained.net(dataset())
+
+    def test_the_fingerprint_is_that_of_the_numbers(self, file):
+        trained = weights.read("resnet8", file)
+        again = weights.read("resnet8", file, ((0.5,) * 3, (0.2,) * 3))
+        assert trained.fingerprint == again.fingerprint
+        bias = trained.variables["params"]["classifier"]["bias"]
+        again.variables["params"]["classifier"]["bias"] = bias + 1
+        assert trained.fingerprint != again.fingerprint
+
     def test_known_nets_have_known_normalisations(self):
         assert set(weights.NORMALISATIONS) <= set(nets.NETS)
         mean, std = weights.NORMALISATIONS["efficientnet_lite0"]
@@ -116,6 +138,17 @@ class TestExport:
         assert found.keys() == expected.keys()
         for key in found:
             np.testing.assert_array_equal(found[key], expected[key])
+
+    def test_of_one_channel(self, tmp_path):
+        net = nets.build("resnet8", 10)
+        variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+        grey = weights.Trained("resnet8", 10, (32, 32, 1), variables, None, {})
+        weights.save(grey, tmp_path / "net")
+        back = tmp_path / "back.npz"
+        assert export_torch.main([str(tmp_path / "net"), str(back)]) == 0
+        found = weights.read("resnet8", back)
+        assert found.shape == (32, 32, 1) and found.normalisation is None
+        assert found.fingerprint == grey.fingerprint
 
     def test_wrong_calls(self, file, tmp_path, capsys):
         back = tmp_path / "back.npz"
@@ -158,6 +191,11 @@ class TestCommand:
             (["resnet14", "FILE"], "missing layer1.1.conv1.weight [16, 16, 3, 3]"),
             (["resnet8", "FILE", "--chekc=a"], "did you mean 'check'"),
             (["resnet8", "FILE", "--mean", "1", "1", "1"], "mean and std go together"),
+            (["resnet8", "FILE", "--mean", "1", "--std", "1"], "of 3 channels"),
+            (
+                ["resnet8", "FILE", "--mean", "0", "0", "0", "--std", "1", "0", "1"],
+                "no std of 0",
+            ),
             (["resnet8", "FILE", "--check=cifar10"], "no data_dir is given"),
             (["resnet8", "FILE", "--check=digits"], "3 channels, digits has 1"),
         ],
@@ -170,6 +208,15 @@ class TestCommand:
         assert import_torch.main([*arguments, f"--out={out}"]) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
+
+    def test_deletes_nothing_but_weights(self, file, tmp_path, capsys):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+        for out in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
+            call = ["resnet8", str(file), f"--out={out}", "--overwrite"]
+            assert import_torch.main(call) == 2
+            assert "holds no weights" in capsys.readouterr().err
+        assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
 def test_students_learn_from_it(file, tmp_path, tfds_dir, capsys):
@@ -196,8 +243,19 @@ def test_students_learn_from_it(file, tmp_path, tfds_dir, capsys):
     share = weights.accuracy(student, data.load("cifar10", str(tfds_dir)))
     (own,) = result["methods"]["kd+rdl"]["test_error"]["values"]
     assert 100 * (1 - share) == pytest.approx(own, abs=0.11)
+    table = (out / "table.md").read_text()
+    assert "(from resnet8.safetensors, not trained here)" in table
     # Told again, it shows the table, and a missing folder is named.
     assert run.main([*call, "--resume"]) == 0
     capsys.readouterr()
+    # Other weights in the same folder are another run; a run's own teacher is kept.
+    variables = jax.tree.map(lambda x: x + 1, weights.load(folder).variables)
+    weights.save(weights.load(folder)._replace(variables=variables), folder)
+    assert run.main([*call, "--resume"]) == 2
+    assert "teacher_weights" in capsys.readouterr().err
+    own = out / "kd+rdl-seed0" / "weights"
+    again = [*call, "--overwrite", f"--teacher_from={own}"]
+    assert run.main(again) == 2
+    assert "would delete the teacher" in capsys.readouterr().err and own.is_dir()
     assert run.main([*call[:4], "--teacher_from=nowhere"]) == 2
     assert "nowhere holds no weights" in capsys.readouterr().err

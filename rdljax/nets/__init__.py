@@ -46,8 +46,11 @@ Called with images `[batch, height, width, channels]` and `train`, a net answers
 `stem`, `stage1`, `stage2`, ... (what a stage ends with), `pooled` (the vector that the
 last linear layer reads) and `logits`. `layers` has these names in depth order; the
 order of the dict's keys means nothing, since jit sorts them. `preactivations` names, in
-depth order too, what the stages are before their last ReLU (`stage1_preact`, ...), for
-the objectives that compare signs (`ab`); jit leaves out what nobody reads.
+depth order too, a form of each stage that has no ReLU yet, for the objectives that
+compare signs (`ab`): `stage1_preact`, ..., what the stage is before its last ReLU or,
+in wide residual nets, as the next normalisation answers it; the stages themselves where
+they end without one (`mobilenet_v2`, `efficientnet_lite0`). jit leaves out what nobody
+reads.
 
 Weights trained in PyTorch are read by `nets.from_torch`; nets that are not of this
 package take the same place through `nets.capture`.
@@ -77,7 +80,9 @@ def _wide(depth: int, widening: int) -> Callable[..., resnet.WideResNet]:
     return functools.partial(resnet.WideResNet, count=count, widening=widening)
 
 
-def _resnet(counts: tuple[int, ...], block, large: bool) -> Callable[..., Any]:
+def _resnet(
+    counts: tuple[int, ...], block: Callable[..., Any], large: bool
+) -> Callable[..., Any]:
     return functools.partial(
         resnet.ResNet,
         counts=counts,
@@ -130,7 +135,8 @@ def build(
         running statistics and logits are float32 all the same.
       axis_name: The mapped axis of the devices over which batch normalisation takes
         its statistics in training (`training.AXIS` under `training.pmap`), so that a
-        step does not depend on their number; None for those of each device alone.
+        step does not depend on their number; None for those of each device alone, and
+        for steps that are not mapped.
 
     Returns:
       A Flax module with `layers` and `preactivations`, the names of its activations in

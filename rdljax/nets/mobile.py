@@ -140,7 +140,9 @@ class EfficientNetLite0(_layers.Net):
         """Activations of images `[batch, height, width, channels]`."""
         # TensorFlow's padding, where the weights come from.
         unit, out = self._unit(train, padding="SAME"), {}
-        unit = functools.partial(unit, norm=self._norm(train, epsilon=1e-3))
+        unit = functools.partial(
+            unit, norm=self._norm(train, epsilon=1e-3, momentum=0.99)
+        )
         stem = unit(32, 3, 2, activation=nn.relu6, name="stem")
         x = out["stem"] = stem(images)
         number = 0

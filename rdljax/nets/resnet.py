@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from rdljax.nets import _layers
+from rdljax.nets import _convolutions, _layers
 
 Array = jax.Array
 
@@ -75,6 +75,8 @@ class _Stage(nn.Module):
         """What the last block answers after its ReLU, and before it."""
         for i in range(self.count):
             stride = self.stride if i == 0 else 1
+            if i:
+                x = _convolutions.kept(x)
             before = self.block(self.width, stride, self.unit, name=f"block{i}")(x)
             x = nn.relu(before)
         return x, before
@@ -169,7 +171,7 @@ class _WideStage(nn.Module):
             block = _WideBlock(
                 self.width, stride, self.conv, self.norm, name=f"block{i}"
             )
-            x, before = block(x)
+            x, before = block(_convolutions.kept(x) if i else x)
             if i == 0:
                 first = before
         return x, first

@@ -1,5 +1,7 @@
 """VGG nets with batch normalisation, for images of CIFAR's size."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 
@@ -15,7 +17,7 @@ class _Stage(nn.Module):
 
     width: int
     count: int
-    unit: nn.Module
+    unit: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -29,7 +31,8 @@ class VGG(_layers.Net):
     """Five runs of 3 x 3 convolutions between poolings, and one linear layer.
 
     The first run is `stem`, the others are `stage1` to `stage4`, each before its
-    pooling. As in RepDistiller, the fourth pooling is there from 64 x 64 pixels on.
+    pooling. The fourth pooling is there from 64 x 64 pixels on (in RepDistiller, at 64
+    alone).
 
     Attributes:
       counts: Convolutions in each of the five runs.

@@ -1,0 +1,350 @@
+"""Every net of `rdljax.nets`: a training step, the forward pass, and compiling them.
+
+The case called like a net is a training step of `rdljax.training` with the task alone,
+SGD with momentum, on one batch; `NET-forward` is the net in evaluation mode. `ours` is
+float32, `bf16` the same net in bfloat16 (on an accelerator), and `repdistiller` the
+released net in PyTorch with the same weights, where a checkout is named. A batch is 64
+images of 32 x 32, or 8 of 224 x 224 of the nets for ImageNet. A second table has images
+a second, parameters, and what was spent until the first step could run.
+"""
+
+import dataclasses
+import functools
+import importlib
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import measure, objectives, repdistiller
+from rdljax import nets, teachers, terms, training
+from rdljax.nets import from_torch
+
+RATE, MOMENTUM = 0.01, 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(objectives.Options):
+    """What this benchmark can be told."""
+
+    memory: bool = False
+    """Measure peak memory too; every contender is then compiled twice."""
+
+
+class Size(NamedTuple):
+    """What a net is measured on.
+
+    Attributes:
+      batch: Images a step.
+      image: Height, width and channels.
+      classes: The number of logits.
+    """
+
+    batch: int = 64
+    image: tuple[int, int, int] = (32, 32, 3)
+    classes: int = 100
+
+
+_IMAGENET = Size(8, (224, 224, 3), 1000)
+_DIGITS = Size(64, (32, 32, 1), 10)
+SIZES: Mapping[str, Size] = {
+    **dict.fromkeys(nets.NETS, Size()),
+    **dict.fromkeys((n for n in nets.NETS if n.endswith("_imagenet")), _IMAGENET),
+    **dict.fromkeys(("efficientnet_lite0",), _IMAGENET),
+    **dict.fromkeys(("mlp", "mnist_cnn", "mnist_cnn_small"), _DIGITS),
+}
+# What RepDistiller calls those of its nets whose names differ, among all that it has.
+_RENAMED = {
+    "resnet50": "ResNet50",
+    "mobilenet_v2": "MobileNetV2",
+    "shufflenet_v1": "ShuffleV1",
+    "shufflenet_v2": "ShuffleV2",
+}
+RELEASED: Mapping[str, str] = {
+    name: _RENAMED.get(name, name)
+    for name in from_torch.NAMINGS
+    if SIZES[name] != _IMAGENET
+}
+
+CASES = tuple(case for name in nets.NETS for case in (name, f"{name}-forward"))
+# Seconds until the first step can run; the fewer the better.
+GOAL = measure.Goal("compiling", "ours", 60, 30, "ready_s")
+# The value is the loss, or the logits; the array is the last layer's gradient, whose
+# rounding errors have gone through all the normalisations of a batch.
+EXACT = measure.Tolerance(1e-3, 1e-2)
+IN_BF16 = measure.Tolerance(0.05, 0.5)
+
+
+def build(case: str, options: Options) -> measure.Case:
+    """The step or the forward pass of a net, with the contenders that there are."""
+    name, _, forward = case.partition("-")
+    make, released = (
+        (evaluated, evaluated_there) if forward else (trained, trained_there)
+    )
+    size = SIZES[name]
+    if options.batch is not None:
+        size = size._replace(batch=options.batch)
+    contenders = {"ours": functools.partial(make, name, size)}
+    on_cpu = jax.default_backend() == "cpu"
+    if not on_cpu:
+        contenders["bf16"] = functools.partial(make, name, size, jnp.bfloat16)
+    elif options.repdistiller and name in RELEASED:
+        contenders["repdistiller"] = functools.partial(
+            released, name, size, options.repdistiller
+        )
+    return measure.Case(
+        contenders,
+        goals=(GOAL,) if options.batch is None and not forward else (),
+        tolerance=EXACT if on_cpu else IN_BF16,
+        memory=options.memory,
+    )
+
+
+# ---- ours
+
+
+def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
+    """A training step: cross-entropy, SGD with momentum, running statistics.
+
+    Args:
+      name: Of the net.
+      size: What it is measured on.
+      dtype: What its activations are computed in.
+    """
+    net, optimizer = nets.build(name, size.classes, dtype=dtype), _optimizer()
+    phase = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)
+
+    def view(data, batch, key):
+        return data
+
+    step = training.body(net, teachers.nobody(), phase, optimizer, view)
+    arrays = jax.tree.map(jnp.asarray, training.Arrays((), data(size)))
+    state = training.start(_state(variables(name, size)), phase, optimizer)
+    run, facts = compiled(functools.partial(step, batch={}), state, arrays)
+
+    def call():
+        nonlocal state
+        state, metrics = jax.block_until_ready(run(state, arrays))
+        return metrics["loss"], state.replicated.opt_state
+
+    def read(outcome):
+        loss, opt_state = outcome
+        # After the first step, the momentum is the gradient.
+        momentum = optax.tree.get(opt_state, "trace")["student"]["classifier"]
+        return [np.asarray(loss), np.asarray(momentum["kernel"])]
+
+    return measure.Contender(call, read, facts=_counts(name, size) | facts)
+
+
+def evaluated(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
+    """The logits in evaluation mode; arguments are those of `trained`."""
+    net = nets.build(name, size.classes, dtype=dtype)
+
+    def logits(variables, images):
+        return net.apply(variables, images)["logits"]
+
+    arguments = variables(name, size), data(size)["image"]
+    arguments = jax.tree.map(jnp.asarray, arguments)
+    run, facts = compiled(logits, *arguments, donated=())
+    return measure.Contender(
+        lambda: jax.block_until_ready(run(*arguments)),
+        facts=_counts(name, size) | facts,
+    )
+
+
+def compiled(
+    function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...] = (0,)
+) -> tuple[Callable[..., Any], dict[str, float]]:
+    """A compiled function, and how many seconds each part of that took.
+
+    Args:
+      function: What is compiled.
+      *arguments: What it will be called with.
+      donated: Which of them it may overwrite.
+    """
+    times = [time.perf_counter()]
+    made: Any = jax.jit(function, donate_argnums=donated).trace(*arguments)
+    times.append(time.perf_counter())
+    made = made.lower()
+    times.append(time.perf_counter())
+    made = made.compile()
+    times.append(time.perf_counter())
+    parts = dict(zip(("trace_s", "lower_s", "compile_s"), np.diff(times), strict=True))
+    facts = {part: float(seconds) for part, seconds in parts.items()}
+    return made, {**facts, "ready_s": sum(facts.values())}
+
+
+def data(size: Size) -> dict[str, np.ndarray]:
+    """A batch of noise."""
+    random = np.random.default_rng(0)
+    return {
+        "image": random.standard_normal((size.batch, *size.image), np.float32),
+        "label": random.integers(size.classes, size=size.batch, dtype=np.int32),
+    }
+
+
+def variables(name: str, size: Size) -> dict[str, Any]:
+    """A net's variables, with kernels of He's variance by the inputs.
+
+    Drawn by NumPy: to compile a net's own initializers takes as long as its step.
+    """
+    random = np.random.default_rng(1)
+
+    def drawn(path, leaf):
+        if path[-1].key != "kernel":
+            return np.full(leaf.shape, path[-1].key in ("scale", "var"), leaf.dtype)
+        deviation = (2 / np.prod(leaf.shape[:-1])) ** 0.5
+        return deviation * random.standard_normal(leaf.shape, np.float32)
+
+    shapes = _shapes(name, size)
+    return jax.tree_util.tree_map_with_path(drawn, dict(shapes))
+
+
+def _shapes(name: str, size: Size) -> dict[str, Any]:
+    net = nets.build(name, size.classes)
+    images = jax.ShapeDtypeStruct((1, *size.image), jnp.float32)
+    return jax.eval_shape(net.init, jax.random.key(0), images)
+
+
+def _counts(name: str, size: Size) -> dict[str, float]:
+    leaves = jax.tree.leaves(_shapes(name, size)["params"])
+    return {"images": size.batch, "parameters": sum(leaf.size for leaf in leaves)}
+
+
+def _optimizer() -> optax.GradientTransformation:
+    return optax.sgd(RATE, momentum=MOMENTUM)
+
+
+def _state(variables: dict[str, Any]) -> training.TrainState:
+    params, nothing = variables.pop("params"), terms.State()
+    state = training.Replicated(
+        step=0,
+        params={"student": params, "task": {}},
+        model_state=variables,
+        opt_state=(),
+        terms={"task": nothing.replicated},
+        key=jax.random.key(0),
+    )
+    state = training.TrainState(state, per_device={"task": nothing.per_device})
+    return jax.tree.map(jnp.asarray, state)
+
+
+# ---- the released nets
+
+
+def trained_there(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
+    """The same step in PyTorch.
+
+    Args:
+      name: Of the net, here.
+      size: What it is measured on.
+      folder: The checkout of RepDistiller.
+    """
+    import torch
+
+    net, images, labels = _released(name, size, folder)
+    parameters = list(net.parameters())
+    optimizer = torch.optim.SGD(parameters, RATE, momentum=MOMENTUM)
+    classifier = [m for m in net.modules() if isinstance(m, torch.nn.Linear)][-1]
+    found = repdistiller.differentiated(
+        lambda: torch.nn.functional.cross_entropy(net(images), labels), parameters
+    )
+
+    def call():
+        loss, gradients = found.call()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        return loss
+
+    def read(loss):
+        return [loss.numpy(), classifier.weight.grad.numpy().T]
+
+    net.train()
+    return measure.Contender(call, read, found.tune, {"images": size.batch})
+
+
+def evaluated_there(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
+    """The logits by PyTorch; arguments are those of `trained_there`."""
+    import torch
+
+    net, images, _ = _released(name, size, folder)
+    net.eval()
+
+    def call():
+        with torch.inference_mode():
+            return net(images)
+
+    # On as many cores as are fastest with the gradient.
+    found = repdistiller.differentiated(lambda: net(images), list(net.parameters()))
+    return measure.Contender(
+        call, lambda logits: [logits.numpy()], found.tune, {"images": size.batch}
+    )
+
+
+def _released(name: str, size: Size, folder: pathlib.Path) -> tuple[Any, Any, Any]:
+    """The released net with our weights, images and labels."""
+    import torch
+
+    repdistiller.load(folder)
+    models = importlib.import_module("models").model_dict
+    net = models[RELEASED[name]](num_classes=size.classes)
+    state = from_torch.to_torch(name, variables(name, size))
+    net.load_state_dict({key: torch.from_numpy(x) for key, x in state.items()})
+    batch = data(size)
+    images = torch.from_numpy(batch["image"].transpose(0, 3, 1, 2).copy())
+    return net, images, torch.from_numpy(batch["label"].astype(np.int64))
+
+
+# ---- the report
+
+
+def finish(results: dict, options: Options) -> None:
+    """Prints the second table, and what was left out."""
+    done = [case for case in results["cases"] if case["contenders"]]
+    if done:
+        print(f"\n{table(done)}")
+    if any(case["device"].startswith("cpu") for case in done):
+        print("\nbf16 is left out on a CPU, which has no arithmetic of its own for it.")
+
+
+def table(cases: list[dict]) -> str:
+    """Images a second, parameters and seconds until the first step, a row a net.
+
+    Args:
+      cases: From `measure.run`, with contenders.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for case in cases:
+        name, _, forward = case["case"].partition("-")
+        row, what = rows.setdefault(name, {}), "forward" if forward else "step"
+        for contender, entry in case["contenders"].items():
+            speed = 1e3 * entry["images"] / entry["median_ms"]
+            row[f"{what}, {contender}"] = f"{speed:,.0f}"
+        ours = case["contenders"]["ours"]
+        row["parameters"] = f"{ours['parameters']:,}"
+        if not forward:
+            parts = ("trace", "lower", "compile", "ready")
+            row |= {f"{part}, s": f"{ours[f'{part}_s']:.1f}" for part in parts}
+        for goal in case["goals"]:
+            bounds = f"{goal['floor']} s, {goal['target']} s"
+            row[goal["name"]] = f"{goal['verdict']} ({bounds})"
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [[name, *(row.get(c, "") for c in columns)] for name, row in rows.items()]
+    return measure.aligned([["images a second", *columns], *lines])
+
+
+main = functools.partial(
+    measure.main, "benchmarks.nets", build, CASES, Options, finish=finish
+)
+
+if __name__ == "__main__":
+    # What was compiled before would count as compiled in no time.
+    jax.config.update("jax_enable_compilation_cache", False)
+    sys.exit(main())
