@@ -101,7 +101,7 @@ class Lab(NamedTuple):
     interrupt: loop.Interrupt
     bar: tqdm.tqdm
     train: dict[str, jax.Array]
-    trained: weights.Trained | None
+    trained: weights.Trained | None = None
 
 
 def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:

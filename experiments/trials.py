@@ -90,6 +90,8 @@ def try_all(
     base: configs.Config, settings: list[Setting], interrupt: loop.Interrupt
 ) -> None:
     """Trains a teacher and the students of every setting; prints a row for each."""
+    if base.teacher_from is not None:
+        raise commands.UsageError("trials train their own teacher: no teacher_from")
     dataset = run.load(base)
     print(dataset.note, "\n")
     print("| method | setting | validation error, % | of each seed |")
@@ -102,7 +104,7 @@ def try_all(
         lab = run.Lab(
             base, dataset, np.arange(0), pathlib.Path(scratch), interrupt, bar, images
         )
-        net = nets.build(base.teacher, dataset.classes)
+        net = nets.build(base.teacher, dataset.classes, axis_name=training.AXIS)
         nobody = teachers.nobody()
         recipe = run.prepare(lab, net, nobody, "plain", base.teacher_epochs)
         trained, history, _ = run.fit(lab, "teacher", recipe, 0)
@@ -123,7 +125,8 @@ def students(
     lab: run.Lab, method: str, teacher: teachers.Teacher, name: str
 ) -> list[float]:
     """The validation errors at the last epoch of the students of all seeds."""
-    net = nets.build(lab.config.student, lab.dataset.classes)
+    classes = lab.dataset.classes
+    net = nets.build(lab.config.student, classes, axis_name=training.AXIS)
     recipe = run.prepare(lab, net, teacher, method, lab.config.epochs)
     histories = (
         run.fit(lab, f"{name}-{seed}", recipe, seed)[1]

@@ -204,11 +204,17 @@ def assert_steps_equal_on_two_devices_and_one(name):
             np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * size + 1e-7)
     if name in DROPOUT:
         return
-    moved = jax.tree.map(np.subtract, one.params["student"], start)
-    also = jax.tree.map(np.subtract, two.params["student"], start)
-    moved, also = (jax.flatten_util.ravel_pytree(tree)[0] for tree in (moved, also))
-    # (Normalisation over small maps makes much of rounding.)
-    assert jnp.linalg.norm(moved - also) < 0.01 * jnp.linalg.norm(moved)
+    # (Normalisation over small maps makes much of rounding, in 50 layers above all.)
+    assert difference(start, one, two) < 0.05
+
+
+def difference(start, one, two):
+    """How far two steps lead to different parameters, relative to the first step."""
+    flat = [
+        jax.flatten_util.ravel_pytree(tree)[0]
+        for tree in (start, one.params["student"], two.params["student"])
+    ]
+    return jnp.linalg.norm(flat[2] - flat[1]) / jnp.linalg.norm(flat[1] - flat[0])
 
 
 class TestSteps:
@@ -238,8 +244,9 @@ class TestSteps:
             np.testing.assert_array_equal(leaf[0], leaf[1])
 
     def test_without_an_axis_each_device_normalises_its_own(self):
-        _, one = steps("resnet8", 1, synchronised=False)
+        start, one = steps("resnet8", 1, synchronised=False)
         _, two = steps("resnet8", 2, synchronised=False)
+        assert difference(start, one, two) > 0.2
         one, two = (
             x.model_state["batch_stats"]["stem"]["norm"]["var"] - 0.9
             for x in (one, two)

@@ -1,8 +1,8 @@
 """What XLA is slow at on the CPU, in forms that it is fast at.
 
-Elsewhere than on the CPU these are XLA's own operations. Measured on two cores, forward
-and backward: convolutions in groups take 2.7 to 3.3 times less in whole nets, and a
-residual net of depth 110 takes 2.8 times less (benchmarks/README.md).
+Elsewhere than on the CPU these are XLA's own operations. A training step on two cores:
+MobileNetV2 and the ShuffleNets take 2.4 to 3.4 times less, a residual net of depth 110
+takes 3.2 times less (benchmarks/README.md).
 """
 
 import functools
