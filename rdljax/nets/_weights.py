@@ -119,7 +119,7 @@ def check(name: str, expected: Mapping[str, Shape], arrays: Arrays) -> None:
     """Raises `WeightsMismatch` for what is missing, left over, misshapen, not finite.
 
     Args:
-      name: Of the net, for the message, which has all that is wrong.
+      name: Of the net, for the message.
       expected: The shape of each entry.
       arrays: The entries.
     """

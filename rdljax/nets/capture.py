@@ -43,7 +43,7 @@ PyTree = Any
 Call = Callable[[Any, PyTree, bool], PyTree]
 Taps = Mapping[str, str] | Sequence[str]
 # By path, what the module answered, call by call.
-Answers = dict[str, Sequence[PyTree]]
+_Answers = dict[str, Sequence[PyTree]]
 
 
 class Row(NamedTuple):
@@ -84,7 +84,7 @@ class _Called(NamedTuple):
 
 
 # By name; None is what is called but not handed out by the transform that it is in.
-Sites = dict[str, tuple[Row, _Place] | None]
+_Sites = dict[str, tuple[Row, _Place] | None]
 
 
 class _Net:
@@ -98,7 +98,7 @@ class _Net:
     def _paths(self) -> set[str]:
         return {place.path for _, place in self.places}
 
-    def _taken(self, answers: Answers) -> dict[str, Array]:
+    def _taken(self, answers: _Answers) -> dict[str, Array]:
         def take(place):
             calls = answers.get(place.path, ())
             if place.call >= len(calls):
@@ -132,8 +132,19 @@ class LinenNet(_Net):
         """The module's own variables."""
         return self.module.init(key, images, False, method=self.call)
 
-    def apply(self, variables, images, train=False, mutable=False, rngs=None):
-        """Activations by name, and with `mutable` the updated collections."""
+    def apply(
+        self,
+        variables: PyTree,
+        images: PyTree,
+        train: bool = False,
+        mutable: bool | Sequence[str] = False,
+        rngs: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array] | tuple[dict[str, Array], dict[str, PyTree]]:
+        """Activations by name, and with `mutable` the updated collections.
+
+        Raises:
+          ValueError: What is tapped is not called in this mode.
+        """
         paths = self._paths()
 
         def keep(module, method):
@@ -143,7 +154,7 @@ class LinenNet(_Net):
         taken = self._taken(answers)
         return taken if mutable is False else (taken, updates)
 
-    def sites(self, images: PyTree) -> Sites:
+    def _sites(self, images: PyTree) -> _Sites:
         """What can be tapped."""
         log: list[_Called] = []
 
@@ -160,7 +171,7 @@ class LinenNet(_Net):
 
         variables = jax.eval_shape(self.init, jax.random.key(0), images)
         answers = jax.eval_shape(run, variables, images)
-        return _sites(log, answers, type(self.module).__name__)
+        return _named(log, answers, type(self.module).__name__)
 
     def _run(self, variables, images, keep, train=False, mutable=False, rngs=None):
         answer, updates = self.module.apply(
@@ -211,8 +222,19 @@ class NNXNet(_Net):
             flax.nnx.update(model, collection)
         return model
 
-    def apply(self, variables, images, train=False, mutable=False, rngs=None):
-        """Activations by name, and with `mutable` the updated collections."""
+    def apply(
+        self,
+        variables: PyTree,
+        images: PyTree,
+        train: bool = False,
+        mutable: bool | Sequence[str] = False,
+        rngs: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array] | tuple[dict[str, Array], dict[str, PyTree]]:
+        """Activations by name, and with `mutable` the updated collections.
+
+        Raises:
+          ValueError: What is tapped is not called in this mode.
+        """
         model, paths = self.merge(variables), self._paths()
         if rngs:
             _reseed(model, rngs)
@@ -225,7 +247,7 @@ class NNXNet(_Net):
         updates = _collections(model).items()
         return taken, {k: v for k, v in updates if scope.in_filter(mutable, k)}
 
-    def sites(self, images: PyTree) -> Sites:
+    def _sites(self, images: PyTree) -> _Sites:
         """What can be tapped, as far as `apply` gets it out of its transform."""
         log: list[_Called] = []
 
@@ -244,7 +266,7 @@ class NNXNet(_Net):
         calls: dict[str, list[PyTree]] = collections.defaultdict(list)
         for called in log:
             calls[called.path].append(called.shapes)
-        return _sites(log, calls | answers, type(self.model).__name__)
+        return _named(log, calls | answers, type(self.model).__name__)
 
     def _run(self, model, images, train=False):
         if train:
@@ -288,7 +310,7 @@ def linen(
         transform that does not hand it out.
     """
     net = _net(module, call, flax.linen.Module)
-    return dataclasses.replace(net, places=_places(taps, net.sites(images)))
+    return dataclasses.replace(net, places=_places(taps, net._sites(images)))
 
 
 def nnx(
@@ -317,7 +339,7 @@ def nnx(
       ValueError: As for `linen`; what is inside `nnx.scan` or `nnx.vmap` is refused.
     """
     net = _net(model, call, flax.nnx.Module)
-    sites = net.sites(images)
+    sites = net._sites(images)
     net = dataclasses.replace(net, places=_places(taps, sites))
     shapes = {site[1]: site[0].shape for site in sites.values() if site}
     seen = jax.eval_shape(net.apply, net.variables, images)
@@ -342,7 +364,7 @@ def report(model, images: PyTree, *, call: Call | None = None) -> Report:
         net = model
     else:
         net = _net(model, call, flax.linen.Module, flax.nnx.Module)
-    return Report(site[0] for site in net.sites(images).values() if site)
+    return Report(site[0] for site in net._sites(images).values() if site)
 
 
 def _net(model, call: Call | None, *kinds: type) -> LinenNet | NNXNet:
@@ -372,9 +394,9 @@ def _shapes(tree: PyTree) -> PyTree:
     )
 
 
-def _by_path(sown: Mapping[tuple, PyTree], answer: PyTree) -> Answers:
+def _by_path(sown: Mapping[tuple, PyTree], answer: PyTree) -> _Answers:
     """What modules answered and what they sowed themselves, and the model's answer."""
-    found: Answers = {}
+    found: _Answers = {}
     for path, values in sown.items():
         path = path[:-1] if path[-1] == "__call__" else path
         # A tuple, unless the module reduces what it sows in another way.
@@ -383,7 +405,7 @@ def _by_path(sown: Mapping[tuple, PyTree], answer: PyTree) -> Answers:
     return found | {"": (_arrays(answer),)}
 
 
-def _sites(log: list[_Called], answers: Answers, kind: str) -> Sites:
+def _named(log: list[_Called], answers: _Answers, kind: str) -> _Sites:
     """Each array of the answers under its name, in the order of the calls."""
     paths = {called.path for called in log}
     inside = [called for called in log if called.path]
@@ -394,7 +416,7 @@ def _sites(log: list[_Called], answers: Answers, kind: str) -> Sites:
         if path and path not in paths
     ]
     calls: collections.Counter[str] = collections.Counter()
-    sites: Sites = {}
+    sites: _Sites = {}
     order = [*inside, _Called("", kind, answers[""][0])]
     for called in sown:
         # A module sows before it answers.
@@ -427,7 +449,7 @@ def _sites(log: list[_Called], answers: Answers, kind: str) -> Sites:
     return sites | dict.fromkeys(sorted(paths - found))
 
 
-def _places(taps: Taps, sites: Sites) -> tuple[tuple[str, _Place], ...]:
+def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
     """Names and places of what is tapped, in the order in which it is computed."""
     if isinstance(taps, str):
         raise ValueError(f"expected a list or a dict of patterns, got {taps!r}")
@@ -448,7 +470,7 @@ def _places(taps: Taps, sites: Sites) -> tuple[tuple[str, _Place], ...]:
     return tuple((name, sites[path][1]) for name, path in in_order)
 
 
-def _matching(pattern: str, names: Sites) -> list[str]:
+def _matching(pattern: str, names: _Sites) -> list[str]:
     """The one of that very name, or else those that the pattern matches."""
     if pattern in names:
         return [pattern]

@@ -40,7 +40,7 @@ def to_flax(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Raises:
       UnknownName: Another net.
       WeightsMismatch: An entry is missing, left over, of another shape or not finite;
-        the message names them all.
+        the error names them all (`wrong`), its message the first twenty.
     """
     _names.check("net with weights in Keras", name, ["cifar_cnn"])
     classes = _weights.classes(name, "dense_2/bias", state)

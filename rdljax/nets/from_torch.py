@@ -148,7 +148,7 @@ def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UnknownName: There is no such net, or it has no counterpart in PyTorch.
       WeightsMismatch: An entry is missing, left over, of another shape or not finite;
-        the message names them all.
+        the error names them all (`wrong`), its message the first twenty.
     """
     names = _names_of(name)
     if state and all(key.startswith("module.") for key in state):
