@@ -19,7 +19,7 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Linux lets a process map 65,530 pieces of memory, every compiled program takes several,
+# Linux lets a process map 65,530 pieces of memory, every compiled program takes some,
 # and XLA crashes where one more is refused. The suite compiles that many.
 MAPS = pathlib.Path("/proc/self/maps")
 MANY = 20_000
