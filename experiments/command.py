@@ -1,7 +1,7 @@
 """What the commands of this folder share: wrong calls are answered in words."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from rdljax import _names
 
@@ -17,6 +17,13 @@ def check_keys(arguments: Iterable[str], known: Iterable[str]) -> None:
         if argument.startswith("--"):
             key = argument[2:].partition("=")[0].replace("-", "_")
             _names.check("setting", key.removeprefix("no_"), known)
+
+
+def call(
+    run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
+) -> int:
+    """`answer`, for a command that takes its arguments, by default the process's."""
+    return answer(lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 
 def answer(run: Callable[[], None]) -> int:

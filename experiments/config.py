@@ -33,7 +33,7 @@ class Config:
     """Mirror at random; None for the data set's usual."""
 
     teacher: str = "mnist_cnn"
-    """The teacher's net."""
+    """The teacher's net; where `teacher_from` is given, that folder says which."""
     teacher_from: str | None = None
     """A folder of weights, from experiments.import_torch or from another run
     (RESULTS/teacher/weights): the teacher, which is then not trained."""

@@ -7,18 +7,13 @@ ending `.safetensors` or `.npz` it is written without PyTorch.
 """
 
 import argparse
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from experiments import command, import_torch, weights
 from rdljax.nets import from_torch
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    return command.answer(lambda: run(arguments))
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -54,6 +49,8 @@ def run(arguments: Sequence[str]) -> None:
         f"normalised by {import_torch.described(trained.normalisation)}"
     )
 
+
+main = functools.partial(command.call, run)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,6 +9,7 @@ The file is RepDistiller's (`.pth`, with PyTorch installed), or the same arrays 
 """
 
 import argparse
+import functools
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,12 +18,6 @@ from experiments import command, data, weights
 from rdljax.nets import from_torch
 
 KEYS = ("out", "check", "data_dir", "mean", "std", "overwrite")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    return command.answer(lambda: run(arguments))
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -102,6 +97,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.check_keys(arguments, KEYS)
     return parser.parse_args(arguments)
 
+
+main = functools.partial(command.call, run)
 
 if __name__ == "__main__":
     sys.exit(main())

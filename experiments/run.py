@@ -385,8 +385,6 @@ def train(lab: Lab, name: str, recipe: Recipe, seed: int) -> tuple[dict, dict]:
     """Trains one net and measures it; answers its result and its variables."""
     run_name = _folder(name, seed)
     trained, history, seconds = fit(lab, run_name, recipe, seed)
-    if history and not np.isfinite(history[-1]["loss"]):
-        tqdm.tqdm.write(f"{run_name} diverged: its loss is not finite")
     return recorded(lab, name, seed, recipe.net, trained, history, seconds), trained
 
 
@@ -409,6 +407,8 @@ def recorded(
     if not record.exists():
         if history:
             keep(lab, name, trained, folder / "weights")
+            if not np.isfinite(history[-1]["loss"]):
+                tqdm.tqdm.write(f"{folder.name} diverged: its loss is not finite")
         measured = measure(lab, net, trained)
         np.savez(folder / "rdms.npz", **measured.pop("rdms"))
         about = {"method": name, "seed": seed, "seconds": seconds}
@@ -464,7 +464,9 @@ def fit(
     lab.bar.set_description(run_name)
 
     def evaluate(state):
-        predicted, loss = predict(recipe.net, variables(state), dataset, "validation")
+        predicted, loss = weights.predict(
+            recipe.net, variables(state), dataset, "validation"
+        )
         error = 100 * np.mean(predicted != dataset.validation.label)
         return {"validation_error": float(error), "validation_loss": loss}
 
@@ -500,10 +502,10 @@ def measure(lab: Lab, net: nn.Module, trained: dict) -> dict:
       the test images; `rdms`, by layer the condensed RDM of the stimuli.
     """
     test = lab.dataset.test
-    predicted, _ = predict(net, trained, lab.dataset, "test")
+    predicted, _ = weights.predict(net, trained, lab.dataset, "test")
     correct = predicted == test.label
     images = data.normalise(lab.dataset, test.image[lab.stimuli])
-    seen = activations(net, trained, images, net.layers)
+    seen = weights.activations(net, trained, images, net.layers)
     # (In jit: a net that has diverged has an RDM too, though not of numbers.)
     distance = configs.DISTANCES[lab.config.distance]
     compute = jax.jit(functools.partial(rdm.compute, distance=distance))
@@ -513,36 +515,6 @@ def measure(lab: Lab, net: nn.Module, trained: dict) -> dict:
         "correct": correct.astype(int).tolist(),
         "rdms": {name: np.asarray(compute(x)) for name, x in seen.items()},
     }
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def activations(
-    net: nn.Module, variables: dict, images: jax.Array, layers: tuple[str, ...]
-) -> dict[str, jax.Array]:
-    """The activations of some layers, in evaluation mode.
-
-    Args:
-      net: The net.
-      variables: Its variables.
-      images: Normalised, `[N, H, W, C]`.
-      layers: Which layers, by name.
-    """
-    seen = net.apply(variables, images)
-    return {name: seen[name] for name in layers}
-
-
-def predict(
-    net: nn.Module, variables: dict, dataset: data.Dataset, part: str, chunk: int = 500
-) -> tuple[np.ndarray, float]:
-    """Predicted classes `[N]` and the mean cross-entropy of a part of the data."""
-    split = getattr(dataset, part)
-    logits = []
-    for start in range(0, len(split.label), chunk):
-        images = data.normalise(dataset, split.image[start : start + chunk])
-        logits.append(activations(net, variables, images, ("logits",))["logits"])
-    logits = np.concatenate(logits)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, split.label)
-    return logits.argmax(axis=1), float(losses.mean())
 
 
 def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:

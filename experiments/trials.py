@@ -90,8 +90,6 @@ def try_all(
     base: configs.Config, settings: list[Setting], interrupt: loop.Interrupt
 ) -> None:
     """Trains a teacher and the students of every setting; prints a row for each."""
-    if base.teacher_from is not None:
-        raise commands.UsageError("trials train their own teacher: no teacher_from")
     dataset = run.load(base)
     print(dataset.note, "\n")
     print("| method | setting | validation error, % | of each seed |")

@@ -11,6 +11,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments import data
 from experiments.command import UsageError
@@ -20,16 +21,20 @@ from rdljax.nets import _weights, from_keras, from_torch
 Array = jax.Array
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
+# The nets for images of 224 x 224.
+IMAGENET = (
+    "resnet18_imagenet",
+    "resnet34_imagenet",
+    "resnet50_imagenet",
+    "efficientnet_lite0",
+)
 # RepDistiller's, of CIFAR-100 (dataset/cifar100.py).
 CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 # Mean and deviation of pixels from 0 to 1 that the released weights were trained with.
 NORMALISATIONS: dict[str, Normalisation] = {
     "cifar_cnn": ((0.0,) * 3, (1 / 255,) * 3),
+    **dict.fromkeys(IMAGENET, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
     "efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3),
-    **dict.fromkeys(
-        ("resnet18_imagenet", "resnet34_imagenet", "resnet50_imagenet"),
-        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ),
 }
 
 
@@ -146,7 +151,7 @@ def read(
     variables = source.to_flax(name, source.read(path))
     classes = variables["params"]["classifier"]["bias"].size
     channels = _weights.channels(variables)
-    large = name.endswith(("_imagenet", "_lite0"))
+    large = name in IMAGENET
     if normalisation is None and channels == 3:
         usual = CIFAR100 if classes == 100 and not large else None
         normalisation = NORMALISATIONS.get(name, usual)
@@ -205,24 +210,45 @@ def load(folder: str | os.PathLike) -> Trained:
     )
 
 
-def accuracy(trained: Trained, dataset: data.Dataset, chunk: int = 250) -> float:
-    """The share of test images that a net is right about.
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def activations(
+    net: Any, variables: dict, images: Array, layers: tuple[str, ...]
+) -> dict[str, Array]:
+    """The activations of some layers, in evaluation mode.
 
     Args:
-      trained: The net.
-      dataset: Its test images are read.
+      net: The net; hashable.
+      variables: Its variables.
+      images: Normalised, `[N, H, W, C]`.
+      layers: Which layers, by name.
+    """
+    seen = net.apply(variables, images)
+    return {name: seen[name] for name in layers}
+
+
+def predict(
+    net: Any, variables: dict, dataset: data.Dataset, part: str, chunk: int = 500
+) -> tuple[np.ndarray, float]:
+    """Predicted classes `[N]` and the mean cross-entropy of a part of the data.
+
+    Args:
+      net: The net.
+      variables: Its variables.
+      dataset: The data.
+      part: "train", "validation" or "test".
       chunk: Images at a time.
     """
-    net, test = trained.net(dataset), dataset.test
+    split = getattr(dataset, part)
+    logits = []
+    for start in range(0, len(split.label), chunk):
+        images = data.normalise(dataset, split.image[start : start + chunk])
+        logits.append(activations(net, variables, images, ("logits",))["logits"])
+    logits = np.concatenate(logits)
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, split.label)
+    return logits.argmax(axis=1), float(losses.mean())
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def right(net, variables, images, labels):
-        logits = net.apply(variables, images)["logits"]
-        return jnp.sum(jnp.argmax(logits, axis=-1) == labels)
 
-    count = 0
-    for start in range(0, len(test.label), chunk):
-        images = data.normalise(dataset, test.image[start : start + chunk])
-        labels = test.label[start : start + chunk]
-        count += int(right(net, trained.variables, images, labels))
-    return count / len(test.label)
+def accuracy(trained: Trained, dataset: data.Dataset) -> float:
+    """The share of the test images that a net is right about."""
+    predicted, _ = predict(trained.net(dataset), trained.variables, dataset, "test")
+    return float(np.mean(predicted == dataset.test.label))

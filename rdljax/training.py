@@ -204,19 +204,7 @@ def body(
       this device's; `state.per_device` is without its device axis. Metrics are the loss
       and the unweighted value of each term, the mean over the devices.
     """
-    train = _trains_student(phase)
-
-    def run(params, model_state, images, key):
-        variables = {"params": params, **model_state}
-        if not train:
-            return student.apply(variables, images), model_state
-        return student.apply(
-            variables,
-            images,
-            train=True,
-            mutable=[*model_state],
-            rngs={"dropout": key},
-        )
+    run = _in_training if _trains_student(phase) else _in_evaluation
 
     def step(state, arrays, batch, *, axis_name=None):
         now, per_device = state
@@ -231,9 +219,8 @@ def body(
 
         def loss(trained):
             params = _combine(trained, frozen)
-            seen, model_state = run(
-                params["student"], now.model_state, batch["image"], dropout
-            )
+            variables = {"params": params["student"], **now.model_state}
+            seen, model_state = run(student, variables, batch["image"], dropout)
             total, values, remembered = _weighted_sum(
                 phase, params, state, seen, targets, batch, axis_name
             )
@@ -352,6 +339,27 @@ def _weighted_sum(
         )
         total += _at(weight, state.replicated.step) * values[name]
     return total, values, remembered
+
+
+def _in_training(
+    student: Any, variables: dict[str, PyTree], images: Array, dropout: Array
+) -> tuple[dict[str, Array], dict[str, PyTree]]:
+    """Activations in training mode, and the variables that are no parameters then."""
+    return student.apply(
+        variables,
+        images,
+        train=True,
+        mutable=[name for name in variables if name != "params"],
+        rngs={"dropout": dropout},
+    )
+
+
+def _in_evaluation(
+    student: Any, variables: dict[str, PyTree], images: Array, dropout: Array
+) -> tuple[dict[str, Array], dict[str, PyTree]]:
+    """Activations in evaluation mode; nothing changes."""
+    state = {name: x for name, x in variables.items() if name != "params"}
+    return student.apply(variables, images), state
 
 
 def _mean(tree: PyTree, axis_name: str) -> PyTree:

@@ -76,7 +76,13 @@ class TestTrained:
         )
         predicted = np.argmax(seen["logits"], axis=1)
         expected = np.mean(predicted == images.test.label)
-        assert weights.accuracy(trained, images, chunk=7) == pytest.approx(expected)
+        assert weights.accuracy(trained, images) == pytest.approx(expected)
+        net, test = trained.net(images), images.test
+        found, loss = weights.predict(net, trained.variables, images, "test", chunk=7)
+        np.testing.assert_array_equal(found, predicted)
+        logits = np.asarray(seen["logits"], np.float64)
+        losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(30), test.label]
+        assert loss == pytest.approx(losses.mean(), rel=1e-4)
         known = images._replace(test=images.test._replace(label=predicted))
         assert weights.accuracy(trained, known) == 1
 

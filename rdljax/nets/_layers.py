@@ -1,7 +1,7 @@
 """What the nets are made of."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -134,6 +134,45 @@ class Unit(nn.Module):
         )
         x = self.norm(name="norm")(convolve(x))
         return x if self.activation is None else self.activation(x)
+
+
+class Stage(nn.Module):
+    """Blocks, each followed by ReLU, of which the first has the stride.
+
+    Attributes:
+      block: `block(width, stride, name=...)` makes a block without its last ReLU.
+      count: How many.
+      width: Channels within, or of the result, as the block takes it.
+      stride: Of the first block.
+    """
+
+    block: Callable[..., nn.Module]
+    count: int
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """What the last block answers after its ReLU, and before it."""
+        for i in range(self.count):
+            stride, x = (1, _convolutions.kept(x)) if i else (self.stride, x)
+            before = self.block(self.width, stride, name=f"block{i}")(x)
+            x = nn.relu(before)
+        return x, before
+
+
+def through(stages: Iterable[nn.Module], x: Array, out: dict[str, Array]) -> Array:
+    """What the last of several stages answers, all noted by their names.
+
+    Args:
+      stages: Each answers its activations after the last ReLU and before it.
+      x: What the first one sees.
+      out: Where `stage1`, `stage1_preact`, `stage2`, ... are put.
+    """
+    for stage in stages:
+        x, before = stage(x)
+        out[stage.name], out[f"{stage.name}_preact"] = x, before
+    return x
 
 
 def max_pool(x: Array, size: int) -> Array:

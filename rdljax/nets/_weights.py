@@ -58,18 +58,20 @@ def shapes(name: str, classes: int) -> dict[Path, Shape]:
     return {path: leaf.shape for path, leaf in leaves(variables).items()}
 
 
-def with_channels_of(
-    shapes: Mapping[Path, Shape], stem: Path, channels: int
-) -> dict[Path, Shape]:
-    """Shapes for images of another number of channels than three.
+def with_channels_of(kernel: Any, shapes: Mapping[Path, Shape]) -> dict[Path, Shape]:
+    """The shapes for images of as many channels as a first kernel has.
 
     Args:
+      kernel: `[H, W, channels, features]`. If it is of another form, nothing changes:
+        `check` will name it.
       shapes: From `shapes`.
-      stem: The path of the first kernel, `[H, W, channels, features]`.
-      channels: Of the images.
     """
-    height, width, _, features = shapes[stem]
-    return {**shapes, stem: (height, width, channels, features)}
+    where = stem(shapes)
+    height, width, _, features = shapes[where]
+    match np.shape(kernel):
+        case (h, w, channels, f) if (h, w, f) == (height, width, features):
+            return {**shapes, where: (h, w, channels, f)}
+    return dict(shapes)
 
 
 def stem(shapes: Mapping[Path, Shape]) -> Path:

@@ -95,6 +95,30 @@ class _Net:
         """The names of the activations in the order in which they are computed."""
         return tuple(name for name, _ in self.places)
 
+    def apply(
+        self,
+        variables: PyTree,
+        images: PyTree,
+        train: bool = False,
+        mutable: bool | Sequence[str] = False,
+        rngs: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array] | tuple[dict[str, Array], dict[str, PyTree]]:
+        """Activations by name, and with `mutable` the updated collections.
+
+        Args:
+          variables: As `init` makes them.
+          images: What the model is called with.
+          train: Whether in training mode.
+          mutable: The collections that may change, which are then answered too.
+          rngs: Keys of the random streams, by name.
+
+        Raises:
+          ValueError: What is tapped is not called in this mode.
+        """
+        answers, updates = self._answers(variables, images, train, mutable, rngs)
+        taken = self._taken(answers)
+        return taken if mutable is False else (taken, updates)
+
     def _paths(self) -> set[str]:
         return {place.path for _, place in self.places}
 
@@ -132,27 +156,13 @@ class LinenNet(_Net):
         """The module's own variables."""
         return self.module.init(key, images, False, method=self.call)
 
-    def apply(
-        self,
-        variables: PyTree,
-        images: PyTree,
-        train: bool = False,
-        mutable: bool | Sequence[str] = False,
-        rngs: Mapping[str, Array] | None = None,
-    ) -> dict[str, Array] | tuple[dict[str, Array], dict[str, PyTree]]:
-        """Activations by name, and with `mutable` the updated collections.
-
-        Raises:
-          ValueError: What is tapped is not called in this mode.
-        """
+    def _answers(self, variables, images, train, mutable, rngs):
         paths = self._paths()
 
         def keep(module, method):
             return method == "__call__" and "/".join(module.path) in paths
 
-        answers, updates = self._run(variables, images, keep, train, mutable, rngs)
-        taken = self._taken(answers)
-        return taken if mutable is False else (taken, updates)
+        return self._run(variables, images, keep, train, mutable, rngs)
 
     def _sites(self, images: PyTree) -> _Sites:
         """What can be tapped."""
@@ -222,30 +232,16 @@ class NNXNet(_Net):
             flax.nnx.update(model, collection)
         return model
 
-    def apply(
-        self,
-        variables: PyTree,
-        images: PyTree,
-        train: bool = False,
-        mutable: bool | Sequence[str] = False,
-        rngs: Mapping[str, Array] | None = None,
-    ) -> dict[str, Array] | tuple[dict[str, Array], dict[str, PyTree]]:
-        """Activations by name, and with `mutable` the updated collections.
-
-        Raises:
-          ValueError: What is tapped is not called in this mode.
-        """
+    def _answers(self, variables, images, train, mutable, rngs):
         model, paths = self.merge(variables), self._paths()
         if rngs:
             _reseed(model, rngs)
         for path, module in _callables(model):
             if path in paths:
                 _have_noted(module, _keep)
-        taken = self._taken(self._run(model, images, train))
-        if mutable is False:
-            return taken
+        answers = self._run(model, images, train)
         updates = _collections(model).items()
-        return taken, {k: v for k, v in updates if scope.in_filter(mutable, k)}
+        return answers, {k: v for k, v in updates if scope.in_filter(mutable, k)}
 
     def _sites(self, images: PyTree) -> _Sites:
         """What can be tapped, as far as `apply` gets it out of its transform."""

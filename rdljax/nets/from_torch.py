@@ -83,6 +83,14 @@ def _vgg(path):
             return f"block{run}.{place}"
 
 
+# Group and place in it of each of MobileNetV2's blocks, which are numbered here.
+_MOBILE_GROUPS = [
+    (group, place)
+    for group, count in enumerate((1, 2, 3, 4, 3, 3, 1))
+    for place in range(count)
+]
+
+
 def _mobile(path):
     match path:
         case ("classifier",):
@@ -90,7 +98,7 @@ def _mobile(path):
         case ("stem" | "head" as end, kind):
             return f"conv{1 if end == 'stem' else 2}.{_PLACE[kind]}"
         case (_, block, unit, kind):
-            group, number = block.removeprefix("block").split("_")
+            group, number = _MOBILE_GROUPS[int(block.removeprefix("block"))]
             first = {"expand": 0, "depthwise": 3, "project": 6}[unit]
             return f"blocks.{group}.{number}.conv.{first + _PLACE[kind]}"
 
@@ -155,13 +163,9 @@ def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
         state = {key.removeprefix("module."): x for key, x in state.items()}
     classes = _weights.classes(name, names(("params", "classifier", "bias")), state)
     shapes = _weights.shapes(name, classes)
-    stem = _weights.stem(shapes)
-    match np.shape(state.get(names(stem))):
-        case (features, channels, *window) if (*window, features) == (
-            *shapes[stem][:2],
-            shapes[stem][3],
-        ):
-            shapes = _weights.with_channels_of(shapes, stem, channels)
+    kernel = state.get(names(_weights.stem(shapes)))
+    if np.ndim(kernel) == 4:
+        shapes = _weights.with_channels_of(_from_torch(np.asarray(kernel)), shapes)
     counters = {f"{names(p).rpartition('.')[0]}.{_COUNTER}" for p in shapes}
     state = {key: np.asarray(x) for key, x in state.items() if key not in counters}
     expected = {names(path): _shape_in_torch(shape) for path, shape in shapes.items()}
@@ -192,10 +196,7 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     own = {"/".join(path): np.asarray(x) for path, x in leaves.items()}
     classes = _weights.classes(name, "params/classifier/bias", own)
     shapes = _weights.shapes(name, classes)
-    stem = _weights.stem(shapes)
-    match np.shape(leaves.get(stem)):
-        case (_, _, channels, _):
-            shapes = _weights.with_channels_of(shapes, stem, channels)
+    shapes = _weights.with_channels_of(leaves.get(_weights.stem(shapes)), shapes)
     _weights.check(name, {"/".join(p): shape for p, shape in shapes.items()}, own)
     state = {}
     for path in shapes:

@@ -1,7 +1,8 @@
 """Nets of inverted residuals: MobileNetV2 and EfficientNet-Lite0."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,7 @@ class _Inverted(nn.Module):
     stride: int
     expansion: int | None
     unit: Callable[..., nn.Module]
-    size: int = 3
+    size: int
     activation: _layers.Activation = nn.relu
 
     @nn.compact
@@ -56,6 +57,31 @@ class _Stage(nn.Module):
         return x
 
 
+def _through(
+    stages: Sequence[tuple], x: Array, out: dict[str, Array], block: Callable[..., Any]
+) -> Array:
+    """What the last stage answers, all noted by their names.
+
+    Args:
+      stages: Of each stage, its groups: expansion, kernel, channels, blocks, stride of
+        the first block.
+      x: What the first one sees.
+      out: Where `stage1`, `stage2`, ... are put.
+      block: `_Inverted` with what all blocks share.
+    """
+    number = 0
+    for name, groups in zip(_layers.names(len(stages)), stages, strict=True):
+        blocks = []
+        for expansion, size, channels, count, stride in groups:
+            own = functools.partial(block, channels, expansion=expansion, size=size)
+            for i in range(count):
+                made = functools.partial(own, stride=1 if i else stride)
+                blocks.append((f"block{number}", made))
+                number += 1
+        x = out[name] = _Stage(tuple(blocks), name=name)(x)
+    return x
+
+
 class MobileNetV2(_layers.Net):
     """MobileNetV2 for images of CIFAR's size, as RepDistiller has it.
 
@@ -63,47 +89,30 @@ class MobileNetV2(_layers.Net):
     The stages end with linear projections, which have no ReLU: they are pre-activations
     themselves.
 
-    Attributes:
-      width: Factor on the channels of all but the last convolution.
+    All but the last convolution have half of the paper's channels.
 
     References:
       Sandler et al., `MobileNetV2: Inverted Residuals and Linear Bottlenecks
       <https://arxiv.org/abs/1801.04381>`_, CVPR 2018, table 2.
     """
 
-    width: float = 0.5
-
     layers = ("stem", *_layers.names(4), "pooled", "logits")
     preactivations = _layers.names(4)
 
-    # Of each stage, the groups: expansion, channels, blocks, stride of the first.
-    groups = (
-        ((1, 16, 1, 1), (6, 24, 2, 1)),
-        ((6, 32, 3, 2),),
-        ((6, 64, 4, 2), (6, 96, 3, 1)),
-        ((6, 160, 3, 2), (6, 320, 1, 1)),
+    stages = (
+        ((1, 3, 8, 1, 1), (6, 3, 12, 2, 1)),
+        ((6, 3, 16, 3, 2),),
+        ((6, 3, 32, 4, 2), (6, 3, 48, 3, 1)),
+        ((6, 3, 80, 3, 2), (6, 3, 160, 1, 1)),
     )
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
         """Activations of images `[batch, height, width, channels]`."""
         unit, out = self._unit(train), {}
-        stem = unit(int(32 * self.width), 3, 2, activation=nn.relu, name="stem")
+        stem = unit(16, 3, 2, activation=nn.relu, name="stem")
         x = out["stem"] = stem(images)
-        group = 0
-        for name, groups in zip(self.preactivations, self.groups, strict=True):
-            blocks = []
-            for expansion, channels, count, stride in groups:
-                make = functools.partial(
-                    _Inverted, int(channels * self.width), unit=unit
-                )
-                for i in range(count):
-                    block = functools.partial(
-                        make, stride=1 if i else stride, expansion=expansion
-                    )
-                    blocks.append((f"block{group}_{i}", block))
-                group += 1
-            x = out[name] = _Stage(tuple(blocks), name=name)(x)
+        x = _through(self.stages, x, out, functools.partial(_Inverted, unit=unit))
         x = unit(1280, 1, activation=nn.relu, name="head")(x)
         out["pooled"] = _layers.mean_pool(x)
         out["logits"] = self._logits(out["pooled"], _layers.narrow)
@@ -126,8 +135,7 @@ class EfficientNetLite0(_layers.Net):
     layers = ("stem", *_layers.names(5), "pooled", "logits")
     preactivations = _layers.names(5)
 
-    # Of each stage, the groups: expansion, kernel, channels, blocks, stride.
-    groups = (
+    stages = (
         ((None, 3, 16, 1, 1),),
         ((6, 3, 24, 2, 2),),
         ((6, 5, 40, 2, 2),),
@@ -145,20 +153,8 @@ class EfficientNetLite0(_layers.Net):
         )
         stem = unit(32, 3, 2, activation=nn.relu6, name="stem")
         x = out["stem"] = stem(images)
-        number = 0
-        for name, groups in zip(self.preactivations, self.groups, strict=True):
-            blocks = []
-            for expansion, size, channels, count, stride in groups:
-                make = functools.partial(
-                    _Inverted, channels, size=size, unit=unit, activation=nn.relu6
-                )
-                for i in range(count):
-                    block = functools.partial(
-                        make, stride=1 if i else stride, expansion=expansion
-                    )
-                    blocks.append((f"block{number}", block))
-                    number += 1
-            x = out[name] = _Stage(tuple(blocks), name=name)(x)
+        block = functools.partial(_Inverted, unit=unit, activation=nn.relu6)
+        x = _through(self.stages, x, out, block)
         x = unit(1280, 1, activation=nn.relu6, name="head")(x)
         out["pooled"] = _layers.mean_pool(x)
         x = nn.Dropout(0.2, deterministic=not train)(out["pooled"])

@@ -1,4 +1,6 @@
-"""Convolutional nets without shortcuts or normalisation in the usual place."""
+"""Plain convolutional nets for CIFAR."""
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -29,23 +31,22 @@ class NetworkInNetwork(_layers.Net):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
         """Activations of images `[batch, height, width, channels]`."""
-        conv, out, x = self._conv(use_bias=True), {}, images
-        overlapping = {"window_shape": (3, 3), "strides": (2, 2)}
+        conv, drop = self._conv(use_bias=True), nn.Dropout(0.5, deterministic=not train)
+
+        def stage(name, size, widths, x):
+            x = conv(widths[0], size, name=f"{name}_conv0")(x)
+            for j, width in enumerate(widths[1:], start=1):
+                x = conv(width, 1, name=f"{name}_conv{j}")(nn.relu(x))
+            out[f"{name}_preact"], out[name] = x, nn.relu(x)
+            return out[name]
+
         # As in Caffe: the last window reaches over the edge.
-        overlapping["padding"] = ((0, 1), (0, 1))
-        drop = nn.Dropout(0.5, deterministic=not train)
-        sizes = ((5, (192, 160, 96)), (5, (192, 192, 192)), (3, (192, 192)))
-        for i, (size, widths) in enumerate(sizes):
-            name = f"stage{i + 1}"
-            for j, width in enumerate(widths):
-                convolve = conv(width, size if j == 0 else 1, name=f"{name}_conv{j}")
-                x = convolve(nn.relu(x) if j else x)
-            out[f"{name}_preact"] = x
-            x = out[name] = nn.relu(x)
-            if i == 0:
-                x = drop(nn.max_pool(x, **overlapping))
-            elif i == 1:
-                x = drop(nn.avg_pool(x, **overlapping, count_include_pad=False))
+        windows = ((3, 3), (2, 2), ((0, 1), (0, 1)))
+        out: dict[str, Array] = {}
+        x = stage("stage1", 5, (192, 160, 96), images)
+        x = stage("stage2", 5, (192, 192, 192), drop(nn.max_pool(x, *windows)))
+        x = drop(nn.avg_pool(x, *windows, count_include_pad=False))
+        x = stage("stage3", 3, (192, 192), x)
         out["pooled"] = _layers.mean_pool(x)
         out["logits"] = self._logits(out["pooled"], _layers.he)
         return out
@@ -74,20 +75,18 @@ class CifarCNN(_layers.Net):
         """Activations of images `[batch, 32, 32, 3]`."""
         conv = self._conv(use_bias=True, padding="VALID")
         norm = self._norm(train, epsilon=1e-3)
+        dense = functools.partial(nn.Dense, dtype=self.dtype)
+        drop = nn.Dropout(0.2, deterministic=not train)
         out, x = {}, images
-        for i, width in enumerate((64, 64, 128, 128, 64, 64)):
-            before = conv(width, name=f"conv{i}")(x)
-            x = norm(name=f"norm{i}")(nn.relu(before))
-            if i % 2:
-                x = x if i == 5 else _layers.max_pool(x, 2)
-                name = f"stage{i // 2 + 1}"
-                out[name], out[f"{name}_preact"] = x, before
-        x = jnp.reshape(x, (x.shape[0], -1))
-        for i, (name, width) in enumerate((("stage4", 1024), ("pooled", 512))):
-            x = nn.Dense(width, dtype=self.dtype, name=f"hidden{i}")(x)
-            if name == "stage4":
-                out["stage4_preact"] = x
-            x = out[name] = nn.relu(x)
-            x = nn.Dropout(0.2, deterministic=not train)(x)
-        out["logits"] = self._logits(x)
+        for i, (width, window) in enumerate(((64, 2), (128, 2), (64, 1))):
+            for j in (2 * i, 2 * i + 1):
+                before = conv(width, name=f"conv{j}")(x)
+                x = norm(name=f"norm{j}")(nn.relu(before))
+            x = _layers.max_pool(x, window)
+            out[f"stage{i + 1}"], out[f"stage{i + 1}_preact"] = x, before
+        x = dense(1024, name="hidden0")(jnp.reshape(x, (x.shape[0], -1)))
+        out["stage4_preact"], out["stage4"] = x, nn.relu(x)
+        x = dense(512, name="hidden1")(drop(out["stage4"]))
+        out["pooled"] = nn.relu(x)
+        out["logits"] = self._logits(drop(out["pooled"]))
         return out

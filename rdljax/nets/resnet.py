@@ -1,5 +1,6 @@
 """Residual nets: those of CIFAR, those of ImageNet, and wide ones."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -61,27 +62,6 @@ def _shortcut(block: Basic | Bottleneck, x: Array, width: int) -> Array:
     return block.unit(width, 1, block.stride, name="shortcut")(x)
 
 
-class _Stage(nn.Module):
-    """Blocks, of which the first has the stride."""
-
-    block: Callable[..., nn.Module]
-    count: int
-    width: int
-    stride: int
-    unit: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """What the last block answers after its ReLU, and before it."""
-        for i in range(self.count):
-            stride = self.stride if i == 0 else 1
-            if i:
-                x = _convolutions.kept(x)
-            before = self.block(self.width, stride, self.unit, name=f"block{i}")(x)
-            x = nn.relu(before)
-        return x, before
-
-
 class ResNet(_layers.Net):
     """A residual net; stages after the first halve height and width.
 
@@ -123,12 +103,15 @@ class ResNet(_layers.Net):
         if self.large:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         out["stem"] = x
-        sizes = zip(self.counts, self.widths, strict=True)
-        for i, (count, width) in enumerate(sizes):
-            name, stride = f"stage{i + 1}", 1 if i == 0 else 2
-            stage = _Stage(self.block, count, width, stride, unit, name=name)
-            x, out[f"{name}_preact"] = stage(x)
-            out[name] = x
+        block = functools.partial(self.block, unit=unit)
+        sizes = zip(
+            _layers.names(len(self.counts)), self.counts, self.widths, strict=True
+        )
+        stages = (
+            _layers.Stage(block, count, width, 2 if i else 1, name=name)
+            for i, (name, count, width) in enumerate(sizes)
+        )
+        x = _layers.through(stages, x, out)
         out["pooled"] = _layers.mean_pool(x)
         out["logits"] = self._logits(out["pooled"])
         return out

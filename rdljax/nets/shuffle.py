@@ -48,23 +48,6 @@ class _Grouped(nn.Module):
         return jnp.concatenate([y, x], axis=-1)
 
 
-class _GroupedStage(nn.Module):
-    """Blocks, of which the first has stride 2."""
-
-    width: int
-    count: int
-    block: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """What the last block answers after its ReLU, and before it."""
-        for i in range(self.count):
-            stride = 2 if i == 0 else 1
-            before = self.block(self.width, stride, name=f"block{i}")(x)
-            x = nn.relu(before)
-        return x, before
-
-
 class ShuffleNetV1(_layers.Net):
     """ShuffleNet in three groups, with a 1 x 1 stem.
 
@@ -83,9 +66,11 @@ class ShuffleNetV1(_layers.Net):
         out = {"stem": x}
         block = functools.partial(_Grouped, groups=3, unit=unit)
         sizes = zip(_layers.names(3), (240, 480, 960), (4, 8, 4), strict=True)
-        for name, width, count in sizes:
-            x, before = _GroupedStage(width, count, block, name=name)(x)
-            out[name], out[f"{name}_preact"] = x, before
+        stages = (
+            _layers.Stage(block, count, width, 2, name=name)
+            for name, width, count in sizes
+        )
+        x = _layers.through(stages, x, out)
         out["pooled"] = _layers.mean_pool(x)
         out["logits"] = self._logits(out["pooled"])
         return out
@@ -164,9 +149,10 @@ class ShuffleNetV2(_layers.Net):
         x = unit(24, 1, activation=nn.relu, name="stem")(images)
         out = {"stem": x}
         sizes = zip(_layers.names(3), (116, 232, 464), (3, 7, 3), strict=True)
-        for name, width, count in sizes:
-            x, before = _SplitStage(width, count, unit, name=name)(x)
-            out[name], out[f"{name}_preact"] = x, before
+        stages = (
+            _SplitStage(width, count, unit, name=name) for name, width, count in sizes
+        )
+        x = _layers.through(stages, x, out)
         x = unit(1024, 1, activation=nn.relu, name="head")(x)
         out["pooled"] = _layers.mean_pool(x)
         out["logits"] = self._logits(out["pooled"])

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +99,13 @@ def discrepancy_of_blocks(
     return float(comparison.from_products(products))
 
 
-def _summed(blocks, distance, comparison, stimuli, progress):
+def _summed(
+    blocks: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
+    distance: distances.Embedded,
+    comparison: Any,
+    stimuli: int | None,
+    progress: bool,
+) -> tuple[Any, Any, int]:
     """The origin that the first block tells, the sums of all, and their stimuli."""
     origin = sums = None
     count = 0
