@@ -1,75 +1,77 @@
 """Checkpoints: orbax behind one door.
 
-A checkpoint is a folder named by its step, `directory/1200`. It holds two orbax items:
-`state`, a flat dictionary from a leaf's path to its array, and `about`, JSON with the
-caller's own words, the version of this format, and the shape and dtype of every leaf.
-That description is compared before a number is read, since orbax itself would cast to
-another dtype without a word.
+A checkpoint is a folder named by its step, `directory/1200`. It holds what orbax writes
+of a flat dictionary from a leaf's path to its array (`state/`), and `manifest.json`:
+the caller's own words, the version of this format, shape, dtype and SHA-256 of every
+leaf, the SHA-256 of every file, and that of the manifest itself. All are compared
+before a number is answered: orbax alone casts to another dtype and restores a flipped
+byte as another number, without a word.
 
-One process writes, at one time, to a directory on a mounted file system. The two newest
-steps are kept. An interrupted save leaves a temporary folder that nobody takes for a
-checkpoint; a later save removes it.
+One process writes, at one time, to a directory on a mounted file system; of several
+processes of one program the first. The two newest steps are kept, so that the one
+before is there when the newest turns out damaged. A checkpoint is written in
+`directory/.writing` and then renamed: it is there whole or not at all.
 """
 
+import hashlib
 import json
 import operator
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 PyTree = Any
 
-_FORMAT = 1
-_REMOVED = ".removed"
-_NAMES = ocp.path.step.standard_name_format()
+# 2: a manifest with hashes.
+_FORMAT = 2
+_KEPT = 2
+_MANIFEST = "manifest.json"
+_STATE = "state"
+_WRITING = ".writing"
 
 
 class CheckpointMismatch(ValueError):
     """The state stored is not of the form that was asked for."""
 
 
-class _Names(ocp.path.step.NameFormat):
-    """The names orbax gives to steps, without numbered folders that are not ours.
+class CheckpointDamaged(ValueError):
+    """What is stored is not what was saved, or cannot be read."""
 
-    Orbax takes any folder `50` for step 50: it would be the newest, and it would be
-    deleted when it is old.
-    """
 
-    def build_name(self, step: int) -> str:
-        return _NAMES.build_name(step)
-
-    def find_all(self, base_path: pathlib.Path) -> Iterator[ocp.path.step.Metadata]:
-        return (m for m in _NAMES.find_all(base_path) if _is_checkpoint(m.path))
-
-    def find_step(self, base_path: pathlib.Path, step: int) -> ocp.path.step.Metadata:
-        return _NAMES.find_step(base_path, step)
+class CheckpointNotWritten(OSError):
+    """The file system took no checkpoint; those that were there are there still."""
 
 
 def _is_checkpoint(folder: pathlib.Path) -> bool:
-    return (folder / "state").is_dir() and (folder / "about").is_dir()
+    """Whether a folder is one of ours, whole or damaged."""
+    return (folder / _STATE).exists() or (folder / _MANIFEST).exists()
 
 
 def _steps(folder: pathlib.Path) -> list[int]:
-    return sorted(found.step for found in _Names().find_all(folder))
+    """The steps stored, oldest first; other folders may have numbers for names too."""
+    if not folder.is_dir():
+        return []
+    found = [f for f in folder.iterdir() if f.name.isdecimal() and _is_checkpoint(f)]
+    return sorted(int(f.name) for f in found if f.name == str(int(f.name)))
 
 
-def _manager(folder: pathlib.Path, writes: bool) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=2,
-        # A kill may cut a removal short; moving a folder away is done or not done.
-        todelete_subdir=_REMOVED,
-        step_name_format=_Names(),
-        cleanup_tmp_directories=writes,
-        enable_async_checkpointing=False,
+def _orbax() -> ocp.Checkpointer:
+    # Of several processes each is alone here: one writes, all read.
+    me = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me)
     )
-    return ocp.CheckpointManager(folder, options=options)
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def _leaves(tree: PyTree) -> dict[str, Any]:
@@ -90,13 +92,37 @@ def _describe(leaf: Any) -> dict[str, Any]:
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
 
 
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.atleast_1d(array).view(np.uint8).data).hexdigest()
+
+
+def _sha256_of_files(folder: pathlib.Path) -> dict[str, str]:
+    """Of each file below a folder, by its path there, but for the manifest."""
+    hashes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / _MANIFEST:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[path.relative_to(folder).as_posix()] = digest
+    return hashes
+
+
+def _sha256_of_words(manifest: Mapping[str, Any]) -> str:
+    """Of a manifest, without its own hash."""
+    words = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+
+
 def _to_host(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
     """Returns NumPy arrays, typed keys as the words they are made of."""
     leaves = {
         path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for path, leaf in leaves.items()
     }
-    arrays = {path: np.asarray(leaf) for path, leaf in jax.device_get(leaves).items()}
+    arrays = {
+        path: np.asarray(leaf, order="C")
+        for path, leaf in jax.device_get(leaves).items()
+    }
     for path, array in arrays.items():
         if not (array.dtype == bool or jnp.issubdtype(array.dtype, np.number)):
             raise TypeError(
@@ -135,14 +161,14 @@ def _brief(leaf: dict[str, Any] | None) -> str:
     return "nothing" if leaf is None else f"{leaf['dtype']}{leaf['shape']}"
 
 
-def _check(record: dict[str, Any], wanted: dict[str, Any], where: pathlib.Path) -> None:
-    """Raises `CheckpointMismatch` unless `record` describes the leaves wanted."""
-    if record["format"] > _FORMAT:
-        raise CheckpointMismatch(
-            f"{where} is stored in format {record['format']}, and this version of "
-            f"rdljax reads formats up to {_FORMAT}"
-        )
-    stored = record["leaves"]
+def _check(
+    manifest: dict[str, Any], wanted: Mapping[str, Any], where: pathlib.Path
+) -> None:
+    """Raises `CheckpointMismatch` unless the manifest describes the leaves wanted."""
+    stored = {
+        path: {key: leaf[key] for key in ("shape", "dtype")}
+        for path, leaf in manifest["leaves"].items()
+    }
     wanted = {path: _describe(leaf) for path, leaf in wanted.items()}
     differing = [
         f"{path or 'the state'}: stored {_brief(stored.get(path))}, "
@@ -154,41 +180,89 @@ def _check(record: dict[str, Any], wanted: dict[str, Any], where: pathlib.Path) 
         raise CheckpointMismatch("\n  ".join([f"{where} does not fit:", *differing]))
 
 
-def _write(folder: pathlib.Path, step: int, items: ocp.args.Composite) -> None:
-    with _manager(folder, writes=True) as manager:
-        # Unforced, orbax skips a step below the newest and only answers False.
-        manager.save(step, args=items, force=True)
-    shutil.rmtree(folder / _REMOVED, ignore_errors=True)
-
-
-def _replace(folder: pathlib.Path, step: int, items: ocp.args.Composite) -> None:
-    """Writes the new checkpoint aside, whole, and only then exchanges the two.
-
-    A process killed between the two renames leaves both, whole, in `.replacing`.
-    """
-    aside = folder / ".replacing"
-    shutil.rmtree(aside, ignore_errors=True)
-    _write(aside, step, items)
-    (folder / str(step)).rename(aside / "replaced")
-    (aside / str(step)).rename(folder / str(step))
-    shutil.rmtree(aside)
-
-
-def _found(folder: pathlib.Path, step: int | None) -> int:
-    """The step to read: the newest where none is asked for."""
+def _newest_first(folder: pathlib.Path, step: int | None) -> list[int]:
+    """The steps to read, the next where one is damaged; or the one asked for."""
     steps = _steps(folder)
     if not steps:
         raise FileNotFoundError(f"there is no checkpoint in {folder}")
-    step = steps[-1] if step is None else operator.index(step)
+    if step is None:
+        return steps[::-1]
+    step = operator.index(step)
     if step not in steps:
         raise FileNotFoundError(f"{folder} has no step {step}, it has {steps}")
-    return step
+    return [step]
 
 
-def _record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    return manager.restore(
-        step, args=ocp.args.Composite(about=ocp.args.JsonRestore())
-    ).about
+def _first_whole(
+    folder: pathlib.Path,
+    step: int | None,
+    read: Callable[[pathlib.Path], Any],
+    tell: Callable[[str], Any],
+) -> tuple[Any, int]:
+    """What `read` answers of the newest step that is not damaged, and that step."""
+    damages = []
+    for found in _newest_first(folder, step):
+        try:
+            answer = read(folder / str(found))
+        except CheckpointDamaged as damage:
+            damages.append(str(damage))
+        else:
+            for damage in damages:
+                tell(f"{damage}; step {found} is used")
+            return answer, found
+    raise CheckpointDamaged("\n  ".join(damages))
+
+
+def _manifest(where: pathlib.Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, as it was written.
+
+    Raises:
+      CheckpointDamaged: It is missing or another, or a file is.
+      CheckpointMismatch: A newer version of rdljax wrote it.
+    """
+    try:
+        manifest = json.loads((where / _MANIFEST).read_bytes())
+        version, files = manifest["format"], manifest["files"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointDamaged(
+            f"{where} is damaged: its manifest cannot be read ({_first_line(error)})"
+        ) from error
+    if isinstance(version, int) and version > _FORMAT:
+        raise CheckpointMismatch(
+            f"{where} is stored in format {version}, and this version of rdljax reads "
+            f"formats up to {_FORMAT}"
+        )
+    if manifest.get("sha256") != _sha256_of_words(manifest):
+        raise CheckpointDamaged(f"{where} is damaged: its manifest was changed")
+    # Read before orbax does: its threads would print tracebacks of their own.
+    found = _sha256_of_files(where)
+    for path, digest in files.items():
+        if found.get(path) != digest:
+            what = "was changed" if path in found else "is missing"
+            raise CheckpointDamaged(f"{where} is damaged: {path} {what}")
+    return manifest
+
+
+def _arrays(
+    where: pathlib.Path, leaves: Mapping[str, Mapping[str, Any]]
+) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by path; those without an element are not stored.
+
+    Raises:
+      CheckpointDamaged: One is not what was saved.
+    """
+    with _orbax() as checkpointer:
+        arrays = checkpointer.restore(where / _STATE, args=ocp.args.StandardRestore())
+    arrays = {path: np.asarray(x, order="C") for path, x in arrays.items()}
+    for path, array in arrays.items():
+        if _sha256(array) != leaves[path]["sha256"]:
+            raise CheckpointDamaged(f"{where} is damaged: {path} was changed")
+    return arrays
+
+
+def _first_line(error: Exception) -> str:
+    words = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {words[0][:200]}" if words else repr(error)
 
 
 def save(
@@ -196,14 +270,17 @@ def save(
 ) -> None:
     """Stores a state as the checkpoint of a step, and waits until it is written.
 
-    The two newest steps of the directory are kept, older ones are removed. A step that
-    is stored already is replaced, once its successor is written.
+    The step and the one before it are kept, older ones are removed; one that is stored
+    already is replaced. Of several processes
+    (`jax.distributed`) all call, with the same state; the first writes, and all wait
+    for it.
 
     Args:
       directory: The folder that holds the checkpoints; it is made where it is missing.
       step: The number of the step, 0 or more.
       state: A pytree of jax and NumPy arrays, typed keys and Python numbers, at least
-        one element in all. Arrays may be replicated or sharded over the devices.
+        one element in all. Arrays may be replicated or sharded over this process's
+        devices.
       about: What else is to be known (a configuration, metrics), as JSON: tuples come
         back as lists, and keys as strings.
 
@@ -211,46 +288,95 @@ def save(
       ValueError: If the step is negative, or the state has no element.
       TypeError: If a leaf holds no numbers, or `about` is not JSON.
       FileExistsError: If a folder that is no checkpoint has the step's name.
+      CheckpointNotWritten: If the disk is full, say.
     """
     step = operator.index(step)
     if step < 0:
         raise ValueError(f"a step is 0 or more, not {step}")
     leaves = _leaves(state)
-    record = {
+    arrays = _to_host(leaves)
+    manifest = {
         "format": _FORMAT,
-        "leaves": {path: _describe(leaf) for path, leaf in leaves.items()},
+        "leaves": {
+            path: _describe(leaf) | {"sha256": _sha256(arrays[path])}
+            for path, leaf in leaves.items()
+        },
         "about": about,
     }
-    # Orbax would find out in a thread, print its traceback and leave half a checkpoint.
-    json.dumps(record)
-    arrays = {path: array for path, array in _to_host(leaves).items() if array.size}
+    # As it will be read: keys that are strings, lists for tuples.
+    manifest = json.loads(json.dumps(manifest))
+    arrays = {path: array for path, array in arrays.items() if array.size}
     if not arrays:
         raise ValueError("the state has no element to store")
-    items = ocp.args.Composite(
-        state=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(record)
-    )
     folder = pathlib.Path(directory).absolute()
-    if not (folder / str(step)).exists():
-        _write(folder, step, items)
-    elif _is_checkpoint(folder / str(step)):
-        _replace(folder, step, items)
-    else:
-        raise FileExistsError(
-            f"{folder / str(step)} is in the way: it is no checkpoint"
-        )
+    try:
+        if jax.process_index() == 0:
+            _store(folder, step, arrays, manifest)
+    finally:
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"{folder}/{step}")
+
+
+def _store(
+    folder: pathlib.Path,
+    step: int,
+    arrays: dict[str, np.ndarray],
+    manifest: dict[str, Any],
+) -> None:
+    """Writes a checkpoint aside, and only then moves it to its place.
+
+    A process killed between two renames leaves the old checkpoint of the step and the
+    new one, both whole, in `.writing`.
+    """
+    place, aside = folder / str(step), folder / _WRITING
+    replaced = aside / "replaced"
+    if place.exists() and not _is_checkpoint(place):
+        raise FileExistsError(f"{place} is in the way: it is no checkpoint")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        draft = aside / str(step)
+        draft.mkdir(parents=True)
+        with _orbax() as checkpointer:
+            checkpointer.save(draft / _STATE, args=ocp.args.StandardSave(arrays))
+        manifest["files"] = _sha256_of_files(draft)
+        manifest["sha256"] = _sha256_of_words(manifest)
+        (draft / _MANIFEST).write_text(json.dumps(manifest))
+        if place.exists():
+            place.rename(replaced)
+        draft.rename(place)
+        before = [old for old in _steps(folder) if old <= step]
+        for old in before[:-_KEPT]:
+            # Moved first: a removal may be cut short, a rename is done or not done.
+            (folder / str(old)).rename(aside / f"removed {old}")
+    except Exception as error:  # TensorStore raises errors of many kinds.
+        raise CheckpointNotWritten(
+            f"{place} could not be written: {_first_line(error)}"
+        ) from error
+    finally:
+        if replaced.exists() and not place.exists():
+            replaced.rename(place)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def restore(
-    directory: str | os.PathLike, like: PyTree, step: int | None = None
+    directory: str | os.PathLike,
+    like: PyTree | Callable[[dict[str, Any]], PyTree],
+    step: int | None = None,
+    *,
+    tell: Callable[[str], Any] = warnings.warn,
 ) -> tuple[PyTree, dict[str, Any], int]:
     """Reads a checkpoint back, bit by bit, into the form of a given state.
+
+    Where no step is asked for and the newest is damaged, the one before is used.
 
     Args:
       directory: The folder that holds the checkpoints.
       like: A state of the form wanted: arrays or `jax.ShapeDtypeStruct`s. NumPy arrays
         and Python numbers come back as such, typed keys as keys of the same kind, all
         else as jax arrays committed to no device, so that any mapped step takes them.
+        Or a function that answers it from what `save` was told `about` the step.
       step: The step to read; the newest when None.
+      tell: What to do with a message about a damaged checkpoint that is passed over.
 
     Returns:
       The state, what was told `about` it, and its step.
@@ -259,40 +385,50 @@ def restore(
       FileNotFoundError: If there is no checkpoint, or none of that step.
       CheckpointMismatch: If a leaf is missing, one is too many, a shape or a dtype
         differs, or a newer version of rdljax wrote the checkpoint.
+      CheckpointDamaged: If what is stored is not what was saved, in any step.
     """
+
+    def read(where):
+        manifest = _manifest(where)
+        form = like(manifest["about"]) if callable(like) else like
+        wanted = _leaves(form)
+        _check(manifest, wanted, where)
+        arrays = _arrays(where, manifest["leaves"])
+        restored = [
+            _empty_like(leaf) if 0 in np.shape(leaf) else _as_like(leaf, arrays[path])
+            for path, leaf in wanted.items()
+        ]
+        state = jax.tree.unflatten(jax.tree.structure(form), restored)
+        return state, manifest["about"]
+
     folder = pathlib.Path(directory).absolute()
-    step = _found(folder, step)
-    wanted = _leaves(like)
-    with _manager(folder, writes=False) as manager:
-        record = _record(manager, step)
-        _check(record, wanted, folder / str(step))
-        state = ocp.args.Composite(state=ocp.args.StandardRestore())
-        arrays = manager.restore(step, args=state).state
-    restored = [
-        _empty_like(leaf) if 0 in np.shape(leaf) else _as_like(leaf, arrays[path])
-        for path, leaf in wanted.items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(like), restored), record["about"], step
+    (state, told), found = _first_whole(folder, step, read, tell)
+    return state, told, found
 
 
-def about(directory: str | os.PathLike, step: int | None = None) -> dict[str, Any]:
+def about(
+    directory: str | os.PathLike,
+    step: int | None = None,
+    *,
+    tell: Callable[[str], Any] = warnings.warn,
+) -> dict[str, Any]:
     """Returns what `save` was told about a checkpoint, without reading its arrays.
 
     Args:
       directory: The folder that holds the checkpoints.
       step: The step; the newest when None.
+      tell: As for `restore`.
 
     Raises:
       FileNotFoundError: If there is no checkpoint, or none of that step.
+      CheckpointDamaged: If no checkpoint is as it was written.
     """
     folder = pathlib.Path(directory).absolute()
-    step = _found(folder, step)
-    with _manager(folder, writes=False) as manager:
-        return _record(manager, step)["about"]
+    return _first_whole(folder, step, _manifest, tell)[0]["about"]
 
 
 def latest(directory: str | os.PathLike) -> int | None:
-    """Returns the newest step that a directory holds, or None.
+    """Returns the newest step that a directory holds, damaged or not, or None.
 
     Args:
       directory: The folder that holds the checkpoints; it need not exist.

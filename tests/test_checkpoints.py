@@ -3,12 +3,16 @@
 import json
 import logging
 import pathlib
+import shutil
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from rdljax import checkpoints
@@ -243,10 +247,19 @@ def test_a_key_of_another_kind_does_not_fit(tmp_path):
 
 def test_a_newer_format_is_refused(tmp_path):
     checkpoints.save(tmp_path, 0, STORED, {})
-    text = next((tmp_path / "0" / "about").glob("metadata"))
-    text.write_text(json.dumps(json.loads(text.read_text()) | {"format": 2}))
-    with pytest.raises(checkpoints.CheckpointMismatch, match="format 2.* up to 1"):
+    text = tmp_path / "0" / "manifest.json"
+    text.write_text(json.dumps(json.loads(text.read_text()) | {"format": 3}))
+    with pytest.raises(checkpoints.CheckpointMismatch, match="format 3.* up to 2"):
         checkpoints.restore(tmp_path, STORED)
+
+
+def test_like_may_follow_from_what_is_told(tmp_path):
+    for rows in (2, 3):
+        checkpoints.save(tmp_path, rows, {"x": jnp.ones(rows)}, {"rows": rows})
+    like = lambda about: {"x": jnp.zeros(about["rows"])}  # noqa: E731
+    for step in (None, 2):
+        restored, about, found = checkpoints.restore(tmp_path, like, step)
+        same({"x": jnp.ones(found)}, restored)
 
 
 def test_where_nothing_is_stored_the_folder_is_named(tmp_path):
@@ -270,8 +283,12 @@ def test_the_two_newest_steps_are_kept(tmp_path):
 
 
 def test_an_old_step_whose_removal_is_cut_short_is_gone_at_once(tmp_path, monkeypatch):
-    def cut_short(*_, **__):
-        raise KeyboardInterrupt
+    remove = shutil.rmtree
+
+    def cut_short(folder, **options):
+        if any(pathlib.Path(folder).iterdir() if folder.exists() else ()):
+            raise KeyboardInterrupt
+        remove(folder, **options)
 
     for step in (1, 2):
         checkpoints.save(tmp_path, step, STORED, {})
@@ -305,7 +322,7 @@ def test_numbered_folders_that_are_no_checkpoints_are_left_alone(tmp_path):
     assert checkpoints.latest(tmp_path) == 30
     assert checkpoints.restore(tmp_path, STORED)[2] == 30
     names = sorted(folder.name for folder in tmp_path.iterdir())
-    assert names == ["1", "20", "30", "50", "60"]
+    assert names == ["1", "20", "30", "50", "60", "70.orbax-checkpoint-tmp"]
     assert (tmp_path / "1" / "notes.txt").read_text() == "mine"
     for step in (50, 60):
         with pytest.raises(FileExistsError, match=f"{step} is in the way"):
@@ -324,43 +341,38 @@ def test_a_stored_step_is_replaced(tmp_path):
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["1", "2"]
 
 
-def test_a_replacement_cut_short_leaves_the_stored_step(tmp_path, monkeypatch):
-    checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 20)}, {})
-
-    def cut_short(manager, step, **_):
-        (manager.directory / f"{step}.orbax-checkpoint-tmp").mkdir()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints.ocp.CheckpointManager, "save", cut_short)
-        checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 21)}, {})
-    restored, _, step = checkpoints.restore(tmp_path, {"x": jnp.zeros(2, int)})
-    same({"x": jnp.full(2, 20)}, restored)
-    checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 22)}, {})
-    same({"x": jnp.full(2, 22)}, checkpoints.restore(tmp_path, restored)[0])
-    assert [folder.name for folder in tmp_path.iterdir()] == ["2"]
-
-
-def test_a_replacement_cut_short_between_its_renames_leaves_both(tmp_path, monkeypatch):
+@pytest.mark.parametrize("renames", range(4))
+def test_a_save_cut_short_at_a_rename_leaves_whole_checkpoints(
+    tmp_path, monkeypatch, renames
+):
+    # Of a replaced step: its old checkpoint moves away, the new one to its place; of a
+    # new one: it moves to its place, the oldest away.
     like = {"x": jnp.zeros(2, int)}
-    checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 20)}, {})
-    rename = pathlib.Path.rename
+    for step in (1, 2):
+        checkpoints.save(tmp_path, step, {"x": jnp.full(2, step)}, {})
+    rename, left = pathlib.Path.rename, [renames]
 
     def cut_short(path, target):
-        if path.parent.name == ".replacing":
-            raise KeyboardInterrupt
+        if path.name.isdecimal():
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
         return rename(path, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "rename", cut_short)
-        checkpoints.save(tmp_path, 2, {"x": jnp.full(2, 21)}, {})
-    aside = tmp_path / ".replacing"
-    same({"x": jnp.full(2, 21)}, checkpoints.restore(aside, like)[0])
-    assert (aside / "replaced").is_dir()
-    for value in (22, 23):
-        checkpoints.save(tmp_path, 2, {"x": jnp.full(2, value)}, {})
-        same({"x": jnp.full(2, value)}, checkpoints.restore(tmp_path, like)[0])
-    assert [folder.name for folder in tmp_path.iterdir()] == ["2"]
+        for step in (2, 3):
+            try:
+                checkpoints.save(tmp_path, step, {"x": jnp.full(2, 10 + step)}, {})
+            except KeyboardInterrupt:
+                break
+    assert not left[0]
+    found, _, step = checkpoints.restore(tmp_path, like)
+    expected = {0: 2, 1: 2, 2: 12, 3: 13}[renames]
+    same({"x": jnp.full(2, expected)}, found)
+    for step in (3, 4):
+        checkpoints.save(tmp_path, step, {"x": jnp.full(2, step)}, {})
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["3", "4"]
 
 
 def test_a_relative_folder_is_made_and_found(tmp_path, monkeypatch):
@@ -411,6 +423,150 @@ def test_nothing_is_printed_or_logged(tmp_path, capfd, caplog):
     checkpoints.latest(tmp_path)
     assert capfd.readouterr() == ("", "")
     assert caplog.records == []
+
+
+def flip(file: pathlib.Path, rng: np.random.Generator) -> None:
+    content = bytearray(file.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    file.write_bytes(content)
+
+
+def truncate(file: pathlib.Path, rng: np.random.Generator) -> None:
+    file.write_bytes(file.read_bytes()[: rng.integers(file.stat().st_size)])
+
+
+def empty(file: pathlib.Path, rng: np.random.Generator) -> None:
+    file.write_bytes(b"")
+
+
+def remove(file: pathlib.Path, rng: np.random.Generator) -> None:
+    file.unlink()
+
+
+class TestDamage:
+    """Two checkpoints of one state, of which the newest is damaged."""
+
+    def saved(self, folder):
+        for step in (1, 2):
+            checkpoints.save(folder, step, state(step), {"epoch": step})
+
+    def files(self, folder):
+        return sorted(f for f in (folder / "2").rglob("*") if f.is_file())
+
+    @pytest.mark.parametrize("damage", [flip, truncate, empty, remove])
+    def test_of_any_file_is_seen_and_the_step_before_is_used(self, tmp_path, damage):
+        self.saved(tmp_path / "whole")
+        rng = np.random.default_rng(0)
+        count = len(self.files(tmp_path / "whole"))
+        assert count > 5
+        for i in range(count * (3 if damage is flip else 1)):
+            folder = tmp_path / str(i)
+            shutil.copytree(tmp_path / "whole", folder)
+            damage(self.files(folder)[i % count], rng)
+            said = []
+            found, about, step = checkpoints.restore(
+                folder, jax.eval_shape(state), tell=said.append
+            )
+            same(state(1), found)
+            assert about == {"epoch": 1} and step == 1
+            (message,) = said
+            assert message.startswith(f"{folder / '2'} is damaged: ")
+            assert message.endswith("; step 1 is used")
+            with pytest.raises(checkpoints.CheckpointDamaged, match="damaged"):
+                checkpoints.restore(folder, jax.eval_shape(state), 2)
+
+    def test_orbax_alone_would_not_see_a_flipped_byte(self, tmp_path):
+        # Why there are hashes: of the file with the arrays, some byte reads as another
+        # number.
+        saved = np.random.default_rng(0).normal(size=1000)
+        silent = 0
+        for i in range(20):
+            folder = tmp_path / str(i)
+            checkpoints.save(folder, 2, {"x": saved}, {})
+            flip(
+                max(self.files(folder), key=lambda f: f.stat().st_size),
+                np.random.default_rng(i),
+            )
+            try:
+                with ocp.StandardCheckpointer() as checkpointer:
+                    found = checkpointer.restore(folder / "2" / "state")["['x']"]
+            except ValueError:
+                continue
+            silent += not np.array_equal(found, saved)
+            with pytest.raises(checkpoints.CheckpointDamaged, match="was changed"):
+                checkpoints.restore(folder, {"x": saved})
+        assert silent
+
+    def test_a_changed_number_in_the_manifest_is_seen(self, tmp_path):
+        self.saved(tmp_path)
+        text = tmp_path / "2" / "manifest.json"
+        text.write_text(text.read_text().replace('"epoch": 2', '"epoch": 9'))
+        said = []
+        assert checkpoints.about(tmp_path, tell=said.append) == {"epoch": 1}
+        assert "manifest was changed; step 1 is used" in said[0]
+        with pytest.raises(checkpoints.CheckpointDamaged, match="manifest was changed"):
+            checkpoints.about(tmp_path, 2)
+
+    def test_without_a_manifest(self, tmp_path):
+        self.saved(tmp_path)
+        (tmp_path / "2" / "manifest.json").unlink()
+        with pytest.warns(UserWarning, match="manifest cannot be read.*step 1 is used"):
+            _, _, step = checkpoints.restore(tmp_path, state())
+        assert step == 1
+
+    def test_of_all_steps_is_an_error_that_names_each(self, tmp_path):
+        self.saved(tmp_path)
+        for step in (1, 2):
+            shutil.rmtree(tmp_path / str(step) / "state")
+        with pytest.raises(checkpoints.CheckpointDamaged) as caught:
+            checkpoints.restore(tmp_path, state())
+        assert all(f"{tmp_path / str(step)} is damaged" in str(caught.value)
+                   for step in (1, 2))  # fmt: skip
+
+    def test_a_damaged_step_is_replaced_when_it_is_reached_again(self, tmp_path):
+        self.saved(tmp_path)
+        (tmp_path / "2" / "manifest.json").unlink()
+        checkpoints.save(tmp_path, 2, state(2), {"epoch": 2})
+        same(state(2), checkpoints.restore(tmp_path, state())[0])
+
+    def test_a_mismatch_is_no_damage(self, tmp_path):
+        self.saved(tmp_path)
+        with pytest.raises(checkpoints.CheckpointMismatch):
+            checkpoints.restore(tmp_path, {"x": jnp.ones(2)})
+
+
+def limited(tmp_path, limit, step):
+    """Saves in a process whose files may have `limit` bytes; answers what it says."""
+    code = f"""
+import resource, sys
+import numpy as np
+from rdljax import checkpoints
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    x = np.random.default_rng(7).normal(size=100_000)
+    checkpoints.save({str(tmp_path)!r}, {step}, {{"x": x}}, {{}})
+except checkpoints.CheckpointNotWritten as error:
+    print(error)
+    sys.exit(3)
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
+    like = {"x": np.zeros(100_000)}
+    checkpoints.save(tmp_path, 1, {"x": np.ones(100_000)}, {})
+    for limit in (0, 1_000, 50_000):
+        for step in (1, 2):
+            done = limited(tmp_path, limit, step)
+            assert done.returncode == 3, done.stderr
+            assert f"{tmp_path / str(step)} could not be written" in done.stdout
+            found, _, latest = checkpoints.restore(tmp_path, like)
+            assert latest == 1 and (found["x"] == 1).all()
+    # A whole checkpoint is left and nothing of the others.
+    assert [f.name for f in tmp_path.iterdir()] == ["1"]
+    assert limited(tmp_path, 10**9, 2).returncode == 0
+    found, _, latest = checkpoints.restore(tmp_path, like)
+    assert latest == 2 and len(np.unique(found["x"])) == 100_000
 
 
 class TestAbout:
