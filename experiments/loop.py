@@ -1,16 +1,19 @@
 """The one training loop: a teacher is a student without terms."""
 
+import functools
 import json
 import math
 import pathlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tensorboardX
+import tqdm
 
 from experiments import data
 from rdljax import checkpoints, training
@@ -22,6 +25,10 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 class Interrupted(Exception):
     """The run was stopped between two steps and left a checkpoint."""
+
+
+class Diverged(Exception):
+    """The loss is not finite; the last good checkpoint was kept."""
 
 
 class Interrupt:
@@ -78,14 +85,43 @@ class Job(NamedTuple):
         return self.epochs * self.steps_an_epoch
 
 
-Step = Callable[..., tuple[training.TrainState, dict[str, jax.Array]]]
 Metrics = dict[str, float]
+
+
+class Compiled(NamedTuple):
+    """A step, compiled once for all seeds.
+
+    Attributes:
+      step: The pmapped step.
+      examine: The pmapped `training.examination` of it.
+      layers: The student's, in depth order.
+    """
+
+    step: Callable[..., tuple[training.TrainState, dict[str, jax.Array]]]
+    examine: Callable[..., tuple[training.TrainState, training.Finite]]
+    layers: tuple[str, ...]
+
+
+class Progress(NamedTuple):
+    """How far a job has come.
+
+    Attributes:
+      done: Steps taken.
+      history: For each epoch, the mean of the steps' metrics and what was evaluated.
+      partial: The metrics of each step of the epoch that is not finished.
+      seconds: How long it took, interruptions left out.
+    """
+
+    done: int
+    history: list[Metrics]
+    partial: list
+    seconds: float
 
 
 def fit(
     job: Job,
-    step: Step,
-    state: training.TrainState,
+    compiled: Compiled,
+    begin: Callable[[int], training.TrainState],
     arrays: training.Arrays,
     evaluate: Callable[[training.TrainState], Metrics],
     interrupt: Interrupt,
@@ -95,8 +131,8 @@ def fit(
 
     Args:
       job: What to train.
-      step: The pmapped step.
-      state: The state at the start; donated.
+      compiled: How.
+      begin: From a number of devices to the state at the start.
       arrays: What the step reads, on the devices.
       evaluate: What to measure at the end of an epoch.
       interrupt: Looked at before each step.
@@ -108,45 +144,124 @@ def fit(
 
     Raises:
       Interrupted: Stopped; a checkpoint was left.
+      Diverged: The loss is not finite, or the parameters.
+      CheckpointDamaged: All that the job left is damaged.
+      CheckpointNotWritten: A checkpoint could not be written.
     """
-    done, history, partial, seconds = 0, [], [], 0.0
-    if checkpoints.latest(job.checkpoint) is not None:
-        state, about, done = checkpoints.restore(job.checkpoint, state)
-        history, partial = about["history"], about["partial"]
-        seconds = about["seconds"]
-        advance(done, history)
+    state, (done, history, partial, seconds) = resumed(job, begin)
+    advance(done, history)
     if done == job.steps:
         return state, history, seconds
     began = saved = time.monotonic()
 
+    def check():
+        losses = [float(m["loss"]) for m in jax.device_get(partial)]
+        good = np.isfinite(losses)
+        if not good.all():
+            first = done - len(losses) + int(np.argmin(good))
+            raise Diverged(_why(job, compiled, begin, arrays, first))
+
     def save():
+        check()
+        if not _is_finite(state.replicated):
+            raise Diverged(_why(job, compiled, begin, arrays, done))
         spent = seconds + time.monotonic() - began
-        about = {"job": job.name, "seconds": spent}
+        about = {"job": job.name, "seconds": spent, "devices": jax.device_count()}
         about |= {"history": history, "partial": _numbers(partial)}
         checkpoints.save(job.checkpoint, done, state, about)
         return spent
 
     with tensorboardX.SummaryWriter(str(job.folder)) as events:
-        for epoch in range(done // job.steps_an_epoch, job.epochs):
-            batches = data.batches(job.examples, job.batch, seed=job.seed, epoch=epoch)
-            for index in batches[done % job.steps_an_epoch :]:
-                if interrupt.requested:
+        for index in _batches(job, done):
+            if interrupt.requested:
+                save()
+                raise Interrupted(job.name)
+            batch = training.shard({"index": index})
+            state, metrics = compiled.step(state, arrays, batch)
+            partial.append(metrics)
+            done += 1
+            advance(1, history)
+            if done % STEPS_IN_FLIGHT == 0:
+                check()
+                if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                     save()
-                    raise Interrupted(job.name)
-                state, metrics = step(state, arrays, training.shard({"index": index}))
-                partial.append(metrics)
-                done += 1
-                advance(1, history)
-                if done % STEPS_IN_FLIGHT == 0:
-                    jax.block_until_ready(metrics)
-                    if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                        save()
-                        saved = time.monotonic()
-            history.append(_mean(partial) | evaluate(state))
-            partial = []
-            for name, value in history[-1].items():
-                events.add_scalar(name, value, done)
+                    saved = time.monotonic()
+            if done % job.steps_an_epoch == 0:
+                check()
+                history.append(_mean(partial) | evaluate(state))
+                partial = []
+                for name, value in history[-1].items():
+                    events.add_scalar(name, value, done)
     return state, history, save()
+
+
+def resumed(
+    job: Job, begin: Callable[[int], training.TrainState]
+) -> tuple[training.TrainState, Progress]:
+    """The state that a job's newest whole checkpoint holds, or that at the start."""
+    devices = jax.device_count()
+    if checkpoints.latest(job.checkpoint) is None:
+        return begin(devices), Progress(0, [], [], 0.0)
+
+    def like(about):
+        return jax.eval_shape(functools.partial(begin, about["devices"]))
+
+    state, about, done = checkpoints.restore(job.checkpoint, like, tell=tqdm.tqdm.write)
+    state = training.divided_as(state, like({"devices": devices}))
+    kept = (about[name] for name in ("history", "partial", "seconds"))
+    return state, Progress(done, *kept)
+
+
+def _batches(job: Job, done: int) -> Iterator[np.ndarray]:
+    """The indices of each step's batch, but for those of the steps that are done."""
+    first, skip = divmod(done, job.steps_an_epoch)
+    for epoch in range(first, job.epochs):
+        batches = data.batches(job.examples, job.batch, seed=job.seed, epoch=epoch)
+        yield from batches[skip if epoch == first else 0 :]
+
+
+def _why(
+    job: Job,
+    compiled: Compiled,
+    begin: Callable[[int], training.TrainState],
+    arrays: training.Arrays,
+    bad: int,
+) -> str:
+    """What a job diverged by, found by taking its last steps once more.
+
+    Args:
+      job: What diverged.
+      compiled: How it is trained.
+      begin: As for `fit`.
+      arrays: As for `fit`.
+      bad: The number of the step whose loss is the first that is not finite, or before
+        which the parameters are not.
+    """
+    state, (done, *_) = resumed(job, begin)
+    kept = f"from the checkpoint of step {done}" if done else "from the start"
+    batches, batch = _batches(job, done), None
+    for number in range(done, bad + 1):
+        # (After the last step there is no batch: any shows what the parameters do.)
+        index = next(batches, None)
+        batch = batch if index is None else training.shard({"index": index})
+        if number >= bad - 1:
+            state, found = compiled.examine(state, arrays, batch)
+            if words := jax.device_get(found).told(compiled.layers):
+                epoch = 1 + number // job.steps_an_epoch
+                return f"{job.name} diverged in step {number}, epoch {epoch}: {words}"
+        state, _ = compiled.step(state, arrays, batch)
+    return (
+        f"{job.name} diverged in step {bad}, but not when the steps were taken once "
+        f"more {kept}: the machine computes not always the same"
+    )
+
+
+@jax.jit
+def _is_finite(state: training.Replicated) -> jax.Array:
+    """Whether a trained state is worth keeping."""
+    numbers = jax.tree.leaves((state.params, state.model_state, state.opt_state))
+    floats = [x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
 
 
 def _numbers(partial: list) -> list[Metrics]:

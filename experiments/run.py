@@ -5,6 +5,7 @@ of the test error and of the representations. NAME is a file of `experiments/con
 """
 
 import dataclasses
+import errno
 import functools
 import importlib
 import importlib.metadata
@@ -33,15 +34,22 @@ import rdljax
 from experiments import command as commands
 from experiments import config as configs
 from experiments import data, loop, report, weights
-from rdljax import nets, rdm, statistics, teachers, training
+from rdljax import checkpoints, nets, rdm, statistics, teachers, training
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
+# What the system says where nothing can be written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 SETTINGS_OF_THE_CALL = ("out", "resume", "overwrite")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line: 0 done, 2 a wrong call, 130 interrupted."""
+    """The command line.
+
+    Returns:
+      The exit status: 0 done, 1 the loss is not finite or the disk is full, 2 a wrong
+      call, 130 interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
 
     def command():
@@ -49,14 +57,29 @@ def main(arguments: list[str] | None = None) -> int:
         with loop.Interrupt() as interrupt:
             run(name, config, interrupt)
 
+    again = [a for a in arguments if a not in ("--overwrite", "--resume")]
+    again = [sys.executable, "-m", "experiments.run", *again, "--resume"]
     try:
         return commands.answer(command)
     except loop.Interrupted as stopped:
-        again = [a for a in arguments if a not in ("--overwrite", "--resume")]
-        again = [sys.executable, "-m", "experiments.run", *again, "--resume"]
         print(f"\nstopped in {stopped}; to continue:", file=sys.stderr)
         print(shlex.join(again), file=sys.stderr)
         return 130
+    except loop.Diverged as diverged:
+        print(f"\nerror: {diverged}", file=sys.stderr)
+        return 1
+    except checkpoints.CheckpointDamaged as damage:
+        print(
+            f"\nerror: {damage}\nWithout it the net is trained anew.", file=sys.stderr
+        )
+        return 1
+    except OSError as error:
+        full = isinstance(error, checkpoints.CheckpointNotWritten)
+        if error.errno not in FULL and not full:
+            raise
+        print(f"\nerror: {error}; when there is room:", file=sys.stderr)
+        print(shlex.join(again), file=sys.stderr)
+        return 1
 
 
 def parse(arguments: list[str]) -> tuple[str, configs.Config]:
@@ -318,7 +341,7 @@ class Recipe(NamedTuple):
     phase: training.Phase
     optimizer: optax.GradientTransformation
     view: training.View
-    step: loop.Step
+    compiled: loop.Compiled
 
 
 def train_all(lab: Lab) -> list[dict]:
@@ -369,8 +392,12 @@ def prepare(
         optax.sgd(rate, config.momentum, nesterov=True),
     )
     view = make_view(config, lab.dataset)
-    step = training.pmap(training.body(net, teacher, phase, optimizer, view))
-    return Recipe(net, teacher, phase, optimizer, view, step)
+    compiled = loop.Compiled(
+        training.pmap(training.body(net, teacher, phase, optimizer, view)),
+        training.pmap(training.examination(net, teacher, phase, view)),
+        net.layers,
+    )
+    return Recipe(net, teacher, phase, optimizer, view, compiled)
 
 
 def make_view(config: configs.Config, dataset: data.Dataset) -> training.View:
@@ -407,8 +434,6 @@ def recorded(
     if not record.exists():
         if history:
             keep(lab, name, trained, folder / "weights")
-            if not np.isfinite(history[-1]["loss"]):
-                tqdm.tqdm.write(f"{folder.name} diverged: its loss is not finite")
         measured = measure(lab, net, trained)
         np.savez(folder / "rdms.npz", **measured.pop("rdms"))
         about = {"method": name, "seed": seed, "seconds": seconds}
@@ -451,16 +476,20 @@ def fit(
     )
     job.folder.mkdir(exist_ok=True)
     arrays = training.Arrays(training.replicate(recipe.teacher.arrays), lab.train)
-    state = training.init(
-        jax.random.key(seed),
-        recipe.net,
-        recipe.teacher,
-        [recipe.phase],
-        recipe.view,
-        arrays,
-        {"index": np.arange(config.batch, dtype=np.int32)},
-    )
-    state = training.start(state, recipe.phase, recipe.optimizer)
+
+    def begin(devices):
+        state = training.init(
+            jax.random.key(seed),
+            recipe.net,
+            recipe.teacher,
+            [recipe.phase],
+            recipe.view,
+            arrays,
+            {"index": np.arange(config.batch, dtype=np.int32)},
+            devices,
+        )
+        return training.start(state, recipe.phase, recipe.optimizer)
+
     lab.bar.set_description(run_name)
 
     def evaluate(state):
@@ -477,7 +506,7 @@ def fit(
             lab.bar.set_postfix_str(f"validation error {error:.1f} %", refresh=False)
 
     state, history, seconds = loop.fit(
-        job, recipe.step, state, arrays, evaluate, lab.interrupt, advance
+        job, recipe.compiled, begin, arrays, evaluate, lab.interrupt, advance
     )
     return variables(state), history, seconds
 
@@ -506,7 +535,7 @@ def measure(lab: Lab, net: nn.Module, trained: dict) -> dict:
     correct = predicted == test.label
     images = data.normalise(lab.dataset, test.image[lab.stimuli])
     seen = weights.activations(net, trained, images, net.layers)
-    # (In jit: a net that has diverged has an RDM too, though not of numbers.)
+    # (In jit: what answers the same for all images has an RDM too, of zeros.)
     distance = configs.DISTANCES[lab.config.distance]
     compute = jax.jit(functools.partial(rdm.compute, distance=distance))
     return {

@@ -9,6 +9,7 @@ last epoch). The test images are not looked at. The table of one run stands in
 
 import argparse
 import dataclasses
+import math
 import pathlib
 import sys
 import tempfile
@@ -122,15 +123,23 @@ def try_all(
 def students(
     lab: run.Lab, method: str, teacher: teachers.Teacher, name: str
 ) -> list[float]:
-    """The validation errors at the last epoch of the students of all seeds."""
+    """The validation errors at the last epoch of the students of all seeds.
+
+    Of one that diverged, NaN.
+    """
     classes = lab.dataset.classes
     net = nets.build(lab.config.student, classes, axis_name=training.AXIS)
     recipe = run.prepare(lab, net, teacher, method, lab.config.epochs)
-    histories = (
-        run.fit(lab, f"{name}-{seed}", recipe, seed)[1]
-        for seed in range(lab.config.seeds)
-    )
-    return [history[-1]["validation_error"] for history in histories]
+
+    def error(seed):
+        try:
+            _, history, _ = run.fit(lab, f"{name}-{seed}", recipe, seed)
+        except loop.Diverged as diverged:
+            tqdm.tqdm.write(str(diverged))
+            return math.nan
+        return history[-1]["validation_error"]
+
+    return [error(seed) for seed in range(lab.config.seeds)]
 
 
 if __name__ == "__main__":

@@ -225,6 +225,8 @@ def _prepare(check: Check, student, teacher, teacher_is_fixed: bool = True):
     expected = check(jnp.shape(student), jnp.shape(teacher))
     if expected is not None:
         raise ValueError(expected)
+    if not jnp.shape(student)[0]:
+        raise ValueError("expected a batch of one example or more")
     student, teacher = jnp.asarray(student), jnp.asarray(teacher)
     dtype = _geometry.compute_dtype(student)
     student, teacher = student.astype(dtype), teacher.astype(dtype)

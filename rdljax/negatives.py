@@ -25,10 +25,16 @@ class Chosen(NamedTuple):
     Attributes:
       loss: `loss(student, teacher, bank, temperature=...)`, of unit embeddings.
       rows: What `objectives.normalizers` takes the normalizers from.
+      positives: `[batch]` the training example that is an example's positive.
+      among: `among(first, size) -> (negatives, counted)`, each `[batch, size]`: how
+        often each of `size` training examples, from the number `first` on, is a
+        negative of each example, and how often it counts for the normalizers.
     """
 
     loss: Callable[..., Array]
     rows: Array | None
+    positives: Array
+    among: Callable[[Array, int], tuple[Array, Array]]
 
 
 # From a key, the batch and the number of training examples.
@@ -95,14 +101,22 @@ def expected(
     Raises:
       ValueError: Labels of one class only, or `relax` without labels.
     """
-    _check_classes(labels)
-    positive = _positives(labels, relax)
+    others, positive = _count_of_others(labels), _positives(labels, relax)
 
     def choose(key, batch, n):
         index = _index(batch, labels, n)
-        weights = is_other(labels, index, jnp.arange(n))
-        weights = weights * (count / jnp.sum(weights, axis=1, keepdims=True))
-        return _shared(positive(key, index), None, weights)
+        each = count / others(index, n)
+
+        def weights(rows):
+            return is_other(labels, index, rows) * each[:, None]
+
+        def among(first, size):
+            rows = first + jnp.arange(size)
+            known = jnp.where(rows < n, 1.0, 0.0)[None, :]
+            counted = jnp.broadcast_to(known, (len(index), size))
+            return known * weights(jnp.minimum(rows, n - 1)), counted
+
+        return _shared(positive(key, index), None, weights(jnp.arange(n)), among)
 
     return choose
 
@@ -126,16 +140,20 @@ def shared(
     Departures: (1) another sampling than the released code's, which draws for each
       example: cheaper, but the batch's losses then share their noise.
     """
-    _check_classes(labels)
-    positive = _positives(labels, relax)
+    others, positive = _count_of_others(labels), _positives(labels, relax)
 
     def choose(key, batch, n):
         key, own = jax.random.split(key)
         index = _index(batch, labels, n)
         rows = jax.random.choice(key, n, (count,), replace=False)
-        weights = is_other(labels, index, rows)
-        share = jnp.mean(is_other(labels, index, jnp.arange(n)), axis=1, keepdims=True)
-        return _shared(positive(own, index), rows, weights / share)
+        weights = is_other(labels, index, rows) * (n / others(index, n))[:, None]
+
+        def among(first, size):
+            places = jnp.broadcast_to(rows - first, weights.shape)
+            counted = jnp.ones(weights.shape)
+            return _counts(places, weights, size), _counts(places, counted, size)
+
+        return _shared(positive(own, index), rows, weights, among)
 
     return choose
 
@@ -169,16 +187,35 @@ def _contrasted(indices: Array) -> Chosen:
     def loss(student, teacher, bank, **numbers):
         return objectives.crd(student, teacher, bank, indices, **numbers)
 
-    return Chosen(loss, indices)
+    def among(first, size):
+        def counted(rows):
+            return _counts(rows - first, jnp.ones(rows.shape), size)
+
+        return counted(indices[:, 1:]), counted(indices)
+
+    return Chosen(loss, indices, indices[:, 0], among)
 
 
-def _shared(positives: Array, rows: Array | None, weights: Array) -> Chosen:
+def _shared(
+    positives: Array, rows: Array | None, weights: Array, among: Callable
+) -> Chosen:
     def loss(student, teacher, bank, **numbers):
         return objectives.crd_shared(
             student, teacher, bank, positives, rows, weights, **numbers
         )
 
-    return Chosen(loss, rows)
+    return Chosen(loss, rows, positives, among)
+
+
+def _counts(places: Array, weights: Array, size: int) -> Array:
+    """The sum of the weights `[batch, K]` at each of `size` places: `[batch, size]`.
+
+    Places below 0, or `size` and above, are left out.
+    """
+    places = jnp.where(places < 0, size, places)
+    nothing = jnp.zeros((len(places), size), weights.dtype)
+    batch = jnp.arange(len(places))[:, None]
+    return nothing.at[batch, places].add(weights, mode="drop")
 
 
 def _index(batch: Batch, labels: Array | None, n: int) -> Array:
@@ -224,6 +261,15 @@ def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
         return order[place + size * (place >= start)]
 
     return draw
+
+
+def _count_of_others(labels: Array | None) -> Callable[[Array, int], Array]:
+    """`count(index, n) -> [batch]`: how many are of other classes (other examples)."""
+    if labels is None:
+        return lambda index, n: jnp.full(index.shape, float(n - 1))
+    _check_classes(labels)
+    _, _, sizes, own = _by_class(labels)
+    return lambda index, n: (n - sizes[own[index]]).astype(jnp.float32)
 
 
 def _check_classes(labels: Array | None) -> None:

@@ -38,11 +38,14 @@ and holds the teacher fixed (but for `cc_repdistiller`, `crd` and `crd_shared`, 
 train that side too). A wrong call raises `ValueError` with the names of objective and
 layer and both shapes. All work under `jit`, `grad`, `vmap`, `pmap`, `shard_map`, `scan`
 and `checkpoint`, and need jax alone. What `crd` remembers is a `Bank`, with its
-functions `normalizers` and `update_bank`.
+functions `normalizers` and `update_bank`; of a bank that is divided over devices,
+`crd_of_rows` and `exponentials_of_rows` are the parts.
 """
 
 from rdljax._objectives.contrast import Bank as Bank
 from rdljax._objectives.contrast import crd, crd_shared
+from rdljax._objectives.contrast import crd_of_rows as crd_of_rows
+from rdljax._objectives.contrast import exponentials_of_rows as exponentials_of_rows
 from rdljax._objectives.contrast import normalizers as normalizers
 from rdljax._objectives.contrast import update_bank as update_bank
 from rdljax._objectives.features import (

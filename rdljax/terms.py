@@ -12,6 +12,7 @@ gathers the batch over the devices first. A loss is a weighted sum of terms.
     terms.against(["a", "b"], terms.between("pooled", terms.plain(objectives.pkt)))
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -54,11 +55,15 @@ class Term(NamedTuple):
         `axis_name` is the mapped axis of the devices, if any.
       start: None, or as `apply`, the loss of a phase of its own in which the term
         starts up: see `start_up`.
+      apply_globally: None, or as `apply`, of the global batch of which each device sees
+        its part, where the term knows better than to gather all of it: see
+        `over_global_batch`.
     """
 
     init: Callable[..., tuple[PyTree, State]]
     apply: Callable[..., tuple[Array, State]]
     start: Callable[..., tuple[Array, State]] | None = None
+    apply_globally: Callable[..., tuple[Array, State]] | None = None
 
 
 def plain(objective: Callable[..., Array], **numbers) -> Term:
@@ -133,9 +138,10 @@ def over_global_batch(term: Term) -> Term:
     """A term of the global batch, for relations between examples.
 
     Gathers activations and batch over the devices before it applies the term, so that
-    the result does not depend on the number of devices. The gradient flows back through
-    the gathering; averaged over the devices (`pmean` after `grad`) it is that of the
-    global loss. Outside a mapped axis it is the term itself.
+    the result does not depend on the number of devices. (`rdl` gathers sums instead,
+    where they are smaller.) The gradient flows back through the gathering; averaged
+    over the devices (`pmean` after `grad`) it is that of the global loss. Outside a
+    mapped axis it is the term itself.
     """
 
     def gathering(apply):
@@ -148,7 +154,8 @@ def over_global_batch(term: Term) -> Term:
 
         return gathered
 
-    return _wrapped(term.init, term, gathering)
+    start = None if term.start is None else gathering(term.start)
+    return Term(term.init, term.apply_globally or gathering(term.apply), start)
 
 
 def start_up(term: Term) -> Term:
@@ -189,8 +196,9 @@ def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
         return {}, State()
 
     def apply(params, state, student, teacher, batch, axis_name=None):
+        own = student[logits]
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(
-            student[logits].astype(jnp.float32), batch[label]
+            own.astype(_geometry.compute_dtype(own)), batch[label]
         )
         return jnp.mean(losses), state
 
@@ -490,6 +498,91 @@ def crd(
     return Term(init, apply)
 
 
+def crd_sharded(
+    examples: int,
+    choose: negatives.Negatives,
+    *,
+    features: int = 128,
+    temperature: float = 0.07,
+    momentum: float = 0.5,
+) -> Term:
+    """`crd` with banks divided by rows over the devices, for very many examples.
+
+    The same loss, to rounding, with the same key. Each device remembers `examples /
+    devices` rows of either bank and compares the embeddings of the whole batch with
+    them, so that memory and products are shared out. (With `negatives.drawn` every
+    device draws for the whole batch: `negatives.expected` fits better.) Not to be
+    wrapped in `over_global_batch`.
+
+    Args:
+      examples: How many training examples there are, over all devices.
+      choose: As for `crd`, and so are the others.
+      features: Units of the embeddings.
+      temperature: What scores are divided by.
+      momentum: Share of the old row when a bank is updated.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, and its released code.
+    """
+    init_heads, embed = _heads(features)
+    init_whole = crd(examples, choose, features=features).init
+
+    def init(key, student, teacher):
+        params, state = init_whole(key, student, teacher)
+        bank = state.replicated["bank"]
+        replicated = {"normalizers": bank.normalizers, "key": state.replicated["key"]}
+        return params, State(replicated, (bank.student, bank.teacher))
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        _names.check("entry of the batch", "index", batch)
+        s, t = map(_geometry.unit_rows, embed(params, student, teacher))
+        device = 0
+        if axis_name is not None:
+            s, t, batch = lax.all_gather((s, t, batch), axis_name, tiled=True)
+            device = lax.axis_index(axis_name)
+
+        def over_devices(part):
+            return part if axis_name is None else lax.psum(part, axis_name)
+
+        key, step = jax.random.split(state.replicated["key"])
+        chosen = choose(step, batch, examples)
+        rows = objectives.Bank(*state.per_device, state.replicated["normalizers"])
+        count = len(rows.student)
+        first = device * count
+        negative, counted = chosen.among(first, count)
+
+        sums = objectives.exponentials_of_rows(
+            s, t, rows, counted, temperature=temperature
+        )
+        sums, weight = over_devices((sums, jnp.sum(counted)))
+        fresh = (sums * (examples / weight)).astype(rows.normalizers.dtype)
+        known = rows.normalizers > 0
+        rows = rows._replace(normalizers=jnp.where(known, rows.normalizers, fresh))
+        part = objectives.crd_of_rows(
+            s,
+            t,
+            rows,
+            _place(chosen.positives - first, count),
+            negative,
+            over_devices(jnp.sum(negative, axis=1)),
+            examples,
+            temperature=temperature,
+        )
+        moved = objectives.update_bank(
+            rows, s, t, _place(batch["index"] - first, count), momentum=momentum
+        )
+        replicated = {"normalizers": rows.normalizers, "key": key}
+        return over_devices(part), State(replicated, (moved.student, moved.teacher))
+
+    return Term(init, apply)
+
+
+def _place(places: Array, count: int) -> Array:
+    """Places among a device's rows; `count` for those of other devices."""
+    return jnp.where((places < 0) | (places >= count), count, places)
+
+
 def crd_of_batch(
     *, features: int = 128, temperature: float = 0.07, label: str | None = "label"
 ) -> Term:
@@ -666,26 +759,33 @@ def rdl(*, pairs: int | None = None, **numbers) -> Term:
       Networks <https://doi.org/10.3389/fncom.2016.00131>`_, 2016; its first author's
       prototype draws 50 pairs a step.
     """
-    if pairs is None:
-        return plain(objectives.rdl, **numbers)
 
     def init(key, student, teacher):
-        return {}, State(replicated=key)
+        return {}, State(replicated=() if pairs is None else key)
+
+    def loss_of(state, student, teacher, axis_name):
+        whole = functools.partial(objectives.rdl, **numbers, axis_name=axis_name)
+        if pairs is None:
+            return whole(student, teacher), state
+        key, draw = jax.random.split(state.replicated)
+        devices = 1 if axis_name is None else lax.axis_size(axis_name)
+        size = jax.tree.leaves(student)[0].shape[0] * devices
+        drawn = rdm.sample_pairs(draw, size, pairs)
+        return whole(student, teacher, drawn), State(replicated=key)
 
     def apply(params, state, student, teacher, batch, axis_name=None):
-        key, draw = jax.random.split(state.replicated)
-        size = jax.tree.leaves(student)[0].shape[0]
-        drawn = rdm.sample_pairs(draw, size, pairs)
-        loss = objectives.rdl(student, teacher, drawn, **numbers)
-        return loss, State(replicated=key)
+        return loss_of(state, student, teacher, None)
 
-    return Term(init, apply)
+    def apply_globally(params, state, student, teacher, batch, axis_name=None):
+        return loss_of(state, student, teacher, axis_name)
+
+    return Term(init, apply, apply_globally=apply_globally)
 
 
 def _wrapped(init: Callable, term: Term, wrap: Callable) -> Term:
-    """The term with another `init`, and `apply` and `start` wrapped."""
-    start = None if term.start is None else wrap(term.start)
-    return Term(init, wrap(term.apply), start)
+    """The term with another `init`, and all that applies it wrapped."""
+    _, *applies = term
+    return Term(init, *(None if f is None else wrap(f) for f in applies))
 
 
 def _params(module, key: Array, shape: tuple[int, ...]) -> PyTree:

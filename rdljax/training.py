@@ -3,7 +3,8 @@
 A training plan is a sequence of phases. A phase has the terms of its loss with their
 weights, which parameters it trains, and for how long. The step's body knows of the
 devices an axis name only, so the same body runs under `pmap`, `vmap(axis_name=...)`,
-`jit(shard_map(...))`, or unmapped with `axis_name=None`.
+`jit(shard_map(...))`, or unmapped with `axis_name=None`. Of several processes
+(`jax.distributed`) each holds its own devices' part: see `docs/devices.md`.
 
     plan = [training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=20)]
     arrays = training.replicate(training.Arrays(teacher.arrays, data))
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.experimental import multihost_utils
 
 from rdljax import _names, teachers, terms
 
@@ -77,7 +79,9 @@ class TrainState(NamedTuple):
 
     Attributes:
       replicated: The same on all devices, without a device axis.
-      per_device: By term, what differs by device: leaves `[devices, ...]`.
+      per_device: By term, the rows that are divided over the devices: leaves
+        `[devices, rows, ...]`. (Of several processes each has those of its own devices
+        between two steps; `whole` answers all.)
     """
 
     replicated: Replicated
@@ -118,11 +122,12 @@ def init(
         `image`.
       arrays: What the teacher holds and the data.
       batch: A batch; only its shapes count.
-      devices: Over how many devices the step will be mapped, all local ones by default.
+      devices: Over how many devices the step will be mapped, all by default: those of
+        all processes.
 
     Raises:
       ValueError: A term is called "student" or "loss", or a name stands for different
-        terms in different phases.
+        terms in different phases, or the batch is empty.
       UnknownName: A term is between layers that a net does not have.
     """
     student_key, terms_key, phase_key = jax.random.split(key, 3)
@@ -141,7 +146,7 @@ def init(
         own_key = jax.random.fold_in(terms_key, i)
         params[name], states[name] = term.init(own_key, seen, taught)
 
-    count = jax.local_device_count() if devices is None else devices
+    count = jax.device_count() if devices is None else devices
     return TrainState(
         Replicated(
             step=jnp.zeros((), jnp.int32),
@@ -152,7 +157,7 @@ def init(
             key=phase_key,
         ),
         per_device={
-            name: jax.tree.map(lambda x: jnp.stack([x] * count), state.per_device)
+            name: jax.tree.map(lambda x: _divided(x, count), state.per_device)
             for name, state in states.items()
         },
     )
@@ -185,8 +190,16 @@ def body(
     phase: Phase,
     optimizer: optax.GradientTransformation,
     view: View,
+    *,
+    parts: int = 1,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """One step of a phase, as it runs on each device.
+
+    Where a batch is too large for the memory, the student sees it in `parts`, one after
+    the other, and keeps of each its activations alone; the loss is that of the whole
+    batch, relations between examples of different parts included, and for the gradient
+    each part is computed a second time. So the step is that of the whole batch, but for
+    batch normalisation, whose statistics are those of each part.
 
     A student that drops activations in training takes its key as `rngs["dropout"]`: the
     masks differ from step to step and from device to device, so that such a student
@@ -198,6 +211,9 @@ def body(
       phase: The phase, whose terms make the loss.
       optimizer: As given to `start`.
       view: What makes the batch.
+      parts: In how many parts the student sees a device's batch. (Gradient
+        accumulation: of the relations in each part alone the gradient would be that of
+        another loss.)
 
     Returns:
       `step(state, arrays, batch, *, axis_name=None) -> (state, metrics)`. The batch is
@@ -205,6 +221,7 @@ def body(
       and the unweighted value of each term, the mean over the devices.
     """
     run = _in_training if _trains_student(phase) else _in_evaluation
+    run = run if parts == 1 else _in_parts(run, parts)
 
     def step(state, arrays, batch, *, axis_name=None):
         now, per_device = state
@@ -244,6 +261,125 @@ def body(
     return step
 
 
+class Finite(NamedTuple):
+    """Of what a step computes, whether every number is finite.
+
+    Attributes:
+      parameters: By path, before the step.
+      teacher: By layer.
+      student: By layer.
+      terms: By term, of its value.
+      layers: By term and layer, of the term's gradient by the student's layer.
+      gradients: By term and path, of the term's gradient by a parameter.
+    """
+
+    parameters: dict[str, Array]
+    teacher: dict[str, Array]
+    student: dict[str, Array]
+    terms: dict[str, Array]
+    layers: dict[str, dict[str, Array]]
+    gradients: dict[str, dict[str, Array]]
+
+    def told(self, layers: Sequence[str] = ()) -> str | None:
+        """Where the first of it is that is not finite, in words; None if all is.
+
+        Args:
+          layers: The student's in depth order, so that the first of them is named.
+        """
+
+        def wrong(found, known=()):
+            order = [*(k for k in known if k in found), *sorted(found)]
+            return [name for name in dict.fromkeys(order) if not found[name]]
+
+        if names := wrong(self.parameters):
+            return f"parameters are not finite before it: {_some(names)}"
+        if names := wrong(self.teacher):
+            return f"the teacher's layers are not finite: {_some(names)}"
+        if names := wrong(self.student, layers):
+            return f"the student's layers are not finite, the first is {_some(names)}"
+        for by, what in ((self.layers, "layers"), (self.gradients, "parameters")):
+            for term in sorted(self.terms):
+                value = "" if self.terms[term] else f"the term {term} is not finite"
+                if names := wrong(by[term], layers):
+                    value = value or f"the gradient of the term {term} is not finite"
+                    return f"{value}: {what} {_some(names)}"
+                if value:
+                    return value
+        return None
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def examination(
+    student, teacher: teachers.Teacher, phase: Phase, view: View
+) -> Callable[..., tuple[TrainState, Finite]]:
+    """What a step of a phase would compute, looked at for what is not finite.
+
+    To find out why a loss turned NaN: from the same state and batch as the step.
+
+    Args:
+      student: As given to `body`, and so are all others.
+      teacher: Where the targets come from.
+      phase: The phase, whose terms make the loss.
+      view: What makes the batch.
+
+    Returns:
+      `examine(state, arrays, batch, *, axis_name=None) -> (state, Finite)`, to be
+      mapped as a step is. The state is that given.
+    """
+    run = _in_training if _trains_student(phase) else _in_evaluation
+
+    def examine(state, arrays, batch, *, axis_name=None):
+        now = state.replicated
+
+        def finite(tree):
+            """By path, whether all numbers of an array are finite, on all devices."""
+            found = {}
+            for path, x in jax.tree_util.tree_leaves_with_path(tree):
+                every = jnp.all(jnp.isfinite(x)).astype(jnp.int32)
+                every = every if axis_name is None else lax.pmin(every, axis_name)
+                found[jax.tree_util.keystr(path, simple=True, separator="/")] = every
+            return found
+
+        batch = view(arrays.data, batch, jax.random.fold_in(now.key, now.step))
+        targets = teacher.targets(arrays.teacher, batch)
+        trained, frozen = _partition(now.params, phase)
+        dropout = _dropout_key(now, axis_name)
+
+        def activations(trained):
+            params = _combine(trained, frozen)
+            variables = {"params": params["student"], **now.model_state}
+            return run(student, variables, batch["image"], dropout)[0]
+
+        def value(name, trained, seen):
+            _, term = phase.terms[name]
+            memory = terms.State(now.terms[name], state.per_device[name])
+            params = _combine(trained, frozen)[name]
+            return term.apply(params, memory, seen, targets, batch, axis_name)[0]
+
+        seen, pull = jax.vjp(activations, trained)
+        values, layers, gradients = {}, {}, {}
+        for name in phase.terms:
+            values[name], (own, by_layer) = jax.value_and_grad(
+                functools.partial(value, name), argnums=(0, 1)
+            )(trained, seen)
+            layers[name] = by_layer
+            gradients[name] = jax.tree.map(jnp.add, own, pull(by_layer)[0])
+        return state, Finite(
+            parameters=finite(now.params),
+            teacher=finite(targets),
+            student=finite(seen),
+            terms=finite(values),
+            layers={name: finite(x) for name, x in layers.items()},
+            gradients={name: finite(x) for name, x in gradients.items()},
+        )
+
+    return examine
+
+
 def pmap(
     step: Callable[..., tuple[TrainState, dict[str, Array]]],
     devices: Sequence[jax.Device] | None = None,
@@ -254,7 +390,7 @@ def pmap(
     donated: its buffers are reused, do not read it afterwards.
 
     Args:
-      step: From `body`.
+      step: From `body` or `examination`.
       devices: The devices to map over.
 
     Returns:
@@ -276,6 +412,7 @@ def pmap(
         # For a state that comes from elsewhere (made or restored on one device) the
         # step would be compiled once more.
         if state.replicated.step.sharding != everywhere:
+            state = state._replace(per_device=of_this_process(state.per_device))
             state = TrainState(*map(jax.device_put, state, where))
         return mapped(state, arrays, batch)
 
@@ -285,24 +422,78 @@ def pmap(
 def shard(batch: Batch, devices: int | None = None) -> Batch:
     """A batch `[batch, ...]` as `[devices, batch / devices, ...]`.
 
+    Args:
+      batch: This process's part of the batch (`of_this_process`), which is all of it
+        where there is one process.
+      devices: Over how many devices of this process, all by default.
+
     Raises:
-      ValueError: The batch does not divide by the devices.
+      ValueError: The batch is empty or does not divide by the devices.
     """
     count = jax.local_device_count() if devices is None else devices
+    return jax.tree.map(lambda x: _split(x, count, "devices"), batch)
 
-    def split(x):
-        if x.shape[0] % count:
-            raise ValueError(
-                f"a batch of {x.shape[0]} does not divide by {count} devices"
-            )
-        return x.reshape(count, x.shape[0] // count, *x.shape[1:])
 
-    return jax.tree.map(split, batch)
+def of_this_process(batch: Batch) -> Batch:
+    """This process's part of a batch that all processes know: its rows `[batch, ...]`.
+
+    A process that reads data of its own has its part already.
+
+    Raises:
+      ValueError: The batch is empty or does not divide by the processes.
+    """
+    count, me = jax.process_count(), jax.process_index()
+    if count == 1:
+        return batch
+    return jax.tree.map(lambda x: _split(x, count, "processes")[me], batch)
+
+
+def whole(state: TrainState) -> TrainState:
+    """The state with the rows of all processes' devices, as it is to be saved.
+
+    Of one process it is the state itself; of several, each must call.
+    """
+    if jax.process_count() == 1:
+        return state
+    gathered = multihost_utils.process_allgather(state.per_device, tiled=True)
+    return state._replace(per_device=gathered)
+
+
+def divided_as(state: TrainState, like: TrainState) -> TrainState:
+    """A state divided over another number of devices.
+
+    Args:
+      state: Restored, or from `whole`.
+      like: From `init`, for the devices wanted; only shapes count.
+    """
+
+    def one(x, target):
+        rows = jnp.reshape(x, (-1, *x.shape[2:]))
+        return _divided(rows, target.shape[0], target.shape[1])
+
+    per_device = jax.tree.map(one, state.per_device, like.per_device)
+    return state._replace(per_device=per_device)
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
     """A pytree of arrays, copied once to each device, all local ones by default."""
     return jax.device_put(tree, _sharding(devices))
+
+
+def _split(x: Array, count: int, over: str) -> Array:
+    size = x.shape[0]
+    if size % count or not size:
+        raise ValueError(f"a batch of {size} does not divide by {count} {over}")
+    return x.reshape(count, size // count, *x.shape[1:])
+
+
+def _divided(x: Array, devices: int, rows: int | None = None) -> Array:
+    """Rows `[n, ...]` as `[devices, rows, ...]`, the last filled up with zeros."""
+    rows = -(-x.shape[0] // devices) if rows is None else rows
+    x = x[: devices * rows]
+    missing = devices * rows - x.shape[0]
+    x = jnp.pad(x, [(0, missing), *[(0, 0)] * (x.ndim - 1)])
+    return jnp.reshape(x, (devices, rows, *x.shape[1:]))
 
 
 def _sharding(
@@ -360,6 +551,35 @@ def _in_evaluation(
     """Activations in evaluation mode; nothing changes."""
     state = {name: x for name, x in variables.items() if name != "params"}
     return student.apply(variables, images), state
+
+
+def _in_parts(run: Callable, parts: int) -> Callable:
+    """`run` of one part of the images after the other.
+
+    Under `jax.checkpoint` nothing of a part is kept but what it answers, so that the
+    gradient of a loss of all parts takes the memory of one.
+    """
+
+    def in_parts(student, variables, images, dropout):
+        variables = dict(variables)
+        params = variables.pop("params")
+
+        @jax.checkpoint
+        def one(state, part):
+            images, key = part
+            seen, state = run(student, {"params": params, **state}, images, key)
+            return state, seen
+
+        state, seen = lax.scan(
+            one,
+            variables,
+            (_split(images, parts, "parts"), jax.random.split(dropout, parts)),
+            # XLA:CPU runs the gradients of convolutions in a loop 30 times slower.
+            unroll=parts if jax.default_backend() == "cpu" else 1,
+        )
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen), state
+
+    return in_parts
 
 
 def _mean(tree: PyTree, axis_name: str) -> PyTree:

@@ -137,23 +137,28 @@ class TestResults:
     def test_the_trained_student_is_kept(self, finished):
         assert checkpoints.latest(finished / "rdl-seed0" / "checkpoint") == 6
 
-    def test_a_run_that_diverges_is_reported_in_strict_json(self, tmp_path, capsys):
+    def test_a_run_that_diverges_stops_and_says_where(self, tmp_path, capsys):
         folder = tmp_path / "run"
         wild = [
-            "--learning_rate=1e20",
-            "--clip=1e30",
             "--seeds=1",
             "--methods",
             "plain",
+            "--learning_rate=1e30",
+            "--clip=1e30",
         ]
-        assert call(f"--out={folder}", *wild) == 0
-        said = capsys.readouterr().out
-        assert "plain-seed0 diverged" in said
-        for record in folder.rglob("result.json"):
-            json.loads(record.read_text(), parse_constant=pytest.fail)
-        result = json.loads((folder / "result.json").read_text())
-        assert result["methods"]["plain"]["test_error"]["std"] is None
-        assert call(f"--out={folder}", *wild, "--resume") == 0
+        for resume in ([], ["--resume"]):
+            assert call(f"--out={folder}", *wild, *resume) == 1
+            said = capsys.readouterr().err
+            assert "Traceback" not in said
+            message = said.strip().splitlines()[-1]
+            assert re.fullmatch(
+                r"error: teacher diverged in step [1-5], epoch [12]: (the student's "
+                r"layers are not finite, the first is stage1|the gradient of the term "
+                r"task is not finite|parameters are not finite before it).*",
+                message,
+            )
+        assert not (folder / "teacher" / "result.json").exists()
+        assert not (folder / "result.json").exists()
 
 
 class Countdown:

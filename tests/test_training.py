@@ -1,6 +1,11 @@
 """The step: the same on one device and on eight, and through a checkpoint."""
 
 import functools
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -20,6 +25,7 @@ from rdljax import (
     training,
 )
 
+ROOT = pathlib.Path(__file__).parents[1]
 N, BATCH, CLASSES = 48, 16, 4
 
 
@@ -55,10 +61,13 @@ def view(data, batch, key):
 
 
 def counting() -> terms.Term:
-    """A term that remembers on each device how many examples it has seen."""
+    """A term that remembers on each device, row by row, how many examples it has seen.
+
+    Its rows do not divide by the devices.
+    """
 
     def init(key, student, teacher):
-        return {}, terms.State(per_device=jnp.zeros((), jnp.int32))
+        return {}, terms.State(per_device=jnp.zeros(9, jnp.int32))
 
     def apply(params, state, student, teacher, batch, axis_name=None):
         seen = state.per_device + batch["index"].shape[0]
@@ -86,6 +95,10 @@ LOSS = {
         0.1,
         terms.between("pooled", terms.crd(N, negatives.drawn(20), features=4)),
     ),
+    "crd/sharded": (
+        0.1,
+        terms.between("pooled", terms.crd_sharded(N, negatives.expected(20))),
+    ),
     "count": (1.0, counting()),
 }
 PHASE = training.Phase(LOSS, epochs=1)
@@ -111,7 +124,7 @@ def batches(steps):
     ]
 
 
-def begin(student, teacher, arrays, devices=1, phase=PHASE, plan=None):
+def begin(student, teacher, arrays, devices: int | None = 1, phase=PHASE, plan=None):
     state = training.init(
         jax.random.key(0),
         student,
@@ -187,6 +200,44 @@ def assert_close(found, expected, tolerance=1e-4):
     jax.tree_util.tree_map_with_path(compare, key_words(found), key_words(expected))
 
 
+class TestProcesses:
+    def test_two_processes_are_one(self, tmp_path):
+        """Two processes of two devices each, over the loopback, against four devices.
+
+        Each sees its own half of the images' indices; the first saves, both restore.
+        """
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, ROOT / "tests" / "process.py", tmp_path, str(port)]
+        environment = os.environ | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "PYTHONPATH": str(ROOT),
+        }
+        processes = [
+            subprocess.Popen(
+                [*command, str(i)],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for i in range(2)
+        ]
+        for process in processes:
+            said, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, said
+        expected, expected_metrics = run_pmap(4, steps=4)
+        like = {"state": key_words(expected.replicated), "metrics": expected_metrics}
+        found, about, _ = checkpoints.restore(tmp_path / "end", like)
+        assert about == {"devices": 4, "processes": 2}
+        assert_close(found, like)
+        per_device = dict(np.load(tmp_path / "per_device.npz"))
+        assert_close(per_device["count"], expected.per_device["count"])
+        for i, rows in enumerate(expected.per_device["crd/sharded"]):
+            assert_close(per_device[f"crd/sharded{i}"], rows)
+
+
 class TestDevices:
     @pytest.mark.parametrize("devices", [1, 2, 8])
     def test_pmap_equals_one_device_without_a_mapped_axis(self, devices):
@@ -246,8 +297,9 @@ class TestDevices:
 
     def test_state_of_its_own_stays_on_each_device(self):
         state, _ = run_pmap(4)
-        np.testing.assert_array_equal(state.per_device["count"], [3 * BATCH // 4] * 4)
-        assert one_device()[0].per_device["count"] == 3 * BATCH
+        seen = np.full((4, 3), 3 * BATCH // 4)
+        np.testing.assert_array_equal(state.per_device["count"], seen)
+        assert (one_device()[0].per_device["count"] == 3 * BATCH).all()
 
     def test_statistics_are_averaged_where_the_net_does_not_synchronise_them(self):
         # Of unsynchronised statistics each device has its own; the state has one.
@@ -571,6 +623,96 @@ def test_a_restored_state_continues_to_the_same_bits(tmp_path):
     jax.tree.map(
         np.testing.assert_array_equal, key_words(continued), key_words(unbroken)
     )
+
+
+def first_above(limit):
+    """NaN, and with it the gradient, of what is above a limit somewhere."""
+
+    def objective(student, teacher):
+        return jnp.mean(jnp.where(student > limit, jnp.nan * student, student) ** 2)
+
+    return terms.plain(objective)
+
+
+def root_of_zero(student, teacher):
+    """A value of 0 whose gradient is not finite."""
+    return jnp.sum(jnp.sqrt(0 * student))
+
+
+class TestExamination:
+    """What is not finite is found, by the name of term and layer."""
+
+    def told(self, phase=None, change=lambda state, arrays: (state, arrays), devices=2):
+        student, teacher, arrays = setting(training.AXIS)
+        chosen = jax.local_devices()[:devices]
+        phase = training.Phase({"task": LOSS["task"], **(phase or {})}, 1)
+        state = begin(student, teacher, arrays, devices, phase)
+        state, arrays = change(state, arrays)
+        examine = training.examination(student, teacher, phase, view)
+        arrays = training.replicate(arrays, chosen)
+        batch = training.shard(batches(1)[0], devices)
+        before = jax.device_get(key_words(state))
+        state, found = training.pmap(examine, chosen)(state, arrays, batch)
+        jax.tree.map(np.testing.assert_array_equal, before, key_words(state))
+        return jax.device_get(found).told(student.layers)
+
+    def test_nothing(self):
+        assert self.told({k: LOSS[k] for k in ("rdl", "vid", "crd/sharded")}) is None
+
+    @pytest.mark.parametrize("devices", [1, 8])
+    def test_a_term_and_its_layer(self, devices):
+        # (On eight devices one of them sees the one that is too large.)
+        wrong = terms.between("logits", first_above(0.5))
+        right = terms.between("pooled", terms.plain(objectives.rkd_distance))
+        phase = {"at/x": (1.0, wrong), "right": (1.0, right)}
+        expected = "the term at/x is not finite: layers logits"
+        assert self.told(phase, devices=devices) == expected
+
+    def test_the_layer_of_a_term_of_several(self):
+        def objective(student, teacher):
+            return jnp.mean(student["logits"]) + root_of_zero(student["pooled"], None)
+
+        both = {"pooled": "pooled", "logits": "logits"}
+        phase = {"two": (1.0, terms.between(both, terms.plain(objective)))}
+        expected = "the gradient of the term two is not finite: layers pooled"
+        assert self.told(phase) == expected
+
+    def test_the_parameters_of_a_term(self):
+        def apply(params, state, student, teacher, batch, axis_name=None):
+            return root_of_zero(params["scale"], None), state
+
+        init = lambda *_: ({"scale": jnp.ones(3)}, terms.State())  # noqa: E731
+        expected = "the gradient of the term own is not finite: parameters own/scale"
+        assert self.told({"own": (1.0, terms.Term(init, apply))}) == expected
+
+    def scaled(self, factor):
+        def change(state, arrays):
+            now = state.replicated
+            student = jax.tree.map(lambda x: x * factor, now.params["student"])
+            params = now.params | {"student": student}
+            return state._replace(replicated=now._replace(params=params)), arrays
+
+        return change
+
+    def test_a_layer_of_the_student(self):
+        # Of several the first in depth order is named.
+        told = self.told(change=self.scaled(1e38))
+        expected = "the student's layers are not finite, the first is pooled, logits"
+        assert told == expected
+
+    def test_a_layer_of_the_teacher(self):
+        def change(state, arrays):
+            teacher = jax.tree.map(lambda x: x * jnp.nan, arrays.teacher)
+            return state, arrays._replace(teacher=teacher)
+
+        kd = {"kd": LOSS["kd"]}
+        assert "teacher's layers are not finite: logits" in self.told(kd, change)
+
+    def test_parameters(self):
+        assert self.told(change=self.scaled(np.nan)) == (
+            "parameters are not finite before it: student/BatchNorm_0/bias, "
+            "student/BatchNorm_0/scale, student/Dense_0/kernel and 2 more"
+        )
 
 
 class Dropping(nn.Module):

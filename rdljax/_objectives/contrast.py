@@ -162,6 +162,86 @@ def crd_shared(
     )
 
 
+def crd_of_rows(
+    student: Array,
+    teacher: Array,
+    rows: Bank,
+    positives: Array,
+    negatives: Array,
+    counts: Array,
+    n: int,
+    *,
+    temperature: float = 0.07,
+) -> Array:
+    """What some rows of a bank contribute to `crd`: their parts add up to it.
+
+    For banks that are divided over devices.
+
+    Args:
+      student: Unit embeddings `[batch, units]`.
+      teacher: Unit embeddings `[batch, units]`.
+      rows: R rows of the bank, and the normalizers of all of it.
+      positives: `[batch]` which of these rows is an example's positive; R where its
+        positive is not among them.
+      negatives: `[batch, R]` how often each row is a negative of each example.
+      counts: `[batch]` how many negatives an example has among all rows.
+      n: Rows of the whole bank.
+      temperature: As for `crd`.
+
+    Returns:
+      A scalar in nats.
+    """
+    _layerwise.check_above_zero("temperature", temperature)
+    rows = _checked(rows, student.shape[1])
+    here = positives < len(rows.student)
+
+    def direction(anchors, keys, normalizer):
+        keys = keys.astype(anchors.dtype)
+        scores = _geometry.inner(anchors, keys) / temperature
+        own = jnp.where(here, positives, 0)
+        positive = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
+        losses = _nce_each(positive, scores, negatives, counts, normalizer, n)
+        return jnp.mean(jnp.where(here, losses[0], 0) + losses[1])
+
+    return direction(student, rows.teacher, rows.normalizers[0]) + direction(
+        teacher, rows.student, rows.normalizers[1]
+    )
+
+
+def exponentials_of_rows(
+    student: Array,
+    teacher: Array,
+    rows: Bank,
+    weights: Array,
+    *,
+    temperature: float = 0.07,
+) -> Array:
+    """What some rows of a bank contribute to its normalizers, without a gradient.
+
+    Args:
+      student: Unit embeddings `[batch, units]`.
+      teacher: Unit embeddings `[batch, units]`.
+      rows: R rows of the bank.
+      weights: `[batch, R]` how often each row counts for each example.
+      temperature: As for `crd`.
+
+    Returns:
+      `[2]`: the weighted sums of exponentiated scores. Those of all rows, divided by
+      the sum of the weights and times the rows of the bank, are its `normalizers`.
+    """
+    _layerwise.check_above_zero("temperature", temperature)
+
+    def one(anchors, keys):
+        scores = _geometry.inner(anchors, keys.astype(anchors.dtype))
+        # (A row that does not count may be filling, with any score.)
+        return jnp.sum(
+            jnp.where(weights > 0, weights * jnp.exp(scores / temperature), 0)
+        )
+
+    found = jnp.stack([one(student, rows.teacher), one(teacher, rows.student)])
+    return jax.lax.stop_gradient(found)
+
+
 def normalizers(
     student: Array,
     teacher: Array,
@@ -291,14 +371,20 @@ def _scores(anchors: Array, keys: Array, indices: Array) -> Array:
 _GATHER = 10
 
 
-def _nce(
+def _nce(*scores_and_numbers) -> Array:
+    """The mean over the batch of `_nce_each`, of positives and negatives."""
+    positives, negatives = _nce_each(*scores_and_numbers)
+    return jnp.mean(positives + negatives)
+
+
+def _nce_each(
     positives: Array,
     negatives: Array,
     weights: Array | None,
     count: Array,
     normalizer: Array,
     n: int,
-) -> Array:
+) -> tuple[Array, Array]:
     """Noise-contrastive estimation of one direction, as a logistic loss.
 
     With p = exp(score) / normalizer, and noise of 1/n for each row of the bank, the
@@ -312,6 +398,9 @@ def _nce(
       count: How many negatives an example has, `[]` or `[batch]`.
       normalizer: A number.
       n: Rows of the bank.
+
+    Returns:
+      Of each example the loss of its positive and those of its negatives, `[batch]`.
     """
     epsilon = 1e-7  # of the released code
     noise = count / n
@@ -321,5 +410,7 @@ def _nce(
         losses = losses * weights
     # The released code leaves epsilon out of the negatives' numerator.
     left_out = count * jnp.log1p(epsilon / jnp.where(noise > 0, noise, 1))
-    each = jax.nn.softplus(threshold - positives) + jnp.sum(losses, axis=1) + left_out
-    return jnp.mean(each)
+    return (
+        jax.nn.softplus(threshold - positives) + left_out,
+        jnp.sum(losses, axis=1),
+    )

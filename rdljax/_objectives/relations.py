@@ -16,7 +16,7 @@ def _same_batch_with_pairs(student: tuple, teacher: tuple) -> str | None:
     return "expected [batch, ...] with the same batch of two or more on both sides"
 
 
-@_layerwise.layerwise(_same_batch_with_pairs)
+@_layerwise.layerwise(_layerwise.same_batch)
 def rdl(
     student: Array,
     teacher: Array,
@@ -25,6 +25,7 @@ def rdl(
     distance=rdm.distances.Cosine(),
     comparison=rdm.comparisons.Pearson(),
     form=None,
+    axis_name: str | None = None,
 ) -> Array:
     """Representational distance learning (RDL).
 
@@ -41,6 +42,8 @@ def rdl(
       comparison: Of two RDMs, one of `rdm.comparisons`.
       form: How the RDMs are held in memory, one of `rdm.forms`; None takes the fastest
         for the batch.
+      axis_name: Of the mapped axis over whose devices the batch is divided, if it is:
+        the value is that of the whole batch (see `rdm.discrepancy`).
 
     Returns:
       A scalar, 0 when the RDMs are equal: in [0, 2] for `Pearson`, in squared units of
@@ -62,8 +65,10 @@ def rdl(
     rescales the teacher's: `comparisons.MSE(scale=...)` has its three scale fixes; (4)
     the gradient is that of the value, where the prototype injects a signal of its own.
     """
+    if axis_name is None and len(student) < 2:
+        raise ValueError("expected a batch of two or more")
     return rdm.forms.discrepancy(
-        student, teacher, pairs, None, distance, comparison, form
+        student, teacher, pairs, None, distance, comparison, form, axis_name
     )
 
 

@@ -124,6 +124,7 @@ def discrepancy(
     distance=distances.Cosine(),
     comparison=comparisons.Pearson(),
     form=None,
+    axis_name: str | None = None,
 ) -> Array:
     """How far apart the RDMs of two sets of activations are: 0 when equal.
 
@@ -138,9 +139,14 @@ def discrepancy(
       form: One of `rdm.forms`, how the RDMs are held in memory. None takes the fastest:
         both matrices up to 2,048 stimuli, and beyond that no matrix at all where
         distance and comparison allow it.
+      axis_name: Of a mapped axis (`pmap`, `vmap`, `shard_map`) over whose devices the
+        stimuli are divided: the discrepancy is then that of all stimuli, `pairs` and
+        `weights` are of all, and the gradient, averaged over the devices (`pmean` after
+        `grad`), too. What is moved between devices are the activations or, where that
+        form is taken and they are fewer numbers, the sums of `forms.Moments`.
 
     Returns:
-      A scalar.
+      A scalar, the same on all devices.
 
     Raises:
       ValueError: Fewer than three stimuli, another number of them on either side, pairs
@@ -152,12 +158,12 @@ def discrepancy(
     student, teacher = jnp.asarray(student), jnp.asarray(teacher)
     for x, name in ((student, "the student's"), (teacher, "the teacher's")):
         name += " activations"
-        _checks.activations(x, name, fewest=3)
+        _checks.activations(x, name, fewest=3 if axis_name is None else 1)
         _checks.finite(x, name)
         _checks.vary(x, name)
     _checks.same_stimuli(student, teacher)
     return forms.discrepancy(
-        student, teacher, pairs, weights, distance, comparison, form
+        student, teacher, pairs, weights, distance, comparison, form, axis_name
     )
 
 

@@ -16,7 +16,7 @@ two sets are close.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -80,6 +80,7 @@ def of_points(
     *,
     own_scales: bool,
     precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+    axis_name: str | None = None,
 ) -> tuple[comparisons.Products, Array]:
     """The products of the squared Euclidean distances of two sets of points.
 
@@ -88,23 +89,39 @@ def of_points(
       teacher: `[n, q]`.
       own_scales: Whether each set has a scale of its own, or both the same.
       precision: Of the matrix products.
+      axis_name: Of the devices that hold n points each, if there are several.
 
     Returns:
       The products, of distances divided by a scale near their mean; and that scale
       (where there are two, the student's).
     """
     close = student.shape[1] == teacher.shape[1]
-    origin = origin_of(student, teacher, own_scales=own_scales, close=close)
+    origin = origin_of(
+        student, teacher, own_scales=own_scales, close=close, axis_name=axis_name
+    )
     origin = jax.tree.map(lax.stop_gradient, origin)
-    sums = sums_of(student, teacher, origin, precision)
-    products = of_sums(sums, origin.forms, len(student))
+    sums, n = sums_of(student, teacher, origin, precision), len(student)
+    if axis_name is not None:
+        sums, n = lax.psum((sums, n), axis_name)
+    products = of_sums(sums, origin.forms, n)
     if own_scales:
         products = products.resolved(FLOOR * jnp.finfo(student.dtype).eps)
     return products, 1 / origin.scales[0] ** 2
 
 
+def size_of_sums(p: int, q: int) -> int:
+    """How many numbers the sums over stimuli are, for sets of p and of q units."""
+    forms = len((CLOSE if p == q else APART)[0])
+    return (p + q) * (1 + forms) + forms * (1 + forms) + p * p + p * q + q * q
+
+
 def origin_of(
-    student: Array, teacher: Array, *, own_scales: bool, close: bool
+    student: Array,
+    teacher: Array,
+    *,
+    own_scales: bool,
+    close: bool,
+    axis_name: str | None = None,
 ) -> Origin:
     """The means of the points, scales of about 1, and about the means of the forms.
 
@@ -113,10 +130,17 @@ def origin_of(
       teacher: `[n, q]`.
       own_scales: Whether each set has a scale of its own, or both the same.
       close: Whether the forms are those of the difference of the two sets.
+      axis_name: As for `of_points`.
     """
-    points = tuple(jnp.mean(x, axis=0) for x in (student, teacher))
+
+    def mean_of(x):
+        mean = jnp.mean(x, axis=0)
+        return mean if axis_name is None else lax.pmean(mean, axis_name)
+
+    points = tuple(mean_of(x) for x in (student, teacher))
     scales = tuple(
-        _scale(x, mean) for x, mean in zip((student, teacher), points, strict=True)
+        _scale(x, mean, mean_of)
+        for x, mean in zip((student, teacher), points, strict=True)
     )
     if not own_scales:
         # The scale of the wider spread, of those that have one.
@@ -126,16 +150,16 @@ def origin_of(
     origin = Origin(points, scales, kinds)
     # (Of some rows: all of them, less their mean, would be a copy of both sets.)
     _, forms = _features(origin, student[:BLOCK], teacher[:BLOCK])
-    return origin._replace(forms=jnp.mean(forms, axis=0))
+    return origin._replace(forms=mean_of(forms))
 
 
-def _scale(x: Array, mean: Array) -> Array:
+def _scale(x: Array, mean: Array, mean_of: Callable[[Array], Array]) -> Array:
     """One over the spread about the mean; 0 where that is no more than rounding.
 
     With it no sum of fourth powers leaves the range of float32, and what rounding
     leaves of equal points is no RDM.
     """
-    spread = jnp.mean(jnp.sum((x - mean[None, :]) ** 2, axis=1))
+    spread = mean_of(jnp.sum((x - mean[None, :]) ** 2, axis=1))
     rounding = 8 * jnp.finfo(x.dtype).eps
     alive = spread > rounding**2 * jnp.sum(mean**2)
     return jnp.where(alive, lax.rsqrt(jnp.where(alive, spread, 1)), 0)

@@ -88,7 +88,13 @@ class Moments:
     """
 
     def __call__(
-        self, student: Array, teacher: Array, weights, distance, comparison
+        self,
+        student: Array,
+        teacher: Array,
+        weights,
+        distance,
+        comparison,
+        axis_name: str | None = None,
     ) -> Array:
         _refuse_unless(self, isinstance(distance, distances.Embedded), distance)
         _refuse_unless(self, streams(comparison), comparison)
@@ -98,6 +104,7 @@ class Moments:
             distance.embed(teacher),
             own_scales=comparison.own_scales,
             precision=distance.matmul_precision,
+            axis_name=axis_name,
         )
         value = comparison.from_products(products)
         return value if comparison.own_scales else value * scale**2
@@ -167,12 +174,56 @@ def chosen(student: Array, teacher: Array, weights, distance, comparison):
     return Tiles()
 
 
+def sums_pay(student: Array, teacher: Array, distance, devices: int) -> bool:
+    """Whether sums over stimuli move fewer numbers than gathering the stimuli does.
+
+    Args:
+      student: A device's stimuli `[n, ...]`.
+      teacher: The same stimuli.
+      distance: With an embedding.
+      devices: How many devices have n stimuli each.
+    """
+    gathered = devices * (student.size + teacher.size)
+    p, q = (jax.eval_shape(distance.embed, x).shape[1] for x in (student, teacher))
+    # What is summed over devices goes there and back.
+    return 2 * _moments.size_of_sums(p, q) < gathered
+
+
+def _over_devices(
+    student: Array, teacher: Array, pairs, weights, distance, comparison, form, axis
+) -> Array:
+    """`discrepancy` of stimuli that are divided over the devices of a mapped axis."""
+    devices = lax.axis_size(axis)
+    everyone = [
+        jax.ShapeDtypeStruct((devices * len(x), *x.shape[1:]), x.dtype)
+        for x in (student, teacher)
+    ]
+    if pairs is None:
+        if form is None:
+            form = chosen(*everyone, weights, distance, comparison)
+        summed = isinstance(form, Moments) and isinstance(distance, distances.Embedded)
+        if summed and sums_pay(student, teacher, distance, devices):
+            return form(student, teacher, weights, distance, comparison, axis)
+    student, teacher = lax.all_gather((student, teacher), axis, tiled=True)
+    return discrepancy(student, teacher, pairs, weights, distance, comparison, form)
+
+
 def discrepancy(
-    student: Array, teacher: Array, pairs, weights, distance, comparison, form
+    student: Array,
+    teacher: Array,
+    pairs,
+    weights,
+    distance,
+    comparison,
+    form,
+    axis_name: str | None = None,
 ) -> Array:
     """`rdm.discrepancy` of activations whose values are not looked at."""
     _checks.instance(distance, "rdm.distances", distances.Cosine)
     _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
+    if axis_name is not None:
+        numbers = pairs, weights, distance, comparison, form
+        return _over_devices(student, teacher, *numbers, axis_name)
     n = student.shape[0]
     if pairs is not None:
         if form is not None:

@@ -1,0 +1,288 @@
+"""Every objective and term: the same on one device, on two and on eight.
+
+A step of each alone, beside the task: its value, the gradients of student and term, and
+three steps of the optimizer, with a student that normalises its batch.
+"""
+
+import functools
+import inspect
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rdljax import mmd, negatives, objectives, rdm, teachers, terms, training
+
+# (Eight devices do not divide the rows of a bank.)
+N, BATCH, CLASSES = 42, 16, 4
+MAPS = ("stage1", "stage2")
+LABELS = np.arange(N) % CLASSES
+
+
+class Net(nn.Module):
+    """A net of dense layers that answers maps, features and logits."""
+
+    width: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        # (In the dtype of the images: in float64 everything is.)
+        dtype = images.dtype
+        dense = functools.partial(nn.Dense, param_dtype=dtype)
+
+        def stage(x, size):
+            x = dense(size * size * self.width, use_bias=False)(x)
+            x = nn.BatchNorm(
+                use_running_average=not train,
+                axis_name=self.axis_name,
+                dtype=dtype,
+                param_dtype=dtype,
+            )(x)
+            return nn.tanh(x)
+
+        first = stage(images.reshape(len(images), -1), 4)
+        second = stage(first, 2)
+        pooled = dense(self.width)(second)
+        shape = (len(images), 2, 2, self.width)
+        return {
+            "stage1": first.reshape(len(images), 4, 4, self.width),
+            "stage2": second.reshape(shape),
+            "pooled": pooled,
+            "logits": dense(CLASSES)(pooled),
+        }
+
+
+def globally(term):
+    return terms.over_global_batch(term)
+
+
+def plain(layers, objective, **numbers):
+    return terms.between(layers, terms.plain(objective, **numbers))
+
+
+ALIKE = dict(zip(MAPS, MAPS, strict=True))
+# By the name of what is tested, the term as a user would put it into a plan.
+PER_EXAMPLE = {
+    "kd": lambda: plain("logits", objectives.kd),
+    "dkd": lambda: terms.between("logits", terms.labelled(objectives.dkd)),
+    "at": lambda: plain(ALIKE, objectives.at),
+    "nst": lambda: plain(ALIKE, objectives.nst),
+    "nst gaussian": lambda: plain("stage1", objectives.nst, kernel=mmd.Gaussian()),
+    "hint": lambda: terms.between(ALIKE, terms.hint()),
+    "vid": lambda: terms.between(ALIKE, terms.vid()),
+    "ft": lambda: terms.between(("stage2", "stage2"), terms.ft()),
+    "ft_repdistiller": lambda: terms.between(
+        ("stage2", "stage2"), terms.ft(objective=objectives.ft_repdistiller)
+    ),
+    "fsp": lambda: plain([("stage1", "same1"), ("stage2", "same2")], objectives.fsp),
+    "ab": lambda: terms.between([(layer, layer) for layer in MAPS], terms.ab()),
+    "hint normalised": lambda: terms.between(
+        ALIKE, terms.hint(normalize=True, activation=nn.relu)
+    ),
+    "kdsvd": lambda: plain(
+        [("stage1", "same1"), ("stage2", "same2")], objectives.kdsvd
+    ),
+    "kd_mean": lambda: terms.between(("logits", ["logits", "same"]), terms.kd_mean()),
+    "crd": lambda: crd(terms.crd, negatives.drawn(12, LABELS)),
+    "crd relaxed": lambda: crd(terms.crd, negatives.drawn(12, LABELS, relax=True)),
+    "crd_shared": lambda: crd(terms.crd, negatives.expected(12, LABELS)),
+    "crd shared draw": lambda: crd(terms.crd, negatives.shared(12, LABELS)),
+    "crd_sharded": lambda: crd(terms.crd_sharded, negatives.drawn(12, LABELS)),
+    "crd_sharded all": lambda: crd(terms.crd_sharded, negatives.expected(12)),
+    "crd_sharded few": lambda: crd(terms.crd_sharded, negatives.shared(12, LABELS)),
+}
+RELATIONAL = {
+    "dist": lambda: plain("logits", objectives.dist),
+    "sp": lambda: plain(ALIKE, objectives.sp),
+    "pkt": lambda: plain("pooled", objectives.pkt),
+    "rkd_distance": lambda: plain("pooled", objectives.rkd_distance),
+    "rkd_angle": lambda: plain("pooled", objectives.rkd_angle),
+    "cc": lambda: plain("pooled", objectives.cc),
+    "cc_repdistiller": lambda: terms.between("pooled", terms.cc(features=6)),
+    "cka": lambda: plain("pooled", objectives.cka),
+    "rdl": lambda: terms.between({**ALIKE, "pooled": "pooled"}, terms.rdl()),
+    "rdl pairs": lambda: terms.between("pooled", terms.rdl(pairs=30)),
+    "rdl correlation": lambda: terms.between(
+        "stage1", terms.rdl(distance=rdm.distances.Correlation())
+    ),
+    "rdl moments": lambda: terms.between(
+        "pooled",
+        terms.rdl(distance=rdm.distances.MeanSquared(), form=rdm.forms.Moments()),
+    ),
+    "rdl_mean": lambda: terms.between(("pooled", ["pooled", "same"]), terms.rdl_mean()),
+    "rdl_target": lambda: terms.between(
+        "pooled",
+        terms.plain(
+            lambda s, t: objectives.rdl_target(s, rdm.distances.Cosine()(t)[UPPER])
+        ),
+    ),
+    "crd_of_batch": lambda: terms.between("pooled", terms.crd_of_batch(features=6)),
+}
+UPPER = np.triu_indices(BATCH, 1)
+CASES = {
+    **PER_EXAMPLE,
+    **{name: lambda make=make: globally(make()) for name, make in RELATIONAL.items()},
+}
+# A decomposition of nearly equal singular values: its gradient divides by their
+# differences, and rounding grows as it does.
+TOLERANCE = {"kdsvd": {np.float32: 5e-3, np.float64: 1e-8}}
+
+
+def crd(make, choose):
+    return terms.between("pooled", make(N, choose, features=6))
+
+
+def test_every_objective_and_every_factory_of_terms_has_a_case():
+    assert {name.split()[0] for name in CASES} >= set(objectives.__all__)
+    cases = inspect.getsource(inspect.getmodule(data)).split("def crd(")[0]
+    elsewhere = ("start_up", "against", "over_global_batch", "cross_entropy")
+    for name, maker in vars(terms).items():
+        makes = getattr(maker, "__annotations__", {}).get("return") is terms.Term
+        if makes and name not in elsewhere and name[0] != "_":
+            assert f"terms.{name}" in cases, name
+
+
+def data(dtype):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(N, 3, 3, 1)).astype(dtype)
+    return {"image": image, "label": LABELS.astype(np.int32)}
+
+
+def view(data, batch, key):
+    index = batch["index"]
+    return {name: x[index] for name, x in data.items()} | {"index": index}
+
+
+def teacher(dtype):
+    """Activations that are wider than the student's, and some of its shapes."""
+    rng = np.random.default_rng(1)
+    shapes = {"stage1": (4, 4, 6), "stage2": (2, 2, 6), "pooled": (6,)}
+    shapes |= {"same1": (4, 4, 4), "same2": (2, 2, 4), "same": (4,), "logits": (4,)}
+    made = {k: rng.normal(size=(N, *v)).astype(dtype) for k, v in shapes.items()}
+    return teachers.Teacher(
+        made, lambda arrays, batch: {k: x[batch["index"]] for k, x in arrays.items()}
+    )
+
+
+def of_dtype(tree, dtype):
+    """The tree with every float of that dtype: regressors and banks are float32."""
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def go(term, devices, dtype=np.float32, steps=3):
+    """Three steps on so many devices, or with no mapped axis at all.
+
+    Returns:
+      The gradients of the first step, the metrics of each, and the last state.
+    """
+    chosen = jax.local_devices()[:devices]
+    net, source = Net(4, training.AXIS if devices else None), teacher(dtype)
+    phase = training.Phase({"task": (1.0, terms.cross_entropy()), "x": (1.0, term)}, 1)
+    # The momentum of a first step is its gradient.
+    optimizer = optax.sgd(0.05, momentum=0.9)
+    arrays = training.Arrays(source.arrays, data(dtype))
+    rng = np.random.default_rng(2)
+    batches = [
+        {"index": rng.permutation(N)[:BATCH].astype(np.int32)} for _ in range(steps)
+    ]
+    state = training.init(
+        jax.random.key(0), net, source, [phase], view, arrays, batches[0], devices or 1
+    )
+    state = training.start(of_dtype(state, dtype), phase, optimizer)
+    body = training.body(net, source, phase, optimizer, view)
+    if devices:
+        step = training.pmap(body, chosen)
+        arrays = training.replicate(arrays, chosen)
+    else:
+        step = jax.jit(body)
+        state = state._replace(
+            per_device=jax.tree.map(lambda x: x[0], state.per_device)
+        )
+    metrics, gradients = [], None
+    for batch in batches:
+        batch = training.shard(batch, devices) if devices else batch
+        state, metric = step(state, arrays, batch)
+        gradients = gradients or jax.device_get(state.replicated.opt_state[0].trace)
+        metrics.append(jax.device_get(metric))
+    rows = jax.tree.map(
+        lambda x: np.reshape(x, (-1, x.shape[-1]))[:N], jax.device_get(state.per_device)
+    )
+    keyless = jax.tree.map(
+        lambda x: x if jnp.issubdtype(x.dtype, jnp.number) else jax.random.key_data(x),
+        state.replicated,
+    )
+    return gradients, metrics, (jax.device_get(keyless), rows)
+
+
+def assert_same(found, expected, tolerance):
+    """To the tolerance of each leaf's largest entry."""
+
+    def compare(path, a, b):
+        largest = np.max(np.abs(b), initial=0)
+        assert a.shape == b.shape and a.dtype == b.dtype
+        np.testing.assert_allclose(
+            a,
+            b,
+            rtol=0,
+            # (Beside that, what rounding leaves of a gradient that is 0.)
+            atol=tolerance * (largest + 1e-3),
+            err_msg=jax.tree_util.keystr(path),
+        )
+
+    jax.tree_util.tree_map_with_path(compare, found, expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+class TestOneTwoAndEightDevices:
+    def test_in_single_precision(self, name):
+        self.agree(name, np.float32, TOLERANCE.get(name, {}).get(np.float32, 1e-4))
+
+    def test_in_double_precision(self, name, float64):
+        self.agree(name, np.float64, TOLERANCE.get(name, {}).get(np.float64, 1e-10))
+
+    def agree(self, name, dtype, tolerance):
+        one = go(CASES[name](), 1, dtype)
+        values = [metrics["x"] for metrics in one[1]]
+        assert np.isfinite(values).all() and values[0] != 0
+        assert values[0].dtype == dtype
+        for devices in (2, 8):
+            assert_same(go(CASES[name](), devices, dtype), one, tolerance)
+
+
+@pytest.mark.parametrize("name", RELATIONAL)
+def test_of_each_device_alone_a_relational_loss_is_another(name):
+    found, _, _ = go(RELATIONAL[name](), 4, steps=1)
+    expected, _, _ = go(CASES[name](), 1, steps=1)
+    own, right = (
+        np.concatenate([x.ravel() for x in jax.tree.leaves(g["student"])])
+        for g in (found, expected)
+    )
+    assert np.linalg.norm(own - right) > 0.02 * np.linalg.norm(right)
+
+
+@pytest.mark.parametrize("devices", [0, 2, 8])
+@pytest.mark.parametrize(
+    "choose",
+    [
+        negatives.drawn(12, LABELS),
+        negatives.drawn(12, relax=True, labels=LABELS),
+        negatives.expected(12, LABELS),
+        negatives.expected(12),
+        negatives.shared(12, LABELS),
+    ],
+    ids=["drawn", "relaxed", "expected", "expected of all", "shared"],
+)
+def test_a_divided_bank_is_the_bank(choose, devices):
+    _, expected, (state, _) = go(crd(terms.crd, choose), 0)
+    _, found, (divided, rows) = go(crd(terms.crd_sharded, choose), devices)
+    assert_same(found, expected, 1e-4)
+    bank = state.terms["x"]["bank"]
+    assert_same(rows["x"], (bank.student, bank.teacher), 1e-4)
+    assert_same(divided.terms["x"]["normalizers"], bank.normalizers, 1e-4)
+    assert_same(divided.params, state.params, 1e-4)
