@@ -199,7 +199,8 @@ def body(
     the other, and keeps of each its activations alone; the loss is that of the whole
     batch, relations between examples of different parts included, and for the gradient
     each part is computed a second time. So the step is that of the whole batch, but for
-    batch normalisation, whose statistics are those of each part.
+    batch normalisation, whose statistics are those of each part. (XLA:CPU is slow at
+    convolutions in such a loop, and would keep everything without it.)
 
     A student that drops activations in training takes its key as `rngs["dropout"]`: the
     masks differ from step to step and from device to device, so that such a student
@@ -574,8 +575,6 @@ def _in_parts(run: Callable, parts: int) -> Callable:
             one,
             variables,
             (_split(images, parts, "parts"), jax.random.split(dropout, parts)),
-            # XLA:CPU runs the gradients of convolutions in a loop 30 times slower.
-            unroll=parts if jax.default_backend() == "cpu" else 1,
         )
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen), state
 

@@ -16,8 +16,8 @@ import pytest
 
 from rdljax import mmd, negatives, objectives, rdm, teachers, terms, training
 
-# (Eight devices do not divide the rows of a bank.)
-N, BATCH, CLASSES = 42, 16, 4
+# Eight devices have one example each, and do not divide the rows of a bank.
+N, BATCH, CLASSES = 42, 8, 4
 MAPS = ("stage1", "stage2")
 LABELS = np.arange(N) % CLASSES
 
@@ -175,8 +175,10 @@ def of_dtype(tree, dtype):
     )
 
 
-def go(term, devices, dtype=np.float32, steps=3):
-    """Three steps on so many devices, or with no mapped axis at all.
+def go(term, devices, dtype=np.float32, steps=4, place=None):
+    """Some steps on so many devices, or with no mapped axis at all.
+
+    The fourth batch is of one class.
 
     Returns:
       The gradients of the first step, the metrics of each, and the last state.
@@ -188,9 +190,9 @@ def go(term, devices, dtype=np.float32, steps=3):
     optimizer = optax.sgd(0.05, momentum=0.9)
     arrays = training.Arrays(source.arrays, data(dtype))
     rng = np.random.default_rng(2)
-    batches = [
-        {"index": rng.permutation(N)[:BATCH].astype(np.int32)} for _ in range(steps)
-    ]
+    drawn = [rng.permutation(N)[:BATCH] for _ in range(3)]
+    drawn.append(np.flatnonzero(LABELS == 0)[:BATCH])
+    batches = [{"index": index.astype(np.int32)} for index in drawn[:steps]]
     state = training.init(
         jax.random.key(0), net, source, [phase], view, arrays, batches[0], devices or 1
     )
@@ -207,6 +209,8 @@ def go(term, devices, dtype=np.float32, steps=3):
     metrics, gradients = [], None
     for batch in batches:
         batch = training.shard(batch, devices) if devices else batch
+        if place:
+            state, arrays, batch = place(state, arrays, batch)
         state, metric = step(state, arrays, batch)
         gradients = gradients or jax.device_get(state.replicated.opt_state[0].trace)
         metrics.append(jax.device_get(metric))
@@ -286,3 +290,116 @@ def test_a_divided_bank_is_the_bank(choose, devices):
     assert_same(rows["x"], (bank.student, bank.teacher), 1e-4)
     assert_same(divided.terms["x"]["normalizers"], bank.normalizers, 1e-4)
     assert_same(divided.params, state.params, 1e-4)
+
+
+class TestMoments:
+    """Sums over devices in place of gathered activations, where they are smaller."""
+
+    DEVICES, ROWS = 8, 24
+
+    def of(self, distance, comparison, form, units=(5, 3), dtype=np.float64):
+        """Value and gradient on eight devices, and on one; what is moved."""
+        rng = np.random.default_rng(0)
+        n = self.DEVICES * self.ROWS
+        student, teacher = (rng.normal(size=(n, p)).astype(dtype) for p in units)
+        numbers = {"distance": distance, "comparison": comparison, "form": form}
+
+        def mean_of_gradients(student, teacher):
+            loss = functools.partial(objectives.rdl, **numbers, axis_name="d")
+            value, gradient = jax.value_and_grad(loss)(student, teacher)
+            # As `pmean` of the gradient of shared parameters: each row has one device.
+            return value, gradient / self.DEVICES
+
+        mapped = jax.vmap(mean_of_gradients, axis_name="d")
+        split = [x.reshape(self.DEVICES, self.ROWS, -1) for x in (student, teacher)]
+        moved = str(jax.make_jaxpr(mapped.__wrapped__, axis_env=[("d", 8)])(
+            *(x[0] for x in split)))  # fmt: skip
+        values, gradient = jax.jit(mapped)(*split)
+        np.testing.assert_allclose(values, values[0], rtol=1e-12)
+        numbers["form"] = rdm.forms.Dense()
+        expected = jax.value_and_grad(functools.partial(objectives.rdl, **numbers))(
+            student, teacher
+        )
+        found = values[0], gradient.reshape(n, -1)
+        return found, expected, moved
+
+    @pytest.mark.parametrize("units", [(5, 3), (4, 4)])
+    @pytest.mark.parametrize("comparison", ["MSE", "Cosine", "Pearson"])
+    @pytest.mark.parametrize(
+        "distance", ["Cosine", "Correlation", "MeanSquared", "SquaredEuclidean"]
+    )
+    def test_are_those_of_all_stimuli(self, distance, comparison, units, float64):
+        found, expected, moved = self.of(
+            getattr(rdm.distances, distance)(),
+            getattr(rdm.comparisons, comparison)(),
+            rdm.forms.Moments(),
+            units,
+        )
+        assert "psum" in moved and "all_gather" not in moved
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-8, atol=1e-12)
+
+    def test_of_wide_layers_the_activations_are_gathered(self, float64):
+        found, expected, moved = self.of(
+            rdm.distances.Cosine(),
+            rdm.comparisons.Pearson(),
+            rdm.forms.Moments(),
+            units=(60, 70),
+        )
+        assert "all_gather" in moved
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-8, atol=1e-12)
+
+    def test_by_default_few_stimuli_are_gathered_and_many_are_not(self):
+        def moved(rows):
+            loss = functools.partial(objectives.rdl, axis_name="d")
+            x = jax.ShapeDtypeStruct((rows, 8), np.float32)
+            return str(jax.make_jaxpr(loss, axis_env=[("d", 8)])(x, x))
+
+        assert "all_gather" in moved(rdm.forms.DENSE // 8)
+        assert "all_gather" not in moved(rdm.forms.DENSE // 8 + 1)
+
+
+@pytest.mark.parametrize("name", ["rdl", "sp", "crd", "vid", "kd"])
+def test_automatic_sharding_needs_no_axis(name):
+    """The step in jit, the batch sharded over a mesh: the compiler gathers."""
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,),
+                         devices=jax.devices()[:4])  # fmt: skip
+    where = jax.sharding.NamedSharding(mesh, jax.P("d"))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.P())
+
+    def place(state, arrays, batch):
+        state, arrays = jax.device_put((state, arrays), everywhere)
+        return state, arrays, jax.device_put(batch, where)
+
+    expected = go(CASES[name](), 1)
+    assert_same(go(CASES[name](), 0, place=place), expected, 1e-4)
+
+
+def test_an_explicit_mesh_is_refused_by_jax_and_can_be_left():
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,),
+                         devices=jax.devices()[:4])  # fmt: skip
+    x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    y = jnp.tanh(x)
+    expected = objectives.rdl(x, y)
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put((x, y), jax.P("d"))
+        with pytest.raises(Exception, match="[Ss]hard"):
+            objectives.rdl(*sharded)
+        whole = jax.sharding.reshard(sharded, jax.P())
+        np.testing.assert_allclose(objectives.rdl(*whole), expected, rtol=1e-5)
+
+
+def test_an_empty_batch_is_refused():
+    empty = jnp.zeros((0, 4))
+    with pytest.raises(ValueError, match="batch of one example or more"):
+        objectives.hint(empty, empty)
+    with pytest.raises(ValueError, match="kd: expected a batch of one example"):
+        objectives.kd(empty, empty)
+    with pytest.raises(ValueError, match="batch of 0 does not divide by 2 devices"):
+        training.shard({"index": np.arange(0)}, 2)
+
+
+def test_one_seed_is_one_result():
+    first, second = (go(CASES["crd_sharded"](), 8) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, first, second)

@@ -625,6 +625,134 @@ def test_a_restored_state_continues_to_the_same_bits(tmp_path):
     )
 
 
+class TestParts:
+    """The batch in parts: the loss of the whole batch, the memory of a part."""
+
+    LOSS = {k: LOSS[k] for k in ("task", "hint", "rdl", "crd")} | {
+        "sp": (
+            100.0,
+            terms.over_global_batch(
+                terms.between("pooled", terms.plain(objectives.sp))
+            ),
+        ),
+    }
+
+    def go(self, student, parts, devices=1, steps=3):
+        _, teacher, arrays = setting()
+        chosen = jax.local_devices()[:devices]
+        phase = training.Phase(self.LOSS, epochs=1)
+        state = begin(student, teacher, arrays, devices, phase)
+        arrays = training.replicate(arrays, chosen)
+        body = training.body(student, teacher, phase, OPTIMIZER, view, parts=parts)
+        step = training.pmap(body, chosen)
+        metrics = []
+        for batch in batches(steps):
+            state, metric = step(state, arrays, training.shard(batch, devices))
+            metrics.append(jax.device_get(metric))
+        return jax.device_get(state.replicated), metrics
+
+    @pytest.mark.parametrize(("parts", "devices"), [(2, 1), (8, 1), (4, 2)])
+    def test_the_step_is_that_of_the_whole_batch(self, parts, devices):
+        net = nets.mlp.MLP(CLASSES, widths=(8,))
+        found, found_metrics = self.go(net, parts, devices)
+        expected, expected_metrics = self.go(net, 1, 1)
+        assert_close(found_metrics, expected_metrics, 1e-5)
+        assert_close(found, expected, 1e-5)
+
+    def test_of_parts_alone_the_relations_would_be_others(self):
+        # What accumulated gradients of each part's own loss would be.
+        student, teacher, arrays = setting()
+        net = nets.mlp.MLP(CLASSES, widths=(8,))
+        state = begin(net, teacher, arrays, phase=training.Phase(self.LOSS, 1))
+        params = {"params": state.replicated.params["student"]}
+        images = view(arrays.data, batches(1)[0], jax.random.key(0))["image"]
+        seen = net.apply(params, images)["pooled"]
+        taught = teacher.targets(arrays.teacher, {"image": images})["pooled"]
+        whole = objectives.sp(seen, taught)
+        halves = [objectives.sp(seen[i:][:8], taught[i:][:8]) for i in (0, 8)]
+        assert abs(np.mean(halves) / whole - 1) > 0.2
+
+    def test_normalisation_is_that_of_each_part(self):
+        student, teacher, arrays = setting()
+        phase = training.Phase(self.LOSS, epochs=1)
+        state = begin(student, teacher, arrays, 1, phase)
+        now, batch = state.replicated, batches(1)[0]
+        variables = {"params": now.params["student"], **now.model_state}
+        images = view(arrays.data, batch, jax.random.fold_in(now.key, 0))["image"]
+        for part in np.split(images, 4):
+            _, changed = student.apply(variables, part, True, mutable=["batch_stats"])
+            variables |= changed
+        found, _ = self.go(student, 4, steps=1)
+        assert_close(found.model_state["batch_stats"], variables["batch_stats"], 1e-5)
+
+    def test_less_memory(self):
+        net, optimizer = nets.build("mnist_cnn", 10), optax.sgd(0.1)
+        nobody = teachers.nobody()
+        phase = training.Phase({"task": LOSS["task"]}, 1)
+        data = {
+            "image": jnp.zeros((256, 32, 32, 1)),
+            "label": jnp.zeros(256, jnp.int32),
+        }
+
+        def memory(parts):
+            see = lambda data, batch, key: data  # noqa: E731
+            arrays = training.Arrays((), data)
+            state = jax.eval_shape(
+                lambda: training.start(
+                    training.init(
+                        jax.random.key(0), net, nobody, [phase], see, arrays, {}, 1
+                    ),
+                    phase,
+                    optimizer,
+                )
+            )
+            body = training.body(net, nobody, phase, optimizer, see, parts=parts)
+            compiled = jax.jit(body).lower(state, arrays, {}).compile()
+            return compiled.memory_analysis().temp_size_in_bytes
+
+        assert memory(8) < memory(1) / 3
+
+    def test_a_batch_must_divide(self):
+        net = nets.mlp.MLP(CLASSES, widths=(8,))
+        with pytest.raises(ValueError, match="batch of 16 does not divide by 3 parts"):
+            self.go(net, 3)
+
+
+class TestMixedPrecision:
+    """Activations in bfloat16; parameters, losses and statistics in float32."""
+
+    def go(self, dtype, devices=1):
+        _, teacher, arrays = setting()
+        net = nets.build("mlp", CLASSES, dtype=dtype)
+        chosen = jax.local_devices()[:devices]
+        names = ("task", "kd", "rdl", "crd")
+        phase = training.Phase({name: LOSS[name] for name in names}, 1)
+        state = begin(net, teacher, arrays, devices, phase)
+        body = training.body(net, teacher, phase, OPTIMIZER, view)
+        step, arrays = training.pmap(body, chosen), training.replicate(arrays, chosen)
+        metrics = []
+        for batch in batches(3):
+            state, metric = step(state, arrays, training.shard(batch, devices))
+            metrics.append(jax.device_get(metric))
+        return jax.device_get(state.replicated), metrics
+
+    def test_what_is_kept_is_single_precision_and_the_loss_nearly_the_same(self):
+        (half, half_metrics), (single, single_metrics) = map(
+            self.go, (jnp.bfloat16, jnp.float32)
+        )
+        dtypes = {x.dtype for x in jax.tree.leaves((half, half_metrics))}
+        assert jnp.bfloat16 not in dtypes and np.dtype("float32") in dtypes
+        assert_close(half_metrics, single_metrics, 0.03)
+        moved = [
+            np.concatenate([x.ravel() for x in jax.tree.leaves(s.opt_state)])
+            for s in (half, single)
+        ]
+        assert np.corrcoef(*moved)[0, 1] > 0.999
+
+    def test_on_two_devices_it_is_as_good(self):
+        assert_close(self.go(jnp.bfloat16, 2)[1], self.go(jnp.float32)[1], 0.03)
+
+
 def first_above(limit):
     """NaN, and with it the gradient, of what is above a limit somewhere."""
 
