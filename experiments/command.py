@@ -37,7 +37,7 @@ def path(setting: str, given: str) -> pathlib.Path:
             os.stat(found)
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(
-            f"{setting} must name a path, got {given!r} ({error})"
+            f"{setting} must be a path, got {given!r} ({error})"
         ) from error
     return found
 

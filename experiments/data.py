@@ -92,8 +92,8 @@ def load(
     Raises:
       UnknownName: neither a known name nor a folder of `data_dir`.
       DataMissing: a known name without a readable folder, or a missing package.
-      ValueError: no such number of images, or not a set of equally sized images of
-        classes.
+      ValueError: no such number of images, not a set of equally sized images of
+        classes, or `data_dir` is no path.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation is a fraction in [0, 1), not {validation}")

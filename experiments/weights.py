@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import data
+from experiments import command, data
 from experiments.command import UsageError
 from rdljax import _names, checkpoints, nets
 from rdljax.nets import _weights, from_keras, from_torch
@@ -192,8 +192,8 @@ def load(folder: str | os.PathLike) -> Trained:
     Raises:
       UsageError: The folder holds no such net.
     """
+    folder = command.path("the folder of weights", os.fspath(folder))
     try:
-        folder = pathlib.Path(folder).expanduser()
         about = checkpoints.about(folder)
         if about.get("kind") != "weights":
             raise ValueError(f"{folder} is a checkpoint of a run")
