@@ -437,7 +437,7 @@ def _read(builder: Any, split: str, folder: pathlib.Path) -> Split:
         )
     image = np.stack([example["image"] for example in examples])
     if not image.size or image.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"{where}: images of shape {image.shape[1:]} are none")
+        raise ValueError(f"{where}: {image.shape[1:]} is not the shape of images")
     label = np.array([example["label"] for example in examples], np.int32)
     if label.min() < 0 or label.max() >= classes:
         raise ValueError(f"{where}: there are labels outside 0..{classes - 1}")

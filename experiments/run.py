@@ -289,7 +289,8 @@ def claim(
                 )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = list(folder.iterdir())
+        # Until the last file is deleted it can be seen that this was a run.
+        held = sorted(folder.iterdir(), key=lambda path: path.name == "config.json")
         if held:
             _check_taken(folder, mine, config)
         for path in held if config.overwrite else ():

@@ -421,6 +421,7 @@ def finished(folder):
 
 
 OTHER = (None, [], {}, "", 0, -1, 10**12, "1000000000000", 1.5, "x", ["a"], {"a": 1})
+OTHER += (float("nan"), float("inf"))
 REMOVED = object()
 TEXTS = (b"", b"{", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a": 1} {}', b"\0" * 9)
 
