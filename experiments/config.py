@@ -128,7 +128,7 @@ RANGES: dict[str, tuple[str, float, float]] = {
     "epochs": _COUNT,
     "teacher_epochs": _COUNT,
     "batch": _COUNT,
-    "learning_rate": _POSITIVE,
+    "learning_rate": ("above 0", 1e-30, 1e30),
     "momentum": ("0 or more", 0.0, 1.0),
     "weight_decay": _WEIGHT,
     "clip": _POSITIVE,
