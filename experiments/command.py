@@ -1,5 +1,8 @@
 """What the commands of this folder share: wrong calls are answered in words."""
 
+import contextlib
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -17,6 +20,26 @@ def check_keys(arguments: Iterable[str], known: Iterable[str]) -> None:
         if argument.startswith("--"):
             key = argument[2:].partition("=")[0].replace("-", "_")
             _names.check("setting", key.removeprefix("no_"), known)
+
+
+def path(setting: str, given: str) -> pathlib.Path:
+    """The path that a setting names; nothing need be there.
+
+    Raises:
+      UsageError: Nothing can be there, or nobody can look.
+    """
+    try:
+        if not given:
+            raise ValueError("it is empty")
+        given.encode()  # It is printed, too.
+        found = pathlib.Path(given).expanduser()
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(found)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"{setting} must be a path, got {given!r} ({error})"
+        ) from error
+    return found
 
 
 def call(

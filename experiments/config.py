@@ -110,6 +110,31 @@ def load(name: str, **changes) -> Config:
     return dataclasses.replace(module.get_config(), **changes)
 
 
+# What a number must be: in words, and from where to below where. Beyond these limits
+# a count does not fit int32, or a product of two numbers is 0 or infinite in float32.
+_COUNT = "1 or more", 1, 10**9
+_POSITIVE = "above 0", 1e-15, 1e15
+_WEIGHT = "0 or more", 0.0, 1e15
+RANGES: dict[str, tuple[str, float, float]] = {
+    "train_per_class": _COUNT,
+    "crop": ("0 or more", 0, 10**9),
+    "seeds": _COUNT,
+    "pairs": _COUNT,
+    "rdl_weight": _WEIGHT,
+    "layer_weights": _WEIGHT,
+    "kd_weight": _WEIGHT,
+    "kd_temperature": _POSITIVE,
+    "hint_weight": _WEIGHT,
+    "epochs": _COUNT,
+    "teacher_epochs": _COUNT,
+    "batch": _COUNT,
+    "learning_rate": ("above 0", 1e-30, 1e30),
+    "momentum": ("0 or more", 0.0, 1.0),
+    "weight_decay": _WEIGHT,
+    "clip": _POSITIVE,
+}
+
+
 def check(config: Config) -> None:
     """Raises `UnknownName` or `UsageError` for what can be known before the run."""
     for side in (config.teacher, config.student):
@@ -139,9 +164,20 @@ def check(config: Config) -> None:
             f"expected a weight for each layer of {config.layers}, got "
             f"{config.layer_weights}"
         )
-    for field in ("seeds", "epochs", "teacher_epochs", "batch"):
-        if getattr(config, field) < 1:
-            raise UsageError(f"{field} must be 1 or more, got {getattr(config, field)}")
+    for field, (words, low, high) in RANGES.items():
+        given = getattr(config, field)
+        for number in given if isinstance(given, tuple) else (given,):
+            # (Not a number is in no range.)
+            if number is not None and not low <= number < high:
+                raise UsageError(
+                    f"{field} must be {words} and below {high:g}, got {number}"
+                )
+    most = config.batch * (config.batch - 1) // 2
+    if config.pairs is not None and config.pairs > most:
+        raise UsageError(
+            f"pairs must be at most the {most} of a batch of {config.batch}, got "
+            f"{config.pairs}; without pairs all are compared"
+        )
 
 
 Weighted = tuple[float | optax.Schedule, terms.Term]
@@ -219,9 +255,11 @@ def weighted_terms(config: Config, method: str, steps: int) -> dict[str, Weighte
 
 def pair(layer: str) -> tuple[str, str]:
     """`stage2` as `("stage2", "stage2")`, `stage1:stage2` as `("stage1", "stage2")`."""
-    student, _, teacher = layer.partition(":")
-    return student, teacher or student
+    student, colon, teacher = layer.partition(":")
+    return student, teacher if colon else student
 
 
 def _layer_weights(config: Config) -> tuple[float, ...]:
-    return config.layer_weights or (1.0,) * len(config.layers)
+    if config.layer_weights is None:
+        return (1.0,) * len(config.layers)
+    return config.layer_weights

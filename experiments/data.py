@@ -7,6 +7,7 @@ TFDS folders are read without TensorFlow, and nothing here uses the network.
 
 import contextlib
 import logging
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import command
 from rdljax import _names
 
 PREPARED_HERE = ("mnist", "fashion_mnist")
@@ -90,8 +92,8 @@ def load(
     Raises:
       UnknownName: neither a known name nor a folder of `data_dir`.
       DataMissing: a known name without a readable folder, or a missing package.
-      ValueError: no such number of images, or not a set of equally sized images of
-        classes.
+      ValueError: no such number of images, not a set of equally sized images of
+        classes, or `data_dir` is no path.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation is a fraction in [0, 1), not {validation}")
@@ -296,7 +298,7 @@ def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:
     newest = {}
     if data_dir is None:
         return newest
-    root = pathlib.Path(data_dir).expanduser()
+    root = command.path("data_dir", data_dir)
     for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json"):
         for info in root.glob(pattern):
             folder = info.parent
@@ -357,11 +359,9 @@ def _folder(name: str, folder: pathlib.Path) -> tuple[str, int, Split, Split]:
         raise DataMissing(
             f"{folder} is read by TFDS ({error}): pip install -r requirements.txt"
         ) from error
-    try:
+    with _or_damaged(folder):
         builder = tfds.builder_from_directory(folder)
-    except Exception as error:  # TFDS raises what its parsers raise.
-        raise DataMissing(f"{folder} is damaged ({error}): prepare it anew") from error
-    features = dict(builder.info.features.items())
+        features = dict(builder.info.features.items())
     if not (
         isinstance(features.get("image"), tfds.features.Image)
         and isinstance(features.get("label"), tfds.features.ClassLabel)
@@ -381,20 +381,18 @@ def _folder(name: str, folder: pathlib.Path) -> tuple[str, int, Split, Split]:
         )
     classes = features["label"].num_classes
     try:
-        train, test = (
-            _read(builder.as_data_source(split), classes, f"{folder}, split {split!r}")
-            for split in ("train", held)
-        )
+        train, test = (_read(builder, split, folder) for split in ("train", held))
     except NotImplementedError as error:
         raise DataMissing(
             f"{folder} is in a format that only TensorFlow reads "
             f"({builder.info.file_format.value}); for one that needs none, "
             f"{_how(name, 'DIR')}"
         ) from error
-    except ValueError:
-        raise
-    except Exception as error:  # The readers raise errors of many kinds.
-        raise DataMissing(f"{folder} is damaged ({error}): prepare it anew") from error
+    if classes > len(train.label):
+        raise ValueError(
+            f"{folder} has {classes} classes and only {len(train.label)} images to "
+            "train on"
+        )
     source = f"{len(train.label):,} training images of the TFDS folder, version "
     source += folder.name
     if held != "test":
@@ -402,9 +400,34 @@ def _folder(name: str, folder: pathlib.Path) -> tuple[str, int, Split, Split]:
     return source, classes, train, test
 
 
-def _read(source: Any, classes: int, where: str) -> Split:
+@contextlib.contextmanager
+def _or_damaged(folder: pathlib.Path) -> Iterator[None]:
+    """Says so of a folder that cannot be read, whatever TFDS's readers raise for it."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    # It warns of empty splits, and that OpenCV is faster than Pillow.
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    except NotImplementedError:  # The folder is well, but needs TensorFlow.
+        raise
+    except Exception as error:
+        raise DataMissing(f"{folder} is damaged ({error}): prepare it anew") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _read(builder: Any, split: str, folder: pathlib.Path) -> Split:
     """Reads one split of a TFDS folder whole."""
-    with _no_advice_on_opencv():
+    classes, where = builder.info.features["label"].num_classes, f"{folder}, {split!r}"
+    with _or_damaged(folder):
+        source = builder.as_data_source(split)
+        if builder.info.file_format.value == "array_record":
+            # TFDS believes the number in its JSON, and would make room for any.
+            files = map(os.fspath, builder.info.splits[split].filepaths)
+            count = len(type(source.data_source)(list(files)))
+            if count != len(source):
+                raise ValueError(f"{count} images in {split!r}, not {len(source)}")
         examples = source.__getitems__(range(len(source)))
     shapes = {example["image"].shape for example in examples}
     if len(shapes) > 1:
@@ -413,22 +436,12 @@ def _read(source: Any, classes: int, where: str) -> Split:
             "cannot be loaded; prepare the set with images of one size"
         )
     image = np.stack([example["image"] for example in examples])
+    if not image.size or image.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"{where}: {image.shape[1:]} is not the shape of images")
     label = np.array([example["label"] for example in examples], np.int32)
     if label.min() < 0 or label.max() >= classes:
         raise ValueError(f"{where}: there are labels outside 0..{classes - 1}")
     return Split(_pad(image), label)
-
-
-@contextlib.contextmanager
-def _no_advice_on_opencv() -> Iterator[None]:
-    """TFDS warns once a process that OpenCV is faster than Pillow."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _pad(image: np.ndarray) -> np.ndarray:

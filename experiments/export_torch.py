@@ -8,7 +8,6 @@ ending `.safetensors` or `.npz` it is written without PyTorch.
 
 import argparse
 import functools
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -36,12 +35,13 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     command.check_keys(arguments, ("overwrite",))
     options = parser.parse_args(arguments)
-    if pathlib.Path(options.file).expanduser().exists() and not options.overwrite:
+    file = command.path("file", options.file)
+    if file.exists() and not options.overwrite:
         raise command.UsageError(f"{options.file} exists; --overwrite replaces it")
     trained = weights.load(options.folder)
     try:
         state = from_torch.to_torch(trained.name, trained.variables)
-        from_torch.write(options.file, state)
+        from_torch.write(file, state)
     except (OSError, from_torch.CannotRead, from_torch.WeightsMismatch) as error:
         raise command.UsageError(str(error)) from error
     print(

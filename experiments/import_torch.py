@@ -10,7 +10,6 @@ The file is RepDistiller's (`.pth`, with PyTorch installed), or the same arrays 
 
 import argparse
 import functools
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -31,7 +30,8 @@ def run(arguments: Sequence[str]) -> None:
       UnknownName: There is no such net, or no such setting.
     """
     options = parse(arguments)
-    out = pathlib.Path(options.out or f"weights/{options.name}").expanduser()
+    out = command.path("out", options.out or f"weights/{options.name}")
+    file = command.path("file", options.file)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         weights.load(out)  # Nothing else is overwritten.
         if not options.overwrite:
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
         raise command.UsageError("mean and std go together")
     normalisation = options.mean and (tuple(options.mean), tuple(options.std))
     try:
-        trained = weights.read(options.name, options.file, normalisation)
+        trained = weights.read(options.name, file, normalisation)
     except (OSError, from_torch.CannotRead, from_torch.WeightsMismatch) as error:
         raise command.UsageError(str(error)) from error
     print(

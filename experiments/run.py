@@ -15,6 +15,7 @@ import pathlib
 import platform
 import shlex
 import shutil
+import string
 import sys
 from typing import Any, NamedTuple
 
@@ -194,7 +195,7 @@ def load(config: configs.Config) -> data.Dataset:
     """The data set of a config.
 
     Raises:
-      UsageError: It is not there, or its images do not fill a batch.
+      UsageError: It is not there, or the settings do not suit its images.
     """
     try:
         dataset = data.load(
@@ -207,6 +208,17 @@ def load(config: configs.Config) -> data.Dataset:
         raise configs.UsageError(
             f"a batch of {config.batch} is impossible with {images} training images on "
             f"{devices} devices: it must fit into the one and divide by the other"
+        )
+    size = min(dataset.train.image.shape[1:3])
+    if (config.crop or 0) >= size:
+        raise configs.UsageError(
+            f"crop must be below the {size} pixels of an image, got {config.crop}"
+        )
+    epochs = max(config.epochs, config.teacher_epochs)
+    if images // config.batch * epochs >= 2**31:
+        raise configs.UsageError(
+            f"epochs and teacher_epochs must make below 2**31 steps, got {epochs} "
+            f"epochs of {images // config.batch}"
         )
     return dataset
 
@@ -248,6 +260,11 @@ def rehearse(
     for method in config.methods:
         try:
             jax.eval_shape(functools.partial(step, method), train)
+        except ZeroDivisionError as error:
+            raise configs.UsageError(
+                f"images of {dataset.train.image.shape[1:]} are too small for "
+                f"{config.teacher} or {config.student}"
+            ) from error
         except ValueError as error:
             raise configs.UsageError(f"{method} cannot be trained: {error}") from error
 
@@ -267,43 +284,64 @@ def claim(
     Raises:
       UsageError: It holds something else, or `resume` or `overwrite` is missing.
     """
-    data_name = config.data.replace("/", "-")
+    names = {"config": name, "data": config.data.replace("/", "-")}
     try:
-        folder = pathlib.Path(config.out.format(config=name, data=data_name))
-    except (KeyError, IndexError, ValueError) as error:
+        for _, *field in string.Formatter().parse(config.out):
+            if field[0] is not None and (field[0] not in names or any(field[1:])):
+                raise ValueError
+        out = config.out.format(**names)
+    except ValueError as error:
         raise configs.UsageError(
             f"out may name {{config}} and {{data}}, got {config.out!r}"
         ) from error
-    folder = folder.expanduser()
+    folder = commands.path("out", out)
     if folder.exists() and not folder.is_dir():
         raise configs.UsageError(f"{folder} is a file, not a folder for results")
     mine = {"name": name, **dataclasses.asdict(config)}
     mine = json.loads(json.dumps(_settings(mine)))
     if trained is not None:
         mine["teacher_weights"] = trained.fingerprint
-        source = pathlib.Path(config.teacher_from).expanduser().resolve()
-        if config.overwrite and folder.resolve() in (source, *source.parents):
-            raise configs.UsageError(
-                f"overwrite would delete the teacher, {config.teacher_from}; --out="
-                "FOLDER names another folder for results"
-            )
-    if folder.exists() and any(folder.iterdir()):
-        _check_taken(folder, mine, config)
-        if config.overwrite:
-            shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    loop.write_json(folder / "config.json", mine)
+    for field in ("teacher_from", "data_dir"):
+        given = getattr(config, field)
+        if config.overwrite and given is not None:
+            source = commands.path(field, given).resolve()
+            if folder.resolve() in (source, *source.parents):
+                raise configs.UsageError(
+                    f"overwrite would delete what {field} names, {given}; --out=FOLDER "
+                    "names another folder for results"
+                )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Until the last file is deleted it can be seen that this was a run.
+        held = sorted(folder.iterdir(), key=lambda path: path.name == "config.json")
+        if held:
+            _check_taken(folder, mine, config)
+        for path in held if config.overwrite else ():
+            # (Not the folder itself, which may be a link or the working directory.)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        loop.write_json(folder / "config.json", mine)
+    except OSError as error:
+        raise configs.UsageError(f"cannot write to {folder}: {error}") from error
     return folder
 
 
 def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> None:
     """Raises `UsageError` unless a folder in use may be overwritten or resumed."""
     record = folder / "config.json"
-    if not record.exists():
+    try:
+        theirs = json.loads(record.read_text()) if record.exists() else None
+    except (ValueError, RecursionError) as error:
+        raise configs.UsageError(
+            f"{record} is damaged ({error}); --out=FOLDER leaves it alone"
+        ) from error
+    ours = {"name", "teacher", "student", "methods"}
+    if not isinstance(theirs, dict) or not ours <= theirs.keys():
         raise configs.UsageError(f"{folder} holds something that is not a run")
     if config.overwrite:
         return
-    theirs = json.loads(record.read_text())
     changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
     if changed:
         changes = ", ".join(
@@ -318,6 +356,15 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> No
             f"{folder} holds a run with these settings; --resume continues it (or "
             "shows its table again), --overwrite deletes it"
         )
+    result = folder / "result.json"
+    try:
+        if result.exists():
+            report.table(json.loads(result.read_text()))
+    except Exception as error:  # What is not a result fails in many ways.
+        raise configs.UsageError(
+            f"{result} is damaged ({error!r}); where it is deleted, --resume writes it "
+            "again from what the nets left"
+        ) from error
 
 
 def _settings(config: dict) -> dict:

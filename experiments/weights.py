@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import data
+from experiments import command, data
 from experiments.command import UsageError
 from rdljax import _names, checkpoints, nets
 from rdljax.nets import _weights, from_keras, from_torch
@@ -114,7 +115,7 @@ class Trained(NamedTuple):
         try:
             images = jax.ShapeDtypeStruct((1, *size), jnp.float32)
             jax.eval_shape(net.apply, self.variables, images)
-        except flax.errors.FlaxError as error:
+        except (flax.errors.FlaxError, ZeroDivisionError) as error:
             raise UsageError(
                 f"{self.name} was made for images of {list(self.shape)}, "
                 f"{dataset.name} has {list(size)}"
@@ -139,7 +140,7 @@ def read(
         for RepDistiller's where there are 100 classes.
 
     Raises:
-      UsageError: A deviation is not above 0, or of another number of channels.
+      UsageError: The normalisation is of another number of channels, or impossible.
       UnknownName: There is no such net, or none with weights elsewhere.
       FileNotFoundError: There is no such file.
       CannotRead: The file cannot be read, or holds more than arrays.
@@ -156,12 +157,7 @@ def read(
         usual = CIFAR100 if classes == 100 and not large else None
         normalisation = NORMALISATIONS.get(name, usual)
     if normalisation is not None:
-        mean, std = normalisation
-        if not len(mean) == len(std) == channels or min(std) <= 0:
-            raise UsageError(
-                f"expected mean and std of {channels} channels, and no std of 0 or "
-                f"less, got mean {list(mean)} and std {list(std)}"
-            )
+        _check(normalisation, channels)
     return Trained(
         name,
         classes,
@@ -172,10 +168,21 @@ def read(
     )
 
 
+def _check(normalisation: Normalisation, channels: int) -> None:
+    mean, std = normalisation
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if not (len(mean) == len(std) == channels and finite and min(std) > 0):
+        raise UsageError(
+            f"expected mean and std of {channels} channels, and no std of 0 or less, "
+            f"got mean {list(mean)} and std {list(std)}"
+        )
+
+
 def save(trained: Trained, folder: str | os.PathLike) -> None:
     """Writes a net to a folder, as a checkpoint of step 0."""
     about = {**trained._asdict(), "kind": "weights"}
     del about["variables"]
+    about["fingerprint"] = trained.fingerprint
     checkpoints.save(folder, 0, trained.variables, about)
 
 
@@ -185,7 +192,7 @@ def load(folder: str | os.PathLike) -> Trained:
     Raises:
       UsageError: The folder holds no such net.
     """
-    folder = pathlib.Path(folder).expanduser()
+    folder = command.path("the folder of weights", os.fspath(folder))
     try:
         about = checkpoints.about(folder)
         if about.get("kind") != "weights":
@@ -194,20 +201,29 @@ def load(folder: str | os.PathLike) -> Trained:
         images = jax.ShapeDtypeStruct((1, *about["shape"]), jnp.float32)
         like = jax.eval_shape(net.init, jax.random.key(0), images)
         variables, about, _ = checkpoints.restore(folder, like)
-    except (OSError, ValueError) as error:
+        shape, normalisation = tuple(about["shape"]), about["normalisation"]
+        if normalisation is not None:
+            normalisation = tuple(map(tuple, normalisation))
+            _check(normalisation, shape[-1])
+        if not about["source"].keys() & {"file", "run"}:
+            raise ValueError("it does not say where it is from")
+        trained = Trained(
+            about["name"],
+            about["classes"],
+            shape,
+            variables,
+            normalisation,
+            about["source"],
+        )
+        # (Older folders have none.)
+        if about.get("fingerprint", trained.fingerprint) != trained.fingerprint:
+            raise ValueError("its numbers are not those that were written")
+    except Exception as error:  # Damaged files fail in many ways.
         raise UsageError(
             f"{folder} holds no weights: a run leaves such a folder for each net, and "
             f"python -m experiments.import_torch NAME FILE writes one ({error})"
         ) from error
-    mean_and_std = about["normalisation"]
-    return Trained(
-        about["name"],
-        about["classes"],
-        tuple(about["shape"]),
-        variables,
-        mean_and_std and tuple(map(tuple, mean_and_std)),
-        about["source"],
-    )
+    return trained
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

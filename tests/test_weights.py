@@ -13,6 +13,7 @@ from rdljax import checkpoints, nets
 from rdljax.nets import from_torch
 
 FILE = pathlib.Path(__file__).parent / "reference" / "nets" / "resnet8.npz"
+SOURCE = {"file": "weights.npz"}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ class TestExport:
     def test_of_one_channel(self, tmp_path):
         net = nets.build("resnet8", 10)
         variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
-        grey = weights.Trained("resnet8", 10, (32, 32, 1), variables, None, {})
+        grey = weights.Trained("resnet8", 10, (32, 32, 1), variables, None, SOURCE)
         weights.save(grey, tmp_path / "net")
         back = tmp_path / "back.npz"
         assert export_torch.main([str(tmp_path / "net"), str(back)]) == 0
@@ -162,8 +163,8 @@ class TestExport:
         assert "holds no weights" in capsys.readouterr().err
         net = nets.build("mnist_cnn_small", 10)
         variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
-        small = weights.Trained("mnist_cnn_small", 10, (32, 32, 1), variables, None, {})
-        weights.save(small, tmp_path / "small")
+        about = ("mnist_cnn_small", 10, (32, 32, 1), variables, None, SOURCE)
+        weights.save(weights.Trained(*about), tmp_path / "small")
         assert export_torch.main([str(tmp_path / "small"), str(back)]) == 2
         assert "no net with weights in PyTorch" in capsys.readouterr().err
         assert not back.exists()
@@ -262,6 +263,6 @@ def test_students_learn_from_it(file, tmp_path, tfds_dir, capsys):
     own = out / "kd+rdl-seed0" / "weights"
     again = [*call, "--overwrite", f"--teacher_from={own}"]
     assert run.main(again) == 2
-    assert "would delete the teacher" in capsys.readouterr().err and own.is_dir()
+    assert "delete what teacher_from names" in capsys.readouterr().err and own.is_dir()
     assert run.main([*call[:4], "--teacher_from=nowhere"]) == 2
     assert "nowhere holds no weights" in capsys.readouterr().err
