@@ -98,9 +98,9 @@ def step(further: Mapping[str, terms.Term], batch: int) -> tuple[Callable, Any, 
     phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
     net = nets.build("resnet8x4", 100)
     optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
-    images = _data(batch)
+    images = example_data(batch)
     seen = jax.eval_shape(net.init_with_output, jax.random.key(0), images["image"])[0]
-    taught = teachers.Teacher(_targets(seen), lambda arrays, batch: arrays)
+    taught = teachers.Teacher(example_targets(seen), lambda arrays, batch: arrays)
 
     def view(data, batch, key):
         return data
@@ -114,7 +114,8 @@ def step(further: Mapping[str, terms.Term], batch: int) -> tuple[Callable, Any, 
     return functools.partial(body, batch={}), state, arrays
 
 
-def _data(batch: int) -> dict[str, np.ndarray]:
+def example_data(batch: int) -> dict[str, np.ndarray]:
+    """A batch of random images, with their classes and places in the data set."""
     random = np.random.default_rng(0)
     return {
         "image": random.standard_normal((batch, 32, 32, 3), np.float32),
@@ -123,7 +124,7 @@ def _data(batch: int) -> dict[str, np.ndarray]:
     }
 
 
-def _targets(seen: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+def example_targets(seen: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
     """Random activations of these shapes; not below 0 where a ReLU comes last."""
     random = np.random.default_rng(1)
     drawn = {k: random.standard_normal(x.shape, np.float32) for k, x in seen.items()}

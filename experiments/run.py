@@ -209,6 +209,11 @@ def load(config: configs.Config) -> data.Dataset:
             f"a batch of {config.batch} is impossible with {images} training images on "
             f"{devices} devices: it must fit into the one and divide by the other"
         )
+    if config.batch // devices % config.parts:
+        raise configs.UsageError(
+            f"a device's {config.batch // devices} images do not divide by "
+            f"{config.parts} parts"
+        )
     size = min(dataset.train.image.shape[1:3])
     if (config.crop or 0) >= size:
         raise configs.UsageError(
@@ -235,7 +240,7 @@ def rehearse(
     """
     own_teacher = None if trained is None else trained.net(dataset)
     teacher_net = nets.build(config.teacher, dataset.classes)
-    student = nets.build(config.student, dataset.classes)
+    student = nets.build(config.student, dataset.classes, dtype=jnp.dtype(config.dtype))
     index = {"index": np.arange(config.batch, dtype=np.int32)}
     key, optimizer = jax.random.key(0), optax.sgd(1.0)
     train = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, dataset.train._asdict()))
@@ -314,6 +319,8 @@ def claim(
         folder.mkdir(parents=True, exist_ok=True)
         # Until the last file is deleted it can be seen that this was a run.
         held = sorted(folder.iterdir(), key=lambda path: path.name == "config.json")
+        # All that a run leaves which was killed while it claimed the folder.
+        held = [] if [p.name for p in held] == ["config.partial"] else held
         if held:
             _check_taken(folder, mine, config)
         for path in held if config.overwrite else ():
@@ -404,7 +411,9 @@ def train_all(lab: Lab) -> list[dict]:
         result = recorded(lab, "teacher", 0, net, variables, [], 0.0)
     results = [result]
     teacher = teachers.net(net, variables)
-    student = nets.build(config.student, classes, axis_name=training.AXIS)
+    student = nets.build(
+        config.student, classes, dtype=jnp.dtype(config.dtype), axis_name=training.AXIS
+    )
     for method in config.methods:
         recipe = prepare(lab, student, teacher, method, config.epochs)
         for seed in range(config.seeds):
@@ -440,7 +449,9 @@ def prepare(
     )
     view = make_view(config, lab.dataset)
     compiled = loop.Compiled(
-        training.pmap(training.body(net, teacher, phase, optimizer, view)),
+        training.pmap(
+            training.body(net, teacher, phase, optimizer, view, parts=config.parts)
+        ),
         training.pmap(training.examination(net, teacher, phase, view)),
         net.layers,
     )
@@ -487,9 +498,15 @@ def recorded(
         about |= {"versions": versions(), "compared": compared(lab.config, name)}
         about |= {"config": dataclasses.asdict(lab.config), "history": history}
         loop.write_json(record, about | measured)
-    result = json.loads(record.read_text())
-    with np.load(folder / "rdms.npz") as rdms:
-        result["rdms"] = dict(rdms)
+    try:
+        result = json.loads(record.read_text())
+        with np.load(folder / "rdms.npz") as rdms:
+            result["rdms"] = {layer: rdms[layer] for layer in net.layers}
+    except Exception as error:  # What is damaged fails in many ways.
+        raise configs.UsageError(
+            f"{record} or rdms.npz beside it is damaged ({error!r}); where the first "
+            "is deleted, --resume measures the net again"
+        ) from error
     return result
 
 

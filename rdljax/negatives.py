@@ -180,7 +180,7 @@ def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
     if labels is not None:
         labels = jnp.asarray(labels)
         index, rows = labels[index], labels[rows]
-    return (index[:, None] != rows[None, :]).astype(jnp.float32)
+    return (index[:, None] != rows[None, :]).astype(float)
 
 
 def _contrasted(indices: Array) -> Chosen:
@@ -269,7 +269,7 @@ def _count_of_others(labels: Array | None) -> Callable[[Array, int], Array]:
         return lambda index, n: jnp.full(index.shape, float(n - 1))
     _check_classes(labels)
     _, _, sizes, own = _by_class(labels)
-    return lambda index, n: (n - sizes[own[index]]).astype(jnp.float32)
+    return lambda index, n: (n - sizes[own[index]]).astype(float)
 
 
 def _check_classes(labels: Array | None) -> None:

@@ -10,7 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import kernels, measure, nets, objectives, repdistiller, steps
+from benchmarks import (
+    devices,
+    estimate,
+    kernels,
+    measure,
+    nets,
+    objectives,
+    repdistiller,
+    steps,
+)
+from rdljax import checkpoints, negatives, terms
 from rdljax import nets as library_nets
 from rdljax import objectives as library
 from rdljax.rdm import comparisons, distances, forms
@@ -300,6 +310,7 @@ class TestCommand:
             (kernels, ["loss-1"], "no case 'loss-1'"),
             (nets, ["resnet-8"], "no case 'resnet-8'; did you mean 'resnet8'?"),
             (kernels, ["bootstrap-92", "--batch=4"], "these cases have no batch"),
+            (devices, ["bank"], "no case 'bank'; did you mean 'banks'?"),
             (kernels, ["bootstrap-92", "--device=tpu"], "no device tpu: cpu or gpu"),
             (kernels, ["scaling-1000", "--picture=none/x.png"], "no folder none"),
         ],
@@ -321,6 +332,7 @@ class TestCommand:
             (steps, steps.LOSSES),
             (kernels, kernels.CASES),
             (nets, nets.CASES),
+            (devices, devices.CASES),
         ],
     )
     def test_list(self, module, names, capsys):
@@ -423,3 +435,47 @@ class TestNets:
         assert cells[1] == "mnist_cnn_small"
         assert {f"{speed:,.0f}" for speed in speeds} <= set(cells)
         assert "bf16 is left out on a CPU" in last
+
+
+class TestDevices:
+    def test_a_divided_bank_has_the_same_loss(self):
+        labels = np.arange(steps.EXAMPLES) % 100
+        choose = negatives.expected(50, labels)
+        term = terms.between("pooled", terms.crd_sharded(steps.EXAMPLES, choose))
+        contender = devices.stepping({"crd": term}, devices=2, batch=4)
+        values = contender.read(contender.call())
+        assert len(values) == 4 and np.isfinite(values).all()
+
+    def test_a_checkpoint_is_written(self, monkeypatch):
+        saved = []
+        monkeypatch.setattr(
+            checkpoints, "save", lambda folder, step, *_: saved.append(step)
+        )
+        contender = devices.stepping({}, devices=1, batch=2, steps_a_call=3, saves=True)
+        contender.call()
+        contender.call()
+        assert saved == [3, 6]
+
+
+class TestEstimate:
+    def test_the_page_has_the_table(self, capsys):
+        assert estimate.main() == 0
+        table = capsys.readouterr().out.strip()
+        page = ROOT / "docs" / "scaling.md"
+        assert table in page.read_text()
+
+    def test_the_numbers_of_the_net_are_its_own(self):
+        net = library_nets.build("resnet8x4", 100)
+        images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+        variables = jax.eval_shape(net.init, jax.random.key(0), images)
+        sizes = [x.size for x in jax.tree.leaves(variables["params"])]
+        assert sum(sizes) == estimate.PARAMETERS
+        seen = jax.eval_shape(net.apply, variables, images)
+        assert seen["pooled"].size == estimate.POOLED
+        assert seen["stage3"].size == estimate.STAGE
+
+    def test_gathering_moves_what_all_others_have(self):
+        of = estimate.rdl_gathered(units=10, devices=4)
+        # Both sides of three other devices, and the student's gradient back.
+        assert of.received == 3 * 3 * 64 * 10 * 4
+        assert estimate.rdl_moments(10, 4).received < of.received

@@ -116,13 +116,10 @@ RELATIONAL = {
     "rdl_mean": lambda: terms.between(("pooled", ["pooled", "same"]), terms.rdl_mean()),
     "rdl_target": lambda: terms.between(
         "pooled",
-        terms.plain(
-            lambda s, t: objectives.rdl_target(s, rdm.distances.Cosine()(t)[UPPER])
-        ),
+        terms.plain(lambda s, t: objectives.rdl_target(s, rdm.compute(t))),
     ),
     "crd_of_batch": lambda: terms.between("pooled", terms.crd_of_batch(features=6)),
 }
-UPPER = np.triu_indices(BATCH, 1)
 CASES = {
     **PER_EXAMPLE,
     **{name: lambda make=make: globally(make()) for name, make in RELATIONAL.items()},

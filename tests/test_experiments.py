@@ -217,6 +217,40 @@ class TestInterrupt:
             assert result["methods"]["rdl"].pop("seconds")["mean"] > 0
         assert unbroken["methods"] == resumed["methods"]
 
+    def test_damaged_results_are_named_and_left_alone(self, tmp_path, capsys):
+        self.go(tmp_path / "run", looks=10**6)
+        own = tmp_path / "run" / "rdl-seed0"
+        (tmp_path / "run" / "result.json").unlink()
+        settings = {**self.SETTINGS, "out": str(tmp_path / "run"), "resume": True}
+        flags = ["--methods", "rdl", "--resume"]
+        for key in ("train_per_class", "epochs", "teacher_epochs", "seeds", "pairs"):
+            flags.append(f"--{key}={settings[key]}")
+        for file in (own / "result.json", own / "rdms.npz"):
+            whole = file.read_bytes()
+            file.write_bytes(whole[: len(whole) // 2])
+            assert run.main(["mnist_rdl", f"--out={tmp_path / 'run'}", *flags]) == 2
+            said = capsys.readouterr().err
+            assert "result.json or rdms.npz beside it is damaged" in said
+            assert len(file.read_bytes()) == len(whole) // 2
+            file.write_bytes(whole)
+        newest = own / "checkpoint" / str(checkpoints.latest(own / "checkpoint"))
+        (own / "result.json").unlink()
+        (newest / "manifest.json").unlink()
+        assert run.main(["mnist_rdl", f"--out={tmp_path / 'run'}", *flags]) == 1
+        said = capsys.readouterr().err
+        assert f"{newest} is damaged" in said and "Traceback" not in said
+
+    def test_a_run_killed_while_it_took_its_folder(self, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.partial").write_text("{")
+        assert call(f"--out={tmp_path / 'run'}", "--seeds=1", "--methods", "plain") == 0
+
+    def test_in_parts_and_half_precision(self, tmp_path):
+        settings = ["--parts=4", "--dtype=bfloat16", "--seeds=1", "--methods", "rdl"]
+        assert call(f"--out={tmp_path / 'run'}", *settings) == 0
+        result = json.loads((tmp_path / "run" / "result.json").read_text())
+        assert 0 < result["methods"]["rdl"]["test_error"]["mean"] < 95
+
     def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(self, tmp_path):
         # A folder with a space, and --overwrite: the printed command must work as
         # pasted and must not delete what it continues.
@@ -262,6 +296,7 @@ WRONG = {
     "comparison": (["mnist_rdl", "--comparison=Person"], "did you mean 'Pearson'"),
     "method": (["mnist_rdl", "--methods", "plain", "kd+rld"], "did you mean 'rdl'"),
     "batch": (["mnist_rdl", "--batch=60"], "batch of 60 is impossible"),
+    "parts": (["mnist_rdl", "--parts=3"], "a device's 8 images do not divide by 3"),
     "too large": (["mnist_rdl", "--batch=8000"], "with 3500 training images"),
     "weights": (["mnist_rdl", "--layer_weights", "1", "2"], "a weight for each layer"),
     "twice": (["mnist_rdl", "--methods", "kd", "kd"], "each once"),

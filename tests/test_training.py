@@ -747,7 +747,7 @@ class TestMixedPrecision:
             np.concatenate([x.ravel() for x in jax.tree.leaves(s.opt_state)])
             for s in (half, single)
         ]
-        assert np.corrcoef(*moved)[0, 1] > 0.999
+        assert np.corrcoef(*moved)[0, 1] > 0.95
 
     def test_on_two_devices_it_is_as_good(self):
         assert_close(self.go(jnp.bfloat16, 2)[1], self.go(jnp.float32)[1], 0.03)

@@ -200,7 +200,8 @@ def crd_of_rows(
         scores = _geometry.inner(anchors, keys) / temperature
         own = jnp.where(here, positives, 0)
         positive = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
-        losses = _nce_each(positive, scores, negatives, counts, normalizer, n)
+        count = counts.astype(scores.dtype)
+        losses = _nce_each(positive, scores, negatives, count, normalizer, n)
         return jnp.mean(jnp.where(here, losses[0], 0) + losses[1])
 
     return direction(student, rows.teacher, rows.normalizers[0]) + direction(
@@ -407,7 +408,7 @@ def _nce_each(
     threshold = jnp.log(normalizer) + jnp.log(noise + epsilon)
     losses = jax.nn.softplus(negatives - jnp.reshape(threshold, (-1, 1)))
     if weights is not None:
-        losses = losses * weights
+        losses = losses * weights.astype(losses.dtype)
     # The released code leaves epsilon out of the negatives' numerator.
     left_out = count * jnp.log1p(epsilon / jnp.where(noise > 0, noise, 1))
     return (

@@ -1,0 +1,183 @@
+"""What several devices, checkpoints and parts of a batch cost a training step.
+
+Eight emulated devices share the machine's cores, so that the ideal of `scaling` is that
+a batch takes as long on eight of them as on one. The student is a ResNet-8x4 with 64
+images a step, over all devices; losses and targets are those of `benchmarks.steps`.
+"""
+
+import functools
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# Before jax is imported. PJRT_NPROC: else the devices wait for each other forever.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("PJRT_NPROC", "32")
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks import measure, steps
+from experiments import command
+from rdljax import (
+    checkpoints,
+    negatives,
+    nets,
+    objectives,
+    teachers,
+    terms,
+    training,
+)
+
+EVERYONE = 8
+# How many steps there are to a checkpoint: an epoch of about ten seconds.
+STEPS = 20
+# A checkpoint may make ten seconds longer by so much.
+CHECKPOINTS = measure.Goal("2 %", "with a checkpoint", floor=1.02, target=1.02)
+RELATIONAL = ("rdl", "sp", "pkt", "rkd", "cc", "cka", "dist")
+
+
+def _gathered(name: str) -> dict[str, Callable[[], measure.Contender]]:
+    """A relational loss of each device alone, which is another loss, and of all."""
+    alone = steps.LOSSES[name]
+    return {
+        "none": lambda: stepping({}),
+        "each device": lambda: stepping({name: alone()}),
+        "all devices": lambda: stepping({name: terms.over_global_batch(alone())}),
+    }
+
+
+def _banks() -> dict[str, Callable[[], measure.Contender]]:
+    labels = np.arange(steps.EXAMPLES) % 100
+    choose = negatives.expected(steps.NEGATIVES, labels)
+
+    def bank(make):
+        term = terms.between("pooled", make(steps.EXAMPLES, choose))
+        return lambda: stepping({"crd": term})
+
+    return {"on every device": bank(terms.crd), "divided": bank(terms.crd_sharded)}
+
+
+def _scaling() -> dict[str, Callable[[], measure.Contender]]:
+    def on(devices):
+        rdl = terms.over_global_batch(steps.LOSSES["rdl"]())
+        return lambda: stepping({"rdl": rdl}, devices=devices)
+
+    return {f"{devices} devices": on(devices) for devices in (1, 2, 4, 8)}
+
+
+def _checkpoints() -> dict[str, Callable[[], measure.Contender]]:
+    return {
+        "steps": lambda: stepping({}, devices=1, steps_a_call=STEPS),
+        "with a checkpoint": lambda: stepping(
+            {}, devices=1, steps_a_call=STEPS, saves=True
+        ),
+    }
+
+
+def _parts() -> dict[str, Callable[[], measure.Contender]]:
+    return {
+        "whole": lambda: stepping({}, devices=1, batch=256),
+        "8 parts": lambda: stepping({}, devices=1, batch=256, parts=8),
+    }
+
+
+# Of each case its contenders, its goals, and whether its memory is measured.
+CASES: dict[str, Callable[[], measure.Case]] = {
+    **{
+        f"gathering-{name}": lambda name=name: measure.Case(
+            _gathered(name), tolerance=None, memory=False
+        )
+        for name in RELATIONAL
+    },
+    "banks": lambda: measure.Case(_banks()),
+    "scaling": lambda: measure.Case(
+        _scaling(), tolerance=measure.Tolerance(1e-4, 1e-3), memory=False
+    ),
+    "checkpoint": lambda: measure.Case(
+        _checkpoints(), (CHECKPOINTS,), tolerance=None, memory=False
+    ),
+    "parts": lambda: measure.Case(_parts(), tolerance=None),
+}
+
+
+def build(name: str, options: measure.Options) -> measure.Case:
+    """The contenders of a case.
+
+    Raises:
+      UsageError: Another batch is asked for.
+    """
+    if options.batch is not None:
+        raise command.UsageError("these cases have no batch of their own")
+    return CASES[name]()
+
+
+def stepping(
+    further: Mapping[str, terms.Term],
+    *,
+    devices: int = EVERYONE,
+    batch: int = 64,
+    parts: int = 1,
+    steps_a_call: int = 1,
+    saves: bool = False,
+) -> measure.Contender:
+    """A pmapped step with the task, KD and further terms, as a contender.
+
+    Args:
+      further: The further terms, by name.
+      devices: How many emulated devices take the batch.
+      batch: Images a step, over all devices.
+      parts: In how many parts a device sees its images.
+      steps_a_call: Steps of a call.
+      saves: Whether a checkpoint is written after them.
+    """
+    kd = terms.plain(objectives.kd, temperature=4.0)
+    loss = {"task": terms.cross_entropy(), "kd": terms.between("logits", kd), **further}
+    phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
+    net = nets.build("resnet8x4", 100, axis_name=training.AXIS)
+    optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
+    data = steps.example_data(batch)
+    seen = jax.eval_shape(net.init_with_output, jax.random.key(0), data["image"][:1])
+    shapes = {k: (batch, *x.shape[1:]) for k, x in seen[0].items()}
+    shapes = {k: jax.ShapeDtypeStruct(x, np.float32) for k, x in shapes.items()}
+    data["targets"] = steps.example_targets(shapes)
+    taught = teachers.Teacher((), lambda arrays, batch: batch["targets"])
+    chosen = jax.local_devices()[:devices]
+
+    def view(data, batch, key):
+        return jax.tree.map(lambda x: x[batch["place"]], data)
+
+    arrays = training.replicate(training.Arrays((), data), chosen)
+    places = {"place": np.arange(batch, dtype=np.int32)}
+    state = training.init(
+        jax.random.key(0), net, taught, [phase], view, arrays, places, devices
+    )
+    state = training.start(state, phase, optimizer)
+    body = training.body(net, taught, phase, optimizer, view, parts=parts)
+    step, places = training.pmap(body, chosen), training.shard(places, devices)
+    folder = tempfile.TemporaryDirectory()
+
+    def call():
+        nonlocal state
+        for _ in range(steps_a_call):
+            state, metrics = step(state, arrays, places)
+            jax.block_until_ready(metrics)
+        if saves:
+            checkpoints.save(folder.name, int(state.replicated.step), state, {})
+        return metrics
+
+    def read(metrics: dict[str, Any]) -> list[np.ndarray]:
+        return [np.asarray(metrics[name]) for name in ("loss", *loss)]
+
+    return measure.Contender(call, read)
+
+
+main = functools.partial(
+    measure.main, "benchmarks.devices", build, CASES, measure.Options
+)
+
+if __name__ == "__main__":
+    sys.exit(main())
