@@ -108,13 +108,13 @@ class Progress(NamedTuple):
     Attributes:
       done: Steps taken.
       history: For each epoch, the mean of the steps' metrics and what was evaluated.
-      partial: The metrics of each step of the epoch that is not finished.
+      partial: The metrics of each step of an epoch that is not finished.
       seconds: How long it took, interruptions left out.
     """
 
     done: int
     history: list[Metrics]
-    partial: list
+    partial: list[Metrics]
     seconds: float
 
 
@@ -153,21 +153,25 @@ def fit(
     if done == job.steps:
         return state, history, seconds
     began = saved = time.monotonic()
+    under_way: list[dict[str, jax.Array]] = []
 
-    def check():
-        losses = [float(m["loss"]) for m in jax.device_get(partial)]
-        good = np.isfinite(losses)
-        if not good.all():
-            first = done - len(losses) + int(np.argmin(good))
+    def read():
+        """Waits for the steps that are under way, and looks at their losses."""
+        metrics = _numbers(under_way)
+        good = [math.isfinite(m["loss"]) for m in metrics]
+        if not all(good):
+            first = done - len(good) + good.index(False)
             raise Diverged(_why(job, compiled, begin, arrays, first))
+        partial.extend(metrics)
+        under_way.clear()
 
     def save():
-        check()
+        read()
         if not _is_finite(state.replicated):
             raise Diverged(_why(job, compiled, begin, arrays, done))
         spent = seconds + time.monotonic() - began
         about = {"job": job.name, "seconds": spent, "devices": jax.device_count()}
-        about |= {"history": history, "partial": _numbers(partial)}
+        about |= {"history": history, "partial": partial}
         checkpoints.save(job.checkpoint, done, state, about)
         return spent
 
@@ -178,20 +182,21 @@ def fit(
                 raise Interrupted(job.name)
             batch = training.shard({"index": index})
             state, metrics = compiled.step(state, arrays, batch)
-            partial.append(metrics)
+            under_way.append(metrics)
             done += 1
             advance(1, history)
-            if done % STEPS_IN_FLIGHT == 0:
-                check()
-                if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                    save()
-                    saved = time.monotonic()
+            # An epoch is closed before it is saved: a resumed run begins the next one.
             if done % job.steps_an_epoch == 0:
-                check()
+                read()
                 history.append(_mean(partial) | evaluate(state))
                 partial = []
                 for name, value in history[-1].items():
                     events.add_scalar(name, value, done)
+            if done % STEPS_IN_FLIGHT == 0:
+                read()
+                if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                    save()
+                    saved = time.monotonic()
     return state, history, save()
 
 
@@ -264,15 +269,12 @@ def _is_finite(state: training.Replicated) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
 
 
-def _numbers(partial: list) -> list[Metrics]:
-    return [
-        {k: float(v) for k, v in metrics.items()} for metrics in jax.device_get(partial)
-    ]
+def _numbers(metrics: list[dict[str, jax.Array]]) -> list[Metrics]:
+    return [{k: float(v) for k, v in m.items()} for m in jax.device_get(metrics)]
 
 
-def _mean(partial: list) -> Metrics:
-    numbers = _numbers(partial)
-    return {k: float(np.mean([m[k] for m in numbers])) for k in numbers[0]}
+def _mean(metrics: list[Metrics]) -> Metrics:
+    return {k: float(np.mean([m[k] for m in metrics])) for k in metrics[0]}
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

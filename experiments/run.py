@@ -500,7 +500,8 @@ def recorded(
         loop.write_json(record, about | measured)
     try:
         result = json.loads(record.read_text())
-        with np.load(folder / "rdms.npz") as rdms:
+        # (Opened here: NumPy leaves a file open that it cannot read.)
+        with (folder / "rdms.npz").open("rb") as file, np.load(file) as rdms:
             result["rdms"] = {layer: rdms[layer] for layer in net.layers}
     except Exception as error:  # What is damaged fails in many ways.
         raise configs.UsageError(

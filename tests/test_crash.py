@@ -60,9 +60,11 @@ def newest(folder):
 
 class TestKilled:
     def kill(self, start, folder, unbroken, kills, seed):
-        """Kills it so often, at seeded steps and changes of its folder."""
+        """Kills it between two epochs, then at seeded changes and steps."""
+        assert start(folder, "step", STEPS // 2)[0] == KILLED
+        assert newest(folder) == STEPS // 2
         rng = np.random.default_rng(seed)
-        for kill in range(kills):
+        for kill in range(kills - 1):
             left = STEPS - (newest(folder) or 0)
             if kill % 2 and left:
                 status, _ = start(folder, "step", int(rng.integers(left)))

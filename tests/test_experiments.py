@@ -134,12 +134,30 @@ class TestResults:
         assert len(records) == 11 and all(r["seconds"] > 0 for r in records)
         assert result["seconds"] == pytest.approx(sum(r["seconds"] for r in records))
 
+    def test_its_teacher_serves_another_run(self, finished, tmp_path):
+        source = finished / "teacher" / "weights"
+        settings = [f"--teacher_from={source}", "--methods", "kd", "--seeds=1"]
+        assert call(f"--out={tmp_path / 'run'}", *settings) == 0
+        result = json.loads((tmp_path / "run" / "result.json").read_text())
+        assert result["teacher_source"]["run"] == str(finished / "teacher")
+        first, second = (
+            json.loads((folder / "teacher" / "result.json").read_text())
+            for folder in (finished, tmp_path / "run")
+        )
+        assert second["predicted"] == first["predicted"]
+        # The same student, from the same teacher.
+        first, second = (
+            json.loads((folder / "kd-seed0" / "result.json").read_text())
+            for folder in (finished, tmp_path / "run")
+        )
+        assert second["predicted"] == first["predicted"]
+
     def test_the_trained_student_is_kept(self, finished):
         assert checkpoints.latest(finished / "rdl-seed0" / "checkpoint") == 6
 
     def test_a_run_that_diverges_stops_and_says_where(self, tmp_path, capsys):
         folder = tmp_path / "run"
-        wild = ["--seeds=1", "--methods", "plain", "--learning_rate=1e30"]
+        wild = ["--seeds=1", "--methods", "plain", "--learning_rate=1e20"]
         wild += ["--clip=1e14"]
         for resume in ([], ["--resume"]):
             assert call(f"--out={folder}", *wild, *resume) == 1
