@@ -71,6 +71,18 @@ def rdl_gathered(units: int, devices: int) -> Cost:
     return Cost(received, 8 * examples**2 * units)
 
 
+def rdl_products(units: int, devices: int) -> Cost:
+    """RDL on activations of which every device takes some units, products summed.
+
+    Student and teacher go to other devices once, the student's gradient comes back; two
+    matrices are summed, and one for the gradient.
+    """
+    examples = IMAGES * devices
+    moved = (devices - 1) / devices * 4 * 3 * IMAGES * units
+    received = moved + 3 * summed(examples**2, devices)
+    return Cost(received, 8 * examples**2 * units / devices)
+
+
 def rdl_moments(units: int, devices: int) -> Cost:
     """RDL by sums over stimuli: three products of units by units, and two back."""
     numbers = _moments.size_of_sums(units, units)
@@ -95,8 +107,10 @@ def crd_sharded(devices: int) -> Cost:
 COSTS = {
     "bare step": bare,
     "RDL, pooled, gathered": lambda devices: rdl_gathered(POOLED, devices),
+    "RDL, pooled, products": lambda devices: rdl_products(POOLED, devices),
     "RDL, pooled, moments": lambda devices: rdl_moments(POOLED, devices),
     "RDL, stage3, gathered": lambda devices: rdl_gathered(STAGE, devices),
+    "RDL, stage3, products": lambda devices: rdl_products(STAGE, devices),
     "RDL, stage3, moments": lambda devices: rdl_moments(STAGE, devices),
     "CRD, banks everywhere": crd,
     "CRD, banks divided": crd_sharded,

@@ -63,6 +63,7 @@ class Job(NamedTuple):
       epochs: How long.
       examples: How many training images there are.
       batch: How many of them a step takes.
+      settings: What its checkpoints say of it.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Job(NamedTuple):
     epochs: int
     examples: int
     batch: int
+    settings: dict[str, Any]
 
     @property
     def checkpoint(self) -> pathlib.Path:
@@ -167,10 +169,11 @@ def fit(
 
     def save():
         read()
-        if not _is_finite(state.replicated):
+        if not _is_finite(state):
             raise Diverged(_why(job, compiled, begin, arrays, done))
         spent = seconds + time.monotonic() - began
-        about = {"job": job.name, "seconds": spent, "devices": jax.device_count()}
+        about = {"job": job.name, "settings": job.settings, "seconds": spent}
+        about |= {"devices": jax.device_count()}
         about |= {"history": history, "partial": partial}
         checkpoints.save(job.checkpoint, done, state, about)
         return spent
@@ -232,7 +235,7 @@ def _why(
     arrays: training.Arrays,
     bad: int,
 ) -> str:
-    """What a job diverged by, found by taking its last steps once more.
+    """Why a job diverged, found by taking its last steps once more.
 
     Args:
       job: What diverged.
@@ -252,19 +255,22 @@ def _why(
         if number >= bad - 1:
             state, found = compiled.examine(state, arrays, batch)
             if words := jax.device_get(found).told(compiled.layers):
+                if number == job.steps:
+                    return f"{job.name} diverged after its last step: {words}"
                 epoch = 1 + number // job.steps_an_epoch
-                return f"{job.name} diverged in step {number}, epoch {epoch}: {words}"
+                where = f"step {number + 1}, in epoch {epoch}"
+                return f"{job.name} diverged in {where}: {words}"
         state, _ = compiled.step(state, arrays, batch)
     return (
-        f"{job.name} diverged in step {bad}, but not when the steps were taken once "
-        f"more {kept}: the machine computes not always the same"
+        f"{job.name} diverged in step {bad + 1}; when the steps were taken once more "
+        f"{kept}, all was finite"
     )
 
 
 @jax.jit
-def _is_finite(state: training.Replicated) -> jax.Array:
-    """Whether a trained state is worth keeping."""
-    numbers = jax.tree.leaves((state.params, state.model_state, state.opt_state))
+def _is_finite(state: training.TrainState) -> jax.Array:
+    """Whether a state is worth keeping."""
+    numbers = jax.tree.leaves(state)
     floats = [x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
 

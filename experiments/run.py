@@ -5,7 +5,6 @@ of the test error and of the representations. NAME is a file of `experiments/con
 """
 
 import dataclasses
-import errno
 import functools
 import importlib
 import importlib.metadata
@@ -17,6 +16,7 @@ import shlex
 import shutil
 import string
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 # Emulated CPU devices wait forever for each other when XLA has too few threads (before
@@ -39,8 +39,6 @@ from rdljax import checkpoints, nets, rdm, statistics, teachers, training
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
-# What the system says where nothing can be written.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 SETTINGS_OF_THE_CALL = ("out", "resume", "overwrite")
 
 
@@ -48,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line.
 
     Returns:
-      The exit status: 0 done, 1 the loss is not finite or the disk is full, 2 a wrong
-      call, 130 interrupted.
+      The exit status: 0 done, 1 it cannot go on (the loss is not finite, the disk is
+      full), 2 a wrong call, 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
 
@@ -58,29 +56,30 @@ def main(arguments: list[str] | None = None) -> int:
         with loop.Interrupt() as interrupt:
             run(name, config, interrupt)
 
-    again = [a for a in arguments if a not in ("--overwrite", "--resume")]
-    again = [sys.executable, "-m", "experiments.run", *again, "--resume"]
     try:
-        return commands.answer(command)
+        return answer(command)
     except loop.Interrupted as stopped:
+        again = [a for a in arguments if a not in ("--overwrite", "--resume")]
+        again = [sys.executable, "-m", "experiments.run", *again, "--resume"]
         print(f"\nstopped in {stopped}; to continue:", file=sys.stderr)
         print(shlex.join(again), file=sys.stderr)
         return 130
+
+
+def answer(command: Callable[[], None]) -> int:
+    """Runs a command that trains; 1 where that cannot go on, else `command.answer`."""
+    try:
+        return commands.answer(command)
     except loop.Diverged as diverged:
         print(f"\nerror: {diverged}", file=sys.stderr)
-        return 1
-    except checkpoints.CheckpointDamaged as damage:
+    except (checkpoints.CheckpointDamaged, checkpoints.CheckpointMismatch) as error:
         print(
-            f"\nerror: {damage}\nWithout it the net is trained anew.", file=sys.stderr
+            f"\nerror: {error}\nWhere that folder is deleted, the net is trained anew.",
+            file=sys.stderr,
         )
-        return 1
     except OSError as error:
-        full = isinstance(error, checkpoints.CheckpointNotWritten)
-        if error.errno not in FULL and not full:
-            raise
-        print(f"\nerror: {error}; when there is room:", file=sys.stderr)
-        print(shlex.join(again), file=sys.stderr)
-        return 1
+        print(f"\nerror: {error}; --resume goes on from here", file=sys.stderr)
+    return 1
 
 
 def parse(arguments: list[str]) -> tuple[str, configs.Config]:
@@ -452,7 +451,9 @@ def prepare(
         training.pmap(
             training.body(net, teacher, phase, optimizer, view, parts=config.parts)
         ),
-        training.pmap(training.examination(net, teacher, phase, view)),
+        training.pmap(
+            training.examination(net, teacher, phase, view, parts=config.parts)
+        ),
         net.layers,
     )
     return Recipe(net, teacher, phase, optimizer, view, compiled)
@@ -538,6 +539,7 @@ def fit(
         epochs=recipe.phase.epochs,
         examples=len(dataset.train.label),
         batch=config.batch,
+        settings=_settings(dataclasses.asdict(config)),
     )
     job.folder.mkdir(exist_ok=True)
     arrays = training.Arrays(training.replicate(recipe.teacher.arrays), lab.train)

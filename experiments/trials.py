@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             try_all(configs.load("mnist_rdl", **options), settings, interrupt)
 
     try:
-        return commands.answer(command)
+        return run.answer(command)
     except loop.Interrupted:
         print("\nstopped", file=sys.stderr)
         return 130

@@ -8,11 +8,13 @@ before a number is answered: orbax alone casts to another dtype and restores a f
 byte as another number, without a word.
 
 One process writes, at one time, to a directory on a mounted file system; of several
-processes of one program the first. The two newest steps are kept, so that the one
-before is there when the newest turns out damaged. A checkpoint is written in
-`directory/.writing` and then renamed: it is there whole or not at all.
+processes of one program the first, and all of them see that directory. The newest step
+is kept and the one before it, for when the newest turns out damaged. A checkpoint is
+written in `directory/.writing` and then renamed: of a process that is killed it is
+there whole or not at all. (What a power cut takes back of it, the hashes show.)
 """
 
+import contextlib
 import hashlib
 import json
 import operator
@@ -31,12 +33,12 @@ from jax.experimental import multihost_utils
 
 PyTree = Any
 
-# 2: a manifest with hashes.
+# 2: a manifest with hashes. 1 had an item of orbax's, `about`, and no hashes.
 _FORMAT = 2
-_KEPT = 2
 _MANIFEST = "manifest.json"
 _STATE = "state"
 _WRITING = ".writing"
+_REPLACED = "replaced "
 
 
 class CheckpointMismatch(ValueError):
@@ -53,15 +55,27 @@ class CheckpointNotWritten(OSError):
 
 def _is_checkpoint(folder: pathlib.Path) -> bool:
     """Whether a folder is one of ours, whole or damaged."""
-    return (folder / _STATE).exists() or (folder / _MANIFEST).exists()
+    of_orbax = (f"{_STATE}/{name}" for name in ("_METADATA", "manifest.ocdbt"))
+    return any((folder / name).exists() for name in (_MANIFEST, *of_orbax))
 
 
 def _steps(folder: pathlib.Path) -> list[int]:
     """The steps stored, oldest first; other folders may have numbers for names too."""
     if not folder.is_dir():
         return []
+    _put_back(folder)
     found = [f for f in folder.iterdir() if f.name.isdecimal() and _is_checkpoint(f)]
     return sorted(int(f.name) for f in found if f.name == str(int(f.name)))
+
+
+def _put_back(folder: pathlib.Path) -> None:
+    """Undoes a replacement that was cut short between its two renames."""
+    for replaced in folder.glob(f"{_WRITING}/{_REPLACED}*"):
+        place = folder / replaced.name.removeprefix(_REPLACED)
+        # (Several processes may do it at once.)
+        with contextlib.suppress(OSError):
+            if not place.exists():
+                replaced.rename(place)
 
 
 def _orbax() -> ocp.Checkpointer:
@@ -218,25 +232,30 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
 
     Raises:
       CheckpointDamaged: It is missing or another, or a file is.
-      CheckpointMismatch: A newer version of rdljax wrote it.
+      CheckpointMismatch: Another version of rdljax wrote it.
     """
     try:
         manifest = json.loads((where / _MANIFEST).read_bytes())
-        version, files = manifest["format"], manifest["files"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        whole = manifest["sha256"] == _sha256_of_words(manifest)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        if (where / "about").is_dir():
+            raise CheckpointMismatch(
+                f"{where} is stored in format 1, and this version of rdljax reads "
+                f"format {_FORMAT}"
+            ) from error
         raise CheckpointDamaged(
             f"{where} is damaged: its manifest cannot be read ({_first_line(error)})"
         ) from error
-    if isinstance(version, int) and version > _FORMAT:
-        raise CheckpointMismatch(
-            f"{where} is stored in format {version}, and this version of rdljax reads "
-            f"formats up to {_FORMAT}"
-        )
-    if manifest.get("sha256") != _sha256_of_words(manifest):
+    if not whole:
         raise CheckpointDamaged(f"{where} is damaged: its manifest was changed")
+    if manifest["format"] != _FORMAT:
+        raise CheckpointMismatch(
+            f"{where} is stored in format {manifest['format']}, and this version of "
+            f"rdljax reads format {_FORMAT}"
+        )
     # Read before orbax does: its threads would print tracebacks of their own.
     found = _sha256_of_files(where)
-    for path, digest in files.items():
+    for path, digest in manifest["files"].items():
         if found.get(path) != digest:
             what = "was changed" if path in found else "is missing"
             raise CheckpointDamaged(f"{where} is damaged: {path} {what}")
@@ -270,10 +289,9 @@ def save(
 ) -> None:
     """Stores a state as the checkpoint of a step, and waits until it is written.
 
-    The step and the one before it are kept, older ones are removed; one that is stored
-    already is replaced. Of several processes
-    (`jax.distributed`) all call, with the same state; the first writes, and all wait
-    for it.
+    The step is kept and the newest before it that is whole; older ones are removed. A
+    step that is stored already is replaced. Of several processes (`jax.distributed`)
+    all call, with the same state; the first writes, and all wait for it.
 
     Args:
       directory: The folder that holds the checkpoints; it is made where it is missing.
@@ -288,7 +306,7 @@ def save(
       ValueError: If the step is negative, or the state has no element.
       TypeError: If a leaf holds no numbers, or `about` is not JSON.
       FileExistsError: If a folder that is no checkpoint has the step's name.
-      CheckpointNotWritten: If the disk is full, say.
+      CheckpointNotWritten: If the disk is full, say; in every process.
     """
     step = operator.index(step)
     if step < 0:
@@ -308,13 +326,18 @@ def save(
     arrays = {path: array for path, array in arrays.items() if array.size}
     if not arrays:
         raise ValueError("the state has no element to store")
-    folder = pathlib.Path(directory).absolute()
-    try:
-        if jax.process_index() == 0:
+    folder, failure = pathlib.Path(directory).absolute(), None
+    if jax.process_index() == 0:
+        try:
             _store(folder, step, arrays, manifest)
-    finally:
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"{folder}/{step}")
+        except OSError as error:
+            failure = error
+    if jax.process_count() > 1:
+        failed = multihost_utils.broadcast_one_to_all(np.int32(failure is not None))
+        if failed and failure is None:
+            failure = CheckpointNotWritten(f"the first process could not write {step}")
+    if failure is not None:
+        raise failure
 
 
 def _store(
@@ -325,11 +348,10 @@ def _store(
 ) -> None:
     """Writes a checkpoint aside, and only then moves it to its place.
 
-    A process killed between two renames leaves the old checkpoint of the step and the
-    new one, both whole, in `.writing`.
+    Where it is killed between two renames, `_put_back` finds the old one.
     """
     place, aside = folder / str(step), folder / _WRITING
-    replaced = aside / "replaced"
+    _put_back(folder)
     if place.exists() and not _is_checkpoint(place):
         raise FileExistsError(f"{place} is in the way: it is no checkpoint")
     try:
@@ -342,10 +364,9 @@ def _store(
         manifest["sha256"] = _sha256_of_words(manifest)
         (draft / _MANIFEST).write_text(json.dumps(manifest))
         if place.exists():
-            place.rename(replaced)
+            place.rename(aside / f"{_REPLACED}{step}")
         draft.rename(place)
-        before = [old for old in _steps(folder) if old <= step]
-        for old in before[:-_KEPT]:
+        for old in _superseded(folder, step):
             # Moved first: a removal may be cut short, a rename is done or not done.
             (folder / str(old)).rename(aside / f"removed {old}")
     except Exception as error:  # TensorStore raises errors of many kinds.
@@ -353,9 +374,18 @@ def _store(
             f"{place} could not be written: {_first_line(error)}"
         ) from error
     finally:
-        if replaced.exists() and not place.exists():
-            replaced.rename(place)
+        _put_back(folder)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _superseded(folder: pathlib.Path, step: int) -> list[int]:
+    """The steps before the one that was saved, but for the newest that is whole."""
+    before = [old for old in _steps(folder) if old < step]
+    for i, old in reversed(list(enumerate(before))):
+        with contextlib.suppress(CheckpointDamaged, CheckpointMismatch):
+            _manifest(folder / str(old))
+            return before[:i] + before[i + 1 :]
+    return []
 
 
 def restore(
@@ -384,7 +414,7 @@ def restore(
     Raises:
       FileNotFoundError: If there is no checkpoint, or none of that step.
       CheckpointMismatch: If a leaf is missing, one is too many, a shape or a dtype
-        differs, or a newer version of rdljax wrote the checkpoint.
+        differs, or another version of rdljax wrote the checkpoint.
       CheckpointDamaged: If what is stored is not what was saved, in any step.
     """
 

@@ -36,7 +36,9 @@ class State(NamedTuple):
 
     Attributes:
       replicated: The same on all devices.
-      per_device: Different on each device (a part of a bank), without a device axis.
+      per_device: Divided over the devices by rows (a bank): from `init` all of it,
+        leaves `[rows, ...]`; in `apply` this device's part, after which come rows of
+        zeros on the last device where their number does not divide.
     """
 
     replicated: PyTree = ()
@@ -138,10 +140,10 @@ def over_global_batch(term: Term) -> Term:
     """A term of the global batch, for relations between examples.
 
     Gathers activations and batch over the devices before it applies the term, so that
-    the result does not depend on the number of devices. (`rdl` gathers sums instead,
-    where they are smaller.) The gradient flows back through the gathering; averaged
-    over the devices (`pmean` after `grad`) it is that of the global loss. Outside a
-    mapped axis it is the term itself.
+    the result does not depend on the number of devices. (`rdl` shares the work out and
+    sums products instead, where that moves less.) The gradient flows back through the
+    gathering; averaged over the devices (`pmean` after `grad`) it is that of the global
+    loss. Outside a mapped axis it is the term itself.
     """
 
     def gathering(apply):

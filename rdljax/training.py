@@ -127,11 +127,14 @@ def init(
 
     Raises:
       ValueError: A term is called "student" or "loss", or a name stands for different
-        terms in different phases, or the batch is empty.
+        terms in different phases, or what a term divides has no rows, or the batch is
+        empty.
       UnknownName: A term is between layers that a net does not have.
     """
     student_key, terms_key, phase_key = jax.random.split(key, 3)
     example = jax.eval_shape(view, arrays.data, batch, phase_key)
+    if not example["image"].shape[0]:
+        raise ValueError("a batch has one image or more, got none")
     # One image will do: only the shape of an image counts. Not jitted: XLA would take
     # minutes to compile the drawing of a deep net's arrays in one program.
     images = jnp.zeros((1, *example["image"].shape[1:]), example["image"].dtype)
@@ -145,6 +148,8 @@ def init(
             raise ValueError(f"a term may not be called {name!r}")
         own_key = jax.random.fold_in(terms_key, i)
         params[name], states[name] = term.init(own_key, seen, taught)
+        if any(x.ndim == 0 for x in jax.tree.leaves(states[name].per_device)):
+            raise ValueError(f"the term {name!r} divides a scalar over the devices")
 
     count = jax.device_count() if devices is None else devices
     return TrainState(
@@ -199,8 +204,9 @@ def body(
     the other, and keeps of each its activations alone; the loss is that of the whole
     batch, relations between examples of different parts included, and for the gradient
     each part is computed a second time. So the step is that of the whole batch, but for
-    batch normalisation, whose statistics are those of each part. (XLA:CPU is slow at
-    convolutions in such a loop, and would keep everything without it.)
+    batch normalisation, whose statistics are those of each part, and for what is
+    dropped. The teacher sees the batch at once. (XLA:CPU is slow at convolutions in
+    such a loop, and would keep everything without it.)
 
     A student that drops activations in training takes its key as `rngs["dropout"]`: the
     masks differ from step to step and from device to device, so that such a student
@@ -221,8 +227,7 @@ def body(
       this device's; `state.per_device` is without its device axis. Metrics are the loss
       and the unweighted value of each term, the mean over the devices.
     """
-    run = _in_training if _trains_student(phase) else _in_evaluation
-    run = run if parts == 1 else _in_parts(run, parts)
+    run = _of_student(phase, parts)
 
     def step(state, arrays, batch, *, axis_name=None):
         now, per_device = state
@@ -263,18 +268,18 @@ def body(
 
 
 class Finite(NamedTuple):
-    """Of what a step computes, whether every number is finite.
+    """Of what a step reads and computes, whether every number is finite.
 
     Attributes:
-      parameters: By path, before the step.
+      state: By path, of the state before the step.
       teacher: By layer.
       student: By layer.
-      terms: By term, of its value.
+      terms: By term, of its weighted value; and "loss", their sum.
       layers: By term and layer, of the term's gradient by the student's layer.
       gradients: By term and path, of the term's gradient by a parameter.
     """
 
-    parameters: dict[str, Array]
+    state: dict[str, Array]
     teacher: dict[str, Array]
     student: dict[str, Array]
     terms: dict[str, Array]
@@ -282,7 +287,7 @@ class Finite(NamedTuple):
     gradients: dict[str, dict[str, Array]]
 
     def told(self, layers: Sequence[str] = ()) -> str | None:
-        """Where the first of it is that is not finite, in words; None if all is.
+        """What is not finite, in words, by the first place it shows; None if all is.
 
         Args:
           layers: The student's in depth order, so that the first of them is named.
@@ -292,21 +297,21 @@ class Finite(NamedTuple):
             order = [*(k for k in known if k in found), *sorted(found)]
             return [name for name in dict.fromkeys(order) if not found[name]]
 
-        if names := wrong(self.parameters):
-            return f"parameters are not finite before it: {_some(names)}"
+        if names := wrong(self.state):
+            return f"the state is not finite before it: {_some(names)}"
         if names := wrong(self.teacher):
             return f"the teacher's layers are not finite: {_some(names)}"
         if names := wrong(self.student, layers):
             return f"the student's layers are not finite, the first is {_some(names)}"
         for by, what in ((self.layers, "layers"), (self.gradients, "parameters")):
-            for term in sorted(self.terms):
+            for term in sorted(by):
                 value = "" if self.terms[term] else f"the term {term} is not finite"
                 if names := wrong(by[term], layers):
                     value = value or f"the gradient of the term {term} is not finite"
                     return f"{value}: {what} {_some(names)}"
                 if value:
                     return value
-        return None
+        return None if self.terms["loss"] else "the loss is not finite, all terms are"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -315,7 +320,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def examination(
-    student, teacher: teachers.Teacher, phase: Phase, view: View
+    student,
+    teacher: teachers.Teacher,
+    phase: Phase,
+    view: View,
+    *,
+    parts: int = 1,
 ) -> Callable[..., tuple[TrainState, Finite]]:
     """What a step of a phase would compute, looked at for what is not finite.
 
@@ -326,12 +336,13 @@ def examination(
       teacher: Where the targets come from.
       phase: The phase, whose terms make the loss.
       view: What makes the batch.
+      parts: In how many parts the student sees the batch.
 
     Returns:
       `examine(state, arrays, batch, *, axis_name=None) -> (state, Finite)`, to be
       mapped as a step is. The state is that given.
     """
-    run = _in_training if _trains_student(phase) else _in_evaluation
+    run = _of_student(phase, parts)
 
     def examine(state, arrays, batch, *, axis_name=None):
         now = state.replicated
@@ -340,6 +351,8 @@ def examination(
             """By path, whether all numbers of an array are finite, on all devices."""
             found = {}
             for path, x in jax.tree_util.tree_leaves_with_path(tree):
+                if not jnp.issubdtype(x.dtype, jnp.inexact):
+                    continue
                 every = jnp.all(jnp.isfinite(x)).astype(jnp.int32)
                 every = every if axis_name is None else lax.pmin(every, axis_name)
                 found[jax.tree_util.keystr(path, simple=True, separator="/")] = every
@@ -356,10 +369,11 @@ def examination(
             return run(student, variables, batch["image"], dropout)[0]
 
         def value(name, trained, seen):
-            _, term = phase.terms[name]
+            weight, term = phase.terms[name]
             memory = terms.State(now.terms[name], state.per_device[name])
             params = _combine(trained, frozen)[name]
-            return term.apply(params, memory, seen, targets, batch, axis_name)[0]
+            loss, _ = term.apply(params, memory, seen, targets, batch, axis_name)
+            return _at(weight, now.step) * loss
 
         seen, pull = jax.vjp(activations, trained)
         values, layers, gradients = {}, {}, {}
@@ -369,8 +383,9 @@ def examination(
             )(trained, seen)
             layers[name] = by_layer
             gradients[name] = jax.tree.map(jnp.add, own, pull(by_layer)[0])
+        values["loss"] = sum(values.values())
         return state, Finite(
-            parameters=finite(now.params),
+            state=finite({**now._asdict(), "per_device": state.per_device}),
             teacher=finite(targets),
             student=finite(seen),
             terms=finite(values),
@@ -454,10 +469,13 @@ def whole(state: TrainState) -> TrainState:
 
     Of one process it is the state itself; of several, each must call.
     """
-    if jax.process_count() == 1:
-        return state
-    gathered = multihost_utils.process_allgather(state.per_device, tiled=True)
-    return state._replace(per_device=gathered)
+
+    def one(x):
+        if x.shape[0] == jax.device_count():  # Not yet parted among the processes.
+            return x
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return state._replace(per_device=jax.tree.map(one, state.per_device))
 
 
 def divided_as(state: TrainState, like: TrainState) -> TrainState:
@@ -552,6 +570,12 @@ def _in_evaluation(
     """Activations in evaluation mode; nothing changes."""
     state = {name: x for name, x in variables.items() if name != "params"}
     return student.apply(variables, images), state
+
+
+def _of_student(phase: Phase, parts: int) -> Callable:
+    """How a phase runs the student on a batch."""
+    run = _in_training if _trains_student(phase) else _in_evaluation
+    return run if parts == 1 else _in_parts(run, parts)
 
 
 def _in_parts(run: Callable, parts: int) -> Callable:

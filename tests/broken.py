@@ -1,10 +1,11 @@
 """A short training that is broken off: `broken.py FOLDER HOW NUMBER`.
 
 Started by tests/test_crash.py. HOW it ends: `end` (as it should), `step` (killed before
-that step), `event` (killed at that change of the folder with the checkpoints: a file
-opened, a folder made, moved or removed), `disk` (files may be no longer than so many
-bytes). At the end it prints the hash of all that was trained and measured, and how many
-changes of the folder there were.
+that step), `event` (killed at that change of the folder with the checkpoints, counted
+from the first save on: a file opened, a folder made, moved or removed by Python, while
+orbax's own threads write), `disk` (files may be no longer than so many bytes). At the
+end it prints the hash of all that was trained and measured, and how many changes of the
+folder there were.
 """
 
 import hashlib
@@ -36,7 +37,7 @@ def watch(event, args):
     global changes
     if event not in CHANGES or f"{folder}/checkpoint" not in str(args[0]):
         return
-    changes += 1
+    changes += bool(changes or ".writing" in str(args[0]))
     if how == "event" and changes == number:
         killed()
 
@@ -56,7 +57,7 @@ class Steps:
 
 # A checkpoint after every step.
 loop.STEPS_IN_FLIGHT, loop.SECONDS_BETWEEN_CHECKPOINTS = 1, -1.0
-names = ("task", "hint", "rdl/pairs", "crd", "crd/sharded")
+names = ("task", "hint", "rdl/pairs", "crd", "crd/sharded", "count")
 phase = training.Phase({name: setting.LOSS[name] for name in names}, epochs=2)
 student, teacher, arrays = setting.setting(training.AXIS)
 parts = (student, teacher, phase)
@@ -65,7 +66,7 @@ compiled = loop.Compiled(
     training.pmap(training.examination(*parts, setting.view)),
     student.layers,
 )
-job = loop.Job("short", folder, 0, 2, setting.N, setting.BATCH)
+job = loop.Job("short", folder, 0, 2, setting.N, setting.BATCH, {})
 
 
 def begin(devices):

@@ -23,6 +23,10 @@ step = training.pmap(
     training.body(student, teacher, setting.PHASE, setting.OPTIMIZER, setting.view)
 )
 arrays, metrics = training.replicate(arrays), []
+# Before the first step every process has all rows.
+jax.tree.map(
+    np.testing.assert_array_equal, training.whole(state).per_device, state.per_device
+)
 
 
 def go(state, batches):

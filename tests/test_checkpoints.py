@@ -248,8 +248,21 @@ def test_a_key_of_another_kind_does_not_fit(tmp_path):
 def test_a_newer_format_is_refused(tmp_path):
     checkpoints.save(tmp_path, 0, STORED, {})
     text = tmp_path / "0" / "manifest.json"
-    text.write_text(json.dumps(json.loads(text.read_text()) | {"format": 3}))
-    with pytest.raises(checkpoints.CheckpointMismatch, match="format 3.* up to 2"):
+    manifest = json.loads(text.read_text()) | {"format": 3}
+    text.write_text(json.dumps(manifest))
+    with pytest.raises(checkpoints.CheckpointDamaged, match="manifest was changed"):
+        checkpoints.restore(tmp_path, STORED)
+    manifest["sha256"] = checkpoints._sha256_of_words(manifest)
+    text.write_text(json.dumps(manifest))
+    with pytest.raises(checkpoints.CheckpointMismatch, match="format 3.* format 2"):
+        checkpoints.restore(tmp_path, STORED)
+
+
+def test_the_first_format_is_named(tmp_path):
+    checkpoints.save(tmp_path, 0, STORED, {})
+    (tmp_path / "0" / "manifest.json").unlink()
+    (tmp_path / "0" / "about").mkdir()
+    with pytest.raises(checkpoints.CheckpointMismatch, match="format 1, .* format 2"):
         checkpoints.restore(tmp_path, STORED)
 
 
@@ -311,7 +324,7 @@ def test_a_step_below_the_newest_is_stored_too(tmp_path):
 
 def test_numbered_folders_that_are_no_checkpoints_are_left_alone(tmp_path):
     for stray in ("1", "50", "70.orbax-checkpoint-tmp"):
-        (tmp_path / stray).mkdir()
+        (tmp_path / stray / "state").mkdir(parents=True)
         (tmp_path / stray / "notes.txt").write_text("mine")
     (tmp_path / "60").write_text("a file")
     assert checkpoints.latest(tmp_path) is None
@@ -425,6 +438,35 @@ def test_nothing_is_printed_or_logged(tmp_path, capfd, caplog):
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("renames", [1, 2, 3])
+def test_a_process_killed_at_a_rename_leaves_whole_checkpoints(tmp_path, renames):
+    # What is replaced moves away, the new one comes to its place, the oldest goes.
+    code = f"""
+import os, pathlib, sys
+import jax.numpy as jnp
+from rdljax import checkpoints
+rename, left = pathlib.Path.rename, [{renames}]
+def killed(path, target):
+    left[0] -= 1
+    if not left[0]:
+        os._exit(9)
+    return rename(path, target)
+def save(step, value):
+    checkpoints.save({str(tmp_path)!r}, step, {{"x": jnp.full(2, value)}}, {{}})
+save(2, 20)
+pathlib.Path.rename = killed
+save(2, 21)
+save(3, 30)
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert killed.returncode == 9, killed.stderr
+    like = {"x": jnp.zeros(2, int)}
+    found, _, _ = checkpoints.restore(tmp_path, like)
+    same({"x": jnp.full(2, {1: 20, 2: 20, 3: 21}[renames])}, found)
+    checkpoints.save(tmp_path, 4, {"x": jnp.full(2, 4)}, {})
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["2", "4"]
+
+
 def flip(file: pathlib.Path, rng: np.random.Generator) -> None:
     content = bytearray(file.read_bytes())
     content[rng.integers(len(content))] ^= 1 << rng.integers(8)
@@ -528,6 +570,16 @@ class TestDamage:
         (tmp_path / "2" / "manifest.json").unlink()
         checkpoints.save(tmp_path, 2, state(2), {"epoch": 2})
         same(state(2), checkpoints.restore(tmp_path, state())[0])
+
+    def test_a_damaged_step_is_not_the_one_that_is_kept(self, tmp_path):
+        self.saved(tmp_path)
+        (tmp_path / "2" / "manifest.json").write_text("[" * 100_000)
+        checkpoints.save(tmp_path, 3, state(3), {"epoch": 3})
+        assert sorted(folder.name for folder in tmp_path.iterdir()) == ["1", "3"]
+        (tmp_path / "3" / "manifest.json").unlink()
+        with pytest.warns(UserWarning, match="step 1 is used"):
+            found, _, _ = checkpoints.restore(tmp_path, state())
+        same(state(1), found)
 
     def test_a_mismatch_is_no_damage(self, tmp_path):
         self.saved(tmp_path)

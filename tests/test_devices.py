@@ -226,6 +226,7 @@ def assert_same(found, expected, tolerance):
 
     def compare(path, a, b):
         largest = np.max(np.abs(b), initial=0)
+        assert np.isfinite(a).all() and np.isfinite(b).all()
         assert a.shape == b.shape and a.dtype == b.dtype
         np.testing.assert_allclose(
             a,
@@ -336,7 +337,50 @@ class TestMoments:
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
         np.testing.assert_allclose(found[1], expected[1], rtol=1e-8, atol=1e-12)
 
-    def test_of_wide_layers_the_activations_are_gathered(self, float64):
+    def test_under_pmap_the_gradient_of_what_is_shared(self, float64):
+        rng = np.random.default_rng(1)
+        x, teacher = (rng.normal(size=(8, self.ROWS, p)) for p in (7, 3))
+        weights = rng.normal(size=(7, 4))
+        numbers = {"distance": rdm.distances.MeanSquared(), "form": rdm.forms.Moments()}
+
+        def loss(weights, x, teacher, **over):
+            return objectives.rdl(jnp.tanh(x @ weights), teacher, **numbers, **over)
+
+        def step(weights, x, teacher):
+            value, gradient = jax.value_and_grad(loss)(
+                weights, x, teacher, axis_name="d"
+            )
+            return jax.lax.pmean((value, gradient), "d")
+
+        assert rdm.forms.sums_pay(
+            *(jax.ShapeDtypeStruct((self.ROWS, p), float) for p in (4, 3)),
+            rdm.distances.MeanSquared(),
+            8,
+        )
+        found = jax.pmap(step, "d", in_axes=(None, 0, 0), out_axes=None)(
+            weights, x, teacher
+        )
+        expected = jax.value_and_grad(loss)(
+            weights, x.reshape(-1, 7), teacher.reshape(-1, 3)
+        )
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-8, atol=1e-12)
+
+    @pytest.mark.parametrize("comparison", ["MSE", "Pearson"])
+    @pytest.mark.parametrize("distance", ["Correlation", "MeanSquared"])
+    def test_of_wide_layers_products_are_summed(self, distance, comparison, float64):
+        # Neither side's units divide by the devices.
+        found, expected, moved = self.of(
+            getattr(rdm.distances, distance)(),
+            getattr(rdm.comparisons, comparison)(),
+            rdm.forms.Dense(),
+            units=(1001, 700),
+        )
+        assert "all_to_all" in moved and "all_gather" not in moved
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-8, atol=1e-12)
+
+    def test_moments_of_wide_layers_are_gathered(self, float64):
         found, expected, moved = self.of(
             rdm.distances.Cosine(),
             rdm.comparisons.Pearson(),
@@ -393,8 +437,28 @@ def test_an_empty_batch_is_refused():
         objectives.hint(empty, empty)
     with pytest.raises(ValueError, match="kd: expected a batch of one example"):
         objectives.kd(empty, empty)
+    none = {"index": np.arange(0)}
+    source, task = teacher(np.float32), {"task": (1.0, terms.cross_entropy())}
+    arrays = training.Arrays(source.arrays, data(np.float32))
+    with pytest.raises(ValueError, match="one image or more, got none"):
+        training.init(
+            jax.random.key(0),
+            Net(4),
+            source,
+            [training.Phase(task, 1)],
+            view,
+            arrays,
+            none,
+        )
     with pytest.raises(ValueError, match="batch of 0 does not divide by 2 devices"):
         training.shard({"index": np.arange(0)}, 2)
+
+
+def test_too_few_stimuli_on_all_devices_are_refused():
+    one = jnp.ones((1, 1, 3))
+    for loss in (objectives.rdl, rdm.discrepancy):
+        with pytest.raises(ValueError, match="two or more|3|three"):
+            jax.vmap(functools.partial(loss, axis_name="d"), axis_name="d")(one, one)
 
 
 def test_one_seed_is_one_result():

@@ -200,6 +200,32 @@ def assert_close(found, expected, tolerance=1e-4):
     jax.tree_util.tree_map_with_path(compare, key_words(found), key_words(expected))
 
 
+def test_divided_as_keeps_every_row_in_its_order():
+    student, teacher, arrays = setting()
+    now = jnp.arange(9, dtype=jnp.int32)
+    states = {d: begin(student, teacher, arrays, d) for d in (1, 2, 4, 8)}
+
+    def rows(state):
+        return np.reshape(state.per_device["count"], -1)[:9]
+
+    state = states[2]
+    count = jnp.pad(now, (0, 1)).reshape(2, 5)
+    state = state._replace(per_device=state.per_device | {"count": count})
+    for devices in (4, 8, 1, 2):
+        state = training.divided_as(state, states[devices])
+        assert state.per_device["count"].shape[0] == devices
+        np.testing.assert_array_equal(rows(state), now)
+
+
+def test_a_scalar_cannot_be_divided():
+    def init(key, student, teacher):
+        return {}, terms.State(per_device=jnp.zeros(()))
+
+    phase = training.Phase({"own": (1.0, terms.Term(init, None))}, 1)
+    with pytest.raises(ValueError, match="'own' divides a scalar"):
+        begin(*setting(), phase=phase)
+
+
 class TestProcesses:
     def test_two_processes_are_one(self, tmp_path):
         """Two processes of two devices each, over the loopback, against four devices.
@@ -225,7 +251,12 @@ class TestProcesses:
             for i in range(2)
         ]
         for process in processes:
-            said, _ = process.communicate(timeout=240)
+            try:
+                said, _ = process.communicate(timeout=240)
+            finally:
+                for other in processes:
+                    if process.returncode != 0:
+                        other.kill()
             assert process.returncode == 0, said
         expected, expected_metrics = run_pmap(4, steps=4)
         like = {"state": key_words(expected.replicated), "metrics": expected_metrics}
@@ -805,6 +836,28 @@ class TestExamination:
         expected = "the gradient of the term two is not finite: layers pooled"
         assert self.told(phase) == expected
 
+    def test_a_sum_that_is_too_large(self):
+        def large(student, teacher):
+            return jnp.float32(3e38) + 0 * jnp.sum(student)
+
+        two = {k: (1.0, terms.between("pooled", terms.plain(large))) for k in "ab"}
+        assert self.told(two) == "the loss is not finite, all terms are"
+        weighted = {"a": (1e5, two["a"][1])}
+        assert self.told(weighted).startswith("the term a is not finite")
+
+    def test_what_a_term_remembers(self):
+        def change(state, arrays):
+            crd = state.per_device["crd/sharded"]
+            crd = jax.tree.map(lambda x: x.at[0].set(jnp.inf), crd)
+            return state._replace(per_device={"crd/sharded": crd, "task": ()}), arrays
+
+        phase = {"crd/sharded": LOSS["crd/sharded"]}
+        expected = (
+            "the state is not finite before it: per_device/crd/sharded/0, "
+            "per_device/crd/sharded/1"
+        )
+        assert self.told(phase, change) == expected
+
     def test_the_parameters_of_a_term(self):
         def apply(params, state, student, teacher, batch, axis_name=None):
             return root_of_zero(params["scale"], None), state
@@ -838,8 +891,8 @@ class TestExamination:
 
     def test_parameters(self):
         assert self.told(change=self.scaled(np.nan)) == (
-            "parameters are not finite before it: student/BatchNorm_0/bias, "
-            "student/BatchNorm_0/scale, student/Dense_0/kernel and 2 more"
+            "the state is not finite before it: params/student/BatchNorm_0/bias, "
+            "params/student/BatchNorm_0/scale, params/student/Dense_0/kernel and 2 more"
         )
 
 

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rdljax import _geometry, _layerwise, rdm
 
@@ -65,7 +66,8 @@ def rdl(
     rescales the teacher's: `comparisons.MSE(scale=...)` has its three scale fixes; (4)
     the gradient is that of the value, where the prototype injects a signal of its own.
     """
-    if axis_name is None and len(student) < 2:
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    if devices * len(student) < 2:
         raise ValueError("expected a batch of two or more")
     return rdm.forms.discrepancy(
         student, teacher, pairs, None, distance, comparison, form, axis_name

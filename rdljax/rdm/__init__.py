@@ -7,6 +7,7 @@ order of SciPy's `squareform` and of rsatoolbox.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from rdljax import _geometry
 from rdljax.rdm import _checks, comparisons, distances, forms
@@ -142,8 +143,9 @@ def discrepancy(
       axis_name: Of a mapped axis (`pmap`, `vmap`, `shard_map`) over whose devices the
         stimuli are divided: the discrepancy is then that of all stimuli, `pairs` and
         `weights` are of all, and the gradient, averaged over the devices (`pmean` after
-        `grad`), too. What is moved between devices are the activations or, where that
-        form is taken and they are fewer numbers, the sums of `forms.Moments`.
+        `grad`), too. Where that moves fewer numbers than gathering the activations,
+        each device takes some of an embedding's dimensions and their products are
+        summed; or the sums of `forms.Moments` are, where that form is taken.
 
     Returns:
       A scalar, the same on all devices.
@@ -158,7 +160,8 @@ def discrepancy(
     student, teacher = jnp.asarray(student), jnp.asarray(teacher)
     for x, name in ((student, "the student's"), (teacher, "the teacher's")):
         name += " activations"
-        _checks.activations(x, name, fewest=3 if axis_name is None else 1)
+        devices = 1 if axis_name is None else lax.axis_size(axis_name)
+        _checks.activations(x, name, fewest=-(-3 // devices))
         _checks.finite(x, name)
         _checks.vary(x, name)
     _checks.same_stimuli(student, teacher)

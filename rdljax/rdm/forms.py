@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rdljax import _blocks, _pytrees
+from rdljax import _blocks, _geometry, _pytrees
 from rdljax.rdm import _checks, _condensed, _moments, comparisons, distances
 
 __all__ = ["Dense", "Moments", "Tiles", "chosen"]
@@ -55,6 +55,11 @@ class Dense:
         student, teacher = (
             matrix(x, distance, self.refine) for x in (student, teacher)
         )
+        return self.compared(student, teacher, weights, comparison)
+
+    @staticmethod
+    def compared(student: Array, teacher: Array, weights, comparison) -> Array:
+        """The discrepancy of two matrices of distances `[n, n]`."""
         if weights is not None or not streams(comparison):
             return comparison(
                 _condensed.condense(student), _condensed.condense(teacher), weights
@@ -177,16 +182,48 @@ def chosen(student: Array, teacher: Array, weights, distance, comparison):
 def sums_pay(student: Array, teacher: Array, distance, devices: int) -> bool:
     """Whether sums over stimuli move fewer numbers than gathering the stimuli does.
 
+    For value and gradient: sums go there and back in either; of what is gathered the
+    student's gradient goes back.
+
     Args:
       student: A device's stimuli `[n, ...]`.
       teacher: The same stimuli.
       distance: With an embedding.
       devices: How many devices have n stimuli each.
     """
-    gathered = devices * (student.size + teacher.size)
     p, q = (jax.eval_shape(distance.embed, x).shape[1] for x in (student, teacher))
-    # What is summed over devices goes there and back.
-    return 2 * _moments.size_of_sums(p, q) < gathered
+    gathered = devices * (2 * student.size + teacher.size)
+    return 4 * _moments.size_of_sums(p, q) < gathered
+
+
+def products_pay(student: Array, teacher: Array, devices: int) -> bool:
+    """Whether products of all stimuli move fewer numbers than gathering them does.
+
+    Args:
+      student: A device's stimuli `[n, ...]`.
+      teacher: The same stimuli.
+      devices: How many devices have n stimuli each.
+    """
+    features = 2 * student.size + teacher.size
+    # Two matrices are summed for the value and one for the gradient, there and back.
+    products = 6 * (devices * len(student)) ** 2
+    return features + products < devices * features
+
+
+def _matrix_over_devices(x: Array, distance, axis: str) -> Array:
+    """The distances of the stimuli of all devices, each of which takes some dimensions.
+
+    Every device gets all stimuli in its share of the embedding's dimensions; the sum of
+    their Gram matrices is that of all dimensions. So neither the features nor the
+    products are anywhere as a whole.
+    """
+    points = distance.embed(x)
+    # (Dimensions of zeros change no distance.)
+    missing = -points.shape[1] % lax.axis_size(axis)
+    points = jnp.pad(points, ((0, 0), (0, missing)))
+    share = lax.all_to_all(points, axis, split_axis=1, concat_axis=0, tiled=True)
+    own = _geometry.gram(_geometry.centre_columns(share), distance.matmul_precision)
+    return _geometry.squared_distances_from(lax.psum(own, axis))
 
 
 def _over_devices(
@@ -201,9 +238,15 @@ def _over_devices(
     if pairs is None:
         if form is None:
             form = chosen(*everyone, weights, distance, comparison)
-        summed = isinstance(form, Moments) and isinstance(distance, distances.Embedded)
-        if summed and sums_pay(student, teacher, distance, devices):
-            return form(student, teacher, weights, distance, comparison, axis)
+        embedded = isinstance(distance, distances.Embedded)
+        if embedded and isinstance(form, Moments):
+            if sums_pay(student, teacher, distance, devices):
+                return form(student, teacher, weights, distance, comparison, axis)
+        elif embedded and form == Dense() and products_pay(student, teacher, devices):
+            student, teacher = (
+                _matrix_over_devices(x, distance, axis) for x in (student, teacher)
+            )
+            return form.compared(student, teacher, weights, comparison)
     student, teacher = lax.all_gather((student, teacher), axis, tiled=True)
     return discrepancy(student, teacher, pairs, weights, distance, comparison, form)
 
