@@ -5,9 +5,11 @@ a batch takes as long on eight of them as on one. The student is a ResNet-8x4 wi
 images a step, over all devices; losses and targets are those of `benchmarks.steps`.
 """
 
+import atexit
 import functools
 import itertools
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -151,11 +153,12 @@ def saving() -> measure.Contender:
     """A checkpoint of the training state, as a contender; the one before is kept."""
     step, state, _ = _made({}, 1, 64, 1)
     state, _ = step(state)
-    folder, numbers = tempfile.TemporaryDirectory(), itertools.count()
+    folder, numbers = tempfile.mkdtemp(), itertools.count()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
     def call():
         number = next(numbers)
-        checkpoints.save(folder.name, number, state, {})
+        checkpoints.save(folder, number, state, {})
         return {"number": np.float32(number)}
 
     return measure.Contender(call)

@@ -1,4 +1,4 @@
-"""A short training that is broken off: `broken.py FOLDER HOW NUMBER`.
+"""A short training that is broken off: `broken.py FOLDER HOW NUMBER EPOCHS`.
 
 Started by tests/test_crash.py. HOW it ends: `end` (as it should), `step` (killed before
 that step), `event` (killed at that change of the folder with the checkpoints, counted
@@ -66,7 +66,7 @@ compiled = loop.Compiled(
     training.pmap(training.examination(*parts, setting.view)),
     student.layers,
 )
-job = loop.Job("short", folder, 0, 2, setting.N, setting.BATCH, {})
+job = loop.Job("short", folder, 0, int(sys.argv[4]), setting.N, setting.BATCH, {})
 
 
 def begin(devices):
