@@ -56,7 +56,7 @@ LOSSES = {
     "ft": lambda: terms.between(("stage3", "stage3"), terms.ft()),
     "fsp": lambda: _between(["stem", *STAGES], objectives.fsp),
     "kdsvd": lambda: _between(list(STAGES), objectives.kdsvd),
-    "rdl": lambda: _between({**_EACH_STAGE, "pooled": "pooled"}, objectives.rdl),
+    "rdl": lambda: terms.between({**_EACH_STAGE, "pooled": "pooled"}, terms.rdl()),
     "sp": lambda: _between("stage3", objectives.sp),
     "pkt": lambda: _between("pooled", objectives.pkt),
     "rkd": lambda: _between("pooled", rkd),
