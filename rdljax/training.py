@@ -471,7 +471,8 @@ def whole(state: TrainState) -> TrainState:
     """
 
     def one(x):
-        if x.shape[0] == jax.device_count():  # Not yet parted among the processes.
+        parted = jax.process_count() > 1 and x.shape[0] < jax.device_count()
+        if not parted:  # (A state before its first step is not.)
             return x
         return multihost_utils.process_allgather(x, tiled=True)
 
