@@ -13,8 +13,6 @@ import os
 import pathlib
 import platform
 import shlex
-import shutil
-import string
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -35,11 +33,11 @@ import rdljax
 from experiments import command as commands
 from experiments import config as configs
 from experiments import data, loop, report, weights
+from experiments import results as results_folder
 from rdljax import checkpoints, nets, rdm, statistics, teachers, training
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
-SETTINGS_OF_THE_CALL = ("out", "resume", "overwrite")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -150,7 +148,9 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
     configs.check(config)
     dataset = load(config)
     rehearse(config, dataset, trained)
-    folder = claim(name, config, trained)
+    folder = results_folder.claim(
+        name, config, None if trained is None else trained.fingerprint
+    )
     if (folder / "result.json").exists():
         summary = json.loads((folder / "result.json").read_text())
         print(f"{folder} is finished:\n\n{report.table(summary)}")
@@ -278,103 +278,6 @@ def _source(trained: weights.Trained | None) -> dict[str, str] | None:
     if trained is None:
         return None
     return {**trained.source, "fingerprint": trained.fingerprint}
-
-
-def claim(
-    name: str, config: configs.Config, trained: weights.Trained | None = None
-) -> pathlib.Path:
-    """The results folder, if it is free or holds this config's run to be resumed.
-
-    Raises:
-      UsageError: It holds something else, or `resume` or `overwrite` is missing.
-    """
-    names = {"config": name, "data": config.data.replace("/", "-")}
-    try:
-        for _, *field in string.Formatter().parse(config.out):
-            if field[0] is not None and (field[0] not in names or any(field[1:])):
-                raise ValueError
-        out = config.out.format(**names)
-    except ValueError as error:
-        raise configs.UsageError(
-            f"out may name {{config}} and {{data}}, got {config.out!r}"
-        ) from error
-    folder = commands.path("out", out)
-    if folder.exists() and not folder.is_dir():
-        raise configs.UsageError(f"{folder} is a file, not a folder for results")
-    mine = {"name": name, **dataclasses.asdict(config)}
-    mine = json.loads(json.dumps(_settings(mine)))
-    if trained is not None:
-        mine["teacher_weights"] = trained.fingerprint
-    for field in ("teacher_from", "data_dir"):
-        given = getattr(config, field)
-        if config.overwrite and given is not None:
-            source = commands.path(field, given).resolve()
-            if folder.resolve() in (source, *source.parents):
-                raise configs.UsageError(
-                    f"overwrite would delete what {field} names, {given}; --out=FOLDER "
-                    "names another folder for results"
-                )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Until the last file is deleted it can be seen that this was a run.
-        held = sorted(folder.iterdir(), key=lambda path: path.name == "config.json")
-        # All that a run leaves which was killed while it claimed the folder.
-        held = [] if [p.name for p in held] == ["config.partial"] else held
-        if held:
-            _check_taken(folder, mine, config)
-        for path in held if config.overwrite else ():
-            # (Not the folder itself, which may be a link or the working directory.)
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        loop.write_json(folder / "config.json", mine)
-    except OSError as error:
-        raise configs.UsageError(f"cannot write to {folder}: {error}") from error
-    return folder
-
-
-def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> None:
-    """Raises `UsageError` unless a folder in use may be overwritten or resumed."""
-    record = folder / "config.json"
-    try:
-        theirs = json.loads(record.read_text()) if record.exists() else None
-    except (ValueError, RecursionError) as error:
-        raise configs.UsageError(
-            f"{record} is damaged ({error}); --out=FOLDER leaves it alone"
-        ) from error
-    ours = {"name", "teacher", "student", "methods"}
-    if not isinstance(theirs, dict) or not ours <= theirs.keys():
-        raise configs.UsageError(f"{folder} holds something that is not a run")
-    if config.overwrite:
-        return
-    changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
-    if changed:
-        changes = ", ".join(
-            f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here" for k in changed
-        )
-        raise configs.UsageError(
-            f"{folder} holds a run with other settings ({changes}); --overwrite "
-            "deletes it, --out=FOLDER leaves it alone"
-        )
-    if not config.resume:
-        raise configs.UsageError(
-            f"{folder} holds a run with these settings; --resume continues it (or "
-            "shows its table again), --overwrite deletes it"
-        )
-    result = folder / "result.json"
-    try:
-        if result.exists():
-            report.table(json.loads(result.read_text()))
-    except Exception as error:  # What is not a result fails in many ways.
-        raise configs.UsageError(
-            f"{result} is damaged ({error!r}); where it is deleted, --resume writes it "
-            "again from what the nets left"
-        ) from error
-
-
-def _settings(config: dict) -> dict:
-    return {k: v for k, v in config.items() if k not in SETTINGS_OF_THE_CALL}
 
 
 def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
@@ -539,7 +442,7 @@ def fit(
         epochs=recipe.phase.epochs,
         examples=len(dataset.train.label),
         batch=config.batch,
-        settings=_settings(dataclasses.asdict(config)),
+        settings=results_folder.settings(config),
     )
     job.folder.mkdir(exist_ok=True)
     arrays = training.Arrays(training.replicate(recipe.teacher.arrays), lab.train)

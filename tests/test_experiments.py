@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import config as configs
-from experiments import data, loop, run, trials
+from experiments import data, loop, results, run, trials
 from rdljax import checkpoints, objectives
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -427,7 +427,7 @@ class TestTrials:
 class TestFolder:
     def claim(self, folder, **changes):
         config = configs.load("mnist_rdl", out=str(folder), **changes)
-        return run.claim("mnist_rdl", config)
+        return results.claim("mnist_rdl", config)
 
     def test_a_free_folder_is_taken(self, tmp_path):
         folder = self.claim(tmp_path / "a" / "b")

