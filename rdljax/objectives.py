@@ -38,8 +38,8 @@ and holds the teacher fixed (but for `cc_repdistiller`, `crd` and `crd_shared`, 
 train that side too). A wrong call raises `ValueError` with the names of objective and
 layer and both shapes. All work under `jit`, `grad`, `vmap`, `pmap`, `shard_map`, `scan`
 and `checkpoint`, and need jax alone. What `crd` remembers is a `Bank`, with its
-functions `normalizers` and `update_bank`; a bank that is divided over devices has
-`exponentials_of_rows` and `crd_of_rows` in their place.
+functions `normalizers` and `update_bank`; where a bank is divided over devices, its
+parts are summed with `exponentials_of_rows` and `crd_of_rows`.
 """
 
 from rdljax._objectives.contrast import Bank as Bank
