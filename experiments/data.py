@@ -20,8 +20,8 @@ import numpy as np
 from experiments import command
 from rdljax import _names
 
-PREPARED_HERE = ("mnist", "fashion_mnist")
-KNOWN = ("digits", *PREPARED_HERE, "cifar10", "cifar100")
+PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+KNOWN = ("digits", *PREPARED_HERE)
 
 
 class Split(NamedTuple):

@@ -1,8 +1,8 @@
-"""Prepares MNIST and Fashion-MNIST as TFDS folders, without TensorFlow.
+"""Prepares MNIST, Fashion-MNIST and CIFAR as TFDS folders, without TensorFlow.
 
-    python -m experiments.prepare fashion_mnist --data_dir data
+    python -m experiments.prepare cifar100 --data_dir data
 
-The four original files are downloaded, or taken from --manual_dir, and checked against
+The original files are downloaded, or taken from --manual_dir, and checked against
 their published SHA-256. TFDS's own builder then writes the folder, from the same names
 and in the same order as with TensorFlow, so that `experiments.data.load` and
 `tfds.data_source(NAME, data_dir=..., download=False)` both read it.
@@ -21,12 +21,13 @@ import queue
 import shutil
 import struct
 import sys
+import tarfile
 import tempfile
 import threading
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,19 +36,68 @@ from experiments import command
 from rdljax import _names
 
 
+class Split(NamedTuple):
+    """The examples of a split.
+
+    Attributes:
+      image: uint8 `[N, H, W]` or `[N, H, W, 3]`.
+      labels: by the name of TFDS's feature, uint8 `[N]`.
+    """
+
+    image: np.ndarray
+    labels: Mapping[str, np.ndarray]
+
+
+class Content(NamedTuple):
+    """What the original files hold.
+
+    Attributes:
+      splits: "train" and "test".
+      names: of the classes, by the name of TFDS's feature, where the files tell them.
+    """
+
+    splits: Mapping[str, Split]
+    names: Mapping[str, list[str]]
+
+
 class Source(NamedTuple):
     """Where the files of a data set lie, and the SHA-256 sums that are accepted.
 
     Attributes:
       url: the folder of the original files.
       files: name -> SHA-256 of the file or of what it unpacks to.
+      read: from the data set's name and the files by name to what they hold.
     """
 
     url: str
     files: Mapping[str, tuple[str, ...]]
+    read: Callable[[str, Mapping[str, pathlib.Path]], Content]
 
 
-# From tensorflow_datasets/url_checksums/{mnist,fashion_mnist}.txt. Fashion-MNIST's
+def read_mnist(name: str, files: Mapping[str, pathlib.Path]) -> Content:
+    """What four files in MNIST's format hold."""
+    splits = {"train": "train", "test": "t10k"}
+    return Content({k: _pairs(name, files, v) for k, v in splits.items()}, {})
+
+
+def read_cifar10(name: str, files: Mapping[str, pathlib.Path]) -> Content:
+    """What CIFAR-10's binary archive holds."""
+    train = [f"data_batch_{i}.bin" for i in range(1, 6)]
+    return _read_cifar(
+        name, files, train, ["test_batch.bin"], {"label": "batches.meta.txt"}
+    )
+
+
+def read_cifar100(name: str, files: Mapping[str, pathlib.Path]) -> Content:
+    """What CIFAR-100's binary archive holds."""
+    names = {
+        "coarse_label": "coarse_label_names.txt",
+        "label": "fine_label_names.txt",
+    }
+    return _read_cifar(name, files, ["train.bin"], ["test.bin"], names)
+
+
+# From tensorflow_datasets/url_checksums/NAME.txt. Fashion-MNIST's
 # second sums are those of the unpacked files: distributions pack them anew (Debian's
 # dataset-fashion-mnist drops name and time from gzip's header).
 SOURCES = {
@@ -67,6 +117,7 @@ SOURCES = {
                 "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
             ),
         },
+        read_mnist,
     ),
     "fashion_mnist": Source(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -88,6 +139,25 @@ SOURCES = {
                 "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
             ),
         },
+        read_mnist,
+    ),
+    "cifar10": Source(
+        "https://www.cs.toronto.edu/~kriz/",
+        {
+            "cifar-10-binary.tar.gz": (
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            ),
+        },
+        read_cifar10,
+    ),
+    "cifar100": Source(
+        "https://www.cs.toronto.edu/~kriz/",
+        {
+            "cifar-100-binary.tar.gz": (
+                "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+            ),
+        },
+        read_cifar100,
     ),
 }
 
@@ -136,13 +206,10 @@ def prepare(
         files = _downloaded(name, data_dir / "downloads" / name)
     else:
         files = _found(name, pathlib.Path(manual_dir).expanduser())
-    splits = {
-        "train": _pairs(name, files, "train"),
-        "test": _pairs(name, files, "t10k"),
-    }
+    content = SOURCES[name].read(name, files)
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
-        written = _write(name, splits, pathlib.Path(scratch))
+        written = _write(name, content, pathlib.Path(scratch))
         folder.parent.mkdir(exist_ok=True)
         if folder.exists():
             folder.rename(pathlib.Path(scratch) / "replaced")
@@ -315,10 +382,8 @@ def _open(url: str) -> http.client.HTTPResponse:
     return response
 
 
-def _pairs(
-    name: str, files: Mapping[str, pathlib.Path], prefix: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 `[N, 28, 28]` and labels uint8 `[N]` of one split."""
+def _pairs(name: str, files: Mapping[str, pathlib.Path], prefix: str) -> Split:
+    """One split of a data set in MNIST's format."""
     parsed = []
     for part, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
         file = f"{prefix}-{part}-ubyte.gz"
@@ -333,14 +398,67 @@ def _pairs(
             f"{name}, {prefix}: images {images.shape} and labels {labels.shape} up to "
             f"{labels.max()} are not N images of 28x28 pixels in ten classes"
         )
-    return images, labels
+    return Split(images, {"label": labels})
 
 
-def _write(
+def _read_cifar(
     name: str,
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    data_dir: pathlib.Path,
-) -> pathlib.Path:
+    files: Mapping[str, pathlib.Path],
+    train: Sequence[str],
+    test: Sequence[str],
+    names: Mapping[str, str],
+) -> Content:
+    """What a binary archive of CIFAR holds.
+
+    Args:
+      name: of the data set.
+      files: the archive, by its name.
+      train: names of the files with the training images, and
+      test: of those with the test images: a byte for each label, then 32 x 32 red
+        values, row by row, the green and the blue ones.
+      names: by feature, in the order of the bytes, the file with the classes' names.
+    """
+    ((file, path),) = files.items()
+    content = unpack(path, SOURCES[name].files[file])
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            members = {
+                pathlib.PurePosixPath(member.name).name: archive.extractfile(member)
+                for member in archive.getmembers()
+                if member.isfile()
+            }
+            held = {member: opened.read() for member, opened in members.items()}
+    except (tarfile.TarError, EOFError) as error:
+        raise CannotPrepare(f"{path} is no archive: {error}") from error
+    lacks = [
+        member for member in (*train, *test, *names.values()) if member not in held
+    ]
+    if lacks:
+        raise CannotPrepare(f"{path} lacks {', '.join(lacks)}")
+    classes = {key: held[member].decode().split() for key, member in names.items()}
+
+    def split(members):
+        records = b"".join(held[member] for member in members)
+        length = len(names) + 3 * 32 * 32
+        if not records or len(records) % length:
+            raise CannotPrepare(
+                f"{path}: {', '.join(members)} are {len(records)} bytes, not records "
+                f"of {length}"
+            )
+        every = np.frombuffer(records, np.uint8).reshape(-1, length)
+        image = every[:, len(names) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = {key: every[:, i] for i, key in enumerate(names)}
+        for key, label in labels.items():
+            if label.max() >= len(classes[key]):
+                raise CannotPrepare(
+                    f"{path}: a {key} of {label.max()}, with {len(classes[key])} names"
+                )
+        return Split(image, labels)
+
+    return Content({"train": split(train), "test": split(test)}, classes)
+
+
+def _write(name: str, content: Content, data_dir: pathlib.Path) -> pathlib.Path:
     """Lets TFDS's builder write images and labels that are at hand already."""
     import tensorflow_datasets as tfds
     import tqdm
@@ -352,17 +470,20 @@ def _write(
         __module__ = stock.__module__
 
         def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(split) for split in splits}
+            for feature, classes in content.names.items():
+                self.info.features[feature].names = classes
+            return {split: self._generate_examples(split) for split in content.splits}
 
         def _generate_examples(self, split):
-            examples = zip(*splits[split], strict=True)
-            count = len(splits[split][1])
-            for index, (image, label) in enumerate(
-                tqdm.tqdm(examples, total=count, desc=f"{name} {split}")
-            ):
+            images, labels = content.splits[split]
+            progress = tqdm.tqdm(images, desc=f"{name} {split}")
+            for index, image in enumerate(progress):
                 # Bytes, since TFDS encodes arrays with TensorFlow. The index as key
                 # gives the order that TFDS gives.
-                yield index, {"image": _png(image), "label": int(label)}
+                example = {key: int(label[index]) for key, label in labels.items()}
+                if "id" in self.info.features:
+                    example["id"] = f"{split}_{index:05d}"
+                yield index, {"image": _png(image), **example}
 
     InMemory.name = name
     builder = InMemory(data_dir=data_dir, file_format="array_record")
@@ -374,11 +495,11 @@ def _write(
 
 
 def _png(image: np.ndarray) -> bytes:
-    """Encodes a grey image uint8 `[H, W]`."""
+    """Encodes an image uint8 `[H, W]` or `[H, W, 3]`."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
+    Image.fromarray(np.ascontiguousarray(image)).save(file, "PNG")
     return file.getvalue()
 
 

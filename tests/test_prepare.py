@@ -4,12 +4,14 @@ import functools
 import gzip
 import hashlib
 import http.server
+import io
 import os
 import pathlib
 import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 
@@ -63,7 +65,8 @@ def original(tmp_path, monkeypatch):
             packed = gzip.compress(content)
             (folder / file).write_bytes(packed)
             files[file] = (hashlib.sha256(packed).hexdigest(),)
-        monkeypatch.setitem(prepare.SOURCES, name, prepare.Source(url, files))
+        source = prepare.Source(url, files, prepare.read_mnist)
+        monkeypatch.setitem(prepare.SOURCES, name, source)
         return folder
 
     return make
@@ -129,7 +132,7 @@ def test_the_images_come_in_the_order_that_tfds_gives_them(original, tmp_path):
 
 def test_the_published_sums_are_those_of_tfds():
     package = pathlib.Path(tfds.__file__).parent / "url_checksums"
-    for name in ("mnist", "fashion_mnist"):
+    for name in prepare.SOURCES:
         source = prepare.SOURCES[name]
         lines = (package / f"{name}.txt").read_text().split("\n")
         published = {line.split("\t")[0]: line.split("\t")[2] for line in lines if line}
@@ -389,6 +392,112 @@ class TestCommandLine:
         assert done.returncode == 2
         assert "did you mean 'fashion_mnist'" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+FINE = [f"fine{i}" for i in range(100)]
+COARSE = [f"coarse{i}" for i in range(20)]
+
+
+def _records(count, labels, seed):
+    """Records of CIFAR, and the images and labels in them."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    image[:, 0, 0, 0] = np.arange(count)
+    label = np.stack([rng.integers(0, top, count, np.uint8) for top in labels], axis=1)
+    planes = image.transpose(0, 3, 1, 2).reshape(count, -1)
+    return np.concatenate([label, planes], axis=1).tobytes(), image, label
+
+
+def _cifar(name, folder, monkeypatch, change=lambda members: members):
+    """Makes an archive as CIFAR's, and says that it is the published one."""
+    if name == "cifar10":
+        batches = [_records(4, (10,), i) for i in range(5)]
+        test = _records(6, (10,), 9)
+        members = {f"data_batch_{i + 1}.bin": b[0] for i, b in enumerate(batches)}
+        members |= {"test_batch.bin": test[0]}
+        members["batches.meta.txt"] = "\n".join(FINE[:10]).encode() + b"\n\n"
+        expected = {"train": batches, "test": [test]}
+    else:
+        train, test = _records(12, (20, 100), 0), _records(5, (20, 100), 1)
+        members = {"train.bin": train[0], "test.bin": test[0]}
+        members["fine_label_names.txt"] = "\n".join(FINE).encode()
+        members["coarse_label_names.txt"] = "\n".join(COARSE).encode()
+        expected = {"train": [train], "test": [test]}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for member, content in change(members).items():
+            about = tarfile.TarInfo(f"{name}-binary/{member}")
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
+    packed = file.getvalue()
+    source = prepare.SOURCES[name]
+    (archive_name,) = source.files
+    sums = {archive_name: (hashlib.sha256(packed).hexdigest(),)}
+    monkeypatch.setitem(prepare.SOURCES, name, source._replace(files=sums))
+    folder.mkdir()
+    (folder / archive_name).write_bytes(packed)
+    return expected
+
+
+class TestCifar:
+    @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+    def test_what_was_written_is_read(self, name, tmp_path, monkeypatch):
+        expected = _cifar(name, tmp_path / "original", monkeypatch)
+        made = tmp_path / "made"
+        folder = prepare.prepare(name, made, manual_dir=tmp_path / "original")
+        assert folder == made / name / "3.0.2"
+        theirs = tfds.data_source(name, data_dir=made, download=False)
+        for split, parts in expected.items():
+            # As in the archive, from `_records` itself: every pixel in its place.
+            every = np.concatenate(
+                [np.frombuffer(p[0], np.uint8).reshape(len(p[1]), -1) for p in parts]
+            )
+            labels = every[:, : every.shape[1] - 3072]
+            planes = every[:, -3072:].reshape(-1, 3, 32, 32)
+            assert len(theirs[split]) == len(every)
+            for example in theirs[split]:
+                number = int(example["id"].decode().removeprefix(f"{split}_"))
+                for channel in range(3):
+                    np.testing.assert_array_equal(
+                        example["image"][:, :, channel], planes[number, channel]
+                    )
+                assert example["label"] == labels[number, -1]
+                if name == "cifar100":
+                    assert example["coarse_label"] == labels[number, 0]
+        info = tfds.builder_from_directory(folder).info
+        count = 10 if name == "cifar10" else 100
+        assert info.features["label"].names == FINE[:count]
+
+    @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+    def test_an_experiment_loads_it(self, name, tmp_path, monkeypatch):
+        expected = _cifar(name, tmp_path / "original", monkeypatch)
+        made = tmp_path / "made"
+        prepare.prepare(name, made, manual_dir=tmp_path / "original")
+        if name == "cifar100":  # A class of each at least is wanted there.
+            with pytest.raises(ValueError, match="100 classes and only 12 images"):
+                data.load(name, str(made), validation=0)
+            return
+        ours = data.load(name, str(made), validation=0)
+        images = np.concatenate([part[1] for part in expected["test"]])
+        order = ours.test.image[:, 0, 0, 0]
+        np.testing.assert_array_equal(ours.test.image, images[order])
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda m: {k: v for k, v in m.items() if k != "test.bin"}, "lacks test.b"),
+            (lambda m: m | {"train.bin": m["train.bin"][:-1]}, "not records of 3074"),
+            (lambda m: m | {"test.bin": b""}, "are 0 bytes"),
+            (lambda m: m | {"fine_label_names.txt": b"one"}, "with 1 names"),
+        ],
+    )
+    def test_another_archive_is_refused(self, change, message, tmp_path, monkeypatch):
+        _cifar("cifar100", tmp_path / "original", monkeypatch, change)
+        with pytest.raises(prepare.CannotPrepare, match=message):
+            prepare.prepare(
+                "cifar100", tmp_path / "made", manual_dir=tmp_path / "original"
+            )
+        assert not (tmp_path / "made").exists()
 
 
 def test_the_real_files(tmp_path, tfds_dir):
