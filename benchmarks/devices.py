@@ -1,4 +1,4 @@
-"""What several devices, checkpoints and parts of a batch cost a training step.
+"""What several devices, checkpoints and micro-batches cost a training step.
 
 Eight emulated devices share the machine's cores, so that the ideal of `scaling` is that
 a batch takes as long on eight of them as on one. The student is a ResNet-8x4 with 64
@@ -86,10 +86,10 @@ def _checkpoints() -> dict[str, Callable[[], measure.Contender]]:
     }
 
 
-def _parts() -> dict[str, Callable[[], measure.Contender]]:
+def _micro_batches() -> dict[str, Callable[[], measure.Contender]]:
     return {
         "whole": lambda: stepping({}, devices=1, batch=256),
-        "8 parts": lambda: stepping({}, devices=1, batch=256, parts=8),
+        "8 micro-batches": lambda: stepping({}, devices=1, batch=256, micro_batches=8),
     }
 
 
@@ -108,7 +108,7 @@ CASES: dict[str, Callable[[], measure.Case]] = {
     "checkpoint": lambda: measure.Case(
         _checkpoints(), (CHECKPOINTS,), tolerance=None, memory=False
     ),
-    "parts": lambda: measure.Case(_parts(), tolerance=None),
+    "micro-batches": lambda: measure.Case(_micro_batches(), tolerance=None),
 }
 
 
@@ -128,7 +128,7 @@ def stepping(
     *,
     devices: int = EVERYONE,
     batch: int = 64,
-    parts: int = 1,
+    micro_batches: int = 1,
     steps_a_call: int = 1,
 ) -> measure.Contender:
     """A pmapped step with the task, KD and further terms, as a contender.
@@ -137,10 +137,10 @@ def stepping(
       further: The further terms, by name.
       devices: How many emulated devices take the batch.
       batch: Images a step, over all devices.
-      parts: In how many parts a device sees its images.
+      micro_batches: In how many a device sees its images.
       steps_a_call: Steps of a call.
     """
-    step, state, names = _made(further, devices, batch, parts)
+    step, state, names = _made(further, devices, batch, micro_batches)
 
     def call():
         nonlocal state
@@ -171,7 +171,7 @@ def saving() -> measure.Contender:
 
 
 def _made(
-    further: Mapping[str, terms.Term], devices: int, batch: int, parts: int
+    further: Mapping[str, terms.Term], devices: int, batch: int, micro_batches: int
 ) -> tuple[Callable, training.TrainState, list[str]]:
     """The step of a state, the first state, and the names of its terms."""
     kd = terms.plain(objectives.kd, temperature=4.0)
@@ -196,7 +196,9 @@ def _made(
         jax.random.key(0), net, taught, [phase], view, arrays, places, devices
     )
     state = training.start(state, phase, optimizer)
-    body = training.body(net, taught, phase, optimizer, view, parts=parts)
+    body = training.body(
+        net, taught, phase, optimizer, view, micro_batches=micro_batches
+    )
     step, places = training.pmap(body, chosen), training.shard(places, devices)
     return lambda state: step(state, arrays, places), state, list(loss)
 

@@ -74,8 +74,8 @@ class Config:
     """Epochs of the teacher."""
     batch: int = 64
     """Images in a step, over all devices."""
-    parts: int = 1
-    """In how many parts a student sees its batch, where the memory is short."""
+    micro_batches: int = 1
+    """In how many a student sees its batch, one after the other, for less memory."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the student's activations; parameters and losses are float32."""
     learning_rate: float = 0.1
@@ -133,7 +133,7 @@ RANGES: dict[str, tuple[str, float, float]] = {
     "epochs": _COUNT,
     "teacher_epochs": _COUNT,
     "batch": _COUNT,
-    "parts": _COUNT,
+    "micro_batches": _COUNT,
     "learning_rate": ("above 0", 1e-30, 1e30),
     "momentum": ("0 or more", 0.0, 1.0),
     "weight_decay": _WEIGHT,

@@ -254,7 +254,7 @@ def _why(
         batch = batch if index is None else training.shard({"index": index})
         if number >= bad - 1:
             state, found = compiled.examine(state, arrays, batch)
-            if words := jax.device_get(found).told(compiled.layers):
+            if words := jax.device_get(found).explanation(compiled.layers):
                 if number == job.steps:
                     return f"{job.name} diverged after its last step: {words}"
                 epoch = 1 + number // job.steps_an_epoch

@@ -208,10 +208,10 @@ def load(config: configs.Config) -> data.Dataset:
             f"a batch of {config.batch} is impossible with {images} training images on "
             f"{devices} devices: it must fit into the one and divide by the other"
         )
-    if config.batch // devices % config.parts:
+    if config.batch // devices % config.micro_batches:
         raise configs.UsageError(
             f"a device's {config.batch // devices} images do not divide by "
-            f"{config.parts} parts"
+            f"{config.micro_batches} micro-batches"
         )
     size = min(dataset.train.image.shape[1:3])
     if (config.crop or 0) >= size:
@@ -352,10 +352,14 @@ def prepare(
     view = make_view(config, lab.dataset)
     compiled = loop.Compiled(
         training.pmap(
-            training.body(net, teacher, phase, optimizer, view, parts=config.parts)
+            training.body(
+                net, teacher, phase, optimizer, view, micro_batches=config.micro_batches
+            )
         ),
         training.pmap(
-            training.examination(net, teacher, phase, view, parts=config.parts)
+            training.examination(
+                net, teacher, phase, view, micro_batches=config.micro_batches
+            )
         ),
         net.layers,
     )

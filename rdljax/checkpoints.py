@@ -442,7 +442,7 @@ def about(
     *,
     tell: Callable[[str], Any] = warnings.warn,
 ) -> dict[str, Any]:
-    """Returns what `save` was told about a checkpoint, without reading its arrays.
+    """Returns what `save` was told about a checkpoint, once its files are hashed.
 
     Args:
       directory: The folder that holds the checkpoints.

@@ -37,8 +37,8 @@ class State(NamedTuple):
     Attributes:
       replicated: The same on all devices.
       per_device: Divided over the devices by rows (a bank): from `init` all of it,
-        leaves `[rows, ...]`; in `apply` this device's part, after which come rows of
-        zeros on the last device where their number does not divide.
+        leaves `[rows, ...]`; in `apply` this device's part. Where their number does not
+        divide, the last devices' parts are filled up with zeros.
     """
 
     replicated: PyTree = ()
@@ -491,8 +491,7 @@ def crd(
         if axis_name is not None:
             first = lax.pmean(first, axis_name)
             everyone = lax.all_gather(everyone, axis_name, tiled=True)
-        known = bank.normalizers > 0
-        bank = bank._replace(normalizers=jnp.where(known, bank.normalizers, first))
+        bank = _normalized(bank, first)
         loss = chosen.loss(s, t, bank, temperature=temperature)
         bank = objectives.update_bank(bank, *everyone, momentum=momentum)
         return loss, State(replicated={"bank": bank, "key": key})
@@ -554,25 +553,29 @@ def crd_sharded(
         first = device * count
         negative, counted = chosen.among(first, count)
 
+        def place(index):
+            """Among this device's rows; `count` for those of other devices."""
+            mine = (index >= first) & (index < first + count)
+            return jnp.where(mine, index - first, count)
+
         sums = objectives.exponentials_of_rows(
             s, t, rows, counted, temperature=temperature
         )
         sums, weight = over_devices((sums, jnp.sum(counted)))
         fresh = (sums * (examples / weight)).astype(rows.normalizers.dtype)
-        known = rows.normalizers > 0
-        rows = rows._replace(normalizers=jnp.where(known, rows.normalizers, fresh))
+        rows = _normalized(rows, fresh)
         part = objectives.crd_of_rows(
             s,
             t,
             rows,
-            _place(chosen.positives - first, count),
+            place(chosen.positives),
             negative,
             over_devices(jnp.sum(negative, axis=1)),
             examples,
             temperature=temperature,
         )
         moved = objectives.update_bank(
-            rows, s, t, _place(batch["index"] - first, count), momentum=momentum
+            rows, s, t, place(batch["index"]), momentum=momentum
         )
         replicated = {"normalizers": rows.normalizers, "key": key}
         return over_devices(part), State(replicated, (moved.student, moved.teacher))
@@ -580,9 +583,10 @@ def crd_sharded(
     return Term(init, apply)
 
 
-def _place(places: Array, count: int) -> Array:
-    """Places among a device's rows; `count` for those of other devices."""
-    return jnp.where((places < 0) | (places >= count), count, places)
+def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
+    """The bank with normalizers: those of the first batch, where it has none yet."""
+    known = bank.normalizers > 0
+    return bank._replace(normalizers=jnp.where(known, bank.normalizers, first))
 
 
 def crd_of_batch(

@@ -196,15 +196,15 @@ def body(
     optimizer: optax.GradientTransformation,
     view: View,
     *,
-    parts: int = 1,
+    micro_batches: int = 1,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """One step of a phase, as it runs on each device.
 
-    Where a batch is too large for the memory, the student sees it in `parts`, one after
-    the other, and keeps of each its activations alone; the loss is that of the whole
-    batch, relations between examples of different parts included, and for the gradient
-    each part is computed a second time. So the step is that of the whole batch, but for
-    batch normalisation, whose statistics are those of each part, and for what is
+    Where a batch is too large for the memory, the student sees it in micro-batches, one
+    after the other, and keeps of each its activations alone; the loss is that of the
+    whole batch, relations between examples of different micro-batches included, and for
+    the gradient each is computed a second time. So the step is that of the whole batch,
+    but for batch normalisation, whose statistics are those of each, and for what is
     dropped. The teacher sees the batch at once. (XLA:CPU is slow at convolutions in
     such a loop, and would keep everything without it.)
 
@@ -218,16 +218,16 @@ def body(
       phase: The phase, whose terms make the loss.
       optimizer: As given to `start`.
       view: What makes the batch.
-      parts: In how many parts the student sees a device's batch. (Gradient
-        accumulation: of the relations in each part alone the gradient would be that of
-        another loss.)
+      micro_batches: In how many the student sees a device's batch. (Gradient
+        accumulation; of the relations in each of them alone the gradient would be that
+        of another loss.)
 
     Returns:
       `step(state, arrays, batch, *, axis_name=None) -> (state, metrics)`. The batch is
       this device's; `state.per_device` is without its device axis. Metrics are the loss
       and the unweighted value of each term, the mean over the devices.
     """
-    run = _of_student(phase, parts)
+    run = _of_student(phase, micro_batches)
 
     def step(state, arrays, batch, *, axis_name=None):
         now, per_device = state
@@ -242,7 +242,7 @@ def body(
 
         def loss(trained):
             params = _combine(trained, frozen)
-            variables = {"params": params["student"], **now.model_state}
+            variables = _variables(now, params)
             seen, model_state = run(student, variables, batch["image"], dropout)
             total, values, remembered = _weighted_sum(
                 phase, params, state, seen, targets, batch, axis_name
@@ -286,7 +286,7 @@ class Finite(NamedTuple):
     layers: dict[str, dict[str, Array]]
     gradients: dict[str, dict[str, Array]]
 
-    def told(self, layers: Sequence[str] = ()) -> str | None:
+    def explanation(self, layers: Sequence[str] = ()) -> str | None:
         """What is not finite, in words, by the first place it shows; None if all is.
 
         Args:
@@ -325,7 +325,7 @@ def examination(
     phase: Phase,
     view: View,
     *,
-    parts: int = 1,
+    micro_batches: int = 1,
 ) -> Callable[..., tuple[TrainState, Finite]]:
     """What a step of a phase would compute, looked at for what is not finite.
 
@@ -336,50 +336,39 @@ def examination(
       teacher: Where the targets come from.
       phase: The phase, whose terms make the loss.
       view: What makes the batch.
-      parts: In how many parts the student sees the batch.
+      micro_batches: As given to `body`.
 
     Returns:
       `examine(state, arrays, batch, *, axis_name=None) -> (state, Finite)`, to be
       mapped as a step is. The state is that given.
     """
-    run = _of_student(phase, parts)
+    run = _of_student(phase, micro_batches)
 
     def examine(state, arrays, batch, *, axis_name=None):
         now = state.replicated
-
-        def finite(tree):
-            """By path, whether all numbers of an array are finite, on all devices."""
-            found = {}
-            for path, x in jax.tree_util.tree_leaves_with_path(tree):
-                if not jnp.issubdtype(x.dtype, jnp.inexact):
-                    continue
-                every = jnp.all(jnp.isfinite(x)).astype(jnp.int32)
-                every = every if axis_name is None else lax.pmin(every, axis_name)
-                found[jax.tree_util.keystr(path, simple=True, separator="/")] = every
-            return found
-
+        finite = functools.partial(_finite, axis_name=axis_name)
         batch = view(arrays.data, batch, jax.random.fold_in(now.key, now.step))
         targets = teacher.targets(arrays.teacher, batch)
         trained, frozen = _partition(now.params, phase)
         dropout = _dropout_key(now, axis_name)
 
         def activations(trained):
-            params = _combine(trained, frozen)
-            variables = {"params": params["student"], **now.model_state}
+            variables = _variables(now, _combine(trained, frozen))
             return run(student, variables, batch["image"], dropout)[0]
 
-        def value(name, trained, seen):
-            weight, term = phase.terms[name]
-            memory = terms.State(now.terms[name], state.per_device[name])
-            params = _combine(trained, frozen)[name]
-            loss, _ = term.apply(params, memory, seen, targets, batch, axis_name)
-            return _at(weight, now.step) * loss
+        def value(alone, trained, seen):
+            params = _combine(trained, frozen)
+            total, *_ = _weighted_sum(
+                alone, params, state, seen, targets, batch, axis_name
+            )
+            return total
 
         seen, pull = jax.vjp(activations, trained)
         values, layers, gradients = {}, {}, {}
-        for name in phase.terms:
+        for name, term in phase.terms.items():
+            alone = phase._replace(terms={name: term})
             values[name], (own, by_layer) = jax.value_and_grad(
-                functools.partial(value, name), argnums=(0, 1)
+                functools.partial(value, alone), argnums=(0, 1)
             )(trained, seen)
             layers[name] = by_layer
             gradients[name] = jax.tree.map(jnp.add, own, pull(by_layer)[0])
@@ -552,6 +541,22 @@ def _weighted_sum(
     return total, values, remembered
 
 
+def _variables(now: Replicated, params: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The student's Flax variables."""
+    return {"params": params["student"], **now.model_state}
+
+
+def _finite(tree: PyTree, axis_name: str | None) -> dict[str, Array]:
+    """By path, whether all numbers of an array are finite, on all devices."""
+    found = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            every = jnp.all(jnp.isfinite(x)).astype(jnp.int32)
+            every = every if axis_name is None else lax.pmin(every, axis_name)
+            found[jax.tree_util.keystr(path, simple=True, separator="/")] = every
+    return found
+
+
 def _in_training(
     student: Any, variables: dict[str, PyTree], images: Array, dropout: Array
 ) -> tuple[dict[str, Array], dict[str, PyTree]]:
@@ -573,37 +578,40 @@ def _in_evaluation(
     return student.apply(variables, images), state
 
 
-def _of_student(phase: Phase, parts: int) -> Callable:
+def _of_student(phase: Phase, micro_batches: int) -> Callable:
     """How a phase runs the student on a batch."""
     run = _in_training if _trains_student(phase) else _in_evaluation
-    return run if parts == 1 else _in_parts(run, parts)
+    return run if micro_batches == 1 else _accumulated(run, micro_batches)
 
 
-def _in_parts(run: Callable, parts: int) -> Callable:
-    """`run` of one part of the images after the other.
+def _accumulated(run: Callable, micro_batches: int) -> Callable:
+    """`run` of one micro-batch after the other.
 
-    Under `jax.checkpoint` nothing of a part is kept but what it answers, so that the
-    gradient of a loss of all parts takes the memory of one.
+    Under `jax.checkpoint` nothing of one is kept but what it answers, so that the
+    gradient of a loss of all of them takes the memory of one.
     """
 
-    def in_parts(student, variables, images, dropout):
+    def accumulated(student, variables, images, dropout):
         variables = dict(variables)
         params = variables.pop("params")
 
         @jax.checkpoint
-        def one(state, part):
-            images, key = part
+        def one(state, micro_batch):
+            images, key = micro_batch
             seen, state = run(student, {"params": params, **state}, images, key)
             return state, seen
 
         state, seen = lax.scan(
             one,
             variables,
-            (_split(images, parts, "parts"), jax.random.split(dropout, parts)),
+            (
+                _split(images, micro_batches, "micro-batches"),
+                jax.random.split(dropout, micro_batches),
+            ),
         )
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen), state
 
-    return in_parts
+    return accumulated
 
 
 def _mean(tree: PyTree, axis_name: str) -> PyTree:

@@ -60,10 +60,10 @@ loop.STEPS_IN_FLIGHT, loop.SECONDS_BETWEEN_CHECKPOINTS = 1, -1.0
 names = ("task", "hint", "rdl/pairs", "crd", "crd/sharded", "count")
 phase = training.Phase({name: setting.LOSS[name] for name in names}, epochs=2)
 student, teacher, arrays = setting.setting(training.AXIS)
-parts = (student, teacher, phase)
+setup = (student, teacher, phase)
 compiled = loop.Compiled(
-    training.pmap(training.body(*parts, setting.OPTIMIZER, setting.view)),
-    training.pmap(training.examination(*parts, setting.view)),
+    training.pmap(training.body(*setup, setting.OPTIMIZER, setting.view)),
+    training.pmap(training.examination(*setup, setting.view)),
     student.layers,
 )
 job = loop.Job("short", folder, 0, int(sys.argv[4]), setting.N, setting.BATCH, {})

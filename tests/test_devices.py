@@ -352,7 +352,7 @@ class TestMoments:
             )
             return jax.lax.pmean((value, gradient), "d")
 
-        assert rdm.forms.sums_pay(
+        assert rdm.forms.moments_move_less(
             *(jax.ShapeDtypeStruct((self.ROWS, p), float) for p in (4, 3)),
             rdm.distances.MeanSquared(),
             8,

@@ -263,8 +263,14 @@ class TestInterrupt:
         (tmp_path / "run" / "config.partial").write_text("{")
         assert call(f"--out={tmp_path / 'run'}", "--seeds=1", "--methods", "plain") == 0
 
-    def test_in_parts_and_half_precision(self, tmp_path):
-        settings = ["--parts=4", "--dtype=bfloat16", "--seeds=1", "--methods", "rdl"]
+    def test_in_micro_batches_and_half_precision(self, tmp_path):
+        settings = [
+            "--micro_batches=4",
+            "--dtype=bfloat16",
+            "--seeds=1",
+            "--methods",
+            "rdl",
+        ]
         assert call(f"--out={tmp_path / 'run'}", *settings) == 0
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert 0 < result["methods"]["rdl"]["test_error"]["mean"] < 95
@@ -314,7 +320,10 @@ WRONG = {
     "comparison": (["mnist_rdl", "--comparison=Person"], "did you mean 'Pearson'"),
     "method": (["mnist_rdl", "--methods", "plain", "kd+rld"], "did you mean 'rdl'"),
     "batch": (["mnist_rdl", "--batch=60"], "batch of 60 is impossible"),
-    "parts": (["mnist_rdl", "--parts=3"], "a device's 8 images do not divide by 3"),
+    "micro-batches": (
+        ["mnist_rdl", "--micro_batches=3"],
+        "a device's 8 images do not divide by 3",
+    ),
     "too large": (["mnist_rdl", "--batch=8000"], "with 3500 training images"),
     "weights": (["mnist_rdl", "--layer_weights", "1", "2"], "a weight for each layer"),
     "twice": (["mnist_rdl", "--methods", "kd", "kd"], "each once"),

@@ -656,8 +656,8 @@ def test_a_restored_state_continues_to_the_same_bits(tmp_path):
     )
 
 
-class TestParts:
-    """The batch in parts: the loss of the whole batch, the memory of a part."""
+class TestMicroBatches:
+    """The loss of the whole batch, the memory of a micro-batch."""
 
     LOSS = {k: LOSS[k] for k in ("task", "hint", "rdl", "crd")} | {
         "sp": (
@@ -668,13 +668,15 @@ class TestParts:
         ),
     }
 
-    def go(self, student, parts, devices=1, steps=3):
+    def go(self, student, count, devices=1, steps=3):
         _, teacher, arrays = setting()
         chosen = jax.local_devices()[:devices]
         phase = training.Phase(self.LOSS, epochs=1)
         state = begin(student, teacher, arrays, devices, phase)
         arrays = training.replicate(arrays, chosen)
-        body = training.body(student, teacher, phase, OPTIMIZER, view, parts=parts)
+        body = training.body(
+            student, teacher, phase, OPTIMIZER, view, micro_batches=count
+        )
         step = training.pmap(body, chosen)
         metrics = []
         for batch in batches(steps):
@@ -682,16 +684,16 @@ class TestParts:
             metrics.append(jax.device_get(metric))
         return jax.device_get(state.replicated), metrics
 
-    @pytest.mark.parametrize(("parts", "devices"), [(2, 1), (8, 1), (4, 2)])
-    def test_the_step_is_that_of_the_whole_batch(self, parts, devices):
+    @pytest.mark.parametrize(("count", "devices"), [(2, 1), (8, 1), (4, 2)])
+    def test_the_step_is_that_of_the_whole_batch(self, count, devices):
         net = nets.mlp.MLP(CLASSES, widths=(8,))
-        found, found_metrics = self.go(net, parts, devices)
+        found, found_metrics = self.go(net, count, devices)
         expected, expected_metrics = self.go(net, 1, 1)
         assert_close(found_metrics, expected_metrics, 1e-5)
         assert_close(found, expected, 1e-5)
 
-    def test_of_parts_alone_the_relations_would_be_others(self):
-        # What accumulated gradients of each part's own loss would be.
+    def test_of_micro_batches_alone_the_relations_would_be_others(self):
+        # What accumulated gradients of each one's own loss would be.
         student, teacher, arrays = setting()
         net = nets.mlp.MLP(CLASSES, widths=(8,))
         state = begin(net, teacher, arrays, phase=training.Phase(self.LOSS, 1))
@@ -703,7 +705,7 @@ class TestParts:
         halves = [objectives.sp(seen[i:][:8], taught[i:][:8]) for i in (0, 8)]
         assert abs(np.mean(halves) / whole - 1) > 0.2
 
-    def test_normalisation_is_that_of_each_part(self):
+    def test_normalisation_is_that_of_each_micro_batch(self):
         student, teacher, arrays = setting()
         phase = training.Phase(self.LOSS, epochs=1)
         state = begin(student, teacher, arrays, 1, phase)
@@ -725,7 +727,7 @@ class TestParts:
             "label": jnp.zeros(256, jnp.int32),
         }
 
-        def memory(parts):
+        def memory(count):
             see = lambda data, batch, key: data  # noqa: E731
             arrays = training.Arrays((), data)
             state = jax.eval_shape(
@@ -737,7 +739,9 @@ class TestParts:
                     optimizer,
                 )
             )
-            body = training.body(net, nobody, phase, optimizer, see, parts=parts)
+            body = training.body(
+                net, nobody, phase, optimizer, see, micro_batches=count
+            )
             compiled = jax.jit(body).lower(state, arrays, {}).compile()
             return compiled.memory_analysis().temp_size_in_bytes
 
@@ -745,7 +749,9 @@ class TestParts:
 
     def test_a_batch_must_divide(self):
         net = nets.mlp.MLP(CLASSES, widths=(8,))
-        with pytest.raises(ValueError, match="batch of 16 does not divide by 3 parts"):
+        with pytest.raises(
+            ValueError, match="batch of 16 does not divide by 3 micro-batches"
+        ):
             self.go(net, 3)
 
 
@@ -801,7 +807,7 @@ def root_of_zero(student, teacher):
 class TestExamination:
     """What is not finite is found, by the name of term and layer."""
 
-    def told(self, phase=None, change=lambda state, arrays: (state, arrays), devices=2):
+    def explanation(self, phase=None, change=lambda state, arrays: (state, arrays), devices=2):
         student, teacher, arrays = setting(training.AXIS)
         chosen = jax.local_devices()[:devices]
         phase = training.Phase({"task": LOSS["task"], **(phase or {})}, 1)
@@ -813,10 +819,13 @@ class TestExamination:
         before = jax.device_get(key_words(state))
         state, found = training.pmap(examine, chosen)(state, arrays, batch)
         jax.tree.map(np.testing.assert_array_equal, before, key_words(state))
-        return jax.device_get(found).told(student.layers)
+        return jax.device_get(found).explanation(student.layers)
 
     def test_nothing(self):
-        assert self.told({k: LOSS[k] for k in ("rdl", "vid", "crd/sharded")}) is None
+        assert (
+            self.explanation({k: LOSS[k] for k in ("rdl", "vid", "crd/sharded")})
+            is None
+        )
 
     @pytest.mark.parametrize("devices", [1, 8])
     def test_a_term_and_its_layer(self, devices):
@@ -825,7 +834,7 @@ class TestExamination:
         right = terms.between("pooled", terms.plain(objectives.rkd_distance))
         phase = {"at/x": (1.0, wrong), "right": (1.0, right)}
         expected = "the term at/x is not finite: layers logits"
-        assert self.told(phase, devices=devices) == expected
+        assert self.explanation(phase, devices=devices) == expected
 
     def test_the_layer_of_a_term_of_several(self):
         def objective(student, teacher):
@@ -834,16 +843,16 @@ class TestExamination:
         both = {"pooled": "pooled", "logits": "logits"}
         phase = {"two": (1.0, terms.between(both, terms.plain(objective)))}
         expected = "the gradient of the term two is not finite: layers pooled"
-        assert self.told(phase) == expected
+        assert self.explanation(phase) == expected
 
     def test_a_sum_that_is_too_large(self):
         def large(student, teacher):
             return jnp.float32(3e38) + 0 * jnp.sum(student)
 
         two = {k: (1.0, terms.between("pooled", terms.plain(large))) for k in "ab"}
-        assert self.told(two) == "the loss is not finite, all terms are"
+        assert self.explanation(two) == "the loss is not finite, all terms are"
         weighted = {"a": (1e5, two["a"][1])}
-        assert self.told(weighted).startswith("the term a is not finite")
+        assert self.explanation(weighted).startswith("the term a is not finite")
 
     def test_what_a_term_remembers(self):
         def change(state, arrays):
@@ -856,7 +865,7 @@ class TestExamination:
             "the state is not finite before it: per_device/crd/sharded/0, "
             "per_device/crd/sharded/1"
         )
-        assert self.told(phase, change) == expected
+        assert self.explanation(phase, change) == expected
 
     def test_the_parameters_of_a_term(self):
         def apply(params, state, student, teacher, batch, axis_name=None):
@@ -864,7 +873,7 @@ class TestExamination:
 
         init = lambda *_: ({"scale": jnp.ones(3)}, terms.State())  # noqa: E731
         expected = "the gradient of the term own is not finite: parameters own/scale"
-        assert self.told({"own": (1.0, terms.Term(init, apply))}) == expected
+        assert self.explanation({"own": (1.0, terms.Term(init, apply))}) == expected
 
     def scaled(self, factor):
         def change(state, arrays):
@@ -877,7 +886,7 @@ class TestExamination:
 
     def test_a_layer_of_the_student(self):
         # Of several the first in depth order is named.
-        told = self.told(change=self.scaled(1e38))
+        told = self.explanation(change=self.scaled(1e38))
         expected = "the student's layers are not finite, the first is pooled, logits"
         assert told == expected
 
@@ -887,10 +896,10 @@ class TestExamination:
             return state, arrays._replace(teacher=teacher)
 
         kd = {"kd": LOSS["kd"]}
-        assert "teacher's layers are not finite: logits" in self.told(kd, change)
+        assert "teacher's layers are not finite: logits" in self.explanation(kd, change)
 
     def test_parameters(self):
-        assert self.told(change=self.scaled(np.nan)) == (
+        assert self.explanation(change=self.scaled(np.nan)) == (
             "the state is not finite before it: params/student/BatchNorm_0/bias, "
             "params/student/BatchNorm_0/scale, params/student/Dense_0/kernel and 2 more"
         )

@@ -1,5 +1,6 @@
 """Contrastive objectives: each example against others, in a memory bank."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -87,9 +88,7 @@ def crd(
         count = jnp.asarray(indices.shape[1] - 1, scores.dtype)
         return _nce(scores[:, 0], scores[:, 1:], None, count, normalizer, len(keys))
 
-    return direction(student, bank.teacher, bank.normalizers[0]) + direction(
-        teacher, bank.student, bank.normalizers[1]
-    )
+    return _both_ways(direction, student, teacher, bank)
 
 
 @_layerwise.single(_rows_of_same_shape, teacher_is_fixed=False)
@@ -157,9 +156,7 @@ def crd_shared(
             count = jnp.sum(weights.astype(scores.dtype), axis=1)
         return _nce(positives, scores, weights, count, normalizer, len(keys))
 
-    return direction(student, bank.teacher, bank.normalizers[0]) + direction(
-        teacher, bank.student, bank.normalizers[1]
-    )
+    return _both_ways(direction, student, teacher, bank)
 
 
 def crd_of_rows(
@@ -189,7 +186,14 @@ def crd_of_rows(
       temperature: As for `crd`.
 
     Returns:
-      A scalar in nats.
+      A scalar in nats: summed over all rows, `crd` (or `crd_shared`) of the whole bank.
+
+    Raises:
+      ValueError: Rows of other units than the embeddings.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, eqs. 17 to 19.
     """
     _layerwise.check_above_zero("temperature", temperature)
     rows = _checked(rows, student.shape[1])
@@ -204,9 +208,7 @@ def crd_of_rows(
         losses = _nce_each(positive, scores, negatives, count, normalizer, n)
         return jnp.mean(jnp.where(here, losses[0], 0) + losses[1])
 
-    return direction(student, rows.teacher, rows.normalizers[0]) + direction(
-        teacher, rows.student, rows.normalizers[1]
-    )
+    return _both_ways(direction, student, teacher, rows)
 
 
 def exponentials_of_rows(
@@ -229,8 +231,12 @@ def exponentials_of_rows(
     Returns:
       `[2]`: the weighted sums of exponentiated scores. Those of all rows, divided by
       the sum of the weights and times the rows of the bank, are its `normalizers`.
+
+    Raises:
+      ValueError: Rows of other units than the embeddings.
     """
     _layerwise.check_above_zero("temperature", temperature)
+    rows = _checked(rows, student.shape[1])
 
     def one(anchors, keys):
         scores = _geometry.inner(anchors, keys.astype(anchors.dtype))
@@ -321,6 +327,14 @@ def update_bank(
     return bank._replace(
         student=moved(bank.student, student), teacher=moved(bank.teacher, teacher)
     )
+
+
+def _both_ways(
+    direction: Callable[..., Array], student: Array, teacher: Array, bank: Bank
+) -> Array:
+    """The student against the teacher's bank, and the teacher against the student's."""
+    first = direction(student, bank.teacher, bank.normalizers[0])
+    return first + direction(teacher, bank.student, bank.normalizers[1])
 
 
 def _checked(bank: Bank, units: int) -> Bank:

@@ -179,10 +179,10 @@ def chosen(student: Array, teacher: Array, weights, distance, comparison):
     return Tiles()
 
 
-def sums_pay(student: Array, teacher: Array, distance, devices: int) -> bool:
-    """Whether sums over stimuli move fewer numbers than gathering the stimuli does.
+def moments_move_less(student: Array, teacher: Array, distance, devices: int) -> bool:
+    """Whether summing moments moves fewer numbers than gathering the stimuli does.
 
-    For value and gradient: sums go there and back in either; of what is gathered the
+    For value and gradient: in both, sums go there and back; of what is gathered the
     student's gradient goes back.
 
     Args:
@@ -196,8 +196,8 @@ def sums_pay(student: Array, teacher: Array, distance, devices: int) -> bool:
     return 4 * _moments.size_of_sums(p, q) < gathered
 
 
-def products_pay(student: Array, teacher: Array, devices: int) -> bool:
-    """Whether products of all stimuli move fewer numbers than gathering them does.
+def products_move_less(student: Array, teacher: Array, devices: int) -> bool:
+    """Whether summing products moves fewer numbers than gathering the stimuli does.
 
     Args:
       student: A device's stimuli `[n, ...]`.
@@ -240,9 +240,13 @@ def _over_devices(
             form = chosen(*everyone, weights, distance, comparison)
         embedded = isinstance(distance, distances.Embedded)
         if embedded and isinstance(form, Moments):
-            if sums_pay(student, teacher, distance, devices):
+            if moments_move_less(student, teacher, distance, devices):
                 return form(student, teacher, weights, distance, comparison, axis)
-        elif embedded and form == Dense() and products_pay(student, teacher, devices):
+        elif (
+            embedded
+            and form == Dense()
+            and products_move_less(student, teacher, devices)
+        ):
             student, teacher = (
                 _matrix_over_devices(x, distance, axis) for x in (student, teacher)
             )
