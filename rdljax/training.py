@@ -15,6 +15,8 @@ devices an axis name only, so the same body runs under `pmap`, `vmap(axis_name=.
 """
 
 import functools
+import operator
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,9 +32,13 @@ from rdljax import _names, teachers, terms
 Array = jax.Array
 PyTree = Any
 Batch = Mapping[str, Array]
-Weight = float | Callable[[Array], Array]
+Weight = float | Array | Callable[[Array], Array]
 # From the data on the device, a batch and a key to the batch that nets and terms see.
 View = Callable[[PyTree, Batch, Array], Batch]
+
+# `step(state, arrays, batch) -> (state, metrics)`; before it is mapped it takes an
+# `axis_name` too.
+Step = Callable[..., tuple["TrainState", dict[str, Array]]]
 
 AXIS = "devices"
 
@@ -63,7 +69,8 @@ class Replicated(NamedTuple):
       model_state: The student's other variables, such as running statistics.
       opt_state: The optimizer's state, for what the phase trains.
       terms: By term, what it remembers.
-      key: Where the phase's randomness comes from.
+      key: Where the phase's randomness comes from, but for the view's.
+      view_key: Where the view's comes from.
     """
 
     step: Array
@@ -72,6 +79,7 @@ class Replicated(NamedTuple):
     opt_state: PyTree
     terms: dict[str, PyTree]
     key: Array
+    view_key: Array
 
 
 class TrainState(NamedTuple):
@@ -109,6 +117,7 @@ def init(
     arrays: Arrays,
     batch: Batch,
     devices: int | None = None,
+    view_key: Array | None = None,
 ) -> TrainState:
     """The state before the first phase; `start` readies it for a phase.
 
@@ -124,6 +133,8 @@ def init(
       batch: A batch; only its shapes count.
       devices: Over how many devices the step will be mapped, all by default: those of
         all processes.
+      view_key: The random key of the view, if it is not to follow from `key`: trainings
+        with the same one see the same images, given the same batches.
 
     Raises:
       ValueError: A term is called "student" or "loss", or a name stands for different
@@ -160,6 +171,7 @@ def init(
             opt_state=(),
             terms={name: state.replicated for name, state in states.items()},
             key=phase_key,
+            view_key=phase_key if view_key is None else view_key,
         ),
         per_device={
             name: jax.tree.map(lambda x: _divided(x, count), state.per_device)
@@ -180,11 +192,17 @@ def start(
 
     Raises:
       UnknownName: The phase trains something that is not among the parameters.
+      ValueError: The state is that of several trainings.
     """
+    _check_one(state)
     trained, _ = _partition(state.replicated.params, phase)
-    key, _ = jax.random.split(state.replicated.key)
+    keys = (state.replicated.key, state.replicated.view_key)
+    key, view_key = (jax.random.split(key)[0] for key in keys)
     replicated = state.replicated._replace(
-        step=jnp.zeros((), jnp.int32), opt_state=optimizer.init(trained), key=key
+        step=jnp.zeros((), jnp.int32),
+        opt_state=optimizer.init(trained),
+        key=key,
+        view_key=view_key,
     )
     return state._replace(replicated=replicated)
 
@@ -197,7 +215,7 @@ def body(
     view: View,
     *,
     micro_batches: int = 1,
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+) -> Step:
     """One step of a phase, as it runs on each device.
 
     Where a batch is too large for the memory, the student sees it in micro-batches, one
@@ -235,15 +253,19 @@ def body(
         def mean(tree):
             return tree if axis_name is None else _mean(tree, axis_name)
 
-        batch = view(arrays.data, batch, jax.random.fold_in(now.key, now.step))
-        targets = teacher.targets(arrays.teacher, batch)
+        with jax.named_scope("view"):
+            key = jax.random.fold_in(now.view_key, now.step)
+            batch = view(arrays.data, batch, key)
+        with jax.named_scope("teacher"):
+            targets = teacher.targets(arrays.teacher, batch)
         dropout = _dropout_key(now, axis_name)
         trained, frozen = _partition(now.params, phase)
 
         def loss(trained):
             params = _combine(trained, frozen)
             variables = _variables(now, params)
-            seen, model_state = run(student, variables, batch["image"], dropout)
+            with jax.named_scope("student"):
+                seen, model_state = run(student, variables, batch["image"], dropout)
             total, values, remembered = _weighted_sum(
                 phase, params, state, seen, targets, batch, axis_name
             )
@@ -252,10 +274,13 @@ def body(
         (total, (values, remembered, model_state)), gradient = jax.value_and_grad(
             loss, has_aux=True
         )(trained)
-        updates, opt_state = optimizer.update(mean(gradient), now.opt_state, trained)
+        gradient = mean(gradient)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(gradient, now.opt_state, trained)
+            trained = optax.apply_updates(trained, updates)
         new = now._replace(
             step=now.step + 1,
-            params=_combine(optax.apply_updates(trained, updates), frozen),
+            params=_combine(trained, frozen),
             # Equal already where the net synchronises its statistics itself.
             model_state=mean(model_state),
             opt_state=opt_state,
@@ -347,7 +372,7 @@ def examination(
     def examine(state, arrays, batch, *, axis_name=None):
         now = state.replicated
         finite = functools.partial(_finite, axis_name=axis_name)
-        batch = view(arrays.data, batch, jax.random.fold_in(now.key, now.step))
+        batch = view(arrays.data, batch, jax.random.fold_in(now.view_key, now.step))
         targets = teacher.targets(arrays.teacher, batch)
         trained, frozen = _partition(now.params, phase)
         dropout = _dropout_key(now, axis_name)
@@ -385,24 +410,241 @@ def examination(
     return examine
 
 
-def pmap(
-    step: Callable[..., tuple[TrainState, dict[str, Array]]],
-    devices: Sequence[jax.Device] | None = None,
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+def successive(step: Step, *, unrolled: bool = False) -> Step:
+    """Several steps as one, so that the host is asked once for all of them.
+
+    Args:
+      step: From `body` or `together`.
+      unrolled: Written out one after the other, which takes as many times as long to
+        compile, and not as a loop on the device: XLA:CPU is 10 to 40 times slower at
+        the gradients of convolutions in a loop.
+
+    Returns:
+      `steps(state, arrays, batches, *, axis_name=None) -> (state, metrics)`, to be
+      mapped as a step is. Batches and metrics have leaves `[steps, ...]`.
+    """
+
+    def steps(state, arrays, batches, *, axis_name=None):
+        def next_step(state, batch):
+            return step(state, arrays, batch, axis_name=axis_name)
+
+        if unrolled and jax.tree.leaves(batches)[0].shape[0] == 1:
+            # `scan` makes a loop of one step that is to be unrolled.
+            state, metrics = next_step(state, jax.tree.map(lambda x: x[0], batches))
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return lax.scan(next_step, state, batches, unroll=unrolled or 1)
+
+    return steps
+
+
+def together(step: Step, *, unrolled: bool = False) -> Step:
+    """The steps of several trainings as one program, vectorised over their states.
+
+    Where the trainings share their view's key (`stacked`), they share their batches
+    too, and what follows from these alone is computed once: the view, and the teacher.
+
+    Args:
+      step: From `body`.
+      unrolled: Written out one after the other, not vectorised: XLA:CPU is slow at
+        convolutions whose kernels differ from example to example.
+
+    Returns:
+      `step(state, arrays, batch, *, axis_name=None) -> (state, metrics)`, to be mapped
+      as a step is. The state is that of `stacked`; the batch has leaves
+      `[trainings, ...]`, or is the one that all share; metrics are `[trainings]`.
+    """
+    return together_with(lambda _: step, (), unrolled=unrolled)
+
+
+def together_with(
+    step_of: Callable[[PyTree], Step], numbers: PyTree, *, unrolled: bool = False
+) -> Step:
+    """`together`, of trainings that differ in numbers: weights, temperatures, rates.
+
+        kd = terms.between("logits", terms.plain(objectives.kd))
+
+        def weighing(weight):
+            phase = training.Phase({"task": (1.0, task), "kd": (weight, kd)}, epochs=20)
+            return training.body(net, teacher, phase, optimizer, view)
+
+        step = training.together_with(weighing, jnp.array([0.1, 0.3, 1.0]))
+
+    Args:
+      step_of: From the numbers of one training to its step.
+      numbers: Leaves `[trainings, ...]`.
+      unrolled: As for `together`.
+
+    Returns:
+      As `together`.
+    """
+
+    def steps(state, arrays, batch, *, axis_name=None):
+        def one(numbers, state, batch):
+            return step_of(numbers)(state, arrays, batch, axis_name=axis_name)
+
+        shared = state.replicated.view_key.ndim == 0
+        if unrolled:
+
+            def alone(number):
+                pick = operator.itemgetter(number)
+                own = batch if shared else jax.tree.map(pick, batch)
+                taken = _taken(state, number, axis=0)
+                return one(jax.tree.map(pick, numbers), taken, own)
+
+            count = state.replicated.key.shape[0]
+            states, metrics = zip(*map(alone, range(count)), strict=True)
+            metrics = jax.tree.map(lambda *x: jnp.stack(x), *metrics)
+            return _stack(states, shared, axis=0), metrics
+        axes = TrainState(_axes(shared), per_device=0)
+        return jax.vmap(
+            one, in_axes=(0, axes, None if shared else 0), out_axes=(axes, 0)
+        )(numbers, state, batch)
+
+    return steps
+
+
+def stacked(states: Sequence[TrainState], *, same_view: bool = False) -> TrainState:
+    """The states of several trainings as one, for `together`.
+
+    Args:
+      states: All at the same step, for the same number of devices.
+      same_view: They see the same batches, through a view with the first one's key.
+
+    Returns:
+      Leaves `[trainings, ...]`, of `per_device` `[devices, trainings, ...]`.
+
+    Raises:
+      ValueError: They are at different steps.
+    """
+    numbers = [state.replicated.step for state in states]
+    known = [int(n) for n in numbers if not isinstance(n, jax.core.Tracer)]
+    if len({*known}) > 1:
+        raise ValueError(f"trainings together must be at one step, got {known}")
+
+    return _stack(states, same_view, axis=1)
+
+
+def one_of(state: TrainState, number: int) -> TrainState:
+    """The state of one of several trainings (`stacked`), counted from 0."""
+    return _taken(state, number, axis=1)
+
+
+def _check_one(state: TrainState) -> None:
+    if state.replicated.key.ndim:
+        raise ValueError(
+            "expected the state of one training (`one_of`), not of several"
+        )
+
+
+def _axes(same_view: bool) -> Replicated:
+    """Which axis has the trainings."""
+    return Replicated(None, 0, 0, 0, 0, 0, None if same_view else 0)
+
+
+def _stack(states: Sequence[TrainState], same_view: bool, axis: int) -> TrainState:
+    """`stacked`, where `per_device` has the trainings along an axis."""
+
+    def one(axis, *trees):
+        if axis is None:
+            return trees[0]
+        return jax.tree.map(lambda *x: jnp.stack(x, axis), *trees)
+
+    return TrainState(
+        Replicated(*map(one, _axes(same_view), *(s.replicated for s in states))),
+        one(axis, *(state.per_device for state in states)),
+    )
+
+
+def _taken(state: TrainState, number: int, axis: int) -> TrainState:
+    """`one_of`, where `per_device` has the trainings along an axis."""
+
+    def one(axis, tree):
+        if axis is None:
+            return tree
+        return jax.tree.map(lambda x: x[(slice(None),) * axis + (number,)], tree)
+
+    axes = _axes(state.replicated.view_key.ndim == 0)
+    return TrainState(
+        Replicated(*map(one, axes, state.replicated)), one(axis, state.per_device)
+    )
+
+
+def pmap(step: Step, devices: Sequence[jax.Device] | None = None) -> Step:
     """A step mapped over devices, all local ones by default.
 
     The replicated state stays replicated without a leading axis. The state given is
     donated: its buffers are reused, do not read it afterwards.
 
     Args:
-      step: From `body` or `examination`.
+      step: From `body`, `successive`, `together` or `examination`.
       devices: The devices to map over.
 
     Returns:
       `step(state, arrays, batch) -> (state, metrics)` for a batch from `shard` and
       arrays from `replicate`.
     """
-    mapped = jax.pmap(
+    return _placing(_mapped(step, devices), devices)
+
+
+class Program(NamedTuple):
+    """A step that is compiled.
+
+    Attributes:
+      step: As `pmap` answers it, for these shapes alone.
+      seconds: How long it took to compile.
+      memory: Bytes that a call takes on each device, its arguments included: XLA's own
+        account, which does not know of what else is there.
+      arguments: Bytes of these: of state, arrays and batch, what the step looks at.
+      operations: Floating-point operations of a call on each device, by XLA's count (of
+        a loop's body once); None where it does not count.
+    """
+
+    step: Step
+    seconds: float
+    memory: int
+    arguments: int
+    operations: float | None
+
+
+def compiled(
+    step: Step,
+    state: TrainState,
+    arrays: Arrays,
+    batch: Batch,
+    devices: Sequence[jax.Device] | None = None,
+) -> Program:
+    """A step as `pmap` maps it, compiled before its first call.
+
+    Args:
+      step: As for `pmap`.
+      state: A state, or its shapes (`jax.eval_shape`); so are arrays and batch.
+      arrays: As the step is given.
+      batch: As from `shard`.
+      devices: As for `pmap`.
+    """
+    begin = time.perf_counter()
+    program = _mapped(step, devices).lower(state, arrays, batch).compile()
+    seconds = time.perf_counter() - begin
+    taken = program.memory_analysis()
+    memory = (
+        taken.argument_size_in_bytes
+        + taken.output_size_in_bytes
+        - taken.alias_size_in_bytes  # What is donated is argument and output.
+        + taken.temp_size_in_bytes
+        + taken.generated_code_size_in_bytes
+    )
+    costs = program.cost_analysis() or {}
+    return Program(
+        _placing(program, devices),
+        seconds,
+        memory,
+        taken.argument_size_in_bytes,
+        costs.get("flops"),
+    )
+
+
+def _mapped(step: Step, devices: Sequence[jax.Device] | None) -> Any:
+    return jax.pmap(
         functools.partial(step, axis_name=AXIS),
         axis_name=AXIS,
         in_axes=(TrainState(None, 0), None, 0),
@@ -410,6 +652,10 @@ def pmap(
         donate_argnums=0,
         devices=devices,
     )
+
+
+def _placing(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
+    """A mapped step that takes a state from anywhere."""
     everywhere = _sharding(devices)
     where = TrainState(everywhere, _sharding(devices, AXIS))
 
@@ -424,25 +670,27 @@ def pmap(
     return run
 
 
-def shard(batch: Batch, devices: int | None = None) -> Batch:
+def shard(batch: Batch, devices: int | None = None, *, axis: int = 0) -> Batch:
     """A batch `[batch, ...]` as `[devices, batch / devices, ...]`.
 
     Args:
       batch: This process's part of the batch (`of_this_process`), which is all of it
         where there is one process.
       devices: Over how many devices of this process, all by default.
+      axis: Which axis has the examples. Those before it, of steps (`successive`) and of
+        trainings (`together`), follow that of the devices.
 
     Raises:
       ValueError: The batch is empty or does not divide by the devices.
     """
     count = jax.local_device_count() if devices is None else devices
-    return jax.tree.map(lambda x: _split(x, count, "devices"), batch)
+    return jax.tree.map(lambda x: _split(x, count, "devices", axis), batch)
 
 
-def of_this_process(batch: Batch) -> Batch:
+def of_this_process(batch: Batch, *, axis: int = 0) -> Batch:
     """This process's part of a batch that all processes know: its rows `[batch, ...]`.
 
-    A process that reads data of its own has its part already.
+    A process that reads data of its own has its part already. `axis` as for `shard`.
 
     Raises:
       ValueError: The batch is empty or does not divide by the processes.
@@ -450,7 +698,7 @@ def of_this_process(batch: Batch) -> Batch:
     count, me = jax.process_count(), jax.process_index()
     if count == 1:
         return batch
-    return jax.tree.map(lambda x: _split(x, count, "processes")[me], batch)
+    return jax.tree.map(lambda x: _split(x, count, "processes", axis)[me], batch)
 
 
 def whole(state: TrainState) -> TrainState:
@@ -474,7 +722,11 @@ def divided_as(state: TrainState, like: TrainState) -> TrainState:
     Args:
       state: Restored, or from `whole`.
       like: From `init`, for the devices wanted; only shapes count.
+
+    Raises:
+      ValueError: The state is that of several trainings.
     """
+    _check_one(state)
 
     def one(x, target):
         rows = jnp.reshape(x, (-1, *x.shape[2:]))
@@ -489,11 +741,11 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTr
     return jax.device_put(tree, _sharding(devices))
 
 
-def _split(x: Array, count: int, over: str) -> Array:
-    size = x.shape[0]
+def _split(x: Array, count: int, over: str, axis: int = 0) -> Array:
+    before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     if size % count or not size:
         raise ValueError(f"a batch of {size} does not divide by {count} {over}")
-    return x.reshape(count, size // count, *x.shape[1:])
+    return np.moveaxis(x.reshape(*before, count, size // count, *after), axis, 0)
 
 
 def _divided(x: Array, devices: int, rows: int | None = None) -> Array:
@@ -534,9 +786,10 @@ def _weighted_sum(
     total, values, remembered = 0.0, {}, {}
     for name, (weight, term) in phase.terms.items():
         memory = terms.State(state.replicated.terms[name], state.per_device[name])
-        values[name], remembered[name] = term.apply(
-            params[name], memory, seen, targets, batch, axis_name
-        )
+        with jax.named_scope(f"terms/{name}"):
+            values[name], remembered[name] = term.apply(
+                params[name], memory, seen, targets, batch, axis_name
+            )
         total += _at(weight, state.replicated.step) * values[name]
     return total, values, remembered
 

@@ -52,7 +52,7 @@ ALLOWED = {
         "_names",
         "_geometry",
     },
-    "teachers": {"jax", "terms", "nets", "checkpoints"},
+    "teachers": {"jax", "terms", "nets", "checkpoints", "_names"},
     "training": {
         "jax",
         "numpy",

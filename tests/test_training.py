@@ -1,8 +1,10 @@
 """The step: the same on one device and on eight, and through a checkpoint."""
 
+import contextlib
 import functools
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -224,6 +226,34 @@ def test_a_scalar_cannot_be_divided():
     phase = training.Phase({"own": (1.0, terms.Term(init, None))}, 1)
     with pytest.raises(ValueError, match="'own' divides a scalar"):
         begin(*setting(), phase=phase)
+
+
+class TestNames:
+    """Traces name the parts of a step, which are the same numbers for that."""
+
+    names = ("task", "kd", "rdl/pairs")
+    parts = ("view", "teacher", "student", "optimizer", *(f"terms/{n}" for n in names))
+
+    def lowered(self):
+        student, teacher, arrays = setting()
+        phase = training.Phase({name: LOSS[name] for name in self.names}, epochs=1)
+        state = begin(student, teacher, arrays, phase=phase)
+        step = training.body(student, teacher, phase, OPTIMIZER, view)
+        return jax.jit(step).lower(state, arrays, batches(1)[0])
+
+    def test_the_compiled_step_names_each_part(self):
+        text = self.lowered().compile().as_text()
+        for part in self.parts:
+            # `jit(step)/view/...`, `jit(step)/transpose(jvp(student))/...`
+            assert re.search(rf'op_name="[^"]*[/(]{part}[/)]', text), part
+
+    def test_the_program_is_that_without_names(self, monkeypatch):
+        named = self.lowered()
+        monkeypatch.setattr(jax, "named_scope", lambda _: contextlib.nullcontext())
+        plain = self.lowered()
+        assert "terms/kd" in named.as_text(debug_info=True)
+        assert "terms/kd" not in plain.as_text(debug_info=True)
+        assert named.as_text() == plain.as_text()
 
 
 class TestProcesses:
@@ -807,7 +837,9 @@ def root_of_zero(student, teacher):
 class TestExamination:
     """What is not finite is found, by the name of term and layer."""
 
-    def explanation(self, phase=None, change=lambda state, arrays: (state, arrays), devices=2):
+    def explanation(
+        self, phase=None, change=lambda state, arrays: (state, arrays), devices=2
+    ):
         student, teacher, arrays = setting(training.AXIS)
         chosen = jax.local_devices()[:devices]
         phase = training.Phase({"task": LOSS["task"], **(phase or {})}, 1)
