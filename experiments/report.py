@@ -103,7 +103,7 @@ def table(summary: dict) -> str:
         _head(summary),
         _methods(summary),
         "Agreement (Pearson) by layer:",
-        _grid(["method", *layers], by_layer),
+        grid(["method", *layers], by_layer),
     ]
     if summary["mcnemar"]:
         tests = [
@@ -114,7 +114,7 @@ def table(summary: dict) -> str:
         only = [f"right: only {baseline}", "only the method"]
         parts += [
             f"McNemar's test against {baseline}, seed by seed:",
-            _grid(["method", "seed", *only, "p", "p, Holm"], tests),
+            grid(["method", "seed", *only, "p", "p, Holm"], tests),
         ]
     parts.append(f"Training took {summary['seconds']:.0f} s on {summary['device']}.")
     return "\n\n".join(parts) + "\n"
@@ -163,7 +163,7 @@ def _methods(summary: dict) -> str:
         ]
         for name, of in summary["methods"].items()
     ]
-    return _grid(columns, rows)
+    return grid(columns, rows)
 
 
 def _plus_minus(spread: dict, digits: int) -> str:
@@ -187,7 +187,7 @@ def _significant(name: str, tests: list[dict], seeds: int) -> str:
     return f"{sum(mine)} of {seeds}" if mine else "–"
 
 
-def _grid(columns: list[str], rows: list[list]) -> str:
+def grid(columns: list[str], rows: list[list]) -> str:
     """A Markdown table whose source is aligned too."""
     cells = [[str(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -10,7 +10,11 @@ from typing import Any
 from experiments import command, loop, report
 from experiments import config as configs
 
-OF_THE_CALL = ("out", "resume", "overwrite")
+# What changes nothing but rounding, and the time.
+OF_THE_CALL = (
+    *("out", "resume", "overwrite"),
+    *("driver", "together", "stream", "compilation_cache", "profile"),
+)
 
 
 def settings(config: configs.Config) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 # Emulated CPU devices wait forever for each other when XLA has too few threads (before
@@ -32,12 +32,14 @@ import tyro
 import rdljax
 from experiments import command as commands
 from experiments import config as configs
-from experiments import data, loop, report, weights
+from experiments import data, loop, profile, programs, report, weights
 from experiments import results as results_folder
 from rdljax import checkpoints, nets, rdm, statistics, teachers, training
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
+# Bytes that a teacher's answers may take without being asked for.
+REMEMBERED = 2**30
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,8 +70,13 @@ def answer(command: Callable[[], None]) -> int:
     """Runs a command that trains; 1 where that cannot go on, else `command.answer`."""
     try:
         return commands.answer(command)
-    except loop.Diverged as diverged:
-        print(f"\nerror: {diverged}", file=sys.stderr)
+    except (loop.Diverged, programs.OutOfMemory) as stopped:
+        print(f"\nerror: {stopped}", file=sys.stderr)
+    except jax.errors.JaxRuntimeError as error:
+        if not programs.is_exhausted(error):
+            raise
+        first, *_ = str(error).splitlines()
+        print(f"\nerror: the memory does not suffice: {first}", file=sys.stderr)
     except (checkpoints.CheckpointDamaged, checkpoints.CheckpointMismatch) as error:
         print(
             f"\nerror: {error}\nWhere that folder is deleted, the net is trained anew.",
@@ -111,7 +118,8 @@ class Lab(NamedTuple):
       folder: The results folder.
       interrupt: Whether to stop.
       bar: The progress bar.
-      train: The training images and labels, on the devices.
+      train: The training images and labels, on the devices; empty if they stream.
+      validation: The validation images, on a device.
       trained: The teacher, if it was trained elsewhere.
     """
 
@@ -122,7 +130,12 @@ class Lab(NamedTuple):
     interrupt: loop.Interrupt
     bar: tqdm.tqdm
     train: dict[str, jax.Array]
+    validation: data.Split
     trained: weights.Trained | None = None
+
+    def tell(self, words: str) -> None:
+        """Says something beside the progress bar, where results are not printed."""
+        self.bar.write(words, file=sys.stderr)
 
 
 def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
@@ -162,16 +175,7 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
     epochs = len(config.methods) * config.seeds * config.epochs
     epochs += config.teacher_epochs if trained is None else 0
     with tqdm.tqdm(total=steps * epochs, unit="step", smoothing=0.05) as bar:
-        lab = Lab(
-            config,
-            dataset,
-            stimuli(dataset.test),
-            folder,
-            interrupt,
-            bar,
-            training.replicate(dataset.train._asdict()),
-            trained,
-        )
+        lab = furnish(config, dataset, folder, interrupt, bar, trained)
         results = train_all(lab)
     summary = {
         "config": {"name": name, **dataclasses.asdict(config)},
@@ -188,6 +192,33 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
     loop.write_json(folder / "result.json", summary)
     print(f"\n{text}\n{folder}: result.json, table.md, rdms.png, learning_curves.png")
     return summary
+
+
+def furnish(
+    config: configs.Config,
+    dataset: data.Dataset,
+    folder: pathlib.Path,
+    interrupt: loop.Interrupt,
+    bar: tqdm.tqdm,
+    trained: weights.Trained | None = None,
+) -> Lab:
+    """A lab, with the images where they belong."""
+    train, held_out = dataset.train._asdict(), dataset.validation
+    return Lab(
+        config,
+        dataset,
+        stimuli(dataset.test),
+        folder,
+        interrupt,
+        bar,
+        {} if config.stream else training.replicate(train),
+        held_out if config.stream else _on_device(held_out),
+        trained,
+    )
+
+
+def _on_device(split: data.Split) -> data.Split:
+    return split._replace(image=jnp.asarray(split.image))
 
 
 def load(config: configs.Config) -> data.Dataset:
@@ -290,45 +321,84 @@ def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
 
 
 class Recipe(NamedTuple):
-    """A method, compiled once for all its seeds."""
+    """How a net is trained by a method, compiled once for all seeds."""
 
     net: nn.Module
-    teacher: teachers.Teacher
-    phase: training.Phase
-    optimizer: optax.GradientTransformation
-    view: training.View
-    compiled: loop.Compiled
+    epochs: int
+    method: loop.Method
 
 
 def train_all(lab: Lab) -> list[dict]:
     """Trains the teacher and every student; answers the results, the teacher first."""
     config, classes = lab.config, lab.dataset.classes
+    programs.keep_compiled(config.compilation_cache)
     if lab.trained is None:
         net = nets.build(config.teacher, classes, axis_name=training.AXIS)
-        recipe = prepare(lab, net, teachers.nobody(), "plain", config.teacher_epochs)
-        result, variables = train(lab, "teacher", recipe, seed=0)
+        nobody = teachers.nobody()
+        recipe = prepare(lab, net, nobody, "plain", config.teacher_epochs, "teacher")
+        together(lab, recipe, 1)
+        ((result, variables),) = train(lab, "teacher", recipe, [0])
     else:
         net, variables = lab.trained.net(lab.dataset), lab.trained.variables
         (lab.folder / "teacher").mkdir(exist_ok=True)
         result = recorded(lab, "teacher", 0, net, variables, [], 0.0)
     results = [result]
-    teacher = teachers.net(net, variables)
+    teacher = remembered(lab, teachers.net(net, variables))
     student = nets.build(
         config.student, classes, dtype=jnp.dtype(config.dtype), axis_name=training.AXIS
     )
     for method in config.methods:
         recipe = prepare(lab, student, teacher, method, config.epochs)
-        for seed in range(config.seeds):
-            result, _ = train(lab, method, recipe, seed)
-            result["agreement"] = agreement(config, result["rdms"], results[0]["rdms"])
-            results.append(result)
+        seeds = range(config.seeds)
+        done = all(
+            (lab.folder / _folder(method, i) / "result.json").exists() for i in seeds
+        )
+        size = 1 if done else together(lab, recipe, config.seeds)
+        for at in seeds[::size]:
+            for result, _ in train(lab, method, recipe, seeds[at : at + size]):
+                rdms = (result["rdms"], results[0]["rdms"])
+                results.append(result | {"agreement": agreement(config, *rdms)})
     return results
 
 
+def remembered(lab: Lab, teacher: teachers.Teacher) -> teachers.Teacher:
+    """A teacher that need not run for each batch, where the config wants one."""
+    config, layers = lab.config, configs.taught(lab.config)
+    view, images = data.view(lab.dataset), len(lab.dataset.train.label)
+    key = jax.random.key(0)
+    load = feed(lab)
+
+    def see(index):
+        return view(lab.train, load(np.asarray(index)), key)
+
+    wanted = config.remember_teacher
+    if wanted is None:
+        seen = jax.eval_shape(view, lab.train, load(np.arange(1)), key)
+        taught = jax.eval_shape(teacher.targets, teacher.arrays, seen)
+        size = sum(4 * taught[layer].size for layer in layers) * images
+        fits = size * jax.local_device_count() <= REMEMBERED
+        wanted = fits and not any(augmentation(config).values())
+    if not (wanted and layers):
+        return teacher
+    return teachers.remembered(teachers.remember(teacher, see, images, layers))
+
+
+def feed(lab: Lab) -> Callable[[np.ndarray], training.Batch]:
+    """From indices of training images to what a step is given."""
+    if lab.config.stream:
+        return data.from_host(lab.dataset.train)
+    return lambda index: {"index": index}
+
+
 def prepare(
-    lab: Lab, net: nn.Module, teacher: teachers.Teacher, method: str, epochs: int
+    lab: Lab,
+    net: nn.Module,
+    teacher: teachers.Teacher,
+    method: str,
+    epochs: int,
+    name: str | None = None,
 ) -> Recipe:
-    """What the runs of a method share, the compiled step above all.
+    """What the runs of a method share, its programs above all.
 
     Args:
       lab: Settings and data.
@@ -336,12 +406,14 @@ def prepare(
       teacher: Where its targets come from.
       method: `plain`, or names of `config.TERMS` joined by `+`.
       epochs: How long it is trained.
+      name: In messages; the method's by default.
     """
-    config = lab.config
-    steps = epochs * (len(lab.dataset.train.label) // config.batch)
+    config, dataset = lab.config, lab.dataset
+    steps_an_epoch = len(dataset.train.label) // config.batch
+    steps = epochs * steps_an_epoch
     phase = training.Phase(configs.weighted_terms(config, method, steps), epochs)
     rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, warmup_steps=steps // epochs, decay_steps=steps + 1
+        0.0, config.learning_rate, warmup_steps=steps_an_epoch, decay_steps=steps + 1
     )
     optimizer = optax.chain(
         # Without it KD's large first gradients kill the small student's ReLUs.
@@ -349,36 +421,116 @@ def prepare(
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(rate, config.momentum, nesterov=True),
     )
-    view = make_view(config, lab.dataset)
-    compiled = loop.Compiled(
-        training.pmap(
-            training.body(
-                net, teacher, phase, optimizer, view, micro_batches=config.micro_batches
-            )
-        ),
-        training.pmap(
-            training.examination(
-                net, teacher, phase, view, micro_batches=config.micro_batches
-            )
-        ),
-        net.layers,
+    view, load = make_view(config, dataset), feed(lab)
+    parts = {"micro_batches": config.micro_batches}
+    step = training.body(net, teacher, phase, optimizer, view, **parts)
+    driver = programs.driver(config.driver, steps_an_epoch, stream=config.stream)
+    arrays = training.Arrays(training.replicate(teacher.arrays), lab.train)
+
+    def begin(seed, devices):
+        batch = load(np.arange(config.batch, dtype=np.int32))
+        key = jax.random.key(seed)
+        view_key = jax.random.key(0) if config.same_batches else None
+        state = training.init(
+            key, net, teacher, [phase], view, arrays, batch, devices, view_key
+        )
+        return training.start(state, phase, optimizer)
+
+    def evaluate(state):
+        wait = weights.predicting(net, variables(state), dataset, lab.validation)
+
+        def metrics():
+            predicted, loss = wait()
+            error = 100 * np.mean(predicted != lab.validation.label)
+            return {"validation_error": float(error), "validation_loss": loss}
+
+        return metrics
+
+    take = programs.Programs(
+        name or method, step, unrolled=driver.unrolled, tell=lab.tell
     )
-    return Recipe(net, teacher, phase, optimizer, view, compiled)
+    folder = lab.folder / "profile" / (name or method)
+    if config.profile and not (folder / "profile.json").exists():
+        batch = training.shard(load(np.arange(config.batch, dtype=np.int32)))
+        state = begin(0, jax.device_count())
+        measured = profile.measure(
+            net, teacher, phase, optimizer, view, state, arrays, batch, folder, **parts
+        )
+        lab.bar.write(f"{name or method}:\n\n{measured.table()}\n\n{folder}")
+    how = loop.Method(
+        begin,
+        arrays,
+        take,
+        driver.chunk,
+        training.pmap(training.examination(net, teacher, phase, view, **parts)),
+        evaluate,
+        net.layers,
+        config.same_batches,
+        load,
+    )
+    return Recipe(net, epochs, how)
+
+
+def together(lab: Lab, recipe: Recipe, seeds: int) -> int:
+    """How many seeds go together: as many as are wanted, or the part of them that fits.
+
+    To know what a step takes is to compile it, so that no training waits for that.
+
+    Raises:
+      OutOfMemory: Not one fits.
+    """
+    config, how = lab.config, recipe.method
+    size = programs.trainings(config.together, seeds)
+    state = jax.eval_shape(lambda: how.begin(0, jax.device_count()))
+    one = how.feed(np.zeros(config.batch, np.int32))
+    while True:
+        several = size > 1 and not how.same_view
+        steps = (how.chunk, size) if several else (how.chunk,)
+        each = (
+            jax.local_device_count(),
+            *steps,
+            config.batch // jax.local_device_count(),
+        )
+        states = [state] * size
+        stacked = functools.partial(training.stacked, same_view=how.same_view)
+        given = (
+            state if size == 1 else jax.eval_shape(stacked, states),
+            how.arrays,
+            {
+                name: jax.ShapeDtypeStruct((*each, *x.shape[1:]), x.dtype)
+                for name, x in one.items()
+            },
+        )
+        if size == 1:
+            how.take.check(*given)
+            return size
+        if how.take.fit(*given, share=programs.SHARE):
+            return size
+        lab.tell(f"{size} seeds together do not fit into the memory")
+        size = -(-size // 2)
 
 
 def make_view(config: configs.Config, dataset: data.Dataset) -> training.View:
     """The view of the images, augmented as is usual or as the config says."""
-    usual = data.augmentation(config.data)
+    return data.view(dataset, **augmentation(config))
+
+
+def augmentation(config: configs.Config) -> dict[str, Any]:
+    """How images are cropped and mirrored."""
     chosen = {"crop": config.crop, "flip": config.flip}
     chosen = {k: v for k, v in chosen.items() if v is not None}
-    return data.view(dataset, **(usual | chosen))
+    return data.augmentation(config.data) | chosen
 
 
-def train(lab: Lab, name: str, recipe: Recipe, seed: int) -> tuple[dict, dict]:
-    """Trains one net and measures it; answers its result and its variables."""
-    run_name = _folder(name, seed)
-    trained, history, seconds = fit(lab, run_name, recipe, seed)
-    return recorded(lab, name, seed, recipe.net, trained, history, seconds), trained
+def train(
+    lab: Lab, name: str, recipe: Recipe, seeds: Sequence[int]
+) -> list[tuple[dict, dict]]:
+    """Trains nets together and measures them; answers their results and variables."""
+    fitted = fit(lab, {_folder(name, seed): seed for seed in seeds}, recipe)
+    return [
+        (recorded(lab, name, seed, recipe.net, *trained), trained[0])
+        for seed, trained in zip(seeds, fitted, strict=True)
+    ]
 
 
 def _folder(name: str, seed: int) -> str:
@@ -435,43 +587,36 @@ def keep(lab: Lab, name: str, trained: dict, folder: pathlib.Path) -> None:
 
 
 def fit(
-    lab: Lab, run_name: str, recipe: Recipe, seed: int
-) -> tuple[dict, list[loop.Metrics], float]:
-    """Trains one net; answers its variables, each epoch's metrics and the seconds."""
-    config, dataset = lab.config, lab.dataset
-    job = loop.Job(
-        name=run_name,
-        folder=lab.folder / run_name,
-        seed=seed,
-        epochs=recipe.phase.epochs,
-        examples=len(dataset.train.label),
-        batch=config.batch,
-        settings=results_folder.settings(config),
+    lab: Lab, runs: dict[str, int], recipe: Recipe
+) -> list[tuple[dict, list[loop.Metrics], float]]:
+    """Trains nets together.
+
+    Args:
+      lab: Settings and data.
+      runs: By name, the seed.
+      recipe: How.
+
+    Returns:
+      Of each its variables, each epoch's metrics and the seconds.
+    """
+    jobs = [
+        loop.Job(
+            name=name,
+            folder=lab.folder / name,
+            seed=seed,
+            order=0 if lab.config.same_batches else seed,
+            epochs=recipe.epochs,
+            examples=len(lab.dataset.train.label),
+            batch=lab.config.batch,
+            settings=results_folder.settings(lab.config),
+        )
+        for name, seed in runs.items()
+    ]
+    for job in jobs:
+        job.folder.mkdir(exist_ok=True)
+    lab.bar.set_description(
+        ", ".join(runs) if len(runs) < 3 else f"{jobs[0].name}, ..."
     )
-    job.folder.mkdir(exist_ok=True)
-    arrays = training.Arrays(training.replicate(recipe.teacher.arrays), lab.train)
-
-    def begin(devices):
-        state = training.init(
-            jax.random.key(seed),
-            recipe.net,
-            recipe.teacher,
-            [recipe.phase],
-            recipe.view,
-            arrays,
-            {"index": np.arange(config.batch, dtype=np.int32)},
-            devices,
-        )
-        return training.start(state, recipe.phase, recipe.optimizer)
-
-    lab.bar.set_description(run_name)
-
-    def evaluate(state):
-        predicted, loss = weights.predict(
-            recipe.net, variables(state), dataset, "validation"
-        )
-        error = 100 * np.mean(predicted != dataset.validation.label)
-        return {"validation_error": float(error), "validation_loss": loss}
 
     def advance(steps, history):
         lab.bar.update(steps)
@@ -479,10 +624,9 @@ def fit(
             error = history[-1]["validation_error"]
             lab.bar.set_postfix_str(f"validation error {error:.1f} %", refresh=False)
 
-    state, history, seconds = loop.fit(
-        job, recipe.compiled, begin, arrays, evaluate, lab.interrupt, advance
-    )
-    return variables(state), history, seconds
+    with recipe.method.take.advised():
+        fitted = loop.fit(jobs, recipe.method, lab.interrupt, advance)
+    return [(variables(f.state), f.history, f.seconds) for f in fitted]
 
 
 def compared(config: configs.Config, name: str) -> list[str]:
@@ -509,15 +653,19 @@ def measure(lab: Lab, net: nn.Module, trained: dict) -> dict:
     correct = predicted == test.label
     images = data.normalise(lab.dataset, test.image[lab.stimuli])
     seen = weights.activations(net, trained, images, net.layers)
-    # (In jit: what answers the same for all images has an RDM too, of zeros.)
     distance = configs.DISTANCES[lab.config.distance]
-    compute = jax.jit(functools.partial(rdm.compute, distance=distance))
     return {
         "test_error": float(100 * np.mean(~correct)),
         "predicted": predicted.tolist(),
         "correct": correct.astype(int).tolist(),
-        "rdms": {name: np.asarray(compute(x)) for name, x in seen.items()},
+        "rdms": {
+            name: np.asarray(_rdm(x, distance=distance)) for name, x in seen.items()
+        },
     }
+
+
+# (In jit: what answers the same for all images has an RDM too, of zeros.)
+_rdm = jax.jit(rdm.compute)
 
 
 def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:

@@ -14,7 +14,6 @@ import pathlib
 import sys
 import tempfile
 
-import numpy as np
 import tqdm
 
 from experiments import command as commands
@@ -99,14 +98,11 @@ def try_all(
         tempfile.TemporaryDirectory() as scratch,
         tqdm.tqdm(unit="step") as bar,
     ):
-        images = training.replicate(dataset.train._asdict())
-        lab = run.Lab(
-            base, dataset, np.arange(0), pathlib.Path(scratch), interrupt, bar, images
-        )
+        lab = run.furnish(base, dataset, pathlib.Path(scratch), interrupt, bar)
         net = nets.build(base.teacher, dataset.classes, axis_name=training.AXIS)
         nobody = teachers.nobody()
-        recipe = run.prepare(lab, net, nobody, "plain", base.teacher_epochs)
-        trained, history, _ = run.fit(lab, "teacher", recipe, 0)
+        recipe = run.prepare(lab, net, nobody, "plain", base.teacher_epochs, "teacher")
+        ((trained, history, _),) = run.fit(lab, {"teacher": 0}, recipe)
         print(f"| teacher | | {history[-1]['validation_error']:.2f} | |", flush=True)
         for i, (method, change) in enumerate(settings):
             tried = lab._replace(config=dataclasses.replace(base, **change))
@@ -133,7 +129,7 @@ def students(
 
     def error(seed):
         try:
-            _, history, _ = run.fit(lab, f"{name}-{seed}", recipe, seed)
+            ((_, history, _),) = run.fit(lab, {f"{name}-{seed}": seed}, recipe)
         except loop.Diverged as diverged:
             tqdm.tqdm.write(str(diverged))
             return math.nan

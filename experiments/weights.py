@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax
@@ -250,13 +251,38 @@ def predict(
       chunk: Images at a time.
     """
     split = getattr(dataset, part)
+    return predicting(net, variables, dataset, split, chunk)()
+
+
+def predicting(
+    net: Any,
+    variables: dict,
+    dataset: data.Dataset,
+    split: data.Split,
+    chunk: int = 500,
+) -> Callable[[], tuple[np.ndarray, float]]:
+    """`predict`, under way: answers at once, with what waits for it.
+
+    Args:
+      net: The net.
+      variables: Its variables.
+      dataset: Whose normalisation is applied.
+      split: The images, which may lie on the device.
+      chunk: Images at a time.
+    """
     logits = []
     for start in range(0, len(split.label), chunk):
         images = data.normalise(dataset, split.image[start : start + chunk])
         logits.append(activations(net, variables, images, ("logits",))["logits"])
-    logits = np.concatenate(logits)
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, split.label)
-    return logits.argmax(axis=1), float(losses.mean())
+
+    def wait():
+        found = np.concatenate(logits)
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(
+            found, split.label
+        )
+        return found.argmax(axis=1), float(losses.mean())
+
+    return wait
 
 
 def accuracy(trained: Trained, dataset: data.Dataset) -> float:

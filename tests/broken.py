@@ -61,37 +61,35 @@ names = ("task", "hint", "rdl/pairs", "crd", "crd/sharded", "count")
 phase = training.Phase({name: setting.LOSS[name] for name in names}, epochs=2)
 student, teacher, arrays = setting.setting(training.AXIS)
 setup = (student, teacher, phase)
-compiled = loop.Compiled(
-    training.pmap(training.body(*setup, setting.OPTIMIZER, setting.view)),
-    training.pmap(training.examination(*setup, setting.view)),
-    student.layers,
-)
-job = loop.Job("short", folder, 0, int(sys.argv[4]), setting.N, setting.BATCH, {})
+job = loop.Job("short", folder, 5, 0, int(sys.argv[4]), setting.N, setting.BATCH, {})
+step = training.body(*setup, setting.OPTIMIZER, setting.view)
 
 
-def begin(devices):
+def begin(seed, devices):
     return setting.begin(student, teacher, arrays, devices, phase)
 
 
 def evaluate(state):
     kernels = jax.tree.leaves(state.replicated.params["student"])
-    return {"validation": float(sum(np.abs(x).sum() for x in kernels))}
+    total = float(sum(np.abs(x).sum() for x in kernels))
+    return lambda: {"validation": total}
 
 
+method = loop.Method(
+    begin,
+    training.replicate(arrays),
+    training.pmap(training.successive(step, unrolled=True)),
+    1,
+    training.pmap(training.examination(*setup, setting.view)),
+    evaluate,
+    student.layers,
+)
 folder.mkdir(exist_ok=True)
 sys.addaudithook(watch)
 if how == "disk":
     resource.setrlimit(resource.RLIMIT_FSIZE, (number, resource.RLIM_INFINITY))
 try:
-    state, history, _ = loop.fit(
-        job,
-        compiled,
-        begin,
-        training.replicate(arrays),
-        evaluate,
-        Steps(),
-        lambda steps, history: None,
-    )
+    ((state, history, _),) = loop.fit([job], method, Steps(), lambda *_: None)
 except checkpoints.CheckpointNotWritten as error:
     print(error)
     sys.exit(1)

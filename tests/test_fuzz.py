@@ -92,6 +92,8 @@ MEANINGLESS = {
     "train_per_class": (*COUNTS, "351"),
     "crop": ("-1", "32", str(10**12)),
     "seeds": COUNTS,
+    "together": COUNTS,
+    "compilation_cache": ("file", "file/below", "a\0b"),
     "pairs": (*COUNTS, str(64 * 63 // 2 + 1)),
     "rdl_weight": BELOW_0,
     "layer_weights": ("", "1 1", "1 1 1 nan", "1 -1 1 1", "inf 1 1 1", "1 1 1 1 1"),
@@ -138,6 +140,9 @@ MEANT = {
     "crop": ("0", "4", "31", "None"),
     "flip": ("True", "False", "None"),
     "seeds": ("1", "1000"),
+    "together": ("1", "7", "None"),
+    "remember_teacher": ("True", "False", "None"),
+    "driver": ("auto", "step", "chunk", "epoch"),
     "pairs": ("1", "2016", "None"),
     "rdl_weight": ("0", "3", "1e-3"),
     "layer_weights": ("None", "0 0 0 1", "1 2 3 4"),
@@ -222,7 +227,8 @@ def is_meant(config):
     weighted += (config.weight_decay, *(config.layer_weights or ()))
     positive = (config.learning_rate, config.clip, config.kd_temperature)
     counts = (config.seeds, config.epochs, config.teacher_epochs, config.batch)
-    counts += tuple(x for x in (config.train_per_class, config.pairs) if x is not None)
+    some = (config.train_per_class, config.pairs, config.together)
+    counts += tuple(x for x in some if x is not None)
     return (
         all(0 <= x < 3e38 for x in weighted)
         and all(1e-38 < x < 3e38 for x in positive)

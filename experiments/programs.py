@@ -1,0 +1,255 @@
+"""How steps reach the devices, and whether they fit there.
+
+A step's programs are compiled before they run: with a message, the time that took, and
+the memory that it will take, so that a net that does not fit is told at once and in
+words.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from rdljax import training
+
+# Steps of a call that are fewer than an epoch's.
+CHUNK = 10
+# Of what is free, what seeds that go together may take: an allocator loses some, and at
+# an epoch's end each seed is evaluated.
+SHARE = 0.9
+
+
+class OutOfMemory(Exception):
+    """A step does not fit into the memory; the message has the estimate and advice."""
+
+
+class Driver(NamedTuple):
+    """How the steps of an epoch reach the device.
+
+    Attributes:
+      chunk: How many at a time.
+      unrolled: Written out one after the other, not as a loop on the device.
+    """
+
+    chunk: int
+    unrolled: bool
+
+
+def on_accelerator() -> bool:
+    return jax.default_backend() != "cpu"
+
+
+def driver(name: str, steps_an_epoch: int, *, stream: bool = False) -> Driver:
+    """The driver of a name.
+
+    Args:
+      name: "step", "chunk", "epoch", or "auto" for what suits the device. (XLA:CPU is
+        10 to 40 times slower at the gradients of convolutions in a loop, and compiling
+        chunks costs more than calling steps.)
+      steps_an_epoch: How many there are.
+      stream: Whether a call takes its images with it, so that an epoch is too much.
+    """
+    few = min(CHUNK, steps_an_epoch)
+    if name == "auto" and on_accelerator():
+        return Driver(few if stream else steps_an_epoch, unrolled=False)
+    chunks = {"auto": 1, "step": 1, "chunk": few, "epoch": steps_an_epoch}
+    return Driver(chunks[name], unrolled=name != "epoch")
+
+
+def trainings(asked: int | None, seeds: int) -> int:
+    """How many seeds go together, if they fit: by default all on an accelerator."""
+    if asked is None:
+        return seeds if on_accelerator() else 1
+    return min(asked, seeds)
+
+
+def keep_compiled(folder: str | None) -> None:
+    """Has jax keep compiled programs in a folder, for the next run.
+
+    Args:
+      folder: Which. None for the user's cache on an accelerator, where to compile takes
+        minutes, and for nothing on a CPU; "" for nothing. Where jax has a folder
+        already (`JAX_COMPILATION_CACHE_DIR`), that one stays if none is named.
+    """
+    if folder is None:
+        if not on_accelerator() or jax.config.jax_compilation_cache_dir:
+            return
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = os.path.join(cache, "rdljax")
+    folder = os.path.expanduser(folder) or None
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def free() -> float | None:
+    """The bytes that a device has left; None where that is not known.
+
+    Emulated devices of a CPU have equal shares of what the machine has left.
+    """
+    if on_accelerator():
+        stats = jax.local_devices()[0].memory_stats() or {}
+        if "bytes_limit" not in stats:
+            return None
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    with contextlib.suppress(OSError, StopIteration):  # Not Linux.
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(line.split()[1]) / jax.local_device_count()
+    return None
+
+
+class Programs:
+    """The programs of a step, each compiled when it is first asked for.
+
+    Called as the step is: `programs(state, arrays, batches) -> (state, metrics)`, with
+    batches of leaves `[devices, steps, (trainings,) ...]`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        step: training.Step,
+        *,
+        unrolled: bool,
+        tell: Callable[[str], Any],
+    ):
+        """Nothing is compiled yet.
+
+        Args:
+          name: What is trained, for messages.
+          step: From `training.body`.
+          unrolled: As for `training.successive`. (Several trainings are written out on
+            a CPU, and vectorised elsewhere.)
+          tell: Called with what there is to say.
+        """
+        self.name, self._step = name, step
+        self._unrolled, self._tell = unrolled, tell
+        self._compiled: dict[Any, training.Program] = {}
+        self._called: tuple[training.Program, int] | None = None
+
+    def __call__(
+        self,
+        state: training.TrainState,
+        arrays: training.Arrays,
+        batches: training.Batch,
+    ) -> tuple[training.TrainState, dict[str, jax.Array]]:
+        program = self.program(state, arrays, batches)
+        self._called = program, _trainings(state)
+        return program.step(state, arrays, batches)
+
+    def fit(
+        self,
+        state: training.TrainState,
+        arrays: training.Arrays,
+        batches: training.Batch,
+        share: float = 1.0,
+    ) -> bool:
+        """Whether a step fits into what is free, beside the arrays that are there.
+
+        Args:
+          state: Its shapes (`jax.eval_shape`).
+          arrays: As the step is given.
+          batches: As the step is given, or their shapes.
+          share: Of what is free.
+        """
+        try:
+            program = self.program(state, arrays, batches)
+        except jax.errors.JaxRuntimeError as error:
+            if is_exhausted(error):
+                return False
+            raise
+        there = free()
+        return there is None or _needed(program, state) <= share * there
+
+    def check(
+        self,
+        state: training.TrainState,
+        arrays: training.Arrays,
+        batches: training.Batch,
+    ) -> None:
+        """Raises `OutOfMemory` if a step does not `fit`."""
+        if not self.fit(state, arrays, batches):
+            program = self.program(state, arrays, batches)
+            raise OutOfMemory(
+                f"{self.name} takes {_amount(program.memory)} on each device, of which "
+                f"{_amount(_needed(program, state))} are not there yet, and "
+                f"{_amount(free())} are free; {_advice(_trainings(state))}"
+            )
+
+    def program(
+        self,
+        state: training.TrainState,
+        arrays: training.Arrays,
+        batches: training.Batch,
+    ) -> training.Program:
+        """The program for these shapes."""
+        key = tuple(x.shape for x in jax.tree.leaves((state.replicated.key, batches)))
+        if key not in self._compiled:
+            step, seeds = self._step, _trainings(state)
+            if state.replicated.key.ndim:
+                step = training.together(step, unrolled=not on_accelerator())
+            steps = training.successive(step, unrolled=self._unrolled)
+            program = training.compiled(steps, state, arrays, batches)
+            self._compiled[key] = program
+            count = jax.tree.leaves(batches)[0].shape[1]
+            self._tell(
+                f"{self.name}: {'a step' if count == 1 else f'{count} steps'}"
+                f"{f' of {seeds} seeds' if seeds > 1 else ''} compiled in "
+                f"{program.seconds:.1f} s; {_amount(program.memory)} on each device"
+            )
+        return self._compiled[key]
+
+    @contextlib.contextmanager
+    def advised(self) -> Iterator[None]:
+        """Turns XLA's account of exhausted memory into an estimate and advice.
+
+        Raises:
+          OutOfMemory: The memory did not suffice.
+        """
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if self._called is None or not is_exhausted(error):
+                raise
+            program, seeds = self._called
+            raise OutOfMemory(
+                f"the memory does not suffice for {self.name}, which takes "
+                f"{_amount(program.memory)} on each device; {_advice(seeds)}"
+            ) from error
+
+
+def is_exhausted(error: Exception) -> bool:
+    """Whether XLA had too little memory."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _advice(seeds: int) -> str:
+    fewer = "--together=1 or " if seeds > 1 else ""
+    return (
+        f"with --resume, less takes {fewer}--stream (the images stay with the host); "
+        "in another folder (--out; --teacher_from=RESULTS/teacher/weights takes a "
+        "teacher along), --micro_batches=2, a smaller --batch, --dtype=bfloat16, or "
+        "--remember_teacher=False"
+    )
+
+
+def _trainings(state: training.TrainState) -> int:
+    return state.replicated.key.shape[0] if state.replicated.key.ndim else 1
+
+
+def _needed(program: training.Program, state: training.TrainState) -> int:
+    """Bytes on each device: the state, and what a call takes beside its arguments."""
+
+    def size(tree):
+        leaves = jax.tree.leaves(tree)
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+
+    rows = size(state.per_device) // jax.local_device_count()
+    return program.memory - program.arguments + size(state.replicated) + rows
+
+
+def _amount(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
