@@ -39,29 +39,22 @@ SCALING = (1000, 3000, 10_000, 30_000, 100_000)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(measure.DeviceOptions):
     """What this benchmark can be told."""
 
-    device: str | None = None
-    """"cpu" or "gpu"; None takes what JAX finds."""
     picture: pathlib.Path | None = None
     """A PNG file for time and memory against the number of stimuli (`scaling-*`)."""
 
     def check(self) -> None:
         """Raises `UsageError` for what cannot be measured."""
         super().check()
-        if self.batch is not None:
-            raise commands.UsageError("these cases have no batch")
-        if self.device not in (None, "cpu", "gpu"):
-            raise commands.UsageError(f"there is no device {self.device}: cpu or gpu")
         if self.picture is not None and not self.picture.parent.is_dir():
             raise commands.UsageError(f"there is no folder {self.picture.parent}")
 
 
 def build(name: str, options: Options) -> measure.Case:
     """The case of that name, with the contenders that there are."""
-    if options.device is not None:
-        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(options.device, "cpu"))
+    options.take_device()
     case = CASES[name]()
     contenders = dict(case.contenders)
     if importlib.util.find_spec("rsatoolbox") is None:
@@ -106,8 +99,15 @@ def grams(student: np.ndarray, teacher: np.ndarray, expected) -> measure.Contend
     x, y = jnp.asarray(student), jnp.asarray(teacher)
     form = jax.jit(lambda x, y: (_geometry.inner(x, x), _geometry.inner(y, y)))
     return measure.Contender(
-        lambda: jax.block_until_ready(form(x, y)), lambda _: expected()
+        lambda: jax.block_until_ready(form(x, y)),
+        lambda _: expected(),
+        facts={"flop": 2 * products(*x.shape)},
     )
+
+
+def products(n: int, units: int) -> int:
+    """Floating-point operations of the product of all rows with all rows."""
+    return 2 * n * n * units
 
 
 def copies(n: int, expected) -> measure.Contender:
@@ -231,7 +231,9 @@ def matrix(n: int, units: int, distance, plain) -> measure.Case:
     x = draw(0, n, units)
     return measure.Case(
         {
-            "gram": lambda: jitted(lambda x: _geometry.inner(x, x), x),
+            "gram": lambda: jitted(lambda x: _geometry.inner(x, x), x)._replace(
+                facts={"flop": products(n, units)}
+            ),
             "ours": lambda: jitted(distance, x),
             "port": lambda: jitted(plain, x),
         },

@@ -50,6 +50,11 @@ LEAST_MEMORY = 1.0
 # JAX decomposes the matrices of a batch in parallel. Threads of OpenBLAS's own inside
 # that wait for each other, for tens of seconds where another process has a core.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
+# What is measured of every contender; what else its entry has are facts about it.
+MEASURED = (
+    *("median_ms", "best_ms", "samples_ms", "repeats", "memory_mib"),
+    *("ratio", "memory_ratio", "difference"),
+)
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch")
 
 
@@ -148,6 +153,28 @@ class Options:
             raise commands.UsageError("expected 1 round or more, a batch of 2 or more")
         if self.out is not None and not self.out.parent.is_dir():
             raise commands.UsageError(f"there is no folder {self.out.parent}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceOptions(Options):
+    """What a benchmark of any device whose cases have no batch can be told."""
+
+    device: str | None = None
+    """"cpu" or "gpu"; None takes what JAX finds."""
+
+    def check(self) -> None:
+        """Raises `UsageError` for what cannot be measured."""
+        super().check()
+        if self.batch is not None:
+            raise commands.UsageError("these cases have no batch")
+        if self.device not in (None, "cpu", "gpu"):
+            raise commands.UsageError(f"there is no device {self.device}: cpu or gpu")
+
+    def take_device(self) -> None:
+        """Has JAX use that device; called before anything else of JAX."""
+        if self.device is not None:
+            platform = {"gpu": "cuda"}.get(self.device, "cpu")
+            jax.config.update("jax_platforms", platform)
 
 
 # ---- contenders
@@ -462,26 +489,48 @@ def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
       names: Of the cases.
 
     Returns:
-      `command`, `date`, `machine`, `versions`, and `cases`: see `measured`.
+      What `head` answers, `rounds`, `cases` (see `measured`), and `left`: the names of
+      those that are still to be measured.
     """
     results = {
-        "command": shlex.join(["python", *_arguments(module, _shown(options))]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "versions": versions(),
+        **head(module, options),
         "rounds": options.rounds,
         "cases": [],
+        "left": list(names),
     }
     for i, name in enumerate(names):
         print(f"{i + 1}/{len(names)} {name}", file=sys.stderr, flush=True)
         ask = functools.partial(_ask, module, options, name)
         results["cases"].append({"case": name, **measured(ask)})
+        results["left"].remove(name)
         if options.out is not None:
-            options.out.write_text(json.dumps(results, indent=1) + "\n")
+            write(options.out, json.dumps(results, indent=1) + "\n")
     return results
 
 
-def _shown(options: Options) -> Options:
+def head(module: str, options: Any) -> dict[str, Any]:
+    """What stands above all numbers: `command`, `date`, `machine` and `versions`.
+
+    Args:
+      module: That `python -m` runs.
+      options: Of the command line, a dataclass.
+    """
+    return {
+        "command": shlex.join(["python", *_arguments(module, _shown(options))]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole: whoever interrupts that leaves the one before."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _shown(options: Any) -> Any:
     """Without what is of this call and of this machine only."""
     paths = {
         field.name: pathlib.Path(getattr(options, field.name).name)
@@ -491,16 +540,18 @@ def _shown(options: Options) -> Options:
     return dataclasses.replace(options, **paths)
 
 
-def _arguments(module: str, options: Options) -> list[str]:
-    """What Python is called with to run a benchmark with these options."""
+def _arguments(module: str, options: Any) -> list[str]:
+    """What Python is called with to run a module with these options."""
     changed = {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)
         if getattr(options, field.name) != field.default
     }
-    cases = changed.pop("cases", ())
-    flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in changed.items()]
-    return ["-m", module, *cases, *flags]
+    # The names that stand by themselves.
+    names = next((v for v in changed.values() if isinstance(v, tuple)), ())
+    flags = {k: v for k, v in changed.items() if v is not names}
+    flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in flags.items()]
+    return ["-m", module, *names, *flags]
 
 
 def _ask(module: str, options: Options, name: str, part: str) -> dict:
@@ -673,15 +724,19 @@ def markdown(results: dict) -> str:
     Args:
       results: From `run`.
     """
+    return "\n\n".join([f"    {results['command']}", about(results), tables(results)])
+
+
+def about(results: dict) -> str:
+    """When, on what and with what a benchmark was measured, in a sentence or two."""
     devices = {case["device"] for case in results["cases"] if case["contenders"]}
     about, found = results["machine"], results["versions"]
     packages = ", ".join(f"{k} {v}" for k, v in found.items() if v is not None)
-    head = (
+    return (
         f"{results['date'][:10]}, {about['cpu']}, {about['cores']} cores, "
         f"{about['memory_gib']} GiB, device {', '.join(sorted(devices))}; {packages}; "
         f"rounds: {results['rounds']}.{_disturbed(results['cases'])}"
     )
-    return "\n\n".join([f"    {results['command']}", head, tables(results)])
 
 
 def _disturbed(cases: list[dict]) -> str:
@@ -694,15 +749,20 @@ def _disturbed(cases: list[dict]) -> str:
 
 def tables(results: dict) -> str:
     """The tables of times and of memory, in Markdown that is aligned too."""
-    cases = [case for case in results["cases"] if case["contenders"]]
+    return "\n\n".join(aligned(rows) for rows in tabulated(results["cases"]))
+
+
+def tabulated(cases: list[dict]) -> list[list[list[str]]]:
+    """The rows of the table of times, and of that of memory if it was measured."""
+    cases = [case for case in cases if case["contenders"]]
     entries = [entry for case in cases for entry in case["contenders"].values()]
-    parts = [_table(cases, "time")]
+    parts = [_rows(cases, "time")]
     if any(entry["memory_mib"] is not None for entry in entries):
-        parts.append(_table(cases, "memory"))
-    return "\n\n".join(parts)
+        parts.append(_rows(cases, "memory"))
+    return parts
 
 
-def _table(cases: list[dict], quantity: str) -> str:
+def _rows(cases: list[dict], quantity: str) -> list[list[str]]:
     """A row a case, a column a contender: what it takes, and its ratio in brackets."""
     names = list(dict.fromkeys(name for case in cases for name in case["contenders"]))
     unit = {"time": "ms", "memory": "MiB"}[quantity]
@@ -712,7 +772,7 @@ def _table(cases: list[dict], quantity: str) -> str:
         shown = (quantity, "MiB") if quantity == "memory" else (quantity,)
         goals = [_goal(goal) for goal in case["goals"] if goal["quantity"] in shown]
         rows.append([case["case"], *cells, "; ".join(goals)])
-    return aligned(rows)
+    return rows
 
 
 def aligned(rows: list[list[str]]) -> str:

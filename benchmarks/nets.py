@@ -230,6 +230,7 @@ def _state(variables: dict[str, Any]) -> training.TrainState:
         opt_state=(),
         terms={"task": nothing.replicated},
         key=jax.random.key(0),
+        view_key=jax.random.key(0),
     )
     state = training.TrainState(state, per_device={"task": nothing.per_device})
     return jax.tree.map(jnp.asarray, state)

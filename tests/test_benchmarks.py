@@ -12,8 +12,10 @@ import pytest
 
 from benchmarks import (
     devices,
+    drivers,
     estimate,
     kernels,
+    limits,
     measure,
     nets,
     objectives,
@@ -276,6 +278,7 @@ class TestCommand:
         assert done.returncode == 0, done.stderr
         found = json.loads(out.read_text())
         assert {"command", "date", "machine", "versions", "rounds"} <= set(found)
+        assert found["left"] == []
         assert set(found["machine"]) == {"cpu", "cores", "memory_gib"}
         assert {"python", "jax", "jaxlib", "numpy", "torch"} <= set(found["versions"])
         (case,) = found["cases"]
@@ -310,6 +313,7 @@ class TestCommand:
             (kernels, ["loss-1"], "no case 'loss-1'"),
             (nets, ["resnet-8"], "no case 'resnet-8'; did you mean 'resnet8'?"),
             (kernels, ["bootstrap-92", "--batch=4"], "these cases have no batch"),
+            (limits, ["copy", "--batch=4"], "these cases have no batch"),
             (devices, ["bank"], "no case 'bank'; did you mean 'banks'?"),
             (kernels, ["bootstrap-92", "--device=tpu"], "no device tpu: cpu or gpu"),
             (kernels, ["scaling-1000", "--picture=none/x.png"], "no folder none"),
@@ -333,6 +337,8 @@ class TestCommand:
             (kernels, kernels.CASES),
             (nets, nets.CASES),
             (devices, devices.CASES),
+            (drivers, drivers.CASES),
+            (limits, limits.CASES),
         ],
     )
     def test_list(self, module, names, capsys):
@@ -479,3 +485,43 @@ class TestEstimate:
         # Both sides of three other devices, and the student's gradient back.
         assert of.received == 3 * 3 * 64 * 10 * 4
         assert estimate.rdl_moments(10, 4).received < of.received
+
+
+class TestDrivers:
+    """What the contenders compare is the same training."""
+
+    @pytest.fixture
+    def lab(self, monkeypatch):
+        monkeypatch.setitem(drivers.ON_CPU, "mlp", ("mlp", "mlp", 3))
+        return drivers.laboratory("mlp", batch=8)
+
+    def losses(self, contenders):
+        found = [c.read(c.call())[0] for c in contenders]
+        for other in found[1:]:
+            np.testing.assert_allclose(other, found[0], rtol=1e-4)
+        return found[0]
+
+    def test_epochs(self, lab):
+        ways = [drivers.from_host(lab), *(drivers.epoch(lab, n) for n in (1, 2, None))]
+        assert self.losses(ways).shape == (3,)
+
+    @pytest.mark.parametrize("same", [False, True])
+    def test_seeds(self, lab, same):
+        key = jax.random.key(1) if same else None
+        ways = [drivers.in_turn(lab, key)]
+        for unrolled, chunk in ((True, 1), (False, None)):
+            ways.append(
+                drivers.at_once(lab, unrolled=unrolled, chunk=chunk, view_key=key)
+            )
+        losses = self.losses(ways).reshape(3, drivers.SEEDS)
+        assert len({float(x) for x in losses[0]}) == drivers.SEEDS
+
+    def test_images_per_second_and_hours(self, capsys):
+        contender = {"median_ms": 2000.0, "images": 50_000}
+        case = {"case": "throughput", "contenders": {"float32": contender}}
+        others = {"case": "teacher", "contenders": {"live": {"median_ms": 1.0}}}
+        drivers.finish({"cases": [case, others]}, drivers.measure.DeviceOptions())
+        said = capsys.readouterr().out.strip()
+        # 975 runs of 240 epochs of two seconds.
+        assert said.startswith("throughput, float32: 25,000 images/s;")
+        assert said.endswith("at this speed: 130 hours")

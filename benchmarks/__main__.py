@@ -1,0 +1,206 @@
+"""All benchmarks, one after another, in one JSON file and on one page.
+
+Each is run by its own command. What the machine can do at most is measured before and
+after them (`benchmarks.limits`). The folder then has `index.html`, `benchmarks.json`,
+and a JSON file of each benchmark.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from benchmarks import limits, measure, objectives, page
+from experiments import command as commands
+from rdljax import _names
+
+# Which settings, beside the rounds, each of them takes.
+TAKES = {
+    "kernels": ("device",),
+    "objectives": ("batch", "repdistiller"),
+    "nets": ("batch", "repdistiller"),
+    "steps": ("batch",),
+    "devices": (),
+    "drivers": ("device",),
+    "limits": ("device",),
+}
+INTERRUPTED = 130
+BENCHMARKS = ("kernels", "objectives", "nets", "steps", "devices", "drivers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    benchmarks: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which benchmarks; all if none is named."""
+    rounds: int = 7
+    """Samples of each contender."""
+    batch: int | None = None
+    """Another number of examples, where cases have one; goals are then not judged."""
+    repdistiller: pathlib.Path | None = None
+    """The folder of a checkout of RepDistiller, to be measured too."""
+    device: str | None = None
+    """"cpu" or "gpu" for the kernels and the limits; None takes what JAX finds."""
+    out: pathlib.Path = pathlib.Path("results/benchmarks")
+    """The folder that everything is written into."""
+    resume: bool = False
+    """Leave out benchmarks of which the folder has the whole results, of as many rounds
+    on this machine."""
+
+    def check(self) -> None:
+        """Raises `UsageError` or `UnknownName` for what cannot be measured."""
+        for name in self.benchmarks:
+            _names.check("benchmark", name, BENCHMARKS)
+        chosen = self.benchmarks or BENCHMARKS
+        for name in chosen:
+            if importlib.util.find_spec(f"benchmarks.{name}") is None:
+                raise commands.UsageError(f"there is no benchmarks/{name}.py")
+        for setting in ("batch", "repdistiller", "device"):
+            taken = any(setting in TAKES[name] for name in chosen)
+            if getattr(self, setting) is not None and not taken:
+                raise commands.UsageError(f"{' and '.join(chosen)} have no {setting}")
+        measure.DeviceOptions(device=self.device).check()
+        objectives.Options(
+            rounds=self.rounds, batch=self.batch, repdistiller=self.repdistiller
+        ).check()
+
+
+def run(options: Options) -> int:
+    """Runs the benchmarks, and writes what came out.
+
+    Args:
+      options: Checked.
+
+    Returns:
+      The exit status: 0 done, 1 something failed, 130 interrupted.
+
+    Raises:
+      UsageError: The folder cannot be made.
+    """
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise commands.UsageError(f"no folder {options.out}: {error}") from error
+    results = {**measure.head("benchmarks", options), "rounds": options.rounds}
+    chosen = dict.fromkeys(options.benchmarks or BENCHMARKS)
+    names = ("limits-before", *chosen, "limits-after")
+    found: dict[str, dict] = {}
+    for name in names:
+        path = options.out / f"{name}.json"
+        # The limits after all else are of its time, so that they follow what is new.
+        late = name == "limits-after" and any(not x["kept"] for x in found.values())
+        earlier = read(path)
+        same = [earlier.get(key) == results[key] for key in ("rounds", "machine")]
+        kept = options.resume and not late and earlier.get("left") == [] and all(same)
+        print(f"{name}{': kept' if kept else ''}", file=sys.stderr, flush=True)
+        status = 0 if kept else call(name, path, options)
+        found[name] = {"status": status, "kept": kept, **read(path)}
+        if status == INTERRUPTED:
+            break
+    results["problems"] = problems(found, names)
+    results["limits"] = compared(found)
+    results["benchmarks"] = found
+    measure.write(options.out / "benchmarks.json", json.dumps(results, indent=1) + "\n")
+    measure.write(options.out / "index.html", page.page(results))
+    print(f"written: {options.out / 'index.html'}", file=sys.stderr)
+    for problem in results["problems"]:
+        print(problem, file=sys.stderr)
+    return status if status == INTERRUPTED else int(bool(results["problems"]))
+
+
+def call(name: str, path: pathlib.Path, options: Options) -> int:
+    """Runs a benchmark by its command, and answers its exit status.
+
+    Args:
+      name: Of the benchmark; what follows a hyphen tells two runs apart.
+      path: Of its JSON file.
+      options: Of this command.
+    """
+    path.unlink(missing_ok=True)
+    name, _, _ = name.partition("-")
+    given = {key: getattr(options, key) for key in ("rounds", *TAKES[name])}
+    flags = [f"--{key}={x}" for key, x in given.items() if x is not None]
+    command = [sys.executable, "-m", f"benchmarks.{name}", f"--out={path}", *flags]
+    # (On a CPU then those too that would take what JAX finds.)
+    environment = {"JAX_PLATFORMS": "cpu"} if options.device == "cpu" else {}
+    # In a group of its own, so that an interrupt reaches it once, and with it all
+    # processes that it has started.
+    process = subprocess.Popen(command, process_group=0, env=os.environ | environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        return INTERRUPTED
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """What a benchmark has written; no cases where that is nothing."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {"cases": []}
+
+
+def problems(found: Mapping[str, dict], names: Sequence[str]) -> list[str]:
+    """What failed or is not there, in words.
+
+    Args:
+      found: The results of benchmarks by name.
+      names: Of all that were to be run.
+    """
+    said = []
+    for name, results in found.items():
+        failed = [case for case in results["cases"] if case["error"]]
+        said += [f"{name}: {case['case']} failed: {case['error']}" for case in failed]
+        if results["status"] == INTERRUPTED:
+            said.append(f"{name}: interrupted")
+        elif results["status"] and not failed:
+            said.append(f"{name}: ended with status {results['status']}")
+        if results.get("left"):
+            said.append(f"{name}: not measured: {', '.join(results['left'])}")
+    missing = [name for name in names if name not in found]
+    return [*said, f"not run: {', '.join(missing)}"] if missing else said
+
+
+def compared(found: Mapping[str, dict]) -> dict[str, dict[str, float | None]]:
+    """Every limit `before` and `after`, None where it was not measured."""
+    sides = {
+        side: limits.reached(found.get(f"limits-{side}", {"cases": []}))
+        for side in ("before", "after")
+    }
+    names = dict.fromkeys(name for speeds in sides.values() for name in speeds)
+    return {
+        name: {side: speeds.get(name) for side, speeds in sides.items()}
+        for name in names
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit status is that of `run`, or 2 for a wrong call."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    status = 0
+
+    def command():
+        nonlocal status
+        fields = [field.name for field in dataclasses.fields(Options)]
+        commands.check_keys(arguments, fields)
+        program = "python -m benchmarks"
+        options = tyro.cli(Options, args=arguments, prog=program, description=__doc__)
+        options.check()
+        status = run(options)
+
+    return commands.answer(command) or status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,430 @@
+"""How steps reach the device: one by one or an epoch at once, one seed or several.
+
+The student is a ResNet-8x4 on images of 32 x 32 in 100 classes, 64 a step, which lie on
+the device as uint8 and are cropped, mirrored and normalised there; the teacher is a
+ResNet-32x4 (on a CPU a ResNet-8x4 too), or what it answered once. The loss is the
+task's and KD's. `mlp` in a case's name is an MLP of two layers that an MLP teaches:
+steps of milliseconds, in which no convolution is slow in a loop on a CPU.
+"""
+
+import atexit
+import functools
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# Emulated CPU devices wait for each other forever without it (before jax 0.12).
+os.environ.setdefault("PJRT_NPROC", "32")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import measure, steps
+from experiments import data
+from rdljax import negatives, nets, objectives, teachers, terms, training
+
+BATCH, SEEDS = 64, 5
+# Teacher and student, and the steps of an epoch: a CPU takes seconds for one in a loop.
+ON_CPU = {"conv": ("resnet8x4", "resnet8x4", 2), "mlp": ("mlp_1024", "mlp", 50)}
+ELSEWHERE = {"conv": ("resnet32x4", "resnet8x4", 100), "mlp": ("mlp_1024", "mlp", 500)}
+# RepDistiller's table of CIFAR-100: pairs, rows, seeds, epochs, images.
+TABLE_IMAGES = 13 * 15 * 5 * 240 * 50_000
+
+
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+class Lab(NamedTuple):
+    """What the trainings of a case share.
+
+    Attributes:
+      begin: From a seed (and the view's key) to the state at the start.
+      body: The step, before it is mapped.
+      arrays: What it reads, on the device.
+      images: The training images, with the host.
+      batch: Images a step.
+    """
+
+    begin: Callable[..., training.TrainState]
+    body: training.Step
+    arrays: training.Arrays
+    images: data.Split
+    batch: int
+
+
+def laboratory(
+    kind: str = "conv",
+    *,
+    images: int | None = None,
+    batch: int = BATCH,
+    further: dict[str, terms.Term] | None = None,
+    teacher: str = "live",
+    student: str | None = None,
+    dtype: str = "float32",
+    alone: bool = False,
+) -> Lab:
+    """A student and its teacher on random images.
+
+    Args:
+      kind: "conv" or "mlp".
+      images: How many there are; by default those of an epoch.
+      batch: Images a step.
+      further: Terms beside the task and KD.
+      teacher: "live", or "remembered".
+      student: Another student's name.
+      dtype: Of the student's activations.
+      alone: Leave KD and the teacher out.
+    """
+    classes, random = 100, np.random.default_rng(0)
+    taught, learns, count = (ON_CPU if on_cpu() else ELSEWHERE)[kind]
+    count = count * batch if images is None else images
+    pixels = random.integers(256, size=(count, 32, 32, 3), dtype=np.uint8)
+    labels = random.integers(classes, size=count, dtype=np.int32)
+    split = data.Split(pixels, labels)
+    moments = ((127.5,) * 3, (73.6,) * 3)
+    dataset = data.Dataset("random", classes, split, split, split, "", *moments)
+    net = nets.build(
+        student or learns, classes, dtype=jnp.dtype(dtype), axis_name=training.AXIS
+    )
+    view = data.view(dataset, crop=4, flip=True)
+    on_device = training.replicate(split._asdict())
+    source = _teacher(taught, classes, teacher, dataset) if not alone else None
+    source = source or teachers.nobody()
+    kd = terms.between("logits", terms.plain(objectives.kd))
+    loss = {"task": terms.cross_entropy(), **({} if alone else {"kd": kd})}
+    loss |= further or {}
+    phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, 1)
+    optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
+    arrays = training.Arrays(training.replicate(source.arrays), on_device)
+    example = {"index": np.arange(batch, dtype=np.int32)}
+
+    def begin(seed, view_key=None):
+        state = training.init(
+            jax.random.key(seed),
+            net,
+            source,
+            [phase],
+            view,
+            arrays,
+            example,
+            view_key=view_key,
+        )
+        return training.start(state, phase, optimizer)
+
+    body = training.body(net, source, phase, optimizer, view)
+    return Lab(begin, body, arrays, split, batch)
+
+
+def _teacher(name: str, classes: int, kind: str, dataset: data.Dataset):
+    net = nets.build(name, classes)
+    shape = dataset.train.image[:1].shape
+    live = teachers.net(net, net.init(jax.random.key(9), np.zeros(shape, np.float32)))
+    if kind == "live":
+        return live
+    view, images = data.view(dataset), dataset.train._asdict()
+    count = len(dataset.train.label)
+
+    def see(index):
+        return view(jax.tree.map(jnp.asarray, images), {"index": index}, None)
+
+    return teachers.remembered(teachers.remember(live, see, count, ["logits"]))
+
+
+def _order(lab: Lab, seed: int) -> np.ndarray:
+    return data.batches(len(lab.images.label), lab.batch, seed=seed, epoch=0)
+
+
+def epoch(lab: Lab, chunk: int | None) -> measure.Contender:
+    """An epoch in calls of some steps, written out, or (None) as a loop on the device.
+
+    The indices of the images alone go there. The epoch is waited for at its end.
+    """
+    steps = training.successive(lab.body, unrolled=chunk is not None)
+    steps = training.pmap(steps)
+    state, index = lab.begin(0), _order(lab, 0)
+    chunk = len(index) if chunk is None else chunk
+
+    def call():
+        nonlocal state
+        metrics = []
+        for at in range(0, len(index), chunk):
+            batch = training.shard({"index": index[at : at + chunk]}, axis=1)
+            state, metric = steps(state, lab.arrays, batch)
+            metrics.append(metric)
+        jax.block_until_ready(state)
+        return metrics
+
+    return measure.Contender(call, _losses)
+
+
+def from_host(lab: Lab) -> measure.Contender:
+    """An epoch as it is usually written: a loader, a step, and a look at its loss.
+
+    The loader gathers the images with the host, and the loss is read in every step.
+    """
+    step, load = training.pmap(lab.body), data.from_host(lab.images)
+    state, arrays = lab.begin(0), lab.arrays._replace(data={})
+
+    def call():
+        nonlocal state
+        metrics = []
+        for index in _order(lab, 0):
+            state, metric = step(state, arrays, training.shard(load(index)))
+            metrics.append(jax.device_get(metric))
+        return metrics
+
+    return measure.Contender(call, _losses)
+
+
+def _losses(metrics: list[dict[str, Any]]) -> list[np.ndarray]:
+    return [np.concatenate([np.ravel(m["loss"]) for m in metrics])]
+
+
+def in_turn(lab: Lab, view_key: Any = None) -> measure.Contender:
+    """An epoch's steps of each of several seeds, one seed after the other."""
+    step = training.pmap(lab.body)
+    states = [lab.begin(seed, view_key) for seed in range(SEEDS)]
+
+    def call():
+        metrics = []
+        for seed in range(SEEDS):
+            for index in _order(lab, 0 if view_key is not None else seed):
+                batch = training.shard({"index": index})
+                states[seed], metric = step(states[seed], lab.arrays, batch)
+                metrics.append(metric)
+        jax.block_until_ready(states)
+        return metrics
+
+    def read(metrics):
+        losses = np.array([m["loss"] for m in metrics])
+        return [losses.reshape(SEEDS, -1).T.ravel()]
+
+    return measure.Contender(call, read)
+
+
+def at_once(
+    lab: Lab, *, unrolled: bool, chunk: int | None, view_key: Any = None
+) -> measure.Contender:
+    """The same steps, those of all seeds in one program."""
+    body = training.together(lab.body, unrolled=unrolled)
+    # (A loop of one step is a loop to XLA:CPU, and as slow.)
+    steps = training.pmap(training.successive(body, unrolled=chunk is not None))
+    same = view_key is not None
+    states = [lab.begin(seed, view_key) for seed in range(SEEDS)]
+    state = training.stacked(states, same_view=same)
+    orders = [_order(lab, seed) for seed in range(SEEDS)]
+    index = orders[0] if same else np.stack(orders, axis=1)
+    chunk = len(index) if chunk is None else chunk
+
+    def call():
+        nonlocal state
+        metrics = []
+        for at in range(0, len(index), chunk):
+            part = {"index": index[at : at + chunk]}
+            batch = training.shard(part, axis=1 + (not same))
+            state, metric = steps(state, lab.arrays, batch)
+            metrics.append(metric)
+        jax.block_until_ready(state)
+        return metrics
+
+    return measure.Contender(call, _losses)
+
+
+def _epochs(kind: str) -> dict[str, Callable[[], measure.Contender]]:
+    def made(maker, *arguments):
+        return lambda: maker(laboratory(kind), *arguments)
+
+    ways = {
+        "host loader": made(from_host),
+        "steps": made(epoch, 1),
+        "chunks": made(epoch, 10),
+    }
+    return ways if _slow(kind) else ways | {"epoch": made(epoch, None)}
+
+
+def _slow(kind: str) -> bool:
+    """Whether a loop on the device, or several seeds vectorised, take minutes."""
+    return kind == "conv" and on_cpu()
+
+
+def _seeds(kind: str, same: bool) -> dict[str, Callable[[], measure.Contender]]:
+    key = jax.random.key(1) if same else None
+    # As `experiments.run` does it: on a CPU step by step, else an epoch at a time.
+    chunk = 1 if on_cpu() else None
+
+    def at(unrolled):
+        return lambda: at_once(
+            laboratory(kind), unrolled=unrolled, chunk=chunk, view_key=key
+        )
+
+    ways = {
+        "in turn": lambda: in_turn(laboratory(kind), key),
+        "written out": at(True),
+    }
+    return ways if _slow(kind) else ways | {"vectorised": at(False)}
+
+
+def _teachers() -> dict[str, Callable[[], measure.Contender]]:
+    return {
+        "none": lambda: epoch(laboratory(alone=True), 1),
+        "live": lambda: epoch(laboratory(), 1),
+        "remembered": lambda: epoch(laboratory(teacher="remembered"), 1),
+    }
+
+
+def _first_step() -> dict[str, Callable[[], measure.Contender]]:
+    """Compiling the step, and reading it from jax's cache."""
+
+    def compiling(folder):
+        lab = laboratory()
+        state, batch = lab.begin(0), training.shard({"index": _order(lab, 0)[0]})
+
+        def call():
+            jax.clear_caches()
+            jax.config.update("jax_compilation_cache_dir", folder)
+            jax.experimental.compilation_cache.compilation_cache.reset_cache()
+            training.compiled(lab.body, state, lab.arrays, batch)
+            jax.config.update("jax_compilation_cache_dir", None)
+            return {"seconds": np.float32(0)}
+
+        return measure.Contender(call)
+
+    def cached():
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return compiling(folder)
+
+    return {"compiled": lambda: compiling(None), "from the cache": cached}
+
+
+def _crd(examples: int) -> terms.Term:
+    labels = np.arange(examples) % 100
+    choose = negatives.drawn(steps.NEGATIVES, labels)
+    return terms.between("pooled", terms.crd(examples, choose))
+
+
+def _rdl() -> terms.Term:
+    return terms.over_global_batch(steps.LOSSES["rdl"]())
+
+
+# Of throughput: the loss beside task and KD.
+FURTHER: dict[str, Callable[[], dict[str, terms.Term]]] = {
+    "kd": dict,
+    "kd+crd": lambda: {"crd": _crd(steps.EXAMPLES)},
+    "kd+rdl": lambda: {"rdl": _rdl()},
+}
+
+
+def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Contender:
+    """An epoch's steps, with the images that they see and their operations.
+
+    On an accelerator an epoch of 50,000 images, of all seeds at once; on a CPU as few
+    as elsewhere.
+    """
+    lab = laboratory(
+        images=None if on_cpu() else steps.EXAMPLES,
+        further=FURTHER[loss](),
+        student=student,
+        dtype=dtype,
+    )
+    chunk = 1 if on_cpu() else None
+    if seeds == 1:
+        contender = epoch(lab, chunk)
+    else:
+        contender = at_once(lab, unrolled=on_cpu(), chunk=chunk)
+    index = _order(lab, 0)
+    batch = training.shard({"index": index[0]})
+    step = training.compiled(lab.body, lab.begin(0), lab.arrays, batch)
+    facts = {"images": index.size * seeds}
+    if step.operations is not None:
+        facts["operations"] = step.operations * len(index) * seeds
+    return contender._replace(facts=facts)
+
+
+def _throughput(student: str, loss: str) -> dict[str, Callable[[], measure.Contender]]:
+    ways = {"float32": ("float32", 1)}
+    if not on_cpu():
+        ways["bfloat16"] = ("bfloat16", 1)
+        ways |= {f"{SEEDS} seeds, {dtype}": (dtype, SEEDS) for dtype in [*ways]}
+    return {
+        name: lambda way=way: throughput(student, loss, *way)
+        for name, way in ways.items()
+    }
+
+
+EQUAL = measure.Tolerance(1e-3, 1e-3)
+# Five seeds in one program: beside five in turn on a CPU, and beside one elsewhere.
+NEVER_SLOWER = measure.Goal("seeds", "written out", floor=1.1, target=1.0)
+FIVE_FOR_TWO = measure.Goal("seeds", "vectorised", floor=0.4, target=0.36)
+REMEMBERED = measure.Goal("teacher", "remembered", floor=1.1, target=1.0)
+
+
+def _goals_of_seeds() -> tuple[measure.Goal, ...]:
+    return (NEVER_SLOWER if on_cpu() else FIVE_FOR_TWO,)
+
+
+CASES: dict[str, Callable[[], measure.Case]] = {
+    **{
+        f"epoch-{kind}": lambda kind=kind: measure.Case(
+            _epochs(kind), tolerance=EQUAL, memory=False
+        )
+        for kind in ON_CPU
+    },
+    **{
+        f"seeds-{kind}{'-same-batches' * same}": lambda kind=kind, same=same: (
+            measure.Case(
+                _seeds(kind, same), _goals_of_seeds(), tolerance=EQUAL, memory=False
+            )
+        )
+        for kind, same in itertools.product(ON_CPU, (False, True))
+    },
+    "teacher": lambda: measure.Case(
+        _teachers(), (REMEMBERED,), tolerance=None, memory=False
+    ),
+    "first-step": lambda: measure.Case(_first_step(), tolerance=None, memory=False),
+    **{
+        f"throughput-{student}-{loss}": lambda student=student, loss=loss: measure.Case(
+            _throughput(student, loss), tolerance=None, memory=False
+        )
+        for student, loss in itertools.product(("resnet8x4", "wrn_16_2"), FURTHER)
+    },
+}
+
+
+def build(name: str, options: measure.DeviceOptions) -> measure.Case:
+    """The contenders of a case."""
+    options.take_device()
+    return CASES[name]()
+
+
+def finish(results: dict, options: measure.DeviceOptions) -> None:
+    """Prints images per second, and how long the published table would take."""
+    for case in results["cases"]:
+        for name, entry in case["contenders"].items():
+            if images := entry.get("images"):
+                speed = 1e3 * images / entry["median_ms"]
+                hours = TABLE_IMAGES / speed / 3600
+                print(
+                    f"{case['case']}, {name}: {speed:,.0f} images/s; the table of "
+                    f"RepDistiller, five seeds, at this speed: {hours:,.0f} hours"
+                )
+
+
+main = functools.partial(
+    measure.main,
+    "benchmarks.drivers",
+    build,
+    CASES,
+    measure.DeviceOptions,
+    finish=finish,
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""What the machine can do at most: multiply matrices, and move memory.
+
+`gemm` is the product of two square matrices (2,048 rows on a CPU, 8,192 on an
+accelerator) in float32 at full precision, and on an accelerator in bfloat16. `copy`
+reads and writes 256 MiB. What other benchmarks take can be held against them.
+"""
+
+import functools
+import sys
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import measure
+from rdljax import _geometry
+
+MEBIBYTES = 256
+# What a fact of a contender becomes when it is divided by the time, in 1e9 a second.
+SPEEDS = {"flop": "GFLOP/s", "bytes": "GB/s"}
+
+
+def build(name: str, options: measure.DeviceOptions) -> measure.Case:
+    """The case of that name, with the dtypes that the device has arithmetic for."""
+    options.take_device()
+    on_cpu = jax.default_backend() == "cpu"
+    rows = 2048 if on_cpu else 8192
+    contenders = {"float32": copy}
+    if name == "gemm":
+        dtypes = ("float32",) if on_cpu else ("float32", "bfloat16")
+        contenders = {dtype: functools.partial(gemm, rows, dtype) for dtype in dtypes}
+    return measure.Case(contenders, tolerance=None, memory=False)
+
+
+def gemm(rows: int, dtype: str) -> measure.Contender:
+    """The product of two square matrices."""
+
+    def product(state, x, y):
+        return state, _geometry.inner(x, y)
+
+    matrices = jax.random.normal(jax.random.key(0), (2, rows, rows), dtype)
+    contender = measure.stepping(product, (), *matrices)
+    return contender._replace(facts={"flop": 2 * rows**3})
+
+
+def copy() -> measure.Contender:
+    """Every number of an array read, and another written in its place."""
+    array = jnp.zeros(MEBIBYTES * 2**18)
+    contender = measure.stepping(lambda x: (x + 1, ()), array)
+    return contender._replace(facts={"bytes": 2 * array.nbytes})
+
+
+def speeds(entry: Mapping[str, float], time: str = "median_ms") -> dict[str, float]:
+    """By unit, how fast a contender was; nothing where what it does is not counted.
+
+    Args:
+      entry: Of the contender, from `measure.measured`.
+      time: Which of its times counts.
+    """
+    return {
+        unit: entry[fact] / entry[time] / 1e6
+        for fact, unit in SPEEDS.items()
+        if fact in entry
+    }
+
+
+def reached(results: dict) -> dict[str, float]:
+    """The best samples' speeds by name and unit, such as "gemm-float32, GFLOP/s".
+
+    Args:
+      results: From `measure.run`.
+    """
+    return {
+        f"{case['case']}-{name}, {unit}": speed
+        for case in results["cases"]
+        for name, entry in case["contenders"].items()
+        for unit, speed in speeds(entry, "best_ms").items()
+    }
+
+
+def finish(results: dict, options: measure.DeviceOptions) -> None:
+    """Prints the speeds."""
+    print()
+    for name, speed in reached(results).items():
+        print(f"{name}: {speed:,.1f}")
+
+
+CASES = ("gemm", "copy")
+main = functools.partial(
+    measure.main,
+    "benchmarks.limits",
+    build,
+    CASES,
+    measure.DeviceOptions,
+    finish=finish,
+)
+
+if __name__ == "__main__":
+    sys.exit(main())

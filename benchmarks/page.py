@@ -1,0 +1,264 @@
+"""The page of `python -m benchmarks`: one HTML file that needs nothing beside it."""
+
+import base64
+import html
+import io
+import itertools
+
+import matplotlib.figure
+from matplotlib import ticker
+
+from benchmarks import limits, measure
+
+MARKERS = "osD^vP*"
+# What a speed is held against, by its unit.
+LIMITS = {"GFLOP/s": "gemm-float32, GFLOP/s", "GB/s": "copy-float32, GB/s"}
+# How a cell with such words is set off.
+CLASSES = {"target met": "target", "floor met": "floor", "missed": "missed"}
+READING = (
+    "Times are medians, ratios are over the first contender of a case. A ratio is "
+    "refused (unstable, a hollow mark) where that of the medians and that of the best "
+    f"samples are more than {100 * measure.DISAGREEMENT:.0f} % apart. Shares are of "
+    "the larger limit, before or after: more than 100 % where others held that down."
+)
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+  max-width: 1100px; margin: 2em auto; padding: 0 1em; }
+h2 { margin-top: 2.5em; border-top: 1px solid #ccc; padding-top: .7em; }
+img { max-width: 100%; }
+pre { background: #f3f3f3; padding: .5em; white-space: pre-wrap; }
+.wide { overflow-x: auto; margin: 1em 0; }
+table { border-collapse: collapse; font-size: 13px;
+  font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ddd; padding: .2em .8em .2em 0; text-align: left; }
+td { white-space: nowrap; }
+.target { color: #17692f; font-weight: 600; }
+.floor { color: #17692f; }
+.missed, .failed { color: #b3261e; font-weight: 600; }
+"""
+
+
+def page(results: dict) -> str:
+    """All of it, in HTML.
+
+    Args:
+      results: As `benchmarks.json` has them.
+    """
+    found = results["benchmarks"]
+    measured = {name: x for name, x in found.items() if not name.startswith("limits")}
+    cases = [case for x in found.values() for case in x["cases"]]
+    parts = [
+        _element("h1", "Benchmarks"),
+        _element("p", measure.about({**results, "cases": cases})),
+        _element("pre", results["command"]),
+        *(_element("p", problem, "failed") for problem in results["problems"]),
+        _table(_overview(measured)),
+        _element("p", READING),
+        _element("h2", "What the machine can do at most"),
+        _table(_limits(results["limits"])),
+        *(_section(name, x, results["limits"]) for name, x in measured.items()),
+    ]
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>Benchmarks</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _section(name: str, found: dict, reached: dict) -> str:
+    """The picture and the tables of a benchmark."""
+    cases = [case for case in found["cases"] if case["contenders"]]
+    if not cases:
+        return _element("h2", name) + _element("p", "No case was measured.")
+    png = base64.b64encode(picture(cases)).decode()
+    parts = [
+        _element("h2", name),
+        _element("pre", found["command"]),
+        _element("p", measure.about(found)),
+        f'<img alt="times and ratios of {name}" src="data:image/png;base64,{png}">',
+        # The goals have a table of their own.
+        *(_table([row[:-1] for row in rows]) for rows in measure.tabulated(cases)),
+        _table(_goals(cases)),
+        _table(_facts(cases, reached)),
+    ]
+    return "\n".join(parts)
+
+
+# ---- tables
+
+
+def _overview(measured: dict[str, dict]) -> list[list[str]]:
+    """What became of each benchmark."""
+    rows = [["benchmark", "cases", "failed", *CLASSES, "not judged"]]
+    for name, found in measured.items():
+        goals = [g["verdict"] for case in found["cases"] for g in case["goals"]]
+        failed = [case for case in found["cases"] if case["error"]]
+        counts = [goals.count(verdict) for verdict in CLASSES]
+        counts = len(found["cases"]), len(failed), *counts, len(goals) - sum(counts)
+        rows.append([name, *map(str, counts)])
+    return rows
+
+
+def _limits(reached: dict) -> list[list[str]]:
+    """The best samples before and after all else: they drift with the machine."""
+    rows = [["limit", "before", "after", "after over before"]]
+    for name, found in reached.items():
+        before, after = found["before"], found["after"]
+        drift = after / before if before and after else None
+        rows.append([name, *map(_number, (before, after, drift))])
+    return rows
+
+
+def _goals(cases: list[dict]) -> list[list[str]]:
+    words = ("name", "contender", "quantity")
+    numbers = ("measured", "floor", "target")
+    rows = [["case", "goal", *words[1:], *numbers, "verdict"]]
+    for case in cases:
+        for goal in case["goals"]:
+            cells = [goal[key] for key in words] + [_number(goal[x]) for x in numbers]
+            rows.append([case["case"], *cells, goal["verdict"]])
+    return rows
+
+
+def _facts(cases: list[dict], reached: dict) -> list[list[str]]:
+    """Further numbers of contenders; speeds, with their shares of the limits."""
+    found = {
+        (case["case"], name): _facts_of(entry, reached)
+        for case in cases
+        for name, entry in case["contenders"].items()
+    }
+    columns = list(dict.fromkeys(key for facts in found.values() for key in facts))
+    rows = [
+        [*names, *(facts.get(column, "") for column in columns)]
+        for names, facts in found.items()
+        if facts
+    ]
+    return [["case", "contender", *columns], *rows]
+
+
+def _facts_of(entry: dict, reached: dict) -> dict[str, str]:
+    facts = {k: _number(x) for k, x in entry.items() if k not in measure.MEASURED}
+    for unit, speed in limits.speeds(entry).items():
+        facts[unit] = _number(speed)
+        known = [x for x in reached.get(LIMITS[unit], {}).values() if x]
+        if known:
+            facts[f"share of {LIMITS[unit]}"] = f"{100 * speed / max(known):.0f} %"
+    return facts
+
+
+def _number(x: float | None) -> str:
+    if x is None:
+        return "–"
+    return f"{x:,.4g}" if abs(x) < 1000 else f"{x:,.0f}"
+
+
+def _table(rows: list[list[str]]) -> str:
+    """A table whose first row is its head; nothing where there are no others."""
+    if len(rows) == 1:
+        return ""
+    tags = ["th"] + ["td"] * (len(rows) - 1)
+    lines = [
+        f"<tr>{''.join(_element(tag, cell) for cell in row)}</tr>"
+        for tag, row in zip(tags, rows, strict=True)
+    ]
+    return "\n".join(['<div class="wide"><table>', *lines, "</table></div>"])
+
+
+def _element(tag: str, text: str, kind: str | None = None) -> str:
+    """A text; verdicts are set off by themselves."""
+    kind = kind or (CLASSES.get(text) if tag == "td" else None)
+    shown = f' class="{kind}"' if kind else ""
+    return f"<{tag}{shown}>{html.escape(text)}</{tag}>"
+
+
+# ---- pictures
+
+
+def picture(cases: list[dict]) -> bytes:
+    """Times and, where there are any, ratios over the reference: a PNG.
+
+    A row is a case, a mark a contender. Refused ratios are hollow; a bar is the floor
+    of a goal.
+
+    Args:
+      cases: From `measure.run`, with contenders.
+    """
+    times, ratios = {}, {}
+    for row, case in enumerate(cases):
+        middle = (len(case["contenders"]) - 1) / 2
+        for i, (name, entry) in enumerate(case["contenders"].items()):
+            height = row + 0.13 * (i - middle)  # None hides another.
+            times.setdefault(name, []).append((entry["median_ms"], height, True))
+            # That of the reference is 1.
+            found = entry.get("ratio", {"medians": 1.0, "stable": True})
+            point = found["medians"], height, found["stable"]
+            ratios.setdefault(name, []).append(point)
+    panels = [("milliseconds a call (median)", times)]
+    if any(len(case["contenders"]) > 1 for case in cases):
+        panels.append(("time over that of the case's first contender", ratios))
+    height = 1.3 + 0.32 * len(cases) + 0.22 * -(-len(times) // 5)
+    figure = matplotlib.figure.Figure((5.5 * len(panels), height), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (label, points) in zip(axes, panels, strict=True):
+        _draw(axis, points)
+        axis.set_xlabel(label)
+    if panels[1:]:
+        _draw_floors(axes[1], cases)
+    axes[0].set_yticks(range(len(cases)), [case["case"] for case in cases])
+    axes[0].set_ylim(len(cases) - 0.5, -0.5)
+    known = {}
+    for axis in reversed(axes):  # Of the times, last, no mark is hollow.
+        handles, labels = axis.get_legend_handles_labels()
+        known |= dict(zip(labels, handles, strict=True))
+    where = {"loc": "outside upper left", "ncols": 5}
+    figure.legend(known.values(), known, **where, frameon=False, fontsize=9)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
+
+
+def _draw(axis, points: dict[str, list[tuple[float, float, bool]]]) -> None:
+    """Marks on a logarithmic axis."""
+    looks = zip(itertools.cycle(MARKERS), itertools.cycle(range(10)), strict=False)
+    for (name, marks), (marker, color) in zip(points.items(), looks, strict=False):
+        values, heights, stable = zip(*marks, strict=True)
+        axis.scatter(
+            values,
+            heights,
+            s=30,
+            marker=marker,
+            edgecolors=f"C{color}",
+            facecolors=[f"C{color}" if x else "none" for x in stable],
+            label=name,
+            zorder=3,
+        )
+    values = [value for marks in points.values() for value, _, _ in marks]
+    low, high = min(values) / 2, max(values) * 2
+    axis.set(xscale="log", xlim=(low, high))
+    digits = (1, 2, 5) if high / low < 300 else (1,)
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=digits, numticks=20))
+    axis.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=9)
+
+
+def _draw_floors(axis, cases: list[dict]) -> None:
+    """The reference, and what ratios must reach."""
+    axis.axvline(1, color="black", linewidth=0.8)
+    floors = [
+        (goal["floor"], row)
+        for row, case in enumerate(cases)
+        for goal in case["goals"]
+        if goal["quantity"] == "time" and goal["measured"] is not None
+    ]
+    if floors:
+        axis.scatter(
+            *zip(*floors, strict=True),
+            marker="|",
+            s=200,
+            color="black",
+            label="floor of a goal",
+        )
