@@ -195,10 +195,14 @@ def stored(folder):
 
 
 class TestInterrupt:
+    # (MLPs compile quickly.)
     SETTINGS = {
         "train_per_class": 20,
         "epochs": 2,
         "teacher_epochs": 2,
+        "teacher": "mlp",
+        "student": "mlp",
+        "layers": ("pooled", "logits"),
         "methods": ("rdl",),
         "seeds": 1,
         "pairs": 30,
@@ -240,8 +244,8 @@ class TestInterrupt:
         own = tmp_path / "run" / "rdl-seed0"
         (tmp_path / "run" / "result.json").unlink()
         settings = {**self.SETTINGS, "out": str(tmp_path / "run"), "resume": True}
-        flags = ["--methods", "rdl", "--resume"]
-        for key in ("train_per_class", "epochs", "teacher_epochs", "seeds", "pairs"):
+        flags = ["--methods", "rdl", "--layers", "pooled", "logits", "--resume"]
+        for key in settings.keys() - {"methods", "layers", "out", "resume"}:
             flags.append(f"--{key}={settings[key]}")
         for file in (own / "result.json", own / "rdms.npz"):
             whole = file.read_bytes()
