@@ -5,19 +5,28 @@ over the same step with the task and KD alone (`without`). The student is a ResN
 on 64 images of 32 x 32 in 100 classes. The targets are given, of the shapes that a
 ResNet-32x4 answers, so that no time goes into a teacher. Every loss stands between the
 layers that RepDistiller compares with it.
+
+In the case `teacher` the loss is the task's, KD and RDL between two stages, and what
+differs is where the targets come from: `given` as above; `stored`, looked up on the
+device; `mapped`, rows of a memory map that every batch brings; `live`, from a
+ResNet-32x4 that runs. `without` is the student with the task alone.
 """
 
+import atexit
 import functools
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from benchmarks import measure
-from rdljax import negatives, nets, objectives, teachers, terms, training
+from rdljax import negatives, nets, objectives, stored, teachers, terms, training
 
 Array = jax.Array
 
@@ -68,13 +77,22 @@ LOSSES = {
     "crd-shared": lambda: _crd(negatives.shared),
 }
 
+CASES = (*LOSSES, "teacher")
 # The loss may make the step longer by so much, the smaller the better.
 GOAL = measure.Goal("P14", "with", floor=1.25, target=1.10)
+STORED = measure.Goal("stored", "stored", floor=1.1, target=1.0)
+# Of how many images the teacher's activations are stored, 0.2 MB each.
+STORED_IMAGES = 512
+# Which stages RDL compares there.
+TWO = ("stage2", "stage3")
 
 
 def build(name: str, options: measure.Options) -> measure.Case:
     """The step with and without a loss."""
     batch = 64 if options.batch is None else options.batch
+    if name == "teacher":
+        goals = (STORED,) if options.batch is None else ()
+        return measure.Case(_teachers(batch), goals, tolerance=None, memory=False)
     contenders = {
         "without": lambda: measure.stepping(*step({}, batch)),
         "with": lambda: measure.stepping(*step({name: LOSSES[name]()}, batch)),
@@ -93,34 +111,125 @@ def step(further: Mapping[str, terms.Term], batch: int) -> tuple[Callable, Any, 
     Returns:
       `step(state, arrays) -> (state, metrics)`, the first state, and the arrays.
     """
-    kd = terms.plain(objectives.kd, temperature=4.0)
-    loss = {"task": terms.cross_entropy(), "kd": terms.between("logits", kd), **further}
-    phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
-    net = nets.build("resnet8x4", 100)
-    optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
     images = example_data(batch)
-    seen = jax.eval_shape(net.init_with_output, jax.random.key(0), images["image"])[0]
-    taught = teachers.Teacher(example_targets(seen), lambda arrays, batch: arrays)
-
-    def view(data, batch, key):
-        return data
-
-    arrays = training.Arrays(taught.arrays, images)
-    state = training.init(
-        jax.random.key(0), net, taught, [phase], view, arrays, {}, devices=1
-    )
-    state = training.start(state, phase, optimizer)
-    body = training.body(net, taught, phase, optimizer, view)
+    taught = _given(example_targets(_seen("resnet8x4", images["image"])))
+    body, state, arrays = _taught({"kd": _kd(), **further}, taught, images, {})
     return functools.partial(body, batch={}), state, arrays
 
 
-def example_data(batch: int) -> dict[str, np.ndarray]:
+def _kd() -> terms.Term:
+    return terms.between("logits", terms.plain(objectives.kd, temperature=4.0))
+
+
+def _seen(name: str, images: np.ndarray) -> dict[str, jax.ShapeDtypeStruct]:
+    net = nets.build(name, 100)
+    return jax.eval_shape(net.init_with_output, jax.random.key(0), images)[0]
+
+
+def _given(targets: Mapping[str, np.ndarray]) -> teachers.Teacher:
+    return teachers.Teacher(targets, lambda arrays, batch: arrays)
+
+
+def _taught(
+    further: Mapping[str, terms.Term],
+    teacher: teachers.Teacher,
+    images: Mapping[str, np.ndarray],
+    batch: Mapping[str, Any],
+) -> tuple[training.Step, training.TrainState, training.Arrays]:
+    """A step with the task and further terms, which sees the images and the batch."""
+    loss = {"task": terms.cross_entropy(), **further}
+    phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
+    net = nets.build("resnet8x4", 100)
+    optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
+
+    def view(data, batch, key):
+        return {**data, **batch}
+
+    arrays = training.Arrays(teacher.arrays, images)
+    state = training.init(
+        jax.random.key(0), net, teacher, [phase], view, arrays, batch, devices=1
+    )
+    state = training.start(state, phase, optimizer)
+    return training.body(net, teacher, phase, optimizer, view), state, arrays
+
+
+class Source(NamedTuple):
+    """Where the targets of a step come from.
+
+    Attributes:
+      teacher: Makes the teacher.
+      bring: What each batch brings with it.
+    """
+
+    teacher: Callable[[], teachers.Teacher]
+    bring: Callable[[], dict[str, Any]] = dict
+
+
+def sources(images: Mapping[str, np.ndarray]) -> dict[str, Source]:
+    """Of a batch's targets in two stages and the logits, by name."""
+
+    @functools.cache
+    def kept():
+        seen = _seen("resnet32x4", np.empty((STORED_IMAGES, 32, 32, 3), np.float32))
+        targets = example_targets({layer: seen[layer] for layer in (*TWO, "logits")})
+        drawn = teachers.remembered(jax.tree.map(jnp.asarray, targets))
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+        def see(index):
+            return {"index": index}
+
+        return stored.write(folder, drawn, see, STORED_IMAGES, [*targets], quiet=True)
+
+    def rows():
+        return stored.of_batch(kept())(images["index"])
+
+    def live():
+        net = nets.build("resnet32x4", 100)
+        return teachers.net(net, net.init(jax.random.key(9), images["image"][:1]))
+
+    return {
+        "given": Source(lambda: _given(rows())),
+        "stored": Source(lambda: stored.teacher(kept())),
+        "mapped": Source(teachers.brought, lambda: {"taught": rows()}),
+        "live": Source(live),
+    }
+
+
+def _teachers(batch: int) -> dict[str, Callable[[], measure.Contender]]:
+    """By where the targets come from; the loss is the same, but for `without`."""
+    images = example_data(batch, STORED_IMAGES)
+    rdl = terms.between(dict(zip(TWO, TWO, strict=True)), terms.rdl())
+    further = {"kd": _kd(), "rdl": rdl}
+
+    def contender(source, further):
+        step, *rest = _taught(further, source.teacher(), images, source.bring())
+        # Copied: donated NumPy memory would be that of the next contender too.
+        state, arrays = jax.tree.map(jnp.array, rest)
+        step = jax.jit(step, donate_argnums=0)
+        step = step.lower(state, arrays, source.bring()).compile()
+
+        def call():
+            nonlocal state
+            state, metrics = step(state, arrays, source.bring())
+            return jax.block_until_ready(metrics)
+
+        return measure.Contender(call)
+
+    ways = {
+        name: functools.partial(contender, source, further)
+        for name, source in sources(images).items()
+    }
+    return ways | {"without": lambda: contender(Source(teachers.nobody), {})}
+
+
+def example_data(batch: int, examples: int = EXAMPLES) -> dict[str, np.ndarray]:
     """A batch of random images, with their classes and places in the data set."""
     random = np.random.default_rng(0)
     return {
         "image": random.standard_normal((batch, 32, 32, 3), np.float32),
         "label": random.integers(100, size=batch, dtype=np.int32),
-        "index": random.permutation(EXAMPLES)[:batch].astype(np.int32),
+        "index": random.permutation(examples)[:batch].astype(np.int32),
     }
 
 
@@ -133,7 +242,7 @@ def example_targets(seen: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.nd
 
 
 main = functools.partial(
-    measure.main, "benchmarks.steps", build, LOSSES, measure.Options
+    measure.main, "benchmarks.steps", build, CASES, measure.Options
 )
 
 if __name__ == "__main__":

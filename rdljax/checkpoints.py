@@ -31,6 +31,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from rdljax import _files
+
 PyTree = Any
 
 # 2: a manifest with hashes. 1 had an item of orbax's, `about`, and no hashes.
@@ -119,12 +121,6 @@ def _sha256_of_files(folder: pathlib.Path) -> dict[str, str]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             hashes[path.relative_to(folder).as_posix()] = digest
     return hashes
-
-
-def _sha256_of_words(manifest: Mapping[str, Any]) -> str:
-    """Of a manifest, without its own hash."""
-    words = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
 
 def _to_host(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -236,7 +232,7 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((where / _MANIFEST).read_bytes())
-        whole = manifest["sha256"] == _sha256_of_words(manifest)
+        whole = manifest["sha256"] == _files.sha256_of_words(manifest)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if (where / "about").is_dir():
             raise CheckpointMismatch(
@@ -361,7 +357,7 @@ def _store(
         with _orbax() as checkpointer:
             checkpointer.save(draft / _STATE, args=ocp.args.StandardSave(arrays))
         manifest["files"] = _sha256_of_files(draft)
-        manifest["sha256"] = _sha256_of_words(manifest)
+        manifest["sha256"] = _files.sha256_of_words(manifest)
         (draft / _MANIFEST).write_text(json.dumps(manifest))
         if place.exists():
             place.rename(aside / f"{_REPLACED}{step}")

@@ -378,7 +378,7 @@ def noise_ceiling(
     if rdms.ndim != 2 or len(rdms) < 2 or not np.isfinite(rdms).all():
         raise ValueError(
             f"noise_ceiling takes finite RDMs [subjects, pairs] of two subjects or "
-            f"more: got {rdms.shape}"
+            f"more: got {rdms.shape}, {np.isfinite(rdms).sum()} of them finite"
         )
     rdm.stimuli(rdms.shape[1])
     if isinstance(comparison, rdm.comparisons.MSE):

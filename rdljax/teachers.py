@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from rdljax import _names
+from rdljax import _names, rdm
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -36,27 +37,96 @@ def net(module, variables, *, inputs: str = "image") -> Teacher:
       module: A Flax module whose `apply(variables, images, train=False)` answers a dict
         of activations.
       variables: Its variables: parameters and, if any, running statistics.
-      inputs: The entry of the batch that the net sees.
+      inputs: The entry of the batch that the net sees, or of its `also`.
     """
 
     def targets(arrays, batch):
-        return lax.stop_gradient(module.apply(arrays, batch[inputs], train=False))
+        images = {**batch.get("also", {}), **batch}[inputs]
+        return lax.stop_gradient(module.apply(arrays, images, train=False))
 
     return Teacher(variables, targets)
 
 
-def remembered(activations: Mapping[str, Array]) -> Teacher:
+def remembered(activations: Mapping[str, Array], *, index: str = "index") -> Teacher:
     """What a teacher answered for each training image, so that it need not run.
 
     Args:
-      activations: By layer `[images, ...]`, as from `remember`. A batch is looked up by
-        its entry `index`: the view's crops and mirrors change nothing of it.
+      activations: By layer `[images, ...]`, as from `remember`.
+      index: The entry of the batch by which it is looked up: the view's crops and
+        mirrors change nothing of it.
     """
 
     def targets(arrays, batch):
-        return jax.tree.map(lambda x: x[batch["index"]], arrays)
+        return jax.tree.map(lambda x: _rows(x, batch[index]), arrays)
 
     return Teacher(dict(activations), targets)
+
+
+def rdms(measured: Mapping[str, Array], *, stimulus: str = "stimulus") -> Teacher:
+    """Measured RDMs, for `terms.rdl_target`.
+
+    A stimulus of the batch is answered by its row: its distances to all stimuli. So
+    the batch may hold any of them, divided over the devices as its images are.
+
+    Args:
+      measured: By name a condensed RDM `[pairs]`, or that of each subject `[subjects,
+        pairs]`. NaN was not measured.
+      stimulus: The entry of the batch `[stimuli in the batch]` that says which they
+        are.
+
+    Returns:
+      The teacher. Its layers are `[stimuli in the batch, n]`, or `[stimuli in the
+      batch, subjects, n]`.
+
+    Raises:
+      ValueError: No RDM has that many distances, or two are of different stimuli.
+    """
+    sizes = {name: rdm.stimuli(np.shape(x)[-1]) for name, x in measured.items()}
+    if len({*sizes.values()}) > 1 or any(np.ndim(x) > 2 for x in measured.values()):
+        shapes = {name: np.shape(x) for name, x in measured.items()}
+        raise ValueError(
+            f"expected RDMs [pairs] or [subjects, pairs] of the same stimuli, got "
+            f"{shapes}"
+        )
+
+    def rows(distances):
+        distances = jnp.asarray(distances)
+        if distances.ndim == 1:
+            return rdm.square(distances)
+        return jnp.stack([rdm.square(one) for one in distances], axis=1)
+
+    def targets(arrays, batch):
+        return jax.tree.map(lambda x: _rows(x, batch[stimulus]), arrays)
+
+    return Teacher({name: rows(x) for name, x in measured.items()}, targets)
+
+
+def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teacher:
+    """The geometry of the classes alone: images of one class are alike.
+
+    Answers one-hot codes, whose cosine distance is 0 within a class and 1 between two:
+    a plain RDM of labels, for `terms.rdl`.
+
+    Args:
+      classes: Their number.
+      label: The entry of the batch `[batch]` with the classes.
+      layer: What the codes are called.
+    """
+
+    def targets(arrays, batch):
+        return {layer: jax.nn.one_hot(batch[label], classes)}
+
+    return Teacher((), targets)
+
+
+def brought(*, entry: str = "taught") -> Teacher:
+    """What the batch brings with it, for activations that the device cannot hold.
+
+    Args:
+      entry: The entry of the batch with the targets, `{layer: [batch, ...]}`, as from
+        `stored.of_batch`; the view has to pass it on.
+    """
+    return Teacher((), lambda arrays, batch: dict(batch[entry]))
 
 
 def remember(
@@ -82,19 +152,33 @@ def remember(
     Raises:
       UnknownName: The teacher has no such layer.
     """
+    answer = answering(teacher, layers)
+    parts = [
+        answer(teacher.arrays, see(jnp.arange(at, min(at + chunk, images))))
+        for at in range(0, images, chunk)
+    ]
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+def answering(
+    teacher: Teacher, layers: Sequence[str], dtype: Any = None
+) -> Callable[[Any, Batch], dict[str, Array]]:
+    """What a teacher answers in some layers, compiled: a function `(arrays, batch)`.
+
+    Args:
+      teacher: The teacher.
+      layers: Of which layers; another than the teacher's is an `UnknownName`.
+      dtype: Of the answers; the teacher's own where None.
+    """
 
     @jax.jit
     def answer(arrays, batch):
         targets = teacher.targets(arrays, batch)
         for layer in layers:
             _names.check("layer", layer, targets)
-        return {layer: targets[layer] for layer in layers}
+        return {layer: jnp.asarray(targets[layer], dtype) for layer in layers}
 
-    parts = [
-        answer(teacher.arrays, see(jnp.arange(at, min(at + chunk, images))))
-        for at in range(0, images, chunk)
-    ]
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+    return answer
 
 
 def several(teachers: Mapping[str, Teacher]) -> Teacher:
@@ -124,6 +208,30 @@ def several(teachers: Mapping[str, Teacher]) -> Teacher:
     return Teacher({name: t.arrays for name, t in teachers.items()}, targets)
 
 
+def beside(*given: Teacher) -> Teacher:
+    """Teachers of different layers as one, whose layers keep their names.
+
+    Raises:
+      ValueError: From `targets`: two have a layer of one name.
+    """
+
+    def targets(arrays, batch):
+        found: dict[str, Array] = {}
+        for teacher, own in zip(given, arrays, strict=True):
+            answered = teacher.targets(own, batch)
+            if twice := sorted(found.keys() & answered.keys()):
+                raise ValueError(f"two teachers have a layer {twice[0]!r}: see several")
+            found |= answered
+        return found
+
+    return Teacher(tuple(teacher.arrays for teacher in given), targets)
+
+
 def nobody() -> Teacher:
     """No teacher: a net that learns its task alone."""
     return Teacher((), lambda arrays, batch: {})
+
+
+def _rows(x: Array, index: Array) -> Array:
+    """Rows by their numbers; NaN where there is no such row."""
+    return x.at[index].get(mode="fill", fill_value=jnp.nan)

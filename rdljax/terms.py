@@ -788,6 +788,51 @@ def rdl(*, pairs: int | None = None, **numbers) -> Term:
     return Term(init, apply, apply_globally=apply_globally)
 
 
+def rdl_target(*, missing: bool = False, stimulus: str = "stimulus", **numbers) -> Term:
+    """`objectives.rdl_target` towards measured RDMs, of the stimuli in the batch.
+
+        term = terms.between(("stimuli/pooled", "human_it"), terms.rdl_target())
+        terms.over_global_batch(term)
+
+    Args:
+      missing: Whether the RDMs have pairs that were not measured (NaN): those are then
+        left out.
+      stimulus: The entry of the batch `[stimuli]` that says which they are.
+      **numbers: `distance`, `comparison`, `subjects` and `ceiling` of
+        `objectives.rdl_target`.
+
+    The teacher's layer has the rows of the RDMs: see `teachers.rdms`.
+    """
+
+    def one(student, rows, chosen):
+        if rows.ndim not in (2, 3) or rows.shape[0] != chosen.shape[0]:
+            raise ValueError(
+                f"rdl_target takes rows of RDMs [stimuli, n] or [stimuli, subjects, n] "
+                f"of {chosen.shape[0]} stimuli, as teachers.rdms answers, got "
+                f"{rows.shape}"
+            )
+        square = jnp.take(rows, chosen, axis=-1)
+        if square.ndim == 2:
+            target = rdm.condense(square)
+        else:
+            target = jax.vmap(rdm.condense, in_axes=1)(square)
+        weights = None
+        if missing:
+            measured = jnp.isfinite(target)
+            weights = measured.astype(target.dtype)
+            target = jnp.where(measured, target, 0)
+        return objectives.rdl_target(student, target, weights, **numbers)
+
+    def init(key, student, teacher):
+        return {}, State()
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        losses = jax.tree.map(lambda s, t: one(s, t, batch[stimulus]), student, teacher)
+        return functools.reduce(jnp.add, jax.tree.leaves(losses)), state
+
+    return Term(init, apply)
+
+
 def _wrapped(init: Callable, term: Term, wrap: Callable) -> Term:
     """The term with another `init`, and all that applies it wrapped."""
     _, *applies = term

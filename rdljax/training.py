@@ -128,7 +128,9 @@ def init(
       plan: All phases: the parameters of all their terms are made here. A name stands
         for the same term in every phase.
       view: `view(data, batch, key)` answers the batch that nets and terms see: at least
-        `image`.
+        `image`. If it has `also`, a dict of further images by name (the stimuli of a
+        measured RDM), the student sees those in the same step, behind the others: their
+        activations are called `name/layer`.
       arrays: What the teacher holds and the data.
       batch: A batch; only its shapes count.
       devices: Over how many devices the step will be mapped, all by default: those of
@@ -150,7 +152,8 @@ def init(
     # minutes to compile the drawing of a deep net's arrays in one program.
     images = jnp.zeros((1, *example["image"].shape[1:]), example["image"].dtype)
     variables = dict(student.init(student_key, images))
-    seen = jax.eval_shape(student.apply, variables, example["image"])
+    look = functools.partial(_with_further_images(_in_evaluation), student)
+    seen, _ = jax.eval_shape(look, variables, example, phase_key)
     taught = jax.eval_shape(teacher.targets, arrays.teacher, example)
 
     params, states = {"student": variables.pop("params")}, {}
@@ -265,7 +268,7 @@ def body(
             params = _combine(trained, frozen)
             variables = _variables(now, params)
             with jax.named_scope("student"):
-                seen, model_state = run(student, variables, batch["image"], dropout)
+                seen, model_state = run(student, variables, batch, dropout)
             total, values, remembered = _weighted_sum(
                 phase, params, state, seen, targets, batch, axis_name
             )
@@ -379,7 +382,7 @@ def examination(
 
         def activations(trained):
             variables = _variables(now, _combine(trained, frozen))
-            return run(student, variables, batch["image"], dropout)[0]
+            return run(student, variables, batch, dropout)[0]
 
         def value(alone, trained, seen):
             params = _combine(trained, frozen)
@@ -834,7 +837,35 @@ def _in_evaluation(
 def _of_student(phase: Phase, micro_batches: int) -> Callable:
     """How a phase runs the student on a batch."""
     run = _in_training if _trains_student(phase) else _in_evaluation
-    return run if micro_batches == 1 else _accumulated(run, micro_batches)
+    return _with_further_images(
+        run if micro_batches == 1 else _accumulated(run, micro_batches)
+    )
+
+
+def _with_further_images(run: Callable) -> Callable:
+    """`run` of a batch: of its images and, behind them, of those of `also`."""
+
+    def look(student, variables, batch, dropout):
+        images, also = batch["image"], batch.get("also", {})
+        for name, others in also.items():
+            if others.shape[1:] != images.shape[1:]:
+                raise ValueError(
+                    f"expected images of one size, got {name} {others.shape} beside "
+                    f"the batch's {images.shape}"
+                )
+        if not also:
+            return run(student, variables, images, dropout)
+        together = jnp.concatenate([images, *also.values()])
+        seen, state = run(student, variables, together, dropout)
+        at = len(images)
+        found = {layer: x[:at] for layer, x in seen.items()}
+        for name, others in also.items():
+            rows = slice(at, at + len(others))
+            found |= {f"{name}/{layer}": x[rows] for layer, x in seen.items()}
+            at = rows.stop
+        return found, state
+
+    return look
 
 
 def _accumulated(run: Callable, micro_batches: int) -> Callable:

@@ -42,6 +42,20 @@ def float64():
 
 
 @pytest.fixture(scope="session")
+def brain_file() -> pathlib.Path:
+    """Real stimuli and their RDMs, of Kriegeskorte et al. 2008.
+
+    $RDLJAX_KRIEGESKORTE92, or ../shared/data/kriegeskorte92.npz.
+    """
+    name = "RDLJAX_KRIEGESKORTE92"
+    default = pathlib.Path(__file__).parents[2] / "shared" / "data"
+    file = pathlib.Path(os.environ.get(name, default / "kriegeskorte92.npz"))
+    if not file.is_file():
+        pytest.skip(f"no measured RDMs at {file}; ${name} names another file")
+    return file
+
+
+@pytest.fixture(scope="session")
 def tfds_dir() -> pathlib.Path:
     """The folder with real TFDS data: $RDLJAX_DATA, or ../shared/data/tfds."""
     default = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tfds"

@@ -216,6 +216,22 @@ class TestCases:
         _, metrics = jax.eval_shape(run)
         assert set(metrics) == {"loss", "task", "kd", name}
 
+    def test_targets_are_the_same_wherever_they_are_stored(self, monkeypatch):
+        monkeypatch.setattr(steps, "STORED_IMAGES", 6)
+        images = steps.example_data(2, 6)
+        found = {}
+        for name, (make, bring) in steps.sources(images).items():
+            teacher, batch = make(), {**images, **bring()}
+            run = jax.eval_shape if name == "live" else lambda f, *x: f(*x)
+            found[name] = run(teacher.targets, teacher.arrays, batch)
+        shapes = [
+            {k: x.shape for k, x in targets.items() if k in found["given"]}
+            for targets in found.values()
+        ]
+        assert shapes == shapes[:1] * 4 and set(shapes[0]) == {*steps.TWO, "logits"}
+        jax.tree.map(np.testing.assert_array_equal, found["stored"], found["given"])
+        jax.tree.map(np.testing.assert_array_equal, found["mapped"], found["given"])
+
 
 class TestKernels:
     @pytest.mark.parametrize(
@@ -333,7 +349,7 @@ class TestCommand:
         ("module", "names"),
         [
             (objectives, objectives.CASES),
-            (steps, steps.LOSSES),
+            (steps, steps.CASES),
             (kernels, kernels.CASES),
             (nets, nets.CASES),
             (devices, devices.CASES),

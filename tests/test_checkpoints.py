@@ -15,7 +15,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from rdljax import checkpoints
+from rdljax import _files, checkpoints
 
 
 class State(NamedTuple):
@@ -252,7 +252,7 @@ def test_a_newer_format_is_refused(tmp_path):
     text.write_text(json.dumps(manifest))
     with pytest.raises(checkpoints.CheckpointDamaged, match="manifest was changed"):
         checkpoints.restore(tmp_path, STORED)
-    manifest["sha256"] = checkpoints._sha256_of_words(manifest)
+    manifest["sha256"] = _files.sha256_of_words(manifest)
     text.write_text(json.dumps(manifest))
     with pytest.raises(checkpoints.CheckpointMismatch, match="format 3.* format 2"):
         checkpoints.restore(tmp_path, STORED)

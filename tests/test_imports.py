@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 ALLOWED = {
     "__init__": set(),
     "_names": set(),
+    "_files": {"numpy", "safetensors", "h5py", "_names"},
     "_geometry": {"jax", "numpy"},
     "_layerwise": {"jax", "_geometry"},
     "_pytrees": {"jax"},
@@ -37,9 +38,8 @@ ALLOWED = {
         "numpy",
         "flax",
         "torch",
-        "safetensors",
-        "h5py",
         "nets",
+        "_files",
         "_names",
     },
     "terms": {
@@ -52,7 +52,8 @@ ALLOWED = {
         "_names",
         "_geometry",
     },
-    "teachers": {"jax", "terms", "nets", "checkpoints", "_names"},
+    "teachers": {"jax", "numpy", "rdm", "terms", "nets", "checkpoints", "_names"},
+    "measured": {"numpy", "h5py", "rdm", "_files", "_names"},
     "training": {
         "jax",
         "numpy",
@@ -63,7 +64,8 @@ ALLOWED = {
         "checkpoints",
         "_names",
     },
-    "checkpoints": {"jax", "numpy", "orbax"},
+    "stored": {"jax", "numpy", "tqdm", "teachers", "_files", "_names"},
+    "checkpoints": {"jax", "numpy", "orbax", "_files"},
     "statistics": {"jax", "numpy", "scipy", "mlxtend", "rdm"},
 }
 STANDARD = sys.stdlib_module_names

@@ -1,8 +1,5 @@
 """Parity with rsatoolbox, on random activations and on real RDMs."""
 
-import os
-import pathlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -118,13 +115,9 @@ def test_whitened_by_the_covariance_of_the_stimuli(float64):
 
 
 @pytest.fixture(scope="session")
-def kriegeskorte92():
+def kriegeskorte92(brain_file):
     """The RDMs of 92 images in human and monkey IT (Kriegeskorte et al. 2008)."""
-    default = pathlib.Path(__file__).parents[2] / "shared/data/kriegeskorte92.npz"
-    file = pathlib.Path(os.environ.get("RDLJAX_KRIEGESKORTE92", default))
-    if not file.is_file():
-        pytest.skip(f"no RDMs at {file}; $RDLJAX_KRIEGESKORTE92 names another file")
-    return np.load(file)
+    return np.load(brain_file)
 
 
 def test_known_correlations_of_the_92_images(float64, kriegeskorte92):

@@ -1,9 +1,12 @@
 """Objectives of relations: how the examples of a batch lie to each other."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rdljax import _geometry, _layerwise, rdm
@@ -76,8 +79,12 @@ def rdl(
 
 def _condensed_of_batch(student: tuple, target: tuple) -> str | None:
     expected = student[0] * (student[0] - 1) // 2 if len(student) > 1 else 0
-    if expected < 1 or target != (expected,):
-        return f"expected [batch, ...] and its condensed RDM ({expected},)"
+    subjects = target[:-1]
+    if expected < 1 or target[-1:] != (expected,) or len(subjects) > 1 or 0 in subjects:
+        return (
+            f"expected [batch, ...] and its condensed RDM ({expected},), or that of "
+            f"each subject (subjects, {expected})"
+        )
     return None
 
 
@@ -89,25 +96,37 @@ def rdl_target(
     *,
     distance=rdm.distances.Cosine(),
     comparison=rdm.comparisons.Pearson(),
+    subjects: Array | None = None,
+    ceiling: Array | float | None = None,
 ) -> Array:
     """Representational distance learning from a measured RDM (of a brain, say).
 
-    As `rdl`, with the teacher's RDM given instead of its activations.
+    As `rdl`, with the teacher's RDM given instead of its activations. Of several
+    subjects' RDMs the student is compared with each, and the mean is taken.
 
     Args:
       student: Activations `[n, ...]` of the n stimuli of the RDM, in its order.
-      target: The condensed RDM `[n (n - 1) / 2]`: the upper triangle row by row. Pairs
-        of weight 0 may be NaN.
-      weights: `[n (n - 1) / 2]`, not negative, the same in every layer: 0 masks a pair.
-        None weighs all alike.
+      target: The condensed RDM `[n (n - 1) / 2]`: the upper triangle row by row; or
+        that of each subject `[subjects, n (n - 1) / 2]`. Pairs of weight 0 may be NaN.
+      weights: As the target or as one subject's, not negative, the same in every layer:
+        0 masks a pair, and a subject without any other counts for nothing. None weighs
+        all alike.
       distance: Of two stimuli's activations in the student, one of `rdm.distances`.
       comparison: Of two RDMs, one of `rdm.comparisons`.
+      subjects: The weight of each subject `[subjects]`, not negative, such as its
+        reliability. None weighs all alike.
+      ceiling: The similarity that a perfect student would have (`noise_ceiling` of
+        `rdljax.statistics`), above 0, of all or of each subject `[subjects]`: noisy
+        RDMs then ask no more than they can. For a comparison that is one minus a
+        similarity s, the value is `1 - s / ceiling`: below 0 beyond the ceiling.
 
     Returns:
       A scalar, 0 when the RDMs are equal; summed over layers.
 
     Raises:
-      ValueError: A target or weights of another length than the student's RDM.
+      ValueError: A target or weights of another length than the student's RDM; weights
+        or ceilings of another number of subjects; a ceiling of 0 or less, or one with
+        `MSE`, which has no similarity.
 
     References:
       McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
@@ -115,7 +134,61 @@ def rdl_target(
       10:131, 2016.
     """
     own = rdm.forms.distances_of(student, None, distance)
-    return rdm.compare(own, target, weights, comparison=comparison)
+    compare = functools.partial(rdm.compare, comparison=comparison)
+    several = target.ndim > 1
+    if several and weights is not None and np.ndim(weights) > 1:
+        _check_shape("row of weights", weights[:, 0], {target.shape[:1]})
+        pairs = zip(target, weights, strict=True)
+    else:
+        pairs = ((one, weights) for one in (target if several else target[None]))
+    # (A loop: what a comparison refuses can be looked at outside jit.)
+    values = jnp.stack([compare(own, one, weight) for one, weight in pairs])
+    measured = None
+    if several and weights is not None and np.ndim(weights) > 1:
+        measured = jnp.any(jnp.asarray(weights) > 0, axis=1)
+    return _over_subjects(values, subjects, ceiling, comparison, measured)
+
+
+def _over_subjects(values: Array, subjects, ceiling, comparison, measured) -> Array:
+    """The weighted mean over subjects, each in relation to its ceiling.
+
+    Without those of whom no pair was measured.
+    """
+    if ceiling is not None:
+        if isinstance(comparison, rdm.comparisons.MSE):
+            raise ValueError("MSE has no similarity, so that it has no ceiling")
+        _check_shape("ceiling", ceiling, {(), values.shape})
+        _check_known("a ceiling above 0", ceiling, lambda x: x > 0)
+        values = 1 - (1 - values) / jnp.asarray(ceiling, values.dtype)
+    if subjects is None and measured is None:
+        return jnp.mean(values)
+    if subjects is None:
+        subjects = jnp.ones_like(values)
+    else:
+        _check_shape("weight", subjects, {values.shape})
+        _check_known("weights of subjects of 0 or more", subjects, lambda x: x >= 0)
+        subjects = jnp.asarray(subjects, values.dtype)
+    if measured is not None:
+        subjects = jnp.where(measured, subjects, 0)
+    total = jnp.sum(subjects)
+    return jnp.sum(subjects * values) / jnp.where(total > 0, total, 1)
+
+
+def _check_shape(name: str, given, shapes: set[tuple]) -> None:
+    if np.shape(given) not in shapes:
+        raise ValueError(
+            f"expected a {name} for each of {max(shapes)[0]} subjects, got "
+            f"{np.shape(given)}"
+        )
+
+
+def _check_known(expected: str, given, holds: Callable) -> None:
+    """Finite, not all 0, and what is expected, where the values are known."""
+    if isinstance(given, jax.core.Tracer):
+        return
+    known = np.asarray(given)
+    if not (holds(known).all() and np.isfinite(known).all() and known.any()):
+        raise ValueError(f"expected {expected}, got {known}")
 
 
 @_layerwise.layerwise(_layerwise.same_batch)

@@ -1,6 +1,5 @@
 """What readers of weights share: nothing may be missing, and nothing left over."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,15 +30,6 @@ class WeightsMismatch(ValueError):
         if len(self.wrong) > _LINES:
             lines.append(f"and {len(self.wrong) - _LINES} more")
         super().__init__("\n  ".join([f"these are not the weights of {name}:", *lines]))
-
-
-class CannotRead(ValueError):
-    """A file that holds more than arrays, or that cannot be read or written here."""
-
-
-def needs(package: str, path: pathlib.Path) -> CannotRead:
-    """What to say where an optional package is absent."""
-    return CannotRead(f"{path} takes the package {package}: pip install {package}")
 
 
 def shapes(name: str, classes: int) -> dict[Path, Shape]:

@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import _names
+from rdljax import _files, _names
 from rdljax.nets import _weights
 
 # Layers of one kind are numbered in depth order, the first has no number.
@@ -64,25 +64,16 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    try:
-        import h5py
-    except ImportError as error:
-        raise _weights.needs("h5py", path) from error
-    state = {}
 
-    def take(_, item):
-        if isinstance(item, h5py.Dataset):
-            # As in .../model_weights/conv2d/conv2d/kernel:0
-            layer, leaf = item.name.split("/")[-2:]
-            state[f"{layer}/{leaf.partition(':')[0]}"] = item[()]
+    def of_model(names):
+        return [name for name in names if name.startswith("model_weights/")]
 
-    try:
-        with h5py.File(path) as file:
-            file["model_weights"].visititems(take)
-    except Exception as error:
-        # A damaged file makes the parser raise almost anything.
-        raise _weights.CannotRead(f"{path} is not a Keras file: {error}") from error
-    return state
+    arrays = _files.hdf5(path, of_model)
+    if not arrays:
+        raise _files.CannotRead(f"{path} is not a Keras file: it has no model_weights")
+    # As in model_weights/conv2d/conv2d/kernel:0
+    names = {key: key.partition(":")[0].split("/")[-2:] for key in arrays}
+    return {"/".join(names[key]): x for key, x in arrays.items()}
 
 
 def _name(path: _weights.Path) -> str:

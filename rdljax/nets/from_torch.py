@@ -14,7 +14,6 @@ program did that trained the weights, and here they are `[batch, H, W, channels]
 import argparse
 import os
 import pathlib
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,10 +21,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import _names
+from rdljax import _files, _names
 from rdljax.nets import _weights
 
-CannotRead = _weights.CannotRead
+CannotRead = _files.CannotRead
 WeightsMismatch = _weights.WeightsMismatch
 # From a module's path here to its name there, as in ("stem", "conv") to "conv1".
 Naming = Callable[[tuple[str, ...]], str]
@@ -221,7 +220,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       CannotRead: It holds more than arrays, is damaged, or PyTorch is not installed.
     """
     path = pathlib.Path(path).expanduser()
-    reader = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    reader = {".npz": _files.npz, ".safetensors": _files.safetensors}
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     return reader.get(path.suffix, _read_pickle)(path)
@@ -245,7 +244,7 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
     if path.suffix == ".npz":
         np.savez(partial, **state)
     elif path.suffix == ".safetensors":
-        _safetensors(path).numpy.save_file(state, partial)
+        _files.package_safetensors(path).numpy.save_file(state, partial)
     else:
         torch = _torch(path)
         torch.save({key: torch.from_numpy(x) for key, x in state.items()}, partial)
@@ -276,30 +275,6 @@ def _to_torch(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T)
 
 
-# What a damaged file makes a parser raise has no end: whatever it is, it is told with
-# the file's name.
-
-
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:
-        raise _weights.CannotRead(
-            f"{path} is not an .npz file of arrays: {_brief(error)}"
-        ) from error
-
-
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    safetensors = _safetensors(path)
-    try:
-        return safetensors.numpy.load_file(path)
-    except Exception as error:
-        raise _weights.CannotRead(
-            f"{path} is not a .safetensors file that NumPy can hold: {_brief(error)}"
-        ) from error
-
-
 def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
     torch = _torch(path)
     try:
@@ -310,9 +285,9 @@ def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore")
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise _weights.CannotRead(
-            f"{path} holds more than tensors, or is damaged ({_brief(error)}). In the "
-            "program that wrote it, save model.state_dict() alone: "
+        raise CannotRead(
+            f"{path} holds more than tensors, or is damaged ({_files.brief(error)}). "
+            "In the program that wrote it, save model.state_dict() alone: "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
     for key in ("model", "state_dict", "model_state_dict", "net"):
@@ -324,31 +299,16 @@ def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
             try:
                 return {key: _array(x) for key, x in stored.items()}
             except Exception as error:
-                raise _weights.CannotRead(
-                    f"{path} holds tensors that NumPy cannot: {_brief(error)}"
+                raise CannotRead(
+                    f"{path} holds tensors that NumPy cannot: {_files.brief(error)}"
                 ) from error
         found = f"a dictionary with {', '.join(map(str, list(stored)[:8]))}"
-    raise _weights.CannotRead(f"{path} holds no dictionary of tensors, but {found}")
+    raise CannotRead(f"{path} holds no dictionary of tensors, but {found}")
 
 
 def _array(tensor: Any) -> np.ndarray:
     tensor = tensor.detach()
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-
-
-def _brief(error: Exception) -> str:
-    """What an error says in a line: of PyTorch's advice, only what it met."""
-    met = re.search(r"Unsupported \w+: .*?(?= was not|$)|[^\n]*", str(error))
-    text = re.sub(r"\x1b\[\d*m", "", met.group()).strip()
-    return f"{type(error).__name__}: {text[:200]}"
-
-
-def _safetensors(path: pathlib.Path) -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise _weights.needs("safetensors", path) from error
-    return safetensors
 
 
 def _torch(path: pathlib.Path) -> Any:

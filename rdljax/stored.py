@@ -1,0 +1,479 @@
+"""Activations of a teacher in files: of a net that runs once, or of another program.
+
+    kept = stored.write("cache", teacher, see, 50_000, ["stage2", "logits"])
+    kept = stored.read("activations.npz", images=50_000)
+    source = stored.teacher(kept)  # on the device, looked up by the batch's `index`
+
+Where the device cannot hold them, each batch brings its rows with it:
+
+    rows, source = stored.of_batch(kept), teachers.brought()
+    batch = {"index": index, "taught": rows(index)}
+
+A folder of `write` has an `.npy` file a layer, whose rows are the images; what they
+are, in `manifest.json`; and in `chunks.jsonl` a line for each chunk of images that is
+written, with the SHA-256 of its rows in each layer. One process writes at one time. Of
+one that is killed every chunk with a line is there, and no other counts.
+"""
+
+import collections
+import contextlib
+import hashlib
+import json
+import operator
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rdljax import _files, _names, teachers
+
+CannotRead = _files.CannotRead
+
+_FORMAT = 1
+_MANIFEST, _DRAFT, _CHUNKS = "manifest.json", ".manifest.json", "chunks.jsonl"
+# The arrays of a file that are not activations.
+_INDEX, _IDS = "index", "ids"
+_READERS = {
+    ".npz": _files.npz,
+    ".h5": _files.hdf5,
+    ".hdf5": _files.hdf5,
+    ".safetensors": _files.safetensors,
+}
+
+
+class Stored(NamedTuple):
+    """Activations of a whole data set.
+
+    Attributes:
+      layers: By name `[images, ...]`, memory-mapped where `write` wrote them.
+      about: What `write` was told about them; empty for a file of another program.
+    """
+
+    layers: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+class OtherActivations(ValueError):
+    """The folder holds other activations than those to write, or something else."""
+
+
+def write(
+    folder: str | os.PathLike,
+    teacher: teachers.Teacher,
+    see: Callable[[jax.Array], teachers.Batch],
+    images: int,
+    layers: Sequence[str],
+    *,
+    chunk: int = 500,
+    about: Mapping[str, Any] | None = None,
+    dtype: Any = None,
+    quiet: bool = False,
+) -> Stored:
+    """Has a teacher look at each image once, and stores what it answers.
+
+    Where it was broken off, the same call goes on after the last whole chunk; a chunk
+    that was damaged since is computed again, and where nothing is left to be done, the
+    teacher does not run.
+
+    Args:
+      folder: Where to; it is made where it is missing.
+      teacher: The teacher.
+      see: From indices of images to the batch that the teacher sees.
+      images: How many there are.
+      layers: Of which layers.
+      chunk: Images at a time.
+      about: What the teacher and the images are, as JSON, such as their fingerprints:
+        nothing else tells two teachers of the same layers apart.
+      dtype: In which the activations are stored, such as `jnp.float16`; the teacher's
+        own where None.
+      quiet: Without a progress bar (of tqdm).
+
+    Raises:
+      UnknownName: The teacher has no such layer.
+      OtherActivations: The folder holds something else; the message says what differs.
+      CannotRead: The folder's manifest is damaged.
+      ValueError: No image, layer or chunk; or a layer that is not finite, has not a row
+        an image, or is not of floating point.
+    """
+    folder, layers = pathlib.Path(folder).expanduser(), list(layers)
+    images, chunk = operator.index(images), operator.index(chunk)
+    if images < 1 or chunk < 1 or not layers:
+        raise ValueError(
+            f"expected 1 or more, got {images} images, {len(layers)} layers and chunks "
+            f"of {chunk}"
+        )
+    answer = teachers.answering(teacher, layers, dtype)
+    forms = jax.eval_shape(answer, teacher.arrays, see(jnp.arange(1)))
+
+    def compute(rows):
+        batch = see(jnp.arange(rows.start, rows.stop))
+        found = jax.device_get(answer(teacher.arrays, batch))
+        for layer, x in found.items():
+            if (row := _not_finite(x)) is not None:
+                raise ValueError(
+                    f"the teacher's layer {layer!r} is not finite in {x.dtype} for "
+                    f"image {rows.start + row}"
+                )
+        return {layer: x.tobytes() for layer, x in found.items()}
+
+    manifest = {
+        "format": _FORMAT,
+        "images": images,
+        "chunk": chunk,
+        "layers": {layer: _form(layer, forms[layer], images) for layer in layers},
+        # As it will be read: keys that are strings, lists for tuples.
+        "about": json.loads(json.dumps(dict(about or {}))),
+    }
+    _begin(folder, manifest)
+    mapped = {layer: _made(folder, manifest, layer) for layer in layers}
+    known = _chunks(folder)
+    firsts = range(0, images, chunk)
+    if not quiet:
+        import tqdm
+
+        firsts = tqdm.tqdm(firsts, unit=" chunks", desc=folder.name)
+    with (folder / _CHUNKS).open("ab") as lines:
+        for first in firsts:
+            rows = slice(first, min(first + chunk, images))
+            if first in known and known[first] == _sha256(_content(mapped, rows)):
+                continue
+            content = compute(rows)
+            # Not through the memory map: on a full disk that kills the process.
+            for layer, x in mapped.items():
+                with _path(folder, layer).open("r+b") as file:
+                    file.seek(x.offset + first * x[:1].nbytes)
+                    file.write(content[layer])
+            line = json.dumps({"first": first, "sha256": _sha256(content)})
+            # (The line before may have been cut short.)
+            lines.write(f"\n{line}".encode())
+            lines.flush()
+    return Stored(mapped, manifest["about"])
+
+
+def read(
+    path: str | os.PathLike,
+    *,
+    images: int | None = None,
+    ids: Sequence[Any] | None = None,
+    layers: Sequence[str] | None = None,
+    verify: bool = True,
+) -> Stored:
+    """The activations in a folder of `write`, or in a file of any program.
+
+    Args:
+      path: A folder of `write`; or an `.npz`, `.h5`, `.hdf5` or `.safetensors` file
+        with an array `[images, ...]` a layer. Its array `index`, if any, says which
+        image of the data set each row is: the rows are put in that order. No code that
+        a file may hold is run.
+      images: How many rows are expected; of `ids` by default.
+      ids: What the file's array `ids` is to be, integers or strings: what each image
+        is, in the order of the data set.
+      layers: Which are read; all by default.
+      verify: Whether the hashes of a folder are compared, for which all of it is read.
+
+    Raises:
+      FileNotFoundError: There is no such file or folder.
+      UnknownName: It has no such layer.
+      CannotRead: It is none of these, holds more than arrays, is unfinished or damaged,
+        or its rows are not those of the data set.
+    """
+    path = pathlib.Path(path).expanduser()
+    if ids is not None:
+        ids = _plain(ids)
+        images = len(ids) if images is None else images
+    if path.is_dir():
+        kept, stored_ids = _read_folder(path, layers, verify), None
+    elif not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    else:
+        kept, stored_ids = _read_file(path, layers, ids is not None)
+    if not kept.layers:
+        raise CannotRead(f"{path} holds no array of activations, or none is chosen")
+    rows = len(next(iter(kept.layers.values())))
+    if images is not None and rows != images:
+        raise CannotRead(f"{path} has {rows} rows, expected {images}")
+    if ids is not None:
+        _check_ids(path, stored_ids, ids)
+    return kept
+
+
+def teacher(stored: Stored, *, index: str = "index") -> teachers.Teacher:
+    """A teacher that holds the activations on the device.
+
+    Args:
+      stored: From `write` or `read`.
+      index: The entry of the batch by which they are looked up.
+    """
+    arrays = {layer: jnp.asarray(x) for layer, x in stored.layers.items()}
+    return teachers.remembered(arrays, index=index)
+
+
+def of_batch(stored: Stored) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """From indices int32 `[...]` to the rows `{layer: [..., ...]}`, for `brought`.
+
+    Of a memory map only these rows are read.
+    """
+
+    def rows(index):
+        return {layer: x[np.asarray(index)] for layer, x in stored.layers.items()}
+
+    return rows
+
+
+# ---- folders
+
+
+def _path(folder: pathlib.Path, layer: str) -> pathlib.Path:
+    return folder / f"{urllib.parse.quote(layer, safe='')}.npy"
+
+
+def _form(layer: str, x: jax.ShapeDtypeStruct, images: int) -> dict[str, Any]:
+    """Shape and dtype of a layer, from what the teacher answers to one image."""
+    if x.shape[:1] != (1,) or not x.size or not _is_float(x.dtype):
+        raise ValueError(
+            f"the teacher's layer {layer!r} is {x.dtype}{list(x.shape)} for one image: "
+            "expected a row of floating-point numbers"
+        )
+    return {"shape": [images, *x.shape[1:]], "dtype": str(x.dtype)}
+
+
+def _content(layers: Mapping[str, np.ndarray], rows: slice) -> dict[str, bytes]:
+    return {layer: x[rows].tobytes() for layer, x in layers.items()}
+
+
+def _sha256(content: Mapping[str, bytes]) -> dict[str, str]:
+    return {k: hashlib.sha256(x).hexdigest() for k, x in content.items()}
+
+
+def _begin(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest, or finds that it is there already."""
+    if (folder / _MANIFEST).exists():
+        found, wanted = _facts(_manifest(folder)), _facts(manifest)
+        differing = [
+            f"{key}: stored {found.get(key, 'nothing')}, "
+            f"expected {wanted.get(key, 'nothing')}"
+            for key in wanted | found
+            if wanted.get(key) != found.get(key)
+        ]
+        if differing:
+            lines = [f"{folder} holds other activations:", *differing]
+            raise OtherActivations("\n  ".join(lines))
+        return
+    holds = folder.exists() and (
+        not folder.is_dir() or {x.name for x in folder.iterdir()} - {_DRAFT}
+    )
+    if holds:
+        raise OtherActivations(f"{folder} is there already, and holds something else")
+    folder.mkdir(parents=True, exist_ok=True)
+    words = {**manifest, "sha256": _files.sha256_of_words(manifest)}
+    (folder / _DRAFT).write_text(json.dumps(words))
+    (folder / _DRAFT).replace(folder / _MANIFEST)
+
+
+def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What tells two folders apart, in words."""
+    layers, about = manifest["layers"].items(), manifest["about"].items()
+    return {
+        "images": str(manifest["images"]),
+        "chunk": str(manifest["chunk"]),
+        **{f"layer {k!r}": f"{x['dtype']}{x['shape'][1:]}" for k, x in layers},
+        **{f"about {k!r}": json.dumps(x, sort_keys=True) for k, x in about},
+    }
+
+
+def _manifest(folder: pathlib.Path) -> dict[str, Any]:
+    if not (folder / _MANIFEST).exists():
+        raise CannotRead(f"{folder} has no {_MANIFEST}: `write` did not write it")
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        whole = manifest["sha256"] == _files.sha256_of_words(manifest)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CannotRead(
+            f"{folder} is damaged: {_MANIFEST} cannot be read ({_files.brief(error)})"
+        ) from error
+    if not whole:
+        raise CannotRead(f"{folder} is damaged: {_MANIFEST} was changed")
+    if manifest["format"] != _FORMAT:
+        raise CannotRead(
+            f"{folder} is stored in format {manifest['format']}, and this version of "
+            f"rdljax reads format {_FORMAT}"
+        )
+    return manifest
+
+
+def _chunks(folder: pathlib.Path) -> dict[int, dict[str, str]]:
+    """By a chunk's first image, the SHA-256 of each layer; its last line counts."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / _CHUNKS).read_bytes().splitlines():
+            # A line that was cut short or changed is none.
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                found[entry["first"]] = dict(entry["sha256"])
+    return found
+
+
+def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.memmap:
+    """A layer's file, which is made where it is missing or damaged."""
+    try:
+        return _mapped(folder, manifest, layer)
+    except CannotRead:
+        form = manifest["layers"][layer]
+        np.lib.format.open_memmap(
+            _path(folder, layer),
+            mode="w+",
+            dtype=_as_stored(form["dtype"]),
+            shape=tuple(form["shape"]),
+        )
+    return _mapped(folder, manifest, layer)
+
+
+def _as_stored(dtype: str) -> np.dtype:
+    """What NumPy writes of bfloat16 and its like: so many bytes."""
+    return np.dtype(jnp.dtype(dtype).str)
+
+
+def _mapped(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.memmap:
+    form, path = manifest["layers"][layer], _path(folder, layer)
+    try:
+        x = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # As many kinds as there are damages.
+        raise CannotRead(
+            f"{folder} is damaged: {path.name} ({_files.brief(error)})"
+        ) from error
+    expected = form["shape"], _as_stored(form["dtype"]), True
+    if (list(x.shape), x.dtype, x.flags.c_contiguous) != expected:
+        raise CannotRead(f"{folder} is damaged: {path.name} is {x.dtype}{x.shape}")
+    return x.view(jnp.dtype(form["dtype"]))
+
+
+def _read_folder(
+    folder: pathlib.Path, layers: Sequence[str] | None, verify: bool
+) -> Stored:
+    manifest = _manifest(folder)
+    layers, known = _chosen(manifest["layers"], layers), _chunks(folder)
+    images, chunk = manifest["images"], manifest["chunk"]
+    chunks = {at: min(at + chunk, images) for at in range(0, images, chunk)}
+    there = sum(end - at for at, end in chunks.items() if at in known)
+    if there < images:
+        raise CannotRead(
+            f"{folder} is unfinished: {there} of {images} images are there; `write`, "
+            "called as before, goes on"
+        )
+    mapped = {layer: _mapped(folder, manifest, layer) for layer in layers}
+    for at, end in chunks.items() if verify else ():
+        for layer, digest in _sha256(_content(mapped, slice(at, end))).items():
+            if known[at].get(layer) != digest:
+                raise CannotRead(
+                    f"{folder} is damaged: images {at} to {end - 1} of layer {layer!r} "
+                    "were changed; `write`, called as before, computes them again"
+                )
+    return Stored(mapped, manifest["about"])
+
+
+# ---- files of other programs
+
+
+def _read_file(
+    path: pathlib.Path, layers: Sequence[str] | None, with_ids: bool
+) -> tuple[Stored, np.ndarray | None]:
+    """The activations, and the file's array `ids` where it is asked for."""
+    if path.suffix not in _READERS:
+        raise CannotRead(
+            f"{path} is no folder, and does not end with {', '.join(_READERS)}"
+        )
+    others = (_INDEX, _IDS) if with_ids else (_INDEX,)
+
+    def choose(names):
+        names = list(names)
+        known = [name for name in names if name not in (_INDEX, _IDS)]
+        return [*_chosen(known, layers), *(x for x in others if x in names)]
+
+    arrays = _READERS[path.suffix](path, choose)
+    of_rows = {name: arrays.pop(name) for name in others if name in arrays}
+    for name, x in arrays.items():
+        if not _is_float(x.dtype):
+            raise CannotRead(
+                f"{path}: {name!r} is {x.dtype}, and activations are floating-point "
+                "numbers; `layers` names what is to be read"
+            )
+        if not x.size or not x.ndim:
+            raise CannotRead(f"{path}: {name!r} is {list(x.shape)}, without a row")
+    for name, x in of_rows.items():
+        if x.ndim != 1:
+            raise CannotRead(f"{path}: {name!r} is {list(x.shape)}, not one a row")
+    counts = {name: len(x) for name, x in (arrays | of_rows).items()}
+    if len(set(counts.values())) > 1:
+        each = ", ".join(f"{name!r} {count}" for name, count in counts.items())
+        raise CannotRead(f"{path} has different numbers of rows: {each}")
+    for name, x in arrays.items():
+        if (row := _not_finite(x)) is not None:
+            raise CannotRead(f"{path}: {name!r} is not finite in row {row}")
+        # Of a machine with the other order of bytes.
+        arrays[name] = x.astype(x.dtype.newbyteorder("="), copy=False)
+    ids = of_rows.get(_IDS)
+    if _INDEX in of_rows:
+        places = _places(path, of_rows[_INDEX])
+        arrays = {name: x[places] for name, x in arrays.items()}
+        ids = None if ids is None else ids[places]
+    return Stored(arrays, {}), ids
+
+
+def _chosen(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
+    for layer in layers or ():
+        _names.check("layer", layer, known)
+    return list(known if layers is None else layers)
+
+
+def _is_float(dtype: Any) -> bool:
+    # (Those of more bytes JAX does not have.)
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 8
+
+
+def _not_finite(x: np.ndarray) -> int | None:
+    """The first row with an infinity or no number, if any."""
+    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    return None if finite.all() else int(np.argmin(finite))
+
+
+def _places(path: pathlib.Path, index: np.ndarray) -> np.ndarray:
+    """Which row each image is."""
+    if not np.issubdtype(index.dtype, np.integer):
+        raise CannotRead(f"{path}: {_INDEX!r} is {index.dtype}, expected integers")
+    places, count = np.argsort(index), len(index)
+    if not np.array_equal(index[places], np.arange(count)):
+        times = collections.Counter(index.tolist())
+        first = next(i for i in range(count) if times[i] != 1)
+        raise CannotRead(
+            f"{path}: {_INDEX!r} is not each of 0 to {count - 1} once: {first} is "
+            f"there {times[first]} times"
+        )
+    return places
+
+
+def _plain(ids: Sequence[Any]) -> list[Any]:
+    """Numbers and strings, however an array held them."""
+    ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    return [x.decode(errors="replace") if isinstance(x, bytes) else x for x in ids]
+
+
+def _check_ids(path: pathlib.Path, stored: np.ndarray | None, ids: list[Any]) -> None:
+    if stored is None:
+        raise CannotRead(f"{path} has no array {_IDS!r} to compare")
+    found = _plain(stored)
+    if found == ids:
+        return
+    if missing := list(collections.Counter(ids) - collections.Counter(found)):
+        few = ", ".join(map(repr, missing[:3]))
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise CannotRead(f"{path} has other ids: {few}{more} missing")
+    row = next(i for i, x in enumerate(found) if x != ids[i])
+    raise CannotRead(
+        f"{path} has the same ids in another order: row {row} is {found[row]!r}, "
+        f"expected {ids[row]!r}; an array {_INDEX!r} would put the rows in order"
+    )

@@ -1,0 +1,580 @@
+"""Activations in files: as good as the live net, whole or refused, resumed anywhere."""
+
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from rdljax import nets, objectives, stored, teachers, training
+
+COUNT, CHUNK = 23, 4
+LAYERS = ("features", "a/logits")
+ABOUT = {"teacher": {"fingerprint": "5a"}, "data": ("random", 23)}
+IMAGES = np.random.default_rng(0).standard_normal((COUNT, 5), np.float32)
+
+
+def live(scale=1.0):
+    """A teacher of two layers, and a third that nobody asks for."""
+    random = np.random.default_rng(1)
+    arrays = random.standard_normal((2, 5, 6), np.float32) * np.float32(scale)
+
+    def targets(arrays, batch):
+        features, logits = (jnp.tanh(batch["image"] @ x) for x in arrays)
+        return {
+            "features": features.reshape(-1, 3, 2),
+            "a/logits": logits,
+            "count": jnp.arange(len(logits)),
+        }
+
+    return teachers.Teacher(arrays, targets)
+
+
+def see(index):
+    return {"image": jnp.asarray(IMAGES)[index]}
+
+
+def write(folder, teacher=None, see=see, images=COUNT, layers=LAYERS, **settings):
+    settings = {"chunk": CHUNK, "about": ABOUT, "quiet": True} | settings
+    return stored.write(folder, teacher or live(), see, images, layers, **settings)
+
+
+def activations():
+    """What the live teacher answers to all images at once."""
+    teacher = live()
+    found = teacher.targets(teacher.arrays, see(np.arange(COUNT)))
+    return {layer: np.asarray(found[layer]) for layer in LAYERS}
+
+
+def content(folder):
+    return {x.name: x.read_bytes() for x in folder.glob("*.npy")}
+
+
+class Seen:
+    """`see` that keeps what it was asked for, and breaks off before a chunk."""
+
+    def __init__(self, stop=None):
+        self.firsts, self.stop = [], stop
+
+    def __call__(self, index):
+        # The first call is for the shape of one image.
+        self.firsts.append(int(index[0]))
+        if len(self.firsts) > 1 and index[0] == self.stop:
+            raise KeyboardInterrupt
+        return see(index)
+
+    @property
+    def computed(self):
+        return self.firsts[1:]
+
+
+# ---- round trips
+
+
+def save_npz(path, arrays):
+    np.savez(path, **arrays)
+
+
+def save_hdf5(path, arrays):
+    with h5py.File(path, "w") as file:
+        for name, x in arrays.items():
+            file[name] = x
+
+
+def save_safetensors(path, arrays):
+    safetensors.numpy.save_file(arrays, path)
+
+
+def save_torch(path, arrays):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    save_file({k: torch.from_numpy(x.copy()) for k, x in arrays.items()}, path)
+
+
+SAVE = {
+    "npz": (save_npz, "x.npz"),
+    "h5": (save_hdf5, "x.h5"),
+    "hdf5": (save_hdf5, "x.hdf5"),
+    "safetensors": (save_safetensors, "x.safetensors"),
+    "torch": (save_torch, "x.safetensors"),
+}
+
+
+@pytest.fixture(params=[*SAVE, "folder"])
+def kept(request, tmp_path):
+    """The same activations from each kind of file."""
+    if request.param == "folder":
+        write(tmp_path / "cache")
+        return stored.read(tmp_path / "cache", images=COUNT)
+    save, name = SAVE[request.param]
+    arrays, order = activations(), np.random.default_rng(2).permutation(COUNT)
+    arrays = {layer: np.ascontiguousarray(x[order]) for layer, x in arrays.items()}
+    save(tmp_path / name, arrays | {"index": order.astype(np.int64)})
+    return stored.read(tmp_path / name, images=COUNT)
+
+
+class TestTeachers:
+    index = np.int32([[4, 22, 0], [7, 8, 4]])
+
+    def test_the_loss_is_that_of_the_live_net(self, kept):
+        batch = {"index": self.index.ravel(), **see(self.index.ravel())}
+        random = np.random.default_rng(3)
+        student = {k: random.standard_normal((6, 8), np.float32) for k in LAYERS}
+
+        def loss(teacher, batch):
+            taught = teacher.targets(teacher.arrays, batch)
+            taught = {layer: taught[layer] for layer in LAYERS}
+            return float(jax.jit(objectives.rdl)(student, taught))
+
+        expected = loss(live(), batch)
+        on_device = stored.teacher(kept)
+        assert loss(on_device, batch) == pytest.approx(expected, rel=1e-6)
+        rows = stored.of_batch(kept)(batch["index"])
+        found = loss(teachers.brought(), {**batch, "taught": rows})
+        assert found == pytest.approx(expected, rel=1e-6)
+
+    def test_rows_of_any_batch(self, kept):
+        found = stored.of_batch(kept)(self.index)
+        assert {k: x.shape for k, x in found.items()} == {
+            "features": (2, 3, 3, 2),
+            "a/logits": (2, 3, 6),
+        }
+        for layer, x in activations().items():
+            np.testing.assert_allclose(found[layer], x[self.index], atol=1e-6)
+
+    def test_another_entry_of_the_batch(self, tmp_path):
+        kept = write(tmp_path / "cache")
+        batch = {"place": np.int32([3]), "rows": stored.of_batch(kept)(np.int32([3]))}
+        looked_up = stored.teacher(kept, index="place")
+        first = looked_up.targets(looked_up.arrays, batch)
+        second = teachers.brought(entry="rows").targets((), batch)
+        jax.tree.map(np.testing.assert_array_equal, first, second)
+
+    def test_what_a_batch_brings_is_divided_over_the_devices(self, tmp_path):
+        rows = stored.of_batch(write(tmp_path / "cache"))
+        batch = training.shard({"taught": rows(np.arange(16))})
+        step = jax.pmap(lambda batch: teachers.brought().targets((), batch))
+        assert step(batch)["features"].shape == (8, 2, 3, 2)
+
+    def test_a_net(self, tmp_path):
+        net = nets.build("mlp", 10)
+        images = np.random.default_rng(0).standard_normal((5, 8, 8, 1), np.float32)
+        teacher = teachers.net(net, net.init(jax.random.key(0), images))
+
+        def look(index):
+            return {"image": images[np.asarray(index)]}
+
+        kept = write(tmp_path / "c", teacher, look, 5, ["logits"], dtype=jnp.float16)
+        again = stored.read(tmp_path / "c")
+        assert again.layers["logits"].dtype == np.float16
+        expected = teachers.remember(teacher, look, 5, ["logits"])["logits"]
+        for x in (kept, again):
+            np.testing.assert_allclose(x.layers["logits"], expected, rtol=2e-3)
+
+
+class TestFolder:
+    def test_it_is_memory_mapped_and_says_what_it_is(self, tmp_path):
+        for kept in (write(tmp_path / "c"), stored.read(tmp_path / "c")):
+            assert kept.about == {
+                "teacher": {"fingerprint": "5a"},
+                "data": ["random", 23],
+            }
+            assert list(kept.layers) == list(LAYERS)
+            for layer, x in activations().items():
+                assert isinstance(kept.layers[layer], np.memmap)
+                assert not kept.layers[layer].flags.writeable
+                np.testing.assert_allclose(kept.layers[layer], x, atol=1e-6)
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_in_fewer_bytes(self, dtype, tmp_path):
+        write(tmp_path / "c", dtype=dtype)
+        kept = stored.read(tmp_path / "c", layers=["features"])
+        assert list(kept.layers) == ["features"]
+        assert kept.layers["features"].dtype == jnp.dtype(dtype)
+        assert stored.teacher(kept).arrays["features"].dtype == dtype
+        np.testing.assert_allclose(
+            kept.layers["features"].astype(np.float32),
+            activations()["features"],
+            atol=1e-2,
+        )
+
+    def test_numpy_alone_reads_a_layer(self, tmp_path):
+        write(tmp_path / "c")
+        found = np.load(tmp_path / "c" / "a%2Flogits.npy")
+        np.testing.assert_allclose(found, activations()["a/logits"], atol=1e-6)
+
+    @pytest.mark.parametrize("stop", [0, 8, 20])
+    def test_it_goes_on_where_it_was_broken_off(self, stop, tmp_path):
+        write(tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "c", see=Seen(stop))
+        words = rf"unfinished: {stop} of 23 images are there; `write`.*goes on"
+        with pytest.raises(stored.CannotRead, match=words):
+            stored.read(tmp_path / "c")
+        seen = Seen()
+        write(tmp_path / "c", see=seen)
+        assert seen.computed == list(range(stop, COUNT, CHUNK))
+        assert content(tmp_path / "c") == content(tmp_path / "whole")
+        again = Seen()
+        write(tmp_path / "c", see=again)
+        assert again.computed == []
+
+    def test_a_line_that_was_cut_short_is_none(self, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "c", see=Seen(8))
+        with (tmp_path / "c" / "chunks.jsonl").open("ab") as lines:
+            lines.write(b'\n{"first": 8, "sha2')
+        seen = Seen()
+        write(tmp_path / "c", see=seen)
+        assert seen.computed[0] == 8
+        assert stored.read(tmp_path / "c", images=COUNT).layers
+
+    def test_a_damaged_chunk_is_computed_again(self, tmp_path):
+        write(tmp_path / "c")
+        whole = content(tmp_path / "c")
+        with (tmp_path / "c" / "features.npy").open("r+b") as file:
+            # Image 9; a row has 24 bytes, and the head 128.
+            file.seek(128 + 9 * 24)
+            file.write(b"\1")
+        words = "damaged: images 8 to 11 of layer 'features' were changed"
+        with pytest.raises(stored.CannotRead, match=words):
+            stored.read(tmp_path / "c")
+        stored.read(tmp_path / "c", verify=False)
+        stored.read(tmp_path / "c", layers=["a/logits"])
+        seen = Seen()
+        write(tmp_path / "c", see=seen)
+        assert seen.computed == [8] and content(tmp_path / "c") == whole
+
+    @pytest.mark.parametrize("how", ["flipped", "shortened", "emptied", "removed"])
+    def test_any_damage_is_seen_and_mended(self, how, tmp_path):
+        write(tmp_path / "whole")
+        whole, random = content(tmp_path / "whole"), np.random.default_rng(4)
+        names = sorted(x.name for x in (tmp_path / "whole").iterdir())
+        assert len(names) == 4
+        for name in names * (3 if how == "flipped" else 1):
+            shutil.rmtree(tmp_path / "c", ignore_errors=True)
+            shutil.copytree(tmp_path / "whole", tmp_path / "c")
+            path = tmp_path / "c" / name
+            found = bytearray(path.read_bytes())
+            if how == "flipped":
+                found[random.integers(len(found))] ^= 1 << random.integers(8)
+            elif how == "shortened":
+                found = found[: random.integers(1, len(found) - 2)]
+            path.write_bytes(b"" if how == "emptied" else found)
+            if how == "removed":
+                path.unlink()
+            try:
+                kept = stored.read(tmp_path / "c")
+            except stored.CannotRead:
+                pass
+            else:
+                assert how == "flipped", "the head's padding, or a line's"
+                for layer, x in stored.read(tmp_path / "whole").layers.items():
+                    np.testing.assert_array_equal(kept.layers[layer], x)
+            if name == "manifest.json":
+                with pytest.raises((stored.CannotRead, stored.OtherActivations)):
+                    write(tmp_path / "c")
+            else:
+                write(tmp_path / "c")
+                kept = stored.read(tmp_path / "c")
+                if how != "flipped":
+                    assert content(tmp_path / "c") == whole
+
+    def test_the_bar_is_on_stderr(self, tmp_path, capsys):
+        write(tmp_path / "cache", quiet=False)
+        said = capsys.readouterr()
+        assert said.out == "" and "cache" in said.err and "6/6" in said.err
+        write(tmp_path / "other")
+        assert capsys.readouterr() == ("", "")
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from tests import test_stored as setting
+
+folder, how, number = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+seen = 0
+
+def watch(event, args):
+    global seen
+    if event == how and str(folder) in str(args[0]):
+        # Of the files that are opened, those that are written into.
+        seen += how != "open" or str(args[1]).startswith("r+")
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+class Seen(setting.Seen):
+    def __call__(self, index):
+        if how == "see" and len(self.firsts) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(index)
+
+sys.addaudithook(watch)
+setting.write(folder, see=Seen())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "number", "there"),
+    [
+        # Before the third chunk; before its second layer (the files are made by four
+        # such openings); before the manifest is in its place.
+        ("see", 3, 8),
+        ("open", 8, 8),
+        ("os.rename", 1, None),
+    ],
+)
+def test_one_that_was_killed_goes_on(how, number, there, tmp_path):
+    root, folder = pathlib.Path(__file__).parents[1], tmp_path / "c"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), how, str(number)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    words = "no manifest.json" if there is None else f"{there} of 23 images"
+    with pytest.raises(stored.CannotRead, match=words):
+        stored.read(folder)
+    seen = Seen()
+    write(folder, see=seen)
+    assert seen.computed[0] == (there or 0)
+    write(tmp_path / "whole")
+    assert content(folder) == content(tmp_path / "whole")
+
+
+# ---- refusals
+
+
+class TestWriteRefuses:
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            pytest.param(
+                {"about": {"teacher": 1}},
+                r"about 'teacher': stored {\"fingerprint\": \"5a\"}, expected 1\n"
+                r"  about 'data': stored \[\"random\", 23\], expected nothing$",
+                id="about",
+            ),
+            pytest.param(
+                {"images": 20}, "  images: stored 23, expected 20$", id="images"
+            ),
+            pytest.param({"chunk": 5}, "chunk: stored 4, expected 5$", id="chunk"),
+            pytest.param(
+                {"layers": ["features"]},
+                r"layer 'a/logits': stored float32\[6\], expected nothing$",
+                id="layers",
+            ),
+            pytest.param(
+                {"dtype": "float16"},
+                r"layer 'features': stored float32\[3, 2\], expected float16\[3, 2\]\n",
+                id="dtype",
+            ),
+        ],
+    )
+    def test_a_folder_of_other_activations(self, changes, words, tmp_path):
+        write(tmp_path / "c")
+        found = content(tmp_path / "c")
+        with pytest.raises(stored.OtherActivations, match=words):
+            write(tmp_path / "c", **changes)
+        assert content(tmp_path / "c") == found
+
+    def test_a_folder_of_something_else(self, tmp_path):
+        (tmp_path / "mine.txt").touch()
+        for path in (tmp_path, tmp_path / "mine.txt"):
+            with pytest.raises(stored.OtherActivations, match="holds something else"):
+                write(path)
+
+    def test_layers_that_the_teacher_does_not_have(self, tmp_path):
+        with pytest.raises(ValueError, match="no layer 'feature'; did you mean 'feat"):
+            write(tmp_path / "c", layers=["feature"])
+        with pytest.raises(ValueError, match=r"'count' is int32\[1\].*floating-point"):
+            write(tmp_path / "c", layers=["count"])
+        assert not (tmp_path / "c").exists()
+
+    @pytest.mark.parametrize(
+        "changes", [{"images": 0}, {"layers": []}, {"chunk": 0}], ids=str
+    )
+    def test_nothing(self, changes, tmp_path):
+        with pytest.raises(ValueError, match="expected 1 or more, got"):
+            write(tmp_path / "c", **changes)
+
+    def test_a_layer_without_a_row_an_image(self, tmp_path):
+        mean = teachers.Teacher((), lambda arrays, batch: {"m": batch["image"].mean(1)})
+        alone = mean._replace(targets=lambda arrays, batch: {"m": jnp.zeros((2, 3))})
+        write(tmp_path / "c", mean, layers=["m"])
+        with pytest.raises(ValueError, match=r"'m' is float32\[2, 3\] for one image"):
+            write(tmp_path / "d", alone, layers=["m"])
+
+    def test_what_is_not_finite(self, tmp_path):
+        def broken(index):
+            return {
+                "image": jnp.where(index[:, None] == 10, jnp.nan, see(index)["image"])
+            }
+
+        words = "layer '.*' is not finite in float32 for image 10"
+        with pytest.raises(ValueError, match=words):
+            write(tmp_path / "c", see=broken)
+        with pytest.raises(stored.CannotRead, match="8 of 23 images"):
+            stored.read(tmp_path / "c")
+
+    def test_what_the_dtype_cannot_hold(self, tmp_path):
+        large = teachers.Teacher((), lambda arrays, batch: {"x": 1e5 + batch["image"]})
+        with pytest.raises(ValueError, match="not finite in float16 for image 0"):
+            write(tmp_path / "c", large, layers=["x"], dtype="float16")
+
+
+def rows(**arrays):
+    """Two layers of three rows, and others or instead."""
+    return {
+        "a": np.arange(6, dtype=np.float32).reshape(3, 2),
+        "b": np.ones((3, 1, 1)),
+        **arrays,
+    }
+
+
+NAN = np.float32([[0, 1], [np.inf, 2], [np.nan, 3]])
+REFUSED = {
+    "rows": (rows(b=np.ones((4, 1))), {}, "different numbers of rows: 'a' 3, 'b' 4"),
+    "images": (rows(), {"images": 4}, "has 3 rows, expected 4"),
+    "integers": (rows(label=np.arange(3)), {}, "'label' is int64, and activations are"),
+    "nothing": ({"index": np.arange(3)}, {}, "no array of activations"),
+    "none chosen": (rows(), {"layers": []}, "no array of activations, or none"),
+    "number": ({"a": np.array(3.0)}, {}, r"'a' is \[\], without a row"),
+    "empty": ({"a": np.ones((0, 3))}, {}, r"'a' is \[0, 3\], without a row"),
+    "finite": (rows(a=NAN), {}, "'a' is not finite in row 1"),
+    "layer": (rows(), {"layers": ["c"]}, "no layer 'c'.* Known: a, b"),
+    "index rows": (rows(index=np.arange(2)), {}, "numbers of rows: .*'index' 2"),
+    "index twice": (
+        rows(index=np.array([0, 2, 2])),
+        {},
+        "to 2 once: 1 is there 0 times",
+    ),
+    "index beyond": (rows(index=np.array([0, 1, 3])), {}, "once: 2 is there 0 times"),
+    "index floats": (
+        rows(index=np.arange(3.0)),
+        {},
+        "'index' is float64, expected int",
+    ),
+    "index shape": (rows(index=np.ones((3, 1), int)), {}, r"'index' is \[3, 1\], not"),
+    "no ids": (rows(), {"ids": [1, 2, 3]}, "has no array 'ids'"),
+    "ids count": (rows(ids=np.arange(3)), {"ids": range(4)}, "has 3 rows, expected 4"),
+    "ids order": (
+        rows(ids=np.array([5, 7, 6])),
+        {"ids": [5, 6, 7]},
+        "the same ids in another order: row 1 is 7, expected 6; an array 'index'",
+    ),
+    "ids others": (
+        rows(ids=np.array([5, 7, 7])),
+        {"ids": np.array([5, 6, 7])},
+        "other ids: 6 missing$",
+    ),
+}
+
+
+class TestReadRefuses:
+    @pytest.mark.parametrize("kind", ["npz", "h5", "safetensors"])
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_rows_that_are_not_those_of_the_data(self, name, kind, tmp_path):
+        arrays, settings, words = REFUSED[name]
+        save, file = SAVE[kind]
+        save(tmp_path / file, arrays)
+        with pytest.raises(ValueError, match=words) as refusal:
+            stored.read(tmp_path / file, **settings)
+        assert str(tmp_path) in str(refusal.value) or name == "layer"
+
+    def test_what_is_of_another_kind(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"no file .*none\.npz"):
+            stored.read(tmp_path / "none.npz")
+        (tmp_path / "x.pt").touch()
+        with pytest.raises(stored.CannotRead, match=r"end with \.npz, \.h5, \.hdf5, "):
+            stored.read(tmp_path / "x.pt")
+        with pytest.raises(stored.CannotRead, match=r"has no manifest\.json"):
+            stored.read(tmp_path)
+
+    @pytest.mark.parametrize("name", ["x.npz", "x.h5", "x.hdf5", "x.safetensors"])
+    def test_what_is_not_what_its_name_says(self, name, tmp_path):
+        for text in (b"", b"something else", pickle.dumps({"a": [1.0]})):
+            (tmp_path / name).write_bytes(text)
+            with pytest.raises(stored.CannotRead, match=f"{name} is not a"):
+                stored.read(tmp_path / name)
+
+    def test_pickled_content(self, tmp_path):
+        class Trap:
+            def __reduce__(self):
+                return os.mkdir, (str(tmp_path / "ran"),)
+
+        np.savez(tmp_path / "x.npz", a=np.array([Trap()], object), b=np.ones((1, 2)))
+        with pytest.raises(stored.CannotRead, match="allow_pickle"):
+            stored.read(tmp_path / "x.npz")
+        assert stored.read(tmp_path / "x.npz", layers=["b"]).layers["b"].sum() == 2
+        assert not (tmp_path / "ran").exists()
+
+    def test_a_folder_of_other_images_or_layers(self, tmp_path):
+        write(tmp_path / "c")
+        for settings, words in (
+            ({"images": 24}, "has 23 rows, expected 24"),
+            ({"layers": ["logits"]}, "did you mean 'a/logits'"),
+            ({"layers": []}, "none is chosen"),
+            ({"ids": range(COUNT)}, "no array 'ids'"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                stored.read(tmp_path / "c", **settings)
+
+    def test_a_folder_of_a_later_version(self, tmp_path):
+        write(tmp_path / "c")
+        path = tmp_path / "c" / "manifest.json"
+        manifest = json.loads(path.read_text()) | {"format": 2}
+        manifest["sha256"] = stored._files.sha256_of_words(manifest)
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(stored.CannotRead, match="in format 2, .* reads format 1"):
+            stored.read(tmp_path / "c")
+
+    @pytest.mark.parametrize("package", ["h5py", "safetensors"])
+    def test_where_a_package_is_absent(self, package, monkeypatch, tmp_path):
+        kind = {"h5py": "h5"}.get(package, package)
+        save, file = SAVE[kind]
+        save(tmp_path / file, rows())
+        for name in (package, "safetensors.numpy"):
+            monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(stored.CannotRead, match=f"pip install {package}"):
+            stored.read(tmp_path / file)
+
+
+class TestRead:
+    @pytest.mark.parametrize("kind", ["npz", "h5"])
+    def test_ids_may_be_words(self, kind, tmp_path):
+        save, file = SAVE[kind]
+        words = np.array(["b.png", "a.png", "ö.png"])
+        ids = [x.encode() for x in words.tolist()] if kind == "h5" else words
+        save(tmp_path / file, rows(ids=ids, index=np.array([1, 0, 2])))
+        kept = stored.read(tmp_path / file, ids=["a.png", "b.png", "ö.png"])
+        np.testing.assert_array_equal(kept.layers["a"][0], [2, 3])
+        assert stored.read(tmp_path / file).layers["a"].shape == (3, 2)
+        with pytest.raises(stored.CannotRead, match=r"ids: 'c.png' missing"):
+            stored.read(tmp_path / file, ids=["a.png", "c.png", "ö.png"])
+
+    def test_groups_of_hdf5_and_the_other_order_of_bytes(self, tmp_path):
+        save_hdf5(tmp_path / "x.h5", rows(**{"net/block1/c": np.ones((3, 2), ">f4")}))
+        kept = stored.read(tmp_path / "x.h5")
+        assert set(kept.layers) == {"a", "b", "net/block1/c"}
+        on_device = stored.teacher(kept).arrays
+        assert on_device["net/block1/c"].sum() == 6
+
+    def test_no_other_layer_is_looked_at(self, tmp_path):
+        save_npz(tmp_path / "x.npz", rows(label=np.arange(3), bad=NAN))
+        kept = stored.read(tmp_path / "x.npz", layers=["b"])
+        assert list(kept.layers) == ["b"] and kept.about == {}
