@@ -7,7 +7,7 @@ its lab note. Any field is changed by `--field=value`.
 import dataclasses
 import importlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import optax
@@ -34,15 +34,20 @@ class Config:
     flip: bool | None = None
     """Mirror at random; None for the data set's usual."""
 
-    teacher: str = "mnist_cnn"
-    """The teacher's net; where `teacher_from` is given, that folder says which."""
+    teacher: str | None = "mnist_cnn"
+    """The teacher's net; where `teacher_from` is given, that folder says which. None
+    for no net that teaches."""
     teacher_from: str | None = None
     """A folder of weights, from experiments.import_torch or from another run
     (RESULTS/teacher/weights): the teacher, which is then not trained."""
     student: str = "mnist_cnn_small"
-    """The students' net."""
+    """The students' net; where `student_from` is given, that folder says which."""
+    student_from: str | None = None
+    """A folder of weights, as for `teacher_from`, with which students begin."""
     methods: tuple[str, ...] = ("plain", "rdl", "kd", "kd+rdl")
-    """How students are trained: `plain`, or terms joined by `+`: hint, kd, rdl."""
+    """How students are trained: `plain`, or terms joined by `+`: hint, kd, rdl, and
+    with `brain` the names of its RDMs (docs/brain.md), such as human_it,
+    human_it@stage1 (in that layer alone) and human_it_shuffled."""
     seeds: int = 3
     """Students of each method, seeds 0, 1, ...; the teacher has seed 0."""
 
@@ -69,6 +74,38 @@ class Config:
     hint_weight: float = 1.0
     """Weight of the hint."""
 
+    brain: str | None = None
+    """A file of stimuli and their measured RDMs."""
+    brain_rdms: tuple[str, ...] = ("human_it",)
+    """The RDMs with which a net's agreement on held-out stimuli is reported."""
+    brain_layers: tuple[str, ...] = ("pooled",)
+    """The student's layers that are compared with them."""
+    brain_distance: str = "Correlation"
+    """Of two stimuli in the student, of `rdljax.rdm.distances`."""
+    brain_comparison: str = "Pearson"
+    """Of the student's RDM with the brain's, of `rdljax.rdm.comparisons`."""
+    brain_weight: float = 1.0
+    """Weight of the comparison in each layer, beside the task's 1."""
+    brain_decay: bool = False
+    """Let that weight fall linearly to 0 at the last step."""
+    brain_subjects: Literal["mean", "each"] = "mean"
+    """Of RDMs of several subjects, compare with their mean, or with each and take the
+    mean."""
+    brain_reliability: bool = False
+    """Weigh subjects by how well their sessions agree."""
+    brain_ceiling: bool = False
+    """Of several subjects, measure the similarity with each in units of the noise
+    ceiling."""
+    brain_signed: bool = False
+    """Let distances be below 0, as crossvalidated ones may."""
+    held_out: float = 0.5
+    """The part of the stimuli that training never sees."""
+    stimuli: int | None = None
+    """Stimuli in a step, over all devices, drawn from those that are not held out; None
+    for as many of them as eight devices divide."""
+
+    resize: int | None = None
+    """Bring images, and stimuli, to that many pixels on each side."""
     epochs: int = 15
     """Epochs of a student."""
     teacher_epochs: int = 15
@@ -86,6 +123,10 @@ class Config:
     """Let the teacher look once at each training image, without crops and mirrors, and
     remember its answers; None where images are not cropped or mirrored and 1 GiB holds
     them, over all devices."""
+    activations: str | None = None
+    """A folder in which those answers are stored, once for all runs, and read from with
+    each batch; or, without a teacher, a file of another program (`rdljax.stored`) whose
+    rows, or whose `index`, are the training images in the order of the split."""
     learning_rate: float = 0.1
     """The largest: reached in the first epoch, it then falls to 0 along a cosine."""
     momentum: float = 0.9
@@ -153,6 +194,10 @@ RANGES: dict[str, tuple[str, float, float]] = {
     "kd_weight": _WEIGHT,
     "kd_temperature": _POSITIVE,
     "hint_weight": _WEIGHT,
+    "brain_weight": _WEIGHT,
+    "held_out": ("above 0", 1e-6, 1.0),
+    "stimuli": ("3 or more", 3, 10**9),
+    "resize": ("1 or more", 1, 10**4),
     "epochs": _COUNT,
     "teacher_epochs": _COUNT,
     "batch": _COUNT,
@@ -164,24 +209,53 @@ RANGES: dict[str, tuple[str, float, float]] = {
 }
 
 
-def check(config: Config) -> None:
-    """Raises `UnknownName` or `UsageError` for what can be known before the run."""
-    for side in (config.teacher, config.student):
-        _names.check("net", side, nets.NETS)
-    _names.check("distance", config.distance, DISTANCES)
+def check(config: Config, measured: Sequence[str] = ()) -> None:
+    """Raises `UnknownName` or `UsageError` for what can be known before the run.
+
+    Args:
+      config: The settings.
+      measured: The names of the RDMs of `brain`.
+    """
+    if config.teacher is not None:
+        _names.check("net", config.teacher, nets.NETS)
+    _names.check("net", config.student, nets.NETS)
+    for field in ("distance", "brain_distance"):
+        _names.check("distance", getattr(config, field), DISTANCES)
     _names.check("comparison", config.comparison, COMPARISONS)
+    _names.check("comparison", config.brain_comparison, BRAIN_COMPARISONS)
+    student = nets.build(config.student, 1)
     for method in config.methods:
         parts = method.split("+")
         for term in parts:
-            _names.check("term", term, ["plain", *TERMS])
+            name, at, layer = term.partition("@")
+            known = ["plain", *TERMS, *measured]
+            _names.check("term", name if name in measured else term, known)
+            if at:
+                _names.check(f"layer of {config.student}", layer, student.layers)
+            if name in measured and config.micro_batches > 1:
+                raise UsageError(f"{term} takes stimuli, which micro_batches=1 sees")
+            if term in TAUGHT and config.teacher is None and not config.activations:
+                raise UsageError(f"{term} takes a teacher, and there is none")
         if len(set(parts)) != len(parts) or ("plain" in parts and len(parts) > 1):
             raise UsageError(f"{method} is not a method: plain, or terms, each once")
-    student, teacher = nets.build(config.student, 1), nets.build(config.teacher, 1)
     hints = any("hint" in method.split("+") for method in config.methods)
     for layer in (*config.layers, *([config.hint_layer] if hints else [])):
         own, other = pair(layer)
         _names.check(f"layer of {config.student}", own, student.layers)
-        _names.check(f"layer of {config.teacher}", other, teacher.layers)
+        if config.teacher is not None:
+            layers = nets.build(config.teacher, 1).layers
+            _names.check(f"layer of {config.teacher}", other, layers)
+    for layer in config.brain_layers:
+        _names.check(f"layer of {config.student}", layer, student.layers)
+    if config.brain is not None:
+        for name in config.brain_rdms:
+            _names.check("RDM", name, measured)
+    if config.brain_ceiling and config.brain_subjects != "each":
+        raise UsageError(
+            "brain_ceiling is of each subject's RDM: it goes with brain_subjects=each"
+        )
+    if config.brain_ceiling and config.brain_comparison.startswith("MSE"):
+        raise UsageError("brain_ceiling takes a brain_comparison with a similarity")
     if config.stream and config.driver == "epoch":
         raise UsageError("driver=epoch would stream an epoch's images at once")
     if config.compilation_cache:
@@ -190,7 +264,7 @@ def check(config: Config) -> None:
             raise UsageError(f"compilation_cache must be a folder, {folder} is none")
     if config.resume and config.overwrite:
         raise UsageError("resume and overwrite exclude each other")
-    for field in ("methods", "layers"):
+    for field in ("methods", "layers", "brain_rdms", "brain_layers"):
         chosen = getattr(config, field)
         if not chosen or len(set(chosen)) != len(chosen):
             raise UsageError(f"{field} must name one or more, each once, got {chosen}")
@@ -276,23 +350,47 @@ COMPARISONS = {
     "Pearson": rdm.comparisons.Pearson(),
 }
 
+BRAIN_COMPARISONS = {
+    **COMPARISONS,
+    "SoftKendall": rdm.comparisons.SoftKendall(),
+    "SoftSpearman": rdm.comparisons.SoftSpearman(),
+    "WhitenedCosine": rdm.comparisons.WhitenedCosine(),
+    "WhitenedPearson": rdm.comparisons.WhitenedPearson(),
+}
 
-def weighted_terms(config: Config, method: str, steps: int) -> dict[str, Weighted]:
+
+def weighted_terms(
+    config: Config,
+    method: str,
+    steps: int,
+    measured: Callable[[str], dict[str, Weighted]] | None = None,
+) -> dict[str, Weighted]:
     """The loss of a method: the task, and the method's terms.
 
     Args:
       config: The settings.
-      method: `plain`, or names of `TERMS` joined by `+`.
+      method: `plain`, or names of `TERMS` and of measured RDMs joined by `+`.
       steps: How many steps a student is trained, for schedules.
+      measured: From a part of the method that is no name of `TERMS` to its terms.
 
     Returns:
       By name, the weight of each term (a number or a schedule) and the term.
     """
     loss: dict[str, Weighted] = {"task": (1.0, terms.cross_entropy())}
     for name in method.split("+"):
-        if name != "plain":
+        if name in TERMS:
             loss |= TERMS[name](config, steps)
+        elif name != "plain":
+            of_brain = measured(name)
+            if twice := sorted(of_brain.keys() & loss.keys()):
+                raise UsageError(f"{method} has {twice[0]} twice")
+            loss |= of_brain
     return loss
+
+
+def reads_teacher(method: str) -> bool:
+    """Whether any part of a method reads the activations of a teacher."""
+    return not {*TAUGHT}.isdisjoint(method.split("+"))
 
 
 def taught(config: Config) -> list[str]:

@@ -46,6 +46,7 @@ class Dataset(NamedTuple):
       note: one sentence with source, sizes and split, for the run to print.
       mean: per channel, over every pixel of `train`, in units of 0..255.
       std: likewise; 1 for a channel that never changes.
+      size: of the images that nets see, `(height, width)`; None for their own.
     """
 
     name: str
@@ -56,6 +57,13 @@ class Dataset(NamedTuple):
     note: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    size: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the images that nets see: height, width and channels."""
+        *own, channels = self.train.image.shape[1:]
+        return (*(self.size or own), channels)
 
 
 class DataMissing(ValueError):
@@ -190,6 +198,24 @@ def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
     return order[: steps * batch].reshape(steps, batch).astype(np.int32)
 
 
+def draws(count: int, size: int, steps: int, *, seed: int, epoch: int) -> np.ndarray:
+    """For each step of an epoch, some of the stimuli of an RDM, none of them twice.
+
+    Args:
+      count: how many there are.
+      size: how many a step takes.
+      steps: how many steps the epoch has.
+      seed: of the run.
+      epoch: its number.
+
+    Returns:
+      int32 `[steps, size]`.
+    """
+    rng = np.random.default_rng([seed, epoch, count])
+    every = np.tile(np.arange(count, dtype=np.int32), (steps, 1))
+    return rng.permuted(every, axis=1)[:, :size]
+
+
 def ahead(items: Iterator[Any], count: int = 2) -> Iterator[Any]:
     """The items, made by a thread of its own, some before they are asked for.
 
@@ -226,15 +252,18 @@ def normalise(dataset: Dataset, images: jax.Array) -> jax.Array:
 
     Args:
       dataset: whose `mean` and `std` are used.
-      images: uint8 `[..., C]`.
+      images: uint8 `[..., H, W, C]`.
 
     Returns:
-      float32 of the same shape.
+      float32 of the same shape, or of the size that nets see.
     """
     shape = (1,) * (images.ndim - 1) + (-1,)
     mean = jnp.asarray(dataset.mean, jnp.float32).reshape(shape)
     std = jnp.asarray(dataset.std, jnp.float32).reshape(shape)
-    return (jnp.asarray(images).astype(jnp.float32) - mean) / std
+    seen = (jnp.asarray(images).astype(jnp.float32) - mean) / std
+    if dataset.size in (None, seen.shape[-3:-1]):
+        return seen
+    return jax.image.resize(seen, (*seen.shape[:-3], *dataset.shape), "linear")
 
 
 def view(
@@ -253,8 +282,9 @@ def view(
       `view(arrays, batch, key)`: `arrays` holds `image` uint8 `[N, H, W, C]` and
       `label` int32 `[N]`, `batch` holds `index` int32 `[B]` (and, from a loader such as
       `from_host`, `image` and `label` of its own, instead of `arrays`); it answers
-      `image` float32 `[B, H, W, C]`, `label` `[B]` and `index` `[B]`. An example's crop
-      and flip follow from the key and its index alone, not from its place in the batch,
+      `image` float32 `[B, H, W, C]`, `label` `[B]` and `index` `[B]`, and `taught` as
+      it is, if the batch brings what a teacher answered. An example's crop and flip
+      follow from the key and its index alone, not from its place in the batch,
       nor from the number of devices: give every device the same key, and every step
       its own.
 
@@ -279,11 +309,12 @@ def view(
         if flip:
             mirrored = mirrored[:, None, None, None]
             image = jnp.where(mirrored, image[:, :, ::-1], image)
-        return {
+        seen = {
             "image": normalise(dataset, image),
             "label": label,
             "index": index,
         }
+        return seen | {name: batch[name] for name in {"taught"} & batch.keys()}
 
     return apply
 

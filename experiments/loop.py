@@ -72,6 +72,8 @@ class Job(NamedTuple):
       examples: How many training images there are.
       batch: How many of them a step takes.
       settings: What its checkpoints say of it.
+      stimuli: How many stimuli of a measured RDM there are, 0 for none.
+      shown: How many of them a step takes.
     """
 
     name: str
@@ -82,6 +84,8 @@ class Job(NamedTuple):
     examples: int
     batch: int
     settings: dict[str, Any]
+    stimuli: int = 0
+    shown: int = 0
 
     @property
     def checkpoint(self) -> pathlib.Path:
@@ -115,7 +119,8 @@ class Method(NamedTuple):
         student's part of it): answers at once, with what waits for it.
       layers: The student's, in depth order.
       same_view: Trainings that go together share their batches.
-      feed: From indices of images to the entries of a batch.
+      feed: From indices of images, and behind them of stimuli, to the entries of a
+        batch.
     """
 
     begin: Callable[[int, int], State]
@@ -325,7 +330,7 @@ def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progre
 
 
 def _calls(jobs: Sequence[Job], method: Method, done: int) -> Iterator[np.ndarray]:
-    """The indices of each call's batches, `[steps, (trainings,) batch]`.
+    """The indices of each call's batches, `[steps, (trainings,) batch + shown]`.
 
     Without those of the steps that are done.
     """
@@ -343,7 +348,13 @@ def _calls(jobs: Sequence[Job], method: Method, done: int) -> Iterator[np.ndarra
 
 
 def _batches(job: Job, epoch: int) -> np.ndarray:
-    return data.batches(job.examples, job.batch, seed=job.order, epoch=epoch)
+    """An epoch's images and, behind them, its stimuli: `[steps, batch + shown]`."""
+    when = {"seed": job.order, "epoch": epoch}
+    images = data.batches(job.examples, job.batch, **when)
+    if not job.shown:
+        return images
+    stimuli = data.draws(job.stimuli, job.shown, len(images), **when)
+    return np.concatenate([images, stimuli], axis=1)
 
 
 def _why(job: Job, method: Method, bad: int) -> str:

@@ -12,17 +12,18 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
     """The numbers of the table.
 
     Args:
-      results: Of each run, the teacher's first.
+      results: Of each run, the teacher's first, if a net teaches.
       labels: Of the test images.
 
     Returns:
-      `teacher`: its test error. `methods`: for each, the test error of every seed with
-      mean and spread, the same at the best epoch on the validation images, agreement by
-      layer, and, but for the first method, McNemar's test against it seed by seed
-      (Holm's correction over all of them) and the paired difference over seeds.
+      `teacher`: its test error, or None. `methods`: for each, the test error of every
+      seed with mean and spread, the same at the best epoch on the validation images,
+      agreement by layer, and, but for the first method, McNemar's test against it seed
+      by seed (Holm's correction over all of them) and the paired difference over seeds.
     """
     by_method: dict[str, list[dict]] = {}
-    for result in results[1:]:
+    teacher, students = _sides(results)
+    for result in students:
         by_method.setdefault(result["method"], []).append(result)
     baseline = "plain" if "plain" in by_method else next(iter(by_method))
     methods = {name: _method(runs) for name, runs in by_method.items()}
@@ -43,20 +44,21 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
         for test, p in zip(tests, corrected, strict=True):
             test["holm"] = float(p)
     return {
-        "teacher": {"test_error": results[0]["test_error"]},
+        "teacher": teacher and {"test_error": teacher["test_error"]},
         "baseline": baseline,
         "methods": methods,
         "mcnemar": tests,
     }
 
 
+def _sides(results: list[dict]) -> tuple[dict | None, list[dict]]:
+    """The teacher's result, if a net teaches, and the students'."""
+    if results[0]["method"] == "teacher":
+        return results[0], results[1:]
+    return None, results
+
+
 def _method(runs: list[dict]) -> dict:
-    layers = runs[0]["agreement"]
-    kinds = ("pearson", "spearman")
-    means = {
-        kind: [np.mean([r["agreement"][k][kind] for k in layers]) for r in runs]
-        for kind in kinds
-    }
     return {
         "test_error": _spread([run["test_error"] for run in runs]),
         "validation_error": _spread(
@@ -65,12 +67,24 @@ def _method(runs: list[dict]) -> dict:
         "best_validation_error": _spread(
             [min(e["validation_error"] for e in run["history"]) for run in runs]
         ),
-        "agreement": {kind: _spread(means[kind]) for kind in kinds},
-        "agreement_by_layer": {
-            k: _spread([r["agreement"][k]["pearson"] for r in runs]) for k in layers
-        },
+        **({} if "agreement" not in runs[0] else _agreement(runs)),
         "seconds": _spread([run["seconds"] for run in runs]),
     }
+
+
+def _agreement(runs: list[dict]) -> dict:
+    """With the teacher's RDMs, of the mean over layers and by layer."""
+    layers = runs[0]["agreement"]
+    means = {
+        kind: _spread(
+            [np.mean([r["agreement"][k][kind] for k in layers]) for r in runs]
+        )
+        for kind in ("pearson", "spearman")
+    }
+    by_layer = {
+        k: _spread([r["agreement"][k]["pearson"] for r in runs]) for k in layers
+    }
+    return {"agreement": means, "agreement_by_layer": by_layer}
 
 
 def _spread(values: list[float]) -> dict:
@@ -94,17 +108,17 @@ def table(summary: dict) -> str:
       summary: From `summarise`, with `config`, `data`, `device` and `seconds`.
     """
     methods, baseline = summary["methods"], summary["baseline"]
-    layers = summary["config"]["layers"]
-    by_layer = [
-        [name, *(_plus_minus(of["agreement_by_layer"][k], 3) for k in layers)]
-        for name, of in methods.items()
-    ]
-    parts = [
-        _head(summary),
-        _methods(summary),
-        "Agreement (Pearson) by layer:",
-        grid(["method", *layers], by_layer),
-    ]
+    parts = [_head(summary), _methods(summary)]
+    if summary["teacher"] is not None:
+        layers = summary["config"]["layers"]
+        by_layer = [
+            [name, *(plus_minus(of["agreement_by_layer"][k], 3) for k in layers)]
+            for name, of in methods.items()
+        ]
+        parts += [
+            "Agreement (Pearson) by layer:",
+            grid(["method", *layers], by_layer),
+        ]
     if summary["mcnemar"]:
         tests = [
             [t["method"], t["seed"], t["only_second"], t["only_first"]]
@@ -125,48 +139,47 @@ def _head(summary: dict) -> str:
     origin = f"after {config['teacher_epochs']} epochs"
     if source is not None:
         origin = f"(from {source.get('file') or source['run']}, not trained here)"
+    teacher, agreement = "", ""
+    if summary["teacher"] is not None:
+        error = summary["teacher"]["test_error"]
+        teacher = f"Teacher {config['teacher']}: {error:.2f} % test error {origin}. "
+        agreement = (
+            " Agreement: correlation of student's and teacher's RDMs of test images "
+            f"({config['distance']}), mean over {', '.join(config['layers'])}."
+        )
     return "\n".join(
         [
             f"Data: {summary['data']}",
-            f"Teacher {config['teacher']}: {summary['teacher']['test_error']:.2f} % "
-            f"test error {origin}. Student "
+            f"{teacher}Student "
             f"{config['student']}: {config['epochs']} epochs, {config['seeds']} seeds.",
             f"Difference: test error minus that of {summary['baseline']}, paired over "
             "seeds, with its 95 % t interval. McNemar: seeds with p < 0.05 after "
-            "Holm's correction over all tests. Agreement: correlation of student's and "
-            f"teacher's RDMs of test images ({config['distance']}), mean over "
-            f"{', '.join(config['layers'])}.",
+            f"Holm's correction over all tests.{agreement}",
         ]
     )
 
 
 def _methods(summary: dict) -> str:
-    columns = [
-        "method",
-        "test error, %",
-        "difference",
-        "McNemar",
-        "agreement, Pearson",
-        "Spearman",
-        "seconds a run",
-    ]
     seeds, tests = summary["config"]["seeds"], summary["mcnemar"]
-    rows = [
-        [
+    taught = summary["teacher"] is not None
+    columns = ["method", "test error, %", "difference", "McNemar"]
+    columns += ["agreement, Pearson", "Spearman"] if taught else []
+    rows = []
+    for name, of in summary["methods"].items():
+        row = [
             name,
-            _plus_minus(of["test_error"], 2),
+            plus_minus(of["test_error"], 2),
             _interval(of.get("difference")),
             _significant(name, tests, seeds),
-            _plus_minus(of["agreement"]["pearson"], 3),
-            _plus_minus(of["agreement"]["spearman"], 3),
-            _plus_minus(of["seconds"], 1),
         ]
-        for name, of in summary["methods"].items()
-    ]
-    return grid(columns, rows)
+        if taught:
+            row += [plus_minus(of["agreement"][k], 3) for k in ("pearson", "spearman")]
+        rows.append([*row, plus_minus(of["seconds"], 1)])
+    return grid([*columns, "seconds a run"], rows)
 
 
-def _plus_minus(spread: dict, digits: int) -> str:
+def plus_minus(spread: dict, digits: int) -> str:
+    """A mean and its deviation, as far as there are such."""
     if spread["mean"] is None:
         return "–"
     if spread["std"] is None:
@@ -208,7 +221,7 @@ def pictures(folder: pathlib.Path, results: list[dict], labels: np.ndarray) -> N
 
     Args:
       folder: Where to.
-      results: Of each run, the teacher's first.
+      results: Of each run, the teacher's first, if a net teaches.
       labels: Classes of the stimuli of the RDMs, sorted.
     """
     _rdms(folder / "rdms.png", results, labels)
@@ -244,7 +257,7 @@ def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
             axis.set_yticks(middles, names, fontsize=6)
             axis.tick_params(length=0, pad=1)
             title = result["method"]
-            if result is not results[0]:
+            if "agreement" in result:
                 r = list(result["agreement"].values())[depth]["pearson"]
                 title += f", r = {r:.2f}"
             axis.set_title(title, fontsize=8)

@@ -24,14 +24,14 @@ def settings(config: configs.Config) -> dict[str, Any]:
 
 
 def claim(
-    name: str, config: configs.Config, teacher_weights: str | None = None
+    name: str, config: configs.Config, fingerprints: dict[str, str] | None = None
 ) -> pathlib.Path:
     """The results folder, if it is free or holds this config's run to be resumed.
 
     Args:
       name: Of the config.
       config: The settings.
-      teacher_weights: The fingerprint of a teacher that is not trained here.
+      fingerprints: Of what the run reads besides images, such as `teacher_weights`.
 
     Raises:
       UsageError: It holds something else, or `resume` or `overwrite` is missing.
@@ -41,9 +41,7 @@ def claim(
         raise command.UsageError(f"{folder} is a file, not a folder for results")
     if config.overwrite:
         _check_spares_sources(folder, config)
-    mine = {"name": name, **settings(config)}
-    if teacher_weights is not None:
-        mine["teacher_weights"] = teacher_weights
+    mine = {"name": name, **settings(config), **(fingerprints or {})}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # (A run that is killed while it claims its folder leaves a draft alone.)
@@ -73,7 +71,7 @@ def _named(name: str, config: configs.Config) -> str:
 
 def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
     """Raises `UsageError` if what a run reads lies in the folder to be emptied."""
-    for field in ("teacher_from", "data_dir"):
+    for field in ("teacher_from", "student_from", "brain", "activations", "data_dir"):
         given = getattr(config, field)
         if given is None:
             continue

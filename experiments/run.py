@@ -6,6 +6,7 @@ of the test error and of the representations. NAME is a file of `experiments/con
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -30,16 +31,27 @@ import tqdm
 import tyro
 
 import rdljax
+from experiments import (
+    brain,
+    brain_report,
+    data,
+    loop,
+    profile,
+    programs,
+    report,
+    weights,
+)
 from experiments import command as commands
 from experiments import config as configs
-from experiments import data, loop, profile, programs, report, weights
 from experiments import results as results_folder
-from rdljax import checkpoints, nets, rdm, statistics, teachers, training
+from rdljax import checkpoints, nets, rdm, statistics, stored, teachers, training
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
 # Bytes that a teacher's answers may take without being asked for.
 REMEMBERED = 2**30
+# What students are called before they are trained.
+BEFORE = "before"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -108,6 +120,22 @@ def parse(arguments: list[str]) -> tuple[str, configs.Config]:
     )
 
 
+class Given(NamedTuple):
+    """What an experiment is given besides images.
+
+    Attributes:
+      teacher: The teacher, if it was trained elsewhere.
+      student: What students begin with, if it was trained elsewhere.
+      measured: Stimuli and their RDMs.
+      activations: The teacher's, of all training images, from a file.
+    """
+
+    teacher: weights.Trained | None = None
+    student: weights.Trained | None = None
+    measured: brain.Brain | None = None
+    activations: stored.Stored | None = None
+
+
 class Lab(NamedTuple):
     """What the runs of one experiment share.
 
@@ -118,9 +146,12 @@ class Lab(NamedTuple):
       folder: The results folder.
       interrupt: Whether to stop.
       bar: The progress bar.
-      train: The training images and labels, on the devices; empty if they stream.
+      train: The training images and labels, if they do not stream, and stimuli, on the
+        devices.
       validation: The validation images, on a device.
-      trained: The teacher, if it was trained elsewhere.
+      given: What there is besides images.
+      taught: From indices of training images to what the teacher answered, by layer,
+        where it is stored.
     """
 
     config: configs.Config
@@ -131,7 +162,8 @@ class Lab(NamedTuple):
     bar: tqdm.tqdm
     train: dict[str, jax.Array]
     validation: data.Split
-    trained: weights.Trained | None = None
+    given: Given = Given()
+    taught: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
 
     def tell(self, words: str) -> None:
         """Says something beside the progress bar, where results are not printed."""
@@ -154,44 +186,99 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
       UsageError: A setting is impossible, the data are missing, or the folder is taken.
       Interrupted: Stopped; the folder can be resumed.
     """
-    trained = None
+    teacher = student = None
     if config.teacher_from is not None:
-        trained = weights.load(config.teacher_from)
-        config = dataclasses.replace(config, teacher=trained.name)
-    configs.check(config)
+        teacher = weights.load(config.teacher_from)
+        config = dataclasses.replace(config, teacher=teacher.name)
+    if config.student_from is not None:
+        student = weights.load(config.student_from)
+        config = dataclasses.replace(config, student=student.name)
+    configs.check(config, brain.names(config))
     dataset = load(config)
-    rehearse(config, dataset, trained)
-    folder = results_folder.claim(
-        name, config, None if trained is None else trained.fingerprint
-    )
+    measured = None if config.brain is None else brain.load(config, dataset)
+    given = Given(teacher, student, measured, _from_file(config, dataset))
+    rehearse(config, dataset, given)
+    folder = results_folder.claim(name, config, _fingerprints(given))
     if (folder / "result.json").exists():
         summary = json.loads((folder / "result.json").read_text())
-        print(f"{folder} is finished:\n\n{report.table(summary)}")
+        print(f"{folder} is finished:\n\n{described(summary)}")
         return summary
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{dataset.name}: {dataset.note}\nDevices: {device}. Results: {folder}.")
 
     steps = len(dataset.train.label) // config.batch
     epochs = len(config.methods) * config.seeds * config.epochs
-    epochs += config.teacher_epochs if trained is None else 0
+    epochs += config.teacher_epochs if _trains_teacher(config, given) else 0
     with tqdm.tqdm(total=steps * epochs, unit="step", smoothing=0.05) as bar:
-        lab = furnish(config, dataset, folder, interrupt, bar, trained)
+        lab = furnish(config, dataset, folder, interrupt, bar, given)
         results = train_all(lab)
     summary = {
         "config": {"name": name, **dataclasses.asdict(config)},
-        "teacher_source": _source(trained),
+        "teacher_source": _source(given.teacher),
         "data": dataset.note,
         "versions": versions(),
         "device": device,
         "seconds": sum(result["seconds"] for result in results),
         **report.summarise(results, dataset.test.label),
     }
-    text = report.table(summary)
-    (folder / "table.md").write_text(text)
+    written = ["result.json", "table.md", "rdms.png", "learning_curves.png"]
     report.pictures(folder, results, dataset.test.label[lab.stimuli])
+    if measured is not None:
+        seen = _of_brain(lab, results)
+        summary["brain"] = brain.summarise(config, measured, seen, summary["baseline"])
+        written += brain_report.pictures(folder, config, measured, seen, summary)
+    text = described(summary)
+    (folder / "table.md").write_text(text)
     loop.write_json(folder / "result.json", summary)
-    print(f"\n{text}\n{folder}: result.json, table.md, rdms.png, learning_curves.png")
+    print(f"\n{text}\n{folder}: {', '.join(written)}")
     return summary
+
+
+def described(summary: dict) -> str:
+    """A summary as Markdown."""
+    return report.table(summary) + brain_report.table(summary)
+
+
+def _fingerprints(given: Given) -> dict[str, str]:
+    """What shows that a run is resumed with what it began with."""
+    found = {
+        "teacher_weights": given.teacher and given.teacher.fingerprint,
+        "student_weights": given.student and given.student.fingerprint,
+        "brain_file": given.measured and given.measured.fingerprint,
+        "activations_file": given.activations and given.activations.about["sha256"],
+    }
+    return {name: of for name, of in found.items() if of is not None}
+
+
+def _from_file(config: configs.Config, dataset: data.Dataset) -> stored.Stored | None:
+    """The teacher's activations, if `activations` is a file and not a folder.
+
+    Raises:
+      UsageError: It cannot be read, or is not of these images or layers.
+    """
+    if config.activations is None:
+        return None
+    path = commands.path("activations", config.activations)
+    if not path.is_file():
+        if config.teacher is None:
+            raise configs.UsageError(f"without a teacher activations is a file: {path}")
+        return None
+    if config.teacher is not None:
+        raise configs.UsageError(
+            f"{path} teaches in place of a net: activations of a file go with "
+            "--teacher=None"
+        )
+    layers = configs.taught(config)
+    try:
+        found = stored.read(path, images=len(dataset.train.label), layers=layers)
+    except (stored.CannotRead, OSError) as error:
+        raise configs.UsageError(f"activations: {error}") from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found._replace(about={"sha256": digest})
+
+
+def _trains_teacher(config: configs.Config, given: Given) -> bool:
+    return config.teacher is not None and given.teacher is None
 
 
 def furnish(
@@ -200,10 +287,13 @@ def furnish(
     folder: pathlib.Path,
     interrupt: loop.Interrupt,
     bar: tqdm.tqdm,
-    trained: weights.Trained | None = None,
+    given: Given = Given(),  # noqa: B008 (a tuple)
 ) -> Lab:
     """A lab, with the images where they belong."""
-    train, held_out = dataset.train._asdict(), dataset.validation
+    train = {} if config.stream else dataset.train._asdict()
+    if given.measured is not None:
+        train["stimuli"] = given.measured.images[given.measured.shown]
+    held_out = dataset.validation
     return Lab(
         config,
         dataset,
@@ -211,9 +301,9 @@ def furnish(
         folder,
         interrupt,
         bar,
-        {} if config.stream else training.replicate(train),
+        training.replicate(train),
         held_out if config.stream else _on_device(held_out),
-        trained,
+        given,
     )
 
 
@@ -231,6 +321,8 @@ def load(config: configs.Config) -> data.Dataset:
         dataset = data.load(
             config.data, config.data_dir, train_per_class=config.train_per_class
         )
+        if config.resize is not None:
+            dataset = dataset._replace(size=(config.resize,) * 2)
     except ValueError as error:
         raise configs.UsageError(str(error)) from error
     images, devices = len(dataset.train.label), jax.local_device_count()
@@ -261,47 +353,111 @@ def load(config: configs.Config) -> data.Dataset:
 def rehearse(
     config: configs.Config,
     dataset: data.Dataset,
-    trained: weights.Trained | None = None,
+    given: Given = Given(),  # noqa: B008 (a tuple)
 ) -> None:
     """Traces one step of every method, so that what cannot work is said at once.
 
     Raises:
       UsageError: A step cannot be made with these settings.
     """
-    own_teacher = None if trained is None else trained.net(dataset)
-    teacher_net = nets.build(config.teacher, dataset.classes)
-    student = nets.build(config.student, dataset.classes, dtype=jnp.dtype(config.dtype))
-    index = {"index": np.arange(config.batch, dtype=np.int32)}
+    own_teacher = given.teacher and given.teacher.net(dataset)
+    student = _student(config, dataset, given)
     key, optimizer = jax.random.key(0), optax.sgd(1.0)
-    train = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, dataset.train._asdict()))
+    train = dataset.train._asdict()
+    if given.measured is not None:
+        train["stimuli"] = given.measured.images[given.measured.shown]
+    train = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, train))
 
-    def step(method, train):
-        view = make_view(config, dataset)
-        seen = view(train, index, key)["image"]
-        if trained is None:
-            teacher = teachers.net(teacher_net, teacher_net.init(key, seen))
+    def step(method, loss, of_brain, train):
+        batch, view = first(config, given, method), make_view(config, dataset, method)
+        seen = view(train, batch, key)["image"]
+        if given.activations is not None and configs.reads_teacher(method):
+            batch["taught"] = stored.of_batch(given.activations)(batch["index"])
+            source = teachers.brought()
+        elif given.teacher is not None:
+            source = teachers.net(own_teacher, given.teacher.variables)
+        elif config.teacher is not None:
+            net = nets.build(config.teacher, dataset.classes)
+            source = teachers.net(net, net.init(key, seen))
         else:
-            teacher = teachers.net(own_teacher, trained.variables)
-        phase = training.Phase(configs.weighted_terms(config, method, 1), 1)
-        arrays = training.Arrays(teacher.arrays, train)
+            source = teachers.nobody()
+        source = teachers.beside(source, of_brain)
+        phase = training.Phase(loss, 1)
+        arrays = training.Arrays(source.arrays, train)
         state = training.init(
-            key, student, teacher, [phase], view, arrays, index, devices=1
+            key, student, source, [phase], view, arrays, batch, devices=1
         )
+        if given.student is not None:
+            state = _begun(state, given.student)
         state = training.start(state, phase, optimizer)
-        return training.body(student, teacher, phase, optimizer, view)(
-            state, arrays, index
+        return training.body(student, source, phase, optimizer, view)(
+            state, arrays, batch
         )
 
     for method in config.methods:
         try:
-            jax.eval_shape(functools.partial(step, method), train)
+            loss = _weighted_terms(config, given, method, 1)
+            of_brain = _with_brain(config, given, teachers.nobody(), method)
+            jax.eval_shape(functools.partial(step, method, loss, of_brain), train)
         except ZeroDivisionError as error:
             raise configs.UsageError(
-                f"images of {dataset.train.image.shape[1:]} are too small for "
+                f"images of {dataset.shape} are too small for "
                 f"{config.teacher} or {config.student}"
             ) from error
+        except configs.UsageError:
+            raise
         except ValueError as error:
             raise configs.UsageError(f"{method} cannot be trained: {error}") from error
+
+
+def _student(
+    config: configs.Config,
+    dataset: data.Dataset,
+    given: Given,
+    axis_name: str | None = None,
+) -> Any:
+    """The students' net, for images that are normalised as the data's are."""
+    net = nets.build(
+        config.student,
+        dataset.classes,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )
+    return net if given.student is None else given.student.seeing(dataset, net)
+
+
+def _begun(state: training.TrainState, begin: weights.Trained) -> training.TrainState:
+    """A state whose student begins with given weights."""
+    now = state.replicated
+    own = begin.begun({"params": now.params["student"], **now.model_state})
+    params = now.params | {"student": own.pop("params")}
+    return state._replace(replicated=now._replace(params=params, model_state=own))
+
+
+def _weighted_terms(
+    config: configs.Config, given: Given, method: str, steps: int
+) -> dict[str, configs.Weighted]:
+    """The loss of a method, with what it takes from a brain."""
+    of_brain = functools.partial(brain.weighted_terms, config, given.measured, steps)
+    return configs.weighted_terms(config, method, steps, of_brain)
+
+
+def _with_brain(
+    config: configs.Config, given: Given, teacher: teachers.Teacher, method: str
+) -> teachers.Teacher:
+    """A teacher, and the RDMs that a method reads."""
+    if not brain.parts(method):
+        return teacher
+    return teachers.beside(teacher, brain.teacher(config, given.measured, method))
+
+
+def first(config: configs.Config, given: Given, method: str) -> training.Batch:
+    """The first images, and stimuli, in their order: what a step is given."""
+    batch = {"index": np.arange(config.batch, dtype=np.int32)}
+    if brain.parts(method):
+        shown = brain.size(config, given.measured)
+        batch["stimulus"] = np.arange(shown, dtype=np.int32)
+    return batch
 
 
 def _source(trained: weights.Trained | None) -> dict[str, str] | None:
@@ -326,29 +482,36 @@ class Recipe(NamedTuple):
     net: nn.Module
     epochs: int
     method: loop.Method
+    shown: int = 0  # Stimuli in a step.
 
 
 def train_all(lab: Lab) -> list[dict]:
     """Trains the teacher and every student; answers the results, the teacher first."""
     config, classes = lab.config, lab.dataset.classes
     programs.keep_compiled(config.compilation_cache)
-    if lab.trained is None:
-        net = nets.build(config.teacher, classes, axis_name=training.AXIS)
-        nobody = teachers.nobody()
-        recipe = prepare(lab, net, nobody, "plain", config.teacher_epochs, "teacher")
-        together(lab, recipe, 1)
-        ((result, variables),) = train(lab, "teacher", recipe, [0])
-    else:
-        net, variables = lab.trained.net(lab.dataset), lab.trained.variables
-        (lab.folder / "teacher").mkdir(exist_ok=True)
-        result = recorded(lab, "teacher", 0, net, variables, [], 0.0)
-    results = [result]
-    teacher = remembered(lab, teachers.net(net, variables))
-    student = nets.build(
-        config.student, classes, dtype=jnp.dtype(config.dtype), axis_name=training.AXIS
-    )
+    given, results = lab.given, []
+    teacher = teachers.nobody()
+    if config.teacher is not None:
+        if given.teacher is None:
+            net = nets.build(config.teacher, classes, axis_name=training.AXIS)
+            recipe = prepare(
+                lab, net, teacher, "plain", config.teacher_epochs, "teacher"
+            )
+            together(lab, recipe, 1)
+            ((result, variables),) = train(lab, "teacher", recipe, [0])
+        else:
+            net, variables = given.teacher.net(lab.dataset), given.teacher.variables
+            (lab.folder / "teacher").mkdir(exist_ok=True)
+            result = recorded(lab, "teacher", 0, net, variables, [], 0.0)
+        results = [result]
+        teacher, lab = remembered(lab, teachers.net(net, variables))
+    elif given.activations is not None:
+        teacher, lab = remembered(lab, teacher)
+    student = _student(config, lab.dataset, given, training.AXIS)
     for method in config.methods:
-        recipe = prepare(lab, student, teacher, method, config.epochs)
+        source = teacher if configs.reads_teacher(method) else teachers.nobody()
+        source = _with_brain(config, given, source, method)
+        recipe = prepare(lab, student, source, method, config.epochs)
         seeds = range(config.seeds)
         done = all(
             (lab.folder / _folder(method, i) / "result.json").exists() for i in seeds
@@ -356,13 +519,22 @@ def train_all(lab: Lab) -> list[dict]:
         size = 1 if done else together(lab, recipe, config.seeds)
         for at in seeds[::size]:
             for result, _ in train(lab, method, recipe, seeds[at : at + size]):
-                rdms = (result["rdms"], results[0]["rdms"])
-                results.append(result | {"agreement": agreement(config, *rdms)})
+                if config.teacher is not None:
+                    rdms = (result["rdms"], results[0]["rdms"])
+                    result["agreement"] = agreement(config, *rdms)
+                results.append(result)
     return results
 
 
-def remembered(lab: Lab, teacher: teachers.Teacher) -> teachers.Teacher:
-    """A teacher that need not run for each batch, where the config wants one."""
+def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, Lab]:
+    """A teacher that need not run for each batch, where the config wants one.
+
+    Returns:
+      The teacher, and the lab with what is stored of it.
+
+    Raises:
+      UsageError: `activations` holds something else.
+    """
     config, layers = lab.config, configs.taught(lab.config)
     view, images = data.view(lab.dataset), len(lab.dataset.train.label)
     key = jax.random.key(0)
@@ -371,6 +543,23 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> teachers.Teacher:
     def see(index):
         return view(lab.train, load(np.asarray(index)), key)
 
+    if config.activations is not None and layers:
+        kept = lab.given.activations
+        if kept is None:
+            folder = commands.path("activations", config.activations)
+            about = {
+                "net": config.teacher,
+                "teacher": weights.fingerprint(teacher.arrays),
+                "images": weights.fingerprint(lab.dataset.train.image),
+                "size": lab.dataset.shape,
+                "normalised": (lab.dataset.mean, lab.dataset.std),
+                "seen": lab.given.teacher and lab.given.teacher.normalisation,
+            }
+            try:
+                kept = stored.write(folder, teacher, see, images, layers, about=about)
+            except ValueError as error:
+                raise configs.UsageError(f"activations: {error}") from error
+        return teachers.brought(), lab._replace(taught=stored.of_batch(kept))
     wanted = config.remember_teacher
     if wanted is None:
         seen = jax.eval_shape(view, lab.train, load(np.arange(1)), key)
@@ -379,15 +568,27 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> teachers.Teacher:
         fits = size * jax.local_device_count() <= REMEMBERED
         wanted = fits and not any(augmentation(config).values())
     if not (wanted and layers):
-        return teacher
-    return teachers.remembered(teachers.remember(teacher, see, images, layers))
+        return teacher, lab
+    kept = teachers.remember(teacher, see, images, layers)
+    return teachers.remembered(kept), lab
 
 
-def feed(lab: Lab) -> Callable[[np.ndarray], training.Batch]:
-    """From indices of training images to what a step is given."""
-    if lab.config.stream:
-        return data.from_host(lab.dataset.train)
-    return lambda index: {"index": index}
+def feed(lab: Lab, method: str = "plain") -> Callable[[np.ndarray], training.Batch]:
+    """From indices of training images, and of stimuli, to what a step is given."""
+    images = data.from_host(lab.dataset.train) if lab.config.stream else None
+    shows = bool(brain.parts(method))
+    taught = lab.taught if configs.reads_teacher(method) else None
+
+    def load(index):
+        entries = {}
+        if shows:
+            index, entries["stimulus"] = np.split(index, [lab.config.batch], axis=-1)
+        entries |= {"index": index} if images is None else images(index)
+        if taught is not None:
+            entries["taught"] = taught(index)
+        return entries
+
+    return load
 
 
 def prepare(
@@ -411,7 +612,8 @@ def prepare(
     config, dataset = lab.config, lab.dataset
     steps_an_epoch = len(dataset.train.label) // config.batch
     steps = epochs * steps_an_epoch
-    phase = training.Phase(configs.weighted_terms(config, method, steps), epochs)
+    loss = _weighted_terms(config, lab.given, method, steps)
+    phase = training.Phase(loss, epochs)
     rate = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup_steps=steps_an_epoch, decay_steps=steps + 1
     )
@@ -421,28 +623,39 @@ def prepare(
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(rate, config.momentum, nesterov=True),
     )
-    view, load = make_view(config, dataset), feed(lab)
+    view, load = make_view(config, dataset, method), feed(lab, method)
+    example = load(np.concatenate([*first(config, lab.given, method).values()]))
+    # (A teacher begins as drawn.)
+    begins = None if name == "teacher" else lab.given.student
     parts = {"micro_batches": config.micro_batches}
     step = training.body(net, teacher, phase, optimizer, view, **parts)
     driver = programs.driver(config.driver, steps_an_epoch, stream=config.stream)
     arrays = training.Arrays(training.replicate(teacher.arrays), lab.train)
 
     def begin(seed, devices):
-        batch = load(np.arange(config.batch, dtype=np.int32))
         key = jax.random.key(seed)
         view_key = jax.random.key(0) if config.same_batches else None
         state = training.init(
-            key, net, teacher, [phase], view, arrays, batch, devices, view_key
+            key, net, teacher, [phase], view, arrays, example, devices, view_key
         )
+        if begins is not None:
+            state = _begun(state, begins)
         return training.start(state, phase, optimizer)
 
     def evaluate(state):
         wait = weights.predicting(net, variables(state), dataset, lab.validation)
+        of_brain = None
+        if lab.given.measured is not None and name != "teacher":
+            own = (dataset, net, variables(state))
+            of_brain = brain.rdms(config, lab.given.measured, *own)
 
         def metrics():
             predicted, loss = wait()
             error = 100 * np.mean(predicted != lab.validation.label)
-            return {"validation_error": float(error), "validation_loss": loss}
+            found = {"validation_error": float(error), "validation_loss": loss}
+            if of_brain is not None:
+                found |= brain.progress(config, lab.given.measured, of_brain())
+            return found
 
         return metrics
 
@@ -451,7 +664,7 @@ def prepare(
     )
     folder = lab.folder / "profile" / (name or method)
     if config.profile and not (folder / "profile.json").exists():
-        batch = training.shard(load(np.arange(config.batch, dtype=np.int32)))
+        batch = training.shard(example)
         state = begin(0, jax.device_count())
         measured = profile.measure(
             net, teacher, phase, optimizer, view, state, arrays, batch, folder, **parts
@@ -468,7 +681,8 @@ def prepare(
         config.same_batches,
         load,
     )
-    return Recipe(net, epochs, how)
+    shown = len(example.get("stimulus", ()))
+    return Recipe(net, epochs, how, shown)
 
 
 def together(lab: Lab, recipe: Recipe, seeds: int) -> int:
@@ -482,24 +696,16 @@ def together(lab: Lab, recipe: Recipe, seeds: int) -> int:
     config, how = lab.config, recipe.method
     size = programs.trainings(config.together, seeds)
     state = jax.eval_shape(lambda: how.begin(0, jax.device_count()))
-    one = how.feed(np.zeros(config.batch, np.int32))
+    one = how.feed(np.zeros(config.batch + recipe.shown, np.int32))
     while True:
         several = size > 1 and not how.same_view
         steps = (how.chunk, size) if several else (how.chunk,)
-        each = (
-            jax.local_device_count(),
-            *steps,
-            config.batch // jax.local_device_count(),
-        )
         states = [state] * size
         stacked = functools.partial(training.stacked, same_view=how.same_view)
         given = (
             state if size == 1 else jax.eval_shape(stacked, states),
             how.arrays,
-            {
-                name: jax.ShapeDtypeStruct((*each, *x.shape[1:]), x.dtype)
-                for name, x in one.items()
-            },
+            jax.tree.map(functools.partial(_divided, steps), one),
         )
         if size == 1:
             how.take.check(*given)
@@ -510,9 +716,22 @@ def together(lab: Lab, recipe: Recipe, seeds: int) -> int:
         size = -(-size // 2)
 
 
-def make_view(config: configs.Config, dataset: data.Dataset) -> training.View:
-    """The view of the images, augmented as is usual or as the config says."""
-    return data.view(dataset, **augmentation(config))
+def _divided(steps: tuple[int, ...], x: np.ndarray) -> jax.ShapeDtypeStruct:
+    """The form of several steps' entries of a batch, divided over the devices."""
+    devices = jax.local_device_count()
+    shape = (devices, *steps, len(x) // devices, *x.shape[1:])
+    return jax.ShapeDtypeStruct(shape, x.dtype)
+
+
+def make_view(
+    config: configs.Config, dataset: data.Dataset, method: str = "plain"
+) -> training.View:
+    """The view of the images, augmented as is usual or as the config says.
+
+    With it a method that learns from a brain sees its stimuli.
+    """
+    view = data.view(dataset, **augmentation(config))
+    return brain.showing(view, dataset) if brain.parts(method) else view
 
 
 def augmentation(config: configs.Config) -> dict[str, Any]:
@@ -527,10 +746,49 @@ def train(
 ) -> list[tuple[dict, dict]]:
     """Trains nets together and measures them; answers their results and variables."""
     fitted = fit(lab, {_folder(name, seed): seed for seed in seeds}, recipe)
+    if lab.given.measured is not None and name != "teacher":
+        for seed in seeds:
+            _look_before(lab, recipe, seed)
     return [
         (recorded(lab, name, seed, recipe.net, *trained), trained[0])
         for seed, trained in zip(seeds, fitted, strict=True)
     ]
+
+
+def _look_before(lab: Lab, recipe: Recipe, seed: int) -> None:
+    """Keeps the RDMs of the stimuli in the student of a seed before it is trained."""
+    file = lab.folder / f"{BEFORE}-seed{seed}.npz"
+    if not file.exists():
+        begun = variables(recipe.method.begin(seed, jax.device_count()))
+        own = (lab.dataset, recipe.net, begun)
+        np.savez(file, **brain.rdms(lab.config, lab.given.measured, *own)())
+
+
+def _of_brain(lab: Lab, results: list[dict]) -> list[dict]:
+    """Of each student, before its training and after, its RDMs of the stimuli."""
+    found = []
+    files = {
+        (BEFORE, seed): lab.folder / f"{BEFORE}-seed{seed}.npz"
+        for seed in range(lab.config.seeds)
+    }
+    histories = {}
+    for result in results:
+        if result["method"] != "teacher":
+            key = result["method"], result["seed"]
+            files[key] = lab.folder / _folder(*key) / "brain.npz"
+            histories[key] = result["history"]
+    for (method, seed), file in files.items():
+        try:
+            with file.open("rb") as opened, np.load(opened) as rdms:
+                own = {layer: rdms[layer] for layer in brain.layers(lab.config)}
+        except Exception as error:  # What is damaged fails in many ways.
+            raise configs.UsageError(
+                f"{file} is damaged ({error!r}); where it is deleted, and result.json "
+                "beside it, --resume measures the net again"
+            ) from error
+        history = histories.get((method, seed), [])
+        found.append({"method": method, "seed": seed, "brain": own, "history": history})
+    return found
 
 
 def _folder(name: str, seed: int) -> str:
@@ -554,6 +812,9 @@ def recorded(
             keep(lab, name, trained, folder / "weights")
         measured = measure(lab, net, trained)
         np.savez(folder / "rdms.npz", **measured.pop("rdms"))
+        if lab.given.measured is not None and name != "teacher":
+            own = brain.rdms(lab.config, lab.given.measured, lab.dataset, net, trained)
+            np.savez(folder / "brain.npz", **own())
         about = {"method": name, "seed": seed, "seconds": seconds}
         about |= {"versions": versions(), "compared": compared(lab.config, name)}
         about |= {"config": dataclasses.asdict(lab.config), "history": history}
@@ -574,13 +835,17 @@ def recorded(
 def keep(lab: Lab, name: str, trained: dict, folder: pathlib.Path) -> None:
     """Writes a trained net to a folder that `--teacher_from` takes."""
     config, dataset = lab.config, lab.dataset
-    mean, std = (tuple(x / 255 for x in of) for of in (dataset.mean, dataset.std))
+    normalisation = tuple(
+        tuple(x / 255 for x in of) for of in (dataset.mean, dataset.std)
+    )
+    if name != "teacher" and lab.given.student is not None:
+        normalisation = lab.given.student.normalisation or normalisation
     net = weights.Trained(
         config.teacher if name == "teacher" else config.student,
         dataset.classes,
-        dataset.train.image.shape[1:],
+        dataset.shape,
         trained,
-        (mean, std),
+        normalisation,
         {"run": str(folder.parent), "data": dataset.note},
     )
     weights.save(net, folder)
@@ -609,6 +874,8 @@ def fit(
             examples=len(lab.dataset.train.label),
             batch=lab.config.batch,
             settings=results_folder.settings(lab.config),
+            stimuli=len(lab.given.measured.shown) if recipe.shown else 0,
+            shown=recipe.shown,
         )
         for name, seed in runs.items()
     ]

@@ -59,11 +59,24 @@ class Renormalised:
         """Those of the net."""
         return self.net.layers
 
+    def init(self, key: Array, images: Array) -> Any:
+        """The net's variables, drawn."""
+        return self.net.init(key, images)
+
     def apply(self, variables: Any, images: Array, **options) -> Any:
         """The net's activations."""
         shape = (1, 1, 1, -1)
         scale, shift = (jnp.asarray(x).reshape(shape) for x in (self.scale, self.shift))
         return self.net.apply(variables, scale * images + shift, **options)
+
+
+def fingerprint(arrays: Any) -> str:
+    """SHA-256 of a pytree of arrays, by path."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 class Trained(NamedTuple):
@@ -89,11 +102,7 @@ class Trained(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the variables, by path."""
-        digest = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
-            digest.update(jax.tree_util.keystr(path).encode())
-            digest.update(np.asarray(leaf).tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.variables)
 
     def net(self, dataset: data.Dataset) -> Any:
         """The net for images that `data.normalise` has normalised.
@@ -106,7 +115,7 @@ class Trained(NamedTuple):
                 f"{self.name} has {self.classes} classes and {dataset.name} has "
                 f"{dataset.classes}"
             )
-        size = dataset.train.image.shape[1:]
+        size = dataset.shape
         if size[-1] != self.shape[-1]:
             raise UsageError(
                 f"{self.name} sees images of {self.shape[-1]} channels, {dataset.name} "
@@ -121,12 +130,44 @@ class Trained(NamedTuple):
                 f"{self.name} was made for images of {list(self.shape)}, "
                 f"{dataset.name} has {list(size)}"
             ) from error
+        return self.seeing(dataset, net)
+
+    def seeing(self, dataset: data.Dataset, net: Any) -> Any:
+        """A net for images that `data.normalise` has normalised, given one for this.
+
+        Args:
+          dataset: The data.
+          net: What the weights are of, for whatever classes and dtype.
+        """
         if self.normalisation is None:
             return net
         pairs = zip(dataset.mean, dataset.std, *self.normalisation, strict=True)
         # From ((pixel - m) / s) to (pixel / 255 - mean) / std.
         both = [(s / 255 / std, (m / 255 - mean) / std) for m, s, mean, std in pairs]
         return Renormalised(net, *map(tuple, zip(*both, strict=True)))
+
+    def begun(self, drawn: dict) -> dict:
+        """Variables to begin with: these, and a classifier of other classes as drawn.
+
+        Raises:
+          UsageError: More than the classifier differs.
+        """
+
+        def own(path, x):
+            place = [key.key for key in path]
+            given = self.variables
+            for key in place:
+                given = given.get(key, {})
+            if np.shape(given) == x.shape:
+                return jnp.array(given, x.dtype)
+            if "classifier" in place:
+                return x
+            raise UsageError(
+                f"the weights of {self.name} do not begin this student: "
+                f"{'/'.join(place)} is {np.shape(given)} there and {x.shape} here"
+            )
+
+        return jax.tree_util.tree_map_with_path(own, drawn)
 
 
 def read(

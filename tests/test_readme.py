@@ -6,7 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 
-from rdljax import nets, objectives, teachers, training
+from rdljax import nets, objectives, teachers, terms, training
 from rdljax.nets import from_torch
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
@@ -62,6 +62,20 @@ def test_the_python_blocks_run_from_top_to_bottom(tmp_path, monkeypatch, capsys)
     assert value > 0
 
     exec_nets(blocks[5:], names)
+
+
+def test_the_program_of_the_brain_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "brain.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(block, names)
+    assert 0 < names["loss"] < 2
+    batch = {"stimulus": jnp.arange(10)}
+    teacher, student = names["teacher"], {"stimuli/pooled": names["student"]}
+    taught = teacher.targets(teacher.arrays, batch)
+    value, _ = names["term"].apply({}, terms.State(), student, taught, batch)
+    assert 0 < value < 2
 
 
 def exec_nets(blocks, names):

@@ -11,8 +11,8 @@ Cost: a minute and a half on two CPU cores.
 Expected: the paper's tables were not at hand; its abstract reports that RDL students
 are better than plain ones. Obtained, on 1,000 test digits with three seeds: error 2.7 %
 (plain), 3.4 % (rdl), 2.5 % (kd), 2.6 % (kd+rdl), no difference significant (where
-arithmetic rounds differently the order is another); agreement of the RDMs with the teacher's
-0.88, 0.96, 0.93, 0.95. Larger sets and the trials behind the settings:
+arithmetic rounds differently the order is another); agreement of the RDMs with the
+teacher's 0.88, 0.96, 0.93, 0.95. Larger sets and the trials behind the settings:
 experiments/README.md.
 """
 
