@@ -229,7 +229,8 @@ def check(config: Config, measured: Sequence[str] = ()) -> None:
         for term in parts:
             name, at, layer = term.partition("@")
             known = ["plain", *TERMS, *measured]
-            _names.check("term", name if name in measured else term, known)
+            kind = "term" if config.brain else "term, without --brain=FILE,"
+            _names.check(kind, name if name in measured else term, known)
             if at:
                 _names.check(f"layer of {config.student}", layer, student.layers)
             if name in measured and config.micro_batches > 1:
