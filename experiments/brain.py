@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import command, data, weights
+from experiments import command, data, methods, weights
 from experiments import config as configs
 from rdljax import measured, rdm, statistics, teachers, terms
 
@@ -154,7 +154,7 @@ def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
     ends = (n * (n - 1) // 2,), (n, n)
     keys = [k for k, s in shapes.items() if s[-1:] == ends[0] or s[-2:] == ends[1]]
     for key in keys:
-        if key in ("plain", *configs.TERMS) or {*"+@/"} & {*key}:
+        if key in ("plain", *methods.PARTS) or {*"+@/"} & {*key}:
             raise command.UsageError(f"an RDM of {path} may not be called {key}")
     if not keys:
         raise command.UsageError(
@@ -187,7 +187,7 @@ def _of_size(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarr
 
 def parts(method: str) -> list[str]:
     """Of a method, what is no name of a term: RDMs with their layers."""
-    known = {"plain", *configs.TERMS}
+    known = {"plain", *methods.PARTS}
     return [name for name in method.split("+") if name not in known]
 
 
@@ -216,7 +216,7 @@ def teacher(config: configs.Config, brain: Brain, method: str) -> teachers.Teach
 
 def weighted_terms(
     config: configs.Config, brain: Brain, steps: int, part: str
-) -> dict[str, configs.Weighted]:
+) -> dict[str, methods.Weighted]:
     """The terms of a part of a method, such as `human_it` or `human_it@stage1`."""
     name, _, layer = part.partition("@")
     target, numbers = _target(config, brain, name)

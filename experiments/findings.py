@@ -142,7 +142,8 @@ def _head(summary: dict) -> str:
     teacher, agreement = "", ""
     if summary["teacher"] is not None:
         error = summary["teacher"]["test_error"]
-        teacher = f"Teacher {config['teacher']}: {error:.2f} % test error {origin}. "
+        how_well = "of another task" if error is None else f"{error:.2f} % test error"
+        teacher = f"Teacher {config['teacher']}: {how_well} {origin}. "
         agreement = (
             " Agreement: correlation of student's and teacher's RDMs of test images "
             f"({config['distance']}), mean over {', '.join(config['layers'])}."

@@ -115,8 +115,9 @@ class Method(NamedTuple):
       chunk: How many steps a call takes. Where an epoch is not cut at its multiples,
         and there alone, steps are taken one by one.
       examine: The pmapped `training.examination` of a step of one training.
-      evaluate: What to measure of a training's state at the end of an epoch (the
-        student's part of it): answers at once, with what waits for it.
+      evaluate: `evaluate(state, job, epoch)`: what to measure of a training's state at
+        the end of an epoch, counted from 1 (the student's part of it): answers at once,
+        with what waits for it.
       layers: The student's, in depth order.
       same_view: Trainings that go together share their batches.
       feed: From indices of images, and behind them of stimuli, to the entries of a
@@ -128,7 +129,7 @@ class Method(NamedTuple):
     take: Callable[..., tuple[State, dict[str, jax.Array]]]
     chunk: int
     examine: Callable[..., tuple[State, training.Finite]]
-    evaluate: Callable[[State], Callable[[], Metrics]]
+    evaluate: Callable[[State, Job, int], Callable[[], Metrics]]
     layers: tuple[str, ...]
     same_view: bool = False
     feed: Callable[[np.ndarray], training.Batch] = lambda index: {"index": index}
@@ -292,7 +293,11 @@ def fit(
             closes = done % jobs[0].steps_an_epoch == 0
             evaluated = []
             if closes:
-                evaluated = [method.evaluate(x) for x in singles(_of_student(state))]
+                epoch = done // jobs[0].steps_an_epoch
+                evaluated = [
+                    method.evaluate(x, job, epoch)
+                    for x, job in zip(singles(_of_student(state)), jobs, strict=True)
+                ]
             under_way.append(_Call(first, metrics, evaluated))
             read(leave=max(1, STEPS_IN_FLIGHT // method.chunk))
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:

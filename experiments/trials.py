@@ -13,12 +13,14 @@ import math
 import pathlib
 import sys
 import tempfile
+from typing import Any
 
 import tqdm
 
 from experiments import command as commands
 from experiments import config as configs
-from experiments import loop, run
+from experiments import lab as labs
+from experiments import loop, run, trainings
 from rdljax import nets, statistics, teachers, training
 
 LAYERS = ("stage1", "stage2", "pooled", "logits")
@@ -33,12 +35,12 @@ def distances_and_comparisons() -> list[Setting]:
     for distance in ("MeanSquared", "Euclidean", "Cosine", "Correlation"):
         for weight in (0.1, 0.3, 1.0, 3.0, 10.0):
             change = {"distance": distance, "comparison": "Pearson"}
-            settings.append(("rdl", {**change, "rdl_weight": weight}))
+            settings.append(("rdl", {**change, "weights": (f"rdl={weight}",)}))
     for comparison in ("Cosine", "MSE", "MSE_norm", "MSE_least_squares"):
         for distance in ("MeanSquared", "Cosine", "Correlation"):
             for weight in (0.1, 1.0, 10.0):
                 change = {"distance": distance, "comparison": comparison}
-                settings.append(("rdl", {**change, "rdl_weight": weight}))
+                settings.append(("rdl", {**change, "weights": (f"rdl={weight}",)}))
     return settings
 
 
@@ -49,8 +51,12 @@ def around_the_default() -> list[Setting]:
         settings.append(("rdl", {"layers": layers}))
     settings.append(("rdl", {"rdl_decay": True}))
     settings += [("rdl", {"pairs": pairs}) for pairs in (50, 500)]
-    settings += [("kd", {"kd_weight": weight}) for weight in (0.1, 0.3, 1.0, 3.0)]
-    settings += [("kd+rdl", {"kd_weight": weight}) for weight in (0.1, 0.3, 1.0)]
+    settings += [
+        ("kd", {"weights": (f"kd={weight}",)}) for weight in (0.1, 0.3, 1.0, 3.0)
+    ]
+    settings += [
+        ("kd+rdl", {"weights": (f"kd={weight}",)}) for weight in (0.1, 0.3, 1.0)
+    ]
     return settings
 
 
@@ -90,7 +96,7 @@ def try_all(
     base: configs.Config, settings: list[Setting], interrupt: loop.Interrupt
 ) -> None:
     """Trains a teacher and the students of every setting; prints a row for each."""
-    dataset = run.load(base)
+    dataset = labs.load(base)
     print(dataset.note, "\n")
     print("| method | setting | validation error, % | of each seed |")
     print("|---|---|---|---|")
@@ -98,11 +104,11 @@ def try_all(
         tempfile.TemporaryDirectory() as scratch,
         tqdm.tqdm(unit="step") as bar,
     ):
-        lab = run.furnish(base, dataset, pathlib.Path(scratch), interrupt, bar)
+        lab = labs.furnish(base, dataset, pathlib.Path(scratch), interrupt, bar)
         net = nets.build(base.teacher, dataset.classes, axis_name=training.AXIS)
         nobody = teachers.nobody()
-        recipe = run.prepare(lab, net, nobody, "plain", base.teacher_epochs, "teacher")
-        ((trained, history, _),) = run.fit(lab, {"teacher": 0}, recipe)
+        recipe = trainings.prepare(lab, net, nobody, "plain", "teacher")
+        ((trained, history, _),) = trainings.fit(lab, {"teacher": 0}, recipe)
         print(f"| teacher | | {history[-1]['validation_error']:.2f} | |", flush=True)
         for i, (method, change) in enumerate(settings):
             tried = lab._replace(config=dataclasses.replace(base, **change))
@@ -110,14 +116,19 @@ def try_all(
                 tried, method, teachers.net(net, trained), f"{i}-{method}"
             )
             mean, deviation, _ = statistics.spread(errors)
-            setting = ", ".join(f"{k}={v}" for k, v in change.items())
+            setting = ", ".join(_said(*item) for item in change.items())
             each = " ".join(f"{e:.2f}" for e in errors)
             row = f"| {method} | {setting} | {mean:.2f} ± {deviation:.2f} | {each} |"
             print(row, flush=True)
 
 
+def _said(field: str, value: Any) -> str:
+    """A changed field: `distance=Cosine`, but `rdl=0.1` of a weight."""
+    return ", ".join(value) if field == "weights" else f"{field}={value}"
+
+
 def students(
-    lab: run.Lab, method: str, teacher: teachers.Teacher, name: str
+    lab: labs.Lab, method: str, teacher: teachers.Teacher, name: str
 ) -> list[float]:
     """The validation errors at the last epoch of the students of all seeds.
 
@@ -125,11 +136,11 @@ def students(
     """
     classes = lab.dataset.classes
     net = nets.build(lab.config.student, classes, axis_name=training.AXIS)
-    recipe = run.prepare(lab, net, teacher, method, lab.config.epochs)
+    recipe = trainings.prepare(lab, net, teacher, method)
 
     def error(seed):
         try:
-            ((_, history, _),) = run.fit(lab, {f"{name}-{seed}": seed}, recipe)
+            ((_, history, _),) = trainings.fit(lab, {f"{name}-{seed}": seed}, recipe)
         except loop.Diverged as diverged:
             tqdm.tqdm.write(str(diverged))
             return math.nan

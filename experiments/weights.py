@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import command, data
+from experiments import command, data, modalities
 from experiments.command import UsageError
 from rdljax import _names, checkpoints, nets
 from rdljax.nets import _weights, from_keras, from_torch
@@ -90,6 +90,7 @@ class Trained(NamedTuple):
       normalisation: Mean and deviation, by channel, of pixels from 0 to 1, that are
         subtracted and divided by; None for those of the data's training images.
       source: Where it came from, such as a `file` and its `sha256`.
+      modality: What it sees of an image (`experiments.modalities`).
     """
 
     name: str
@@ -98,19 +99,24 @@ class Trained(NamedTuple):
     variables: Any
     normalisation: Normalisation | None
     source: dict[str, str]
+    modality: str = modalities.IMAGE
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the variables, by path."""
         return fingerprint(self.variables)
 
-    def net(self, dataset: data.Dataset) -> Any:
+    def net(self, dataset: data.Dataset, other_classes: bool = False) -> Any:
         """The net for images that `data.normalise` has normalised.
+
+        Args:
+          dataset: The data.
+          other_classes: Let the data have other classes than the net.
 
         Raises:
           UsageError: The data have images that the net cannot see, or other classes.
         """
-        if self.classes != dataset.classes:
+        if self.classes != dataset.classes and not other_classes:
             raise UsageError(
                 f"{self.name} has {self.classes} classes and {dataset.name} has "
                 f"{dataset.classes}"
@@ -123,7 +129,8 @@ class Trained(NamedTuple):
             )
         net = nets.build(self.name, self.classes)
         try:
-            images = jax.ShapeDtypeStruct((1, *size), jnp.float32)
+            seen = (1, *size[:2], modalities.channels(self.modality, size[-1]))
+            images = jax.ShapeDtypeStruct(seen, jnp.float32)
             jax.eval_shape(net.apply, self.variables, images)
         except (flax.errors.FlaxError, ZeroDivisionError) as error:
             raise UsageError(
@@ -139,6 +146,8 @@ class Trained(NamedTuple):
           dataset: The data.
           net: What the weights are of, for whatever classes and dtype.
         """
+        if self.modality != modalities.IMAGE:
+            return modalities.seeing(self.modality, net, dataset)
         if self.normalisation is None:
             return net
         pairs = zip(dataset.mean, dataset.std, *self.normalisation, strict=True)
@@ -239,7 +248,10 @@ def load(folder: str | os.PathLike) -> Trained:
         if about.get("kind") != "weights":
             raise ValueError(f"{folder} is a checkpoint of a run")
         net = nets.build(about["name"], about["classes"])
-        images = jax.ShapeDtypeStruct((1, *about["shape"]), jnp.float32)
+        *size, channels = about["shape"]
+        modality = about.get("modality", modalities.IMAGE)
+        seen = (1, *size, modalities.channels(modality, channels))
+        images = jax.ShapeDtypeStruct(seen, jnp.float32)
         like = jax.eval_shape(net.init, jax.random.key(0), images)
         variables, about, _ = checkpoints.restore(folder, like)
         shape, normalisation = tuple(about["shape"]), about["normalisation"]
@@ -260,6 +272,7 @@ def load(folder: str | os.PathLike) -> Trained:
         variables,
         normalisation,
         about["source"],
+        modality,
     )
 
 
@@ -311,19 +324,35 @@ def predicting(
       split: The images, which may lie on the device.
       chunk: Images at a time.
     """
-    logits = []
-    for start in range(0, len(split.label), chunk):
-        images = data.normalise(dataset, split.image[start : start + chunk])
-        logits.append(activations(net, variables, images, ("logits",))["logits"])
+    under_way = _logits(net, variables, dataset, split, chunk)
 
     def wait():
-        found = np.concatenate(logits)
+        found = np.concatenate(under_way)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(
             found, split.label
         )
         return found.argmax(axis=1), float(losses.mean())
 
     return wait
+
+
+def logits(
+    net: Any,
+    variables: dict,
+    dataset: data.Dataset,
+    split: data.Split,
+    chunk: int = 500,
+) -> np.ndarray:
+    """A net's logits `[N, classes]` of images; arguments as of `predicting`."""
+    return np.concatenate(_logits(net, variables, dataset, split, chunk))
+
+
+def _logits(net, variables, dataset, split, chunk) -> list[Array]:
+    found = []
+    for start in range(0, len(split.label), chunk):
+        images = data.normalise(dataset, split.image[start : start + chunk])
+        found.append(activations(net, variables, images, ("logits",))["logits"])
+    return found
 
 
 def accuracy(trained: Trained, dataset: data.Dataset) -> float:

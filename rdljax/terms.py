@@ -247,7 +247,8 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Term:
 
     The mean is predicted from the student's layer, position by position, by three dense
     layers of the teacher's width (`nets.regressors.Pointwise`). Of maps of different
-    size the larger is pooled to the smaller first.
+    size the larger is pooled to the smaller first. A vector beside maps, as of a
+    multilayer perceptron taught by a convolutional net, is a map of one position.
 
     Args:
       variance: Of each of the teacher's channels at the start.
@@ -273,6 +274,7 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Term:
     init_mean, run = _module_a_layer("vid", make)
 
     def init(key, student, teacher):
+        student, teacher = jax.eval_shape(_as_maps, student, teacher)
         mean, state = init_mean(key, student, teacher)
         scale = jax.tree.map(
             lambda t: jnp.full(t.shape[-1], first, jnp.float32), teacher
@@ -280,7 +282,7 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Term:
         return {"mean": mean, "log_scale": scale}, state
 
     def apply(params, state, student, teacher, batch, axis_name=None):
-        student, teacher = _pooled(student, teacher)
+        student, teacher = _pooled(*_as_maps(student, teacher))
         mean = run(params["mean"], student, teacher, axis_name)
         loss = objectives.vid(mean, teacher, params["log_scale"], epsilon=epsilon)
         return loss, state
@@ -941,6 +943,17 @@ def _pooled(student: PyTree, teacher: PyTree) -> tuple[PyTree, PyTree]:
     inner = jax.tree_util.tree_structure((0, 0))
     pairs = jax.tree.map(one, student, teacher)
     return jax.tree_util.tree_transpose(outer, inner, pairs)
+
+
+def _as_maps(student: PyTree, teacher: PyTree) -> tuple[PyTree, PyTree]:
+    """Both sides with vectors that stand beside maps as maps of one position."""
+
+    def one(s, t):
+        return s[:, None, None, :] if (s.ndim, t.ndim) == (2, 4) else s
+
+    if jax.tree_util.tree_structure(student) != jax.tree_util.tree_structure(teacher):
+        return student, teacher  # What takes them says so.
+    return jax.tree.map(one, student, teacher), jax.tree.map(one, teacher, student)
 
 
 def _pickers(pairs) -> tuple[Callable, Callable]:

@@ -69,7 +69,7 @@ def begin(seed, devices):
     return setting.begin(student, teacher, arrays, devices, phase)
 
 
-def evaluate(state):
+def evaluate(state, job, epoch):
     kernels = jax.tree.leaves(state.replicated.params["student"])
     total = float(sum(np.abs(x).sum() for x in kernels))
     return lambda: {"validation": total}

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import brain, data, loop, run, weights
+from experiments import brain, command, data, loop, run, weights
 from experiments import config as configs
+from experiments import lab as labs
 from rdljax import (
     measured,
     nets,
@@ -395,8 +396,8 @@ class TestExperiment:
         config = configs.load("mnist_rdl", **SETTINGS, brain=str(made))
         digits = data.load("digits")
         loaded = brain.load(config, digits)
-        given = run.Given(measured=loaded)
-        lab = run.furnish(config, digits, tmp_path, None, None, given)
+        given = labs.Given(measured=loaded)
+        lab = labs.furnish(config, digits, tmp_path, None, None, given)
         images = np.asarray(lab.train["stimuli"])
         np.testing.assert_array_equal(images, loaded.images[loaded.shown])
 
@@ -492,7 +493,7 @@ class TestExperiment:
         ]
         losses = [x["history"][-1]["rdl/pooled"] for x in histories]
         np.testing.assert_allclose(losses, losses[0], rtol=1e-3)
-        with pytest.raises(configs.UsageError, match="80 rows, expected 100"):
+        with pytest.raises(command.UsageError, match="80 rows, expected 100"):
             go(
                 tmp_path / "e",
                 None,
@@ -500,13 +501,13 @@ class TestExperiment:
                 activations=str(tmp_path / "a.npz"),
             )
         changes |= {"teacher": "mlp", "teacher_epochs": 1}
-        with pytest.raises(configs.UsageError, match="go with --teacher=None"):
+        with pytest.raises(command.UsageError, match="go with --teacher=None"):
             go(tmp_path / "g", None, **changes, activations=str(tmp_path / "a.npz"))
         changes |= {"resize": 16}
-        with pytest.raises(configs.UsageError, match="(?s)other activations:.*'size'"):
+        with pytest.raises(command.UsageError, match="(?s)other activations:.*'size'"):
             go(tmp_path / "h", None, **changes, activations=str(cache))
         changes |= {"layers": ("logits",)}
-        with pytest.raises(configs.UsageError, match="activations: "):
+        with pytest.raises(command.UsageError, match="activations: "):
             go(tmp_path / "f", None, **changes, activations=str(cache))
 
     def test_each_subject_by_reliability_and_ceiling(self, made, tmp_path):
@@ -610,7 +611,7 @@ class TestExperiment:
     )
     def test_wrong_settings(self, made, tmp_path, changes, message):
         changes = {"brain": str(made), **changes}
-        with pytest.raises((configs.UsageError, ValueError), match=message):
+        with pytest.raises((command.UsageError, ValueError), match=message):
             go(tmp_path / "run", changes.pop("brain"), **changes)
         assert not (tmp_path / "run").exists()
 
@@ -642,7 +643,7 @@ class TestExperiment:
             tmp_path / "a.npz", **{k: x for k, x in arrays.items() if x is not None}
         )
         changes = {"brain_rdms": ("it",), "methods": ("it",)}
-        with pytest.raises(configs.UsageError, match=message.removeprefix("it: may")):
+        with pytest.raises(command.UsageError, match=message.removeprefix("it: may")):
             go(tmp_path / "run", tmp_path / "a.npz", **changes)
 
     def test_resumed_with_another_brain(self, finished, made, tmp_path):
@@ -650,7 +651,7 @@ class TestExperiment:
             other = {k: arrays[k] for k in arrays} | {"ape": arrays["it"]}
         np.savez(tmp_path / "made.npz", **other)
         folder, _ = finished
-        with pytest.raises(configs.UsageError, match="brain_file"):
+        with pytest.raises(command.UsageError, match="brain_file"):
             go(folder, tmp_path / "made.npz", resume=True)
 
 

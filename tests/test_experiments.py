@@ -13,8 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from experiments import checks, command, data, loop, methods, results, run, trials
 from experiments import config as configs
-from experiments import data, loop, results, run, trials
 from rdljax import checkpoints, objectives
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -405,12 +405,12 @@ def test_pictures_name_both_layers_of_an_unequal_pair(tmp_path, monkeypatch):
 
 class TestTrials:
     def test_prints_a_row_for_every_setting(self, capsys, monkeypatch):
-        few = [("plain", {}), ("rdl", {"rdl_weight": 0.5})]
+        few = [("plain", {}), ("rdl", {"weights": ("rdl=0.5",)})]
         monkeypatch.setitem(trials.PARTS, "1", lambda: few)
         sizes = ["--train_per_class=20", "--epochs=1", "--teacher_epochs=1"]
         assert trials.main(["1", *sizes, "--seeds=2"]) == 0
         rows = capsys.readouterr().out.strip().splitlines()[-2:]
-        for row, setting in zip(rows, ("", "rdl_weight=0.5"), strict=True):
+        for row, setting in zip(rows, ("", "rdl=0.5"), strict=True):
             number = r"([\d.]+)"
             found = re.fullmatch(
                 rf"\| \w+ \| (.*) \| {number} ± {number} \| {number} {number} \|", row
@@ -434,7 +434,7 @@ class TestTrials:
     def test_every_setting_of_the_grid_can_be_trained(self):
         for part in trials.PARTS.values():
             for method, change in part():
-                configs.check(configs.load("mnist_rdl", methods=(method,), **change))
+                checks.check(configs.load("mnist_rdl", methods=(method,), **change))
 
 
 class TestFolder:
@@ -449,7 +449,7 @@ class TestFolder:
     def test_the_same_settings_are_resumed_when_asked(self, tmp_path):
         self.claim(tmp_path / "a")
         (tmp_path / "a" / "kept").touch()
-        with pytest.raises(configs.UsageError, match="--resume"):
+        with pytest.raises(command.UsageError, match="--resume"):
             self.claim(tmp_path / "a")
         self.claim(tmp_path / "a", resume=True)
         assert (tmp_path / "a" / "kept").exists()
@@ -457,12 +457,12 @@ class TestFolder:
     def test_other_settings_are_neither_resumed_nor_overwritten(self, tmp_path):
         self.claim(tmp_path / "a")
         for changes in ({}, {"resume": True}):
-            with pytest.raises(configs.UsageError, match="seeds 3 there and 7 here"):
+            with pytest.raises(command.UsageError, match="seeds 3 there and 7 here"):
                 self.claim(tmp_path / "a", seeds=7, **changes)
 
     def test_a_file_is_not_a_folder(self, tmp_path):
         (tmp_path / "a").touch()
-        with pytest.raises(configs.UsageError, match="is a file"):
+        with pytest.raises(command.UsageError, match="is a file"):
             self.claim(tmp_path / "a", overwrite=True)
 
     def test_the_home_folder_is_found(self, tmp_path, monkeypatch):
@@ -476,7 +476,7 @@ class TestFolder:
         assert not (tmp_path / "a" / "old").exists()
         (tmp_path / "b").mkdir()
         (tmp_path / "b" / "thesis.tex").touch()
-        with pytest.raises(configs.UsageError, match="not a run"):
+        with pytest.raises(command.UsageError, match="not a run"):
             self.claim(tmp_path / "b", overwrite=True)
         assert (tmp_path / "b" / "thesis.tex").exists()
 
@@ -486,7 +486,7 @@ class TestConfig:
         # (Those of a brain name the RDMs of a file.)
         measured = ("human_it", "monkey_it", "human_it_shuffled")
         for name in configs.names():
-            configs.check(configs.load(name), measured)
+            checks.check(configs.load(name), measured)
 
     def test_every_config_names_its_paper_and_command(self):
         for name in configs.names():
@@ -503,12 +503,14 @@ class TestConfig:
 
     def test_rdl_weighs_each_layer_and_decays(self):
         config = configs.Config(
-            rdl_weight=2.0,
+            weights=("rdl=2",),
             layers=("stage1", "pooled"),
             layer_weights=(1.0, 0.5),
             rdl_decay=True,
         )
-        loss = configs.weighted_terms(config, "rdl", steps=100)
+        setting = methods.Setting(config, np.arange(10), steps=100)
+        ((loss, epochs, trains),) = methods.plan(setting, "rdl")
+        assert (epochs, trains) == (config.epochs, ("student",))
         assert set(loss) == {"task", "rdl/stage1", "rdl/pooled"}
         weight, _ = loss["rdl/pooled"]
         np.testing.assert_allclose(

@@ -103,11 +103,22 @@ MEANINGLESS = {
     "together": COUNTS,
     "compilation_cache": ("file", "file/below", "a\0b"),
     "pairs": (*COUNTS, str(64 * 63 // 2 + 1)),
-    "rdl_weight": BELOW_0,
+    "weights": (
+        *("rdl", "rdl=", "=1", "rdl=-1", "rdl=nan", "rdl=1e400", "rdl=1 rdl=2"),
+        *("rld=1", "kd/rdl=1", "kx/kd=1", "kd/kd/kd=1", "rdl=1=2", "rdl=a"),
+    ),
+    "ensemble": (*COUNTS, "101"),
+    "modality": ("luminance", "chrominance", "colour", "Image"),
+    "teacher_modality": ("luminance", "chrominance", "colour"),
+    "maps": ("", "stage1 stage1"),
+    "start_epochs": (*COUNTS, "999999999"),
+    "crd_temperature": UP_TO_0,
+    "crd_negatives": COUNTS,
+    "crd_sampling": ("all", "Drawn"),
+    "teacher_learning_rate": UP_TO_0,
+    "schedule": ("linear", "Cosine"),
     "layer_weights": ("", "1 1", "1 1 1 nan", "1 -1 1 1", "inf 1 1 1", "1 1 1 1 1"),
-    "kd_weight": BELOW_0,
     "kd_temperature": UP_TO_0,
-    "hint_weight": BELOW_0,
     "brain": ("file", "foreign", "missing", "a\0b"),
     "brain_rdms": ("human_it human_it",),
     "brain_layers": ("", "stage1 stage1"),
@@ -149,7 +160,11 @@ CALLED = {
     "data": ("data set",),
     "teacher": ("net",),
     "student": ("net",),
-    "methods": ("term", "method"),
+    "methods": ("part of a method", "method"),
+    "weights": ("weight", "part of"),
+    "modality": ("modality", "images in colour"),
+    "teacher_modality": ("teacher-modality", "images in colour"),
+    "crd_sampling": ("crd-sampling",),
     "layers": ("layer",),
     "layer_weights": ("a weight for each layer",),
     "teacher_from": ("holds no weights",),
@@ -169,7 +184,9 @@ MEANT = {
     "remember_teacher": ("True", "False", "None"),
     "driver": ("auto", "step", "chunk", "epoch"),
     "pairs": ("1", "2016", "None"),
-    "rdl_weight": ("0", "3", "1e-3"),
+    "weights": ("rdl=0", "kd=3", "rdl=1e-3", "task=0.5", "kd/task=0.1 kd/kd=0.9"),
+    "maps": ("None", "stage1", "stage2:stage1"),
+    "schedule": ("steps", "cosine"),
     "layer_weights": ("None", "0 0 0 1", "1 2 3 4"),
     "kd_temperature": ("1", "0.5"),
     "epochs": ("1", "1000"),
@@ -177,9 +194,9 @@ MEANT = {
     "learning_rate": ("1", "1e-9", "1e6"),
     "momentum": ("0", "0.999"),
     "weight_decay": ("0",),
-    "clip": ("1e9",),
+    "clip": ("1e9", "None"),
     "student": ("mnist_cnn", "resnet8"),
-    "methods": ("plain", "rdl kd", "hint+kd+rdl"),
+    "methods": ("plain", "rdl kd", "hint+kd+rdl", "crd at", "ab+ft"),
 }
 ODD = (
     *("", " ", "\0", "a\nb", "é漢字🙂", "x" * 5000, "9" * 5000, "None", "nan", "-inf"),
@@ -210,6 +227,7 @@ JUNK = (
 )
 FIELDS = [f for f in configs.Config.__dataclass_fields__ if f not in ("out", "resume")]
 TUPLES = ("layers", "layer_weights", "methods", "brain_rdms", "brain_layers")
+TUPLES += ("weights", "maps")
 
 
 def given(field, value):
@@ -248,10 +266,12 @@ def draw(rng):
 
 def is_meant(config):
     """Whether numbers and names can be trained with, in float32."""
-    weighted = (config.rdl_weight, config.kd_weight, config.hint_weight)
+    weighted = tuple(float(entry.rpartition("=")[2]) for entry in config.weights)
     weighted += (config.weight_decay, *(config.layer_weights or ()))
-    positive = (config.learning_rate, config.clip, config.kd_temperature)
+    positive = (config.learning_rate, config.kd_temperature, config.crd_temperature)
+    positive += () if config.clip is None else (config.clip,)
     counts = (config.seeds, config.epochs, config.teacher_epochs, config.batch)
+    counts += (config.ensemble, config.start_epochs, config.crd_negatives)
     some = (config.train_per_class, config.pairs, config.together)
     counts += tuple(x for x in some if x is not None)
     return (

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import command, data, loop, programs, run, trainings, weights
 from experiments import config as configs
-from experiments import data, loop, programs, run, weights
+from experiments import lab as labs
 from rdljax import checkpoints, nets, teachers, training
 from tests import test_drivers as drivers
 from tests import test_experiments as experiments
@@ -224,7 +225,7 @@ class TestTeacher:
         self, changes, remembers, tmp_path
     ):
         lab, teacher = self.lab(tmp_path, **changes)
-        found, _ = run.remembered(lab, teacher)
+        found, _ = trainings.remembered(lab, teacher)
         assert (found is not teacher) is remembers
         if remembers:
             sizes = {name: x.shape for name, x in found.arrays.items()}
@@ -234,12 +235,12 @@ class TestTeacher:
         lab, teacher = self.lab(tmp_path)
         size = 200 * (10 + 64) * 4 * jax.local_device_count()
         for there, remembers in ((size, True), (size - 1, False)):
-            monkeypatch.setattr(run, "REMEMBERED", there)
-            assert (run.remembered(lab, teacher)[0] is not teacher) is remembers
+            monkeypatch.setattr(trainings, "REMEMBERED", there)
+            assert (trainings.remembered(lab, teacher)[0] is not teacher) is remembers
 
     def lab(self, folder, **changes):
         config = configs.load("mnist_rdl", **(SETTINGS | changes))
-        lab = run.furnish(config, run.load(config), folder, None, None)
+        lab = labs.furnish(config, labs.load(config), folder, None, None)
         net = nets.build("mlp", 10)
         shape = (1, 32, 32, 1)
         variables = net.init(jax.random.key(0), np.zeros(shape, np.float32))
@@ -520,7 +521,7 @@ class TestStream:
         ]
 
     def test_an_epoch_at_once_is_refused(self, tmp_path):
-        with pytest.raises(configs.UsageError, match="would stream an epoch"):
+        with pytest.raises(command.UsageError, match="would stream an epoch"):
             go(tmp_path / "run", stream=True, driver="epoch")
 
 

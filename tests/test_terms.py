@@ -604,6 +604,19 @@ class TestValues:
         expected = objectives.ft(factor, target)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
+    def test_vid_takes_a_vector_beside_maps_as_a_map_of_one_position(self):
+        term = terms.between(("pooled", "stage2"), terms.vid())
+        params, state = term.init(jax.random.key(0), STUDENT, TEACHER)
+        loss, _ = term.apply(params, state, STUDENT, TEACHER, BATCH)
+        x, t = (np.asarray(v, float) for v in (STUDENT["pooled"], TEACHER["stage2"]))
+        for i in range(3):
+            x = x @ np.asarray(params["mean"][f"Dense_{i}"]["kernel"], float)
+            x = np.maximum(x, 0) if i < 2 else x
+        variance = np.log1p(np.exp(np.asarray(params["log_scale"], float))) + 1e-5
+        error = (x - t.mean(axis=(1, 2))) ** 2
+        want = np.mean(0.5 * (error / variance + np.log(variance)))
+        np.testing.assert_allclose(loss, want, rtol=1e-5)
+
     def test_vid_with_another_smallest_variance(self):
         term = terms.between("pooled", terms.vid(variance=2.0, epsilon=0.5))
         params, state = term.init(jax.random.key(0), STUDENT, TEACHER)

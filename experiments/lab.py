@@ -1,0 +1,337 @@
+"""What the runs of one experiment share: settings, images, what else they are given."""
+
+import dataclasses
+import hashlib
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from experiments import (
+    brain,
+    command,
+    data,
+    loop,
+    methods,
+    modalities,
+    weights,
+)
+from experiments import config as configs
+from rdljax import nets, stored, teachers, training
+
+# Test images whose RDMs are reported and shown, over all classes.
+STIMULI = 200
+
+
+class Given(NamedTuple):
+    """What an experiment is given besides images.
+
+    Attributes:
+      teacher: The teacher, if it was trained elsewhere.
+      student: What students begin with, if it was trained elsewhere.
+      measured: Stimuli and their RDMs.
+      activations: The teacher's, of all training images, from a file.
+    """
+
+    teacher: weights.Trained | None = None
+    student: weights.Trained | None = None
+    measured: brain.Brain | None = None
+    activations: stored.Stored | None = None
+
+    def fingerprints(self) -> dict[str, str]:
+        """What shows that a run is resumed with what it began with."""
+        found = {
+            "teacher_weights": self.teacher and self.teacher.fingerprint,
+            "student_weights": self.student and self.student.fingerprint,
+            "brain_file": self.measured and self.measured.fingerprint,
+            "activations_file": self.activations and self.activations.about["sha256"],
+        }
+        return {name: of for name, of in found.items() if of is not None}
+
+
+class Lab(NamedTuple):
+    """What the runs of one experiment share.
+
+    Attributes:
+      config: The settings.
+      dataset: The images.
+      stimuli: Indices of the test images whose RDMs are reported, sorted by class.
+      folder: The results folder.
+      interrupt: Whether to stop.
+      bar: The progress bar.
+      train: The training images and labels, if they do not stream, and stimuli, on the
+        devices.
+      validation: The validation images, on a device.
+      given: What there is besides images.
+      taught: From indices of training images to what the teacher answered, by layer,
+        where it is stored.
+    """
+
+    config: configs.Config
+    dataset: data.Dataset
+    stimuli: np.ndarray
+    folder: pathlib.Path
+    interrupt: loop.Interrupt
+    bar: tqdm.tqdm
+    train: dict[str, jax.Array]
+    validation: data.Split
+    given: Given = Given()
+    taught: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+
+    def tell(self, words: str) -> None:
+        """Says something beside the progress bar, where results are not printed."""
+        self.bar.write(words, file=sys.stderr)
+
+
+def load(config: configs.Config) -> data.Dataset:
+    """The data set of a config.
+
+    Raises:
+      UsageError: It is not there, or the settings do not suit its images.
+    """
+    try:
+        dataset = data.load(
+            config.data, config.data_dir, train_per_class=config.train_per_class
+        )
+        if config.resize is not None:
+            dataset = dataset._replace(size=(config.resize,) * 2)
+    except ValueError as error:
+        raise command.UsageError(str(error)) from error
+    images, devices = len(dataset.train.label), jax.local_device_count()
+    if images < config.batch or config.batch % devices:
+        raise command.UsageError(
+            f"a batch of {config.batch} is impossible with {images} training images on "
+            f"{devices} devices: it must fit into the one and divide by the other"
+        )
+    if config.batch // devices % config.micro_batches:
+        raise command.UsageError(
+            f"a device's {config.batch // devices} images do not divide by "
+            f"{config.micro_batches} micro-batches"
+        )
+    size = min(dataset.train.image.shape[1:3])
+    if (config.crop or 0) >= size:
+        raise command.UsageError(
+            f"crop must be below the {size} pixels of an image, got {config.crop}"
+        )
+    for field in ("modality", "teacher_modality"):
+        if getattr(config, field) != modalities.IMAGE and dataset.shape[-1] != 3:
+            raise command.UsageError(
+                f"{field}={getattr(config, field)} takes images in colour, "
+                f"{dataset.name} has {dataset.shape[-1]} channels"
+            )
+    epochs = max(config.epochs, config.teacher_epochs, config.start_epochs)
+    if images // config.batch * epochs >= 2**31:
+        raise command.UsageError(
+            f"epochs, start_epochs and teacher_epochs must make below 2**31 steps, got "
+            f"{epochs} epochs of {images // config.batch}"
+        )
+    return dataset
+
+
+def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Given]:
+    """The nets that a config takes from folders, and the config with their names.
+
+    Raises:
+      UsageError: A folder holds no weights.
+    """
+    given = Given()
+    if config.teacher_from is not None:
+        given = given._replace(teacher=weights.load(config.teacher_from))
+        config = dataclasses.replace(config, teacher=given.teacher.name)
+    if config.student_from is not None:
+        given = given._replace(student=weights.load(config.student_from))
+        config = dataclasses.replace(config, student=given.student.name)
+    return config, given
+
+
+def with_measurements(
+    config: configs.Config, dataset: data.Dataset, given: Given
+) -> Given:
+    """What is given, and the RDMs and the activations that a config names.
+
+    Raises:
+      UsageError: They cannot be read, or are not of these images.
+    """
+    measured = None if config.brain is None else brain.load(config, dataset)
+    return given._replace(measured=measured, activations=_activations(config, dataset))
+
+
+def _activations(config: configs.Config, dataset: data.Dataset) -> stored.Stored | None:
+    """The teacher's activations, if `activations` is a file and not a folder.
+
+    Raises:
+      UsageError: It cannot be read, or is not of these images or layers.
+    """
+    if config.activations is None:
+        return None
+    path = command.path("activations", config.activations)
+    if not path.is_file():
+        if config.teacher is None:
+            raise command.UsageError(f"without a teacher activations is a file: {path}")
+        return None
+    if config.teacher is not None:
+        raise command.UsageError(
+            f"{path} teaches in place of a net: activations of a file go with "
+            "--teacher=None"
+        )
+    layers = methods.taught(config)
+    try:
+        found = stored.read(path, images=len(dataset.train.label), layers=layers)
+    except (stored.CannotRead, OSError) as error:
+        raise command.UsageError(f"activations: {error}") from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found._replace(about={"sha256": digest})
+
+
+def furnish(
+    config: configs.Config,
+    dataset: data.Dataset,
+    folder: pathlib.Path,
+    interrupt: loop.Interrupt,
+    bar: tqdm.tqdm,
+    given: Given = Given(),  # noqa: B008 (a tuple)
+) -> Lab:
+    """A lab, with the images where they belong."""
+    train = {} if config.stream else dataset.train._asdict()
+    if given.measured is not None:
+        train["stimuli"] = given.measured.images[given.measured.shown]
+    held_out = dataset.validation
+    return Lab(
+        config,
+        dataset,
+        stimuli(dataset.test),
+        folder,
+        interrupt,
+        bar,
+        training.replicate(train),
+        held_out if config.stream else _on_device(held_out),
+        given,
+    )
+
+
+def _on_device(split: data.Split) -> data.Split:
+    return split._replace(image=jnp.asarray(split.image))
+
+
+def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
+    """Indices of the first test images of each class, as many of each, by class."""
+    classes = np.unique(test.label)
+    per_class = max(2, count // len(classes))
+    return np.concatenate(
+        [np.flatnonzero(test.label == c)[:per_class] for c in classes]
+    )
+
+
+# ---- nets
+
+
+def student(
+    config: configs.Config,
+    dataset: data.Dataset,
+    given: Given,
+    axis_name: str | None = None,
+) -> Any:
+    """The students' net, for images that are normalised as the data's are."""
+    net = nets.build(
+        config.student,
+        dataset.classes,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )
+    if given.student is not None:
+        return given.student.seeing(dataset, net)
+    return modalities.seeing(config.modality, net, dataset)
+
+
+def teacher(
+    config: configs.Config, dataset: data.Dataset, axis_name: str | None = None
+) -> Any:
+    """The net of a teacher that is trained here."""
+    net = nets.build(config.teacher, dataset.classes, axis_name=axis_name)
+    return modalities.seeing(config.teacher_modality, net, dataset)
+
+
+def begun(state: training.TrainState, begin: weights.Trained) -> training.TrainState:
+    """A state whose student begins with given weights."""
+    now = state.replicated
+    own = begin.begun({"params": now.params["student"], **now.model_state})
+    params = now.params | {"student": own.pop("params")}
+    return state._replace(replicated=now._replace(params=params, model_state=own))
+
+
+# ---- losses
+
+
+def plan(
+    config: configs.Config, dataset: data.Dataset, given: Given, method: str
+) -> list[training.Phase]:
+    """The phases of a method, with what it takes from a brain."""
+    steps = config.epochs * (len(dataset.train.label) // config.batch)
+    setting = methods.Setting(config, dataset.train.label, steps)
+    return methods.plan(
+        setting,
+        method,
+        lambda part: brain.weighted_terms(config, given.measured, steps, part),
+    )
+
+
+def with_brain(
+    config: configs.Config, given: Given, teacher: teachers.Teacher, method: str
+) -> teachers.Teacher:
+    """A teacher, and the RDMs that a method reads."""
+    if not brain.parts(method):
+        return teacher
+    return teachers.beside(teacher, brain.teacher(config, given.measured, method))
+
+
+# ---- batches
+
+
+def first(config: configs.Config, given: Given, method: str) -> training.Batch:
+    """The first images, and stimuli, in their order: what a step is given."""
+    batch = {"index": np.arange(config.batch, dtype=np.int32)}
+    if brain.parts(method):
+        shown = brain.size(config, given.measured)
+        batch["stimulus"] = np.arange(shown, dtype=np.int32)
+    return batch
+
+
+def feed(lab: Lab, method: str = "plain") -> Callable[[np.ndarray], training.Batch]:
+    """From indices of training images, and of stimuli, to what a step is given."""
+    images = data.from_host(lab.dataset.train) if lab.config.stream else None
+    shows = bool(brain.parts(method))
+    taught = lab.taught if methods.reads_teacher(method) else None
+
+    def load(index):
+        entries = {}
+        if shows:
+            index, entries["stimulus"] = np.split(index, [lab.config.batch], axis=-1)
+        entries |= {"index": index} if images is None else images(index)
+        if taught is not None:
+            entries["taught"] = taught(index)
+        return entries
+
+    return load
+
+
+def view(
+    config: configs.Config, dataset: data.Dataset, method: str = "plain"
+) -> training.View:
+    """The view of the images, augmented as is usual or as the config says.
+
+    With it a method that learns from a brain sees its stimuli.
+    """
+    seen = data.view(dataset, **augmentation(config))
+    return brain.showing(seen, dataset) if brain.parts(method) else seen
+
+
+def augmentation(config: configs.Config) -> dict[str, Any]:
+    """How images are cropped and mirrored."""
+    chosen = {"crop": config.crop, "flip": config.flip}
+    chosen = {k: v for k, v in chosen.items() if v is not None}
+    return data.augmentation(config.data) | chosen

@@ -1,0 +1,412 @@
+"""Methods: what a student's loss is made of, beside the task.
+
+A method is `plain`, or parts joined by `+`, such as `kd+crd`. A part is an objective as
+it stands in RepDistiller's comparison (Tian, Krishnan & Isola, Contrastive
+Representation Distillation, ICLR 2020): between those layers and, unless the config
+says otherwise, with that weight.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from experiments import command
+from experiments import config as configs
+from rdljax import _names, mmd, negatives, nets, objectives, terms, training
+
+Weighted = tuple[float | optax.Schedule, terms.Term]
+Pair = tuple[str, str]
+
+
+class Setting(NamedTuple):
+    """What the terms of a method are made from.
+
+    Attributes:
+      config: The settings.
+      labels: Of the training images.
+      steps: How many a student is trained, for schedules.
+    """
+
+    config: configs.Config
+    labels: np.ndarray
+    steps: int
+
+
+class Part(NamedTuple):
+    """An objective as a part of a method.
+
+    Attributes:
+      weight: Beside the task's 1, if the config names no other.
+      pairs: Which layers of student and teacher it compares.
+      terms: Its terms between them, by name, each with its share of the weight.
+      trains: What of its parameters is trained beside the student: paths below the
+        part's name, "" for all of them.
+      first: What of its parameters a phase of its own before the task trains, likewise;
+        None if there is no such phase.
+      alone: Whether it has that phase alone, and trains the student in it.
+    """
+
+    weight: float
+    pairs: Callable[[configs.Config], list[Pair]]
+    terms: Callable[[Setting, list[Pair]], dict[str, Weighted]]
+    trains: tuple[str, ...] = ()
+    first: tuple[str, ...] | None = None
+    alone: bool = False
+
+
+# ---- which layers
+
+
+def pair(layer: str) -> Pair:
+    """`stage2` as `("stage2", "stage2")`, `stage1:stage2` as `("stage1", "stage2")`."""
+    student, colon, teacher = layer.partition(":")
+    return student, teacher if colon else student
+
+
+def stages(config: configs.Config) -> list[Pair]:
+    """The pairs of maps that are compared: `maps`, or the stages that both nets have.
+
+    Raises:
+      UsageError: They have none in common.
+    """
+    if config.maps is not None:
+        return [pair(layer) for layer in config.maps]
+    own = nets.build(config.student, 1).layers
+    other = own if config.teacher is None else nets.build(config.teacher, 1).layers
+    common = [name for name in own if name.startswith("stage") and name in other]
+    if not common:
+        raise command.UsageError(
+            f"{config.student} and {config.teacher} have no stage in common; --maps "
+            "names layers, or student:teacher"
+        )
+    return [(name, name) for name in common]
+
+
+def _logits(config: configs.Config) -> list[Pair]:
+    return [("logits", "logits")]
+
+
+def _hinted(config: configs.Config) -> list[Pair]:
+    return [pair(config.hint_layer)]
+
+
+def _last(config: configs.Config) -> list[Pair]:
+    return stages(config)[-1:]
+
+
+def _vector(config: configs.Config) -> list[Pair]:
+    return [pair(config.vector)]
+
+
+def _rdl_layers(config: configs.Config) -> list[Pair]:
+    return [pair(layer) for layer in config.layers]
+
+
+def _from_stem(config: configs.Config) -> list[Pair]:
+    """The maps in depth order, and before them what the first layers answer."""
+    names = [config.student, *([] if config.teacher is None else [config.teacher])]
+    has_stem = all("stem" in nets.build(name, 1).layers for name in names)
+    found = stages(config)
+    stem = ("stem", "stem")
+    return [stem, *found] if has_stem and stem not in found else found
+
+
+def _before_relu(config: configs.Config) -> list[Pair]:
+    """The maps as they are before the last ReLU of their stage."""
+
+    def of(name, layer):
+        net = nets.build(name, 1)
+        in_depth = [layer for layer in net.layers if layer.startswith("stage")]
+        found = dict(zip(in_depth, net.preactivations, strict=False))
+        _names.check(f"stage of {name} with a form before its ReLU", layer, found)
+        return found[layer]
+
+    teacher = config.teacher or config.student
+    return [(of(config.student, s), of(teacher, t)) for s, t in stages(config)]
+
+
+# ---- their terms
+
+
+def teacher_names(config: configs.Config) -> list[str]:
+    """The names of the teachers of an ensemble; none where there is one teacher."""
+    return [str(i) for i in range(config.ensemble)] if config.ensemble > 1 else []
+
+
+def _taught(setting: Setting, pairs, term: terms.Term) -> terms.Term:
+    """A term between layers, against each teacher of an ensemble."""
+    names, between = teacher_names(setting.config), terms.between(pairs, term)
+    return terms.against(names, between) if names else between
+
+
+def _mean_of(setting: Setting, layers: Pair, mean: terms.Term) -> terms.Term:
+    """A term towards the mean of an ensemble."""
+    own, other = layers
+    names = teacher_names(setting.config)
+    return terms.between((own, [f"{name}/{other}" for name in names]), mean)
+
+
+def _one(make: Callable[[Setting], terms.Term], globally: bool = False):
+    """A term of one pair of layers; `globally` if it relates the batch's examples."""
+
+    def of(setting, pairs):
+        term = terms.between(*pairs, make(setting))
+        if globally:
+            term = terms.over_global_batch(term)
+        names = teacher_names(setting.config)
+        return {"": (1.0, terms.against(names, term) if names else term)}
+
+    return of
+
+
+def _summed(make: Callable[[Setting], terms.Term]):
+    """A term summed over pairs of layers."""
+
+    def of(setting, pairs):
+        return {"": (1.0, _taught(setting, dict(pairs), make(setting)))}
+
+    return of
+
+
+def _in_order(make: Callable[[Setting], terms.Term]):
+    """A term that relates layers in depth order."""
+
+    def of(setting, pairs):
+        return {"": (1.0, _taught(setting, list(pairs), make(setting)))}
+
+    return of
+
+
+def _kd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
+    softened = {"temperature": setting.config.kd_temperature}
+    if setting.config.ensemble > 1:
+        return {"": (1.0, _mean_of(setting, *pairs, terms.kd_mean(**softened)))}
+    return _one(lambda _: terms.plain(objectives.kd, **softened))(setting, pairs)
+
+
+def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
+    config = setting.config
+    numbers = {
+        "distance": configs.DISTANCES[config.distance],
+        "comparison": configs.COMPARISONS[config.comparison],
+    }
+    shares = config.layer_weights or (1.0,) * len(config.layers)
+    found = {}
+    for layer, layers, share in zip(config.layers, pairs, shares, strict=True):
+        if config.ensemble > 1:
+            term = _mean_of(setting, layers, terms.rdl_mean(**numbers))
+        else:
+            term = terms.between(layers, terms.rdl(pairs=config.pairs, **numbers))
+        found[layer] = (share, terms.over_global_batch(term))
+    return found
+
+
+def _rkd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
+    both = {"distance": (25.0, objectives.rkd_distance)}
+    both["angle"] = 50.0, objectives.rkd_angle
+    return {
+        name: (
+            share,
+            _one(lambda _, o=objective: terms.plain(o), True)(setting, pairs)[""][1],
+        )
+        for name, (share, objective) in both.items()
+    }
+
+
+def _crd(setting: Setting) -> terms.Term:
+    config, count = setting.config, len(setting.labels)
+    choose = {
+        "drawn": negatives.drawn,
+        "expected": negatives.expected,
+        "shared": negatives.shared,
+    }[config.crd_sampling]
+    wanted = config.crd_negatives
+    if config.crd_sampling == "shared":
+        wanted = min(wanted, count)
+    labels = None if config.crd_any_class else setting.labels
+    chosen = choose(wanted, labels, relax=config.crd_relax)
+    return terms.crd(count, chosen, temperature=config.crd_temperature)
+
+
+def _nst(kernel):
+    return _summed(lambda _: terms.plain(objectives.nst, kernel=kernel))
+
+
+def _below(part: str, paths: Sequence[str], config: configs.Config) -> tuple[str, ...]:
+    """Paths of a part's parameters, which of an ensemble lie below each teacher."""
+    starts = [f"{part}/{name}" for name in teacher_names(config)] or [part]
+    return tuple(f"{start}/{path}".rstrip("/") for start in starts for path in paths)
+
+
+PARTS: dict[str, Part] = {
+    "ab": Part(
+        1.0, _before_relu, _in_order(lambda _: terms.ab()), first=("",), alone=True
+    ),
+    "at": Part(1000.0, stages, _summed(lambda _: terms.plain(objectives.at))),
+    "cc": Part(0.02, _vector, _one(lambda _: terms.cc(), True), ("",)),
+    "cka": Part(1.0, _vector, _one(lambda _: terms.plain(objectives.cka), True)),
+    "crd": Part(0.8, _vector, _one(_crd), ("",)),
+    "dist": Part(1.0, _logits, _one(lambda _: terms.plain(objectives.dist), True)),
+    "dkd": Part(1.0, _logits, _one(lambda _: terms.labelled(objectives.dkd))),
+    "fsp": Part(
+        1.0,
+        _from_stem,
+        _in_order(lambda _: terms.plain(objectives.fsp)),
+        first=(),
+        alone=True,
+    ),
+    "ft": Part(
+        200.0,
+        _last,
+        _one(lambda _: terms.ft(objective=objectives.ft_repdistiller)),
+        ("translator",),
+        ("paraphraser",),
+    ),
+    "hint": Part(
+        100.0,
+        _hinted,
+        _one(lambda _: terms.hint(normalize=True, activation=jax.nn.relu)),
+        ("",),
+    ),
+    "kd": Part(1.0, _logits, _kd),
+    "kdsvd": Part(1.0, _from_stem, _in_order(lambda _: terms.plain(objectives.kdsvd))),
+    "nst": Part(50.0, stages, _nst(mmd.Polynomial())),
+    "nst_gaussian": Part(50.0, stages, _nst(mmd.Gaussian(1.0, mmd.by_mean))),
+    "nst_linear": Part(50.0, stages, _nst(mmd.Linear())),
+    "pkt": Part(30000.0, _vector, _one(lambda _: terms.plain(objectives.pkt), True)),
+    "rdl": Part(1.0, _rdl_layers, _rdl),
+    "rkd": Part(1.0, _vector, _rkd),
+    "sp": Part(3000.0, _last, _one(lambda _: terms.plain(objectives.sp), True)),
+    "vid": Part(1.0, stages, _summed(lambda _: terms.vid()), ("",)),
+}
+
+
+# ---- methods
+
+
+def parts(method: str) -> list[str]:
+    """The names of `PARTS` in a method."""
+    return [name for name in method.split("+") if name in PARTS]
+
+
+def weight(config: configs.Config, method: str, part: str) -> float:
+    """The weight of a part, or of the `task`, in a method.
+
+    The config's for this method, or else its own for this part, or else that of
+    `PARTS`, 1 for the task.
+    """
+    given = dict(entry.rsplit("=", 1) for entry in config.weights)
+    usual = PARTS[part].weight if part in PARTS else 1.0
+    return float(given.get(f"{method}/{part}", given.get(part, usual)))
+
+
+def check_weights(config: configs.Config, known: Sequence[str]) -> None:
+    """Raises `UsageError` or `UnknownName` for what is no weight of a method's part.
+
+    Args:
+      config: The settings.
+      known: Names that a weight may have, beside the parts and the task.
+    """
+    seen = set()
+    for entry in config.weights:
+        name, equals, number = entry.rpartition("=")
+        *method, part = name.split("/")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not equals or len(method) > 1 or not 0 <= value < 1e15 or name in seen:
+            raise command.UsageError(
+                "a weight is PART=NUMBER or METHOD/PART=NUMBER, the number 0 or more "
+                f"and below 1e+15, each once, got {entry!r}"
+            )
+        seen.add(name)
+        if method:
+            # (It need not be among the methods: a table's columns share weights.)
+            within = method[0].split("+")
+            for one in within:
+                _names.check("part of a method", one, ["plain", *PARTS, *known])
+            _names.check(f"part of {method[0]}", part, ["task", *within])
+        else:
+            _names.check("part of a method", part, ["task", *PARTS, *known])
+
+
+def plan(
+    setting: Setting,
+    method: str,
+    measured: Callable[[str], dict[str, Weighted]] | None = None,
+) -> list[training.Phase]:
+    """The phases in which a student is trained by a method, the last with the task.
+
+    Args:
+      setting: What its terms are made from.
+      method: `plain`, or names of `PARTS` and of measured RDMs joined by `+`.
+      measured: From a part of the method that is not of `PARTS` to its terms.
+
+    Returns:
+      One phase, or a start-up and it. Weights stand by the name of each term, that of
+      RDL as `rdl/LAYER`; each is a number or a schedule.
+    """
+    config = setting.config
+    loss: dict[str, Weighted] = {
+        "task": (weight(config, method, "task"), terms.cross_entropy())
+    }
+    trains, first, trained_first = ["student"], {}, []
+    for name in method.split("+"):
+        if name in PARTS:
+            part = PARTS[name]
+            made = part.terms(setting, part.pairs(config))
+            made = _named(name, weight(config, method, name), made, setting)
+            if part.first is not None:
+                trained_first += ["student"] if part.alone else []
+                trained_first += _below(name, part.first, config)
+                first |= made if part.alone else _started(made)
+            if not part.alone:
+                loss |= made
+                trains += _below(name, part.trains, config)
+        elif name != "plain":
+            of_brain = measured(name)
+            if twice := sorted(of_brain.keys() & loss.keys()):
+                raise command.UsageError(f"{method} has {twice[0]} twice")
+            loss |= of_brain
+    main = training.Phase(loss, config.epochs, tuple(trains))
+    if not first:
+        return [main]
+    # (Weight decay is off in it: layers that no term reaches would only shrink.)
+    trained = tuple(dict.fromkeys(trained_first))
+    return [training.Phase(first, config.start_epochs, trained), main]
+
+
+def _started(loss: dict[str, Weighted]) -> dict[str, Weighted]:
+    """The start-up of terms that have one of their own."""
+    return {name: (1.0, terms.start_up(term)) for name, (_, term) in loss.items()}
+
+
+def _named(
+    part: str, factor: float, loss: dict[str, Weighted], setting: Setting
+) -> dict[str, Weighted]:
+    """Terms under the name of their part, weighted."""
+    found = {}
+    for name, (share, term) in loss.items():
+        weight = factor * share
+        if part == "rdl" and setting.config.rdl_decay:
+            weight = optax.linear_schedule(weight, 0.0, setting.steps)
+        found[f"{part}/{name}" if name else part] = (weight, term)
+    return found
+
+
+def reads_teacher(method: str) -> bool:
+    """Whether any part of a method reads the activations of a teacher."""
+    return bool(parts(method))
+
+
+def taught(config: configs.Config) -> list[str]:
+    """The layers of the teacher that any of the methods reads."""
+    names = {name for method in config.methods for name in parts(method)}
+    layers = {other for name in names for _, other in PARTS[name].pairs(config)}
+    prefixes = [f"{name}/" for name in teacher_names(config)] or [""]
+    return sorted(prefix + layer for prefix in prefixes for layer in layers)

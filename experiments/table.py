@@ -1,0 +1,540 @@
+"""Runs a table of experiments: `python -m experiments.table NAME --field=value ...`.
+
+Runs what is not in the results folder yet, goes on where it was stopped, and prints and
+writes test accuracy (mean and deviation over seeds), the last and the best epoch on the
+validation images, differences, McNemar's tests, the published numbers beside ours and
+how the settings differ. `--plan` shows the runs and what they will take first. NAME is
+a file of `experiments/tables`; fields are those of `experiments.run`, for all columns.
+"""
+
+import csv
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# (As in experiments.run: before jax is imported.)
+os.environ.setdefault("PJRT_NPROC", "32")
+
+import jax
+import numpy as np
+import tqdm
+import tyro
+
+from experiments import (
+    checks,
+    findings,
+    loop,
+    methods,
+    run,
+    tables,
+    trainings,
+    weights,
+)
+from experiments import command as commands
+from experiments import config as configs
+from experiments import lab as labs
+from rdljax import _names, teachers, training
+
+# What a table sets for each column itself.
+OWN = ("out", "resume", "overwrite")
+STEPS_MEASURED = 5
+
+
+class Call(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+      name: Of the table.
+      table: The table, with the changes that were asked for.
+      folder: For results.
+      plan: Show what would be run, and run nothing.
+    """
+
+    name: str
+    table: tables.Table
+    folder: pathlib.Path
+    plan: bool
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line.
+
+    Returns:
+      The exit status: 0 done, 1 it cannot go on, 2 a wrong call or data that are
+      missing, 130 interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def command():
+        call = parse(arguments)
+        if call.plan:
+            print(planned(call))
+            return
+        with loop.Interrupt() as interrupt:
+            make(call, interrupt)
+
+    try:
+        return run.answer(command)
+    except loop.Interrupted as stopped:
+        again = shlex.join([sys.executable, "-m", "experiments.table", *arguments])
+        print(f"\nstopped in {stopped}; to continue:\n{again}", file=sys.stderr)
+        return 130
+
+
+def parse(arguments: list[str]) -> Call:
+    """What is asked for, from `NAME --field=value ...`.
+
+    Raises:
+      UnknownName: Of a table, a column or a field.
+      UsageError: A field that a table sets itself.
+      SystemExit: A value of the wrong type (2), or `--help` (0).
+    """
+    if not arguments or arguments[0].startswith("-"):
+        known = ", ".join(tables.names())
+        print(f"{__doc__}\nTables: {known}. Their settings: NAME --help.")
+        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
+    name, *rest = arguments
+    table = tables.load(name)
+    plan, folder, only, changes = "--plan" in rest, f"results/{name}", [], []
+    rest = iter([argument for argument in rest if argument != "--plan"])
+    for argument in rest:
+        key, equals, value = argument.partition("=")
+        if key in ("--out", "--only"):
+            value = value if equals else next(rest, "")
+            folder = value if key == "--out" else folder
+            only += value.split(",") if key == "--only" else []
+        else:
+            changes.append(argument)
+    for column in only:
+        _names.check(f"column of {name}", column, table.columns)
+    fields = [field.name for field in dataclasses.fields(configs.Config)]
+    known = [field for field in fields if field not in OWN]
+    commands.check_keys(changes, [*known, "out", "only", "plan"])
+    config = tyro.cli(
+        configs.Config,
+        default=next(iter(table.columns.values())).config,
+        args=changes,
+        prog=f"python -m experiments.table {name} [--plan] [--out=FOLDER] "
+        "[--only=COLUMN,...]",
+        description=tables.module(name).__doc__,
+    )
+    keys = {a[2:].partition("=")[0].replace("-", "_") for a in changes if a[:2] == "--"}
+    changed = {
+        field: getattr(config, field)
+        for field in known
+        if field in keys or f"no_{field}" in keys
+    }
+    columns = {
+        column: of._replace(config=dataclasses.replace(of.config, **changed))
+        for column, of in table.columns.items()
+        if not only or column in only
+    }
+    return Call(
+        name, table._replace(columns=columns), commands.path("out", folder), plan
+    )
+
+
+def make(call: Call, interrupt: loop.Interrupt) -> dict:
+    """Runs what is missing and writes the table.
+
+    Args:
+      call: What is asked for.
+      interrupt: Whether to stop.
+
+    Returns:
+      What `table.json` holds.
+
+    Raises:
+      UsageError: A column cannot be run; the others were, and the table written.
+      Interrupted: Stopped; what is done stays.
+    """
+    summaries, missing = {}, {}
+    for column in call.table.columns:
+        print(f"\n== {call.name}: {column}")
+        try:
+            config = settled(call, column)
+            summaries[column] = run.run(f"{call.name}/{column}", config, interrupt)
+        except (commands.UsageError, _names.UnknownName) as error:
+            missing[column] = str(error)
+            print(f"{column}: {error}", file=sys.stderr)
+        found = gathered(call, summaries, missing)
+        write(call.folder, found)
+    print(f"\n{text(found)}\n{call.folder}: table.md, table.csv, table.json, table.png")
+    if missing:
+        raise commands.UsageError(f"not run: {', '.join(missing)}")
+    return found
+
+
+def settled(call: Call, column: str) -> configs.Config:
+    """The settings of a column's run: where to, and whose teacher."""
+    of = call.table.columns[column]
+    changes: dict[str, Any] = {"out": str(call.folder / column), "resume": True}
+    if of.teacher_of is not None and of.config.teacher_from is None:
+        there = call.folder / of.teacher_of / "teacher" / "weights"
+        if not there.exists():
+            raise commands.UsageError(
+                f"the teacher is that of {of.teacher_of}, which is not run yet"
+            )
+        changes["teacher_from"] = str(there)
+    return dataclasses.replace(of.config, **changes)
+
+
+# ---- the plan
+
+
+def planned(call: Call) -> str:
+    """The runs of a table, which are done, and an estimate of the rest."""
+    rows, total = [], 0.0
+    for column, of in call.table.columns.items():
+        config, folder = of.config, call.folder / column
+        nets = [(m, i) for m in config.methods for i in range(config.seeds)]
+        if config.teacher_from is None and of.teacher_of is None and config.teacher:
+            nets = [("teacher", i) for i in range(config.ensemble)] + nets
+        done = [net for net in nets if _result(folder, *net).exists()]
+        left = [net for net in nets if net not in done]
+        seconds, how = 0.0, "done"
+        if left:
+            try:
+                seconds, how = _estimate(config, folder, left)
+            except ValueError as error:
+                seconds, how = np.nan, str(error)
+        total += seconds
+        taught = config.teacher_from or of.teacher_of or config.teacher or "nobody"
+        what = f"{taught} > {config.student}, {config.data}"
+        rows.append(
+            [column, what, len(config.methods), config.seeds, config.epochs]
+            + [f"{len(done)} of {len(nets)}", _duration(seconds), how]
+        )
+    columns = ["column", "what", "methods", "seeds", "epochs", "nets done"]
+    table = findings.grid([*columns, "left", "estimated from"], rows)
+    return (
+        f"{table}\n\nLeft in all: {_duration(total)}. A step of a method counts as a "
+        "plain step and, where images are cropped or mirrored, an answer of the "
+        "teacher: the losses' own time comes on top."
+    )
+
+
+def _result(folder: pathlib.Path, method: str, seed: int) -> pathlib.Path:
+    name = trainings.folder(method, seed)
+    own = folder / f"teacher-seed{seed}" / "result.json"
+    return (
+        own if method == "teacher" and own.exists() else folder / name / "result.json"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if not np.isfinite(seconds):
+        return "?"
+    hours, rest = divmod(round(seconds), 3600)
+    return (
+        f"{hours} h {rest // 60:02d} min"
+        if hours
+        else f"{rest // 60} min {rest % 60} s"
+    )
+
+
+def _estimate(
+    config: configs.Config, folder: pathlib.Path, left: list[tuple[str, int]]
+) -> tuple[float, str]:
+    """Seconds for the nets that are left, and what they were estimated from.
+
+    Of a method of which a seed is done, that seed's; of the others a few steps.
+
+    Raises:
+      UsageError: The data are missing.
+    """
+    config, given = labs.trained_elsewhere(config)
+    checks.check(config)
+    dataset = labs.load(config)
+    steps = len(dataset.train.label) // config.batch
+    known = {}
+    for method in {method for method, _ in left}:
+        files = [_result(folder, method, seed) for seed in range(config.seeds)]
+        found = [json.loads(f.read_text())["seconds"] for f in files if f.exists()]
+        if found:
+            known[method] = float(np.mean(found))
+    measured = {}
+    if {method for method, _ in left} - known.keys():
+        measured = _measured(config, dataset, given)
+    # (A teacher that sees images as they are looks at each once.)
+    asks, total = any(labs.augmentation(config).values()), 0.0
+    for method, _ in left:
+        if method in known:
+            total += known[method]
+        elif method == "teacher":
+            total += config.teacher_epochs * steps * measured["teacher"]
+        else:
+            plan = labs.plan(config, dataset, given, method)
+            step = measured["student"]
+            step += measured["answer"] if asks and methods.reads_teacher(method) else 0
+            total += sum(phase.epochs for phase in plan) * steps * step
+    how = [f"{len(known)} methods' seeds"] if known else []
+    return total, " and ".join(how + (["a few steps"] if measured else []))
+
+
+def _measured(
+    config: configs.Config, dataset: Any, given: labs.Given
+) -> dict[str, float]:
+    """Seconds of a plain step of student and teacher, and of a teacher's answer."""
+    with tempfile.TemporaryDirectory() as scratch, tqdm.tqdm(disable=True) as bar:
+        folder = pathlib.Path(scratch)
+        lab = labs.furnish(config, dataset, folder, loop.Interrupt(), bar, given)
+
+        def step(net, name):
+            recipe = trainings.prepare(lab, net, teachers.nobody(), "plain", name)
+            (how, _), *_ = recipe.phases
+            batch = how.feed(np.arange(config.batch * how.chunk, dtype=np.int32))
+            batch = {
+                k: x.reshape(how.chunk, config.batch, *x.shape[1:])
+                for k, x in batch.items()
+            }
+            batch = training.shard(batch, axis=1)
+            state = how.begin(0, jax.device_count())
+
+            def once():
+                nonlocal state
+                state, metrics = how.take(state, how.arrays, batch)
+                return metrics
+
+            return _seconds(once) / how.chunk
+
+        found = {
+            "student": step(labs.student(config, dataset, given, training.AXIS), None)
+        }
+        if config.teacher is not None and given.teacher is None:
+            found["teacher"] = step(
+                labs.teacher(config, dataset, training.AXIS), "teacher"
+            )
+        if config.teacher is not None:
+            net = labs.teacher(config, dataset)
+            images = np.zeros((config.batch, *dataset.shape), np.float32)
+            variables = jax.jit(net.init)(jax.random.key(0), images[:1])
+            answer = functools.partial(weights.activations, net, variables, images)
+            found["answer"] = _seconds(lambda: answer(net.layers))
+    return found
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """The median of a few calls, after one that compiles."""
+    jax.block_until_ready(call())
+    taken = []
+    for _ in range(STEPS_MEASURED):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
+
+
+# ---- the table
+
+
+def gathered(
+    call: Call, summaries: dict[str, dict], missing: dict[str, str]
+) -> dict[str, Any]:
+    """The table as JSON has it.
+
+    Args:
+      call: What was asked for.
+      summaries: Of the columns that were run, what `run.run` answered.
+      missing: Why the others were not.
+
+    Returns:
+      `columns`, a list: for each the summary's numbers, and what is published; `rows`,
+      the methods; `differences`; `missing`.
+    """
+    keys = ("config", "data", "device", "seconds", "teacher", "baseline", "methods")
+    columns = [
+        {
+            "name": column,
+            "folder": column,
+            **{key: summary[key] for key in (*keys, "mcnemar", "versions")},
+            "published": dict(call.table.columns[column].published),
+        }
+        for column, summary in summaries.items()
+    ]
+    rows = [m for of in call.table.columns.values() for m in of.config.methods]
+    return {
+        "name": call.name,
+        "note": tables.module(call.name).__doc__,
+        "columns": columns,
+        "rows": list(dict.fromkeys(rows)),
+        "differences": list(call.table.differences),
+        "missing": missing,
+    }
+
+
+def write(folder: pathlib.Path, found: dict[str, Any]) -> None:
+    """Writes `table.json`, `table.md`, `table.csv` and `table.png`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        loop.write_json(folder / "table.json", found)
+        (folder / "table.md").write_text(text(found))
+        with (folder / "table.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(_rows(found))
+        if found["columns"]:
+            picture(folder / "table.png", found)
+    except OSError as error:
+        raise commands.UsageError(f"cannot write to {folder}: {error}") from error
+
+
+def text(found: dict[str, Any]) -> str:
+    """The table as Markdown."""
+    title, *_ = found["note"].strip().splitlines()
+    columns, rows = found["columns"], ["teacher", *found["rows"]]
+    parts = [f"# {title}"]
+    for name, reason in found["missing"].items():
+        parts.append(f"Not run: {name} ({reason}).")
+    if columns:
+        names = [column["name"] for column in columns]
+        parts += [
+            "Test accuracy, %, at the last epoch: mean ± deviation over seeds; in "
+            "brackets the published one.",
+            findings.grid(["method", *names], _grid(rows, columns, _accuracy)),
+            "Difference of test accuracy from the baseline, paired over seeds, with "
+            "its 95 % t interval; how many seeds differ by McNemar's test (p < 0.05 "
+            "after Holm's correction within the column).",
+            findings.grid(["method", *names], _grid(rows, columns, _difference)),
+            "Validation accuracy, %: last epoch / best epoch.",
+            findings.grid(["method", *names], _grid(rows, columns, _validation)),
+        ]
+    for column in columns:
+        config = column["config"]
+        parts.append(
+            f"{column['name']}: {config['teacher']} > {config['student']}, "
+            f"{config['epochs']} epochs, {config['seeds']} seeds, batch "
+            f"{config['batch']}, rate {config['learning_rate']}. {column['data']} "
+            f"{column['seconds'] / 60:.0f} minutes of training on {column['device']}."
+        )
+    if found["differences"]:
+        lines = [f"- {sentence}" for sentence in found["differences"]]
+        parts += ["Differences from the published setting:", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(rows, columns, cell) -> list[list[str]]:
+    cells = [[row, *(cell(column, row) for column in columns)] for row in rows]
+    return [row for row in cells if any(x != "–" for x in row[1:])]
+
+
+def _accuracy(column: dict, method: str) -> str:
+    published = column["published"].get(method)
+    beside = "" if published is None else f" ({published:.2f})"
+    if method == "teacher":
+        error = column["teacher"] and column["teacher"]["test_error"]
+        return ("–" if error is None else f"{100 - error:.2f}") + beside
+    of = column["methods"].get(method)
+    if of is None:
+        return "–" + beside
+    return findings.plus_minus(_of_accuracy(of["test_error"]), 2) + beside
+
+
+def _of_accuracy(error: dict) -> dict:
+    mean = error["mean"]
+    return error | {"mean": None if mean is None else 100 - mean}
+
+
+def _difference(column: dict, method: str) -> str:
+    difference = column["methods"].get(method, {}).get("difference")
+    if difference is None:
+        return "–"
+    tests = [t["holm"] < 0.05 for t in column["mcnemar"] if t["method"] == method]
+    seeds = f", {sum(tests)} of {len(tests)}"
+    if difference["low"] is None:
+        return f"{-difference['mean']:+.2f}{seeds}"
+    mean, low, high = (-difference[k] for k in ("mean", "high", "low"))
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]{seeds}"
+
+
+def _validation(column: dict, method: str) -> str:
+    of = column["methods"].get(method)
+    if of is None:
+        return "–"
+    last, best = (
+        findings.plus_minus(_of_accuracy(of[key]), 2)
+        for key in ("validation_error", "best_validation_error")
+    )
+    return f"{last} / {best}"
+
+
+def _rows(found: dict[str, Any]) -> list[list[Any]]:
+    """A line for each net."""
+    head = ["column", "method", "seed", "test_accuracy", "validation_accuracy_last"]
+    head += ["validation_accuracy_best", "only_right", "only_baseline_right"]
+    rows = [[*head, "p", "p_holm", "seconds", "published"]]
+    for column in found["columns"]:
+        tests = {(t["method"], t["seed"]): t for t in column["mcnemar"]}
+        for method, of in column["methods"].items():
+            numbers = [
+                of[key]["values"]
+                for key in ("test_error", "validation_error", "best_validation_error")
+            ]
+            for seed, errors in enumerate(zip(*numbers, strict=True)):
+                test = tests.get((method, seed), {})
+                keys = ("only_first", "only_second", "p_value", "holm")
+                rows.append(
+                    [column["name"], method, seed]
+                    + [round(100 - error, 6) for error in errors]
+                    + [test.get(key, "") for key in keys]
+                    + [round(of["seconds"]["values"][seed], 1)]
+                    + [column["published"].get(method, "")]
+                )
+    return rows
+
+
+def picture(path: pathlib.Path, found: dict[str, Any]) -> None:
+    """Saves a panel a column: accuracies of all seeds, their mean, the published."""
+    from matplotlib import pyplot as plt
+
+    columns = found["columns"]
+    across = min(4, len(columns))
+    down = -(-len(columns) // across)
+    rows = [m for m in found["rows"] if any(m in c["methods"] for c in columns)]
+    figure, axes = plt.subplots(
+        down,
+        across,
+        figsize=(2.9 * across + 1.2, down * (0.26 * len(rows) + 1.1)),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(columns) :]:
+        axis.set_visible(False)
+    places = {method: i for i, method in enumerate(rows)}
+    for axis, column in zip(axes.flat, columns, strict=False):
+        ours, blue, red = findings.COLOURS[0], findings.COLOURS[2], findings.COLOURS[1]
+        for method, of in column["methods"].items():
+            values = 100 - np.array(of["test_error"]["values"], float)
+            at = places[method]
+            axis.plot(values, np.full(len(values), at), ".", color=blue, alpha=0.45)
+            axis.plot(values.mean(), at, "|", color=ours, markersize=11, mew=2)
+        baseline = column["methods"].get(column["baseline"])
+        if baseline is not None:
+            mean = 100 - baseline["test_error"]["mean"]
+            axis.axvline(mean, color=ours, linewidth=0.8, linestyle=":")
+        for method, value in column["published"].items():
+            if method in places:
+                axis.plot(value, places[method], "D", color=red, mfc="none", ms=5)
+        axis.set_title(column["name"], fontsize=9)
+        axis.set_yticks(range(len(rows)), rows, fontsize=8)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.grid(axis="x", alpha=0.25, linewidth=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].invert_yaxis()
+    published = any(column["published"] for column in columns)
+    words = "Test accuracy, %: seeds, their mean (bar), the baseline's (dotted)"
+    words += ", published (diamond)" if published else ""
+    figure.suptitle(words, fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

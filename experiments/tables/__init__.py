@@ -1,0 +1,92 @@
+"""Tables: several experiments whose results stand side by side.
+
+A table is made by `get_table()` of a file in this folder, whose docstring is its lab
+note. `python -m experiments.table NAME` runs and prints it.
+"""
+
+import importlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from experiments import config as configs
+from rdljax import _names
+
+FOLDER = pathlib.Path(__file__).parent
+
+
+class Column(NamedTuple):
+    """One experiment of a table.
+
+    Attributes:
+      config: Its settings; its methods are rows of the table.
+      published: By method, and of the "teacher", the published test accuracy in
+        percent.
+      teacher_of: The column whose teacher, trained there, teaches here too.
+    """
+
+    config: configs.Config
+    published: Mapping[str, float] = {}
+    teacher_of: str | None = None
+
+
+class Table(NamedTuple):
+    """Experiments side by side.
+
+    Attributes:
+      columns: By name, in the order in which they are run.
+      differences: How their setting differs from the publication's, a sentence each.
+    """
+
+    columns: dict[str, Column]
+    differences: tuple[str, ...] = ()
+
+
+def names() -> list[str]:
+    """The names of all tables."""
+    return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "__init__")
+
+
+def load(name: str) -> Table:
+    """The table of that name.
+
+    Raises:
+      UnknownName: There is no such table.
+    """
+    return module(name).get_table()
+
+
+def module(name: str) -> Any:
+    """The file of a table, whose docstring is its lab note."""
+    _names.check("table", name, names())
+    return importlib.import_module(f"experiments.tables.{name}")
+
+
+# How RepDistiller's released code trains (Tian, Krishnan & Isola 2020; train_student.py
+# and scripts/run_cifar_distill.sh): 240 epochs, a tenth of the rate after 150, 180 and
+# 210, neither clipping nor Nesterov; KD alone with 0.1 of the task's loss.
+REPDISTILLER = {
+    "data": "cifar100",
+    "epochs": 240,
+    "teacher_epochs": 240,
+    "batch": 64,
+    "learning_rate": 0.05,
+    "teacher_learning_rate": 0.05,
+    "schedule": "steps",
+    "nesterov": False,
+    "clip": None,
+    "weights": ("kd/task=0.1", "kd/kd=0.9"),
+    "layers": ("pooled", "logits"),
+}
+# What its settings leave different here.
+NOT_REPDISTILLERS = (
+    "a tenth of the training images is held out for validation, so that students see "
+    "45,000 images, and those that do not fill a batch are left out",
+    "CRD's negatives are all images of other classes, each weighted by how often it "
+    "would be drawn (--crd_sampling=drawn draws them)",
+)
+
+
+def repdistiller(**changes) -> configs.Config:
+    """A config with RepDistiller's settings, but for the changes."""
+    return configs.Config(**(REPDISTILLER | changes))

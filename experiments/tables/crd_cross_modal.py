@@ -1,0 +1,29 @@
+"""CRD between modalities: a teacher of luminance, a student of chrominance.
+
+Paper: Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020,
+section 4.2: from luminance in TinyImageNet to chrominance in STL-10. Its numbers were
+not at hand, and the code was never released (RepDistiller, issue 39).
+
+Command: python -m experiments.table crd_cross_modal --data_dir=DIR
+"""
+
+from experiments import tables
+
+
+def get_table() -> tables.Table:
+    config = tables.repdistiller(
+        teacher="resnet56",
+        student="resnet20",
+        teacher_modality="luminance",
+        modality="chrominance",
+        methods=("plain", "kd", "hint", "at", "sp", "rdl", "crd"),
+        layers=("stage2", "stage3", "pooled"),
+    )
+    return tables.Table(
+        {"cifar100": tables.Column(config)},
+        (
+            "both nets see CIFAR-100, the teacher L and the student a and b of CIE "
+            "L*a*b*, where the paper has pairs without labels and then probes STL-10",
+            *tables.NOT_REPDISTILLERS,
+        ),
+    )

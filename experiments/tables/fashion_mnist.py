@@ -1,0 +1,26 @@
+"""Seven objectives on the whole of Fashion-MNIST.
+
+Papers: RDL (McClure & Kriegeskorte 2016), KD (Hinton et al. 2015), AT (Zagoruyko &
+Komodakis 2017), SP (Tung & Mori 2019), VID (Ahn et al. 2019), CRD (Tian et al. 2020),
+NST (Huang & Wang 2017); weights are RepDistiller's. Nets are those of the first
+author's prototype of RDL, the student's a small one of its shape.
+
+Command: python -m experiments.table fashion_mnist --data_dir=DIR
+"""
+
+from experiments import config, tables
+
+
+def get_table() -> tables.Table:
+    return tables.Table(
+        {
+            "fashion_mnist": tables.Column(
+                config.Config(
+                    data="fashion_mnist",
+                    methods=("plain", "rdl", "kd", "at", "sp", "vid", "crd", "nst"),
+                    epochs=5,
+                    teacher_epochs=5,
+                )
+            )
+        }
+    )

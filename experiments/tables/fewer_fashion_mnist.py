@@ -1,0 +1,29 @@
+"""VID's comparison with fewer and fewer training images, on Fashion-MNIST.
+
+Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
+2019, table 1, which has CIFAR-10 (`vid_cifar10`).
+
+Command: python -m experiments.table fewer_fashion_mnist --data_dir=DIR
+
+The teacher is trained once, on all images. Epochs are more where images are fewer.
+"""
+
+from experiments import config, tables
+
+EPOCHS = {"5400": 5, "1000": 12, "500": 20, "100": 50}
+
+
+def get_table() -> tables.Table:
+    columns = {}
+    for name, epochs in EPOCHS.items():
+        whole = name == "5400"
+        settings = config.Config(
+            data="fashion_mnist",
+            train_per_class=None if whole else int(name),
+            methods=("plain", "kd", "hint", "at", "vid", "rdl"),
+            weights=("kd/task=0.1", "kd/kd=0.9"),
+            epochs=epochs,
+            teacher_epochs=5,
+        )
+        columns[name] = tables.Column(settings, {}, None if whole else "5400")
+    return tables.Table(columns)

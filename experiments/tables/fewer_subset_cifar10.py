@@ -1,0 +1,38 @@
+"""VID's comparison with fewer and fewer training images, on a subset of CIFAR-10.
+
+Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
+2019, table 1, which has the whole set (`vid_cifar10`).
+
+Command: python -m experiments.table fewer_subset_cifar10 --data_dir=DIR
+
+The teacher is that of column `pretrained` of `subset_cifar10`, whose note says how
+weights/cifar_cnn is made. It has seen 40,000 images, so that what it teaches of a few
+is more than they hold.
+"""
+
+from experiments import config, tables
+
+# Images a class, None for all (413 and more), and epochs.
+SIZES = {"all": (None, 30), "200": (200, 40), "100": (100, 60), "50": (50, 80)}
+
+
+def get_table() -> tables.Table:
+    return tables.Table(
+        {
+            name: tables.Column(
+                config.Config(
+                    data="cifar10",
+                    train_per_class=count,
+                    teacher_from="weights/cifar_cnn",
+                    methods=("plain", "kd", "hint", "at", "vid", "rdl"),
+                    layers=("stage1", "stage2", "pooled"),
+                    maps=("stage1", "stage2"),
+                    weights=("kd/task=0.1", "kd/kd=0.9"),
+                    crop=0,
+                    flip=False,
+                    epochs=epochs,
+                )
+            )
+            for name, (count, epochs) in SIZES.items()
+        }
+    )

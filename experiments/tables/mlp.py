@@ -1,0 +1,42 @@
+"""From convolutional nets to a multilayer perceptron, on what two CPU cores can do.
+
+Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
+2019, section 4.3 (`vid_mlp`).
+
+Command: python -m experiments.table mlp --data_dir=DIR
+
+The student is an MLP of 256 and 64 hidden units. For the teacher of the column
+`subset_cifar10` see the table of that name.
+"""
+
+from experiments import config, tables
+
+
+def get_table() -> tables.Table:
+    shared = {
+        "student": "mlp",
+        "methods": ("plain", "kd", "hint", "vid", "rdl", "crd"),
+        "layers": ("stage1", "pooled"),
+        "maps": ("stage1:stage2", "pooled"),
+        "hint_layer": "pooled",
+        "crop": 0,
+        "flip": False,
+        "weights": ("kd/task=0.1", "kd/kd=0.9"),
+    }
+    return tables.Table(
+        {
+            "fashion_mnist": tables.Column(
+                config.Config(
+                    data="fashion_mnist", epochs=10, teacher_epochs=5, **shared
+                )
+            ),
+            "subset_cifar10": tables.Column(
+                config.Config(
+                    data="cifar10",
+                    teacher_from="weights/cifar_cnn",
+                    epochs=30,
+                    **shared,
+                )
+            ),
+        }
+    )

@@ -1,0 +1,49 @@
+"""Every objective on a subset of CIFAR-10.
+
+Papers: those of the objectives (rdljax/objectives.py), with RepDistiller's weights
+(Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020) beside the
+RDL of McClure & Kriegeskorte 2016.
+
+Command: python -m experiments.table subset_cifar10 --data_dir=DIR
+
+Two teachers of the same small student: `pretrained`, the net of the Python package
+cifar-10-model, trained on 40,000 images elsewhere, and `same_data`, a ResNet that sees
+what the student sees. The first is read from weights/cifar_cnn, which
+
+    python -m experiments.import_torch cifar_cnn cnn_model.h5
+
+writes from the file `cifar_10_model/trained_models/cnn_model.h5` of that package.
+Images are neither cropped nor mirrored, so that a teacher answers once for each. FSP
+and KDSVD, which compare nets of equal width, are left out.
+"""
+
+from experiments import config, tables
+
+METHODS = (
+    *("plain", "kd", "dkd", "dist", "hint", "at", "nst", "vid", "ab", "ft"),
+    *("rdl", "sp", "pkt", "rkd", "cc", "cka", "crd", "crd+kd", "kd+rdl"),
+)
+
+
+def get_table() -> tables.Table:
+    shared = {
+        "data": "cifar10",
+        "student": "mnist_cnn_small",
+        "methods": METHODS,
+        "layers": ("stage1", "stage2", "pooled"),
+        "maps": ("stage1", "stage2"),
+        "crop": 0,
+        "flip": False,
+        "epochs": 30,
+        "teacher_epochs": 20,
+        "start_epochs": 5,
+        "weights": ("kd/task=0.1", "kd/kd=0.9"),
+    }
+    return tables.Table(
+        {
+            "pretrained": tables.Column(
+                config.Config(teacher_from="weights/cifar_cnn", **shared)
+            ),
+            "same_data": tables.Column(config.Config(teacher="resnet8", **shared)),
+        }
+    )

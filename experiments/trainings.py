@@ -1,0 +1,676 @@
+"""From a lab to trained nets and their results."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import rdljax
+from experiments import (
+    brain,
+    command,
+    data,
+    loop,
+    methods,
+    profile,
+    programs,
+    weights,
+)
+from experiments import config as configs
+from experiments import lab as labs
+from experiments import results as results_folder
+from rdljax import rdm, statistics, stored, teachers, training
+
+# Bytes that a teacher's answers may take without being asked for.
+REMEMBERED = 2**30
+# What students are called before they are trained, and a net in its start-up.
+BEFORE, START = "before", "start-up"
+
+Lab = labs.Lab
+
+
+class Recipe(NamedTuple):
+    """How a net is trained by a method, compiled once for all seeds.
+
+    Attributes:
+      net: The net.
+      phases: How each phase of the method is trained, and its epochs.
+      begun: By seed, the state at the end of the phase before; filled by `fit`.
+      shown: Stimuli in a step.
+    """
+
+    net: Any
+    phases: list[tuple[loop.Method, int]]
+    begun: dict[int, training.TrainState]
+    shown: int = 0
+
+
+# ---- all nets of a run
+
+
+def train_all(lab: Lab) -> list[dict]:
+    """Trains the teacher and every student; answers the results, the teacher first."""
+    config, given = lab.config, lab.given
+    programs.keep_compiled(config.compilation_cache)
+    results, teacher, lab = _teach(lab)
+    taught_by = results[0]["rdms"] if results else None
+    student = labs.student(config, lab.dataset, given, training.AXIS)
+    for method in config.methods:
+        source = teacher if methods.reads_teacher(method) else teachers.nobody()
+        source = labs.with_brain(config, given, source, method)
+        recipe = prepare(lab, student, source, method)
+        seeds = range(config.seeds)
+        done = all(
+            (lab.folder / folder(method, i) / "result.json").exists() for i in seeds
+        )
+        size = 1 if done else together(lab, recipe, config.seeds)
+        for at in seeds[::size]:
+            for result, _ in train(lab, method, recipe, seeds[at : at + size]):
+                if taught_by is not None:
+                    result["agreement"] = agreement(config, result["rdms"], taught_by)
+                results.append(result)
+    return results
+
+
+def _teach(lab: Lab) -> tuple[list[dict], teachers.Teacher, Lab]:
+    """The teacher's result, if a net teaches, the teacher, and the lab with it."""
+    config, given, nobody = lab.config, lab.given, teachers.nobody()
+    if config.teacher is None:
+        if given.activations is None:
+            return [], nobody, lab
+        return [], *remembered(lab, nobody)
+    if given.teacher is not None:
+        net = given.teacher.net(lab.dataset, other_classes=True)
+        variables = given.teacher.variables
+        (lab.folder / "teacher").mkdir(exist_ok=True)
+        result = recorded(lab, "teacher", 0, net, variables, [], 0.0)
+        return [result], *remembered(lab, teachers.net(net, variables))
+    net = labs.teacher(config, lab.dataset, training.AXIS)
+    recipe = prepare(lab, net, nobody, "plain", "teacher")
+    together(lab, recipe, 1)
+    members = []
+    for seed in range(config.ensemble):
+        members += train(lab, "teacher", recipe, [seed])
+    taught = [teachers.net(net, variables) for _, variables in members]
+    if config.ensemble == 1:
+        ((result, _),) = members
+        return [result], *remembered(lab, *taught)
+    teacher = teachers.several(
+        dict(zip(methods.teacher_names(config), taught, strict=True))
+    )
+    return [_ensemble(lab, net, members)], *remembered(lab, teacher)
+
+
+def _ensemble(lab: Lab, net: Any, members: list[tuple[dict, dict]]) -> dict:
+    """The result of several teachers: their mean probabilities and mean RDMs."""
+    results = [result for result, _ in members]
+    images = lab.dataset.test
+    probabilities = 0.0
+    for _, variables in members:
+        logits = weights.logits(net, variables, lab.dataset, images)
+        probabilities = probabilities + np.asarray(jax.nn.softmax(logits))
+    correct = probabilities.argmax(axis=1) == images.label
+    return results[0] | {
+        "test_error": float(100 * np.mean(~correct)),
+        "predicted": probabilities.argmax(axis=1).tolist(),
+        "correct": correct.astype(int).tolist(),
+        "rdms": {
+            layer: np.mean([result["rdms"][layer] for result in results], axis=0)
+            for layer in net.layers
+        },
+        "seconds": sum(result["seconds"] for result in results),
+        "members": [result["test_error"] for result in results],
+    }
+
+
+def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, Lab]:
+    """A teacher that need not run for each batch, where the config wants one.
+
+    Returns:
+      The teacher, and the lab with what is stored of it.
+
+    Raises:
+      UsageError: `activations` holds something else.
+    """
+    config, layers = lab.config, methods.taught(lab.config)
+    view, images = data.view(lab.dataset), len(lab.dataset.train.label)
+    key = jax.random.key(0)
+    load = labs.feed(lab)
+
+    def see(index):
+        return view(lab.train, load(np.asarray(index)), key)
+
+    if config.activations is not None and layers:
+        kept = lab.given.activations
+        if kept is None:
+            place = command.path("activations", config.activations)
+            about = {
+                "net": config.teacher,
+                "teacher": weights.fingerprint(teacher.arrays),
+                "images": weights.fingerprint(lab.dataset.train.image),
+                "size": lab.dataset.shape,
+                "normalised": (lab.dataset.mean, lab.dataset.std),
+                "seen": lab.given.teacher and lab.given.teacher.normalisation,
+            }
+            try:
+                kept = stored.write(place, teacher, see, images, layers, about=about)
+            except ValueError as error:
+                raise command.UsageError(f"activations: {error}") from error
+        return teachers.brought(), lab._replace(taught=stored.of_batch(kept))
+    wanted = config.remember_teacher
+    if wanted is None:
+        seen = jax.eval_shape(view, lab.train, load(np.arange(1)), key)
+        taught = jax.eval_shape(teacher.targets, teacher.arrays, seen)
+        size = sum(4 * taught[layer].size for layer in layers) * images
+        fits = size * jax.local_device_count() <= REMEMBERED
+        wanted = fits and not any(labs.augmentation(config).values())
+    if not (wanted and layers):
+        return teacher, lab
+    kept = teachers.remember(teacher, see, images, layers)
+    return teachers.remembered(kept), lab
+
+
+# ---- how a method trains
+
+
+def prepare(
+    lab: Lab,
+    net: Any,
+    teacher: teachers.Teacher,
+    method: str,
+    name: str | None = None,
+) -> Recipe:
+    """What the runs of a method share, its programs above all.
+
+    Args:
+      lab: Settings and data.
+      net: What is trained.
+      teacher: Where its targets come from.
+      method: `plain`, or parts of `experiments.methods` joined by `+`.
+      name: In messages and folders; the method's by default. A "teacher" begins as
+        drawn and has epochs and a learning rate of its own.
+    """
+    config, dataset, name = lab.config, lab.dataset, name or method
+    teaches = name == "teacher"
+    plan = labs.plan(config, dataset, lab.given, method)
+    view, load = labs.view(config, dataset, method), labs.feed(lab, method)
+    example = load(np.concatenate([*labs.first(config, lab.given, method).values()]))
+    begins = None if teaches else lab.given.student
+    parts = {"micro_batches": config.micro_batches}
+    arrays = training.Arrays(training.replicate(teacher.arrays), lab.train)
+    steps_an_epoch = len(dataset.train.label) // config.batch
+    driver = programs.driver(config.driver, steps_an_epoch, stream=config.stream)
+    started: dict[int, training.TrainState] = {}
+
+    def trained(phase: training.Phase, epochs: int, last: bool) -> loop.Method:
+        optimizer = optimizer_of(config, teaches, epochs, steps_an_epoch, last)
+        step = training.body(net, teacher, phase, optimizer, view, **parts)
+
+        def begin(seed, devices):
+            if last and seed in started:
+                # (Copied: the first step takes what it is given.)
+                state = jax.tree.map(_copy, started[seed])
+                return training.start(state, phase, optimizer)
+            key = jax.random.key(seed)
+            view_key = jax.random.key(0) if config.same_batches else None
+            state = training.init(
+                key, net, teacher, plan, view, arrays, example, devices, view_key
+            )
+            if begins is not None:
+                state = labs.begun(state, begins)
+            return training.start(state, phase, optimizer)
+
+        def evaluate(state, job, epoch):
+            own = variables(state)
+            wait = weights.predicting(net, own, dataset, lab.validation)
+            of_brain = rdms = None
+            if lab.given.measured is not None and not teaches:
+                of_brain = brain.rdms(config, lab.given.measured, dataset, net, own)
+            if last and job.seed == 0 and _is_recorded(epoch, job.epochs):
+                rdms = _rdms(lab, net, own)
+
+            def metrics():
+                predicted, loss = wait()
+                error = 100 * np.mean(predicted != lab.validation.label)
+                found = {"validation_error": float(error), "validation_loss": loss}
+                if of_brain is not None:
+                    found |= brain.progress(config, lab.given.measured, of_brain())
+                if rdms is not None:
+                    _record(job.folder / "rdms", epoch, lab, rdms)
+                return found
+
+            return metrics
+
+        take = programs.Programs(name, step, unrolled=driver.unrolled, tell=lab.tell)
+        if last:
+            _measured(lab, name, net, teacher, phase, optimizer, view, begin, load)
+        return loop.Method(
+            begin,
+            arrays,
+            take,
+            driver.chunk,
+            training.pmap(training.examination(net, teacher, phase, view, **parts)),
+            evaluate,
+            net.layers,
+            config.same_batches,
+            load,
+        )
+
+    epochs = [phase.epochs for phase in plan]
+    if teaches:
+        epochs = [config.teacher_epochs]
+    phases = [
+        (trained(phase, count, i == len(plan) - 1), count)
+        for i, (phase, count) in enumerate(zip(plan, epochs, strict=True))
+    ]
+    return Recipe(net, phases, started, len(example.get("stimulus", ())))
+
+
+def _copy(x: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jnp.copy(x)
+    words = jnp.copy(jax.random.key_data(x))
+    return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
+
+
+def optimizer_of(
+    config: configs.Config,
+    teaches: bool,
+    epochs: int,
+    steps_an_epoch: int,
+    last: bool = True,
+) -> optax.GradientTransformation:
+    """The optimizer of a phase.
+
+    Args:
+      config: The settings.
+      teaches: Whether it is the teacher's.
+      epochs: Of the phase.
+      steps_an_epoch: How many there are.
+      last: Whether it is the phase with the task; a start-up has a constant rate and no
+        weight decay, under which what it does not reach would shrink.
+    """
+    peak, steps = config.learning_rate, epochs * steps_an_epoch
+    if teaches and config.teacher_learning_rate is not None:
+        peak = config.teacher_learning_rate
+    if not last:
+        rate = peak
+    elif config.schedule == "steps":
+        drops = {steps * eighths // 8: 0.1 for eighths in (5, 6, 7)}
+        rate = optax.piecewise_constant_schedule(peak, drops)
+    else:
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0, peak, warmup_steps=steps_an_epoch, decay_steps=steps + 1
+        )
+    # Without clipping KD's large first gradients kill a small student's ReLUs.
+    clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
+    decay = [optax.add_decayed_weights(config.weight_decay)] if last else []
+    sgd = optax.sgd(rate, config.momentum, nesterov=config.nesterov)
+    return optax.chain(*clip, *decay, sgd)
+
+
+def _measured(lab, name, net, teacher, phase, optimizer, view, begin, load) -> None:
+    """Profiles a step, where that is wanted and not done."""
+    place = lab.folder / "profile" / name
+    if not lab.config.profile or (place / "profile.json").exists():
+        return
+    state = begin(0, jax.device_count())
+    method = "plain" if name == "teacher" else name
+    index = np.concatenate([*labs.first(lab.config, lab.given, method).values()])
+    measured = profile.measure(
+        net,
+        teacher,
+        phase,
+        optimizer,
+        view,
+        state,
+        training.Arrays(training.replicate(teacher.arrays), lab.train),
+        training.shard(load(index)),
+        place,
+        micro_batches=lab.config.micro_batches,
+    )
+    lab.bar.write(f"{name}:\n\n{measured.table()}\n\n{place}")
+
+
+def together(lab: Lab, recipe: Recipe, seeds: int) -> int:
+    """How many seeds go together: as many as are wanted, or the part of them that fits.
+
+    To know what a step takes is to compile it, so that no training waits for that.
+
+    Raises:
+      OutOfMemory: Not one fits.
+    """
+    sizes = [_together(lab, how, recipe.shown, seeds) for how, _ in recipe.phases]
+    return min(sizes)
+
+
+def _together(lab: Lab, how: loop.Method, shown: int, seeds: int) -> int:
+    config = lab.config
+    size = programs.trainings(config.together, seeds)
+    state = jax.eval_shape(lambda: how.begin(0, jax.device_count()))
+    one = how.feed(np.zeros(config.batch + shown, np.int32))
+    while True:
+        several = size > 1 and not how.same_view
+        steps = (how.chunk, size) if several else (how.chunk,)
+        states = [state] * size
+        stacked = functools.partial(training.stacked, same_view=how.same_view)
+        given = (
+            state if size == 1 else jax.eval_shape(stacked, states),
+            how.arrays,
+            jax.tree.map(functools.partial(_divided, steps), one),
+        )
+        if size == 1:
+            how.take.check(*given)
+            return size
+        if how.take.fit(*given, share=programs.SHARE):
+            return size
+        lab.tell(f"{size} seeds together do not fit into the memory")
+        size = -(-size // 2)
+
+
+def _divided(steps: tuple[int, ...], x: np.ndarray) -> jax.ShapeDtypeStruct:
+    """The form of several steps' entries of a batch, divided over the devices."""
+    devices = jax.local_device_count()
+    shape = (devices, *steps, len(x) // devices, *x.shape[1:])
+    return jax.ShapeDtypeStruct(shape, x.dtype)
+
+
+# ---- training and measuring
+
+
+def train(
+    lab: Lab, name: str, recipe: Recipe, seeds: Sequence[int]
+) -> list[tuple[dict, dict]]:
+    """Trains nets together and measures them; answers their results and variables."""
+    runs = {_folder(lab.config, name, seed): seed for seed in seeds}
+    fitted = fit(lab, runs, recipe)
+    if lab.given.measured is not None and name != "teacher":
+        for seed in seeds:
+            _look_before(lab, recipe, seed)
+    return [
+        (recorded(lab, name, seed, recipe.net, *trained), trained[0])
+        for seed, trained in zip(seeds, fitted, strict=True)
+    ]
+
+
+def folder(name: str, seed: int) -> str:
+    """Of a net, in the results folder."""
+    return name if name == "teacher" else f"{name}-seed{seed}"
+
+
+def _folder(config: configs.Config, name: str, seed: int) -> str:
+    """The same, where the teachers of an ensemble have one each."""
+    if name == "teacher" and config.ensemble > 1:
+        return f"{name}-seed{seed}"
+    return folder(name, seed)
+
+
+def fit(
+    lab: Lab, runs: dict[str, int], recipe: Recipe
+) -> list[tuple[dict, list[loop.Metrics], float]]:
+    """Trains nets together.
+
+    Args:
+      lab: Settings and data.
+      runs: By name, the seed.
+      recipe: How.
+
+    Returns:
+      Of each its variables, each epoch's metrics and the seconds.
+    """
+    seconds = dict.fromkeys(runs, 0.0)
+    for i, (how, epochs) in enumerate(recipe.phases):
+        last = i == len(recipe.phases) - 1
+        names = runs if last else {f"{name}/{START}": s for name, s in runs.items()}
+        fitted = _fit(lab, names, how, epochs, recipe.shown)
+        for name, own in zip(runs, fitted, strict=True):
+            seconds[name] += own.seconds
+        if not last:
+            states = [own.state for own in fitted]
+            recipe.begun.update(zip(runs.values(), states, strict=True))
+    recipe.begun.clear()
+    return [
+        (variables(own.state), own.history, seconds[name])
+        for name, own in zip(runs, fitted, strict=True)
+    ]
+
+
+def _fit(
+    lab: Lab, runs: dict[str, int], how: loop.Method, epochs: int, shown: int
+) -> list[loop.Fitted]:
+    """One phase of `fit`."""
+    jobs = [
+        loop.Job(
+            name=name,
+            folder=lab.folder / name,
+            seed=seed,
+            order=0 if lab.config.same_batches else seed,
+            epochs=epochs,
+            examples=len(lab.dataset.train.label),
+            batch=lab.config.batch,
+            settings=results_folder.settings(lab.config),
+            stimuli=len(lab.given.measured.shown) if shown else 0,
+            shown=shown,
+        )
+        for name, seed in runs.items()
+    ]
+    for job in jobs:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    lab.bar.set_description(
+        ", ".join(runs) if len(runs) < 3 else f"{jobs[0].name}, ..."
+    )
+
+    def advance(steps, history):
+        lab.bar.update(steps)
+        if history:
+            error = history[-1]["validation_error"]
+            lab.bar.set_postfix_str(f"validation error {error:.1f} %", refresh=False)
+
+    with how.take.advised():
+        return loop.fit(jobs, how, lab.interrupt, advance)
+
+
+def recorded(
+    lab: Lab,
+    name: str,
+    seed: int,
+    net: Any,
+    trained: dict,
+    history: list[loop.Metrics],
+    seconds: float,
+) -> dict:
+    """The result of a trained net: measured and written, or read again."""
+    place = lab.folder / _folder(lab.config, name, seed)
+    record = place / "result.json"
+    if not record.exists():
+        if history:
+            keep(lab, name, trained, place / "weights")
+        measured = measure(lab, net, trained)
+        np.savez(place / "rdms.npz", **measured.pop("rdms"))
+        if lab.given.measured is not None and name != "teacher":
+            own = brain.rdms(lab.config, lab.given.measured, lab.dataset, net, trained)
+            np.savez(place / "brain.npz", **own())
+        about = {"method": name, "seed": seed, "seconds": seconds}
+        about |= {"versions": versions(), "compared": compared(lab.config, name)}
+        about |= {"config": dataclasses.asdict(lab.config), "history": history}
+        loop.write_json(record, about | measured)
+    try:
+        result = json.loads(record.read_text())
+        # (Opened here: NumPy leaves a file open that it cannot read.)
+        with (place / "rdms.npz").open("rb") as file, np.load(file) as rdms:
+            result["rdms"] = {layer: rdms[layer] for layer in net.layers}
+    except Exception as error:  # What is damaged fails in many ways.
+        raise command.UsageError(
+            f"{record} or rdms.npz beside it is damaged ({error!r}); where the first "
+            "is deleted, --resume measures the net again"
+        ) from error
+    return result
+
+
+def keep(lab: Lab, name: str, trained: dict, place: pathlib.Path) -> None:
+    """Writes a trained net to a folder that `--teacher_from` takes."""
+    config, dataset = lab.config, lab.dataset
+    normalisation = tuple(
+        tuple(x / 255 for x in of) for of in (dataset.mean, dataset.std)
+    )
+    modality = config.teacher_modality if name == "teacher" else config.modality
+    if name != "teacher" and lab.given.student is not None:
+        normalisation = lab.given.student.normalisation or normalisation
+        modality = lab.given.student.modality
+    net = weights.Trained(
+        config.teacher if name == "teacher" else config.student,
+        dataset.classes,
+        dataset.shape,
+        trained,
+        normalisation,
+        {"run": str(place.parent), "data": dataset.note},
+        modality,
+    )
+    weights.save(net, place)
+
+
+def compared(config: configs.Config, name: str) -> list[str]:
+    """The layers of a net whose RDMs are compared."""
+    pairs = map(methods.pair, config.layers)
+    return [other if name == "teacher" else own for own, other in pairs]
+
+
+def variables(state: training.TrainState) -> dict:
+    """The student's Flax variables in a training state."""
+    now = state.replicated
+    return {"params": now.params["student"], **now.model_state}
+
+
+def measure(lab: Lab, net: Any, trained: dict) -> dict:
+    """What a trained net does on the test images: read once, at the end.
+
+    Returns:
+      `test_error` in percent; `predicted` classes and `correct` (0 or 1), a list over
+      the test images, all None of a net of another task; `rdms`, by layer the condensed
+      RDM of the stimuli.
+    """
+    test, rdms = lab.dataset.test, _rdms(lab, net, trained)
+    found = weights.logits(net, trained, lab.dataset, test)
+    rdms = {layer: np.asarray(x) for layer, x in rdms.items()}
+    if found.shape[1] != lab.dataset.classes:
+        nothing = dict.fromkeys(("test_error", "predicted", "correct"))
+        return nothing | {"rdms": rdms}
+    predicted = found.argmax(axis=1)
+    correct = predicted == test.label
+    return {
+        "test_error": float(100 * np.mean(~correct)),
+        "predicted": predicted.tolist(),
+        "correct": correct.astype(int).tolist(),
+        "rdms": rdms,
+    }
+
+
+def _rdms(lab: Lab, net: Any, trained: dict) -> dict[str, jax.Array]:
+    """By layer, the RDM of the stimuli; under way."""
+    images = data.normalise(lab.dataset, lab.dataset.test.image[lab.stimuli])
+    seen = weights.activations(net, trained, images, net.layers)
+    distance = configs.DISTANCES[lab.config.distance]
+    return {name: _rdm(x, distance=distance) for name, x in seen.items()}
+
+
+# (In jit: what answers the same for all images has an RDM too, of zeros.)
+_rdm = jax.jit(rdm.compute)
+
+
+def _is_recorded(epoch: int, epochs: int) -> bool:
+    """Whether an epoch's RDMs are kept: the first, second, fourth, ... and the last."""
+    return epoch & (epoch - 1) == 0 or epoch == epochs
+
+
+def _record(
+    place: pathlib.Path, epoch: int, lab: Lab, rdms: dict[str, jax.Array]
+) -> None:
+    """Keeps the RDMs of half of the stimuli of each class at an epoch's end."""
+    label = lab.dataset.test.label[lab.stimuli]
+    half = np.concatenate(
+        [
+            np.flatnonzero(label == one)[: max(1, np.sum(label == one) // 2)]
+            for one in np.unique(label)
+        ]
+    )
+    rows, columns = (half[i] for i in np.triu_indices(len(half), 1))
+    n = len(label)
+    at = rows * n - rows * (rows + 1) // 2 + columns - rows - 1
+    place.mkdir(exist_ok=True)
+    kept = {name: np.asarray(x)[at].astype(np.float16) for name, x in rdms.items()}
+    np.savez(place / f"epoch-{epoch:04d}.npz", **kept)
+
+
+def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
+    """How a student's RDMs correlate with the teacher's.
+
+    Args:
+      config: The settings, for the pairs of layers.
+      student: By layer, the condensed RDM `[pairs]`.
+      teacher: The same of the teacher, for the same stimuli.
+
+    Returns:
+      For each entry of `config.layers`, `pearson` and `spearman`.
+    """
+    found = {}
+    for layer in config.layers:
+        own, other = methods.pair(layer)
+        pearson, spearman = statistics.rdm_agreement(student[own], teacher[other])
+        found[layer] = {"pearson": pearson, "spearman": spearman}
+    return found
+
+
+def versions() -> dict[str, str]:
+    """The versions of what the numbers depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), "rdljax": rdljax.__version__, **found}
+
+
+# ---- what a brain says of them
+
+
+def _look_before(lab: Lab, recipe: Recipe, seed: int) -> None:
+    """Keeps the RDMs of the stimuli in the student of a seed before it is trained."""
+    file = lab.folder / f"{BEFORE}-seed{seed}.npz"
+    if not file.exists():
+        (how, _), *_ = recipe.phases
+        begun = variables(how.begin(seed, jax.device_count()))
+        own = (lab.dataset, recipe.net, begun)
+        np.savez(file, **brain.rdms(lab.config, lab.given.measured, *own)())
+
+
+def of_brain(lab: Lab, results: list[dict]) -> list[dict]:
+    """Of each student, before its training and after, its RDMs of the stimuli."""
+    found = []
+    files = {
+        (BEFORE, seed): lab.folder / f"{BEFORE}-seed{seed}.npz"
+        for seed in range(lab.config.seeds)
+    }
+    histories = {}
+    for result in results:
+        if result["method"] != "teacher":
+            key = result["method"], result["seed"]
+            files[key] = lab.folder / folder(*key) / "brain.npz"
+            histories[key] = result["history"]
+    for (method, seed), file in files.items():
+        try:
+            with file.open("rb") as opened, np.load(opened) as rdms:
+                own = {layer: rdms[layer] for layer in brain.layers(lab.config)}
+        except Exception as error:  # What is damaged fails in many ways.
+            raise command.UsageError(
+                f"{file} is damaged ({error!r}); where it is deleted, and result.json "
+                "beside it, --resume measures the net again"
+            ) from error
+        history = histories.get((method, seed), [])
+        found.append({"method": method, "seed": seed, "brain": own, "history": history})
+    return found

@@ -1,0 +1,294 @@
+"""Tables of experiments: the published settings, and the command that makes them."""
+
+import csv
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from experiments import checks, data, loop, methods, run, table, tables
+from experiments import config as configs
+from rdljax import statistics
+
+
+def made(name):
+    return tables.load(name)
+
+
+class TestTables:
+    @pytest.mark.parametrize("name", tables.names())
+    def test_it_says_whose_it_is_and_how_it_is_run(self, name):
+        note = tables.module(name).__doc__
+        assert f"python -m experiments.table {name}" in note
+        assert "Paper" in note
+
+    @pytest.mark.parametrize("name", tables.names())
+    def test_its_columns_can_be_run(self, name):
+        found = made(name)
+        earlier = []
+        for column, of in found.columns.items():
+            checks.check(of.config)
+            assert of.teacher_of is None or of.teacher_of in earlier
+            assert {*of.published} <= {"teacher", *of.config.methods}
+            if of.teacher_of is not None:
+                source = found.columns[of.teacher_of].config
+                assert source.teacher == of.config.teacher
+                assert (source.ensemble, of.config.ensemble) == (1, 1)
+            earlier.append(column)
+
+    def test_every_paper_has_its_tables(self):
+        # (One config streams: NST on ImageNet.)
+        families = {name.partition("_")[0] for name in tables.names()}
+        assert {"rdl", "nst", "crd", "vid"} <= families
+        assert "imagenet_nst" in configs.names()
+
+    def test_crds_pairs_and_rows(self):
+        columns = made("crd_cifar100").columns
+        assert len(columns) == 13
+        rows = {m for of in columns.values() for m in of.config.methods}
+        assert len(rows) == 15  # And the teacher.
+        # From the table in the README of the released code.
+        spots = {
+            ("r32x4 > r8x4", "teacher"): 79.42,
+            ("r32x4 > r8x4", "plain"): 72.50,
+            ("r32x4 > r8x4", "crd"): 75.51,
+            ("vgg13 > vgg8", "kd"): 72.98,
+            ("r56 > r20", "hint"): 69.21,
+            ("wrn40-2 > wrn40-1", "nst"): 72.24,
+            ("vgg13 > mobile", "nst"): 58.16,
+            ("r50 > mobile", "at"): 58.58,
+            ("r50 > vgg8", "sp"): 73.34,
+            ("r32x4 > shuffle1", "pkt"): 74.10,
+            ("r32x4 > shuffle2", "ab"): 74.31,
+            ("wrn40-2 > shuffle1", "crd+kd"): 76.27,
+            ("r110 > r32", "fsp"): 71.89,
+        }
+        for (column, method), accuracy in spots.items():
+            assert columns[column].published[method] == accuracy
+        with_fsp = [name for name, of in columns.items() if "fsp" in of.published]
+        assert len(with_fsp) == 6 and "wrn40-2 > wrn40-1" not in with_fsp
+        config = columns["vgg13 > mobile"].config
+        assert (config.learning_rate, config.teacher_learning_rate) == (0.01, 0.05)
+        weights = [
+            methods.weight(config, method, part)
+            for method, part in (("kd", "task"), ("kd", "kd"), ("crd+kd", "kd"))
+        ]
+        assert weights == [0.1, 0.9, 1.0]
+
+    def test_repdistillers_schedule(self):
+        from experiments import trainings
+
+        params = {"w": np.float32(0.0)}
+        # Of a gradient of 1 without momentum the step is the rate.
+        flat = trainings.optimizer_of(
+            tables.repdistiller(momentum=0.0, weight_decay=0.0), False, 240, 10
+        )
+        state, rates = flat.init(params), []
+        for _ in range(2400):
+            update, state = flat.update({"w": np.float32(1.0)}, state, params)
+            rates.append(-float(update["w"]))
+        epochs = np.array(rates).reshape(240, 10)[:, -1]
+        want = np.repeat([0.05, 0.005, 0.0005, 0.00005], [150, 30, 30, 30])
+        np.testing.assert_allclose(epochs, want, rtol=1e-4)
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(3000)
+    @pytest.mark.parametrize("name", [n for n in tables.names() if "cifar100" in n])
+    def test_each_method_of_each_column_can_be_traced(self, name, monkeypatch):
+        # CIFAR-100's shapes: noise, so the plumbing alone is tested.
+        rng = np.random.default_rng(0)
+        label = np.repeat(np.arange(100, dtype=np.int32), 2)
+        image = rng.integers(0, 256, (len(label), 32, 32, 3)).astype(np.uint8)
+        split = data.Split(image, label)
+        noise = data.Dataset("cifar100", 100, *[split] * 3, "noise", *[(1.0,) * 3] * 2)
+        for of in made(name).columns.values():
+            run.rehearse(of.config, noise._replace(name=of.config.data))
+
+
+# ---- the command, on digits and MLPs
+
+SETTINGS = {
+    "train_per_class": 20,
+    "epochs": 2,
+    "teacher_epochs": 2,
+    "teacher": "mlp",
+    "student": "mlp",
+    "layers": ("pooled", "logits"),
+    "seeds": 2,
+    "methods": ("plain", "kd"),
+}
+
+
+def tiny():
+    first = configs.Config(**SETTINGS)
+    second = configs.Config(**(SETTINGS | {"methods": ("plain", "rdl"), "epochs": 1}))
+    elsewhere = configs.Config(**(SETTINGS | {"data": "mnist"}))
+    return tables.Table(
+        {
+            "first": tables.Column(first, {"teacher": 91.0, "kd": 80.25}),
+            "second": tables.Column(second, {}, "first"),
+            "elsewhere": tables.Column(elsewhere),
+        },
+        ("digits are fewer",),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    module = types.ModuleType("experiments.tables.tiny", "A tiny table.\n\nPaper: -")
+    module.get_table = tiny
+    known = tables.names
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "experiments.tables.tiny", module)
+        patch.setattr(tables, "names", lambda: [*known(), "tiny"])
+        yield
+
+
+def call(folder, *arguments):
+    return table.main(["tiny", f"--out={folder}", *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with the two columns whose data are there."""
+    folder = tmp_path_factory.mktemp("tables") / "tiny"
+    assert call(folder, "--only=first,second") == 0
+    return folder
+
+
+def result(folder, column, method, seed):
+    file = folder / column / f"{method}-seed{seed}" / "result.json"
+    return json.loads(file.read_text())
+
+
+class TestCommand:
+    def test_the_numbers_are_those_of_the_runs(self, finished):
+        truth = data.load("digits").test.label
+        found = json.loads((finished / "table.json").read_text())
+        assert [c["name"] for c in found["columns"]] == ["first", "second"]
+        assert found["rows"] == ["plain", "kd", "rdl"] and found["missing"] == {}
+        with (finished / "table.csv").open() as file:
+            rows = {
+                (r["column"], r["method"], r["seed"]): r for r in csv.DictReader(file)
+            }
+        assert len(rows) == 8
+        for (column, method, seed), row in rows.items():
+            own = result(finished, column, method, seed)
+            right = np.array(own["predicted"]) == truth
+            assert float(row["test_accuracy"]) == pytest.approx(100 * right.mean())
+            last = own["history"][-1]["validation_error"]
+            assert float(row["validation_accuracy_last"]) == pytest.approx(100 - last)
+            best = min(e["validation_error"] for e in own["history"])
+            assert float(row["validation_accuracy_best"]) == pytest.approx(100 - best)
+            if method != "plain":
+                plain = result(finished, column, "plain", seed)
+                test = statistics.mcnemar(truth, own["predicted"], plain["predicted"])
+                assert float(row["p"]) == pytest.approx(test.p_value)
+                assert float(row["p_holm"]) >= float(row["p"])
+                assert int(row["only_right"]) == test.only_first
+
+    def test_the_table_has_ours_beside_the_published(self, finished):
+        text = (finished / "table.md").read_text()
+        errors = [result(finished, "first", "kd", s)["test_error"] for s in range(2)]
+        mean, deviation = 100 - np.mean(errors), np.std(errors, ddof=1)
+        assert f"{mean:.2f} ± {deviation:.2f} (80.25)" in text
+        assert "(91.00)" in text and "- digits are fewer" in text
+        plain = [result(finished, "first", "plain", s)["test_error"] for s in range(2)]
+        difference = np.mean(np.array(plain) - errors)
+        assert f"{difference:+.2f} [" in text
+        assert (finished / "table.png").stat().st_size > 5000
+
+    def test_a_teacher_is_trained_once(self, finished):
+        found = json.loads((finished / "second" / "config.json").read_text())
+        assert found["teacher_from"].endswith("first/teacher/weights")
+        assert not (finished / "second" / "teacher" / "checkpoint").exists()
+
+    def test_what_is_done_is_not_run_again(self, finished, monkeypatch):
+        before = (finished / "table.md").read_text()
+
+        def fit(*_):
+            raise AssertionError("trains")
+
+        monkeypatch.setattr(loop, "fit", fit)
+        assert call(finished, "--only=first,second") == 0
+        assert (finished / "table.md").read_text() == before
+
+    def test_the_plan_says_what_is_done_and_what_is_left(self, finished, capsys):
+        assert call(finished, "--plan", "--only=first,second") == 0
+        plan = capsys.readouterr().out
+        assert "| 5 of 5" in plan and "| 4 of 4" in plan and "0 min 0 s" in plan
+        # (A seed more, and a column that has none.)
+        assert call(finished, "--plan", "--only=first", "--seeds=3") == 0
+        plan = capsys.readouterr().out
+        assert "5 of 7" in plan and "2 methods' seeds" in plan
+        assert call(finished.parent / "none", "--plan", "--only=second") == 0
+        plan = capsys.readouterr().out
+        assert "0 of 4" in plan and "a few steps" in plan
+        assert not (finished.parent / "none").exists()
+
+    def test_data_that_are_missing_leave_the_others(self, finished, capsys):
+        assert call(finished) == 2
+        said = capsys.readouterr()
+        assert "not run: elsewhere" in said.err
+        assert "experiments.prepare mnist" in said.err
+        found = json.loads((finished / "table.json").read_text())
+        assert [*found["missing"]] == ["elsewhere"] and len(found["columns"]) == 2
+
+    def test_interrupted_it_goes_on(self, finished, tmp_path, monkeypatch, capsys):
+        from tests import test_experiments as experiments
+
+        class Short(experiments.Countdown):
+            def __init__(self):
+                super().__init__(9)
+
+            __enter__ = loop.Interrupt.__enter__
+            __exit__ = loop.Interrupt.__exit__
+            _request = loop.Interrupt._request
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "Interrupt", Short)
+            assert call(tmp_path / "run", "--only=first") == 130
+        again = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "experiments.table tiny" in again and "--only=first" in again
+        assert call(tmp_path / "run", "--only=first") == 0
+        for seed in range(2):
+            same = [
+                result(folder, "first", "kd", seed)["predicted"]
+                for folder in (finished, tmp_path / "run")
+            ]
+            assert same[0] == same[1]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["tinny"], "did you mean 'tiny'"),
+            (["tiny", "--sedes=1"], "did you mean 'seeds'"),
+            (["tiny", "--only=frist"], "did you mean 'first'"),
+            (["tiny", "--overwrite"], "overwrite"),
+            (["tiny", "--out="], "out must be a path"),
+        ],
+    )
+    def test_a_wrong_call(self, arguments, message, capsys):
+        assert table.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+    def test_a_field_changes_every_column(self):
+        found = table.parse(["tiny", "--seeds=5", "--clip=None", "--no-nesterov"])
+        for of in found.table.columns.values():
+            config = of.config
+            assert (config.seeds, config.clip, config.nesterov) == (5, None, False)
+        assert found.table.columns["second"].config.epochs == 1
+        assert found.table.columns["second"].config.methods == ("plain", "rdl")
+
+
+def test_the_ablations_of_crd_differ_in_one_setting_each():
+    first, *others = made("crd_ablations").columns.values()
+    for of in others:
+        changed = {
+            field
+            for field in configs.Config.__dataclass_fields__
+            if getattr(of.config, field) != getattr(first.config, field)
+        }
+        assert len(changed - {"methods"}) == 1
