@@ -1,0 +1,219 @@
+"""How far the correlations between a student's logits are from its teacher's.
+
+    python -m experiments.correlations results/mnist_rdl-cifar100
+
+Paper: Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020
+(arXiv 1910.10699), which shows the differences between the correlation matrices of
+teacher's and students' logits (figure 3 of its first version). How they were made was
+never said (issue 21 of RepDistiller asks). Here: Pearson's correlation of the logits of
+two classes over the test images, without softmax, and the absolute difference.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments import command, data, findings, loop, probe
+from experiments import run as experiment
+from rdljax import statistics
+
+KEYS = ("seed", "data_dir", "out", "overwrite")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Compares all students of a run with its teacher; writes a picture and numbers.
+
+    Args:
+      arguments: Of the command line.
+
+    Raises:
+      UsageError: The run, its data, or the file to write cannot be used.
+      UnknownName: There is no such setting.
+    """
+    options = parse(arguments)
+    folder, summary = probe.finished(options.results)
+    config = summary["config"]
+    if config["teacher"] is None:
+        raise command.UsageError(f"no net taught the run of {folder}")
+    if not 0 <= options.seed < config["seeds"]:
+        raise command.UsageError(
+            f"seed must be from 0 to {config['seeds'] - 1}, got {options.seed}"
+        )
+    default = str(folder / "correlations.png")
+    out = command.path("out", default if options.out is None else options.out)
+    if out.suffix != ".png":
+        raise command.UsageError(f"out must be a file .png, got {out}")
+    written = [out, out.with_suffix(".json"), out.with_suffix(".md")]
+    for file in written:
+        if file.exists() and not options.overwrite:
+            raise command.UsageError(f"{file} exists; --overwrite replaces it")
+    dataset = load(config, options.data_dir)
+    teacher, *students = probe.trained_nets(folder, summary)
+
+    def of(net):
+        variables, images = net.trained.variables, dataset.test.image
+        own = net.trained.net(dataset)
+        logits = probe.features(own, variables, dataset, images, "logits")
+        return correlations(logits)
+
+    taught = of(teacher)
+    found: dict[str, list[np.ndarray]] = {}
+    for student in students:
+        found.setdefault(student.method, []).append(np.abs(taught - of(student)))
+    compared = {
+        "run": config,
+        "data": dataset.note,
+        "test_images": len(dataset.test.label),
+        "versions": experiment.versions(),
+        "methods": {name: spread(each) for name, each in found.items()},
+    }
+    text = table(compared)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shown = {name: each[options.seed] for name, each in found.items()}
+        picture(out, shown, f"{config['data']}, seed {options.seed}")
+        loop.write_json(written[1], compared)
+        written[2].write_text(text)
+    except OSError as error:
+        raise command.UsageError(f"cannot write {out}: {error}") from error
+    print(f"{text}\n{', '.join(map(str, written))}")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The settings of a command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.correlations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", help="the folder of a finished run")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the students in the picture"
+    )
+    parser.add_argument(
+        "--data_dir", help="the folder that holds the TFDS sets; the run's by default"
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE.png",
+        help="the picture; RESULTS/correlations.png by default. The numbers stand "
+        "beside it in FILE.json and FILE.md",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the files")
+    command.check_keys(arguments, KEYS)
+    return parser.parse_args(arguments)
+
+
+def load(config: Mapping, data_dir: str | None) -> data.Dataset:
+    """The images of a run.
+
+    Args:
+      config: Its settings.
+      data_dir: Where they are now; None for where they were.
+
+    Raises:
+      UsageError: They are not there.
+    """
+    try:
+        dataset = data.load(
+            config["data"],
+            data_dir or config["data_dir"],
+            train_per_class=config["train_per_class"],
+        )
+    except ValueError as error:
+        raise command.UsageError(str(error)) from error
+    size = config["resize"]
+    return dataset if size is None else dataset._replace(size=(size, size))
+
+
+def correlations(logits: np.ndarray) -> np.ndarray:
+    """Pearson's correlations between logits over images, `[classes, classes]`.
+
+    Args:
+      logits: `[N, classes]`. A logit that is the same for all images correlates with
+        none, and not with itself: 0.
+    """
+    mean, deviation = probe.moments(logits)
+    standard = (logits - mean) / deviation
+    return standard.T @ standard / len(logits)
+
+
+def mean_difference(differences: np.ndarray) -> float:
+    """The mean over pairs of two classes (the diagonal is 1 in every net)."""
+    return float(differences[np.triu_indices(len(differences), 1)].mean())
+
+
+def spread(each: Sequence[np.ndarray]) -> dict:
+    """The mean difference of each seed, their mean and deviation."""
+    values = [mean_difference(differences) for differences in each]
+    mean, std, _ = statistics.spread(values)
+    return {"mean": mean, "std": None if np.isnan(std) else std, "values": values}
+
+
+def table(compared: dict) -> str:
+    """What `correlations.json` holds, as Markdown."""
+    config = compared["run"]
+    rows = [
+        [
+            name,
+            findings.plus_minus(of, 4),
+            ", ".join(f"{value:.4f}" for value in of["values"]),
+        ]
+        for name, of in compared["methods"].items()
+    ]
+    return (
+        f"Data: {compared['data']}\n"
+        f"Correlations between the logits of two classes over "
+        f"{compared['test_images']:,} test images: the absolute difference of teacher "
+        f"({config['teacher']}) and student ({config['student']}), mean over pairs of "
+        "classes.\n\n"
+        f"{findings.grid(['method', 'difference', 'of each seed'], rows)}\n"
+    )
+
+
+def picture(path: pathlib.Path, shown: Mapping[str, np.ndarray], words: str) -> None:
+    """Saves a panel a method, on one scale of colours.
+
+    Args:
+      path: Where to.
+      shown: By method, absolute differences `[classes, classes]`.
+      words: What they are of, for the title.
+    """
+    from matplotlib import pyplot as plt
+
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(2.6 * columns + 0.9, 2.75 * rows + 0.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    largest = max(differences.max() for differences in shown.values())
+    for axis in axes.flat[len(shown) :]:
+        axis.set_axis_off()
+    for axis, (name, differences) in zip(axes.flat, shown.items(), strict=False):
+        classes = len(differences)
+        image = axis.imshow(differences, cmap="magma", vmin=0, vmax=largest or 1)
+        ticks = range(0, classes, 1 if classes <= 20 else 20)
+        axis.set_xticks(ticks)
+        axis.set_yticks(ticks)
+        axis.tick_params(length=2, pad=1, labelsize=6)
+        axis.set_title(f"{name}: mean {mean_difference(differences):.3f}", fontsize=8)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.01)
+    bar.set_label("correlation between logits,\n|teacher − student|", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle(words, fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+main = functools.partial(command.call, run)
+
+if __name__ == "__main__":
+    sys.exit(main())
