@@ -23,6 +23,7 @@ from experiments import (
     import_torch,
     results,
     run,
+    trainings,
     weights,
 )
 from rdljax import _files, nets
@@ -40,7 +41,7 @@ def _no_training(monkeypatch):
     def reached(lab):
         raise Reached(lab)
 
-    monkeypatch.setattr(run, "train_all", reached)
+    monkeypatch.setattr(trainings, "train_all", reached)
 
 
 @pytest.fixture

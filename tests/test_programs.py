@@ -352,7 +352,7 @@ class TestMemory:
         def exhausted(*_):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")
 
-        monkeypatch.setattr(run, "furnish", exhausted)
+        monkeypatch.setattr(labs, "furnish", exhausted)
         assert experiments.call(f"--out={tmp_path / 'run'}") == 1
         said = capsys.readouterr().err
         assert said.strip().splitlines()[-1] == (
@@ -512,7 +512,7 @@ class TestStream:
             return real(tree, *args)
 
         monkeypatch.setattr(training, "replicate", replicate)
-        monkeypatch.setattr(run, "_on_device", given.append)
+        monkeypatch.setattr(labs, "_on_device", given.append)
         go(tmp_path / "run", epochs=1, seeds=1, stream=True)
         assert given and not [
             x
