@@ -319,7 +319,12 @@ def load(config: configs.Config) -> data.Dataset:
     """
     try:
         dataset = data.load(
-            config.data, config.data_dir, train_per_class=config.train_per_class
+            config.data,
+            config.data_dir,
+            train_per_class=config.train_per_class,
+            size=config.resize,
+            in_memory=data.IN_MEMORY if config.stream else None,
+            random_crops=config.crop is None,
         )
         if config.resize is not None:
             dataset = dataset._replace(size=(config.resize,) * 2)
@@ -366,7 +371,7 @@ def rehearse(
     train = dataset.train._asdict()
     if given.measured is not None:
         train["stimuli"] = given.measured.images[given.measured.shown]
-    train = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, train))
+    train = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), train)
 
     def step(method, loss, of_brain, train):
         batch, view = first(config, given, method), make_view(config, dataset, method)
@@ -468,8 +473,12 @@ def _source(trained: weights.Trained | None) -> dict[str, str] | None:
 
 
 def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
-    """Indices of the first test images of each class, as many of each, by class."""
+    """Indices of the first test images of each class, as many of each, by class.
+
+    Of more classes than `count` has pairs of images, every second, third, ...
+    """
     classes = np.unique(test.label)
+    classes = classes[:: max(1, 2 * len(classes) // count)]
     per_class = max(2, count // len(classes))
     return np.concatenate(
         [np.flatnonzero(test.label == c)[:per_class] for c in classes]
@@ -550,7 +559,7 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, L
             about = {
                 "net": config.teacher,
                 "teacher": weights.fingerprint(teacher.arrays),
-                "images": weights.fingerprint(lab.dataset.train.image),
+                "images": weights.fingerprint(data.identity(lab.dataset.train.image)),
                 "size": lab.dataset.shape,
                 "normalised": (lab.dataset.mean, lab.dataset.std),
                 "seen": lab.given.teacher and lab.given.teacher.normalisation,
@@ -566,7 +575,9 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, L
         taught = jax.eval_shape(teacher.targets, teacher.arrays, seen)
         size = sum(4 * taught[layer].size for layer in layers) * images
         fits = size * jax.local_device_count() <= REMEMBERED
-        wanted = fits and not any(augmentation(config).values())
+        drawn = any(augmentation(config, lab.dataset).values())
+        drawn = drawn or data.crops_at_random(lab.dataset.train.image)
+        wanted = fits and not drawn
     if not (wanted and layers):
         return teacher, lab
     kept = teachers.remember(teacher, see, images, layers)
@@ -579,11 +590,11 @@ def feed(lab: Lab, method: str = "plain") -> Callable[[np.ndarray], training.Bat
     shows = bool(brain.parts(method))
     taught = lab.taught if configs.reads_teacher(method) else None
 
-    def load(index):
+    def load(index, when=None):
         entries = {}
         if shows:
             index, entries["stimulus"] = np.split(index, [lab.config.batch], axis=-1)
-        entries |= {"index": index} if images is None else images(index)
+        entries |= {"index": index} if images is None else images(index, when)
         if taught is not None:
             entries["taught"] = taught(index)
         return entries
@@ -730,15 +741,15 @@ def make_view(
 
     With it a method that learns from a brain sees its stimuli.
     """
-    view = data.view(dataset, **augmentation(config))
+    view = data.view(dataset, **augmentation(config, dataset))
     return brain.showing(view, dataset) if brain.parts(method) else view
 
 
-def augmentation(config: configs.Config) -> dict[str, Any]:
+def augmentation(config: configs.Config, dataset: data.Dataset) -> dict[str, Any]:
     """How images are cropped and mirrored."""
     chosen = {"crop": config.crop, "flip": config.flip}
     chosen = {k: v for k, v in chosen.items() if v is not None}
-    return data.augmentation(config.data) | chosen
+    return data.augmentation(dataset) | chosen
 
 
 def train(
