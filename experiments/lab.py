@@ -96,7 +96,12 @@ def load(config: configs.Config) -> data.Dataset:
     """
     try:
         dataset = data.load(
-            config.data, config.data_dir, train_per_class=config.train_per_class
+            config.data,
+            config.data_dir,
+            train_per_class=config.train_per_class,
+            size=config.resize,
+            in_memory=data.IN_MEMORY if config.stream else None,
+            random_crops=config.crop is None,
         )
         if config.resize is not None:
             dataset = dataset._replace(size=(config.resize,) * 2)
@@ -219,8 +224,12 @@ def _on_device(split: data.Split) -> data.Split:
 
 
 def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
-    """Indices of the first test images of each class, as many of each, by class."""
+    """Indices of the first test images of each class, as many of each, by class.
+
+    Of more classes than `count` has pairs of images, every second, third, ...
+    """
     classes = np.unique(test.label)
+    classes = classes[:: max(1, 2 * len(classes) // count)]
     per_class = max(2, count // len(classes))
     return np.concatenate(
         [np.flatnonzero(test.label == c)[:per_class] for c in classes]
@@ -301,17 +310,17 @@ def first(config: configs.Config, given: Given, method: str) -> training.Batch:
     return batch
 
 
-def feed(lab: Lab, method: str = "plain") -> Callable[[np.ndarray], training.Batch]:
+def feed(lab: Lab, method: str = "plain") -> Callable[..., training.Batch]:
     """From indices of training images, and of stimuli, to what a step is given."""
     images = data.from_host(lab.dataset.train) if lab.config.stream else None
     shows = bool(brain.parts(method))
     taught = lab.taught if methods.reads_teacher(method) else None
 
-    def load(index):
+    def load(index, when=None):
         entries = {}
         if shows:
             index, entries["stimulus"] = np.split(index, [lab.config.batch], axis=-1)
-        entries |= {"index": index} if images is None else images(index)
+        entries |= {"index": index} if images is None else images(index, when)
         if taught is not None:
             entries["taught"] = taught(index)
         return entries
@@ -326,12 +335,12 @@ def view(
 
     With it a method that learns from a brain sees its stimuli.
     """
-    seen = data.view(dataset, **augmentation(config))
+    seen = data.view(dataset, **augmentation(config, dataset))
     return brain.showing(seen, dataset) if brain.parts(method) else seen
 
 
-def augmentation(config: configs.Config) -> dict[str, Any]:
+def augmentation(config: configs.Config, dataset: data.Dataset) -> dict[str, Any]:
     """How images are cropped and mirrored."""
     chosen = {"crop": config.crop, "flip": config.flip}
     chosen = {k: v for k, v in chosen.items() if v is not None}
-    return data.augmentation(config.data) | chosen
+    return data.augmentation(dataset) | chosen

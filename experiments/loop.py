@@ -8,6 +8,7 @@ history and events of its own, so that they may be resumed in other company.
 
 import collections
 import contextlib
+import itertools
 import json
 import math
 import pathlib
@@ -120,8 +121,8 @@ class Method(NamedTuple):
         with what waits for it.
       layers: The student's, in depth order.
       same_view: Trainings that go together share their batches.
-      feed: From indices of images, and behind them of stimuli, to the entries of a
-        batch.
+      feed: From indices of images, and behind them of stimuli, and from when they are
+        seen (`_calls`) to the entries of a batch.
     """
 
     begin: Callable[[int, int], State]
@@ -132,7 +133,7 @@ class Method(NamedTuple):
     evaluate: Callable[[State, Job, int], Callable[[], Metrics]]
     layers: tuple[str, ...]
     same_view: bool = False
-    feed: Callable[[np.ndarray], training.Batch] = lambda index: {"index": index}
+    feed: Callable[..., training.Batch] = lambda index, when=None: {"index": index}
 
 
 class Progress(NamedTuple):
@@ -279,7 +280,7 @@ def fit(
             opened.enter_context(tensorboardX.SummaryWriter(str(job.folder)))
             for job in jobs
         ]
-        batches = data.ahead(map(method.feed, _calls(jobs, method, done)))
+        batches = data.ahead(itertools.starmap(method.feed, _calls(jobs, method, done)))
         for batch in opened.enter_context(contextlib.closing(batches)):
             if interrupt.requested:
                 save()
@@ -334,20 +335,25 @@ def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progre
     return state, Progress(done, *kept)
 
 
-def _calls(jobs: Sequence[Job], method: Method, done: int) -> Iterator[np.ndarray]:
+def _calls(
+    jobs: Sequence[Job], method: Method, done: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The indices of each call's batches, `[steps, (trainings,) batch + shown]`.
 
-    Without those of the steps that are done.
+    Without those of the steps that are done. With them the seed of the order of their
+    images, and the epoch: `[(trainings,) 2]`.
     """
     an_epoch, chunk = jobs[0].steps_an_epoch, method.chunk
     for epoch in range(done // an_epoch, jobs[0].epochs):
         batches = [_batches(job, epoch) for job in jobs]
         alone = len(jobs) == 1 or method.same_view
         index = batches[0] if alone else np.stack(batches, axis=1)
+        when = np.array([(job.order, epoch) for job in jobs])
+        when = when[0] if alone else when
         at = done - epoch * an_epoch
         while at < an_epoch:
             steps = 1 if at % chunk or at + chunk > an_epoch else chunk
-            yield index[at : at + steps]
+            yield index[at : at + steps], when
             at += steps
         done = (epoch + 1) * an_epoch
 
@@ -376,8 +382,8 @@ def _why(job: Job, method: Method, bad: int) -> str:
     batches, batch = _calls([job], method._replace(chunk=1), done), None
     for number in range(done, bad + 1):
         # (After the last step there is no batch: any shows what the parameters do.)
-        index = next(batches, None)
-        batch = batch if index is None else method.feed(index)
+        call = next(batches, None)
+        batch = batch if call is None else method.feed(*call)
         if number >= bad - 1:
             one = training.shard(jax.tree.map(lambda x: x[0], batch))
             state, found = method.examine(state, method.arrays, one)

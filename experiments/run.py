@@ -18,7 +18,6 @@ from collections.abc import Callable
 os.environ.setdefault("PJRT_NPROC", "32")
 
 import jax
-import jax.numpy as jnp
 import optax
 import tqdm
 import tyro
@@ -202,7 +201,7 @@ def rehearse(
     train = dataset.train._asdict()
     if given.measured is not None:
         train["stimuli"] = given.measured.images[given.measured.shown]
-    train = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, train))
+    train = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), train)
 
     def taught(method, batch, seen):
         if given.activations is not None and methods.reads_teacher(method):

@@ -265,7 +265,7 @@ def _estimate(
     if {method for method, _ in left} - known.keys():
         measured = _measured(config, dataset, given)
     # (A teacher that sees images as they are looks at each once.)
-    asks, total = any(labs.augmentation(config).values()), 0.0
+    asks, total = any(labs.augmentation(config, dataset).values()), 0.0
     for method, _ in left:
         if method in known:
             total += known[method]

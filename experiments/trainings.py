@@ -156,7 +156,7 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, L
             about = {
                 "net": config.teacher,
                 "teacher": weights.fingerprint(teacher.arrays),
-                "images": weights.fingerprint(lab.dataset.train.image),
+                "images": weights.fingerprint(data.identity(lab.dataset.train.image)),
                 "size": lab.dataset.shape,
                 "normalised": (lab.dataset.mean, lab.dataset.std),
                 "seen": lab.given.teacher and lab.given.teacher.normalisation,
@@ -172,7 +172,9 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, L
         taught = jax.eval_shape(teacher.targets, teacher.arrays, seen)
         size = sum(4 * taught[layer].size for layer in layers) * images
         fits = size * jax.local_device_count() <= REMEMBERED
-        wanted = fits and not any(labs.augmentation(config).values())
+        drawn = any(labs.augmentation(config, lab.dataset).values())
+        drawn = drawn or data.crops_at_random(lab.dataset.train.image)
+        wanted = fits and not drawn
     if not (wanted and layers):
         return teacher, lab
     kept = teachers.remember(teacher, see, images, layers)

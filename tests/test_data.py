@@ -573,10 +573,12 @@ class TestBatches:
 
 
 def test_augmentation_is_for_cifar():
-    usual = {"crop": 4, "flip": True}
-    assert data.augmentation("cifar10") == data.augmentation("cifar100") == usual
-    assert data.augmentation("digits") == {"crop": 0, "flip": False}
-    data.view(_noise(), **data.augmentation("mnist"))
+    def usual(name):
+        return data.augmentation(_noise()._replace(name=name))
+
+    assert usual("cifar10") == usual("cifar100") == {"crop": 4, "flip": True}
+    assert usual("digits") == {"crop": 0, "flip": False}
+    data.view(_noise(), **usual("mnist"))
 
 
 class TestDamaged:
