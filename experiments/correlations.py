@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments import command, data, findings, loop, probe
-from experiments import run as experiment
+from experiments import command, data, findings, loop, probe, trainings
 from rdljax import statistics
 
 KEYS = ("seed", "data_dir", "out", "overwrite")
@@ -52,7 +51,13 @@ def run(arguments: Sequence[str]) -> None:
         if file.exists() and not options.overwrite:
             raise command.UsageError(f"{file} exists; --overwrite replaces it")
     dataset = load(config, options.data_dir)
-    teacher, *students = probe.trained_nets(folder, summary)
+    every = probe.trained_nets(folder, summary)
+    teacher, *others = (net for net in every if net.method == "teacher")
+    students = [net for net in every if net.method != "teacher"]
+    if others or teacher.trained.classes != dataset.classes:
+        raise command.UsageError(
+            f"the run of {folder} has no single teacher of the students' task"
+        )
 
     def of(net):
         variables, images = net.trained.variables, dataset.test.image
@@ -68,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
         "run": config,
         "data": dataset.note,
         "test_images": len(dataset.test.label),
-        "versions": experiment.versions(),
+        "versions": trainings.versions(),
         "methods": {name: spread(each) for name, each in found.items()},
     }
     text = table(compared)

@@ -119,17 +119,7 @@ def table(summary: dict) -> str:
             "Agreement (Pearson) by layer:",
             grid(["method", *layers], by_layer),
         ]
-    if summary["mcnemar"]:
-        tests = [
-            [t["method"], t["seed"], t["only_second"], t["only_first"]]
-            + [f"{t['p_value']:.3g}", f"{t['holm']:.3g}"]
-            for t in summary["mcnemar"]
-        ]
-        only = [f"right: only {baseline}", "only the method"]
-        parts += [
-            f"McNemar's test against {baseline}, seed by seed:",
-            grid(["method", "seed", *only, "p", "p, Holm"], tests),
-        ]
+    parts += mcnemar(summary["mcnemar"], baseline)
     parts.append(f"Training took {summary['seconds']:.0f} s on {summary['device']}.")
     return "\n\n".join(parts) + "\n"
 
@@ -161,7 +151,7 @@ def _head(summary: dict) -> str:
 
 
 def _methods(summary: dict) -> str:
-    seeds, tests = summary["config"]["seeds"], summary["mcnemar"]
+    tests = summary["mcnemar"]
     taught = summary["teacher"] is not None
     columns = ["method", "test error, %", "difference", "McNemar"]
     columns += ["agreement, Pearson", "Spearman"] if taught else []
@@ -170,8 +160,8 @@ def _methods(summary: dict) -> str:
         row = [
             name,
             plus_minus(of["test_error"], 2),
-            _interval(of.get("difference")),
-            _significant(name, tests, seeds),
+            interval(of.get("difference")),
+            significant(name, tests),
         ]
         if taught:
             row += [plus_minus(of["agreement"][k], 3) for k in ("pearson", "spearman")]
@@ -188,7 +178,8 @@ def plus_minus(spread: dict, digits: int) -> str:
     return f"{spread['mean']:.{digits}f} ± {spread['std']:.{digits}f}"
 
 
-def _interval(difference: dict | None) -> str:
+def interval(difference: dict | None) -> str:
+    """A paired difference with its interval, as far as there is one."""
     if difference is None:
         return "–"
     if difference["low"] is None:
@@ -196,9 +187,26 @@ def _interval(difference: dict | None) -> str:
     return "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**difference)
 
 
-def _significant(name: str, tests: list[dict], seeds: int) -> str:
-    mine = [t["holm"] < 0.05 for t in tests if t["method"] == name]
-    return f"{sum(mine)} of {seeds}" if mine else "–"
+def significant(name: str, tests: list[dict]) -> str:
+    """In how many seeds McNemar's test tells a method from the baseline."""
+    mine = [test["holm"] < 0.05 for test in tests if test["method"] == name]
+    return f"{sum(mine)} of {len(mine)}" if mine else "–"
+
+
+def mcnemar(tests: list[dict], baseline: str) -> list[str]:
+    """McNemar's tests of all methods and seeds as Markdown: words and a table."""
+    if not tests:
+        return []
+    rows = [
+        [t["method"], t["seed"], t["only_second"], t["only_first"]]
+        + [f"{t['p_value']:.3g}", f"{t['holm']:.3g}"]
+        for t in tests
+    ]
+    only = [f"right: only {baseline}", "only the method"]
+    return [
+        f"McNemar's test against {baseline}, seed by seed:",
+        grid(["method", "seed", *only, "p", "p, Holm"], rows),
+    ]
 
 
 def grid(columns: list[str], rows: list[list]) -> str:

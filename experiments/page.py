@@ -208,9 +208,11 @@ def protocol(summary: dict) -> str:
         if source is not None:
             origin = f"from {source.get('file') or source['run']}, not trained here"
         error = summary["teacher"]["test_error"]
+        how_well = "of another task" if error is None else f"{error:.2f} % test error"
+        count = f"{config['ensemble']} of them" if config["ensemble"] > 1 else "one"
         texts = [
-            f"Teacher {config['teacher']}, one for all students: {origin}; "
-            f"{error:.2f} % test error.",
+            f"Teacher {config['teacher']}, {count} for all students: {origin}; "
+            f"{how_well}.",
             f"RDMs: {config['distance']} distances in {', '.join(config['layers'])}, "
             f"compared by {config['comparison']}.",
         ]
@@ -230,11 +232,13 @@ def methods(summary: dict) -> str:
     columns += [f"agreement, {kind.capitalize()}" for kind in kinds]
     columns, rows = [*columns, "seconds a run"], []
     if summary["teacher"] is not None:
-        rows = [["teacher", f"{summary['teacher']['test_error']:.2f}"]]
+        error = summary["teacher"]["test_error"]
+        rows = [["teacher", "–" if error is None else f"{error:.2f}"]]
         rows[0] += ["–"] * (len(columns) - 2)
     for name, own in every.items():
         row = [name, findings.plus_minus(own["test_error"], 2)]
-        row += [_difference(own) or "–", _significant(name, tests) or "–"]
+        row += [findings.interval(own.get("difference"))]
+        row += [findings.significant(name, tests)]
         row += [findings.plus_minus(own["agreement"][kind], 3) for kind in kinds]
         rows.append([*row, findings.plus_minus(own["seconds"], 1)])
     text = f"""<p>± is the standard deviation over seeds.
@@ -252,22 +256,6 @@ def methods(summary: dict) -> str:
     return text
 
 
-def _difference(own: dict) -> str:
-    """A method's difference to the baseline, if it has one."""
-    difference = own.get("difference")
-    if difference is None:
-        return ""
-    if difference["low"] is None:
-        return f"{difference['mean']:+.2f}"
-    return "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**difference)
-
-
-def _significant(name: str, tests: Sequence[dict]) -> str:
-    """In how many seeds McNemar's test tells a method from the baseline."""
-    mine = [test["holm"] < 0.05 for test in tests if test["method"] == name]
-    return f"{sum(mine)} of {len(mine)}" if mine else ""
-
-
 def errors(columns: Sequence[dict], rows: Sequence[str]) -> str:
     """Test errors of all columns, the published ones under them."""
     cells = ([name, *(_cell(c, name) for c in columns)] for name in ("teacher", *rows))
@@ -281,7 +269,8 @@ def _cell(column: dict, name: str) -> Html:
     own, lines = column["methods"].get(name), []
     text = "–" if own is None else findings.plus_minus(own["test_error"], 2)
     if name == "teacher" and column["teacher"] is not None:
-        text = f"{column['teacher']['test_error']:.2f}"
+        error = column["teacher"]["test_error"]
+        text = "of another task" if error is None else f"{error:.2f}"
     if name in column["published"]:
         lines.append(("", f"published {100 - column['published'][name]:.2f}"))
     if own is not None and "difference" in own:
@@ -289,8 +278,9 @@ def _cell(column: dict, name: str) -> Html:
         look, sign = "", ""
         if low > 0 or high < 0:
             look, sign = ("bad", "▲ ") if low > 0 else ("good", "▼ ")
-        lines.append((look, f"{sign}{_difference(own)}"))
-        lines.append(("", f"McNemar {_significant(name, column['mcnemar']) or '–'}"))
+        lines.append((look, f"{sign}{findings.interval(own['difference'])}"))
+        known = findings.significant(name, column["mcnemar"])
+        lines.append(("", f"McNemar {known}"))
     each = (f'<small class="{look}">{escape(line)}</small>' for look, line in lines)
     return Html(escape(text) + "".join(each))
 
@@ -322,7 +312,7 @@ def intervals(column: dict, rows: Iterable[str]) -> str:
     for place, (name, own, ring) in enumerate(found):
         y = 19 + 22 * place
         known = "" if ring is None else f", published {ring:+.2f}"
-        words = escape(f"{name}: {_difference({'difference': own})}{known}")
+        words = escape(f"{name}: {findings.interval(own)}{known}")
         marks += _text(left - 8, y + 4, name, "end") + f"<g><title>{words}</title>"
         if own["low"] is not None:
             ends = f"M{x(own['low'])} {y}H{x(own['high'])}"

@@ -32,8 +32,7 @@ import numpy as np
 import optax
 import tqdm
 
-from experiments import command, data, findings, loop, weights
-from experiments import run as experiment
+from experiments import command, data, findings, loop, trainings, weights
 from rdljax import _names, nets
 
 KEYS = ("data", "data_dir", "train_per_class", "layer", "out", "overwrite")
@@ -205,9 +204,18 @@ def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:
             )
         found = [Net("teacher", 0, trained)]
     elif config["teacher"] is not None:
-        found = [Net("teacher", 0, weights.load(folder / "teacher" / "weights"))]
+        count = config["ensemble"]
+        names = [trainings.folder("teacher", seed, count) for seed in range(count)]
+        found = [
+            Net("teacher", seed, weights.load(folder / name / "weights"))
+            for seed, name in enumerate(names)
+        ]
     return found + [
-        Net(method, seed, weights.load(folder / f"{method}-seed{seed}" / "weights"))
+        Net(
+            method,
+            seed,
+            weights.load(folder / trainings.folder(method, seed) / "weights"),
+        )
         for method in config["methods"]
         for seed in range(config["seeds"])
     ]
@@ -474,7 +482,7 @@ def write(
         "data": dataset.note,
         "layer": layer,
         "l2_tried": L2,
-        "versions": experiment.versions(),
+        "versions": trainings.versions(),
         "nets": list(found),
     }
     text = table(probed)
@@ -505,40 +513,20 @@ def table(probed: dict) -> str:
         if one["method"] == "teacher"
     ]
     for name, of in probed["methods"].items():
-        tests = [test for test in probed["mcnemar"] if test["method"] == name]
-        significant = sum(test["holm"] < 0.05 for test in tests)
         chosen = {one["l2"] for one in probed["nets"] if one["method"] == name}
         rows.append(
             [
                 name,
                 findings.plus_minus(of["test_error"], 2),
-                _interval(of.get("difference")),
-                f"{significant} of {len(tests)}" if tests else "–",
+                findings.interval(of.get("difference")),
+                findings.significant(name, probed["mcnemar"]),
                 findings.plus_minus(of["validation_error"], 2),
                 ", ".join(f"{l2:g}" for l2 in sorted(chosen)),
             ]
         )
     parts = [head, findings.grid(columns, rows)]
-    if probed["mcnemar"]:
-        only = [f"right: only {baseline}", "only the method"]
-        tests = [
-            [test["method"], test["seed"], test["only_second"], test["only_first"]]
-            + [f"{test['p_value']:.3g}", f"{test['holm']:.3g}"]
-            for test in probed["mcnemar"]
-        ]
-        parts += [
-            f"McNemar's test against {baseline}, seed by seed:",
-            findings.grid(["method", "seed", *only, "p", "p, Holm"], tests),
-        ]
+    parts += findings.mcnemar(probed["mcnemar"], baseline)
     return "\n\n".join([*parts, *_published(probed["data_name"])]) + "\n"
-
-
-def _interval(difference: dict | None) -> str:
-    if difference is None:
-        return "–"
-    if difference["low"] is None:
-        return f"{difference['mean']:+.2f}"
-    return "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**difference)
 
 
 def _published(name: str) -> list[str]:

@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import command, data, page
-from experiments import config as configs
+from experiments import command, data, methods, page, trainings
 from rdljax import _names, nets
 
 KEYS = ("out", "data_dir")
@@ -103,9 +102,11 @@ def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
     summary = _json(folder / "result.json")
     config, runs = dict(summary["config"]), results(folder, summary)
     config["data_dir"] = data_dir or config["data_dir"]
-    truth, unknown = true_classes(runs, config)
+    # (A teacher of another task predicts none of these classes.)
+    judged = {name: of for name, of in runs.items() if of[0]["predicted"] is not None}
+    truth, unknown = true_classes(judged, config)
     classes = 1 + int(
-        np.append(predictions(runs), -1 if truth is None else truth).max()
+        np.append(predictions(judged), -1 if truth is None else truth).max()
     )
     if classes > MOST:
         unknown = f"{classes:,} classes are too many to be shown"
@@ -113,9 +114,9 @@ def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
         "curves": curves(runs),
         "rdms": rdms_by_epoch(runs, config),
         "classes": classes if truth is not None and classes <= NAMED else 0,
-        "compared": [configs.pair(layer) for layer in config["layers"]],
+        "compared": [methods.pair(layer) for layer in config["layers"]],
         "similarity": similarity(runs, config) if "teacher" in runs else None,
-        "confusion": None if unknown else confusions(runs, truth, classes),
+        "confusion": None if unknown else confusions(judged, truth, classes),
         "viridis": _viridis(),
     }
     return page.of_run(summary, numbers, unknown)
@@ -145,10 +146,13 @@ def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
 
 def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:
     """By method the result and the `folder` of every seed, the teacher's first."""
-    folders = {} if summary["teacher"] is None else {"teacher": [folder / "teacher"]}
+    folders, count = {}, summary["config"]["ensemble"]
+    if summary["teacher"] is not None:
+        names = [trainings.folder("teacher", seed, count) for seed in range(count)]
+        folders["teacher"] = [folder / name for name in names]
     for method, of in summary["methods"].items():
         seeds = range(len(of["test_error"]["values"]))
-        folders[method] = [folder / f"{method}-seed{seed}" for seed in seeds]
+        folders[method] = [folder / trainings.folder(method, seed) for seed in seeds]
     return {
         method: [_json(own / "result.json") | {"folder": own} for own in of]
         for method, of in folders.items()

@@ -198,7 +198,7 @@ def planned(call: Call) -> str:
         nets = [(m, i) for m in config.methods for i in range(config.seeds)]
         if config.teacher_from is None and of.teacher_of is None and config.teacher:
             nets = [("teacher", i) for i in range(config.ensemble)] + nets
-        done = [net for net in nets if _result(folder, *net).exists()]
+        done = [net for net in nets if _result(folder, config, *net).exists()]
         left = [net for net in nets if net not in done]
         seconds, how = 0.0, "done"
         if left:
@@ -222,12 +222,11 @@ def planned(call: Call) -> str:
     )
 
 
-def _result(folder: pathlib.Path, method: str, seed: int) -> pathlib.Path:
-    name = trainings.folder(method, seed)
-    own = folder / f"teacher-seed{seed}" / "result.json"
-    return (
-        own if method == "teacher" and own.exists() else folder / name / "result.json"
-    )
+def _result(
+    folder: pathlib.Path, config: configs.Config, method: str, seed: int
+) -> pathlib.Path:
+    name = trainings.folder(method, seed, config.ensemble)
+    return folder / name / "result.json"
 
 
 def _duration(seconds: float) -> str:
@@ -257,7 +256,8 @@ def _estimate(
     steps = len(dataset.train.label) // config.batch
     known = {}
     for method in {method for method, _ in left}:
-        files = [_result(folder, method, seed) for seed in range(config.seeds)]
+        seeds = range(max(config.seeds, config.ensemble))
+        files = [_result(folder, config, method, seed) for seed in seeds]
         found = [json.loads(f.read_text())["seconds"] for f in files if f.exists()]
         if found:
             known[method] = float(np.mean(found))

@@ -393,7 +393,8 @@ def train(
     lab: Lab, name: str, recipe: Recipe, seeds: Sequence[int]
 ) -> list[tuple[dict, dict]]:
     """Trains nets together and measures them; answers their results and variables."""
-    runs = {_folder(lab.config, name, seed): seed for seed in seeds}
+    ensemble = lab.config.ensemble
+    runs = {folder(name, seed, ensemble): seed for seed in seeds}
     fitted = fit(lab, runs, recipe)
     if lab.given.measured is not None and name != "teacher":
         for seed in seeds:
@@ -404,16 +405,10 @@ def train(
     ]
 
 
-def folder(name: str, seed: int) -> str:
-    """Of a net, in the results folder."""
-    return name if name == "teacher" else f"{name}-seed{seed}"
-
-
-def _folder(config: configs.Config, name: str, seed: int) -> str:
-    """The same, where the teachers of an ensemble have one each."""
-    if name == "teacher" and config.ensemble > 1:
-        return f"{name}-seed{seed}"
-    return folder(name, seed)
+def folder(name: str, seed: int, ensemble: int = 1) -> str:
+    """Of a net, in the results folder; of an ensemble each teacher has its own."""
+    alone = name == "teacher" and ensemble == 1
+    return name if alone else f"{name}-seed{seed}"
 
 
 def fit(
@@ -491,7 +486,7 @@ def recorded(
     seconds: float,
 ) -> dict:
     """The result of a trained net: measured and written, or read again."""
-    place = lab.folder / _folder(lab.config, name, seed)
+    place = lab.folder / folder(name, seed, lab.config.ensemble)
     record = place / "result.json"
     if not record.exists():
         if history:

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from experiments import config as configs
-from experiments import data, loop, records, run
+from experiments import data, lab, loop, records, run
 from rdljax import nets, teachers
 from tests import test_data
 from tests import test_experiments as experiments
@@ -741,7 +741,7 @@ class TestStimuli:
     )
     def test_many_classes(self, classes, each, stimuli):
         label = np.tile(np.arange(classes, dtype=np.int32), each)
-        found = label[run.stimuli(data.Split(np.empty((len(label), 1)), label))]
+        found = label[lab.stimuli(data.Split(np.empty((len(label), 1)), label))]
         assert len(found) == stimuli and np.all(np.diff(found) >= 0)
         _, counts = np.unique(found, return_counts=True)
         assert len(set(counts)) == 1
