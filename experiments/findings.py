@@ -178,13 +178,15 @@ def plus_minus(spread: dict, digits: int) -> str:
     return f"{spread['mean']:.{digits}f} ± {spread['std']:.{digits}f}"
 
 
-def interval(difference: dict | None) -> str:
+def interval(difference: dict | None, digits: int = 2) -> str:
     """A paired difference with its interval, as far as there is one."""
     if difference is None:
         return "–"
-    if difference["low"] is None:
-        return f"{difference['mean']:+.2f}"
-    return "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**difference)
+    mean, *ends = (difference[key] for key in ("mean", "low", "high"))
+    if None in ends:
+        return f"{mean:+.{digits}f}"
+    low, high = (f"{end:+.{digits}f}" for end in ends)
+    return f"{mean:+.{digits}f} [{low}, {high}]"
 
 
 def significant(name: str, tests: list[dict]) -> str:

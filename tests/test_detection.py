@@ -13,12 +13,12 @@ import optax
 import pytest
 from PIL import Image
 
-from experiments import command, data, detection, loop, weights
+from experiments import canvas, centernet, command, data, detection, loop, weights
 from rdljax import nets
 
 STRIDE = 4
-encode = jax.jit(detection.encode, static_argnames=("grid", "stride", "classes"))
-decode = jax.jit(detection.decode, static_argnums=(1, 2))
+encode = jax.jit(centernet.encode, static_argnames=("grid", "stride", "classes"))
+decode = jax.jit(centernet.decode, static_argnums=(1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def canvases(digits):
-    return detection.compose(digits, "train", 60, size=64, objects=4, seed=3)
+    return canvas.compose(digits, "train", 60, size=64, objects=4, seed=3)
 
 
 def colours(train=slice(0, 256), test=slice(0, 256)):
@@ -46,19 +46,19 @@ def colours(train=slice(0, 256), test=slice(0, 256)):
 
 def present(canvases, i):
     """The boxes and classes of a canvas that are there."""
-    there = canvases.label[i] != detection.ABSENT
+    there = canvases.label[i] != canvas.ABSENT
     return canvases.boxes[i][there], canvases.label[i][there]
 
 
 class TestCompose:
     def test_is_a_function_of_the_seed(self, digits, canvases):
         options = {"size": 64, "objects": 4}
-        again = detection.compose(digits, "train", 60, seed=3, **options)
+        again = canvas.compose(digits, "train", 60, seed=3, **options)
         jax.tree.map(np.testing.assert_array_equal, again, canvases)
-        other = detection.compose(digits, "train", 60, seed=4, **options)
+        other = canvas.compose(digits, "train", 60, seed=4, **options)
         assert np.any(other.image != canvases.image)
         # Fewer are the first of more.
-        few = detection.compose(digits, "train", 7, seed=3, **options)
+        few = canvas.compose(digits, "train", 7, seed=3, **options)
         np.testing.assert_array_equal(few.image, canvases.image[:7])
 
     def test_boxes_of_digits_are_tight(self, canvases):
@@ -74,7 +74,7 @@ class TestCompose:
             assert not outside.any()
 
     def test_has_one_to_so_many_objects_that_hardly_overlap(self, canvases):
-        counts = np.count_nonzero(canvases.label != detection.ABSENT, axis=1)
+        counts = np.count_nonzero(canvases.label != canvas.ABSENT, axis=1)
         assert set(counts) == {1, 2, 3, 4}
         for i in range(len(counts)):
             boxes = present(canvases, i)[0].astype(int)
@@ -87,7 +87,7 @@ class TestCompose:
                     assert (covered[a] & covered[b]).sum() <= 0.1 * smaller
 
     def test_digits_are_whole_and_vary_in_size(self, digits, canvases):
-        single = np.flatnonzero(canvases.label[:, 1] == detection.ABSENT)
+        single = np.flatnonzero(canvases.label[:, 1] == canvas.ABSENT)
         heights = []
         for i in single:
             (box,), (label,) = present(canvases, i)
@@ -107,8 +107,8 @@ class TestCompose:
         assert np.ptp(heights) > 0.4
 
     def test_no_ink_is_cut_off(self, digits, monkeypatch):
-        monkeypatch.setattr(detection, "SCALES", (1.0, 1.0))
-        found = detection.compose(digits, "train", 20, size=40, objects=1, seed=0)
+        monkeypatch.setattr(canvas, "SCALES", (1.0, 1.0))
+        found = canvas.compose(digits, "train", 20, size=40, objects=1, seed=0)
         for i, image in enumerate(found.image[..., 0]):
             source = digits.train.image[found.source[i, 0], ..., 0]
             kept = source[source >= source.max() / 8]
@@ -117,7 +117,7 @@ class TestCompose:
 
     def test_colour_images_lie_whole_on_noise(self):
         dataset = colours()
-        found = detection.compose(dataset, "train", 30, size=64, objects=1, seed=0)
+        found = canvas.compose(dataset, "train", 30, size=64, objects=1, seed=0)
         around = []
         for i, image in enumerate(found.image):
             (box,), _ = present(found, i)
@@ -136,7 +136,7 @@ class TestCompose:
     def test_training_and_test_canvases_share_no_image(self, digits):
         seen = {}
         for part, split in (("train", digits.train), ("test", digits.test)):
-            found = detection.compose(digits, part, 300, size=64, objects=3, seed=0)
+            found = canvas.compose(digits, part, 300, size=64, objects=3, seed=0)
             sources = found.source[found.source >= 0]
             seen[part] = {split.image[i].tobytes() for i in sources}
             np.testing.assert_array_equal(
@@ -146,7 +146,7 @@ class TestCompose:
         # The pixels too are of the part that was asked for.
         dataset = colours(train=slice(0, 100), test=slice(200, 256))
         for part, low, high in (("train", 0, 100), ("test", 200, 256)):
-            found = detection.compose(dataset, part, 5, size=64, objects=2, seed=0)
+            found = canvas.compose(dataset, part, 5, size=64, objects=2, seed=0)
             for i, image in enumerate(found.image):
                 for x0, y0, x1, y1 in present(found, i)[0].astype(int):
                     own = image[y0:y1, x0:x1]
@@ -156,13 +156,13 @@ class TestCompose:
     def test_an_image_without_ink_is_a_box_of_its_own_size(self, digits):
         split = digits.train._replace(image=np.zeros_like(digits.train.image))
         blank = digits._replace(train=split)
-        found = detection.compose(blank, "train", 5, size=64, objects=1, seed=0)
+        found = canvas.compose(blank, "train", 5, size=64, objects=1, seed=0)
         (box,), _ = present(found, 0)
         assert box[2] - box[0] == box[3] - box[1] >= 19
 
     def test_refuses_a_canvas_smaller_than_an_object(self, digits):
         with pytest.raises(command.UsageError, match="size must be 45 pixels or more"):
-            detection.compose(digits, "train", 1, size=44, objects=1, seed=0)
+            canvas.compose(digits, "train", 1, size=44, objects=1, seed=0)
 
 
 def slow_iou(first, second):
@@ -191,19 +191,19 @@ class TestIoU:
     )
     def test_by_hand(self, second, expected):
         first, second = np.array([0.0, 0, 4, 2]), np.array(second, float)
-        assert detection.iou(first, second) == pytest.approx(expected)
-        assert detection.iou(second, first) == pytest.approx(expected)
+        assert canvas.iou(first, second) == pytest.approx(expected)
+        assert canvas.iou(second, first) == pytest.approx(expected)
 
     def test_against_counted_pixels(self):
         rng = np.random.default_rng(0)
         first, second = random_boxes(rng, 50), random_boxes(rng, 50)
         expected = [slow_iou(*pair) for pair in zip(first, second, strict=True)]
-        np.testing.assert_allclose(detection.iou(first, second), expected)
-        table = detection.iou(first[:, None], second[None])
-        np.testing.assert_array_equal(np.diag(table), detection.iou(first, second))
+        np.testing.assert_allclose(canvas.iou(first, second), expected)
+        table = canvas.iou(first[:, None], second[None])
+        np.testing.assert_array_equal(np.diag(table), canvas.iou(first, second))
 
     def test_of_nothing_is_0(self):
-        assert detection.iou(np.zeros(4), np.zeros(4)) == 0
+        assert canvas.iou(np.zeros(4), np.zeros(4)) == 0
 
 
 class TestEncode:
@@ -220,7 +220,7 @@ class TestEncode:
             if len(np.unique(cells, axis=0)) < len(cells):
                 continue  # (One cell has one box.)
             alone += 1
-            there = found.label[i] != detection.ABSENT
+            there = found.label[i] != canvas.ABSENT
             assert np.all(found.score[i][there] == 1)
             rows = zip(found.label[i][there], found.box[i][there], strict=True)
             expected = zip(label, boxes, strict=True)
@@ -240,7 +240,7 @@ class TestEncode:
         assert heat[3, 8, 2] == pytest.approx(math.exp(-5 / (2 * sigma**2)), rel=1e-4)
         radius = (6 * sigma - 1) / 2
         own = np.array([0, 0, width, height])
-        assert detection.iou(own, own + radius) == pytest.approx(0.7, abs=1e-4)
+        assert canvas.iou(own, own + radius) == pytest.approx(0.7, abs=1e-4)
         np.testing.assert_array_equal(maps.size[0, 5, 7], [width, height])
         np.testing.assert_array_equal(maps.offset[0, 5, 7], [0.5, 0])
         assert np.count_nonzero(maps.size) == 2
@@ -258,7 +258,7 @@ class TestEncode:
 
     def test_what_is_absent_leaves_no_trace(self):
         boxes = np.array([[[8, 8, 24, 24], [0, 0, 0, 0]]], np.float32)
-        label = np.array([[0, detection.ABSENT]])
+        label = np.array([[0, canvas.ABSENT]])
         options = {"grid": 16, "stride": STRIDE, "classes": 2}
         maps = encode(boxes, label, **options)
         alone = encode(boxes[:, :1], label[:, :1], **options)
@@ -280,13 +280,13 @@ def test_decode_takes_local_maxima_by_score():
     size[0, 6, 5] = [4, -1]
     offset = np.zeros((1, 8, 8, 2), np.float32)
     offset[0, 1, 1] = [0.5, 0.25]
-    found = detection.decode(detection.Maps(heat, size, offset), 10, count=4)
+    found = centernet.decode(centernet.Maps(heat, size, offset), 10, count=4)
     np.testing.assert_allclose(found.score, [[0.9, 0.6, 0.5, 0]])
-    np.testing.assert_array_equal(found.label, [[0, 0, 1, detection.ABSENT]])
+    np.testing.assert_array_equal(found.label, [[0, 0, 1, canvas.ABSENT]])
     expected = [[5, 2.5, 25, 22.5], [30, 60, 70, 60], [10, 0, 30, 20]]
     np.testing.assert_allclose(found.box[0, :3], expected)
     # No more than there are cells and classes.
-    every = detection.decode(detection.Maps(heat, size, offset), 10, count=1000)
+    every = centernet.decode(centernet.Maps(heat, size, offset), 10, count=1000)
     assert every.score.shape == (1, 8 * 8 * 2)
 
 
@@ -313,7 +313,7 @@ def test_losses_are_the_equations_of_the_paper(canvases):
             objects += 1
             size += np.abs(answered.size[n, y, x] - target.size[n, y, x]).sum()
             offset += np.abs(answered.offset[n, y, x] - target.offset[n, y, x]).sum()
-    found = detection.losses(jax.tree.map(jnp.asarray, answered), target)
+    found = centernet.losses(jax.tree.map(jnp.asarray, answered), target)
     expected = {"heat": heat, "size": 0.1 * size, "offset": offset}
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value / objects, rel=1e-4)
@@ -354,7 +354,7 @@ def slow_average_precision(found, boxes, label, classes, threshold):
 def found_by(*rows):
     """Detections in one canvas, from label, score and box."""
     label, score, box = zip(*rows, strict=True)
-    return detection.Detections(
+    return centernet.Detections(
         np.array([box], float), np.array([label]), np.array([score], float)
     )
 
@@ -380,31 +380,31 @@ class TestAveragePrecision:
             ([(0, 0.9, ELSEWHERE), (0, 0.8, A), (0, 0.7, B)], 2 / 3),
             # Of another class, and nothing.
             ([(1, 0.9, A), (1, 0.8, B)], 0),
-            ([(detection.ABSENT, 0.0, A)], 0),
+            ([(canvas.ABSENT, 0.0, A)], 0),
             # IoU of exactly 1/2 is enough, and less is not.
             ([(0, 0.9, [0, 0, 10, 5])], 1 / 2),
             ([(0, 0.9, [0, 0, 10, 4.9])], 0),
         ],
     )
     def test_by_hand(self, rows, expected):
-        found = detection.average_precision(found_by(*rows), self.BOXES, self.LABEL, 2)
+        found = centernet.average_precision(found_by(*rows), self.BOXES, self.LABEL, 2)
         assert found[0] == pytest.approx(expected)
         assert math.isnan(found[1])  # There is no object of the class.
 
     def test_what_is_in_another_canvas_is_wrong(self):
         boxes = np.concatenate([self.BOXES, self.BOXES])
-        label = np.array([[0, 0], [detection.ABSENT] * 2])
+        label = np.array([[0, 0], [canvas.ABSENT] * 2])
         one = found_by((0, 0.9, self.A), (0, 0.8, self.B))
-        other = detection.Detections(*(x[::-1] for x in map(np.array, one)))
-        there = detection.Detections(*map(np.concatenate, zip(one, one, strict=True)))
-        found = detection.average_precision(there, boxes, label, 1)
+        other = centernet.Detections(*(x[::-1] for x in map(np.array, one)))
+        there = centernet.Detections(*map(np.concatenate, zip(one, one, strict=True)))
+        found = centernet.average_precision(there, boxes, label, 1)
         # Right, wrong, right, wrong (equal scores stay in the order of the canvases).
         assert found[0] == pytest.approx((1 + 2 / 3) / 2)
-        nowhere = other._replace(label=np.full_like(other.label, detection.ABSENT))
-        there = detection.Detections(
+        nowhere = other._replace(label=np.full_like(other.label, canvas.ABSENT))
+        there = centernet.Detections(
             *map(np.concatenate, zip(nowhere, one, strict=True))
         )
-        assert detection.average_precision(there, boxes, label, 1)[0] == 0
+        assert centernet.average_precision(there, boxes, label, 1)[0] == 0
 
     @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.75])
     def test_against_the_definition(self, threshold):
@@ -420,25 +420,25 @@ class TestAveragePrecision:
             right = np.take_along_axis(label, which[..., 0], axis=1)
             wrong = rng.integers(0, 3, right.shape)
             own = np.where(rng.random(right.shape) < 0.7, right, wrong)
-            found = detection.Detections(box, own, rng.random(own.shape))
+            found = centernet.Detections(box, own, rng.random(own.shape))
             given = (found, boxes, label, 4)
             expected = slow_average_precision(*given, threshold)
-            areas = detection.average_precision(*given, threshold)
+            areas = centernet.average_precision(*given, threshold)
             np.testing.assert_allclose(areas, expected)
             assert np.isnan(areas[3]) and np.nanmax(areas) > 0.05
 
     def test_measure_takes_the_means(self, canvases):
         truth = jax.tree.map(lambda x: x[:20], canvases)
         box = truth.boxes + np.array([2, 0, 2, 0], np.float32)
-        found = detection.Detections(box, truth.label, np.ones(truth.label.shape))
-        measured = detection.measure(found, truth, 11)
+        found = centernet.Detections(box, truth.label, np.ones(truth.label.shape))
+        measured = centernet.measure(found, truth, 11)
         given = (found, truth.boxes, truth.label, 11)
         np.testing.assert_allclose(
-            measured["ap"], 100 * detection.average_precision(*given)
+            measured["ap"], 100 * centernet.average_precision(*given)
         )
         means = []
         for threshold in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
-            ap = detection.average_precision(*given, threshold)
+            ap = centernet.average_precision(*given, threshold)
             means.append(100 * np.mean(ap[~np.isnan(ap)]))
         assert measured["map"] == pytest.approx(means[0])
         assert measured["map_strict"] == pytest.approx(np.mean(means))
@@ -461,7 +461,7 @@ class Small(nn.Module):
 
 def begun(dataset, canvases, optimizer, frozen=False):
     """A detector of canvases of 48 x 48 pixels, and its state."""
-    detector = detection.Detector(
+    detector = centernet.Detector(
         Small(),
         functools.partial(data.normalise, dataset),
         "stage1",
@@ -471,7 +471,7 @@ def begun(dataset, canvases, optimizer, frozen=False):
         frozen,
     )
     variables = detector.net.init(jax.random.key(5), jnp.zeros((1, 48, 48, 1)))
-    state = detection.begin(detector, variables, optimizer, canvases.image, 0)
+    state = centernet.begin(detector, variables, optimizer, canvases.image, 0)
     return detector, state
 
 
@@ -489,7 +489,7 @@ class TestTrain:
     def test_detects_digits_that_it_did_not_before(self, digits):
         dataset = some_digits(digits, 3)
         train, test = (
-            detection.compose(dataset, part, count, size=48, objects=2, seed=seed)
+            canvas.compose(dataset, part, count, size=48, objects=2, seed=seed)
             for part, count, seed in (("train", 400, 0), ("test", 100, 1))
         )
         epochs, batch = 8, 16
@@ -498,12 +498,12 @@ class TestTrain:
         detector, state = begun(dataset, train, optimizer)
 
         def precision(state):
-            found = detection.detect(detector, state, test.image, chunk=50)
-            return detection.measure(found, test, 3)["map"]
+            found = centernet.detect(detector, state, test.image, chunk=50)
+            return centernet.measure(found, test, 3)["map"]
 
         before = precision(state)
         given = (optimizer, jax.tree.map(jnp.asarray, train))
-        state, history = detection.train(
+        state, history = centernet.train(
             detector, state, *given, epochs=epochs, batch=batch, seed=0
         )
         assert before < 5 and precision(state) > 50
@@ -515,10 +515,10 @@ class TestTrain:
 
     @pytest.mark.parametrize("frozen", [True, False])
     def test_a_frozen_backbone_stays_as_it_is_to_the_bit(self, digits, frozen):
-        canvases = detection.compose(digits, "train", 8, size=48, objects=2, seed=0)
+        canvases = canvas.compose(digits, "train", 8, size=48, objects=2, seed=0)
         optimizer = optax.adam(1e-2)
         detector, state = begun(digits, canvases, optimizer, frozen)
-        after, _ = detection.train(
+        after, _ = centernet.train(
             detector, state, optimizer, canvases, epochs=2, batch=4, seed=0
         )
 
@@ -535,16 +535,16 @@ class TestTrain:
         assert not any(jax.tree.leaves(same(state.head, after.head)))
 
     def test_seeds_differ_in_head_and_order(self, digits):
-        canvases = detection.compose(digits, "train", 8, size=48, objects=2, seed=0)
+        canvases = canvas.compose(digits, "train", 8, size=48, objects=2, seed=0)
         optimizer = optax.sgd(1e-2)
         detector, state = begun(digits, canvases, optimizer, frozen=True)
 
         def losses(state, seed):
             given = (detector, state, optimizer, canvases)
-            return detection.train(*given, epochs=2, batch=4, seed=seed)[1]
+            return centernet.train(*given, epochs=2, batch=4, seed=seed)[1]
 
         assert losses(state, 0) == losses(state, 0) != losses(state, 1)
-        other = detection.begin(detector, state.backbone, optimizer, canvases.image, 1)
+        other = centernet.begin(detector, state.backbone, optimizer, canvases.image, 1)
         kernels = (x.head["params"]["hidden"]["kernel"] for x in (state, other))
         assert not np.any(np.equal(*kernels))
 
@@ -623,7 +623,7 @@ class TestCommand:
         assert "| own " in table and "kept as it is" in table
         assert (out / "detections.png").stat().st_size > 10_000
         # Finished ones are not trained again, and fewer may be shown.
-        monkeypatch.setattr(detection, "step", None)
+        monkeypatch.setattr(centernet, "step", None)
         capsys.readouterr()
         alone = [backbones[1], *TINY, "--seeds=1", f"--out={out}", "--resume"]
         assert detection.main(alone) == 0
@@ -678,7 +678,7 @@ class TestCommand:
     ):
         diverged = [{"loss": 1.0}, {"loss": math.nan}]
         monkeypatch.setattr(
-            detection, "train", lambda _, state, *a, **b: (state, diverged)
+            centernet, "train", lambda _, state, *a, **b: (state, diverged)
         )
         call = ["a=drawn:resnet8", *TINY, f"--out={tmp_path}"]
         assert detection.main(call) == 1

@@ -308,7 +308,7 @@ class TestInterrupt:
 
 
 WRONG = {
-    "config": (["mnist_rld"], "config 'mnist_rld'; did you mean 'mnist_rdl'"),
+    "config": (["mnist_rdll"], "config 'mnist_rld'; did you mean 'mnist_rdl'"),
     "key": (["mnist_rdl", "--sedes=3"], "setting 'sedes'; did you mean 'seeds'"),
     "net": (["mnist_rdl", "--student=mnist_cn"], "did you mean 'mnist_cnn'"),
     "data": (["mnist_rdl", "--data=fashon_mnist"], "did you mean 'fashion_mnist'"),
@@ -322,7 +322,7 @@ WRONG = {
     ),
     "distance": (["mnist_rdl", "--distance=cosine"], "did you mean 'Cosine'"),
     "comparison": (["mnist_rdl", "--comparison=Person"], "did you mean 'Pearson'"),
-    "method": (["mnist_rdl", "--methods", "plain", "kd+rld"], "did you mean 'rdl'"),
+    "method": (["mnist_rdl", "--methods", "plain", "kd+rdll"], "did you mean 'rdl'"),
     "batch": (["mnist_rdl", "--batch=60"], "batch of 60 is impossible"),
     "micro-batches": (
         ["mnist_rdl", "--micro_batches=3"],
@@ -382,7 +382,7 @@ def test_help_shows_the_lab_note_and_every_setting(capsys):
     with pytest.raises(SystemExit) as stopped:
         run.main(["mnist_rdl", "--help"])
     said = capsys.readouterr().out
-    assert stopped.value.code == 0 and "McClure" in said and "--rdl-weight" in said
+    assert stopped.value.code == 0 and "McClure" in said and "--rdl-decay" in said
 
 
 def test_a_setting_that_no_method_reads_is_not_checked(tmp_path):

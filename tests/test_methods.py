@@ -141,7 +141,7 @@ class TestPlan:
             ("kd=nan", "0 or more"),
             ("kd=1 kd=2", "each once"),
             ("kdd=1", "did you mean 'kd'"),
-            ("kd+rld/kd=1", "did you mean 'rdl'"),
+            ("kd+rdll/kd=1", "did you mean 'rdl'"),
             ("kd/rdl=1", "no part of kd 'rdl'"),
             ("a/kd/kd=1", "METHOD/PART"),
         ],

@@ -647,6 +647,16 @@ class TestRun:
         found = json.loads((tmp_path / "run" / "plain-seed0/result.json").read_text())
         assert len(found["predicted"]) == 12
 
+    def test_nst_on_imagenet(self, folder, tmp_path, capsys):
+        # The config, with smaller nets.
+        call = [f"--data_dir={folder}", "--resize=32", "--batch=16", "--epochs=1"]
+        call += ["--teacher_from=None", "--teacher=mnist_cnn", "--teacher_epochs=1"]
+        call += ["--student=mnist_cnn_small", "--maps=stage2", "--layers=pooled"]
+        call += ["--methods", "plain", "nst", f"--out={tmp_path / 'run'}"]
+        assert run.main(["imagenet_nst", *call]) == 0
+        assert "54 images for training" in capsys.readouterr().out
+        assert np.isfinite(history(tmp_path / "run", "nst")).all()
+
     def test_resumed_in_the_middle_of_an_epoch_it_is_the_same(
         self, folder, unbroken, tmp_path
     ):

@@ -283,6 +283,53 @@ class TestCommand:
         assert found.table.columns["second"].config.methods == ("plain", "rdl")
 
 
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    """A TFDS set of 160 and 40 images of three classes, 32 x 32, in colour."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from tests import test_data
+
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    features = {
+        "image": tfds.features.Image(shape=(32, 32, 3)),
+        "label": tfds.features.ClassLabel(num_classes=3),
+    }
+    splits = {
+        split: [
+            {
+                "image": test_data._png(rng.integers(0, 256, (32, 32, 3), np.uint8)),
+                "label": i % 3,
+            }
+            for i in range(count)
+        ]
+        for split, count in (("train", 160), ("test", 40))
+    }
+    test_data._write(folder, "coloured", splits, features=features)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "methods"),
+    [
+        ("rdl_cifar", "cifar10", ("plain", "rdl")),
+        ("nst_cifar", "cifar100", ("plain", "nst_gaussian")),
+        ("crd_cross_modal", "cifar100", ("plain", "crd")),
+        ("vid_mlp", "mlp_1024", ("plain", "vid")),
+    ],
+)
+def test_each_paper_in_seconds(name, column, methods, coloured, tmp_path):
+    student = "mlp" if name == "vid_mlp" else "mnist_cnn_small"
+    call = [f"--data_dir={coloured}", "--data=coloured", f"--student={student}"]
+    call += ["--teacher=mnist_cnn_small", "--teacher_epochs=1", "--epochs=1"]
+    call += ["--layers=pooled", "--maps=stage1", "--seeds=1", "--batch=64"]
+    call += [f"--only={column}", f"--out={tmp_path / 'table'}", "--methods", *methods]
+    assert table.main([name, *call]) == 0
+    own = result(tmp_path / "table", column, methods[1], 0)
+    assert np.isfinite(own["history"][0]["loss"]) and len(own["predicted"]) == 40
+    plain = result(tmp_path / "table", column, "plain", 0)
+    assert own["history"][0]["loss"] != plain["history"][0]["loss"]
+
+
 def test_the_ablations_of_crd_differ_in_one_setting_each():
     first, *others = made("crd_ablations").columns.values()
     for of in others:

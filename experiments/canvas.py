@@ -1,0 +1,120 @@
+"""Canvases: real images of one object each, several of them composed into one image."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from experiments import command, data
+
+# Of the canvases: a factor on the size of an image, how much of the smaller of two
+# objects may be covered, and how often a place is sought.
+SCALES = (0.6, 1.4)
+OVERLAP, TRIES = 0.1, 20
+# Ink is what has this part of the brightest pixel of an image, or more.
+INK = 1 / 8
+# The label where there is no object.
+ABSENT = -1
+
+
+class Canvases(NamedTuple):
+    """Images with several objects.
+
+    Attributes:
+      image: uint8 `[n, size, size, channels]`.
+      boxes: float32 `[n, objects, 4]`: x0, y0, x1, y1, the outer edges in pixels, so
+        that a box is `x1 - x0` pixels wide.
+      label: int32 `[n, objects]`; -1 where there is no object.
+      source: int32 `[n, objects]`, the object's place in its split; -1 likewise.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    label: np.ndarray
+    source: np.ndarray
+
+
+def compose(
+    dataset: data.Dataset, part: str, count: int, *, size: int, objects: int, seed: int
+) -> Canvases:
+    """Canvases with images of one part of the data, a function of the seed.
+
+    Args:
+      dataset: The data.
+      part: "train", "validation" or "test".
+      count: How many canvases.
+      size: Their height and width in pixels.
+      objects: The largest number of objects in one; each has at least one, and fewer
+        than were drawn where there is no room.
+      seed: Of images, sizes and places.
+
+    Raises:
+      UsageError: An object may be larger than a canvas.
+    """
+    split, channels = getattr(dataset, part), dataset.train.image.shape[-1]
+    least = math.ceil(SCALES[1] * max(split.image.shape[1:3]))
+    if size < least:
+        raise command.UsageError(f"size must be {least} pixels or more, got {size}")
+    rng = np.random.default_rng(seed)
+    image = np.zeros((count, size, size, channels), np.uint8)
+    boxes = np.zeros((count, objects, 4), np.float32)
+    label, source = np.full((2, count, objects), ABSENT, np.int32)
+    for i, canvas in enumerate(image):
+        if channels > 1:
+            noise = rng.normal(dataset.mean, dataset.std, canvas.shape)
+            canvas[:] = np.clip(np.round(noise), 0, 255)
+        for j in range(rng.integers(1, objects + 1)):
+            chosen = rng.integers(len(split.label))
+            seen = _scaled(split.image[chosen], rng.uniform(*SCALES))
+            box = _place(rng, boxes[i, :j], *seen.shape[:2], size)
+            if box is None:
+                break
+            x0, y0, x1, y1 = box
+            under = canvas[y0:y1, x0:x1]
+            under[:] = np.maximum(under, seen) if channels == 1 else seen
+            boxes[i, j], label[i, j], source[i, j] = box, split.label[chosen], chosen
+    return Canvases(image, boxes, label, source)
+
+
+def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
+    """An image in another size; of one channel, the ink alone."""
+    height, width = (round(scale * length) for length in image.shape[:2])
+    seen = Image.fromarray(np.squeeze(image, 2) if image.shape[2] == 1 else image)
+    seen = np.array(seen.resize((width, height), Image.Resampling.BILINEAR))
+    if seen.ndim == 3:
+        return seen
+    ink = seen >= INK * seen.max()
+    rows, columns = (np.flatnonzero(ink.any(axis)) for axis in (1, 0))
+    cut = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return np.where(ink, seen, 0)[cut][..., None]
+
+
+def _place(
+    rng: np.random.Generator, taken: np.ndarray, height: int, width: int, size: int
+) -> np.ndarray | None:
+    """A box that covers little of those taken, and is covered little; None if none."""
+    for _ in range(TRIES):
+        corner = rng.integers([size - width + 1, size - height + 1])
+        box = np.concatenate([corner, corner + [width, height]])
+        smaller = np.minimum(_area(box), _area(taken))
+        if np.all(_intersection(box, taken) <= OVERLAP * smaller):
+            return box
+    return None
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    return np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
+
+
+def _intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    low = np.maximum(first[..., :2], second[..., :2])
+    high = np.minimum(first[..., 2:], second[..., 2:])
+    return np.prod(np.maximum(high - low, 0), axis=-1)
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes `[..., 4]`; 0 where neither has an area."""
+    both = _intersection(first, second)
+    union = _area(first) + _area(second) - both
+    return both / np.where(union > 0, union, 1)
