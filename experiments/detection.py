@@ -1,9 +1,10 @@
 """What the features of a trained net are worth to a detector.
 
-    python -m experiments.run mnist_rdl --student=resnet8 --out=results/students
+    python -m experiments.run mnist_rdl --student=resnet8 --methods plain nst \
+        --out=results/students
     python -m experiments.detection drawn=drawn:resnet8 \
         plain=results/students/plain-seed{seed}/weights \
-        rdl=results/students/rdl-seed{seed}/weights
+        nst=results/students/nst-seed{seed}/weights
 
 Paper: Huang & Wang, Like What You Like: Knowledge Distill via Neuron Selectivity
 Transfer, arXiv 1707.01219, 2017. A student that has learned from a teacher becomes the

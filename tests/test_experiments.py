@@ -308,7 +308,7 @@ class TestInterrupt:
 
 
 WRONG = {
-    "config": (["mnist_rdll"], "config 'mnist_rld'; did you mean 'mnist_rdl'"),
+    "config": (["mnist_rld"], "config 'mnist_rld'; did you mean 'mnist_rdl'"),
     "key": (["mnist_rdl", "--sedes=3"], "setting 'sedes'; did you mean 'seeds'"),
     "net": (["mnist_rdl", "--student=mnist_cn"], "did you mean 'mnist_cnn'"),
     "data": (["mnist_rdl", "--data=fashon_mnist"], "did you mean 'fashion_mnist'"),
