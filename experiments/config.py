@@ -25,7 +25,8 @@ class Config:
     train_per_class: int | None = None
     """Keep so many training images of each class; None keeps all."""
     crop: int | None = None
-    """Pad by so many pixels and crop at random; None for the data set's usual."""
+    """Pad by so many pixels and crop at random; None for the data set's usual (random
+    parts, where images vary in size)."""
     flip: bool | None = None
     """Mirror at random; None for the data set's usual."""
 
@@ -125,7 +126,8 @@ class Config:
     for as many of them as eight devices divide."""
 
     resize: int | None = None
-    """Bring images, and stimuli, to that many pixels on each side."""
+    """Bring images, and stimuli, to that many pixels on each side. Where images vary in
+    size training sees random parts of them, evaluation their middle."""
     epochs: int = 15
     """Epochs of a student."""
     teacher_epochs: int = 15
@@ -177,7 +179,8 @@ class Config:
     """Seeds trained as one program; None for all that fit into an accelerator's memory,
     and one on a CPU."""
     stream: bool = False
-    """Leave the images with the host, for sets that a device cannot hold."""
+    """Leave the images with the host, for sets that a device cannot hold; in their
+    files, where they vary in size or take more than 4 GiB."""
     compilation_cache: str | None = None
     """A folder for compiled programs, for the next run; None for the user's cache on
     accelerators and none on a CPU, "" for none."""

@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> None:
     )
     if options.check:
         try:
-            dataset = data.load(options.check, options.data_dir)
+            dataset = data.load(options.check, options.data_dir, size=trained.shape[0])
         except ValueError as error:
             raise command.UsageError(str(error)) from error
         share = weights.accuracy(trained, dataset)

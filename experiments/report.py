@@ -146,8 +146,9 @@ def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
 
 def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:
     """By method the result and the `folder` of every seed, the teacher's first."""
-    folders, count = {}, summary["config"]["ensemble"]
+    folders = {}
     if summary["teacher"] is not None:
+        count = summary["config"]["ensemble"]
         names = [trainings.folder("teacher", seed, count) for seed in range(count)]
         folders["teacher"] = [folder / name for name in names]
     for method, of in summary["methods"].items():

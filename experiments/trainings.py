@@ -628,7 +628,7 @@ def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
 
 def versions() -> dict[str, str]:
     """The versions of what the numbers depend on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "rdljax": rdljax.__version__, **found}
 

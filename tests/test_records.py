@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import config as configs
-from experiments import data, lab, loop, records, run
+from experiments import command, data, lab, loop, records, run, trainings
 from rdljax import nets, teachers
 from tests import test_data
 from tests import test_experiments as experiments
@@ -723,14 +722,14 @@ class TestRun:
     ):
         settings = [*TINY, "--teacher=mlp", "--methods", "kd", *changes]
         _, config = run.parse(["mnist_rdl", f"--data_dir={folder}", *settings])
-        lab = run.furnish(config, run.load(config), tmp_path, None, None)
+        own = lab.furnish(config, lab.load(config), tmp_path, None, None)
         net = nets.build("mlp", CLASSES)
         variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
         teacher = teachers.net(net, variables)
-        found, _ = run.remembered(lab, teacher)
+        found, _ = trainings.remembered(own, teacher)
         assert (found is not teacher) is remembers
         if remembers:
-            seen = data.normalise(lab.dataset, lab.dataset.train.image[:])
+            seen = data.normalise(own.dataset, own.dataset.train.image[:])
             expected = net.apply(variables, seen)["logits"]
             np.testing.assert_allclose(found.arrays["logits"], expected, rtol=1e-4)
 
@@ -740,7 +739,7 @@ class TestRun:
         go(folder, tmp_path / "first", *settings)
         words = "(?s)activations: .*images"
         source = f"--teacher_from={tmp_path / 'first' / 'teacher' / 'weights'}"
-        with pytest.raises(configs.UsageError, match=words):
+        with pytest.raises(command.UsageError, match=words):
             go(folder, tmp_path / "next", *settings, source, "--data=flowers")
 
 

@@ -92,6 +92,10 @@ class Page(html.parser.HTMLParser):
                 yield np.array(points, float).reshape(-1, 2)
 
 
+# Of a summary: one net teaches.
+TAUGHT = {"teacher": {}, "config": {"ensemble": 1}}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A folder with a run, without what no page reads."""
@@ -100,6 +104,10 @@ def finished(tmp_path_factory):
     assert run.main(call) == 0
     for weights in [*folder.glob("*/weights"), *folder.glob("*/checkpoint")]:
         shutil.rmtree(weights)
+    shutil.copytree(folder, folder.parent / "recorded")
+    # (Most tests have RDMs of known geometry, or none.)
+    for rdms in folder.glob("*/rdms"):
+        shutil.rmtree(rdms)
     return folder
 
 
@@ -188,6 +196,7 @@ def fabricate(folder, methods, seeds, epochs, classes=10, images=60):
         "teacher_epochs": epochs,
         "seeds": seeds,
         "batch": 64,
+        "ensemble": 1,
         **dict.fromkeys(("learning_rate", "momentum", "weight_decay"), 0.1),
     }
     summary = {
@@ -428,6 +437,25 @@ class TestRdms:
                     expected = percentile(recorded[epoch][layer], place)
                     assert values[place] == pytest.approx(expected, abs=0.2)
 
+    def test_are_those_that_a_run_recorded(self, finished, tmp_path):
+        source = finished.parent / "recorded"
+        found = read(source, f"--out={tmp_path / 'page.html'}").numbers["rdms"]
+        for name, own in found.items():
+            folder = name if name == "teacher" else f"{name}-seed0"
+            epochs = len(net(source, name)["history"])
+            powers = {2**i for i in range(20) if 2**i <= epochs}
+            assert own["epochs"] == sorted(powers | {epochs})
+            for epoch, place in zip(own["epochs"], range(100), strict=False):
+                file = source / folder / "rdms" / f"epoch-{epoch:04d}.npz"
+                stored = np.load(file)
+                assert {*own["layers"]} == {*stored}
+                for layer, texts in own["layers"].items():
+                    values = self.decoded(texts[place]) / 2.55
+                    ranks = stats.rankdata(stored[layer].astype(float))
+                    want = 100 * (ranks - ranks.min()) / np.ptp(ranks)
+                    assert len(values) == len(want) == 4950
+                    assert np.corrcoef(values, want)[0, 1] > 0.999
+
     def test_layers_that_no_net_names_come_last(self, folder):
         record(folder / "kd-seed0", [1], ("zebra", *sorted(LAYERS), "adder"))
         found = read(folder).numbers["rdms"]
@@ -460,7 +488,7 @@ class TestClasses:
 
     def test_follow_from_predictions(self, tmp_path):
         fabricate(tmp_path / "run", ["plain", "kd"], seeds=2, epochs=2)
-        runs = report.results(tmp_path / "run", {"teacher": {}, "methods": {}})
+        runs = report.results(tmp_path / "run", TAUGHT | {"methods": {}})
         runs["kd"] = [net(tmp_path / "run", "kd", i) for i in range(2)]
         truth, unknown = report.true_classes(runs, {})
         assert unknown == ""
@@ -628,7 +656,7 @@ class TestTable:
         assert list(rows) == ["teacher", "plain", "kd", "at"]
         own = folder / "a run"
         truth, _ = report.true_classes(
-            report.results(own, {"teacher": {}, "methods": column["methods"]}), {}
+            report.results(own, TAUGHT | {"methods": column["methods"]}), {}
         )
         errors = {
             method: [
