@@ -76,12 +76,15 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
             raise command.UsageError(
                 f"{method} is not a method: plain, or parts, each once"
             )
-    methods.check_weights(config, measured)
+    methods.check_weights(config)
     used = {name: None for method in config.methods for name in methods.parts(method)}
     compared = [methods.pair(layer) for layer in config.layers]
-    for name in used:
-        compared += methods.PARTS[name].pairs(config)
     for own, other in compared:
+        _names.check(f"layer of {config.student}", own, student.layers)
+        if config.teacher is not None:
+            layers = nets.build(config.teacher, 1).layers
+            _names.check(f"layer of {config.teacher}", other, layers)
+    for own, other in (x for name in used for x in methods.PARTS[name].pairs(config)):
         _check_layer(config.student, own)
         if config.teacher is not None:
             _check_layer(config.teacher, other)
@@ -141,6 +144,7 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
 
 
 def _check_layer(net: str, layer: str) -> None:
+    """Raises `UnknownName` for what is no layer, nor one before its ReLU."""
     built = nets.build(net, 1)
     known = list(dict.fromkeys([*built.layers, *built.preactivations]))
     _names.check(f"layer of {net}", layer, known)

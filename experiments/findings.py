@@ -18,7 +18,7 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
     Returns:
       `teacher`: its test error, or None. `methods`: for each, the test error of every
       seed with mean and spread, the same at the best epoch on the validation images,
-      agreement by layer, and, but for the first method, McNemar's test against it seed
+      agreement by layer, and, but for the baseline, McNemar's test against it seed
       by seed (Holm's correction over all of them) and the paired difference over seeds.
     """
     by_method: dict[str, list[dict]] = {}
@@ -44,7 +44,8 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
         for test, p in zip(tests, corrected, strict=True):
             test["holm"] = float(p)
     return {
-        "teacher": teacher and {"test_error": teacher["test_error"]},
+        "teacher": teacher
+        and {k: teacher[k] for k in ("test_error", "members") if k in teacher},
         "baseline": baseline,
         "methods": methods,
         "mcnemar": tests,
@@ -133,7 +134,11 @@ def _head(summary: dict) -> str:
     if summary["teacher"] is not None:
         error = summary["teacher"]["test_error"]
         how_well = "of another task" if error is None else f"{error:.2f} % test error"
-        teacher = f"Teacher {config['teacher']}: {how_well} {origin}. "
+        who = f"Teacher {config['teacher']}"
+        if members := summary["teacher"].get("members"):
+            each = ", ".join(f"{error:.2f}" for error in members)
+            who = f"{len(members)} teachers {config['teacher']} ({each} %), together"
+        teacher = f"{who}: {how_well} {origin}. "
         agreement = (
             " Agreement: correlation of student's and teacher's RDMs of test images "
             f"({config['distance']}), mean over {', '.join(config['layers'])}."

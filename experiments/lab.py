@@ -139,19 +139,34 @@ def load(config: configs.Config) -> data.Dataset:
 
 
 def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Given]:
-    """The nets that a config takes from folders, and the config with their names.
+    """The nets that a config takes from folders, and the config with what they are.
 
     Raises:
-      UsageError: A folder holds no weights.
+      UsageError: A folder holds no weights, or those of another modality.
     """
     given = Given()
     if config.teacher_from is not None:
         given = given._replace(teacher=weights.load(config.teacher_from))
-        config = dataclasses.replace(config, teacher=given.teacher.name)
+        seen = _modality("teacher_modality", config, given.teacher)
+        config = dataclasses.replace(
+            config, teacher=given.teacher.name, teacher_modality=seen
+        )
     if config.student_from is not None:
         given = given._replace(student=weights.load(config.student_from))
-        config = dataclasses.replace(config, student=given.student.name)
+        seen = _modality("modality", config, given.student)
+        config = dataclasses.replace(config, student=given.student.name, modality=seen)
     return config, given
+
+
+def _modality(field: str, config: configs.Config, trained: weights.Trained) -> str:
+    """What a net sees that was trained elsewhere; `UsageError` if not as asked for."""
+    asked = getattr(config, field)
+    if asked not in (modalities.IMAGE, trained.modality):
+        raise command.UsageError(
+            f"{field}={asked}, and the weights of {trained.name} are of a net that "
+            f"sees {trained.modality}"
+        )
+    return trained.modality
 
 
 def with_measurements(

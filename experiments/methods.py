@@ -137,9 +137,12 @@ def teacher_names(config: configs.Config) -> list[str]:
     return [str(i) for i in range(config.ensemble)] if config.ensemble > 1 else []
 
 
-def _taught(setting: Setting, pairs, term: terms.Term) -> terms.Term:
+def _taught(
+    setting: Setting, pairs, term: terms.Term, globally: bool = False
+) -> terms.Term:
     """A term between layers, against each teacher of an ensemble."""
     names, between = teacher_names(setting.config), terms.between(pairs, term)
+    between = terms.over_global_batch(between) if globally else between
     return terms.against(names, between) if names else between
 
 
@@ -154,26 +157,13 @@ def _one(make: Callable[[Setting], terms.Term], globally: bool = False):
     """A term of one pair of layers; `globally` if it relates the batch's examples."""
 
     def of(setting, pairs):
-        term = terms.between(*pairs, make(setting))
-        if globally:
-            term = terms.over_global_batch(term)
-        names = teacher_names(setting.config)
-        return {"": (1.0, terms.against(names, term) if names else term)}
+        return {"": (1.0, _taught(setting, *pairs, make(setting), globally))}
 
     return of
 
 
-def _summed(make: Callable[[Setting], terms.Term]):
-    """A term summed over pairs of layers."""
-
-    def of(setting, pairs):
-        return {"": (1.0, _taught(setting, dict(pairs), make(setting)))}
-
-    return of
-
-
-def _in_order(make: Callable[[Setting], terms.Term]):
-    """A term that relates layers in depth order."""
+def _several(make: Callable[[Setting], terms.Term]):
+    """A term of several pairs of layers, in depth order: of their sum, or relation."""
 
     def of(setting, pairs):
         return {"": (1.0, _taught(setting, list(pairs), make(setting)))}
@@ -206,15 +196,11 @@ def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
 
 
 def _rkd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
-    both = {"distance": (25.0, objectives.rkd_distance)}
-    both["angle"] = 50.0, objectives.rkd_angle
-    return {
-        name: (
-            share,
-            _one(lambda _, o=objective: terms.plain(o), True)(setting, pairs)[""][1],
-        )
-        for name, (share, objective) in both.items()
-    }
+    distance, angle = (
+        _taught(setting, *pairs, terms.plain(objective), globally=True)
+        for objective in (objectives.rkd_distance, objectives.rkd_angle)
+    )
+    return {"distance": (25.0, distance), "angle": (50.0, angle)}
 
 
 def _crd(setting: Setting) -> terms.Term:
@@ -233,7 +219,7 @@ def _crd(setting: Setting) -> terms.Term:
 
 
 def _nst(kernel):
-    return _summed(lambda _: terms.plain(objectives.nst, kernel=kernel))
+    return _several(lambda _: terms.plain(objectives.nst, kernel=kernel))
 
 
 def _below(part: str, paths: Sequence[str], config: configs.Config) -> tuple[str, ...]:
@@ -244,9 +230,9 @@ def _below(part: str, paths: Sequence[str], config: configs.Config) -> tuple[str
 
 PARTS: dict[str, Part] = {
     "ab": Part(
-        1.0, _before_relu, _in_order(lambda _: terms.ab()), first=("",), alone=True
+        1.0, _before_relu, _several(lambda _: terms.ab()), first=("",), alone=True
     ),
-    "at": Part(1000.0, stages, _summed(lambda _: terms.plain(objectives.at))),
+    "at": Part(1000.0, stages, _several(lambda _: terms.plain(objectives.at))),
     "cc": Part(0.02, _vector, _one(lambda _: terms.cc(), True), ("",)),
     "cka": Part(1.0, _vector, _one(lambda _: terms.plain(objectives.cka), True)),
     "crd": Part(0.8, _vector, _one(_crd), ("",)),
@@ -255,7 +241,7 @@ PARTS: dict[str, Part] = {
     "fsp": Part(
         1.0,
         _from_stem,
-        _in_order(lambda _: terms.plain(objectives.fsp)),
+        _several(lambda _: terms.plain(objectives.fsp)),
         first=(),
         alone=True,
     ),
@@ -273,7 +259,7 @@ PARTS: dict[str, Part] = {
         ("",),
     ),
     "kd": Part(1.0, _logits, _kd),
-    "kdsvd": Part(1.0, _from_stem, _in_order(lambda _: terms.plain(objectives.kdsvd))),
+    "kdsvd": Part(1.0, stages, _several(lambda _: terms.plain(objectives.kdsvd))),
     "nst": Part(50.0, stages, _nst(mmd.Polynomial())),
     "nst_gaussian": Part(50.0, stages, _nst(mmd.Gaussian(1.0, mmd.by_mean))),
     "nst_linear": Part(50.0, stages, _nst(mmd.Linear())),
@@ -281,7 +267,7 @@ PARTS: dict[str, Part] = {
     "rdl": Part(1.0, _rdl_layers, _rdl),
     "rkd": Part(1.0, _vector, _rkd),
     "sp": Part(3000.0, _last, _one(lambda _: terms.plain(objectives.sp), True)),
-    "vid": Part(1.0, stages, _summed(lambda _: terms.vid()), ("",)),
+    "vid": Part(1.0, stages, _several(lambda _: terms.vid()), ("",)),
 }
 
 
@@ -299,18 +285,19 @@ def weight(config: configs.Config, method: str, part: str) -> float:
     The config's for this method, or else its own for this part, or else that of
     `PARTS`, 1 for the task.
     """
-    given = dict(entry.rsplit("=", 1) for entry in config.weights)
-    usual = PARTS[part].weight if part in PARTS else 1.0
-    return float(given.get(f"{method}/{part}", given.get(part, usual)))
+    found = PARTS[part].weight if part in PARTS else 1.0
+    for entry in sorted(config.weights, key=lambda entry: "/" in entry):
+        name, _, number = entry.rpartition("=")
+        *within, own = name.split("/")
+        # (In whatever order the method names its parts.)
+        here = not within or {*within[0].split("+")} == {*method.split("+")}
+        if own == part and here:
+            found = float(number)
+    return found
 
 
-def check_weights(config: configs.Config, known: Sequence[str]) -> None:
-    """Raises `UsageError` or `UnknownName` for what is no weight of a method's part.
-
-    Args:
-      config: The settings.
-      known: Names that a weight may have, beside the parts and the task.
-    """
+def check_weights(config: configs.Config) -> None:
+    """Raises `UsageError` or `UnknownName` for what is no weight of a method's part."""
     seen = set()
     for entry in config.weights:
         name, equals, number = entry.rpartition("=")
@@ -329,10 +316,10 @@ def check_weights(config: configs.Config, known: Sequence[str]) -> None:
             # (It need not be among the methods: a table's columns share weights.)
             within = method[0].split("+")
             for one in within:
-                _names.check("part of a method", one, ["plain", *PARTS, *known])
+                _names.check("part of a method", one, ["plain", *PARTS])
             _names.check(f"part of {method[0]}", part, ["task", *within])
         else:
-            _names.check("part of a method", part, ["task", *PARTS, *known])
+            _names.check("part of a method", part, ["task", *PARTS])
 
 
 def plan(
@@ -348,8 +335,8 @@ def plan(
       measured: From a part of the method that is not of `PARTS` to its terms.
 
     Returns:
-      One phase, or a start-up and it. Weights stand by the name of each term, that of
-      RDL as `rdl/LAYER`; each is a number or a schedule.
+      One phase, or a start-up and it. Weights stand by the name of each term, such as
+      `kd`, `rdl/LAYER` and `rkd/angle`; each is a number or a schedule.
     """
     config = setting.config
     loss: dict[str, Weighted] = {
@@ -376,7 +363,6 @@ def plan(
     main = training.Phase(loss, config.epochs, tuple(trains))
     if not first:
         return [main]
-    # (Weight decay is off in it: layers that no term reaches would only shrink.)
     trained = tuple(dict.fromkeys(trained_first))
     return [training.Phase(first, config.start_epochs, trained), main]
 
@@ -392,10 +378,10 @@ def _named(
     """Terms under the name of their part, weighted."""
     found = {}
     for name, (share, term) in loss.items():
-        weight = factor * share
+        own = factor * share
         if part == "rdl" and setting.config.rdl_decay:
-            weight = optax.linear_schedule(weight, 0.0, setting.steps)
-        found[f"{part}/{name}" if name else part] = (weight, term)
+            own = optax.linear_schedule(own, 0.0, setting.steps)
+        found[f"{part}/{name}" if name else part] = (own, term)
     return found
 
 

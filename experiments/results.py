@@ -10,6 +10,8 @@ from typing import Any
 from experiments import command, findings, loop
 from experiments import config as configs
 
+# What a run may have more of when it is resumed.
+GROWS = ("seeds", "methods")
 # What changes nothing but rounding, and the time.
 OF_THE_CALL = (
     *("out", "resume", "overwrite"),
@@ -46,9 +48,12 @@ def claim(
         folder.mkdir(parents=True, exist_ok=True)
         # (A run that is killed while it claims its folder leaves a draft alone.)
         if {path.name for path in folder.iterdir()} - {"config.partial"}:
-            _check_taken(folder, mine, config)
+            theirs = _check_taken(folder, mine, config)
             if config.overwrite:
                 _empty(folder)
+            elif any(theirs[k] != mine[k] for k in GROWS):
+                # (Its nets stay; what is told of all of them is told anew.)
+                (folder / "result.json").unlink(missing_ok=True)
         loop.write_json(folder / "config.json", mine)
     except OSError as error:
         raise command.UsageError(f"cannot write to {folder}: {error}") from error
@@ -95,8 +100,27 @@ def _empty(folder: pathlib.Path) -> None:
             path.unlink()
 
 
-def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> None:
-    """Raises `UsageError` unless a folder in use may be overwritten or resumed."""
+def differing(theirs: dict, mine: dict) -> list[str]:
+    """The settings for which a run cannot be resumed with others.
+
+    Args:
+      theirs: Of the run in a folder, what its `config.json` holds.
+      mine: Those it would be resumed with. They may have more seeds and more methods.
+    """
+    changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+    more = {
+        "seeds": mine["seeds"] >= theirs.get("seeds", 0),
+        "methods": {*theirs["methods"]} <= {*mine["methods"]},
+    }
+    return [k for k in changed if not more.get(k, False)]
+
+
+def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> dict:
+    """What a folder in use holds, if it may be overwritten or resumed.
+
+    Raises:
+      UsageError: It may not.
+    """
     record = folder / "config.json"
     try:
         theirs = json.loads(record.read_text()) if record.exists() else None
@@ -108,8 +132,8 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> No
     if not isinstance(theirs, dict) or not ours <= theirs.keys():
         raise command.UsageError(f"{folder} holds something that is not a run")
     if config.overwrite:
-        return
-    changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+        return theirs
+    changed = differing(theirs, mine)
     if changed:
         changes = ", ".join(
             f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here" for k in changed
@@ -132,3 +156,4 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> No
             f"{result} is damaged ({error!r}); where it is deleted, --resume writes it "
             "again from what the nets left"
         ) from error
+    return theirs

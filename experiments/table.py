@@ -7,6 +7,7 @@ how the settings differ. `--plan` shows the runs and what they will take first. 
 a file of `experiments/tables`; fields are those of `experiments.run`, for all columns.
 """
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -33,6 +34,8 @@ from experiments import (
     findings,
     loop,
     methods,
+    programs,
+    results,
     run,
     tables,
     trainings,
@@ -41,10 +44,17 @@ from experiments import (
 from experiments import command as commands
 from experiments import config as configs
 from experiments import lab as labs
-from rdljax import _names, teachers, training
+from rdljax import _names, checkpoints, teachers, training
 
 # What a table sets for each column itself.
 OWN = ("out", "resume", "overwrite")
+# What leaves one column undone, and the others as they are.
+CANNOT_GO_ON = (
+    loop.Diverged,
+    programs.OutOfMemory,
+    checkpoints.CheckpointDamaged,
+    checkpoints.CheckpointMismatch,
+)
 STEPS_MEASURED = 5
 
 
@@ -56,12 +66,19 @@ class Call(NamedTuple):
       table: The table, with the changes that were asked for.
       folder: For results.
       plan: Show what would be run, and run nothing.
+      only: The columns to run; all if there are none.
     """
 
     name: str
     table: tables.Table
     folder: pathlib.Path
     plan: bool
+    only: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> list[str]:
+        """The columns that are asked for."""
+        return [*self.only] or [*self.table.columns]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,14 +149,23 @@ def parse(arguments: list[str]) -> Call:
         for field in known
         if field in keys or f"no_{field}" in keys
     }
+    if "{" in folder:
+        raise commands.UsageError(f"out of a table is a folder as it is, got {folder}")
     columns = {
-        column: of._replace(config=dataclasses.replace(of.config, **changed))
+        column: of._replace(config=_changed(of.config, changed))
         for column, of in table.columns.items()
-        if not only or column in only
     }
-    return Call(
-        name, table._replace(columns=columns), commands.path("out", folder), plan
-    )
+    place = commands.path("out", folder)
+    return Call(name, table._replace(columns=columns), place, plan, tuple(only))
+
+
+def _changed(config: configs.Config, changes: dict[str, Any]) -> configs.Config:
+    """A column's settings with the changes; of its weights those not named stay."""
+    if "weights" in changes:
+        named = {entry.rpartition("=")[0] for entry in changes["weights"]}
+        kept = [w for w in config.weights if w.rpartition("=")[0] not in named]
+        changes = changes | {"weights": (*kept, *changes["weights"])}
+    return dataclasses.replace(config, **changes)
 
 
 def make(call: Call, interrupt: loop.Interrupt) -> dict:
@@ -156,20 +182,35 @@ def make(call: Call, interrupt: loop.Interrupt) -> dict:
       UsageError: A column cannot be run; the others were, and the table written.
       Interrupted: Stopped; what is done stays.
     """
-    summaries, missing = {}, {}
-    for column in call.table.columns:
+    summaries, missing = _finished(call), {}
+    for column in call.chosen:
         print(f"\n== {call.name}: {column}")
+        summaries.pop(column, None)
         try:
             config = settled(call, column)
             summaries[column] = run.run(f"{call.name}/{column}", config, interrupt)
-        except (commands.UsageError, _names.UnknownName) as error:
+        except (*CANNOT_GO_ON, commands.UsageError, _names.UnknownName) as error:
             missing[column] = str(error)
             print(f"{column}: {error}", file=sys.stderr)
         found = gathered(call, summaries, missing)
         write(call.folder, found)
-    print(f"\n{text(found)}\n{call.folder}: table.md, table.csv, table.json, table.png")
+    print(f"\n{text(found)}\n{call.folder}: table.md, table.csv, table.json")
     if missing:
-        raise commands.UsageError(f"not run: {', '.join(missing)}")
+        raise commands.UsageError(
+            f"not run: {', '.join(missing)}. (What a column's folder holds of other "
+            "settings is left alone: --out names another folder for the table.)"
+        )
+    return found
+
+
+def _finished(call: Call) -> dict[str, dict]:
+    """The summaries of the columns that are in the folder already."""
+    found = {}
+    for column in call.table.columns:
+        record = call.folder / column / "result.json"
+        # (What is damaged is told when the column is run.)
+        with contextlib.suppress(OSError, ValueError):
+            found[column] = json.loads(record.read_text())
     return found
 
 
@@ -178,6 +219,8 @@ def settled(call: Call, column: str) -> configs.Config:
     of = call.table.columns[column]
     changes: dict[str, Any] = {"out": str(call.folder / column), "resume": True}
     if of.teacher_of is not None and of.config.teacher_from is None:
+        if of.config.ensemble > 1:
+            raise commands.UsageError("the teachers of an ensemble are not shared")
         there = call.folder / of.teacher_of / "teacher" / "weights"
         if not there.exists():
             raise commands.UsageError(
@@ -192,21 +235,24 @@ def settled(call: Call, column: str) -> configs.Config:
 
 def planned(call: Call) -> str:
     """The runs of a table, which are done, and an estimate of the rest."""
-    rows, total = [], 0.0
-    for column, of in call.table.columns.items():
-        config, folder = of.config, call.folder / column
+    rows, total, unknown = [], 0.0, []
+    for column in call.chosen:
+        of, folder = call.table.columns[column], call.folder / column
+        config = of.config
         nets = [(m, i) for m in config.methods for i in range(config.seeds)]
         if config.teacher_from is None and of.teacher_of is None and config.teacher:
             nets = [("teacher", i) for i in range(config.ensemble)] + nets
         done = [net for net in nets if _result(folder, config, *net).exists()]
         left = [net for net in nets if net not in done]
         seconds, how = 0.0, "done"
-        if left:
-            try:
+        try:
+            _check_same(call, column)
+            if left:
                 seconds, how = _estimate(config, folder, left)
-            except ValueError as error:
-                seconds, how = np.nan, str(error)
-        total += seconds
+        except ValueError as error:
+            seconds, how = np.nan, str(error)
+            unknown.append(column)
+        total += 0.0 if np.isnan(seconds) else seconds
         taught = config.teacher_from or of.teacher_of or config.teacher or "nobody"
         what = f"{taught} > {config.student}, {config.data}"
         rows.append(
@@ -215,11 +261,26 @@ def planned(call: Call) -> str:
         )
     columns = ["column", "what", "methods", "seeds", "epochs", "nets done"]
     table = findings.grid([*columns, "left", "estimated from"], rows)
+    without = f", without {', '.join(unknown)}" if unknown else ""
     return (
-        f"{table}\n\nLeft in all: {_duration(total)}. A step of a method counts as a "
-        "plain step and, where images are cropped or mirrored, an answer of the "
+        f"{table}\n\nLeft in all: {_duration(total)}{without}. A method's step counts "
+        "as a plain step and, where images are cropped or mirrored, an answer of the "
         "teacher: the losses' own time comes on top."
     )
+
+
+def _check_same(call: Call, column: str) -> None:
+    """Raises `UsageError` where a column's folder holds a run of other settings."""
+    record = call.folder / column / "config.json"
+    if not record.exists():
+        return
+    config, _ = labs.trained_elsewhere(settled(call, column))
+    name = f"{call.name}/{column}"
+    mine = {"name": name, **results.settings(config)}
+    theirs = json.loads(record.read_text())
+    known = {k: v for k, v in theirs.items() if k in mine}
+    if changed := results.differing(known, mine):
+        raise commands.UsageError(f"other settings are there: {', '.join(changed)}")
 
 
 def _result(
@@ -318,7 +379,7 @@ def _measured(
             images = np.zeros((config.batch, *dataset.shape), np.float32)
             variables = jax.jit(net.init)(jax.random.key(0), images[:1])
             answer = functools.partial(weights.activations, net, variables, images)
-            found["answer"] = _seconds(lambda: answer(net.layers))
+            found["answer"] = config.ensemble * _seconds(lambda: answer(net.layers))
     return found
 
 
@@ -360,6 +421,8 @@ def gathered(
         }
         for column, summary in summaries.items()
     ]
+    # (In the order of the table.)
+    columns.sort(key=lambda column: [*call.table.columns].index(column["name"]))
     rows = [m for of in call.table.columns.values() for m in of.config.methods]
     return {
         "name": call.name,
@@ -442,15 +505,13 @@ def _of_accuracy(error: dict) -> dict:
 
 
 def _difference(column: dict, method: str) -> str:
-    difference = column["methods"].get(method, {}).get("difference")
-    if difference is None:
+    error = column["methods"].get(method, {}).get("difference")
+    if error is None:
         return "–"
-    tests = [t["holm"] < 0.05 for t in column["mcnemar"] if t["method"] == method]
-    seeds = f", {sum(tests)} of {len(tests)}"
-    if difference["low"] is None:
-        return f"{-difference['mean']:+.2f}{seeds}"
-    mean, low, high = (-difference[k] for k in ("mean", "high", "low"))
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]{seeds}"
+    ends = {"mean": "mean", "low": "high", "high": "low"}
+    accuracy = {k: None if error[of] is None else -error[of] for k, of in ends.items()}
+    seeds = findings.significant(method, column["mcnemar"])
+    return f"{findings.interval(accuracy)}, {seeds}"
 
 
 def _validation(column: dict, method: str) -> str:
@@ -465,7 +526,7 @@ def _validation(column: dict, method: str) -> str:
 
 
 def _rows(found: dict[str, Any]) -> list[list[Any]]:
-    """A line for each net."""
+    """A line for each student."""
     head = ["column", "method", "seed", "test_accuracy", "validation_accuracy_last"]
     head += ["validation_accuracy_best", "only_right", "only_baseline_right"]
     rows = [[*head, "p", "p_holm", "seconds", "published"]]

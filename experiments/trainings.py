@@ -64,6 +64,7 @@ def train_all(lab: Lab) -> list[dict]:
     results, teacher, lab = _teach(lab)
     taught_by = results[0]["rdms"] if results else None
     student = labs.student(config, lab.dataset, given, training.AXIS)
+    diverged = []
     for method in config.methods:
         source = teacher if methods.reads_teacher(method) else teachers.nobody()
         source = labs.with_brain(config, given, source, method)
@@ -74,10 +75,18 @@ def train_all(lab: Lab) -> list[dict]:
         )
         size = 1 if done else together(lab, recipe, config.seeds)
         for at in seeds[::size]:
-            for result, _ in train(lab, method, recipe, seeds[at : at + size]):
+            try:
+                trained = train(lab, method, recipe, seeds[at : at + size])
+            except loop.Diverged as error:
+                diverged.append(str(error))
+                continue
+            for result, _ in trained:
                 if taught_by is not None:
                     result["agreement"] = agreement(config, result["rdms"], taught_by)
                 results.append(result)
+    if diverged:
+        # (All others are trained by now.)
+        raise loop.Diverged("\n".join(diverged))
     return results
 
 
@@ -203,7 +212,9 @@ def prepare(
     """
     config, dataset, name = lab.config, lab.dataset, name or method
     teaches = name == "teacher"
-    plan = labs.plan(config, dataset, lab.given, method)
+    # (The weights are the students': a teacher learns its task.)
+    own = dataclasses.replace(config, weights=()) if teaches else config
+    plan = labs.plan(own, dataset, lab.given, method)
     view, load = labs.view(config, dataset, method), labs.feed(lab, method)
     example = load(np.concatenate([*labs.first(config, lab.given, method).values()]))
     begins = None if teaches else lab.given.student
@@ -603,7 +614,7 @@ def _record(
     n = len(label)
     at = rows * n - rows * (rows + 1) // 2 + columns - rows - 1
     place.mkdir(exist_ok=True)
-    kept = {name: np.asarray(x)[at].astype(np.float16) for name, x in rdms.items()}
+    kept = {name: np.asarray(x)[at] for name, x in rdms.items()}
     np.savez(place / f"epoch-{epoch:04d}.npz", **kept)
 
 

@@ -21,7 +21,7 @@ from experiments import command as commands
 from experiments import config as configs
 from experiments import lab as labs
 from experiments import loop, run, trainings
-from rdljax import nets, statistics, teachers, training
+from rdljax import statistics, teachers, training
 
 LAYERS = ("stage1", "stage2", "pooled", "logits")
 
@@ -105,7 +105,7 @@ def try_all(
         tqdm.tqdm(unit="step") as bar,
     ):
         lab = labs.furnish(base, dataset, pathlib.Path(scratch), interrupt, bar)
-        net = nets.build(base.teacher, dataset.classes, axis_name=training.AXIS)
+        net = labs.teacher(base, dataset, training.AXIS)
         nobody = teachers.nobody()
         recipe = trainings.prepare(lab, net, nobody, "plain", "teacher")
         ((trained, history, _),) = trainings.fit(lab, {"teacher": 0}, recipe)
@@ -134,8 +134,7 @@ def students(
 
     Of one that diverged, NaN.
     """
-    classes = lab.dataset.classes
-    net = nets.build(lab.config.student, classes, axis_name=training.AXIS)
+    net = labs.student(lab.config, lab.dataset, lab.given, training.AXIS)
     recipe = trainings.prepare(lab, net, teacher, method)
 
     def error(seed):

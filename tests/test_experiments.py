@@ -457,8 +457,8 @@ class TestFolder:
     def test_other_settings_are_neither_resumed_nor_overwritten(self, tmp_path):
         self.claim(tmp_path / "a")
         for changes in ({}, {"resume": True}):
-            with pytest.raises(command.UsageError, match="seeds 3 there and 7 here"):
-                self.claim(tmp_path / "a", seeds=7, **changes)
+            with pytest.raises(command.UsageError, match="seeds 3 there and 2 here"):
+                self.claim(tmp_path / "a", seeds=2, **changes)
 
     def test_a_file_is_not_a_folder(self, tmp_path):
         (tmp_path / "a").touch()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checks, command, loop, methods, run, trainings
+from experiments import checks, command, data, loop, methods, run, trainings, weights
 from experiments import config as configs
 from rdljax import _names, mmd, nets, objectives, rdm, training
 from tests import test_experiments as experiments
@@ -85,9 +85,7 @@ WORTH = {
         + 50 * objectives.rkd_angle(*layers("pooled")[0])
     ),
     "cka": lambda: objectives.cka(*layers("pooled")[0]),
-    "kdsvd": lambda: objectives.kdsvd(
-        *map(tuple, zip(*layers("stem", *STAGES), strict=True))
-    ),
+    "kdsvd": lambda: objectives.kdsvd(*map(tuple, zip(*layers(*STAGES), strict=True))),
     "rdl": lambda: (
         objectives.rdl(*layers("stage1")[0])
         + objectives.rdl(STUDENT["stage3"], TEACHER["pooled"])
@@ -133,6 +131,34 @@ class TestPlan:
             **{"task": 2.0, "kd": 3.0, "rdl/stage1": 5.0, "rdl/stage3:pooled": 5.0}
         }
 
+    def test_the_order_of_a_methods_parts_does_not_matter(self):
+        (phase,) = plan("rdl+kd", weights=("kd+rdl/kd=7", "kd=3"))
+        assert phase.terms["kd"][0] == 7.0
+
+    def test_what_each_part_compares(self):
+        # What RepDistiller's helper/loops.py gives to each criterion: `feat[1:-1]` are
+        # stages, `feat[-2]` the last map, `feat[-1]` pooled, `feat[:-1]` stem and
+        # stages, `feat[2]` the hint.
+        stages = [(name, name) for name in STAGES]
+        before = [(f"{name}_preact", f"{name}_preact") for name in STAGES]
+        both = lambda name: [(name, name)]  # noqa: E731
+        want = {
+            **dict.fromkeys(("at", "kdsvd", "nst", "vid"), stages),
+            **dict.fromkeys(("nst_gaussian", "nst_linear"), stages),
+            **dict.fromkeys(("cc", "cka", "crd", "pkt", "rkd"), both("pooled")),
+            **dict.fromkeys(("dist", "dkd", "kd"), both("logits")),
+            **dict.fromkeys(("ft", "sp"), both("stage3")),
+            **{"ab": before, "fsp": [*both("stem"), *stages], "hint": both("stage2")},
+            "rdl": [("stage1", "stage1"), ("stage3", "pooled")],
+        }
+        assert {k: part.pairs(CONFIG) for k, part in methods.PARTS.items()} == want
+
+    def test_one_layer_may_be_compared_with_two(self):
+        (phase,) = plan("at", maps=("stage1", "stage1:stage2"))
+        pairs = ("stage1", "stage1"), ("stage1", "stage2")
+        want = sum(objectives.at(STUDENT[s], TEACHER[t]) for s, t in pairs)
+        np.testing.assert_allclose(value(phase), 1000 * float(want), rtol=1e-5)
+
     @pytest.mark.parametrize(
         ("weight", "message"),
         [
@@ -140,6 +166,7 @@ class TestPlan:
             ("kd=-1", "0 or more"),
             ("kd=nan", "0 or more"),
             ("kd=1 kd=2", "each once"),
+            ("human_it=1", "no part of a method 'human_it'"),
             ("kdd=1", "did you mean 'kd'"),
             ("kd+rdll/kd=1", "did you mean 'rdl'"),
             ("kd/rdl=1", "no part of kd 'rdl'"),
@@ -215,6 +242,17 @@ def ensemble(count):
         own = activations("resnet14", 10 + i)
         found |= {f"{i}/{layer}": x for layer, x in own.items()}
     return found
+
+
+def test_a_start_up_has_a_constant_rate_and_no_weight_decay():
+    config = configs.Config(momentum=0.0, learning_rate=0.2, clip=None)
+    optimizer = trainings.optimizer_of(config, False, 4, 5, last=False)
+    params = {"w": jnp.float32(3.0)}
+    state, steps = optimizer.init(params), []
+    for _ in range(20):
+        update, state = optimizer.update({"w": jnp.float32(1.0)}, state, params)
+        steps.append(float(update["w"]))
+    np.testing.assert_allclose(steps, -0.2, rtol=1e-6)
 
 
 class TestEnsemble:
@@ -314,6 +352,18 @@ class TestRun:
         with np.load(tmp_path / "run" / "kd-seed0" / "rdms.npz") as arrays:
             own = arrays["pooled"]
         want = np.corrcoef(own, np.mean(rdms, axis=0))[0, 1]
+        dataset, probabilities = data.load("digits", train_per_class=20), 0.0
+        for seed in range(2):
+            kept = weights.load(tmp_path / "run" / f"teacher-seed{seed}" / "weights")
+            images = data.normalise(dataset, dataset.test.image)
+            logits = kept.net(dataset).apply(kept.variables, images)["logits"]
+            exponentials = np.exp(np.asarray(logits, float))
+            probabilities += exponentials / exponentials.sum(axis=1, keepdims=True)
+        wrong = probabilities.argmax(axis=1) != dataset.test.label
+        assert found["teacher"]["test_error"] == pytest.approx(100 * wrong.mean())
+        assert found["teacher"]["members"] == errors
+        table = (tmp_path / "run" / "table.md").read_text()
+        assert "2 teachers mnist_cnn (" in table
         agreement = found["methods"]["kd"]["agreement_by_layer"]["pooled"]["mean"]
         assert agreement == pytest.approx(want, abs=1e-4)
         # Resumed, the same is read again.
@@ -326,6 +376,21 @@ class TestRun:
             resume=True,
         )
         assert again["teacher"] == found["teacher"]
+
+    def test_a_teacher_learns_its_task_whatever_students_do(self, tmp_path):
+        found = self.go(tmp_path / "run", methods=("plain",), weights=("task=0",))
+        history = json.loads((tmp_path / "run/teacher/result.json").read_text())
+        assert history["history"][0]["loss"] > 1.0
+        student = json.loads((tmp_path / "run/plain-seed0/result.json").read_text())
+        assert student["history"][0]["loss"] == 0.0
+        # More seeds and methods go on from there, fewer do not.
+        again = {"weights": ("task=0",), "resume": True}
+        more = self.go(tmp_path / "run", methods=("plain", "kd"), seeds=2, **again)
+        assert len(more["methods"]["kd"]["test_error"]["values"]) == 2
+        first = more["methods"]["plain"]["test_error"]["values"][0]
+        assert first == found["methods"]["plain"]["test_error"]["mean"]
+        with pytest.raises(command.UsageError, match="seeds 2 there and 1 here"):
+            self.go(tmp_path / "run", methods=("plain", "kd"), **again)
 
     def test_rdms_over_training_end_with_the_final_ones(self, tmp_path):
         self.go(tmp_path / "run", methods=("plain",), epochs=3, seeds=2)

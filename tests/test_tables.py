@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 import types
 
@@ -51,25 +52,35 @@ class TestTables:
         assert len(rows) == 15  # And the teacher.
         # From the table in the README of the released code.
         spots = {
-            ("r32x4 > r8x4", "teacher"): 79.42,
-            ("r32x4 > r8x4", "plain"): 72.50,
-            ("r32x4 > r8x4", "crd"): 75.51,
-            ("vgg13 > vgg8", "kd"): 72.98,
-            ("r56 > r20", "hint"): 69.21,
-            ("wrn40-2 > wrn40-1", "nst"): 72.24,
-            ("vgg13 > mobile", "nst"): 58.16,
-            ("r50 > mobile", "at"): 58.58,
-            ("r50 > vgg8", "sp"): 73.34,
-            ("r32x4 > shuffle1", "pkt"): 74.10,
-            ("r32x4 > shuffle2", "ab"): 74.31,
-            ("wrn40-2 > shuffle1", "crd+kd"): 76.27,
-            ("r110 > r32", "fsp"): 71.89,
+            ("r32x4 to r8x4", "teacher"): 79.42,
+            ("r32x4 to r8x4", "plain"): 72.50,
+            ("r32x4 to r8x4", "crd"): 75.51,
+            ("vgg13 to vgg8", "kd"): 72.98,
+            ("r56 to r20", "hint"): 69.21,
+            ("wrn40-2 to wrn40-1", "nst"): 72.24,
+            ("vgg13 to mobile", "nst"): 58.16,
+            ("r50 to mobile", "at"): 58.58,
+            ("r50 to vgg8", "sp"): 73.34,
+            ("r32x4 to shuffle1", "pkt"): 74.10,
+            ("r32x4 to shuffle2", "ab"): 74.31,
+            ("wrn40-2 to shuffle1", "crd+kd"): 76.27,
+            ("r110 to r32", "fsp"): 71.89,
         }
         for (column, method), accuracy in spots.items():
             assert columns[column].published[method] == accuracy
+        # Sums of the rows of that table.
+        sums = {
+            **{"teacher": 994.01, "plain": 909.74, "kd": 941.06, "hint": 918.45},
+            **{"at": 912.4, "sp": 934.56, "cc": 914.39, "vid": 928.7},
+            **{"rkd": 917.78, "pkt": 937.05, "ab": 924.08, "ft": 910.05},
+            **{"fsp": 427.71, "nst": 919.93, "crd": 955.12, "crd+kd": 958.21},
+        }
+        for method, total in sums.items():
+            found = sum(of.published.get(method, 0) for of in columns.values())
+            assert found == pytest.approx(total, abs=1e-6)
         with_fsp = [name for name, of in columns.items() if "fsp" in of.published]
-        assert len(with_fsp) == 6 and "wrn40-2 > wrn40-1" not in with_fsp
-        config = columns["vgg13 > mobile"].config
+        assert len(with_fsp) == 6 and "wrn40-2 to wrn40-1" not in with_fsp
+        config = columns["vgg13 to mobile"].config
         assert (config.learning_rate, config.teacher_learning_rate) == (0.01, 0.05)
         weights = [
             methods.weight(config, method, part)
@@ -228,13 +239,43 @@ class TestCommand:
         assert "0 of 4" in plan and "a few steps" in plan
         assert not (finished.parent / "none").exists()
 
-    def test_data_that_are_missing_leave_the_others(self, finished, capsys):
-        assert call(finished) == 2
+    def test_data_that_are_missing_leave_the_others(self, finished, tmp_path, capsys):
+        folder = shutil.copytree(finished, tmp_path / "tiny")
+        teacher = {"teacher_from": str(folder / "first" / "teacher" / "weights")}
+        config = json.loads((folder / "second" / "config.json").read_text())
+        (folder / "second" / "config.json").write_text(json.dumps(config | teacher))
+        assert call(folder) == 2
         said = capsys.readouterr()
         assert "not run: elsewhere" in said.err
         assert "experiments.prepare mnist" in said.err
-        found = json.loads((finished / "table.json").read_text())
+        found = json.loads((folder / "table.json").read_text())
         assert [*found["missing"]] == ["elsewhere"] and len(found["columns"]) == 2
+
+    def test_a_column_alone_leaves_the_others_in_the_table(self, finished):
+        before = json.loads((finished / "table.json").read_text())
+        assert call(finished, "--only=second") == 0
+        after = json.loads((finished / "table.json").read_text())
+        assert [c["name"] for c in after["columns"]] == ["first", "second"]
+        assert after == before
+
+    def test_a_net_that_diverges_leaves_the_others(self, finished, tmp_path, capsys):
+        # Of the first column the students of KD; the second is trained.
+        changes = ["--weights", "kd=1e14", "--clip=None", "--learning_rate=1e9"]
+        changes += ["--teacher_learning_rate=0.1", "--weight_decay=0", "--seeds=1"]
+        folder = tmp_path / "tiny"
+        assert call(folder, "--only=first", *changes) == 2
+        assert "kd-seed0" in capsys.readouterr().err
+        assert not (folder / "first" / "kd-seed0" / "result.json").exists()
+
+    def test_other_settings_are_told_in_the_plan(self, finished, capsys):
+        assert call(finished, "--plan", "--only=first", "--epochs=9") == 0
+        plan = capsys.readouterr().out
+        assert "other settings are there: epochs" in plan and "without first" in plan
+
+    def test_weights_are_added_to_a_columns_own(self):
+        call = table.parse(["crd_cifar100", "--weights", "at=500", "kd/kd=0.8"])
+        config = next(iter(call.table.columns.values())).config
+        assert config.weights == ("kd/task=0.1", "at=500", "kd/kd=0.8")
 
     def test_interrupted_it_goes_on(self, finished, tmp_path, monkeypatch, capsys):
         from tests import test_experiments as experiments
@@ -331,8 +372,12 @@ def test_each_paper_in_seconds(name, column, methods, coloured, tmp_path):
 
 
 def test_the_ablations_of_crd_differ_in_one_setting_each():
-    first, *others = made("crd_ablations").columns.values()
-    for of in others:
+    columns = made("crd_ablations").columns
+    for name, of in columns.items():
+        if name == "default":
+            continue
+        drawn = "drawn" in name and name != "16384 drawn"
+        first = columns["16384 drawn" if drawn else "default"]
         changed = {
             field
             for field in configs.Config.__dataclass_fields__

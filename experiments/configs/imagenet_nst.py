@@ -11,6 +11,9 @@ decoded as they are needed. The teacher is read from weights/resnet50_imagenet, 
 `python -m experiments.import_torch resnet50_imagenet FILE` writes from torchvision's
 weights; without them: --teacher=resnet50_imagenet --teacher_from=None.
 
+Other than the authors: the rate falls after 5/8, 6/8 and 7/8 of the epochs (theirs: 30,
+60 and 90 of 100), and images are cropped and mirrored only.
+
 Cost: not run here. `python -m experiments.profile` tells what a step takes.
 
 Expected: as above, from other nets. Obtained: nothing yet; built, and tested on a

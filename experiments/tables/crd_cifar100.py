@@ -2,7 +2,8 @@
 
 Paper: Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020,
 tables 1 and 2; published numbers are those of the authors' README (RepDistiller), and
-for CRD with KD of giakoumoglou/distillers and alldbi/SuperMix, which agree.
+for CRD with KD of giakoumoglou/distillers, with which alldbi/SuperMix agrees on the
+first seven.
 
 Command: python -m experiments.table crd_cifar100 --seeds=5 --data_dir=DIR
 
@@ -13,19 +14,19 @@ nets of equal width and has no number for the others.
 from experiments import tables
 
 PAIRS = {
-    "wrn40-2 > wrn16-2": ("wrn_40_2", "wrn_16_2"),
-    "wrn40-2 > wrn40-1": ("wrn_40_2", "wrn_40_1"),
-    "r56 > r20": ("resnet56", "resnet20"),
-    "r110 > r20": ("resnet110", "resnet20"),
-    "r110 > r32": ("resnet110", "resnet32"),
-    "r32x4 > r8x4": ("resnet32x4", "resnet8x4"),
-    "vgg13 > vgg8": ("vgg13", "vgg8"),
-    "vgg13 > mobile": ("vgg13", "mobilenet_v2"),
-    "r50 > mobile": ("resnet50", "mobilenet_v2"),
-    "r50 > vgg8": ("resnet50", "vgg8"),
-    "r32x4 > shuffle1": ("resnet32x4", "shufflenet_v1"),
-    "r32x4 > shuffle2": ("resnet32x4", "shufflenet_v2"),
-    "wrn40-2 > shuffle1": ("wrn_40_2", "shufflenet_v1"),
+    "wrn40-2 to wrn16-2": ("wrn_40_2", "wrn_16_2"),
+    "wrn40-2 to wrn40-1": ("wrn_40_2", "wrn_40_1"),
+    "r56 to r20": ("resnet56", "resnet20"),
+    "r110 to r20": ("resnet110", "resnet20"),
+    "r110 to r32": ("resnet110", "resnet32"),
+    "r32x4 to r8x4": ("resnet32x4", "resnet8x4"),
+    "vgg13 to vgg8": ("vgg13", "vgg8"),
+    "vgg13 to mobile": ("vgg13", "mobilenet_v2"),
+    "r50 to mobile": ("resnet50", "mobilenet_v2"),
+    "r50 to vgg8": ("resnet50", "vgg8"),
+    "r32x4 to shuffle1": ("resnet32x4", "shufflenet_v1"),
+    "r32x4 to shuffle2": ("resnet32x4", "shufflenet_v2"),
+    "wrn40-2 to shuffle1": ("wrn_40_2", "shufflenet_v1"),
 }
 # In the order of the pairs.
 PUBLISHED = {
@@ -118,6 +119,7 @@ def get_table() -> tables.Table:
             *tables.NOT_REPDISTILLERS,
             "a plain student is trained for each pair, where the paper's pairs with "
             "one student share it",
+            "start-ups (AB, FSP, FT) have no weight decay, the released code's 5e-4",
             "FT's paraphraser starts up at the main rate, where the released code has "
             "0.01 for residual nets",
         ),

@@ -13,7 +13,7 @@ from experiments import tables
 def get_table() -> tables.Table:
     return tables.Table(
         {
-            f"{count} teachers": tables.Column(
+            f"{count} teacher{'s' * (count > 1)}": tables.Column(
                 tables.repdistiller(
                     teacher="wrn_40_2",
                     student="wrn_16_2",
@@ -21,7 +21,7 @@ def get_table() -> tables.Table:
                     methods=("plain", "kd", "crd", "crd+kd"),
                 )
             )
-            for count in (2, 4)
+            for count in (1, 2, 4)
         },
         (
             "KD learns from the mean of the teachers' class probabilities",

@@ -12,7 +12,7 @@ is more than they hold.
 
 from experiments import config, tables
 
-# Images a class, None for all (413 and more), and epochs.
+# Images a class, None for all (391 and more), and epochs.
 SIZES = {"all": (None, 30), "200": (200, 40), "100": (100, 60), "50": (50, 80)}
 
 

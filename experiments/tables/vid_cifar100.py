@@ -1,8 +1,8 @@
 """VID on CIFAR-100, with students of four sizes.
 
 Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
-2019, table 2; the numbers are quoted from REFILLED (Ye, Lu & Zhan, CVPR 2020), whose
-table has them.
+2019; the numbers are quoted from REFILLED (Ye, Lu & Zhan, CVPR 2020), whose table
+probably has them from there.
 
 Command: python -m experiments.table vid_cifar100 --data_dir=DIR
 """
