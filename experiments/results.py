@@ -51,7 +51,7 @@ def claim(
             theirs = _check_taken(folder, mine, config)
             if config.overwrite:
                 _empty(folder)
-            elif any(theirs[k] != mine[k] for k in GROWS):
+            elif any(theirs.get(k) != mine[k] for k in GROWS):
                 # (Its nets stay; what is told of all of them is told anew.)
                 (folder / "result.json").unlink(missing_ok=True)
         loop.write_json(folder / "config.json", mine)
@@ -108,9 +108,12 @@ def differing(theirs: dict, mine: dict) -> list[str]:
       mine: Those it would be resumed with. They may have more seeds and more methods.
     """
     changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+    # (What a damaged file has there may be anything.)
+    seeds, methods = theirs.get("seeds"), theirs.get("methods")
     more = {
-        "seeds": mine["seeds"] >= theirs.get("seeds", 0),
-        "methods": {*theirs["methods"]} <= {*mine["methods"]},
+        "seeds": isinstance(seeds, int) and seeds <= mine["seeds"],
+        "methods": isinstance(methods, list)
+        and all(method in mine["methods"] for method in methods),
     }
     return [k for k in changed if not more.get(k, False)]
 

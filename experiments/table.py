@@ -561,7 +561,7 @@ def picture(path: pathlib.Path, found: dict[str, Any]) -> None:
     figure, axes = plt.subplots(
         down,
         across,
-        figsize=(2.9 * across + 1.2, down * (0.26 * len(rows) + 1.1)),
+        figsize=(max(5.8, 2.9 * across + 1.2), down * (0.26 * len(rows) + 1.1)),
         squeeze=False,
         sharey=True,
         layout="constrained",

@@ -176,7 +176,7 @@ class TestExport:
 
 class TestCommand:
     def test_writes_a_folder_and_says_so(self, file, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr(import_torch.data, "load", lambda *_: dataset())
+        monkeypatch.setattr(import_torch.data, "load", lambda *_, **__: dataset())
         out = tmp_path / "net"
         call = ["resnet8", str(file), f"--out={out}", "--check=cifar10"]
         assert import_torch.main(call) == 0
