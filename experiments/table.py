@@ -208,9 +208,11 @@ def _finished(call: Call) -> dict[str, dict]:
     found = {}
     for column in call.table.columns:
         record = call.folder / column / "result.json"
-        # (What is damaged is told when the column is run.)
-        with contextlib.suppress(OSError, ValueError):
-            found[column] = json.loads(record.read_text())
+        # (What is missing, or damaged, is told when the column is run.)
+        with contextlib.suppress(Exception):
+            summary = json.loads(record.read_text())
+            findings.table(summary)
+            found[column] = summary
     return found
 
 

@@ -14,7 +14,7 @@ weights; without them: --teacher=resnet50_imagenet --teacher_from=None.
 Other than the authors: the rate falls after 5/8, 6/8 and 7/8 of the epochs (theirs: 30,
 60 and 90 of 100), and images are cropped and mirrored only.
 
-Cost: not run here. `python -m experiments.profile` tells what a step takes.
+Cost: not run here. With --profile a run tells first what a step takes.
 
 Expected: as above, from other nets. Obtained: nothing yet; built, and tested on a
 generated set.

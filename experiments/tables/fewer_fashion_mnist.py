@@ -21,7 +21,7 @@ def get_table() -> tables.Table:
             data="fashion_mnist",
             train_per_class=None if whole else int(name),
             methods=("plain", "kd", "hint", "at", "vid", "rdl"),
-            weights=("kd/task=0.1", "kd/kd=0.9"),
+            weights=tables.KD_ALONE,
             epochs=epochs,
             teacher_epochs=5,
         )

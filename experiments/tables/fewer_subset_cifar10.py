@@ -27,7 +27,7 @@ def get_table() -> tables.Table:
                     methods=("plain", "kd", "hint", "at", "vid", "rdl"),
                     layers=("stage1", "stage2", "pooled"),
                     maps=("stage1", "stage2"),
-                    weights=("kd/task=0.1", "kd/kd=0.9"),
+                    weights=tables.KD_ALONE,
                     crop=0,
                     flip=False,
                     epochs=epochs,

@@ -21,7 +21,7 @@ def get_table() -> tables.Table:
         "hint_layer": "pooled",
         "crop": 0,
         "flip": False,
-        "weights": ("kd/task=0.1", "kd/kd=0.9"),
+        "weights": tables.KD_ALONE,
     }
     return tables.Table(
         {

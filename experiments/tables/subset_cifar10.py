@@ -37,7 +37,7 @@ def get_table() -> tables.Table:
         "epochs": 30,
         "teacher_epochs": 20,
         "start_epochs": 5,
-        "weights": ("kd/task=0.1", "kd/kd=0.9"),
+        "weights": tables.KD_ALONE,
     }
     return tables.Table(
         {

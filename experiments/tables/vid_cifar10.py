@@ -25,17 +25,10 @@ def get_table() -> tables.Table:
     for name, numbers in PUBLISHED.items():
         whole = name == "5000"
         settings = config.Config(
-            data="cifar10",
             train_per_class=None if whole else int(name),
-            teacher="wrn_40_2",
             student="wrn_16_1",
             methods=METHODS,
-            layers=("stage1", "stage2", "stage3", "pooled"),
-            epochs=200,
-            teacher_epochs=200,
-            batch=128,
-            clip=None,
-            weights=("kd/task=0.1", "kd/kd=0.9"),
+            **tables.VID_CIFAR10,
         )
         published = dict(zip(METHODS, numbers, strict=False))
         if whole:

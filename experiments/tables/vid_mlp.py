@@ -16,19 +16,12 @@ def get_table() -> tables.Table:
     columns = {}
     for width in (1024, 2048, 4096):
         settings = config.Config(
-            data="cifar10",
-            teacher="wrn_40_2",
             student=f"mlp_{width}",
             methods=METHODS,
             # (A vector beside maps is a map of one position.)
             maps=("stage1", "stage2", "stage3"),
             hint_layer="pooled",
-            layers=("stage1", "stage2", "stage3", "pooled"),
-            epochs=200,
-            teacher_epochs=200,
-            batch=128,
-            clip=None,
-            weights=("kd/task=0.1", "kd/kd=0.9"),
+            **tables.VID_CIFAR10,
         )
         of = None if width == 1024 else "mlp_1024"
         columns[f"mlp_{width}"] = tables.Column(settings, {}, of)
