@@ -22,6 +22,27 @@ def check_keys(arguments: Iterable[str], known: Iterable[str]) -> None:
             _names.check("setting", key.removeprefix("no_"), known)
 
 
+def first(
+    arguments: Sequence[str], about: str, kind: str, known: Iterable[str]
+) -> tuple[str, list[str]]:
+    """The name that a call begins with, and what follows.
+
+    Args:
+      arguments: Of the command line.
+      about: What the command does, for `--help` and a call without a name.
+      kind: What is named, such as "Configs".
+      known: The names.
+
+    Raises:
+      SystemExit: There is no name: `--help` (0), or a wrong call (2).
+    """
+    if not arguments or arguments[0].startswith("-"):
+        print(f"{about}\n{kind}: {', '.join(known)}. Their settings: NAME --help.")
+        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
+    name, *rest = arguments
+    return name, rest
+
+
 def path(setting: str, given: str) -> pathlib.Path:
     """The path that a setting names; nothing need be there.
 

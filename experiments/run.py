@@ -93,11 +93,7 @@ def parse(arguments: list[str]) -> tuple[str, configs.Config]:
       UnknownName: Of a config, or of a field.
       SystemExit: A value of the wrong type (2), or `--help` (0).
     """
-    if not arguments or arguments[0].startswith("-"):
-        known = ", ".join(configs.names())
-        print(f"{__doc__}\nConfigs: {known}. Their settings: NAME --help.")
-        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
-    name, *changes = arguments
+    name, changes = commands.first(arguments, __doc__, "Configs", configs.names())
     config = configs.load(name)
     commands.check_keys(changes, [field.name for field in dataclasses.fields(config)])
     note = importlib.import_module(f"experiments.configs.{name}").__doc__

@@ -114,11 +114,7 @@ def parse(arguments: list[str]) -> Call:
       UsageError: A field that a table sets itself.
       SystemExit: A value of the wrong type (2), or `--help` (0).
     """
-    if not arguments or arguments[0].startswith("-"):
-        known = ", ".join(tables.names())
-        print(f"{__doc__}\nTables: {known}. Their settings: NAME --help.")
-        sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
-    name, *rest = arguments
+    name, rest = commands.first(arguments, __doc__, "Tables", tables.names())
     table = tables.load(name)
     plan, folder, only, changes = "--plan" in rest, f"results/{name}", [], []
     rest = iter([argument for argument in rest if argument != "--plan"])

@@ -264,8 +264,10 @@ def prepare(
             return metrics
 
         take = programs.Programs(name, step, unrolled=driver.unrolled, tell=lab.tell)
-        if last:
-            _measured(lab, name, net, teacher, phase, optimizer, view, begin, load)
+        done = (lab.folder / "profile" / name / "profile.json").exists()
+        if last and config.profile and not done:
+            setup = (net, teacher, phase, optimizer, view)
+            _profile(lab, name, setup, begin(0, jax.device_count()), arrays, example)
         return loop.Method(
             begin,
             arrays,
@@ -331,25 +333,28 @@ def optimizer_of(
     return optax.chain(*clip, *decay, sgd)
 
 
-def _measured(lab, name, net, teacher, phase, optimizer, view, begin, load) -> None:
-    """Profiles a step, where that is wanted and not done."""
+def _profile(
+    lab: Lab,
+    name: str,
+    setup: tuple,
+    state: training.TrainState,
+    arrays: training.Arrays,
+    batch: training.Batch,
+) -> None:
+    """Measures a step of a net, and says what came out.
+
+    Args:
+      lab: Settings and data.
+      name: Of the net.
+      setup: Net, teacher, phase, optimizer and view.
+      state: At the start.
+      arrays: What a step reads.
+      batch: One.
+    """
     place = lab.folder / "profile" / name
-    if not lab.config.profile or (place / "profile.json").exists():
-        return
-    state = begin(0, jax.device_count())
-    method = "plain" if name == "teacher" else name
-    index = np.concatenate([*labs.first(lab.config, lab.given, method).values()])
+    micro = {"micro_batches": lab.config.micro_batches}
     measured = profile.measure(
-        net,
-        teacher,
-        phase,
-        optimizer,
-        view,
-        state,
-        training.Arrays(training.replicate(teacher.arrays), lab.train),
-        training.shard(load(index)),
-        place,
-        micro_batches=lab.config.micro_batches,
+        *setup, state, arrays, training.shard(batch), place, **micro
     )
     lab.bar.write(f"{name}:\n\n{measured.table()}\n\n{place}")
 
