@@ -6,20 +6,21 @@ Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, 
 Command: python -m experiments.table fewer_subset_cifar10 --data_dir=DIR
 
 The teacher is that of column `pretrained` of `subset_cifar10`, whose note says how
-weights/cifar_cnn is made. It has seen 40,000 images, so that what it teaches of a few
-is more than they hold.
+weights/cifar_cnn is made, and whose rows are what these become with all images, 391 and
+more a class. It has seen 40,000, so that what it teaches of a few is more than they
+hold.
 """
 
 from experiments import config, tables
 
-# Images a class, None for all (391 and more), and epochs.
-SIZES = {"all": (None, 30), "200": (200, 40), "100": (100, 60), "50": (50, 80)}
+# Epochs, by images a class.
+EPOCHS = {200: 40, 100: 60, 50: 80}
 
 
 def get_table() -> tables.Table:
     return tables.Table(
         {
-            name: tables.Column(
+            str(count): tables.Column(
                 config.Config(
                     data="cifar10",
                     train_per_class=count,
@@ -33,6 +34,6 @@ def get_table() -> tables.Table:
                     epochs=epochs,
                 )
             )
-            for name, (count, epochs) in SIZES.items()
+            for count, epochs in EPOCHS.items()
         }
     )

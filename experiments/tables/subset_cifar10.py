@@ -34,7 +34,7 @@ def get_table() -> tables.Table:
         "maps": ("stage1", "stage2"),
         "crop": 0,
         "flip": False,
-        "epochs": 30,
+        "epochs": 20,
         "teacher_epochs": 20,
         "start_epochs": 5,
         "weights": tables.KD_ALONE,
