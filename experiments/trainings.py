@@ -54,6 +54,22 @@ class Recipe(NamedTuple):
     shown: int = 0
 
 
+class Trained(NamedTuple):
+    """A net at the end of its training.
+
+    Attributes:
+      variables: Its parameters and statistics.
+      history: Each epoch's metrics; none of a net that was trained elsewhere.
+      start_up: Those of the phases before the one with the task.
+      seconds: Of its training.
+    """
+
+    variables: dict
+    history: list[loop.Metrics] = []
+    start_up: list[loop.Metrics] = []
+    seconds: float = 0.0
+
+
 # ---- all nets of a run
 
 
@@ -99,10 +115,10 @@ def _teach(lab: Lab) -> tuple[list[dict], teachers.Teacher, Lab]:
         return [], *remembered(lab, nobody)
     if given.teacher is not None:
         net = given.teacher.net(lab.dataset, other_classes=True)
-        variables = given.teacher.variables
+        trained = Trained(given.teacher.variables)
         (lab.folder / "teacher").mkdir(exist_ok=True)
-        result = recorded(lab, "teacher", 0, net, variables, [], 0.0)
-        return [result], *remembered(lab, teachers.net(net, variables))
+        result = recorded(lab, "teacher", 0, net, trained)
+        return [result], *remembered(lab, teachers.net(net, trained.variables))
     net = labs.teacher(config, lab.dataset, training.AXIS)
     recipe = prepare(lab, net, nobody, "plain", "teacher")
     together(lab, recipe, 1)
@@ -416,7 +432,7 @@ def train(
         for seed in seeds:
             _look_before(lab, recipe, seed)
     return [
-        (recorded(lab, name, seed, recipe.net, *trained), trained[0])
+        (recorded(lab, name, seed, recipe.net, trained), trained.variables)
         for seed, trained in zip(seeds, fitted, strict=True)
     ]
 
@@ -427,32 +443,28 @@ def folder(name: str, seed: int, ensemble: int = 1) -> str:
     return name if alone else f"{name}-seed{seed}"
 
 
-def fit(
-    lab: Lab, runs: dict[str, int], recipe: Recipe
-) -> list[tuple[dict, list[loop.Metrics], float]]:
+def fit(lab: Lab, runs: dict[str, int], recipe: Recipe) -> list[Trained]:
     """Trains nets together.
 
     Args:
       lab: Settings and data.
       runs: By name, the seed.
       recipe: How.
-
-    Returns:
-      Of each its variables, each epoch's metrics and the seconds.
     """
     seconds = dict.fromkeys(runs, 0.0)
+    started = {name: [] for name in runs}
     for i, (how, epochs) in enumerate(recipe.phases):
         last = i == len(recipe.phases) - 1
         names = runs if last else {f"{name}/{START}": s for name, s in runs.items()}
         fitted = _fit(lab, names, how, epochs, recipe.shown)
         for name, own in zip(runs, fitted, strict=True):
             seconds[name] += own.seconds
-        if not last:
-            states = [own.state for own in fitted]
-            recipe.begun.update(zip(runs.values(), states, strict=True))
+            if not last:
+                started[name] += own.history
+                recipe.begun[runs[name]] = own.state
     recipe.begun.clear()
     return [
-        (variables(own.state), own.history, seconds[name])
+        Trained(variables(own.state), own.history, started[name], seconds[name])
         for name, own in zip(runs, fitted, strict=True)
     ]
 
@@ -497,24 +509,24 @@ def recorded(
     name: str,
     seed: int,
     net: Any,
-    trained: dict,
-    history: list[loop.Metrics],
-    seconds: float,
+    trained: Trained,
 ) -> dict:
     """The result of a trained net: measured and written, or read again."""
+    own = trained.variables
     place = lab.folder / folder(name, seed, lab.config.ensemble)
     record = place / "result.json"
     if not record.exists():
-        if history:
-            keep(lab, name, trained, place / "weights")
-        measured = measure(lab, net, trained)
+        if trained.history:
+            keep(lab, name, own, place / "weights")
+        measured = measure(lab, net, own)
         np.savez(place / "rdms.npz", **measured.pop("rdms"))
         if lab.given.measured is not None and name != "teacher":
-            own = brain.rdms(lab.config, lab.given.measured, lab.dataset, net, trained)
-            np.savez(place / "brain.npz", **own())
-        about = {"method": name, "seed": seed, "seconds": seconds}
+            of_brain = brain.rdms(lab.config, lab.given.measured, lab.dataset, net, own)
+            np.savez(place / "brain.npz", **of_brain())
+        about = {"method": name, "seed": seed, "seconds": trained.seconds}
         about |= {"versions": versions(), "compared": compared(lab.config, name)}
-        about |= {"config": dataclasses.asdict(lab.config), "history": history}
+        about |= {"config": dataclasses.asdict(lab.config)}
+        about |= {"history": trained.history, "start_up": trained.start_up}
         loop.write_json(record, about | measured)
     try:
         result = json.loads(record.read_text())

@@ -108,12 +108,13 @@ def try_all(
         net = labs.teacher(base, dataset, training.AXIS)
         nobody = teachers.nobody()
         recipe = trainings.prepare(lab, net, nobody, "plain", "teacher")
-        ((trained, history, _),) = trainings.fit(lab, {"teacher": 0}, recipe)
-        print(f"| teacher | | {history[-1]['validation_error']:.2f} | |", flush=True)
+        (trained,) = trainings.fit(lab, {"teacher": 0}, recipe)
+        error = trained.history[-1]["validation_error"]
+        print(f"| teacher | | {error:.2f} | |", flush=True)
         for i, (method, change) in enumerate(settings):
             tried = lab._replace(config=dataclasses.replace(base, **change))
             errors = students(
-                tried, method, teachers.net(net, trained), f"{i}-{method}"
+                tried, method, teachers.net(net, trained.variables), f"{i}-{method}"
             )
             mean, deviation, _ = statistics.spread(errors)
             setting = ", ".join(_said(*item) for item in change.items())
@@ -139,11 +140,11 @@ def students(
 
     def error(seed):
         try:
-            ((_, history, _),) = trainings.fit(lab, {f"{name}-{seed}": seed}, recipe)
+            (trained,) = trainings.fit(lab, {f"{name}-{seed}": seed}, recipe)
         except loop.Diverged as diverged:
             tqdm.tqdm.write(str(diverged))
             return math.nan
-        return history[-1]["validation_error"]
+        return trained.history[-1]["validation_error"]
 
     return [error(seed) for seed in range(lab.config.seeds)]
 

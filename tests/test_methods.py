@@ -331,6 +331,12 @@ class TestRun:
         assert unbroken["methods"] == resumed["methods"]
         ends = [experiments.stored(tmp_path / side / "ft-seed0") for side in ("a", "b")]
         assert ends[0] == ends[1]
+        whole, broken_off = (
+            json.loads((tmp_path / side / "ft-seed0" / "result.json").read_text())
+            for side in ("a", "b")
+        )
+        assert len(whole["start_up"]) == len(whole["history"]) == 2
+        assert whole["start_up"] == broken_off["start_up"] != whole["history"]
         start = experiments.stored(tmp_path / "a" / "ft-seed0" / trainings.START)
         kept = [k for k in start if "opt_state" not in k]
         frozen = [k for k in kept if "paraphraser" in k]
