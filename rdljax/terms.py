@@ -442,7 +442,8 @@ def crd(
     The heads are linear, one for the student's layer and one for the teacher's, both
     trained. The banks start random; their normalizers are those of the first batch.
     The batch must have `index` `[batch]`, each example's place among the training
-    examples, none twice.
+    examples, none twice. The gradient is computed with the loss, after which the banks
+    are updated where they lie, if the state is donated: it has no second derivatives.
 
     Args:
       examples: How many training examples there are: the rows of a bank.
@@ -494,8 +495,12 @@ def crd(
             first = lax.pmean(first, axis_name)
             everyone = lax.all_gather(everyone, axis_name, tiled=True)
         bank = _normalized(bank, first)
-        loss = chosen.loss(s, t, bank, temperature=temperature)
-        bank = objectives.update_bank(bank, *everyone, momentum=momentum)
+        contrast = functools.partial(chosen.loss, bank=bank, temperature=temperature)
+        loss, zero = _with_gradient(contrast, s, t)
+        s, t, index = everyone
+        bank = objectives.update_bank(
+            bank, s + zero, t + zero, index, momentum=momentum
+        )
         return loss, State(replicated={"bank": bank, "key": key})
 
     return Term(init, apply)
@@ -566,18 +571,21 @@ def crd_sharded(
         sums, weight = over_devices((sums, jnp.sum(counted)))
         fresh = (sums * (examples / weight)).astype(rows.normalizers.dtype)
         rows = _normalized(rows, fresh)
-        part = objectives.crd_of_rows(
+        part, zero = _with_gradient(
+            functools.partial(
+                objectives.crd_of_rows,
+                rows=rows,
+                positives=place(chosen.positives),
+                negatives=negative,
+                counts=over_devices(jnp.sum(negative, axis=1)),
+                n=examples,
+                temperature=temperature,
+            ),
             s,
             t,
-            rows,
-            place(chosen.positives),
-            negative,
-            over_devices(jnp.sum(negative, axis=1)),
-            examples,
-            temperature=temperature,
         )
         moved = objectives.update_bank(
-            rows, s, t, place(batch["index"]), momentum=momentum
+            rows, s + zero, t + zero, place(batch["index"]), momentum=momentum
         )
         replicated = {"normalizers": rows.normalizers, "key": key}
         return over_devices(part), State(replicated, (moved.student, moved.teacher))
@@ -589,6 +597,22 @@ def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
     """The bank with normalizers: those of the first batch, where it has none yet."""
     known = bank.normalizers > 0
     return bank._replace(normalizers=jnp.where(known, bank.normalizers, first))
+
+
+def _with_gradient(loss: Callable[..., Array], s: Array, t: Array) -> tuple:
+    """A loss that has its gradient at once, and a zero that is known after both.
+
+    A bank that is updated where it lies must not be read later, or XLA copies it. The
+    backward pass would read it: the gradient is therefore computed with the loss, and
+    whatever the zero is added to comes after them. First derivatives only.
+    """
+    fixed = jax.tree.map(lax.stop_gradient, (s, t))
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*fixed)
+    moved = [x - y for x, y in zip((s, t), fixed, strict=True)]
+    linear = sum(jnp.sum(g * x) for g, x in zip(gradients, moved, strict=True))
+    after = value + sum(jnp.sum(g) for g in gradients)
+    # (NaN remains NaN, so that no compiler takes it for a constant.)
+    return value + linear, jnp.where(after == after, 0, after)
 
 
 def crd_of_batch(

@@ -628,6 +628,36 @@ class TestValues:
         expected = jnp.mean((x - TEACHER["pooled"]) ** 2 / 2 + jnp.log(2.0)) / 2
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
+    @pytest.mark.parametrize("term", [terms.crd, terms.crd_sharded])
+    @pytest.mark.parametrize("policy", ["given", "drawn", "expected", "shared"])
+    def test_banks_are_updated_where_they_lie(self, term, policy):
+        n, features = 5000, 256
+        choose = {
+            "given": negatives.given(),
+            "drawn": negatives.drawn(4, np.arange(n) % 3),
+            "expected": negatives.expected(4, np.arange(n) % 3),
+            "shared": negatives.shared(4, np.arange(n) % 3),
+        }[policy]
+        term = terms.between("pooled", term(n, choose, features=features))
+        few = {k: v[:2] for k, v in BATCH.items()}
+        student, teacher = (
+            {"pooled": STUDENT["pooled"][:2]},
+            {"pooled": TEACHER["pooled"][:2]},
+        )
+        params, state = term.init(jax.random.key(0), student, teacher)
+
+        def step(params, state, student):
+            return jax.value_and_grad(term.apply, argnums=(0, 2), has_aux=True)(
+                params, state, student, teacher, few
+            )
+
+        compiled = (
+            jax.jit(step, donate_argnums=1).lower(params, state, student).compile()
+        )
+        bank = 4 * n * features
+        assert compiled.memory_analysis().alias_size_in_bytes >= 2 * bank
+        assert compiled.memory_analysis().temp_size_in_bytes < bank / 2
+
     def test_the_momentum_of_the_banks(self):
         term = terms.between(
             "pooled", terms.crd(B, negatives.given(), features=4, momentum=0.9)
