@@ -443,7 +443,7 @@ def crd(
     trained. The banks start random; their normalizers are those of the first batch.
     The batch must have `index` `[batch]`, each example's place among the training
     examples, none twice. The gradient is computed with the loss, after which the banks
-    are updated where they lie, if the state is donated: it has no second derivatives.
+    are updated where they lie, if the state is donated; second derivatives are 0.
 
     Args:
       examples: How many training examples there are: the rows of a bank.
@@ -497,6 +497,8 @@ def crd(
         bank = _normalized(bank, first)
         contrast = functools.partial(chosen.loss, bank=bank, temperature=temperature)
         loss, zero = _with_gradient(contrast, s, t)
+        if axis_name is not None:
+            zero = lax.psum(zero, axis_name)
         s, t, index = everyone
         bank = objectives.update_bank(
             bank, s + zero, t + zero, index, momentum=momentum
@@ -599,20 +601,39 @@ def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
     return bank._replace(normalizers=jnp.where(known, bank.normalizers, first))
 
 
-def _with_gradient(loss: Callable[..., Array], s: Array, t: Array) -> tuple:
+def _with_gradient(
+    loss: Callable[[Array, Array], Array], s: Array, t: Array
+) -> tuple[Array, Array]:
     """A loss that has its gradient at once, and a zero that is known after both.
 
     A bank that is updated where it lies must not be read later, or XLA copies it. The
     backward pass would read it: the gradient is therefore computed with the loss, and
-    whatever the zero is added to comes after them. First derivatives only.
+    whatever the zero is added to comes after them. (On CPUs XLA drops
+    `lax.optimization_barrier`, which would order them too.) Second derivatives are 0.
     """
     fixed = jax.tree.map(lax.stop_gradient, (s, t))
     value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*fixed)
-    moved = [x - y for x, y in zip((s, t), fixed, strict=True)]
-    linear = sum(jnp.sum(g * x) for g, x in zip(gradients, moved, strict=True))
     after = value + sum(jnp.sum(g) for g in gradients)
     # (NaN remains NaN, so that no compiler takes it for a constant.)
-    return value + linear, jnp.where(after == after, 0, after)
+    zero = jnp.where(after == after, 0, after)
+    return _backed(value, (s, t), gradients), zero
+
+
+@jax.custom_vjp
+def _backed(value: Array, inputs: Any, gradients: Any) -> Array:
+    """The value, whose gradient with respect to the inputs is the one given."""
+    del inputs, gradients
+    return value
+
+
+_backed.defvjp(
+    lambda value, inputs, gradients: (value, gradients),
+    lambda gradients, of_value: (
+        None,
+        jax.tree.map(lambda g: (of_value * g).astype(g.dtype), gradients),
+        None,
+    ),
+)
 
 
 def crd_of_batch(

@@ -471,6 +471,47 @@ class TestCRD:
         np.testing.assert_array_equal(found[0], found[1])
         np.testing.assert_array_equal(found[0], found[2])
 
+    @pytest.mark.parametrize("devices", [1, 2])
+    @pytest.mark.parametrize("term", [terms.crd, terms.crd_sharded])
+    @pytest.mark.parametrize("policy", ["given", "few", "many", "expected", "shared"])
+    def test_banks_are_updated_where_they_lie(self, term, policy, devices):
+        n, features, labels = 5000, 256, np.arange(5000) % 3
+        choose = {
+            "given": negatives.given(),
+            "few": negatives.drawn(4, labels),  # gathered
+            "many": negatives.drawn(n // 5, labels),  # by a product with all
+            "expected": negatives.expected(4, labels),
+            "shared": negatives.shared(4, labels),
+        }[policy]
+        term = terms.between("pooled", term(n, choose, features=features))
+        of_one = jax.tree.map(lambda x: x[:2], (STUDENT, TEACHER, BATCH))
+        params, state = term.init(jax.random.key(0), *of_one[:2])
+
+        def step(state, params, student, teacher, batch, axis_name=None):
+            return jax.value_and_grad(term.apply, argnums=(0, 2), has_aux=True)(
+                params, state, student, teacher, batch, axis_name
+            )
+
+        if devices == 1:
+            mapped, given = jax.jit(step, donate_argnums=0), (state, params, *of_one)
+        else:
+            mapped = jax.pmap(
+                functools.partial(step, axis_name="device"),
+                axis_name="device",
+                donate_argnums=0,
+                devices=jax.devices()[:devices],
+            )
+            rows = jax.tree.map(lambda x: x[: n // devices], state.per_device)
+            state = terms.State(state.replicated, rows)
+            given = jax.tree.map(lambda x: jnp.stack([x] * devices), (state, params))
+            parts = jax.tree.map(lambda x: jnp.stack([x[:2], x[2:4]]), BATCH)
+            seen = jax.tree.map(lambda x: jnp.stack([x] * devices), of_one[:2])
+            given = (*given, *seen, parts)
+        memory = mapped.lower(*given).compile().memory_analysis()
+        banks = 2 * 4 * n * features // (1 if state.replicated.get("bank") else devices)
+        assert memory.alias_size_in_bytes >= banks
+        assert memory.temp_size_in_bytes < banks / 4
+
     def test_each_step_draws_anew_and_moves_the_rows_of_the_batch_alone(self):
         params, state = start("crd, no labels")
         part = jax.tree.map(lambda x: x[2:5], (STUDENT, TEACHER, BATCH))
@@ -627,36 +668,6 @@ class TestValues:
             x = jnp.maximum(x, 0) if i < 2 else x
         expected = jnp.mean((x - TEACHER["pooled"]) ** 2 / 2 + jnp.log(2.0)) / 2
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-    @pytest.mark.parametrize("term", [terms.crd, terms.crd_sharded])
-    @pytest.mark.parametrize("policy", ["given", "drawn", "expected", "shared"])
-    def test_banks_are_updated_where_they_lie(self, term, policy):
-        n, features = 5000, 256
-        choose = {
-            "given": negatives.given(),
-            "drawn": negatives.drawn(4, np.arange(n) % 3),
-            "expected": negatives.expected(4, np.arange(n) % 3),
-            "shared": negatives.shared(4, np.arange(n) % 3),
-        }[policy]
-        term = terms.between("pooled", term(n, choose, features=features))
-        few = {k: v[:2] for k, v in BATCH.items()}
-        student, teacher = (
-            {"pooled": STUDENT["pooled"][:2]},
-            {"pooled": TEACHER["pooled"][:2]},
-        )
-        params, state = term.init(jax.random.key(0), student, teacher)
-
-        def step(params, state, student):
-            return jax.value_and_grad(term.apply, argnums=(0, 2), has_aux=True)(
-                params, state, student, teacher, few
-            )
-
-        compiled = (
-            jax.jit(step, donate_argnums=1).lower(params, state, student).compile()
-        )
-        bank = 4 * n * features
-        assert compiled.memory_analysis().alias_size_in_bytes >= 2 * bank
-        assert compiled.memory_analysis().temp_size_in_bytes < bank / 2
 
     def test_the_momentum_of_the_banks(self):
         term = terms.between(
