@@ -54,7 +54,7 @@ class Recipe(NamedTuple):
     shown: int = 0
 
 
-class Trained(NamedTuple):
+class Outcome(NamedTuple):
     """A net at the end of its training.
 
     Attributes:
@@ -65,8 +65,8 @@ class Trained(NamedTuple):
     """
 
     variables: dict
-    history: list[loop.Metrics] = []
-    start_up: list[loop.Metrics] = []
+    history: Sequence[loop.Metrics] = ()
+    start_up: Sequence[loop.Metrics] = ()
     seconds: float = 0.0
 
 
@@ -115,10 +115,10 @@ def _teach(lab: Lab) -> tuple[list[dict], teachers.Teacher, Lab]:
         return [], *remembered(lab, nobody)
     if given.teacher is not None:
         net = given.teacher.net(lab.dataset, other_classes=True)
-        trained = Trained(given.teacher.variables)
+        outcome = Outcome(given.teacher.variables)
         (lab.folder / "teacher").mkdir(exist_ok=True)
-        result = recorded(lab, "teacher", 0, net, trained)
-        return [result], *remembered(lab, teachers.net(net, trained.variables))
+        result = recorded(lab, "teacher", 0, net, outcome)
+        return [result], *remembered(lab, teachers.net(net, outcome.variables))
     net = labs.teacher(config, lab.dataset, training.AXIS)
     recipe = prepare(lab, net, nobody, "plain", "teacher")
     together(lab, recipe, 1)
@@ -280,10 +280,17 @@ def prepare(
             return metrics
 
         take = programs.Programs(name, step, unrolled=driver.unrolled, tell=lab.tell)
-        done = (lab.folder / "profile" / name / "profile.json").exists()
-        if last and config.profile and not done:
-            setup = (net, teacher, phase, optimizer, view)
-            _profile(lab, name, setup, begin(0, jax.device_count()), arrays, example)
+        place = lab.folder / "profile" / name
+        if last and config.profile and not (place / "profile.json").exists():
+            measured = profile.measure(
+                *(net, teacher, phase, optimizer, view),
+                begin(0, jax.device_count()),
+                arrays,
+                training.shard(example),
+                place,
+                **parts,
+            )
+            lab.bar.write(f"{name}:\n\n{measured.table()}\n\n{place}")
         return loop.Method(
             begin,
             arrays,
@@ -349,32 +356,6 @@ def optimizer_of(
     return optax.chain(*clip, *decay, sgd)
 
 
-def _profile(
-    lab: Lab,
-    name: str,
-    setup: tuple,
-    state: training.TrainState,
-    arrays: training.Arrays,
-    batch: training.Batch,
-) -> None:
-    """Measures a step of a net, and says what came out.
-
-    Args:
-      lab: Settings and data.
-      name: Of the net.
-      setup: Net, teacher, phase, optimizer and view.
-      state: At the start.
-      arrays: What a step reads.
-      batch: One.
-    """
-    place = lab.folder / "profile" / name
-    micro = {"micro_batches": lab.config.micro_batches}
-    measured = profile.measure(
-        *setup, state, arrays, training.shard(batch), place, **micro
-    )
-    lab.bar.write(f"{name}:\n\n{measured.table()}\n\n{place}")
-
-
 def together(lab: Lab, recipe: Recipe, seeds: int) -> int:
     """How many seeds go together: as many as are wanted, or the part of them that fits.
 
@@ -432,8 +413,8 @@ def train(
         for seed in seeds:
             _look_before(lab, recipe, seed)
     return [
-        (recorded(lab, name, seed, recipe.net, trained), trained.variables)
-        for seed, trained in zip(seeds, fitted, strict=True)
+        (recorded(lab, name, seed, recipe.net, outcome), outcome.variables)
+        for seed, outcome in zip(seeds, fitted, strict=True)
     ]
 
 
@@ -443,7 +424,7 @@ def folder(name: str, seed: int, ensemble: int = 1) -> str:
     return name if alone else f"{name}-seed{seed}"
 
 
-def fit(lab: Lab, runs: dict[str, int], recipe: Recipe) -> list[Trained]:
+def fit(lab: Lab, runs: dict[str, int], recipe: Recipe) -> list[Outcome]:
     """Trains nets together.
 
     Args:
@@ -464,7 +445,7 @@ def fit(lab: Lab, runs: dict[str, int], recipe: Recipe) -> list[Trained]:
                 recipe.begun[runs[name]] = own.state
     recipe.begun.clear()
     return [
-        Trained(variables(own.state), own.history, started[name], seconds[name])
+        Outcome(variables(own.state), own.history, started[name], seconds[name])
         for name, own in zip(runs, fitted, strict=True)
     ]
 
@@ -509,24 +490,24 @@ def recorded(
     name: str,
     seed: int,
     net: Any,
-    trained: Trained,
+    outcome: Outcome,
 ) -> dict:
     """The result of a trained net: measured and written, or read again."""
-    own = trained.variables
+    own = outcome.variables
     place = lab.folder / folder(name, seed, lab.config.ensemble)
     record = place / "result.json"
     if not record.exists():
-        if trained.history:
+        if outcome.history:
             keep(lab, name, own, place / "weights")
         measured = measure(lab, net, own)
         np.savez(place / "rdms.npz", **measured.pop("rdms"))
         if lab.given.measured is not None and name != "teacher":
             of_brain = brain.rdms(lab.config, lab.given.measured, lab.dataset, net, own)
             np.savez(place / "brain.npz", **of_brain())
-        about = {"method": name, "seed": seed, "seconds": trained.seconds}
+        about = {"method": name, "seed": seed, "seconds": outcome.seconds}
         about |= {"versions": versions(), "compared": compared(lab.config, name)}
         about |= {"config": dataclasses.asdict(lab.config)}
-        about |= {"history": trained.history, "start_up": trained.start_up}
+        about |= {"history": outcome.history, "start_up": outcome.start_up}
         loop.write_json(record, about | measured)
     try:
         result = json.loads(record.read_text())

@@ -108,13 +108,13 @@ def try_all(
         net = labs.teacher(base, dataset, training.AXIS)
         nobody = teachers.nobody()
         recipe = trainings.prepare(lab, net, nobody, "plain", "teacher")
-        (trained,) = trainings.fit(lab, {"teacher": 0}, recipe)
-        error = trained.history[-1]["validation_error"]
+        (outcome,) = trainings.fit(lab, {"teacher": 0}, recipe)
+        error = outcome.history[-1]["validation_error"]
         print(f"| teacher | | {error:.2f} | |", flush=True)
         for i, (method, change) in enumerate(settings):
             tried = lab._replace(config=dataclasses.replace(base, **change))
             errors = students(
-                tried, method, teachers.net(net, trained.variables), f"{i}-{method}"
+                tried, method, teachers.net(net, outcome.variables), f"{i}-{method}"
             )
             mean, deviation, _ = statistics.spread(errors)
             setting = ", ".join(_said(*item) for item in change.items())
@@ -140,11 +140,11 @@ def students(
 
     def error(seed):
         try:
-            (trained,) = trainings.fit(lab, {f"{name}-{seed}": seed}, recipe)
+            (outcome,) = trainings.fit(lab, {f"{name}-{seed}": seed}, recipe)
         except loop.Diverged as diverged:
             tqdm.tqdm.write(str(diverged))
             return math.nan
-        return trained.history[-1]["validation_error"]
+        return outcome.history[-1]["validation_error"]
 
     return [error(seed) for seed in range(lab.config.seeds)]
 

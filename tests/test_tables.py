@@ -106,16 +106,21 @@ class TestTables:
 
     @pytest.mark.slow
     @pytest.mark.timeout(3000)
-    @pytest.mark.parametrize("name", [n for n in tables.names() if "cifar100" in n])
-    def test_each_method_of_each_column_can_be_traced(self, name, monkeypatch):
-        # CIFAR-100's shapes: noise, so the plumbing alone is tested.
+    @pytest.mark.parametrize(
+        "name",
+        [n for n in tables.names() if n.startswith(("rdl_c", "nst", "crd", "vid"))],
+    )
+    def test_each_method_of_each_column_can_be_traced(self, name):
+        # CIFAR's shapes: noise, so the plumbing alone is tested.
         rng = np.random.default_rng(0)
-        label = np.repeat(np.arange(100, dtype=np.int32), 2)
-        image = rng.integers(0, 256, (len(label), 32, 32, 3)).astype(np.uint8)
-        split = data.Split(image, label)
-        noise = data.Dataset("cifar100", 100, *[split] * 3, "noise", *[(1.0,) * 3] * 2)
         for of in made(name).columns.values():
-            run.rehearse(of.config, noise._replace(name=of.config.data))
+            classes = {"cifar10": 10, "cifar100": 100}[of.config.data]
+            label = np.repeat(np.arange(classes, dtype=np.int32), 200 // classes)
+            image = rng.integers(0, 256, (len(label), 32, 32, 3)).astype(np.uint8)
+            split = data.Split(image, label)
+            about = ("noise", *[(1.0,) * 3] * 2)
+            noise = data.Dataset(of.config.data, classes, *[split] * 3, *about)
+            run.rehearse(of.config, noise)
 
 
 # ---- the command, on digits and MLPs
@@ -350,25 +355,37 @@ def coloured(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("name", "column", "methods"),
+    ("name", "columns", "methods"),
     [
-        ("rdl_cifar", "cifar10", ("plain", "rdl")),
-        ("nst_cifar", "cifar100", ("plain", "nst_gaussian")),
-        ("crd_cross_modal", "cifar100", ("plain", "crd")),
-        ("vid_mlp", "mlp_1024", ("plain", "vid")),
+        ("rdl_cifar", ("cifar10", "transfer"), ("plain", "rdl")),
+        ("nst_cifar", ("cifar100",), ("plain", "nst_gaussian")),
+        ("crd_cross_modal", ("cifar100",), ("plain", "crd")),
+        ("crd_ensemble", ("2 teachers",), ("plain", "crd")),
+        ("crd_ablations", ("default", "16 drawn"), ("plain", "crd")),
+        ("vid_cifar10", ("5000", "1000"), ("plain", "vid")),
+        ("vid_mlp", ("mlp_1024",), ("plain", "vid")),
     ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
-def test_each_paper_in_seconds(name, column, methods, coloured, tmp_path):
+def test_each_paper_in_seconds(name, columns, methods, coloured, tmp_path):
     student = "mlp" if name == "vid_mlp" else "mnist_cnn_small"
     call = [f"--data_dir={coloured}", "--data=coloured", f"--student={student}"]
     call += ["--teacher=mnist_cnn_small", "--teacher_epochs=1", "--epochs=1"]
     call += ["--layers=pooled", "--maps=stage1", "--seeds=1", "--batch=64"]
-    call += [f"--only={column}", f"--out={tmp_path / 'table'}", "--methods", *methods]
+    call += ["--train_per_class=30", f"--only={','.join(columns)}"]
+    call += [f"--out={tmp_path / 'table'}", "--methods", *methods]
     assert table.main([name, *call]) == 0
-    own = result(tmp_path / "table", column, methods[1], 0)
-    assert np.isfinite(own["history"][0]["loss"]) and len(own["predicted"]) == 40
-    plain = result(tmp_path / "table", column, "plain", 0)
-    assert own["history"][0]["loss"] != plain["history"][0]["loss"]
+    for column in columns:
+        own = result(tmp_path / "table", column, methods[1], 0)
+        assert np.isfinite(own["history"][0]["loss"]) and len(own["predicted"]) == 40
+        plain = result(tmp_path / "table", column, "plain", 0)
+        assert own["history"][0]["loss"] != plain["history"][0]["loss"]
+    if len(columns) == 2:
+        taught = [
+            json.loads((tmp_path / "table" / column / "result.json").read_text())
+            for column in columns
+        ]
+        assert taught[0]["teacher"]["test_error"] == taught[1]["teacher"]["test_error"]
 
 
 def test_the_ablations_of_crd_differ_in_one_setting_each():

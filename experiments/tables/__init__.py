@@ -64,6 +64,14 @@ def module(name: str) -> Any:
 
 # KD alone is weighed against the task so in RepDistiller (run_cifar_distill.sh).
 KD_ALONE = ("kd/task=0.1", "kd/kd=0.9")
+# How the tables that two CPU cores can fill differ from all papers.
+SMALL = (
+    "small nets and few epochs, where the papers have residual nets and 160 epochs and "
+    "more",
+    "a warm-up and a cosine instead of steps, and gradients clipped to norm 1, so that "
+    "a large weight leaves the task a smaller part of each step",
+    "weights are RepDistiller's, not tuned for these nets",
+)
 # What VID's tables of CIFAR-10 share (Ahn et al. 2019; the nets are the paper's).
 VID_CIFAR10 = {
     "data": "cifar10",

@@ -23,5 +23,6 @@ def get_table() -> tables.Table:
                     teacher_epochs=5,
                 )
             )
-        }
+        },
+        tables.SMALL,
     )

@@ -26,4 +26,4 @@ def get_table() -> tables.Table:
             teacher_epochs=5,
         )
         columns[name] = tables.Column(settings, {}, None if whole else "5400")
-    return tables.Table(columns)
+    return tables.Table(columns, tables.SMALL)

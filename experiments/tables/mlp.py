@@ -38,5 +38,10 @@ def get_table() -> tables.Table:
                     **shared,
                 )
             ),
-        }
+        },
+        (
+            *tables.SMALL,
+            "an MLP of 256 and 64 units, where the paper has 1,024 and more",
+            "VID predicts the mean of each of the teacher's channels over positions",
+        ),
     )

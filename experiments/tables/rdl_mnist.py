@@ -29,5 +29,6 @@ def get_table() -> tables.Table:
             "validation images (experiments/README.md); the paper's were not at hand",
             "all pairs of the batch, where the prototype draws 50 of the 4,950 pairs "
             "of 100 fixed images",
+            "FitNet's hint weighs 1 (RepDistiller 100), AT 1000 as there",
         ),
     )

@@ -47,5 +47,6 @@ def get_table() -> tables.Table:
                 config.Config(teacher_from="weights/cifar_cnn", **shared)
             ),
             "same_data": tables.Column(config.Config(teacher="resnet8", **shared)),
-        }
+        },
+        (*tables.SMALL, "a small part of the images, neither cropped nor mirrored"),
     )

@@ -9,7 +9,7 @@ Command: python -m experiments.table vid_mlp --data_dir=DIR
 
 from experiments import config, tables
 
-METHODS = ("plain", "kd", "hint", "vid", "rdl", "crd")
+METHODS = ("plain", "kd", "hint", "vid", "rdl")
 
 
 def get_table() -> tables.Table:
