@@ -932,7 +932,9 @@ def _partition(params: dict[str, PyTree], phase: Phase) -> tuple[PyTree, PyTree]
     """What the phase trains and what it does not, None in each other's place."""
     trains = ("student", *phase.terms) if phase.trains is None else phase.trains
     for name in phase.trains or ():
-        if not any(_is_below(path, name) for path, _ in _leaves(params)):
+        # (A term may have nothing to train, such as `ab` between maps of one shape.)
+        empty = name in params and not jax.tree.leaves(params[name])
+        if not empty and not any(_is_below(path, name) for path, _ in _leaves(params)):
             raise _names.UnknownName("parameter to train", name, params)
     leaves, structure = _leaves(params), jax.tree_util.tree_structure(params)
     mine = [any(_is_below(path, name) for name in trains) for path, _ in leaves]

@@ -435,6 +435,18 @@ class TestPhases:
         assert all(jax.tree.leaves(same["Dense_0"]))
         assert not any(jax.tree.leaves(same["Dense_1"]))
 
+    def test_a_term_may_have_nothing_to_train(self):
+        student, teacher, arrays = setting()
+        ends = []
+        for trains in (("student",), ("student", "task")):
+            phase = training.Phase({"task": LOSS["task"]}, 1, trains=trains)
+            state = begin(student, teacher, arrays, phase=phase)
+            assert not jax.tree.leaves(state.replicated.params["task"])
+            step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+            new, _ = step(state, arrays, batches(1)[0])
+            ends.append(new.replicated.params)
+        jax.tree.map(np.testing.assert_array_equal, *ends)
+
     def test_every_trained_leaf_changes_by_default(self):
         state, _ = one_device()
         student, teacher, arrays = setting()
