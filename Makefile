@@ -5,13 +5,19 @@ VENV ?= .venv
 bin := $(VENV)/bin
 options :=
 
-.PHONY: mnist test lint clean
+.PHONY: mnist test check times lint clean
 
 mnist: $(VENV)/ready  ## train a teacher and its students on real digits
 	$(bin)/python -m experiments.run mnist_rdl --resume $(options)
 
 test: $(VENV)/ready  ## the whole suite
-	$(bin)/python -m pytest -q -n auto $(options)
+	$(bin)/python -m pytest -q -n auto --dist loadfile $(options)
+
+check: $(VENV)/ready  ## the tests of the files that differ from the last commit
+	$(bin)/python -m tests.room $(options)
+
+times: $(VENV)/ready  ## the whole suite, and how long each test and file takes
+	$(bin)/python -m pytest -q -n auto --dist loadfile -p tests.times $(options)
 
 lint: $(VENV)/ready  ## style, as CI checks it
 	$(bin)/ruff check .
@@ -25,4 +31,4 @@ $(VENV)/ready: requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .cache

@@ -2,17 +2,48 @@
 
 Eight forced CPU devices, so that one machine tests what is mapped across devices.
 Before jax 0.12 such devices wait for each other forever when XLA has fewer threads
-than they need; PJRT_NPROC gives it enough. Both are set before jax is imported.
+than they need; PJRT_NPROC gives it enough.
+
+Most of the suite's time is XLA's. So programs are compiled by its older, quicker
+emitter where it has one, those of `SMALL` without optimisations, and are kept in a
+folder that the workers share and that a later run finds again
+(`JAX_COMPILATION_CACHE_DIR` names another one, or none where it is empty). The
+environment variable `RDLJAX_OPTIMIZED=1` asks for the compiler as users have it.
+
+All this is set before jax is imported, and holds for the processes that tests start.
 """
 
 import itertools
 import os
 import pathlib
+from importlib import metadata
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+ROOT = pathlib.Path(__file__).parents[1]
+JAXLIB = metadata.version("jaxlib")
+OPTIMIZED = os.environ.get("RDLJAX_OPTIMIZED") == "1"
+FLAGS = ["--xla_force_host_platform_device_count=8"]
+if not OPTIMIZED:
+    FLAGS.append("--xla_cpu_parallel_codegen_split_count=1")
+    if JAXLIB.startswith("0.10."):  # Later versions have one emitter only.
+        FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+# The files whose programs compile longer than they run. (A step of a small
+# convolutional net takes 0.1 CPU seconds, and 2.4 without optimisations.)
+SMALL = {
+    *("test_objectives", "test_rdm", "test_forms", "test_mmd", "test_geometry"),
+    *("test_negatives", "test_statistics", "test_rsatoolbox", "test_terms"),
+    *("test_devices", "test_drivers", "test_training", "test_stored"),
+    *("test_nets", "test_capture", "test_from_torch"),
+}
+os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 os.environ["PJRT_NPROC"] = "32"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "agg"
+# (XLA's own key has its version; a folder for each can be removed.)
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / f"jaxlib-{JAXLIB}")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -32,6 +63,27 @@ def pytest_runtest_teardown():
         return
     if MAPS.read_bytes().count(b"\n") > MANY:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiler(request):
+    """Compiles the programs of `SMALL` without optimisations, all others with them."""
+    small = request.module.__name__.rpartition(".")[2] in SMALL
+    name = "jax_disable_most_optimizations"
+    before, now = jax.config.read(name), small and not OPTIMIZED
+    jax.config.update(name, now)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.fixture
+def optimized():
+    """Compiles the test's programs with all optimisations."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture

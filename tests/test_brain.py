@@ -9,7 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import brain, command, data, loop, run, weights
+from experiments import (
+    brain,
+    brain_report,
+    command,
+    data,
+    findings,
+    loop,
+    run,
+    weights,
+)
 from experiments import config as configs
 from experiments import lab as labs
 from rdljax import (
@@ -322,16 +331,26 @@ def made(tmp_path_factory):
     return file
 
 
-def go(folder, file, looks=10**6, resume=False, **changes):
+def whole(folder, file, looks=10**6, resume=False, **changes):
+    """A run of the command."""
     settings = {**SETTINGS, "brain": file and str(file), "out": str(folder), **changes}
     config = configs.load("mnist_rdl", **settings, resume=resume)
     return run.run("mnist_rdl", config, experiments.Countdown(looks))
 
 
+def go(*arguments, **changes):
+    """A run that is not rehearsed and draws nothing, which takes half of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "rehearse", lambda *_: None)
+        patch.setattr(findings, "pictures", lambda *_: None)
+        patch.setattr(brain_report, "pictures", lambda *_: [])
+        return whole(*arguments, **changes)
+
+
 @pytest.fixture(scope="module")
 def finished(made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "run"
-    return folder, go(folder, made)
+    return folder, whole(folder, made)
 
 
 class TestExperiment:
@@ -612,7 +631,7 @@ class TestExperiment:
     def test_wrong_settings(self, made, tmp_path, changes, message):
         changes = {"brain": str(made), **changes}
         with pytest.raises((command.UsageError, ValueError), match=message):
-            go(tmp_path / "run", changes.pop("brain"), **changes)
+            whole(tmp_path / "run", changes.pop("brain"), **changes)
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize(

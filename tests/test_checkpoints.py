@@ -30,6 +30,7 @@ def adam() -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
 
+@jax.jit
 def state(seed: int = 0) -> State:
     key = jax.random.key(seed)
     params = {
@@ -184,6 +185,17 @@ def test_arrays_sharded_over_the_devices_come_back_whole(tmp_path):
 
 
 STORED = {"a": {"kernel": jnp.ones((2, 3))}, "count": jnp.int32(1)}
+
+
+def test_an_array_that_is_not_the_hashed_one_is_seen(tmp_path):
+    checkpoints.save(tmp_path, 0, STORED, {})
+    text = tmp_path / "0" / "manifest.json"
+    manifest = json.loads(text.read_text())
+    next(iter(manifest["leaves"].values()))["sha256"] = "0" * 64
+    manifest["sha256"] = _files.sha256_of_words(manifest)
+    text.write_text(json.dumps(manifest))
+    with pytest.raises(checkpoints.CheckpointDamaged, match="was changed"):
+        checkpoints.restore(tmp_path, STORED)
 
 
 @pytest.mark.parametrize(
@@ -438,33 +450,48 @@ def test_nothing_is_printed_or_logged(tmp_path, capfd, caplog):
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("renames", [1, 2, 3])
-def test_a_process_killed_at_a_rename_leaves_whole_checkpoints(tmp_path, renames):
-    # What is replaced moves away, the new one comes to its place, the oldest goes.
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Folders of processes that were killed at the first, second or third rename."""
+    folder = tmp_path_factory.mktemp("killed")
     code = f"""
 import os, pathlib, sys
 import jax.numpy as jnp
 from rdljax import checkpoints
-rename, left = pathlib.Path.rename, [{renames}]
+rename = pathlib.Path.rename
 def killed(path, target):
-    left[0] -= 1
-    if not left[0]:
+    global left
+    left -= 1
+    if not left:
         os._exit(9)
     return rename(path, target)
 def save(step, value):
-    checkpoints.save({str(tmp_path)!r}, step, {{"x": jnp.full(2, value)}}, {{}})
-save(2, 20)
-pathlib.Path.rename = killed
-save(2, 21)
-save(3, 30)
+    checkpoints.save(folder, step, {{"x": jnp.full(2, value)}}, {{}})
+for left in (1, 2, 3):
+    folder = {str(folder)!r} + f"/{{left}}"
+    # (One of its own for each, before JAX has threads that a fork would leave behind.)
+    child = os.fork()
+    if not child:
+        save(2, 20)
+        pathlib.Path.rename = killed
+        save(2, 21)
+        save(3, 30)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
-    assert killed.returncode == 9, killed.stderr
-    like = {"x": jnp.zeros(2, int)}
-    found, _, _ = checkpoints.restore(tmp_path, like)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["9"] * 3, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("renames", [1, 2, 3])
+def test_a_process_killed_at_a_rename_leaves_whole_checkpoints(killed, renames):
+    # What is replaced moves away, the new one comes to its place, the oldest goes.
+    folder, like = killed / str(renames), {"x": jnp.zeros(2, int)}
+    found, _, _ = checkpoints.restore(folder, like)
     same({"x": jnp.full(2, {1: 20, 2: 20, 3: 21}[renames])}, found)
-    checkpoints.save(tmp_path, 4, {"x": jnp.full(2, 4)}, {})
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["2", "4"]
+    checkpoints.save(folder, 4, {"x": jnp.full(2, 4)}, {})
+    assert sorted(kept.name for kept in folder.iterdir()) == ["2", "4"]
 
 
 def flip(file: pathlib.Path, rng: np.random.Generator) -> None:
@@ -587,38 +614,46 @@ class TestDamage:
             checkpoints.restore(tmp_path, {"x": jnp.ones(2)})
 
 
-def limited(tmp_path, limit, step):
-    """Saves in a process whose files may have `limit` bytes; answers what it says."""
+def limited(folder, *saves):
+    """Saves in a process whose files may have so many bytes; answers what it says.
+
+    Of each limit and step: what error there was; then, what the folder has, which is
+    the newest step, its first number, and how many different ones it has.
+    """
     code = f"""
-import resource, sys
+import json, os, resource
 import numpy as np
 from rdljax import checkpoints
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-try:
-    x = np.random.default_rng(7).normal(size=100_000)
-    checkpoints.save({str(tmp_path)!r}, {step}, {{"x": x}}, {{}})
-except checkpoints.CheckpointNotWritten as error:
-    print(error)
-    sys.exit(3)
+folder, x = {str(folder)!r}, np.random.default_rng(7).normal(size=100_000)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+for limit, step in {saves}:
+    said = None
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    try:
+        checkpoints.save(folder, step, {{"x": x}}, {{}})
+    except checkpoints.CheckpointNotWritten as error:
+        said = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    found, _, latest = checkpoints.restore(folder, {{"x": x}})
+    numbers = found["x"][0], len(np.unique(found["x"]))
+    print(json.dumps([said, sorted(os.listdir(folder)), latest, *numbers]))
 """
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
-    like = {"x": np.zeros(100_000)}
     checkpoints.save(tmp_path, 1, {"x": np.ones(100_000)}, {})
-    for limit in (0, 1_000, 50_000):
-        for step in (1, 2):
-            done = limited(tmp_path, limit, step)
-            assert done.returncode == 3, done.stderr
-            assert f"{tmp_path / str(step)} could not be written" in done.stdout
-            found, _, latest = checkpoints.restore(tmp_path, like)
-            assert latest == 1 and (found["x"] == 1).all()
-    # A whole checkpoint is left and nothing of the others.
-    assert [f.name for f in tmp_path.iterdir()] == ["1"]
-    assert limited(tmp_path, 10**9, 2).returncode == 0
-    found, _, latest = checkpoints.restore(tmp_path, like)
-    assert latest == 2 and len(np.unique(found["x"])) == 100_000
+    saves = [(limit, step) for limit in (0, 1_000, 50_000) for step in (1, 2)]
+    *found, last = limited(tmp_path, *saves, (10**9, 2))
+    for (_, step), (said, *kept) in zip(saves, found, strict=True):
+        assert f"{tmp_path / str(step)} could not be written" in said
+        # A whole checkpoint is left and nothing of the others.
+        assert kept == [["1"], 1, 1, 1]
+    said, names, latest, _, different = last
+    assert said is None and names == ["1", "2"]
+    assert (latest, different) == (2, 100_000)
 
 
 class TestAbout:

@@ -1,9 +1,11 @@
 """After a crash: what was broken off ends with the same bytes as the unbroken run."""
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -20,40 +22,88 @@ STEPS = 2 * STEPS_AN_EPOCH
 KILLED = -9
 
 
+class Process:
+    """One of `broken.py`, which trains until it is killed."""
+
+    def __init__(self, devices, errors):
+        flag = "xla_force_host_platform_device_count="
+        flags = re.sub(rf"{flag}\d+", f"{flag}{devices}", os.environ["XLA_FLAGS"])
+        assert f"{flag}{devices}" in flags.removeprefix("--").split(" --")
+        self.errors = errors
+        with errors.open("w") as file:
+            self.child = subprocess.Popen(
+                [sys.executable, ROOT / "tests" / "broken.py"],
+                env=os.environ
+                | {
+                    "XLA_FLAGS": flags,
+                    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+                    "PYTHONPATH": str(ROOT),
+                },
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+            )
+
+    def train(self, *asked):
+        """Answers the status of a training, and what it said."""
+        self.child.stdin.write(json.dumps(asked) + "\n")
+        self.child.stdin.flush()
+        if answer := self.child.stdout.readline():
+            return json.loads(answer)
+        assert self.child.wait() == KILLED, self.errors.read_text()
+        return KILLED, ""
+
+    def close(self):
+        for pipe in (self.child.stdin, self.child.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        self.child.wait()
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Starts a training in a folder; answers the exit status and what it says."""
-    cache = tmp_path_factory.mktemp("compiled")
+    """Trains in a folder, in another process; answers its status and what it says.
+
+    What is killed, a new process goes on with; what is not serves the next training.
+    """
+    errors = tmp_path_factory.mktemp("said") / "errors"
+    processes = {}
 
     def run(folder, how="end", number=0, devices=2, epochs=2):
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-            "PYTHONPATH": str(ROOT),
-            # Only the first of them compiles.
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        command = [sys.executable, ROOT / "tests" / "broken.py", folder, how]
-        done = subprocess.run(
-            [*command, str(number), str(epochs)],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode in (0, 1, KILLED), done.stderr
-        return done.returncode, done.stdout.strip()
+        if devices not in processes:
+            processes[devices] = Process(devices, errors)
+        process = processes[devices]
+        status, said = process.train(str(folder), how, number, epochs)
+        if status == KILLED:
+            processes.pop(devices).close()
+        return status, said
 
-    return run
+    yield run
+    for process in processes.values():
+        process.close()
 
 
 @pytest.fixture(scope="module")
 def unbroken(start, tmp_path_factory):
+    """What a training comes to that nothing happens to; it leaves copies of itself."""
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    status, said = start(folder)
+    status, said = start(folder, "copies")
     assert status == 0
     result = json.loads(said) | {"folder": folder}
     assert result["leaves"] > 20 and result["changes"] > 100
     return result
+
+
+@pytest.fixture
+def broken_off(unbroken, tmp_path):
+    """The folder as it is when a training is killed before a step."""
+
+    def copy(step):
+        folder = unbroken["folder"].with_name(f"run before step {step}")
+        return pathlib.Path(shutil.copytree(folder, tmp_path / "run"))
+
+    return copy
 
 
 def ends_alike(start, folder, unbroken, epochs=2):
@@ -70,7 +120,8 @@ class TestKilled:
     def kill(self, start, folder, unbroken, kills, seed, epochs):
         """Kills it between two epochs, then at seeded changes and steps."""
         start = functools.partial(start, epochs=epochs)
-        assert start(folder, "step", STEPS_AN_EPOCH)[0] == KILLED
+        if not folder.exists():
+            assert start(folder, "step", STEPS_AN_EPOCH)[0] == KILLED
         assert newest(folder) == STEPS_AN_EPOCH
         rng = np.random.default_rng(seed)
         # What a checkpoint changes; the last step has two.
@@ -83,6 +134,11 @@ class TestKilled:
             assert status == KILLED
         ends_alike(start, folder, unbroken, epochs)
 
+    def test_twice(self, start, unbroken, broken_off):
+        folder = broken_off(STEPS_AN_EPOCH)
+        self.kill(start, folder, unbroken, kills=2, seed=0, epochs=2)
+
+    @pytest.mark.slow
     def test_three_times(self, start, unbroken, tmp_path):
         self.kill(start, tmp_path / "run", unbroken, kills=3, seed=0, epochs=2)
 
@@ -113,10 +169,10 @@ class TestKilled:
         assert after == {2, 3}
 
 
-def test_a_full_disk(start, unbroken, tmp_path):
-    folder = tmp_path / "run"
-    assert start(folder, "step", 2)[0] == KILLED
+def test_a_full_disk(start, unbroken, broken_off):
+    folder = broken_off(2)
     kept = newest(folder)
+    assert kept == 2
     status, said = start(folder, "disk", 2000)
     assert status == 1 and "could not be written" in said
     assert newest(folder) == kept
@@ -140,9 +196,8 @@ def remove_the_manifest(folder):
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, remove_the_manifest])
-def test_a_damaged_checkpoint(start, unbroken, tmp_path, damage):
-    folder = tmp_path / "run"
-    assert start(folder, "step", 3)[0] == KILLED
+def test_a_damaged_checkpoint(start, unbroken, broken_off, damage):
+    folder = broken_off(3)
     step = newest(folder)
     assert step == 3
     damage(folder / "checkpoint" / str(step))
@@ -153,9 +208,8 @@ def test_a_damaged_checkpoint(start, unbroken, tmp_path, damage):
     assert json.loads(result)["hash"] == unbroken["hash"]
 
 
-def test_other_devices_go_on_with_it(start, unbroken, tmp_path):
-    folder = tmp_path / "run"
-    assert start(folder, "step", 2)[0] == KILLED
+def test_other_devices_go_on_with_it(start, unbroken, broken_off):
+    folder = broken_off(2)
     status, said = start(folder, devices=4)
     assert status == 0
     found = checkpoints.about(folder / "checkpoint")

@@ -13,6 +13,9 @@ from tests import test_training as some
 # An epoch's; each training has an order of its own.
 STEPS = some.N // some.BATCH
 SEEDS = (0, 1, 2)
+# What is plain, scheduled and trained, what draws, and what is kept on each device.
+NAMES = ("task", "kd", "hint", "rdl/pairs", "crd", "crd/sharded", "count")
+PHASE = some.PHASE._replace(terms={name: some.LOSS[name] for name in NAMES})
 
 
 def keyless(tree):
@@ -32,7 +35,7 @@ def order(seed):
 class Lab:
     """What all trainings share."""
 
-    def __init__(self, devices=2, phase=some.PHASE):
+    def __init__(self, devices=2, phase=PHASE):
         self.devices, self.phase = jax.local_devices()[:devices], phase
         self.net, self.teacher, arrays = some.setting(training.AXIS)
         self.arrays = training.replicate(arrays, self.devices)
@@ -138,11 +141,11 @@ class TestTogether:
 
     @pytest.mark.parametrize("same", [False, True])
     def test_written_out_they_are_the_same(self, lab, same):
-        key = jax.random.key(5) if same else None
-        index = order(0)[0] if same else np.stack([order(s)[0] for s in SEEDS])
+        key, seeds = jax.random.key(5) if same else None, SEEDS[:2]
+        index = order(0)[0] if same else np.stack([order(s)[0] for s in seeds])
         found = []
         for unrolled in (False, True):
-            states = [lab.begin(seed, key) for seed in SEEDS]
+            states = [lab.begin(seed, key) for seed in seeds]
             states = training.stacked(states, same_view=same)
             step = lab.pmap(training.together(lab.body, unrolled=unrolled))
             found.append(keyless(step(states, lab.arrays, lab.shard(index))))
@@ -240,9 +243,18 @@ class TestTogether:
             jax.tree.map(np.testing.assert_array_equal, *map(keyless, (found, state)))
 
 
-def test_every_term_scanned_together_and_mapped(float64):
-    """All terms in one phase: an epoch of two seeds at once, and step by step."""
-    named = {name.replace(" ", "-"): make() for name, make in every.CASES.items()}
+# What draws, remembers, trains or decomposes. (How an objective alone is vectorised and
+# scanned, test_objectives.py says.)
+SOME = ["crd", "crd_sharded", "crd_sharded few", "rdl pairs", "rdl_target rows"]
+SOME += ["kdsvd", "vid", "cc_repdistiller"]
+
+
+@pytest.mark.parametrize(
+    "names", [SOME, pytest.param(list(every.CASES), marks=pytest.mark.slow)], ids=len
+)
+def test_terms_scanned_together_and_mapped(names, float64):
+    """Many terms in one phase: an epoch of two seeds at once, and step by step."""
+    named = every.together(names)
     loss = {"task": (1.0, terms.cross_entropy())}
     loss |= {name: (1e-2, term) for name, term in named.items()}
     phase, dtype = training.Phase(loss, epochs=1), np.float64

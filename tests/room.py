@@ -1,0 +1,118 @@
+"""The tests of the files that one has changed: `python -m tests.room [FILE ...]`.
+
+Without a file: those that differ from the last commit. What begins with `-` goes to
+pytest.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+# By file or folder, the tests that meet its faults first; the longest entry counts.
+TESTS = {
+    "rdljax/_blocks.py": "forms mmd",
+    "rdljax/_files.py": "stored measured",
+    "rdljax/_geometry.py": "geometry",
+    "rdljax/_layerwise.py": "objectives",
+    "rdljax/_names.py": "measured negatives",
+    "rdljax/_objectives": "objectives",
+    "rdljax/_pytrees.py": "mmd rdm",
+    "rdljax/checkpoints.py": "checkpoints",
+    "rdljax/measured.py": "measured",
+    "rdljax/mmd.py": "mmd",
+    "rdljax/negatives.py": "negatives",
+    "rdljax/nets": "nets",
+    "rdljax/nets/_weights.py": "from_torch",
+    "rdljax/nets/capture.py": "capture",
+    "rdljax/nets/from_keras.py": "from_torch",
+    "rdljax/nets/from_torch.py": "from_torch",
+    "rdljax/objectives.py": "objectives",
+    "rdljax/rdm": "rdm",
+    "rdljax/rdm/_crossnobis.py": "rdm rsatoolbox",
+    "rdljax/rdm/_larger.py": "forms",
+    "rdljax/rdm/_moments.py": "forms",
+    "rdljax/rdm/forms.py": "forms",
+    "rdljax/statistics.py": "statistics",
+    "rdljax/stored.py": "stored",
+    "rdljax/teachers.py": "terms training",
+    "rdljax/terms.py": "terms",
+    "rdljax/training.py": "training drivers",
+    "experiments": "experiments",
+    "experiments/brain.py": "brain",
+    "experiments/brain_report.py": "brain",
+    "experiments/canvas.py": "detection",
+    "experiments/centernet.py": "detection",
+    "experiments/checks.py": "methods",
+    "experiments/correlations.py": "correlations",
+    "experiments/data.py": "data",
+    "experiments/detection.py": "detection",
+    "experiments/export_torch.py": "weights",
+    "experiments/findings.py": "tables report",
+    "experiments/import_torch.py": "weights",
+    "experiments/lab.py": "methods",
+    "experiments/methods.py": "methods",
+    "experiments/modalities.py": "modalities",
+    "experiments/page.py": "report",
+    "experiments/prepare.py": "prepare",
+    "experiments/probe.py": "probe",
+    "experiments/profile.py": "profile",
+    "experiments/programs.py": "programs",
+    "experiments/records.py": "records",
+    "experiments/report.py": "report",
+    "experiments/table.py": "tables",
+    "experiments/tables": "tables",
+    "experiments/trainings.py": "programs",
+    "experiments/weights.py": "weights",
+    "benchmarks": "benchmarks",
+    "benchmarks/__main__.py": "benchmarks_together",
+    "benchmarks/limits.py": "benchmarks_together",
+    "benchmarks/page.py": "benchmarks_together",
+    "tests/broken.py": "crash",
+    "tests/process.py": "training",
+    "tests/mutants": "mutants",
+    "README.md": "readme",
+}
+ALWAYS = "imports"  # Takes a second.
+
+
+def tests_of(path: str) -> list[str]:
+    """Returns the test files of one changed file, none for what has no tests.
+
+    Args:
+      path: Of the file, from the root of the repository.
+    """
+    if path.startswith("tests/test_"):
+        return [path]
+    entries = [e for e in TESTS if path == e or path.startswith(f"{e}/")]
+    names = TESTS[max(entries, key=len)].split() if entries else []
+    return [f"tests/test_{name}.py" for name in names]
+
+
+def changed() -> list[str]:
+    """Returns the files that differ from the last commit, new ones included."""
+    found = []
+    for call in (
+        ["git", "diff", "--name-only", "--diff-filter=d", "HEAD"],
+        ["git", "ls-files", "--others", "--exclude-standard"],
+    ):
+        done = subprocess.run(
+            call, cwd=ROOT, check=True, capture_output=True, text=True
+        )
+        found += done.stdout.splitlines()
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the tests of the files, and returns pytest's exit status."""
+    files = [x for x in arguments if not x.startswith("-")] or changed()
+    options = [x for x in arguments if x.startswith("-")]
+    tests = sorted({test for file in files for test in tests_of(file)})
+    tests.append(f"tests/test_{ALWAYS}.py")
+    print(f"{len(files)} changed files: {' '.join(tests)}", flush=True)
+    call = [sys.executable, "-m", "pytest", "-q", "-x", *options, *tests]
+    return subprocess.run(call, cwd=ROOT).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
