@@ -31,7 +31,7 @@ if not OPTIMIZED:
 SMALL = {
     *("test_objectives", "test_rdm", "test_forms", "test_mmd", "test_geometry"),
     *("test_negatives", "test_statistics", "test_rsatoolbox", "test_terms"),
-    *("test_devices", "test_drivers", "test_training", "test_stored"),
+    *("test_devices", "test_drivers", "test_training"),
     *("test_nets", "test_capture", "test_from_torch"),
 }
 os.environ["XLA_FLAGS"] = " ".join(FLAGS)
