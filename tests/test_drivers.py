@@ -14,7 +14,7 @@ from tests import test_training as some
 STEPS = some.N // some.BATCH
 SEEDS = (0, 1, 2)
 # What is plain, scheduled and trained, what draws, and what is kept on each device.
-NAMES = ("task", "hint", "rdl", "rdl/pairs", "crd", "crd/sharded", "count")
+NAMES = ("task", "kd", "hint", "rdl", "rdl/pairs", "crd", "crd/sharded", "count")
 PHASE = some.PHASE._replace(terms={name: some.LOSS[name] for name in NAMES})
 
 
