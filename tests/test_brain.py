@@ -11,10 +11,8 @@ import pytest
 
 from experiments import (
     brain,
-    brain_report,
     command,
     data,
-    findings,
     loop,
     run,
     weights,
@@ -32,6 +30,7 @@ from rdljax import (
     training,
 )
 from rdljax.nets import from_torch
+from tests import quick
 from tests import test_experiments as experiments
 from tests.test_from_torch import package
 
@@ -340,10 +339,7 @@ def whole(folder, file, looks=10**6, resume=False, **changes):
 
 def go(*arguments, **changes):
     """A run that is not rehearsed and draws nothing, which takes half of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "rehearse", lambda *_: None)
-        patch.setattr(findings, "pictures", lambda *_: None)
-        patch.setattr(brain_report, "pictures", lambda *_: [])
+    with quick.runs():
         return whole(*arguments, **changes)
 
 

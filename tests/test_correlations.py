@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import correlations, data, findings, run, weights
+from experiments import correlations, data, run, weights
 from rdljax import nets
+from tests import quick
 
 RUN = ["mnist_rdl", "--train_per_class=20", "--epochs=1", "--teacher_epochs=2"]
 RUN += ["--teacher=mlp", "--student=mlp", "--layers", "pooled", "logits"]
@@ -17,9 +18,7 @@ RUN += ["--teacher=mlp", "--student=mlp", "--layers", "pooled", "logits"]
 @pytest.fixture(scope="module", autouse=True)
 def brief():
     """Runs are not rehearsed and draw nothing, which takes half of their time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "rehearse", lambda *_: None)
-        patch.setattr(findings, "pictures", lambda *_: None)
+    with quick.runs():
         yield
 
 

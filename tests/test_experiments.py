@@ -28,6 +28,7 @@ from experiments import (
 )
 from experiments import config as configs
 from rdljax import checkpoints, objectives
+from tests import quick
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -45,12 +46,9 @@ def call(*arguments):
 @pytest.fixture(scope="module", autouse=True)
 def undrawn():
     """Leaves pictures out: to draw them takes longer than to train so small a net."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(findings, "pictures", lambda *_: None)
+    with quick.runs() as patch:
+        patch.setattr(run, "rehearse", quick.rehearse)
         yield
-
-
-pictures = findings.pictures
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +57,7 @@ def finished(undrawn, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "all"
     methods = ["--methods", "plain", "rdl", "kd", "kd+rdl", "hint"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(findings, "pictures", pictures)
+        patch.setattr(findings, "pictures", quick.pictures)
         assert call(f"--out={folder}", "--seeds=2", *methods) == 0
     return folder
 
@@ -432,7 +430,7 @@ def test_pictures_name_both_layers_of_an_unequal_pair(tmp_path, monkeypatch):
         axes.Axes, "set_title", lambda self, title, **_: titles.append(title)
     )
     monkeypatch.setattr(figure.Figure, "savefig", lambda *_, **__: None)
-    monkeypatch.setattr(findings, "pictures", pictures)
+    monkeypatch.setattr(findings, "pictures", quick.pictures)
     pair = ["--layers", "stage1:pooled", "--methods", "rdl"]
     assert call(f"--out={tmp_path / 'run'}", *pair, "--seeds=1") == 0
     assert titles[0] == "teacher" and re.fullmatch(r"rdl, r = -?\d\.\d\d", titles[1])
@@ -452,7 +450,7 @@ def test_pictures_of_many_classes_and_of_a_teacher_from_elsewhere(
     student = {"agreement": {"a": {"pearson": 0.5}}, "history": [epoch]}
     results = [{"method": "teacher", "history": [], **both}]
     results.append({"method": "plain", **student, **both})
-    pictures(tmp_path, results, np.repeat(np.arange(21), 2))
+    quick.pictures(tmp_path, results, np.repeat(np.arange(21), 2))
     monkeypatch.undo()
     rdms, curves = seen
     ticks = [text.get_text() for text in rdms.axes[0].get_xticklabels()]

@@ -12,7 +12,6 @@ from experiments import (
     checks,
     command,
     data,
-    findings,
     loop,
     methods,
     run,
@@ -21,6 +20,7 @@ from experiments import (
 )
 from experiments import config as configs
 from rdljax import _names, mmd, nets, objectives, rdm, training
+from tests import quick
 from tests import test_experiments as experiments
 
 B = 8
@@ -325,14 +325,13 @@ SMALL = {
 }
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Leaves pictures out: to draw them takes longer than to train so small a net."""
-    monkeypatch.setattr(findings, "pictures", lambda *_: None)
-
-
-@pytest.mark.usefixtures("undrawn")
 class TestRun:
+    @pytest.fixture(autouse=True)
+    def patch(self):
+        """Runs are not rehearsed and draw nothing."""
+        with quick.runs() as patch:
+            yield patch
+
     def go(self, folder, looks=10**6, **changes):
         config = configs.load("mnist_rdl", **(SMALL | changes), out=str(folder))
         interrupt = experiments.Countdown(looks)
@@ -444,7 +443,7 @@ class TestRun:
                 assert last[layer].shape == (4950,)
                 np.testing.assert_allclose(last[layer], want, rtol=2e-3, atol=1e-4)
 
-    def test_a_teacher_of_another_task_teaches_all_but_kd(self, tmp_path, capsys):
+    def test_a_teacher_of_another_task_teaches_all_but_kd(self, tmp_path, patch):
         self.go(tmp_path / "digits", methods=("plain",), epochs=1)
         there = str(tmp_path / "digits" / "teacher" / "weights")
         made = tmp_path / "data"
@@ -457,6 +456,7 @@ class TestRun:
         assert found["teacher"] == {"test_error": None}
         table = (tmp_path / "three" / "table.md").read_text()
         assert "of another task" in table
+        patch.setattr(run, "rehearse", quick.rehearse)
         with pytest.raises(command.UsageError, match="kd cannot be trained: kd"):
             self.go(tmp_path / "kd", methods=("kd",), **changes)
 

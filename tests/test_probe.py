@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from experiments import command, data, findings, probe, run, weights
+from experiments import command, data, probe, run, weights
 from rdljax import nets, statistics
-from tests import test_data
+from tests import quick, test_data
 
 RUN = ["mnist_rdl", "--train_per_class=20", "--epochs=2", "--teacher_epochs=2"]
 RUN += ["--teacher=mlp", "--student=mlp", "--layers", "pooled", "logits"]
@@ -21,10 +21,7 @@ def finished(tmp_path_factory):
     """A folder with a run on digits."""
     folder = tmp_path_factory.mktemp("results") / "run"
     settings = ["--methods", "plain", "kd", "--seeds=2", f"--out={folder}"]
-    with pytest.MonkeyPatch.context() as patch:
-        # (Half of its time; the pictures are not looked at.)
-        patch.setattr(run, "rehearse", lambda *_: None)
-        patch.setattr(findings, "pictures", lambda *_: None)
+    with quick.runs():
         assert run.main([*RUN, *settings]) == 0
     return folder
 

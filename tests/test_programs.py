@@ -18,7 +18,6 @@ import pytest
 from experiments import (
     command,
     data,
-    findings,
     loop,
     programs,
     run,
@@ -28,6 +27,7 @@ from experiments import (
 from experiments import config as configs
 from experiments import lab as labs
 from rdljax import checkpoints, nets, teachers, training
+from tests import quick
 from tests import test_drivers as drivers
 from tests import test_experiments as experiments
 
@@ -101,10 +101,10 @@ def in_steps(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch):
-    """Other runs are not rehearsed and draw nothing, which takes half of their time."""
-    monkeypatch.setattr(run, "rehearse", lambda *_: None)
-    monkeypatch.setattr(findings, "pictures", lambda *_: None)
+def brief():
+    """Other runs are not rehearsed and draw nothing."""
+    with quick.runs():
+        yield
 
 
 class Runs:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import command, data, findings, lab, loop, records, run, trainings
+from experiments import command, data, lab, loop, records, run, trainings
 from rdljax import nets, teachers
-from tests import test_data
+from tests import quick, test_data
 from tests import test_experiments as experiments
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -629,9 +629,7 @@ def go(folder, out, *changes, looks=10**6):
     """
     settings = [f"--data_dir={folder}", f"--out={out}", *TINY, *changes]
     name, config = run.parse(["mnist_rdl", *settings])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "rehearse", lambda *_: None)
-        patch.setattr(findings, "pictures", lambda *_: None)
+    with quick.runs():
         return run.run(name, config, experiments.Countdown(looks))
 
 

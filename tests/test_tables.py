@@ -9,9 +9,10 @@ import types
 import numpy as np
 import pytest
 
-from experiments import checks, data, findings, loop, methods, run, table, tables
+from experiments import checks, data, loop, methods, run, table, tables
 from experiments import config as configs
 from rdljax import statistics
+from tests import quick
 
 
 def made(name):
@@ -167,9 +168,8 @@ picture = table.picture
 
 @pytest.fixture(scope="module", autouse=True)
 def undrawn():
-    """Leaves pictures out: to draw them takes longer than to train so small a net."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(findings, "pictures", lambda *_: None)
+    """Runs are not rehearsed and draw nothing, and nor does the table."""
+    with quick.runs() as patch:
         patch.setattr(table, "picture", lambda *_: None)
         yield
 
