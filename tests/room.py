@@ -70,6 +70,7 @@ TESTS = {
     "benchmarks/page.py": "benchmarks_together",
     "tests/broken.py": "crash",
     "tests/process.py": "training",
+    "tests/quick.py": "correlations methods",
     "tests/mutants": "mutants",
     "README.md": "readme",
 }

@@ -1,13 +1,15 @@
 """Puts one fault after another into a copy of the checkout, to see what the tests find.
 
-    python -m tests.mutants [NAME ...] [--jobs=1] [--out=FILE.json] [--whole]
+    python -m tests.mutants [NAME ...] [--jobs=1] [--out=FILE.json] [--again] [--whole]
         [--minutes=15]
 
 NAME is part of a mutant's name: those alone. A mutant is killed when one of its tests
 fails, when its tests do not end, or when they cannot even import it. FILE.json keeps
-what was found; what is there already is not tried again. With --whole, what its own
-tests let pass is tried with all tests. Answers 1 if a mutant survived, 2 if some could
-not be tried, and 0 if all were killed.
+what was found (found.json beside this file: what was found last); what is there
+already is not tried again, or with --again by the test that killed it first, which
+takes seconds rather than minutes. With --whole, what its own tests let pass is tried
+with all tests. Answers 1 if a mutant survived, 2 if some could not be tried, and 0 if
+all were killed.
 """
 
 import argparse
@@ -53,6 +55,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     parser.add_argument(
         "--out", type=pathlib.Path, help="the JSON file of what is found"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="try what is in FILE.json once more"
     )
     parser.add_argument("--whole", action="store_true", help="try all tests at the end")
     parser.add_argument(
@@ -189,7 +194,11 @@ def tried(
     Returns:
       The entry of the JSON file.
     """
-    found = dict(known) or attempt(mutant, folder, mutant.tests, asked.minutes)
+    found = {} if asked.again else dict(known)
+    if asked.again and "::" in known.get("by", ""):
+        found = attempt(mutant, folder, [known["by"]], asked.minutes)
+    if not found or (asked.again and found["outcome"] != "killed"):
+        found = attempt(mutant, folder, mutant.tests, asked.minutes)
     if asked.whole and found["outcome"] == "survived":
         seconds = found["seconds"]
         found = attempt(mutant, folder, ["tests"], LONGER * asked.minutes)
@@ -224,7 +233,11 @@ def main(arguments: list[str] | None = None) -> int:
         for mutant in mutants.load()
         if not asked.names or any(name in mutant.name for name in asked.names)
     ]
-    left = [m for m in chosen if not is_done(known.get(m.name, {}), asked.whole)]
+    left = [
+        mutant
+        for mutant in chosen
+        if asked.again or not is_done(known.get(mutant.name, {}), asked.whole)
+    ]
     free: queue.SimpleQueue[pathlib.Path] = queue.SimpleQueue()
 
     def one(mutant: mutants.Mutant) -> Found:
@@ -232,7 +245,9 @@ def main(arguments: list[str] | None = None) -> int:
         before = known.get(mutant.name, {})
         survived = before.get("outcome") == "survived"
         try:
-            return tried(mutant, folder, asked, before if survived else {})
+            return tried(
+                mutant, folder, asked, before if survived or asked.again else {}
+            )
         finally:
             free.put(folder)
 
