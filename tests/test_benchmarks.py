@@ -1,9 +1,15 @@
 """The benchmarks: what a ratio is, what refuses it, and the commands."""
 
+import contextlib
+import dataclasses
+import functools
+import importlib
+import io
 import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +28,7 @@ from benchmarks import (
     repdistiller,
     steps,
 )
+from experiments import data
 from rdljax import checkpoints, negatives, terms
 from rdljax import nets as library_nets
 from rdljax import objectives as library
@@ -207,23 +214,28 @@ class TestCases:
         assert set(case.contenders) == {"ours", "port"}
         assert "no distiller_zoo" in repdistiller.reason_to_do_without(tmp_path)
 
-    @pytest.mark.parametrize("name", steps.LOSSES)
-    def test_every_step_can_be_made(self, name):
+    def test_every_step_can_be_made(self):
+        """All losses in one step: each is traced as in a step of its own."""
+
         def run():
-            step, state, arrays = steps.step({name: steps.LOSSES[name]()}, batch=2)
+            further = {name: make() for name, make in steps.LOSSES.items()}
+            step, state, arrays = steps.step(further, batch=2)
             return step(state, arrays)
 
         _, metrics = jax.eval_shape(run)
-        assert set(metrics) == {"loss", "task", "kd", name}
+        assert set(metrics) == {"loss", "task", "kd", *steps.LOSSES}
 
     def test_targets_are_the_same_wherever_they_are_stored(self, monkeypatch):
         monkeypatch.setattr(steps, "STORED_IMAGES", 6)
         images = steps.example_data(2, 6)
         found = {}
         for name, (make, bring) in steps.sources(images).items():
-            teacher, batch = make(), {**images, **bring()}
-            run = jax.eval_shape if name == "live" else lambda f, *x: f(*x)
-            found[name] = run(teacher.targets, teacher.arrays, batch)
+
+            def see(make=make, bring=bring):
+                teacher = make()
+                return teacher.targets(teacher.arrays, {**images, **bring()})
+
+            found[name] = jax.eval_shape(see) if name == "live" else see()
         shapes = [
             {k: x.shape for k, x in targets.items() if k in found["given"]}
             for targets in found.values()
@@ -281,9 +293,23 @@ class TestKernels:
         assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
-def command(module, *arguments, folder=ROOT):
+def command(module, *arguments):
     call = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Lets a benchmark call itself for a case where it starts a process otherwise."""
+
+    def ask(module, options, name, part):
+        options = dataclasses.replace(options, cases=(name,), part=part)
+        _, module, *arguments = measure._arguments(module, options)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert importlib.import_module(module).main(arguments) == 0
+        return json.loads(said.getvalue().splitlines()[-1])
+
+    monkeypatch.setattr(measure, "_ask", ask)
 
 
 class TestCommand:
@@ -308,12 +334,23 @@ class TestCommand:
         assert done.stdout == measure.markdown(found) + "\n"
         assert "| kd-100" in done.stdout
 
-    def test_other_numbers_end_with_status_1(self, tmp_path):
-        (tmp_path / "wrong.py").write_text(WRONG.format(root=str(ROOT)))
+    def test_other_numbers_end_with_status_1(
+        self, in_this_process, tmp_path, capsys, monkeypatch
+    ):
+        def build(name, options):
+            def make(by):
+                return lambda: measure.gradient(lambda x: by * x**2, 3.0)
+
+            return measure.Case({"ours": make(1), "port": make(2)})
+
+        main = functools.partial(
+            measure.main, "wrong", build, ["doubled"], measure.Options
+        )
+        monkeypatch.setitem(sys.modules, "wrong", types.SimpleNamespace(main=main))
         out = tmp_path / "wrong.json"
-        done = command("wrong", f"--out={out}", "--rounds=1", folder=tmp_path)
-        assert done.returncode == 1
-        assert "doubled failed: port and ours differ in the value by 1" in done.stderr
+        assert main([f"--out={out}", "--rounds=1"]) == 1
+        said = capsys.readouterr().err
+        assert "doubled failed: port and ours differ in the value by 1" in said
         (case,) = json.loads(out.read_text())["cases"]
         assert "differ" in case["error"] and case["contenders"] == {}
 
@@ -362,19 +399,6 @@ class TestCommand:
         assert capsys.readouterr().out.split() == list(names)
 
 
-WRONG = """
-import functools, sys
-sys.path.insert(0, {root!r})
-from benchmarks import measure
-
-def build(name, options):
-    make = lambda by: lambda: measure.gradient(lambda x: by * x**2, 3.0)
-    return measure.Case({{"ours": make(1), "port": make(2)}})
-
-sys.exit(measure.main("wrong", build, ["doubled"], measure.Options))
-"""
-
-
 class TestNets:
     tiny = nets.Size(batch=3, image=(32, 32, 1), classes=10)
 
@@ -400,7 +424,7 @@ class TestNets:
             chosen = jax.nn.log_softmax(logits)[np.arange(3), batch["label"]]
             return -jnp.mean(chosen)
 
-        value, gradient = jax.value_and_grad(loss)(variables["params"])
+        value, gradient = jax.jit(jax.value_and_grad(loss))(variables["params"])
         step = nets.trained("mnist_cnn_small", self.tiny)
         found = step.read(step.call())
         np.testing.assert_allclose(found[0], value, rtol=1e-5)
@@ -409,7 +433,7 @@ class TestNets:
         # It learns.
         assert step.read(step.call())[0] < found[0]
 
-    @pytest.mark.parametrize("name", ["wrn_16_1", "network_in_network"])
+    @pytest.mark.parametrize("name", ["resnet8", "network_in_network"])
     def test_running_statistics_and_dropout(self, name):
         step = nets.trained(name, nets.Size(2, (32, 32, 3), 10))
         assert all(np.isfinite(x).all() for x in step.read(step.call()))
@@ -418,9 +442,8 @@ class TestNets:
         found = nets.evaluated("wrn_16_1", nets.Size(2))
         variables = nets.variables("wrn_16_1", nets.Size(2))
         images = nets.data(nets.Size(2))["image"]
-        expected = library_nets.build("wrn_16_1", 100).apply(variables, images)[
-            "logits"
-        ]
+        apply = jax.jit(library_nets.build("wrn_16_1", 100).apply)
+        expected = apply(variables, images)["logits"]
         np.testing.assert_allclose(found.call(), expected, rtol=1e-3, atol=1e-3)
         assert found.facts["parameters"] == 180_916 and found.facts["images"] == 2
 
@@ -437,13 +460,10 @@ class TestNets:
         (goal,) = found["goals"]
         assert (goal["measured"], goal["verdict"]) == (40, "floor met")
 
-    def test_from_the_command_line(self, tmp_path):
+    def test_from_the_command_line(self, in_this_process, tmp_path, capsys):
         out = tmp_path / "nets.json"
         cases = ["mnist_cnn_small", "mnist_cnn_small-forward"]
-        done = command(
-            "benchmarks.nets", *cases, "--batch=2", "--rounds=1", f"--out={out}"
-        )
-        assert done.returncode == 0, done.stderr
+        assert nets.main([*cases, "--batch=2", "--rounds=1", f"--out={out}"]) == 0
         step, forward = json.loads(out.read_text())["cases"]
         for case in (step, forward):
             assert case["error"] is None and set(case["contenders"]) == {"ours"}
@@ -451,7 +471,7 @@ class TestNets:
             parts = [ours[key] for key in ("trace_s", "lower_s", "compile_s")]
             assert ours["ready_s"] == pytest.approx(sum(parts)) and min(parts) > 0
             assert (ours["images"], ours["parameters"]) == (2, 8234)
-        *_, row, _, last = done.stdout.splitlines()
+        *_, row, _, last = capsys.readouterr().out.splitlines()
         speeds = [2e3 / c["contenders"]["ours"]["median_ms"] for c in (step, forward)]
         cells = [cell.strip() for cell in row.split("|")]
         assert cells[1] == "mnist_cnn_small"
@@ -460,6 +480,15 @@ class TestNets:
 
 
 class TestDevices:
+    @pytest.fixture(autouse=True)
+    def _small_student(self, monkeypatch):
+        def build(name, *arguments, **options):
+            assert name == "resnet8x4"
+            return made("mlp", *arguments, **options)
+
+        made = library_nets.build
+        monkeypatch.setattr(devices.nets, "build", build)
+
     def test_a_divided_bank_has_the_same_loss(self):
         labels = np.arange(steps.EXAMPLES) % 100
         choose = negatives.expected(50, labels)
@@ -503,13 +532,24 @@ class TestEstimate:
         assert estimate.rdl_moments(10, 4).received < of.received
 
 
+@pytest.fixture(scope="module")
+def lab():
+    """Three steps of a small MLP that another teaches, and two seeds."""
+    small = functools.partial(library_nets.NETS["mlp"], widths=(8, 4))
+    view = data.view
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(drivers.ON_CPU, "mlp", ("mlp", "mlp", 3))
+        patch.setattr(drivers, "SEEDS", 2)
+        with patch.context() as net:
+            net.setitem(library_nets.NETS, "mlp", small)
+            # (To crop takes long to compile; to mirror depends on the key as well.)
+            net.setattr(data, "view", lambda dataset, **_: view(dataset, flip=True))
+            lab = drivers.laboratory("mlp", batch=8)
+        yield lab
+
+
 class TestDrivers:
     """What the contenders compare is the same training."""
-
-    @pytest.fixture
-    def lab(self, monkeypatch):
-        monkeypatch.setitem(drivers.ON_CPU, "mlp", ("mlp", "mlp", 3))
-        return drivers.laboratory("mlp", batch=8)
 
     def losses(self, contenders):
         found = [c.read(c.call())[0] for c in contenders]
@@ -518,7 +558,8 @@ class TestDrivers:
         return found[0]
 
     def test_epochs(self, lab):
-        ways = [drivers.from_host(lab), *(drivers.epoch(lab, n) for n in (1, 2, None))]
+        # (Two steps and the one that is left, and a loop.)
+        ways = [drivers.from_host(lab), *(drivers.epoch(lab, n) for n in (2, None))]
         assert self.losses(ways).shape == (3,)
 
     @pytest.mark.parametrize("same", [False, True])

@@ -1,6 +1,8 @@
 """A brain as the teacher: terms towards measured RDMs, and the experiment."""
 
+import functools
 import json
+import shutil
 
 import flax.linen as nn
 import jax
@@ -11,6 +13,7 @@ import pytest
 
 from experiments import (
     brain,
+    brain_report,
     command,
     data,
     loop,
@@ -49,43 +52,62 @@ def rdms_of(*shape, seed=0):
 class TestObjective:
     def test_each_subject_is_compared_and_the_mean_taken(self, float64):
         student, targets = drawn(STIMULI, UNITS), rdms_of(3)
-        alone = [float(objectives.rdl_target(student, one)) for one in targets]
-        found = objectives.rdl_target(student, targets)
-        np.testing.assert_allclose(found, np.mean(alone))
         weights = np.array([0.2, 0.0, 0.5])
-        found = objectives.rdl_target(student, targets, subjects=weights)
-        np.testing.assert_allclose(found, np.average(alone, weights=weights))
+
+        @jax.jit
+        def values(student):
+            alone = [objectives.rdl_target(student, one) for one in targets]
+            found = objectives.rdl_target(student, targets)
+            weighed = objectives.rdl_target(student, targets, subjects=weights)
+            return alone, found, weighed
+
+        alone, found, weighed = values(student)
+        np.testing.assert_allclose(found, np.mean(alone))
+        np.testing.assert_allclose(weighed, np.average(alone, weights=weights))
 
     @pytest.mark.parametrize("ceiling", [0.7, [0.7, 0.5, 0.9]], ids=["one", "each"])
     def test_in_units_of_the_ceiling(self, float64, ceiling):
         student, targets = drawn(STIMULI, UNITS), rdms_of(3)
-        r = 1 - np.array([objectives.rdl_target(student, one) for one in targets])
-        found = objectives.rdl_target(student, targets, ceiling=ceiling)
+
+        @jax.jit
+        def values(student):
+            alone = [objectives.rdl_target(student, one) for one in targets]
+            return alone, objectives.rdl_target(student, targets, ceiling=ceiling)
+
+        alone, found = values(student)
+        r = 1 - np.array(alone)
         np.testing.assert_allclose(found, np.mean(1 - r / np.asarray(ceiling)))
 
     def test_pairs_that_one_subject_lacks(self, float64):
         student, targets = drawn(STIMULI, UNITS), rdms_of(2)
         targets[0, :5] = np.nan
         keep = np.isfinite(targets).astype(float)
-        own = rdm.compute(student)
+        form = lambda s: objectives.rdl_target(s, targets, keep)  # noqa: E731
+        value, gradient = jax.jit(jax.value_and_grad(form))(student)
+        own = np.asarray(jax.jit(rdm.compute)(student))
         expected = [
             1 - np.corrcoef(own[k > 0], t[k > 0])[0, 1]
             for t, k in zip(targets, keep, strict=True)
         ]
-        form = lambda s: objectives.rdl_target(s, targets, keep)  # noqa: E731
-        value, gradient = jax.value_and_grad(form)(jnp.asarray(student))
         np.testing.assert_allclose(value, np.mean(expected))
-        assert jnp.isfinite(gradient).all()
+        assert np.isfinite(gradient).all()
 
     def test_a_subject_without_any_pair_counts_for_nothing(self, float64):
         student, targets = drawn(STIMULI, UNITS), rdms_of(2)
         weights = np.stack([np.zeros(PAIRS), np.ones(PAIRS)])
         targets[0] = np.nan
-        for numbers in ({}, {"subjects": np.array([0.7, 0.2])}, {"ceiling": 1.0}):
-            found = objectives.rdl_target(student, targets, weights, **numbers)
-            np.testing.assert_allclose(
-                found, objectives.rdl_target(student, targets[1])
-            )
+        cases = ({}, {"subjects": np.array([0.7, 0.2])}, {"ceiling": 1.0})
+
+        @jax.jit
+        def values(student):
+            found = [
+                objectives.rdl_target(student, targets, weights, **numbers)
+                for numbers in cases
+            ]
+            return found, objectives.rdl_target(student, targets[1])
+
+        found, alone = values(student)
+        np.testing.assert_allclose(found, [alone] * 3)
 
     @pytest.mark.parametrize(
         ("numbers", "message"),
@@ -101,8 +123,9 @@ class TestObjective:
         ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
     )
     def test_what_is_not_of_these_subjects(self, numbers, message):
+        form = functools.partial(objectives.rdl_target, target=rdms_of(2), **numbers)
         with pytest.raises(ValueError, match=f"^rdl_target: .*{message}"):
-            objectives.rdl_target(drawn(STIMULI, UNITS), rdms_of(2), **numbers)
+            jax.eval_shape(form, drawn(STIMULI, UNITS))
 
 
 class Net(nn.Module):
@@ -163,15 +186,21 @@ class TestStep:
             state, metrics = step(state, arrays, training.shard(self.BATCH, devices))
         return jax.device_get((state.replicated.params, metrics))
 
-    @pytest.mark.parametrize("subjects", [(), (3,)], ids=["mean", "each"])
-    def test_one_two_and_four_devices(self, float64, subjects):
+    @pytest.mark.parametrize(
+        ("subjects", "devices"),
+        [
+            ((), 4),
+            ((3,), 2),
+            pytest.param((), 2, marks=pytest.mark.slow),
+            pytest.param((3,), 4, marks=pytest.mark.slow),
+        ],
+        ids=["mean-4", "each-2", "mean-2", "each-4"],
+    )
+    def test_one_and_several_devices(self, float64, subjects, devices):
         teacher = teachers.rdms({"it": rdms_of(*subjects)})
         loss = {"task": (1.0, terms.cross_entropy()), "it": (2.0, towards())}
-        one, two, four = (self.steps(teacher, loss, d) for d in (1, 2, 4))
-        for other in (two, four):
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, 1e-9), one, other
-            )
+        one, several = (self.steps(teacher, loss, d, count=2) for d in (1, devices))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9), one, several)
 
     def test_the_loss_is_that_of_images_and_stimuli_apart(self, float64):
         target = rdms_of()
@@ -179,7 +208,7 @@ class TestStep:
         loss = {"task": (1.0, terms.cross_entropy()), "it": (2.0, towards())}
         params, metrics = self.steps(teacher, loss, 1, count=1)
         net, key = Net(), jax.random.split(jax.random.key(0), 3)[0]
-        drawn_first = net.init(key, jnp.asarray(IMAGES[:1]))
+        drawn_first = jax.jit(net.init)(key, IMAGES[:1])
         chosen = self.BATCH["stimulus"]
 
         def total(params):
@@ -190,7 +219,7 @@ class TestStep:
             hidden = net.apply(params, SEEN[chosen])["hidden"]
             return task + 2 * objectives.rdl_target(hidden, part)
 
-        value, gradient = jax.value_and_grad(total)(drawn_first)
+        value, gradient = jax.jit(jax.value_and_grad(total))(drawn_first)
         np.testing.assert_allclose(metrics["loss"], value, 1e-9)
         expected = jax.tree.map(lambda p, g: p - 0.1 * g, drawn_first, gradient)
         jax.tree.map(
@@ -204,12 +233,17 @@ class TestStep:
         target[3] = np.nan
         teacher = teachers.rdms({"it": target})
         chosen = {"stimulus": np.arange(STIMULI)}
-        rows = teacher.targets(teacher.arrays, chosen)["it"]
-        hidden = drawn(STIMULI, UNITS)
         term = terms.rdl_target(missing=True)
-        value, _ = term.apply({}, terms.State(), hidden, rows, chosen)
+
+        @jax.jit
+        def found(hidden):
+            rows = teacher.targets(teacher.arrays, chosen)["it"]
+            value, _ = term.apply({}, terms.State(), hidden, rows, chosen)
+            return value, rdm.compute(hidden)
+
+        hidden = drawn(STIMULI, UNITS)
+        value, own = jax.device_get(found(hidden))
         known = np.isfinite(target)
-        own = np.asarray(rdm.compute(hidden))
         expected = 1 - np.corrcoef(own[known], target[known])[0, 1]
         np.testing.assert_allclose(value, expected)
 
@@ -234,35 +268,41 @@ class TestStep:
 class TestTeachers:
     def test_the_same_targets_by_three_ways(self, tmp_path, float64):
         """A live net, a file of its activations, and a file of its RDM."""
-        net, images = Net(), jnp.asarray(SEEN)
-        variables = net.init(jax.random.key(1), images)
+        net = Net()
+        variables = jax.jit(net.init)(jax.random.key(1), SEEN)
         batch = {
-            "image": jnp.asarray(IMAGES[:4]),
-            "also": {"stimuli": images},
+            "image": IMAGES[:4],
+            "also": {"stimuli": SEEN},
             "stimulus": np.arange(STIMULI),
         }
         live = teachers.net(net, variables, inputs="stimuli")
-        taught = live.targets(live.arrays, batch)["hidden"]
+        taught = jax.jit(live.targets)(live.arrays, batch)["hidden"]
         np.savez(tmp_path / "activations.npz", hidden=taught)
         kept = stored.read(tmp_path / "activations.npz", images=STIMULI)
         of_file = stored.teacher(kept, index="stimulus")
         measured.write(
-            measured.Rdms(np.asarray(rdm.compute(taught))[None, None]),
+            measured.Rdms(np.asarray(jax.jit(rdm.compute)(taught))[None, None]),
             tmp_path / "rdm.h5",
         )
         read = measured.read(tmp_path / "rdm.h5", stimuli=STIMULI)
         of_rdm = teachers.rdms({"hidden": measured.over_subjects(read)})
-        student = drawn(STIMULI, UNITS, seed=5)
-        values = [
-            term.apply(
-                {}, terms.State(), student, t.targets(t.arrays, batch)["hidden"], batch
-            )[0]
-            for t, term in (
-                (live, terms.rdl()),
-                (of_file, terms.rdl()),
-                (of_rdm, terms.rdl_target()),
-            )
-        ]
+        pairs = (
+            (live, terms.rdl()),
+            (of_file, terms.rdl()),
+            (of_rdm, terms.rdl_target()),
+        )
+
+        @jax.jit
+        def losses(student):
+            return [
+                term.apply(
+                    *({}, terms.State(), student),
+                    *(t.targets(t.arrays, batch)["hidden"], batch),
+                )[0]
+                for t, term in pairs
+            ]
+
+        values = losses(drawn(STIMULI, UNITS, seed=5))
         np.testing.assert_allclose(values, values[0], rtol=1e-6)
 
     def test_a_row_that_is_not_there(self):
@@ -272,7 +312,8 @@ class TestTeachers:
             (rows, {"stimulus": np.array([0, STIMULI])}),
             (kept, {"index": np.array([0, 6])}),
         ):
-            (found,) = teacher.targets(teacher.arrays, batch).values()
+            (found,) = jax.jit(teacher.targets)(teacher.arrays, batch).values()
+            found = np.asarray(found)
             assert np.isfinite(found[0]).all() and np.isnan(found[1]).all()
 
     def test_rdms_of_different_stimuli(self):
@@ -281,18 +322,23 @@ class TestTeachers:
 
     def test_labels_alone(self):
         teacher = teachers.labels(3)
-        codes = teacher.targets((), {"label": LABELS[:6]})["label"]
+
+        @jax.jit
+        def found(label):
+            codes = teacher.targets((), {"label": label})["label"]
+            return rdm.square(rdm.compute(codes))
+
         same = LABELS[:6, None] == LABELS[None, :6]
-        np.testing.assert_allclose(rdm.square(rdm.compute(codes)), ~same, atol=1e-6)
+        np.testing.assert_allclose(found(LABELS[:6]), ~same, atol=1e-6)
 
     def test_beside_each_other(self):
         both = teachers.beside(teachers.labels(3), teachers.rdms({"it": rdms_of()}))
         batch = {"label": LABELS[:6], "stimulus": np.arange(3)}
-        found = both.targets(both.arrays, batch)
+        found = jax.eval_shape(both.targets, both.arrays, batch)
         assert {k: x.shape for k, x in found.items()} == {"label": (6, 3), "it": (3, 8)}
         twice = teachers.beside(teachers.labels(3), teachers.labels(3))
         with pytest.raises(ValueError, match="two teachers have a layer 'label'"):
-            twice.targets(twice.arrays, batch)
+            jax.eval_shape(twice.targets, twice.arrays, batch)
 
 
 SETTINGS = {
@@ -330,6 +376,9 @@ def made(tmp_path_factory):
     return file
 
 
+PICTURES = brain_report.pictures
+
+
 def whole(folder, file, looks=10**6, resume=False, **changes):
     """A run of the command."""
     settings = {**SETTINGS, "brain": file and str(file), "out": str(folder), **changes}
@@ -343,10 +392,21 @@ def go(*arguments, **changes):
         return whole(*arguments, **changes)
 
 
+def drawn_net(name, classes, shape, normalisation=None):
+    """A net as it is drawn, in place of a trained one."""
+    init = jax.jit(nets.build(name, classes).init)
+    variables = init(jax.random.key(9), np.zeros((1, *shape), np.float32))
+    about = {"run": "none"}
+    return weights.Trained(name, classes, shape, variables, normalisation, about)
+
+
 @pytest.fixture(scope="module")
 def finished(made, tmp_path_factory):
+    """A run with the pictures of the brain."""
     folder = tmp_path_factory.mktemp("results") / "run"
-    return folder, whole(folder, made)
+    with quick.runs() as patch:
+        patch.setattr(brain_report, "pictures", PICTURES)
+        return folder, whole(folder, made)
 
 
 class TestExperiment:
@@ -451,31 +511,34 @@ class TestExperiment:
     def test_stopped_and_resumed_it_ends_with_the_same_bytes(
         self, finished, made, tmp_path
     ):
+        """The other students, which ended before, are read again."""
         folder, whole = finished
-        # In the second student that a brain teaches, in its first epoch.
-        with pytest.raises(loop.Interrupted, match="it-seed1"):
-            go(tmp_path / "run", made, looks=4 + 4 + 4 + 1)
-        resumed = go(tmp_path / "run", made, resume=True)
+        name, broken = "it-seed1", shutil.copytree(folder, tmp_path / "run")
+        shutil.rmtree(broken / name)
+        for made_last in ("result.json", "before-seed1.npz"):
+            (broken / made_last).unlink()
+        # In its first epoch.
+        with pytest.raises(loop.Interrupted, match=name):
+            go(broken, made, looks=1, resume=True)
+        resumed = go(broken, made, resume=True)
         assert resumed["brain"] == whole["brain"]
-        name = "it-seed1"
-        states = [experiments.stored(x / name) for x in (folder, tmp_path / "run")]
+        states = [experiments.stored(x / name) for x in (folder, broken)]
         assert states[0] == states[1]
 
     @pytest.mark.parametrize(
         "changes",
         [
-            {"together": 2},
-            {"driver": "chunk", "stream": True},
-            {"same_batches": True, "driver": "epoch", "together": 2},
+            {"driver": "chunk", "stream": True, "together": 2},
+            {"same_batches": True, "driver": "epoch", "together": 2, "epochs": 1},
+            pytest.param({"together": 2}, marks=pytest.mark.slow),
+            pytest.param({"driver": "chunk", "stream": True}, marks=pytest.mark.slow),
         ],
-        ids=["together", "streaming", "epochs"],
+        ids=["both", "epochs", "together", "streaming"],
     )
     def test_every_way_of_driving(self, finished, made, tmp_path, changes):
-        changes = {"methods": ("plain", "it"), "epochs": 1, **changes}
-        found = go(tmp_path / "run", made, **changes)
+        found = go(tmp_path / "run", made, methods=("it",), **changes)
         if not changes.get("same_batches"):
-            changes = {"methods": ("plain", "it"), "epochs": 1}
-            expected = go(tmp_path / "plainly", made, **changes)
+            _, expected = finished
             of = [
                 x["brain"]["rdms"]["it"]["agreement"]["it"]["pooled"]["pearson"]["mean"]
                 for x in (found, expected)
@@ -484,11 +547,11 @@ class TestExperiment:
 
     def test_a_teacher_whose_activations_are_stored(self, tmp_path):
         """Of a folder, which a second run only reads, and of a file, without a net."""
-        changes = {"teacher": "mlp", "teacher_epochs": 1, "methods": ("plain", "rdl")}
-        changes |= {"brain": None, "epochs": 1, "seeds": 1}
+        weights.save(drawn_net("mlp", 10, (32, 32, 1)), tmp_path / "teacher")
+        changes = {"teacher_from": str(tmp_path / "teacher"), "methods": ("rdl",)}
+        changes |= {"epochs": 1, "seeds": 1}
         expected = go(tmp_path / "a", None, **changes, remember_teacher=True)
         cache = tmp_path / "cache"
-        changes |= {"teacher_from": str(tmp_path / "a" / "teacher" / "weights")}
         found = go(tmp_path / "b", None, **changes, activations=str(cache))
         kept = stored.read(cache, images=80)
         again = go(
@@ -536,10 +599,12 @@ class TestExperiment:
         assert target.shape == (3, 45)
         np.testing.assert_allclose(found["subjects"], measured.reliability(shown))
         assert 0.5 < found["ceiling"] <= 1
-        go(tmp_path / "run", made, brain_subjects="each", methods=("it",), **numbers)
+        numbers |= {"brain_subjects": "each", "methods": ("it",)}
+        go(tmp_path / "run", made, seeds=1, epochs=1, **numbers)
 
     def test_beside_a_net_that_teaches(self, made, tmp_path):
-        changes = {"teacher": "mlp", "teacher_epochs": 1, "methods": ("kd+it",)}
+        weights.save(drawn_net("mlp", 10, (32, 32, 1)), tmp_path / "teacher")
+        changes = {"teacher_from": str(tmp_path / "teacher"), "methods": ("kd+it",)}
         result = go(tmp_path / "run", made, seeds=1, epochs=1, **changes)
         assert result["teacher"]["test_error"] > 0
         assert set(result["brain"]["rdms"]["it"]["agreement"]) == {"before", "kd+it"}
@@ -549,13 +614,10 @@ class TestExperiment:
         assert {"kd", "it/pooled"} <= set(history[0])
 
     def test_from_given_weights_in_another_size(self, made, tmp_path):
-        net = nets.build("mnist_cnn_small", 7)
-        shape = (48, 48, 3)
-        given = net.init(jax.random.key(9), np.zeros((1, *shape), np.float32))
+        net, shape = nets.build("mnist_cnn_small", 7), (24, 24, 3)
         normalisation = ((0.5,) * 3, (0.25,) * 3)
-        start = weights.Trained(
-            "mnist_cnn_small", 7, shape, given, normalisation, {"run": "none"}
-        )
+        start = drawn_net("mnist_cnn_small", 7, shape, normalisation)
+        given = start.variables
         weights.save(start, tmp_path / "weights")
         rng = np.random.default_rng(0)
 
@@ -565,7 +627,7 @@ class TestExperiment:
 
         changes = {
             "student_from": str(tmp_path / "weights"),
-            "resize": 48,
+            "resize": 24,
             "epochs": 1,
             "seeds": 1,
             "methods": ("it@stage1",),
@@ -587,9 +649,10 @@ class TestExperiment:
         with np.load(tmp_path / "run" / "before-seed0.npz") as arrays:
             found = arrays["stage1"]
         with np.load(made) as arrays:
-            pixels = brain._of_size(arrays["images"], (48, 48), 3)
-        seen = net.apply(given, (pixels.astype(np.float32) / 255 - 0.5) / 0.25)
-        expected = rdm.compute(seen["stage1"], distance=rdm.distances.Correlation())
+            pixels = brain._of_size(arrays["images"], (24, 24), 3)
+        seen = jax.jit(net.apply)(given, (pixels.astype(np.float32) / 255 - 0.5) / 0.25)
+        stage1 = np.asarray(seen["stage1"], float).reshape(len(pixels), -1)
+        expected = 1 - np.corrcoef(stage1)[np.triu_indices(len(pixels), 1)]
         np.testing.assert_allclose(found, expected, atol=2e-5)
         kept = weights.load(tmp_path / "run" / "it@stage1-seed0" / "weights")
         assert kept.classes == 10 and kept.shape == shape
@@ -670,11 +733,21 @@ class TestExperiment:
             go(folder, tmp_path / "made.npz", resume=True)
 
 
-def test_real_stimuli_and_images(brain_file, tfds_dir, tmp_path):
+@pytest.mark.parametrize(
+    "net",
+    [
+        ["--student=mlp", "--brain_layers", "stage1", "pooled", "--methods=human_it"],
+        pytest.param(["--methods", "plain", "human_it"], marks=pytest.mark.slow),
+    ],
+    ids=["mlp", "its-own"],
+)
+def test_real_stimuli_and_images(net, brain_file, tfds_dir, tmp_path):
     where = [f"--brain={brain_file}", f"--data_dir={tfds_dir}"]
     few = ["--train_per_class=8", "--batch=40", "--epochs=1", "--seeds=1"]
-    few += ["--methods", "plain", "human_it"]
-    assert run.main(["brain_rdl", *where, *few, f"--out={tmp_path / 'run'}"]) == 0
+    with quick.runs() as patch:
+        patch.setattr(run, "rehearse", quick.rehearse)
+        call = ["brain_rdl", *where, *few, *net, f"--out={tmp_path / 'run'}"]
+        assert run.main(call) == 0
     found = json.loads((tmp_path / "run" / "result.json").read_text())["brain"]
     assert (found["held_out"], found["shown"]) == (46, 46)
     low, high = found["rdms"]["human_it"]["ceilings"]["pearson"]

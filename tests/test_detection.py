@@ -280,13 +280,13 @@ def test_decode_takes_local_maxima_by_score():
     size[0, 6, 5] = [4, -1]
     offset = np.zeros((1, 8, 8, 2), np.float32)
     offset[0, 1, 1] = [0.5, 0.25]
-    found = centernet.decode(centernet.Maps(heat, size, offset), 10, count=4)
+    found = decode(centernet.Maps(heat, size, offset), 10, 4)
     np.testing.assert_allclose(found.score, [[0.9, 0.6, 0.5, 0]])
     np.testing.assert_array_equal(found.label, [[0, 0, 1, canvas.ABSENT]])
     expected = [[5, 2.5, 25, 22.5], [30, 60, 70, 60], [10, 0, 30, 20]]
     np.testing.assert_allclose(found.box[0, :3], expected)
     # No more than there are cells and classes.
-    every = centernet.decode(centernet.Maps(heat, size, offset), 10, count=1000)
+    every = decode(centernet.Maps(heat, size, offset), 10, 1000)
     assert every.score.shape == (1, 8 * 8 * 2)
 
 
@@ -297,7 +297,9 @@ def test_losses_are_the_equations_of_the_paper(canvases):
     )
     # (Heat around the centres that is not small, so that its exponent matters.)
     around = rng.uniform(0, 0.9, target.heat.shape)
-    target = target._replace(heat=jnp.where(target.heat == 1, 1, around))
+    target = jax.device_get(target)
+    heat = np.where(target.heat == 1, 1, around).astype(np.float32)
+    target = target._replace(heat=heat)
     answered = jax.tree.map(lambda x: rng.normal(size=x.shape), target)
     heat = size = offset = 0.0
     objects = 0
@@ -313,7 +315,7 @@ def test_losses_are_the_equations_of_the_paper(canvases):
             objects += 1
             size += np.abs(answered.size[n, y, x] - target.size[n, y, x]).sum()
             offset += np.abs(answered.offset[n, y, x] - target.offset[n, y, x]).sum()
-    found = centernet.losses(jax.tree.map(jnp.asarray, answered), target)
+    found = jax.jit(centernet.losses)(answered, target)
     expected = {"heat": heat, "size": 0.1 * size, "offset": offset}
     for name, value in expected.items():
         assert float(found[name]) == pytest.approx(value / objects, rel=1e-4)
@@ -470,7 +472,9 @@ def begun(dataset, canvases, optimizer, frozen=False):
         dataset.classes,
         frozen,
     )
-    variables = detector.net.init(jax.random.key(5), jnp.zeros((1, 48, 48, 1)))
+    variables = jax.jit(detector.net.init)(
+        jax.random.key(5), np.zeros((1, 48, 48, 1), np.float32)
+    )
     state = centernet.begin(detector, variables, optimizer, canvases.image, 0)
     return detector, state
 
@@ -553,12 +557,13 @@ TINY = ["--canvases=8", "--test_canvases=6", "--batch=4", "--epochs=1", "--size=
 TINY += ["--frozen", "--objects=2"]
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
     """A folder of weights for each of two seeds."""
-    net = nets.build("resnet8", 10)
+    tmp_path = tmp_path_factory.mktemp("weights")
+    init = jax.jit(nets.build("resnet8", 10).init)
     for seed in (0, 1):
-        drawn = net.init(jax.random.key(7 + seed), np.zeros((1, 32, 32, 1), np.float32))
+        drawn = init(jax.random.key(7 + seed), np.zeros((1, 32, 32, 1), np.float32))
         normalisation = ((0.1,), (0.3,))
         about = ("resnet8", 10, (32, 32, 1), drawn, normalisation, {"run": "a test"})
         weights.save(weights.Trained(*about), tmp_path / f"net-seed{seed}" / "weights")
@@ -733,9 +738,10 @@ class TestBackbone:
         images = digits.test.image[:3]
         net = nets.build("resnet8", 10)
         pixels = (images / np.float32(255) - np.float32(0.1)) / np.float32(0.3)
-        expected = net.apply(trained.variables, pixels)["stage3"]
+        expected = jax.jit(net.apply)(trained.variables, pixels)["stage3"]
         detector = found.detector
-        seen = detector.net.apply(found.variables, detector.normalise(images))
+        apply = jax.jit(detector.net.apply)
+        seen = apply(found.variables, detector.normalise(images))
         np.testing.assert_allclose(seen["stage3"], expected, rtol=1e-4, atol=1e-4)
 
     def test_refuses_images_of_other_channels(self, folder):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -25,9 +26,10 @@ from experiments import (
     results,
     run,
     trials,
+    weights,
 )
 from experiments import config as configs
-from rdljax import checkpoints, objectives
+from rdljax import checkpoints, nets, objectives
 from tests import quick
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -43,22 +45,40 @@ def call(*arguments):
     return run.main(["mnist_rdl", *TINY, *arguments])
 
 
+def drawn_teacher(folder, name="mlp"):
+    """The folder of a teacher for digits as it is drawn, which need not be trained."""
+    shape = (32, 32, 1)
+    init = jax.jit(nets.build(name, 10).init)
+    drawn = init(jax.random.key(0), np.zeros((1, *shape), np.float32))
+    about = {"run": "none"}
+    weights.save(weights.Trained(name, 10, shape, drawn, None, about), folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def undrawn():
-    """Leaves pictures out: to draw them takes longer than to train so small a net."""
-    with quick.runs() as patch:
-        patch.setattr(run, "rehearse", quick.rehearse)
+def brief():
+    """Runs are not rehearsed and draw nothing, which takes longer than small nets."""
+    with quick.runs():
         yield
 
 
+@pytest.fixture
+def rehearsed(monkeypatch):
+    """Runs of the test are rehearsed."""
+    monkeypatch.setattr(run, "rehearse", quick.rehearse)
+
+
+METHODS = "plain", "kd+rdl", "hint"
+
+
 @pytest.fixture(scope="module")
-def finished(undrawn, tmp_path_factory):
-    """A folder with a run of every kind of method, with pictures."""
+def finished(brief, tmp_path_factory):
+    """A folder with a run of every kind of method, rehearsed and with pictures."""
     folder = tmp_path_factory.mktemp("results") / "all"
-    methods = ["--methods", "plain", "rdl", "kd", "kd+rdl", "hint"]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "rehearse", quick.rehearse)
         patch.setattr(findings, "pictures", quick.pictures)
-        assert call(f"--out={folder}", "--seeds=2", *methods) == 0
+        assert call(f"--out={folder}", "--seeds=2", "--methods", *METHODS) == 0
     return folder
 
 
@@ -69,8 +89,8 @@ class TestResults:
             result["config"]["name"] == "mnist_rdl" and result["config"]["seeds"] == 2
         )
         assert {"jax", "flax", "python", "rdljax"} <= set(result["versions"])
-        assert set(result["methods"]) == {"plain", "rdl", "kd", "kd+rdl", "hint"}
-        assert len(result["mcnemar"]) == 4 * 2
+        assert set(result["methods"]) == set(METHODS)
+        assert len(result["mcnemar"]) == 2 * 2
         for method in result["methods"].values():
             assert len(method["test_error"]["values"]) == 2
 
@@ -80,20 +100,19 @@ class TestResults:
         for seed in range(2):
             own, plain = (
                 json.loads((finished / f"{m}-seed{seed}" / "result.json").read_text())
-                for m in ("rdl", "plain")
+                for m in ("kd+rdl", "plain")
             )
             right = np.array(own["predicted"]) == truth
             np.testing.assert_array_equal(own["correct"], right)
             error = 100 * np.mean(~right)
             assert own["test_error"] == pytest.approx(error)
-            assert result["methods"]["rdl"]["test_error"]["values"][
-                seed
-            ] == pytest.approx(error)
+            errors = result["methods"]["kd+rdl"]["test_error"]["values"]
+            assert errors[seed] == pytest.approx(error)
             plain_right = np.array(plain["predicted"]) == truth
             (test,) = (
                 t
                 for t in result["mcnemar"]
-                if (t["method"], t["seed"]) == ("rdl", seed)
+                if (t["method"], t["seed"]) == ("kd+rdl", seed)
             )
             assert test["only_first"] == np.sum(right & ~plain_right)
             assert test["only_second"] == np.sum(~right & plain_right)
@@ -101,10 +120,13 @@ class TestResults:
 
     def test_agreement_is_that_of_the_saved_rdms(self, finished):
         own, teacher = (
-            np.load(finished / name / "rdms.npz") for name in ("kd-seed1", "teacher")
+            np.load(finished / name / "rdms.npz")
+            for name in ("kd+rdl-seed1", "teacher")
         )
         result = json.loads((finished / "result.json").read_text())
-        for layer, spread in result["methods"]["kd"]["agreement_by_layer"].items():
+        agreement = result["methods"]["kd+rdl"]["agreement_by_layer"]
+        assert set(agreement) == {"pooled", "logits"}
+        for layer, spread in agreement.items():
             expected = np.corrcoef(own[layer], teacher[layer])[0, 1]
             assert spread["values"][1] == pytest.approx(expected, abs=1e-5)
 
@@ -119,18 +141,22 @@ class TestResults:
         assert events and events[0].stat().st_size > 100
 
     def test_students_of_a_seed_start_alike(self, tmp_path):
-        # Looked at before any step: the checkpoint of an interrupted run.
-        states = []
+        # Looked at before any step: the checkpoints of an interrupted run.
+        states, source = [], drawn_teacher(tmp_path / "teacher")
         for method in ("plain", "rdl"):
             changes = TestInterrupt.SETTINGS | {"methods": (method,)}
-            changes |= {"teacher_epochs": 1, "out": str(tmp_path / method)}
-            config = configs.load("mnist_rdl", **changes)
+            changes |= {"teacher_from": source, "out": str(tmp_path / method)}
+            config = configs.load("mnist_rdl", **changes | {"seeds": 2, "together": 2})
             with pytest.raises(loop.Interrupted):
-                run.run("mnist_rdl", config, Countdown(3))
-            states.append(stored(tmp_path / method / f"{method}-seed0"))
-        weights = [k for k in states[0] if "student" in k and ".params" in k]
+                run.run("mnist_rdl", config, Countdown(0))
+            folders = [tmp_path / method / f"{method}-seed{seed}" for seed in (0, 1)]
+            states.append([stored(folder) for folder in folders])
+        (first, second), others = states
+        weights = [k for k in first if "student" in k and ".params" in k]
         assert len(weights) == 6
-        assert all(states[0][k] == states[1][k] for k in weights)
+        for own, other in zip((first, second), others, strict=True):
+            assert all(own[k] == other[k] for k in weights)
+        assert sum(first[k] != second[k] for k in weights) == 3  # Biases are 0.
 
     def test_pictures_are_pictures(self, finished):
         from matplotlib import image
@@ -141,15 +167,15 @@ class TestResults:
 
     def test_table(self, finished):
         table = (finished / "table.md").read_text()
-        for method in ("plain", "rdl", "kd", "kd+rdl", "hint"):
+        for method in METHODS:
             assert re.search(rf"^\| {re.escape(method)} +\| ", table, re.MULTILINE)
         assert "for validation" in table and "1,000 for test" in table
 
     def test_a_finished_run_is_shown_again_and_left_alone(self, finished, capsys):
         files = {f: f.stat().st_mtime_ns for f in finished.rglob("*") if f.is_file()}
         files.pop(finished / "config.json")
-        methods = ["--methods", "plain", "rdl", "kd", "kd+rdl", "hint"]
-        assert call(f"--out={finished}", "--seeds=2", *methods, "--resume") == 0
+        again = ["--seeds=2", "--methods", *METHODS, "--resume"]
+        assert call(f"--out={finished}", *again) == 0
         assert (finished / "table.md").read_text() in capsys.readouterr().out
         assert all(f.stat().st_mtime_ns == then for f, then in files.items())
         assert len(files) > 50
@@ -157,12 +183,12 @@ class TestResults:
     def test_seconds_are_those_of_all_runs(self, finished):
         result = json.loads((finished / "result.json").read_text())
         records = [json.loads(f.read_text()) for f in finished.glob("*/result.json")]
-        assert len(records) == 11 and all(r["seconds"] > 0 for r in records)
+        assert len(records) == 7 and all(r["seconds"] > 0 for r in records)
         assert result["seconds"] == pytest.approx(sum(r["seconds"] for r in records))
 
     def test_its_teacher_serves_another_run(self, finished, tmp_path):
         source = finished / "teacher" / "weights"
-        settings = [f"--teacher_from={source}", "--methods", "kd", "--seeds=1"]
+        settings = [f"--teacher_from={source}", "--methods", "kd+rdl", "--seeds=1"]
         assert call(f"--out={tmp_path / 'run'}", *settings) == 0
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert result["teacher_source"]["run"] == str(finished / "teacher")
@@ -173,13 +199,13 @@ class TestResults:
         assert second["predicted"] == first["predicted"]
         # The same student, from the same teacher.
         first, second = (
-            json.loads((folder / "kd-seed0" / "result.json").read_text())
+            json.loads((folder / "kd+rdl-seed0" / "result.json").read_text())
             for folder in (finished, tmp_path / "run")
         )
         assert second["predicted"] == first["predicted"]
 
     def test_the_trained_student_is_kept(self, finished):
-        assert checkpoints.latest(finished / "rdl-seed0" / "checkpoint") == 6
+        assert checkpoints.latest(finished / "kd+rdl-seed0" / "checkpoint") == 6
 
     def test_a_run_that_diverges_stops_and_says_where(self, tmp_path, capsys):
         folder = tmp_path / "run"
@@ -213,6 +239,14 @@ class Countdown:
         return self.looks < 0
 
 
+class Request(Countdown):
+    """The same in place of `loop.Interrupt`, for commands."""
+
+    __enter__ = loop.Interrupt.__enter__
+    __exit__ = loop.Interrupt.__exit__
+    _request = loop.Interrupt._request
+
+
 def stored(folder):
     """The bytes of every array of the newest checkpoint, read by orbax alone."""
     newest = folder / "checkpoint" / str(checkpoints.latest(folder / "checkpoint"))
@@ -222,7 +256,7 @@ def stored(folder):
 
 
 @pytest.fixture(scope="module")
-def unbroken(undrawn, tmp_path_factory):
+def unbroken(brief, tmp_path_factory):
     """The folder of a run of TestInterrupt that nothing stopped, and its result."""
     folder = tmp_path_factory.mktemp("results") / "unbroken"
     return folder, TestInterrupt().go(folder, looks=10**6)
@@ -300,39 +334,42 @@ class TestInterrupt:
             "--micro_batches=4",
             "--dtype=bfloat16",
             "--seeds=1",
-            "--methods",
-            "rdl",
+            "--methods=rdl",
+            f"--teacher_from={drawn_teacher(tmp_path / 'teacher')}",
         ]
         assert call(f"--out={tmp_path / 'run'}", *settings) == 0
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert 0 < result["methods"]["rdl"]["test_error"]["mean"] < 95
 
-    def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(self, tmp_path):
+    def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
+        self, tmp_path, monkeypatch, capsys
+    ):
         # A folder with a space, and --overwrite: the printed command must work as
         # pasted and must not delete what it continues.
+        # It is continued here, and interrupted after so many steps.
         teacher = tmp_path / "my run" / "teacher"
         command = [sys.executable, "-m", "experiments.run", "mnist_rdl", "--overwrite"]
         command += [f"--out={teacher.parent}", "--train_per_class=20", "--seeds=1"]
         command += ["--teacher_epochs=100000", "--methods", "plain", *MLPS]
-        reached = [-1]
-        for _ in range(2):
-            # (RDMs are written at the ends of some epochs, of the first one too.)
-            known = set(teacher.glob("rdms/*"))
-            process = subprocess.Popen(
-                command, cwd=ROOT, stderr=subprocess.PIPE, text=True
-            )
-            deadline = time.monotonic() + 120
-            while set(teacher.glob("rdms/*")) <= known:
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=120)
-            assert process.returncode == 130
-            assert "Traceback" not in said and "stopped in teacher" in said
-            reached.append(checkpoints.latest(teacher / "checkpoint"))
-            command = shlex.split(said.strip().splitlines()[-1])
-            assert "--overwrite" not in command
-        assert reached[0] < reached[1] < reached[2]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        # (RDMs are written at the ends of some epochs, of the first one too.)
+        while not set(teacher.glob("rdms/*")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 130
+        assert "Traceback" not in said and "stopped in teacher" in said
+        reached = checkpoints.latest(teacher / "checkpoint")
+        command = shlex.split(said.strip().splitlines()[-1])
+        assert command[:3] == [sys.executable, "-m", "experiments.run"]
+        assert reached > 0 and "--overwrite" not in command
+        monkeypatch.setattr(loop, "Interrupt", lambda: Request(4))
+        assert run.main(command[3:]) == 130
+        assert checkpoints.latest(teacher / "checkpoint") == reached + 4
+        again = capsys.readouterr().err.strip().splitlines()[-1]
+        assert shlex.split(again) == command
 
 
 WRONG = {
@@ -384,7 +421,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_call_is_answered_in_words(kind, tmp_path, capsys, monkeypatch):
+def test_a_wrong_call_is_answered_in_words(
+    kind, rehearsed, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     arguments, message = WRONG[kind]
     assert run.main(arguments) == 2
@@ -419,7 +458,7 @@ def test_a_setting_that_no_method_reads_is_not_checked():
     _, config = run.parse(["mnist_rdl", *settings])
     assert config.hint_layer == "stage2"
     checks.check(config)
-    run.rehearse(config, data.load("digits"))
+    quick.rehearse(config, data.load("digits"))
 
 
 def test_pictures_name_both_layers_of_an_unequal_pair(tmp_path, monkeypatch):
@@ -605,7 +644,8 @@ def test_a_hundred_classes_of_colour_images(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(data, "load", lambda *_, **__: noise)
     folder = tmp_path / "run"
-    settings = ["--data=cifar100", "--methods", "rdl", "--seeds=1"]
+    settings = ["--data=cifar100", "--methods=rdl", "--seeds=1"]
+    settings += ["--epochs=1", "--teacher_epochs=1"]
     assert run.main(["mnist_rdl", *TINY[1:], *settings, f"--out={folder}"]) == 0
     with np.load(folder / "rdl-seed0" / "rdms.npz") as rdms:
         assert rdms["stage1"].shape == (200 * 199 // 2,)
@@ -616,8 +656,8 @@ def test_a_hundred_classes_of_colour_images(tmp_path, monkeypatch):
 def test_real_colour_images_cropped_and_flipped(tfds_dir, tmp_path):
     folder = tmp_path / "cifar10"
     where = ["--data=cifar10", f"--data_dir={tfds_dir}", f"--out={folder}"]
-    methods = ["--methods", "rdl", "--seeds=1"]
-    assert call(*where, *methods, "--train_per_class=16") == 0
+    few = ["--methods", "rdl", "--seeds=1", "--epochs=1", "--teacher_epochs=1"]
+    assert call(*where, *few, "--train_per_class=16") == 0
     result = json.loads((folder / "result.json").read_text())
     assert 0 < result["methods"]["rdl"]["test_error"]["mean"] < 100
     record = json.loads((folder / "rdl-seed0" / "result.json").read_text())

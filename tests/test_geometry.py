@@ -12,7 +12,8 @@ from rdljax import _geometry
 def test_squared_distances_equal_scipy(float64):
     x = np.random.default_rng(0).normal(size=(9, 5))
     expected = distance.squareform(distance.pdist(x, "sqeuclidean"))
-    np.testing.assert_allclose(_geometry.squared_distances(x), expected, rtol=1e-12)
+    found = jax.jit(_geometry.squared_distances)(x)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_squared_distances_keep_their_digits_far_from_the_origin():
@@ -21,56 +22,71 @@ def test_squared_distances_keep_their_digits_far_from_the_origin():
     x = 10 + 1e-2 * rng.normal(size=(20, 64))
     x = x.astype(np.float32)
     expected = distance.squareform(distance.pdist(x.astype(float), "sqeuclidean"))
-    found = np.asarray(_geometry.squared_distances(x))
+    found = np.asarray(jax.jit(_geometry.squared_distances)(x))
     off = ~np.eye(20, dtype=bool)
     assert np.max(np.abs(found - expected)[off] / expected[off]) < 1e-4
     assert not found[~off].any()
 
 
+@jax.jit
+@jax.value_and_grad
+def summed_distances(x):
+    return jnp.sum(_geometry.squared_distances(x))
+
+
 @pytest.mark.parametrize("rows", ["equal", "zero", "one differs"])
 def test_squared_distances_of_degenerate_rows(rows):
-    x = {
-        "equal": jnp.full((6, 3), 0.1),
-        "zero": jnp.zeros((6, 3)),
-        "one differs": jnp.zeros((6, 3)).at[0].set(1.0),
-    }[rows]
-    value, gradient = jax.value_and_grad(
-        lambda x: jnp.sum(_geometry.squared_distances(x))
-    )(x)
-    assert jnp.isfinite(gradient).all()
+    x = np.full((6, 3), 0.1 if rows == "equal" else 0, np.float32)
+    if rows == "one differs":
+        x[0] = 1
+    value, gradient = summed_distances(x)
+    assert np.isfinite(gradient).all()
     np.testing.assert_allclose(value, 30.0 if rows == "one differs" else 0, atol=1e-6)
+
+
+unit_rows = jax.jit(_geometry.unit_rows)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e4, 1e30])
 def test_unit_rows_at_every_scale(scale):
     x = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
     expected = x / np.linalg.norm(x, axis=1, keepdims=True)
-    found = _geometry.unit_rows(jnp.asarray(x * np.float32(scale)))
+    found = unit_rows(x * np.float32(scale))
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
 def test_a_zero_row_stays_zero_with_zero_gradient():
-    x = jnp.zeros((2, 3)).at[1].set(jnp.array([3.0, 0, 4]))
-    np.testing.assert_array_equal(_geometry.unit_rows(x)[0], 0)
-    gradient = jax.grad(lambda x: jnp.sum(_geometry.unit_rows(x) ** 3))(x)
-    assert jnp.isfinite(gradient).all() and not gradient[0].any()
+    @jax.jit
+    def both(x):
+        rows, back = jax.vjp(_geometry.unit_rows, x)
+        return rows, *back(3 * rows**2)
+
+    rows, gradient = both(np.array([[0, 0, 0], [3, 0, 4]], np.float32))
+    np.testing.assert_array_equal(rows[0], 0)
+    gradient = np.asarray(gradient)
+    assert np.isfinite(gradient).all() and not gradient[0].any()
 
 
 def test_a_constant_row_is_centred_to_exactly_zero():
     # The float32 mean of seven times 0.1 is not 0.1.
-    rows = _geometry.centre_rows(jnp.full((2, 7), 0.1).at[1, 0].set(5.0))
+    x = np.full((2, 7), 0.1, np.float32)
+    x[1, 0] = 5
+    rows = np.asarray(jax.jit(_geometry.centre_rows)(x))
     assert not rows[0].any() and rows[1].any()
 
 
 @pytest.mark.parametrize("root", [_geometry.safe_sqrt, _geometry.safe_rsqrt])
 def test_safe_roots(root):
-    assert root(jnp.array(0.0)) == 0
-    assert jax.grad(root)(0.0) == 0
-    assert jax.grad(jax.grad(root))(0.0) == 0
-    plain = {"safe_sqrt": jnp.sqrt, "safe_rsqrt": lambda x: 1 / jnp.sqrt(x)}
-    plain = plain[root.__name__]
-    np.testing.assert_allclose(root(jnp.array(3.0)), plain(3.0), rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(root)(3.0), jax.grad(plain)(3.0), rtol=1e-6)
+    @jax.jit
+    def derivatives(x):
+        return root(x), jax.grad(root)(x), jax.grad(jax.grad(root))(x)
+
+    np.testing.assert_array_equal(derivatives(0.0), [0, 0, 0])
+    expected = {
+        "safe_sqrt": (3**0.5, 0.5 * 3**-0.5),
+        "safe_rsqrt": (3**-0.5, -0.5 * 3**-1.5),
+    }[root.__name__]
+    np.testing.assert_allclose(derivatives(3.0)[:2], expected, rtol=1e-6)
 
 
 def pool_slow(x, height, width):
@@ -89,27 +105,39 @@ def pool_slow(x, height, width):
 def test_pool(float64, size, target):
     target = tuple(np.minimum(size, target))
     x = np.random.default_rng(0).normal(size=(2, *size, 3))
-    found = _geometry.pool(jnp.asarray(x), *target)
+    found = jax.jit(_geometry.pool, static_argnums=(1, 2))(x, *target)
     np.testing.assert_allclose(found, pool_slow(x, *target), rtol=1e-12)
 
 
 def test_each_side_is_pooled_to_the_smaller():
-    x, y = jnp.zeros((2, 4, 6, 3)), jnp.zeros((2, 5, 3, 7))
-    x, y = _geometry.pool_to_smaller(x, y)
+    x, y = np.zeros((2, 4, 6, 3)), np.zeros((2, 5, 3, 7))
+    x, y = jax.eval_shape(_geometry.pool_to_smaller, x, y)
     assert x.shape == (2, 4, 3, 3) and y.shape == (2, 4, 3, 7)
 
 
 def test_pool_equals_the_worked_example():
     # Windows of 5 -> 3 overlap: {0, 1}, {1, 2, 3}, {3, 4}.
-    x = jnp.arange(5.0).reshape(1, 5, 1, 1)
-    np.testing.assert_allclose(_geometry.pool(x, 3, 1).ravel(), [0.5, 2.0, 3.5])
+    x = np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1)
+    found = jax.jit(_geometry.pool, static_argnums=(1, 2))(x, 3, 1)
+    np.testing.assert_allclose(np.ravel(found), [0.5, 2.0, 3.5])
 
 
 def test_gram_is_all_inner_products_with_the_gradient_of_both_sides(float64):
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)))
-    np.testing.assert_allclose(_geometry.gram(x), _geometry.inner(x, x))
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=(5, 5)))
-    form = lambda x: jnp.sum(weights * jnp.cos(_geometry.gram(x)))  # noqa: E731
-    plain = lambda x: jnp.sum(weights * jnp.cos(_geometry.inner(x, x)))  # noqa: E731
-    np.testing.assert_allclose(jax.grad(form)(x), jax.grad(plain)(x), atol=1e-13)
-    np.testing.assert_allclose(jax.hessian(form)(x), jax.hessian(plain)(x), atol=1e-12)
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    weights = np.random.default_rng(1).normal(size=(5, 5))
+
+    def derivatives(gram, x):
+        def form(x):
+            return jnp.sum(weights * jnp.cos(gram(x)))
+
+        return gram(x), jax.grad(form)(x), jax.hessian(form)(x)
+
+    @jax.jit
+    def both(x):
+        plain = derivatives(lambda x: _geometry.inner(x, x), x)
+        return derivatives(_geometry.gram, x), plain
+
+    (gram, *found), (plain, *expected) = both(x)
+    np.testing.assert_allclose(gram, plain)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-13)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-12)

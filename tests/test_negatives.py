@@ -10,7 +10,7 @@ from rdljax import _names, negatives, objectives
 N = 12
 # Classes that are neither sorted nor of equal size.
 LABELS = np.array([7, 2, 7, 0, 2, 7, 0, 7, 2, 7, 2, 7])
-INDEX = jnp.array([3, 0, 8, 11])
+INDEX = np.array([3, 0, 8, 11], np.int32)
 BATCH = {"index": INDEX}
 BANK = objectives.Bank(
     *np.random.default_rng(0).normal(0, 0.3, (2, N, 5)).astype(np.float32),
@@ -23,6 +23,21 @@ def choose(negatives, seed=0, batch=BATCH):
     return negatives(jax.random.key(seed), batch, N)
 
 
+def rows_of(negatives, seed=0, batch=BATCH):
+    """The rows that are chosen."""
+    form = jax.jit(lambda key, batch: negatives(key, batch, N).rows)
+    return np.asarray(form(jax.random.key(seed), batch))
+
+
+def loss_of(negatives, batch=BATCH, **options):
+    """CRD with what is chosen."""
+
+    def form(key, batch):
+        return negatives(key, batch, N).loss(S, T, BANK, **options)
+
+    return jax.jit(form)(jax.random.key(0), batch)
+
+
 def others(index, labels):
     same = np.arange(N) == index if labels is None else labels == labels[index]
     return set(np.flatnonzero(~same))
@@ -31,14 +46,14 @@ def others(index, labels):
 @pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "none"])
 class TestDrawn:
     def test_the_positive_comes_first_and_the_others_are_of_other_classes(self, labels):
-        rows = choose(negatives.drawn(500, labels)).rows
+        rows = rows_of(negatives.drawn(500, labels))
         assert rows.shape == (4, 501)
         np.testing.assert_array_equal(rows[:, 0], INDEX)
         for index, row in zip(INDEX, rows, strict=True):
-            assert set(np.asarray(row[1:])) == others(int(index), labels)
+            assert set(row[1:]) == others(int(index), labels)
 
     def test_all_others_are_as_likely(self, labels):
-        rows = choose(negatives.drawn(20_000, labels)).rows
+        rows = rows_of(negatives.drawn(20_000, labels))
         for index, row in zip(INDEX, rows, strict=True):
             expected = 20_000 / len(others(int(index), labels))
             counts = np.bincount(row[1:], minlength=N)
@@ -47,26 +62,25 @@ class TestDrawn:
             assert abs(counts - expected).max() < 5 * np.sqrt(expected)
 
     def test_an_example_draws_the_same_in_any_batch(self, labels):
-        rows = choose(negatives.drawn(9, labels)).rows
-        alone = choose(negatives.drawn(9, labels), batch={"index": INDEX[2:3]}).rows
+        rows = rows_of(negatives.drawn(9, labels))
+        alone = rows_of(negatives.drawn(9, labels), batch={"index": INDEX[2:3]})
         np.testing.assert_array_equal(alone[0], rows[2])
 
     def test_each_key_draws_anew(self, labels):
-        first, second = (
-            choose(negatives.drawn(9, labels), seed).rows for seed in (0, 1)
-        )
+        first, second = (rows_of(negatives.drawn(9, labels), seed) for seed in (0, 1))
         assert (first != second).any()
 
     def test_what_is_expected_is_the_mean_over_draws(self, labels):
         keys = jax.random.split(jax.random.key(0), 3000)
 
+        @jax.jit
         @jax.vmap
         def one(key):
             chosen = negatives.drawn(6, labels)(key, BATCH, N)
             return chosen.loss(S, T, BANK, temperature=0.5)
 
         losses = one(keys)
-        exact = choose(negatives.expected(6, labels)).loss(S, T, BANK, temperature=0.5)
+        exact = loss_of(negatives.expected(6, labels), temperature=0.5)
         error = np.std(losses) / np.sqrt(len(losses))
         assert abs(np.mean(losses) - exact) < 4 * error < 0.02 * exact
 
@@ -76,11 +90,12 @@ class TestDrawn:
 
         monkeypatch.setattr(objectives, "crd_shared", weights)
 
+        @jax.jit
         @jax.vmap
         def one(key):
             return negatives.shared(6, labels)(key, BATCH, N).loss(S, T, BANK)
 
-        mean = jnp.mean(one(jax.random.split(jax.random.key(0), 20_000)), axis=0)
+        mean = np.mean(one(jax.random.split(jax.random.key(0), 20_000)), axis=0)
         for row, index in zip(mean, INDEX, strict=True):
             rest = others(int(index), labels)
             expected = np.where(np.isin(np.arange(N), list(rest)), 6 / len(rest), 0)
@@ -88,30 +103,30 @@ class TestDrawn:
 
 
 def test_shared_negatives_are_without_replacement_and_never_of_the_own_class():
-    chosen = choose(negatives.shared(N, LABELS))
-    np.testing.assert_array_equal(np.sort(chosen.rows), np.arange(N))
-    # All rows drawn: as the bank's rows weighted by class.
-    weights = negatives.is_other(LABELS, INDEX, jnp.arange(N))
-    weights = weights * N / weights.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(
-        chosen.loss(S, T, BANK),
-        objectives.crd_shared(S, T, BANK, INDEX, None, weights),
-        rtol=1e-5,
-    )
+    @jax.jit
+    def both(key):
+        chosen = negatives.shared(N, LABELS)(key, BATCH, N)
+        # All rows drawn: as the bank's rows weighted by class.
+        weights = negatives.is_other(LABELS, INDEX, jnp.arange(N))
+        weights = weights * N / weights.sum(axis=1, keepdims=True)
+        expected = objectives.crd_shared(S, T, BANK, INDEX, None, weights)
+        return chosen.rows, chosen.loss(S, T, BANK), expected
+
+    rows, loss, expected = both(jax.random.key(0))
+    np.testing.assert_array_equal(np.sort(rows), np.arange(N))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_given_negatives_are_those_of_the_batch():
-    indices = jnp.arange(20).reshape(4, 5) % N
-    chosen = choose(negatives.given("mine"), batch={"index": INDEX, "mine": indices})
-    np.testing.assert_allclose(
-        chosen.loss(S, T, BANK), objectives.crd(S, T, BANK, indices)
-    )
+    indices = np.arange(20).reshape(4, 5) % N
+    found = loss_of(negatives.given("mine"), {"index": INDEX, "mine": indices})
+    np.testing.assert_allclose(found, jax.jit(objectives.crd)(S, T, BANK, indices))
 
 
 def test_a_relaxed_positive_is_any_of_the_class():
     draw = jax.vmap(lambda key: negatives.of_same_class(key, LABELS, INDEX))
-    drawn = draw(jax.random.split(jax.random.key(0), 4000))
-    for index, column in zip(INDEX, drawn.T, strict=True):
+    drawn = jax.jit(draw)(jax.random.split(jax.random.key(0), 4000))
+    for index, column in zip(INDEX, np.asarray(drawn).T, strict=True):
         mates = np.flatnonzero(LABELS[index] == LABELS)
         counts = np.bincount(column, minlength=N)
         assert set(np.flatnonzero(counts)) == set(mates)
@@ -139,11 +154,17 @@ def test_relaxed_positives_are_of_the_class_and_negatives_are_not(make, monkeypa
 
     monkeypatch.setattr(objectives, "crd", spy)
     monkeypatch.setattr(objectives, "crd_shared", spy)
+
+    @jax.jit
+    def given(key):
+        """What CRD would be called with."""
+        make(6, LABELS, relax=True)(key, BATCH, N).loss(S, T, BANK)
+        return found.pop()
+
     mates = np.array([LABELS[i] == LABELS for i in INDEX])
     moved = 0
     for seed in range(20):
-        choose(make(6, LABELS, relax=True), seed).loss(S, T, BANK)
-        arguments = found.pop()
+        arguments = jax.device_get(given(jax.random.key(seed)))
         if make is negatives.drawn:
             (indices,) = arguments
             positives = indices[:, 0]

@@ -56,10 +56,10 @@ def digits(finished):
     dataset = data.load("digits", train_per_class=50)
     trained = weights.load(finished / "plain-seed0" / "weights")
     net = trained.net(dataset)
-    found = {}
+    found, apply = {}, jax.jit(net.apply)
     for part in ("train", "validation", "test"):
         split = getattr(dataset, part)
-        seen = net.apply(trained.variables, data.normalise(dataset, split.image))
+        seen = apply(trained.variables, data.normalise(dataset, split.image))
         found[part] = np.asarray(seen["pooled"], np.float64), split.label
     train = found["train"][0]
     mean, deviation = train.mean(0), train.std(0)
@@ -191,7 +191,8 @@ def dataset(shape, classes=3, count=12):
 def mlp(channels, normalisation):
     """A net for ten classes and images 32 x 32, as it is drawn."""
     net, shape = nets.build("mlp", 10), (32, 32, channels)
-    variables = net.init(jax.random.key(0), np.zeros((1, *shape), np.float32))
+    init = jax.jit(net.init)
+    variables = init(jax.random.key(0), np.zeros((1, *shape), np.float32))
     source = {"file": "mlp.npz"}
     return weights.Trained("mlp", 10, shape, variables, normalisation, source)
 
@@ -240,7 +241,7 @@ class TestImages:
             mean = std = np.array([mean @ LUMINANCE])
         if normalisation is not None:
             mean, std = (255 * np.array(x) for x in normalisation)
-        expected = nets.build("mlp", 10).apply(
+        expected = jax.jit(nets.build("mlp", 10).apply)(
             trained.variables, enlarged((pixels - mean) / std, 32).astype(np.float32)
         )
         np.testing.assert_allclose(found, expected["stage1"], rtol=1e-4, atol=1e-4)

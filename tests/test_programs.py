@@ -1,6 +1,7 @@
 """How an experiment's steps reach the device: the same results by every way."""
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from experiments import (
     command,
     data,
     loop,
+    profile,
     programs,
     run,
     trainings,
@@ -64,11 +66,7 @@ def go(folder, looks=NEVER, resume=False, **changes):
     """
     source = folder.parent / "teacher"
     if not source.exists():
-        shape = (32, 32, 1)
-        net = nets.build("mlp", 10)
-        drawn = net.init(jax.random.key(0), np.zeros((1, *shape), np.float32))
-        about = {"run": "none"}
-        weights.save(weights.Trained("mlp", 10, shape, drawn, None, about), source)
+        experiments.drawn_teacher(source)
     changes = {"teacher_from": str(source)} | changes
     config = configs.load(
         "mnist_rdl", **(SETTINGS | changes), out=str(folder), resume=resume
@@ -93,16 +91,16 @@ def histories(folder, method="kd+rdl"):
 
 
 @pytest.fixture(scope="module")
-def in_steps(tmp_path_factory):
-    """A run whose steps are taken one by one: a whole one, with its pictures."""
+def in_steps(brief, tmp_path_factory):
+    """A run whose steps are taken one by one."""
     folder = tmp_path_factory.mktemp("steps")
     go(folder / "run", driver="step", remember_teacher=False)
     return folder / "run"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def brief():
-    """Other runs are not rehearsed and draw nothing."""
+    """Runs are not rehearsed and draw nothing."""
     with quick.runs():
         yield
 
@@ -136,7 +134,7 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(brief, tmp_path_factory):
     """Runs that several tests look at, or go on with."""
     return Runs(tmp_path_factory.mktemp("runs"))
 
@@ -149,17 +147,18 @@ class TestDrivers:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"driver": "chunk"},
             {"driver": "epoch"},
             {"driver": "step", "together": 2},
-            {"driver": "epoch", "together": 2},
-            {"driver": "step", "stream": True},
             {"driver": "step", "stream": True, "together": 2},
+            {"remember_teacher": True},
+            # (These are the first or the last epochs of the next test too.)
+            pytest.param({"driver": "chunk"}, marks=pytest.mark.slow),
+            pytest.param({"driver": "epoch", "together": 2}, marks=pytest.mark.slow),
+            pytest.param({"driver": "step", "stream": True}, marks=pytest.mark.slow),
             pytest.param(
                 {"driver": "chunk", "stream": True, "together": 2},
                 marks=pytest.mark.slow,
             ),
-            {"remember_teacher": True},
         ],
         ids=lambda changes: " ".join(f"{k}={v}" for k, v in changes.items()),
     )
@@ -307,14 +306,15 @@ class TestTeacher:
         lab = labs.furnish(config, labs.load(config), folder, None, None)
         net = nets.build("mlp", 10)
         shape = (1, 32, 32, 1)
-        variables = net.init(jax.random.key(0), np.zeros(shape, np.float32))
+        init = jax.jit(net.init)
+        variables = init(jax.random.key(0), np.zeros(shape, np.float32))
         return lab, teachers.net(net, variables)
 
     def test_what_is_remembered_is_what_it_answers(self):
         dataset = data.load("digits", train_per_class=3)
         net = nets.build("mnist_cnn_small", 10)
         images = data.normalise(dataset, dataset.train.image)
-        live = teachers.net(net, net.init(jax.random.key(0), images))
+        live = teachers.net(net, jax.jit(net.init)(jax.random.key(0), images))
         view = data.view(dataset)
         train = jax.tree.map(jax.numpy.asarray, dataset.train._asdict())
 
@@ -325,8 +325,8 @@ class TestTeacher:
         kept = teachers.remember(live, see, 30, layers, chunk=7)
         found = teachers.remembered(kept)
         index = np.array([4, 29, 0, 4])
-        answer = found.targets(found.arrays, {"index": index})
-        expected = live.targets(live.arrays, {"image": images[index]})
+        answer = jax.jit(found.targets)(found.arrays, {"index": index})
+        expected = jax.jit(live.targets)(live.arrays, {"image": images[index]})
         assert set(answer) == set(layers)
         for layer in layers:
             np.testing.assert_allclose(answer[layer], expected[layer], atol=1e-5)
@@ -364,12 +364,14 @@ class TestMemory:
             _, config = run.parse(["mnist_rdl", call])
             assert getattr(config, name) != getattr(configs.Config(), name)
 
-    @pytest.mark.parametrize("same", [False, True])
+    @pytest.mark.parametrize(
+        "same", [False, pytest.param(True, marks=pytest.mark.slow)]
+    )
     def test_seeds_that_do_not_fit_together_are_split(
         self, same, tmp_path, monkeypatch, capsys
     ):
         """Of three that do not fit, two and one."""
-        changes = {"seeds": 3, "epochs": 2, "driver": "step", "same_batches": same}
+        changes = {"seeds": 3, "epochs": 1, "driver": "step", "same_batches": same}
         changes["methods"] = ("kd",)
         go(tmp_path / "turn", **changes)
         fit, asked = programs.Programs.fit, []
@@ -440,10 +442,11 @@ class TestMemory:
         settings = ["mnist_rdl", "--batch=3000", "--teacher=mnist_cnn", "--resize=48"]
         settings += ["--student=mlp", "--methods", "plain", "--teacher_epochs=1"]
         settings += ["--layers", "pooled", "logits", f"--out={tmp_path / 'run'}"]
+        one_device = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
         done = subprocess.run(
             [sys.executable, "-c", code, *settings],
             cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+            env=os.environ | {"XLA_FLAGS": one_device, "JAX_PLATFORMS": "cpu"},
             capture_output=True,
             text=True,
             timeout=250,
@@ -460,11 +463,9 @@ class TestMemory:
 
 class TestCompiled:
     def test_the_message_has_the_time_and_the_memory(self, tmp_path, capsys):
-        ways = {"remember_teacher": False, "driver": "epoch", "together": 2}
+        ways = {"methods": ("plain",), "epochs": 1, "driver": "epoch", "together": 2}
         go(tmp_path / "run", **ways)
-        words = (
-            r"kd\+rdl: 2 steps of 2 seeds compiled in \d+\.\d s; \d+ MiB on each dev"
-        )
+        words = r"plain: 2 steps of 2 seeds compiled in \d+\.\d s; \d+ MiB on each dev"
         assert re.search(words, capsys.readouterr().err)
 
     def test_a_folder_for_compiled_programs(self, tmp_path, monkeypatch):
@@ -491,8 +492,9 @@ class TestCompiled:
         folder = tmp_path / "cache"
         code = f"{CHILD}\nsys.exit(run.main(sys.argv[1:]))"
         command = [sys.executable, "-c", code, "mnist_rdl", "--seeds=1"]
-        command += ["--train_per_class=8", "--epochs=1", "--teacher_epochs=1"]
-        command += ["--teacher=mlp", "--student=mlp", "--methods", "kd"]
+        source = experiments.drawn_teacher(tmp_path / "teacher")
+        command += ["--train_per_class=8", "--epochs=1", f"--teacher_from={source}"]
+        command += ["--student=mlp", "--methods", "kd"]
         command += ["--layers", "pooled", f"--compilation_cache={folder}"]
         environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         # (One that jax has from the start is the one that stays.)
@@ -517,7 +519,9 @@ class TestCompiled:
         first, second = (json.loads(path.read_text())["history"] for path in both)
         assert first == second
 
-    def test_profile(self, tmp_path, capsys):
+    def test_profile(self, tmp_path, monkeypatch, capsys):
+        few = functools.partial(profile.measure, seconds=0.0)
+        monkeypatch.setattr(profile, "measure", few)
         go(tmp_path / "run", epochs=1, seeds=1, profile=True, methods=("kd",))
         said = capsys.readouterr().out
         assert "kd:\n\n| part" in said
@@ -599,7 +603,8 @@ class TestStream:
 def test_predicting_answers_what_predict_does():
     dataset = data.load("digits", train_per_class=3)
     net = nets.build("mlp", 10)
-    variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
+    init = jax.jit(net.init)
+    variables = init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
     wait = weights.predicting(net, variables, dataset, dataset.validation, chunk=99)
     found, expected = wait(), weights.predict(net, variables, dataset, "validation")
     np.testing.assert_array_equal(found[0], expected[0])

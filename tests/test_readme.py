@@ -1,10 +1,11 @@
 """The README's programs run, and its table is that of the library."""
 
+import functools
 import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from rdljax import nets, objectives, teachers, terms, training
 from rdljax.nets import from_torch
@@ -35,30 +36,33 @@ def test_the_python_blocks_run_from_top_to_bottom(tmp_path, monkeypatch, capsys)
     exec(blocks[4], names)
     # The plan is one that training accepts, with the nets of the package.
     net = nets.build("mnist_cnn_small", 4)
-    data = {"image": jnp.zeros((1000, 28, 28, 1)), "label": jnp.zeros(1000, int)}
+    data = {"image": np.zeros((1000, 28, 28, 1), np.float32)}
+    data["label"] = np.zeros(1000, np.int32)
 
     def view(data, batch, key):
         return {k: v[batch["index"]] for k, v in data.items()} | batch
 
-    variables = net.init(jax.random.key(0), data["image"][:1])
-    state = training.init(
-        jax.random.key(1),
-        net,
-        teachers.net(net, variables),
-        names["plan"],
-        view,
-        training.Arrays(variables, data),
-        {"index": jnp.arange(4)},
-        devices=1,
-    )
+    def begin(key, data):
+        variables = net.init(key, data["image"][:1])
+        return training.init(
+            key,
+            net,
+            teachers.net(net, variables),
+            names["plan"],
+            view,
+            training.Arrays(variables, data),
+            {"index": np.arange(4)},
+            devices=1,
+        )
+
+    state = jax.eval_shape(begin, jax.random.key(0), data)
     assert set(state.replicated.params["ft"]) == {"paraphraser", "translator"}
     assert state.replicated.terms["crd"]["bank"].student.shape == (1000, 128)
     both, kd = names["ensemble"], names["loss"]["kd"][1]
-    taught = both.targets(both.arrays, {"image": names["images"]})
-    student = {"logits": jnp.zeros((8, 4))}
-    value, _ = kd.apply(
-        *kd.init(jax.random.key(0), student, taught), student, taught, {}
-    )
+    taught = jax.jit(both.targets)(both.arrays, {"image": names["images"]})
+    student = {"logits": np.zeros((8, 4), np.float32)}
+    begun = kd.init(jax.random.key(0), student, taught)
+    value, _ = jax.jit(lambda *x: kd.apply(*begun, *x, {}))(student, taught)
     assert value > 0
 
     exec_nets(blocks[5:], names)
@@ -71,23 +75,25 @@ def test_the_program_of_the_brain_runs(tmp_path, monkeypatch):
     names: dict = {}
     exec(block, names)
     assert 0 < names["loss"] < 2
-    batch = {"stimulus": jnp.arange(10)}
+    batch = {"stimulus": np.arange(10)}
     teacher, student = names["teacher"], {"stimuli/pooled": names["student"]}
-    taught = teacher.targets(teacher.arrays, batch)
-    value, _ = names["term"].apply({}, terms.State(), student, taught, batch)
+    taught = jax.jit(teacher.targets)(teacher.arrays, batch)
+    apply = jax.jit(functools.partial(names["term"].apply, {}, terms.State()))
+    value, _ = apply(student, taught, batch)
     assert 0 < value < 2
 
 
 def exec_nets(blocks, names):
     """Weights from PyTorch, as a file in the working folder, and a captured model."""
     net = nets.build("resnet8", 100)
-    images = jax.random.normal(jax.random.key(5), (2, 32, 32, 3))
-    variables = net.init(jax.random.key(6), images)
+    images = np.random.default_rng(5).standard_normal((2, 32, 32, 3), np.float32)
+    variables = jax.jit(net.init)(jax.random.key(6), images)
     from_torch.write("resnet8.safetensors", from_torch.to_torch("resnet8", variables))
     exec(blocks[0], names)
-    taught = names["teacher"].targets(names["teacher"].arrays, {"image": images})
-    expected = net.apply(variables, images)
-    assert jnp.array_equal(taught["logits"], expected["logits"])
+    teacher = names["teacher"]
+    taught = jax.jit(teacher.targets)(teacher.arrays, {"image": images})
+    expected = jax.jit(net.apply)(variables, images)
+    np.testing.assert_array_equal(taught["logits"], expected["logits"])
     exec(blocks[1], names)
     assert names["seen"]["stage1"].shape == (8, 32, 32, 8)
     assert names["seen"]["stage2"].shape == (8, 32, 32, 16)

@@ -641,8 +641,11 @@ def unbroken(folder, tmp_path_factory):
 
 
 class TestRun:
-    def test_a_command_line(self, folder, tmp_path, capsys):
-        call = [f"--data_dir={folder}", *TINY, "--student=resnet8"]
+    @pytest.mark.parametrize(
+        "student", ["mlp", pytest.param("resnet8", marks=pytest.mark.slow)]
+    )
+    def test_a_command_line(self, student, folder, tmp_path, capsys):
+        call = [f"--data_dir={folder}", *TINY, f"--student={student}"]
         assert run.main(["mnist_rdl", *call, f"--out={tmp_path / 'run'}"]) == 0
         said = capsys.readouterr().out
         assert "54 images for training" in said and "ImageNet's usual" in said
@@ -652,11 +655,13 @@ class TestRun:
 
     def test_nst_on_imagenet(self, folder, tmp_path, capsys):
         # The config, with smaller nets.
+        name = "mnist_cnn_small"
         call = [f"--data_dir={folder}", "--resize=32", "--batch=16", "--epochs=1"]
-        call += ["--teacher_from=None", "--teacher=mnist_cnn", "--teacher_epochs=1"]
-        call += ["--student=mnist_cnn_small", "--maps=stage2", "--layers=pooled"]
-        call += ["--methods", "plain", "nst", f"--out={tmp_path / 'run'}"]
-        assert run.main(["imagenet_nst", *call]) == 0
+        call += ["--teacher_from=None", f"--teacher={name}", "--teacher_epochs=1"]
+        call += [f"--student={name}", "--maps=stage2", "--layers=pooled"]
+        call += ["--methods=nst", f"--out={tmp_path / 'run'}"]
+        with quick.runs():
+            assert run.main(["imagenet_nst", *call]) == 0
         assert "54 images for training" in capsys.readouterr().out
         assert np.isfinite(history(tmp_path / "run", "nst")).all()
 
@@ -728,13 +733,14 @@ class TestRun:
         _, config = run.parse(["mnist_rdl", f"--data_dir={folder}", *settings])
         own = lab.furnish(config, lab.load(config), tmp_path, None, None)
         net = nets.build("mlp", CLASSES)
-        variables = net.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+        init = jax.jit(net.init)
+        variables = init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
         teacher = teachers.net(net, variables)
         found, _ = trainings.remembered(own, teacher)
         assert (found is not teacher) is remembers
         if remembers:
             seen = data.normalise(own.dataset, own.dataset.train.image[:])
-            expected = net.apply(variables, seen)["logits"]
+            expected = jax.jit(net.apply)(variables, seen)["logits"]
             np.testing.assert_allclose(found.arrays["logits"], expected, rtol=1e-4)
 
     def test_stored_activations_are_of_these_images(self, folder, tmp_path):

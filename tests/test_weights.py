@@ -11,10 +11,20 @@ import pytest
 
 from experiments import command, data, export_torch, import_torch, run, weights
 from rdljax import checkpoints, nets
-from rdljax.nets import from_torch
+from rdljax.nets import _weights, from_torch
+from tests import quick
 
 FILE = pathlib.Path(__file__).parent / "reference" / "nets" / "resnet8.npz"
 SOURCE = {"file": "weights.npz"}
+# All layers of images, by the net of `file`.
+see = jax.jit(nets.build("resnet8", 10).apply)
+cached_shapes = functools.cache(_weights.shapes)
+
+
+@pytest.fixture(autouse=True)
+def _traced_once(monkeypatch):
+    """Nets are traced for their shapes: each once, in place of at every call."""
+    monkeypatch.setattr(_weights, "shapes", cached_shapes)
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +73,13 @@ class TestTrained:
     )
     def test_sees_images_normalised_as_it_was_trained(self, file, normalisation):
         trained, images = weights.read("resnet8", file, normalisation), dataset()
-        net, pixels = trained.net(images), images.test.image[:4]
+        net, pixels = trained.net(images), images.test.image
         seen = jax.jit(net.apply)(trained.variables, data.normalise(images, pixels))
         if normalisation is None:
             mean, std = np.array(images.mean) / 255, np.array(images.std) / 255
         else:
             mean, std = normalisation
-        expected = jax.jit(nets.build("resnet8", 10).apply)(
+        expected = see(
             trained.variables, ((pixels / 255 - mean) / std).astype(np.float32)
         )
         for layer in net.layers:
@@ -79,9 +89,7 @@ class TestTrained:
 
     def test_accuracy_is_the_share_it_is_right_about(self, file):
         trained, images = weights.read("resnet8", file), dataset()
-        seen = jax.jit(nets.build("resnet8", 10).apply)(
-            trained.variables, data.normalise(images, images.test.image)
-        )
+        seen = see(trained.variables, data.normalise(images, images.test.image))
         predicted = np.argmax(seen["logits"], axis=1)
         expected = np.mean(predicted == images.test.label)
         assert weights.accuracy(trained, images) == pytest.approx(expected)
@@ -246,43 +254,49 @@ def _few_tests(monkeypatch):
 
 
 @pytest.mark.usefixtures("_few_tests")
-def test_students_learn_from_it(file, tmp_path, tfds_dir, capsys):
+def test_students_learn_from_it(tmp_path, tfds_dir, capsys):
     """The whole experiment, on 200 images, with the teacher that is not trained."""
     folder, out = tmp_path / "net", tmp_path / "run"
-    weights.save(weights.read("resnet8", file), folder)
+    variables = drawn(nets.build("mnist_cnn_small", 10), (32, 32, 3))
+    about = ("mnist_cnn_small", 10, (32, 32, 3), variables)
+    trained = weights.Trained(*about, ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), SOURCE)
+    weights.save(trained, folder)
     call = ["mnist_rdl", "--data=cifar10", f"--data_dir={tfds_dir}", f"--out={out}"]
-    call += [f"--teacher_from={folder}", "--student=resnet8", "--seeds=1", "--epochs=1"]
-    call += ["--methods", "kd+rdl", "--layers", "stage3", "pooled"]
+    call += [f"--teacher_from={folder}", "--seeds=1", "--epochs=1"]
+    call += ["--methods", "kd+rdl", "--layers", "stage2", "pooled"]
     call += ["--train_per_class=20", "--teacher_epochs=50"]
-    assert run.main(call) == 0
+    call += ["--crop=0", "--flip=False", "--remember_teacher=False"]
+    with quick.runs() as patch:
+        patch.setattr(run, "rehearse", quick.rehearse)
+        assert run.main(call) == 0
     result = json.loads((out / "result.json").read_text())
-    assert result["config"]["teacher"] == "resnet8"
-    share = weights.accuracy(
-        weights.load(folder),
-        data.load("cifar10", str(tfds_dir), train_per_class=20),
-    )
-    error = 100 * (1 - share)
+    assert result["config"]["teacher"] == "mnist_cnn_small"
+    dataset = data.load("cifar10", str(tfds_dir), train_per_class=20)
+    error = 100 * (1 - weights.accuracy(weights.load(folder), dataset))
     assert result["teacher"]["test_error"] == pytest.approx(error, abs=0.11)
     assert not (out / "teacher" / "checkpoint").exists()
-    assert (out / "learning_curves.png").stat().st_size > 5_000
-    # The student's weights are there, for PyTorch or to teach another.
+    # The student's weights are there, for PyTorch or to teach another. They know how
+    # their images were normalised, whatever is usual for the data.
     student = weights.load(out / "kd+rdl-seed0" / "weights")
-    share = weights.accuracy(student, data.load("cifar10", str(tfds_dir)))
+    other = dataset._replace(mean=(100.0,) * 3, std=(50.0,) * 3)
+    share = weights.accuracy(student, other)
     (own,) = result["methods"]["kd+rdl"]["test_error"]["values"]
     assert 100 * (1 - share) == pytest.approx(own, abs=0.11)
     table = (out / "table.md").read_text()
-    assert "(from resnet8.safetensors, not trained here)" in table
-    # Told again, it shows the table, and a missing folder is named.
-    assert run.main([*call, "--resume"]) == 0
-    capsys.readouterr()
-    # Other weights in the same folder are another run; a run's own teacher is kept.
-    variables = jax.tree.map(lambda x: x + 1, weights.load(folder).variables)
-    weights.save(weights.load(folder)._replace(variables=variables), folder)
-    assert run.main([*call, "--resume"]) == 2
-    assert "teacher_weights" in capsys.readouterr().err
-    own = out / "kd+rdl-seed0" / "weights"
-    again = [*call, "--overwrite", f"--teacher_from={own}"]
-    assert run.main(again) == 2
-    assert "delete what teacher_from names" in capsys.readouterr().err and own.is_dir()
-    assert run.main([*call[:4], "--teacher_from=nowhere"]) == 2
-    assert "nowhere holds no weights" in capsys.readouterr().err
+    assert "(from weights.npz, not trained here)" in table
+    with quick.runs():
+        # Told again, it shows the table, and a missing folder is named.
+        assert run.main([*call, "--resume"]) == 0
+        capsys.readouterr()
+        # Other weights in the same folder are another run; a run's own teacher is kept.
+        variables = jax.tree.map(lambda x: np.asarray(x) + 1, variables)
+        weights.save(trained._replace(variables=variables), folder)
+        assert run.main([*call, "--resume"]) == 2
+        assert "teacher_weights" in capsys.readouterr().err
+        own = out / "kd+rdl-seed0" / "weights"
+        again = [*call, "--overwrite", f"--teacher_from={own}"]
+        assert run.main(again) == 2
+        said = capsys.readouterr().err
+        assert "delete what teacher_from names" in said and own.is_dir()
+        assert run.main([*call[:4], "--teacher_from=nowhere"]) == 2
+        assert "nowhere holds no weights" in capsys.readouterr().err
