@@ -214,16 +214,24 @@ class TestCases:
         assert set(case.contenders) == {"ours", "port"}
         assert "no distiller_zoo" in repdistiller.reason_to_do_without(tmp_path)
 
-    def test_every_step_can_be_made(self):
+    @pytest.mark.parametrize(
+        "names",
+        [
+            [*steps.LOSSES],
+            *(pytest.param([name], marks=pytest.mark.slow) for name in steps.LOSSES),
+        ],
+        ids=["all", *steps.LOSSES],
+    )
+    def test_every_step_can_be_made(self, names):
         """All losses in one step: each is traced as in a step of its own."""
 
         def run():
-            further = {name: make() for name, make in steps.LOSSES.items()}
+            further = {name: steps.LOSSES[name]() for name in names}
             step, state, arrays = steps.step(further, batch=2)
             return step(state, arrays)
 
         _, metrics = jax.eval_shape(run)
-        assert set(metrics) == {"loss", "task", "kd", *steps.LOSSES}
+        assert set(metrics) == {"loss", "task", "kd", *names}
 
     def test_targets_are_the_same_wherever_they_are_stored(self, monkeypatch):
         monkeypatch.setattr(steps, "STORED_IMAGES", 6)
@@ -293,9 +301,9 @@ class TestKernels:
         assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
-def command(module, *arguments):
+def command(module, *arguments, folder=ROOT):
     call = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture
@@ -354,6 +362,16 @@ class TestCommand:
         (case,) = json.loads(out.read_text())["cases"]
         assert "differ" in case["error"] and case["contenders"] == {}
 
+    @pytest.mark.slow
+    def test_other_numbers_of_processes(self, tmp_path):
+        (tmp_path / "wrong.py").write_text(WRONG.format(root=str(ROOT)))
+        out = tmp_path / "wrong.json"
+        done = command("wrong", f"--out={out}", "--rounds=1", folder=tmp_path)
+        assert done.returncode == 1
+        assert "doubled failed: port and ours differ in the value by 1" in done.stderr
+        (case,) = json.loads(out.read_text())["cases"]
+        assert "differ" in case["error"] and case["contenders"] == {}
+
     @pytest.mark.parametrize(
         ("module", "arguments", "message"),
         [
@@ -399,6 +417,19 @@ class TestCommand:
         assert capsys.readouterr().out.split() == list(names)
 
 
+WRONG = """
+import functools, sys
+sys.path.insert(0, {root!r})
+from benchmarks import measure
+
+def build(name, options):
+    make = lambda by: lambda: measure.gradient(lambda x: by * x**2, 3.0)
+    return measure.Case({{"ours": make(1), "port": make(2)}})
+
+sys.exit(measure.main("wrong", build, ["doubled"], measure.Options))
+"""
+
+
 class TestNets:
     tiny = nets.Size(batch=3, image=(32, 32, 1), classes=10)
 
@@ -433,7 +464,13 @@ class TestNets:
         # It learns.
         assert step.read(step.call())[0] < found[0]
 
-    @pytest.mark.parametrize("name", ["resnet8", "network_in_network"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("resnet8", "network_in_network"),
+            pytest.param("wrn_16_1", marks=pytest.mark.slow),
+        ],
+    )
     def test_running_statistics_and_dropout(self, name):
         step = nets.trained(name, nets.Size(2, (32, 32, 3), 10))
         assert all(np.isfinite(x).all() for x in step.read(step.call()))
@@ -460,10 +497,19 @@ class TestNets:
         (goal,) = found["goals"]
         assert (goal["measured"], goal["verdict"]) == (40, "floor met")
 
-    def test_from_the_command_line(self, in_this_process, tmp_path, capsys):
+    @pytest.mark.parametrize(
+        "processes", [False, pytest.param(True, marks=pytest.mark.slow)]
+    )
+    def test_from_the_command_line(self, processes, in_this_process, tmp_path, capsys):
         out = tmp_path / "nets.json"
         cases = ["mnist_cnn_small", "mnist_cnn_small-forward"]
-        assert nets.main([*cases, "--batch=2", "--rounds=1", f"--out={out}"]) == 0
+        call = [*cases, "--batch=2", "--rounds=1", f"--out={out}"]
+        if processes:
+            done = command("benchmarks.nets", *call)
+            assert done.returncode == 0, done.stderr
+            print(done.stdout, end="")
+        else:
+            assert nets.main(call) == 0
         step, forward = json.loads(out.read_text())["cases"]
         for case in (step, forward):
             assert case["error"] is None and set(case["contenders"]) == {"ours"}
@@ -480,11 +526,14 @@ class TestNets:
 
 
 class TestDevices:
-    @pytest.fixture(autouse=True)
-    def _small_student(self, monkeypatch):
+    @pytest.fixture(
+        autouse=True,
+        params=["mlp", pytest.param("resnet8x4", marks=pytest.mark.slow)],
+    )
+    def _student(self, request, monkeypatch):
         def build(name, *arguments, **options):
             assert name == "resnet8x4"
-            return made("mlp", *arguments, **options)
+            return made(request.param, *arguments, **options)
 
         made = library_nets.build
         monkeypatch.setattr(devices.nets, "build", build)
@@ -532,13 +581,18 @@ class TestEstimate:
         assert estimate.rdl_moments(10, 4).received < of.received
 
 
-@pytest.fixture(scope="module")
-def lab():
-    """Three steps of a small MLP that another teaches, and two seeds."""
+@pytest.fixture(
+    scope="module", params=["small", pytest.param("whole", marks=pytest.mark.slow)]
+)
+def lab(request):
+    """Three steps of a small MLP that another teaches, and two seeds; or the MLP's."""
     small = functools.partial(library_nets.NETS["mlp"], widths=(8, 4))
     view = data.view
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(drivers.ON_CPU, "mlp", ("mlp", "mlp", 3))
+        if request.param == "whole":
+            yield drivers.laboratory("mlp", batch=8)
+            return
         patch.setattr(drivers, "SEEDS", 2)
         with patch.context() as net:
             net.setitem(library_nets.NETS, "mlp", small)
@@ -557,9 +611,17 @@ class TestDrivers:
             np.testing.assert_allclose(other, found[0], rtol=1e-4)
         return found[0]
 
-    def test_epochs(self, lab):
-        # (Two steps and the one that is left, and a loop.)
-        ways = [drivers.from_host(lab), *(drivers.epoch(lab, n) for n in (2, None))]
+    @pytest.mark.parametrize(
+        ("lab", "chunks"),
+        [
+            # (Two steps and the one that is left, and a loop.)
+            ("small", (2, None)),
+            pytest.param("whole", (1, 2, None), marks=pytest.mark.slow),
+        ],
+        indirect=["lab"],
+    )
+    def test_epochs(self, lab, chunks):
+        ways = [drivers.from_host(lab), *(drivers.epoch(lab, n) for n in chunks)]
         assert self.losses(ways).shape == (3,)
 
     @pytest.mark.parametrize("same", [False, True])

@@ -116,7 +116,25 @@ class TestTogether:
         assert done.returncode == 0, done.stderr
         assert "kernels: kept" in done.stderr
         assert "limits-before: kept" in done.stderr
-        found, shown = read(tmp_path)
+        self.look(tmp_path, cases)
+
+    @pytest.mark.slow
+    def test_two_cases_and_the_limits_by_processes(self, tmp_path):
+        def command(module, *arguments):
+            call = [sys.executable, "-m", module, "--rounds=1", *arguments]
+            return subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+
+        cases = ["correlation-1000-512", "bootstrap-92"]
+        path = tmp_path / "kernels.json"
+        done = command("benchmarks.kernels", *cases, f"--out={path}")
+        assert done.returncode == 0, done.stderr
+        done = command("benchmarks", "kernels", "--resume", f"--out={tmp_path}")
+        assert done.returncode == 0, done.stderr
+        assert "kernels: kept" in done.stderr
+        self.look(tmp_path, cases)
+
+    def look(self, folder, cases):
+        found, shown = read(folder)
         assert {"command", "date", "machine", "versions", "rounds"} <= set(found)
         assert list(found["limits"]) == ["gemm-float32, GFLOP/s", "copy-float32, GB/s"]
         assert all(x > 0 for sides in found["limits"].values() for x in sides.values())

@@ -187,19 +187,19 @@ class TestStep:
         return jax.device_get((state.replicated.params, metrics))
 
     @pytest.mark.parametrize(
-        ("subjects", "devices"),
+        ("subjects", "devices", "count"),
         [
-            ((), 4),
-            ((3,), 2),
-            pytest.param((), 2, marks=pytest.mark.slow),
-            pytest.param((3,), 4, marks=pytest.mark.slow),
+            ((), 4, 2),
+            ((3,), 2, 2),
+            pytest.param((), 2, 3, marks=pytest.mark.slow),
+            pytest.param((3,), 4, 3, marks=pytest.mark.slow),
         ],
         ids=["mean-4", "each-2", "mean-2", "each-4"],
     )
-    def test_one_and_several_devices(self, float64, subjects, devices):
+    def test_one_and_several_devices(self, float64, subjects, devices, count):
         teacher = teachers.rdms({"it": rdms_of(*subjects)})
         loss = {"task": (1.0, terms.cross_entropy()), "it": (2.0, towards())}
-        one, several = (self.steps(teacher, loss, d, count=2) for d in (1, devices))
+        one, several = (self.steps(teacher, loss, d, count) for d in (1, devices))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9), one, several)
 
     def test_the_loss_is_that_of_images_and_stimuli_apart(self, float64):
@@ -409,6 +409,12 @@ def finished(made, tmp_path_factory):
         return folder, whole(folder, made)
 
 
+# Runs that train a teacher of their own, as users' do, take twice as long.
+either_teacher = pytest.mark.parametrize(
+    "trained", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+
+
 class TestExperiment:
     def test_agreement_is_reported_for_every_method_layer_and_rdm(self, finished):
         folder, result = finished
@@ -525,18 +531,44 @@ class TestExperiment:
         states = [experiments.stored(x / name) for x in (folder, broken)]
         assert states[0] == states[1]
 
+    @pytest.mark.slow
+    def test_stopped_it_goes_on_with_the_methods_that_are_left(
+        self, finished, made, tmp_path
+    ):
+        """A run from its beginning, rehearsed, and with all pictures at its end."""
+        folder, unbroken = finished
+        # In the second student that a brain teaches, in its first epoch.
+        with pytest.raises(loop.Interrupted, match="it-seed1"):
+            whole(tmp_path / "run", made, looks=4 + 4 + 4 + 1)
+        assert not (tmp_path / "run" / "it_shuffled@logits-seed0").exists()
+        resumed = whole(tmp_path / "run", made, resume=True)
+        assert resumed["brain"] == unbroken["brain"]
+        for name in ("it-seed1", "it_shuffled@logits-seed1"):
+            states = [experiments.stored(x / name) for x in (folder, tmp_path / "run")]
+            assert states[0] == states[1]
+        for name in ("learning_curves.png", "brain_agreement.png"):
+            assert (tmp_path / "run" / name).stat().st_size > 5_000
+
     @pytest.mark.parametrize(
         "changes",
         [
             {"driver": "chunk", "stream": True, "together": 2},
             {"same_batches": True, "driver": "epoch", "together": 2, "epochs": 1},
-            pytest.param({"together": 2}, marks=pytest.mark.slow),
-            pytest.param({"driver": "chunk", "stream": True}, marks=pytest.mark.slow),
+            *(
+                pytest.param(
+                    {"methods": ("plain", "it"), **changes}, marks=pytest.mark.slow
+                )
+                for changes in (
+                    {"together": 2},
+                    {"driver": "chunk", "stream": True},
+                    {"same_batches": True, "driver": "epoch", "together": 2},
+                )
+            ),
         ],
-        ids=["both", "epochs", "together", "streaming"],
+        ids=["both", "epochs", "together", "streaming", "epochs-and-plain"],
     )
     def test_every_way_of_driving(self, finished, made, tmp_path, changes):
-        found = go(tmp_path / "run", made, methods=("it",), **changes)
+        found = go(tmp_path / "run", made, **{"methods": ("it",), **changes})
         if not changes.get("same_batches"):
             _, expected = finished
             of = [
@@ -545,12 +577,18 @@ class TestExperiment:
             ]
             assert of[0] == pytest.approx(of[1], abs=2e-3)
 
-    def test_a_teacher_whose_activations_are_stored(self, tmp_path):
+    @either_teacher
+    def test_a_teacher_whose_activations_are_stored(self, trained, tmp_path):
         """Of a folder, which a second run only reads, and of a file, without a net."""
         weights.save(drawn_net("mlp", 10, (32, 32, 1)), tmp_path / "teacher")
         changes = {"teacher_from": str(tmp_path / "teacher"), "methods": ("rdl",)}
         changes |= {"epochs": 1, "seeds": 1}
+        if trained:
+            changes |= {"teacher": "mlp", "teacher_epochs": 1, "teacher_from": None}
+            changes |= {"methods": ("plain", "rdl")}
         expected = go(tmp_path / "a", None, **changes, remember_teacher=True)
+        if trained:
+            changes |= {"teacher_from": str(tmp_path / "a" / "teacher" / "weights")}
         cache = tmp_path / "cache"
         found = go(tmp_path / "b", None, **changes, activations=str(cache))
         kept = stored.read(cache, images=80)
@@ -588,7 +626,8 @@ class TestExperiment:
         with pytest.raises(command.UsageError, match="activations: "):
             go(tmp_path / "f", None, **changes, activations=str(cache))
 
-    def test_each_subject_by_reliability_and_ceiling(self, made, tmp_path):
+    @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+    def test_each_subject_by_reliability_and_ceiling(self, made, tmp_path, count):
         numbers = {"brain_reliability": True, "brain_ceiling": True}
         config = configs.load(
             "mnist_rdl", **SETTINGS, brain=str(made), brain_subjects="each", **numbers
@@ -600,11 +639,14 @@ class TestExperiment:
         np.testing.assert_allclose(found["subjects"], measured.reliability(shown))
         assert 0.5 < found["ceiling"] <= 1
         numbers |= {"brain_subjects": "each", "methods": ("it",)}
-        go(tmp_path / "run", made, seeds=1, epochs=1, **numbers)
+        go(tmp_path / "run", made, seeds=count, epochs=count, **numbers)
 
-    def test_beside_a_net_that_teaches(self, made, tmp_path):
+    @either_teacher
+    def test_beside_a_net_that_teaches(self, trained, made, tmp_path):
         weights.save(drawn_net("mlp", 10, (32, 32, 1)), tmp_path / "teacher")
         changes = {"teacher_from": str(tmp_path / "teacher"), "methods": ("kd+it",)}
+        if trained:
+            changes |= {"teacher": "mlp", "teacher_epochs": 1, "teacher_from": None}
         result = go(tmp_path / "run", made, seeds=1, epochs=1, **changes)
         assert result["teacher"]["test_error"] > 0
         assert set(result["brain"]["rdms"]["it"]["agreement"]) == {"before", "kd+it"}
@@ -613,8 +655,9 @@ class TestExperiment:
         )["history"]
         assert {"kd", "it/pooled"} <= set(history[0])
 
-    def test_from_given_weights_in_another_size(self, made, tmp_path):
-        net, shape = nets.build("mnist_cnn_small", 7), (24, 24, 3)
+    @pytest.mark.parametrize("side", [24, pytest.param(48, marks=pytest.mark.slow)])
+    def test_from_given_weights_in_another_size(self, made, tmp_path, side):
+        net, shape = nets.build("mnist_cnn_small", 7), (side, side, 3)
         normalisation = ((0.5,) * 3, (0.25,) * 3)
         start = drawn_net("mnist_cnn_small", 7, shape, normalisation)
         given = start.variables
@@ -627,7 +670,7 @@ class TestExperiment:
 
         changes = {
             "student_from": str(tmp_path / "weights"),
-            "resize": 24,
+            "resize": side,
             "epochs": 1,
             "seeds": 1,
             "methods": ("it@stage1",),
@@ -649,7 +692,7 @@ class TestExperiment:
         with np.load(tmp_path / "run" / "before-seed0.npz") as arrays:
             found = arrays["stage1"]
         with np.load(made) as arrays:
-            pixels = brain._of_size(arrays["images"], (24, 24), 3)
+            pixels = brain._of_size(arrays["images"], (side, side), 3)
         seen = jax.jit(net.apply)(given, (pixels.astype(np.float32) / 255 - 0.5) / 0.25)
         stage1 = np.asarray(seen["stage1"], float).reshape(len(pixels), -1)
         expected = 1 - np.corrcoef(stage1)[np.triu_indices(len(pixels), 1)]

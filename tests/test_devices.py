@@ -346,6 +346,16 @@ def test_of_each_device_alone_a_relational_loss_is_another(float64):
 
 
 @pytest.mark.slow
+def test_of_each_device_alone_a_trained_relational_loss_is_another(float64):
+    # Likewise of what a step on the devices says.
+    own = {name.replace(" ", "-"): make() for name, make in RELATIONAL.items()}
+    _, (found,), _ = go(own, 4, np.float64, steps=1)
+    _, (right,), _ = go(together(RELATIONAL), 1, np.float64, steps=1)
+    for name in own:
+        assert abs(found[name] - right[name]) > 0.02 * abs(right[name]), name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RELATIONAL)
 def test_of_each_device_alone_a_relational_gradient_is_another(name):
     found, _, _ = go(RELATIONAL[name](), 4, steps=1)
@@ -529,7 +539,15 @@ class TestMoments:
         assert "all_gather" not in moved(rdm.forms.DENSE // 8 + 1)
 
 
-def test_automatic_sharding_needs_no_axis():
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("rdl", "crd"),
+        pytest.param(("rdl", "sp", "crd", "vid", "kd"), marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
+def test_automatic_sharding_needs_no_axis(names):
     """The step in jit, the batch sharded over a mesh: the compiler gathers."""
     mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,),
                          devices=jax.devices()[:4])  # fmt: skip
@@ -540,7 +558,6 @@ def test_automatic_sharding_needs_no_axis():
         state, arrays = jax.device_put((state, arrays), everywhere)
         return state, arrays, jax.device_put(batch, where)
 
-    names = ["rdl", "crd"]
     expected = go(together(names), 1)
     for metrics in expected[1]:
         assert all(x != 0 and x.dtype == np.float32 for x in metrics.values())

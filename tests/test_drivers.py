@@ -74,16 +74,26 @@ class Lab:
         return keyless(state), jax.tree.map(lambda *x: np.stack(x), *metrics)
 
 
-@pytest.fixture(scope="module")
-def lab():
-    return Lab()
+SLOW = pytest.mark.slow
+ALL = pytest.param(tuple(some.LOSS), marks=SLOW, id="all terms")
 
 
-@pytest.fixture(scope="module")
-def small():
-    """For what is written out, and takes as many times as long to compile."""
-    names = ("task", "hint", "count")
+def of_terms(names):
     return Lab(phase=PHASE._replace(terms={name: some.LOSS[name] for name in names}))
+
+
+@pytest.fixture(scope="module", params=[pytest.param(some.NAMES, id="terms"), ALL])
+def lab(request):
+    return of_terms(request.param)
+
+
+few = pytest.param(("task", "hint", "count"), id="few terms")
+
+
+@pytest.fixture(scope="module", params=[few, ALL])
+def small(request):
+    """For what is written out, and takes as many times as long to compile."""
+    return of_terms(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +103,9 @@ def plain(lab):
 
 
 class TestSuccessive:
-    def test_an_epoch_in_one_program(self, lab, plain):
-        steps = lab.pmap(training.successive(lab.body))
+    @pytest.mark.parametrize("unrolled", [False, pytest.param(True, marks=SLOW)])
+    def test_an_epoch_in_one_program(self, lab, plain, unrolled):
+        steps = lab.pmap(training.successive(lab.body, unrolled=unrolled))
         found = steps(lab.begin(0), lab.arrays, lab.shard(order(0)))
         assert found[1]["loss"].shape == (STEPS,)
         every.assert_same(keyless(found), plain[0], 1e-4)
@@ -113,9 +124,10 @@ class TestSuccessive:
         assert metrics["loss"].shape == (count,) and metrics["loss"][0] == 1
         assert state == pytest.approx(np.sin(metrics["loss"][-1]) / 2)
 
-    def test_from_the_middle_of_an_epoch_written_out(self, small):
+    @pytest.mark.parametrize("unrolled", [True, pytest.param(False, marks=SLOW)])
+    def test_from_the_middle_of_an_epoch(self, small, unrolled):
         """Some steps one by one, the others in one program."""
-        steps = small.pmap(training.successive(small.body, unrolled=True))
+        steps = small.pmap(training.successive(small.body, unrolled=unrolled))
         state, _ = small.step(small.begin(0), small.arrays, small.shard(order(0)[0]))
         state, metrics = steps(state, small.arrays, small.shard(order(0)[1:]))
         expected, all_metrics = small.one_by_one(0, order(0))
@@ -138,6 +150,11 @@ class TestTogether:
         losses = [plain[seed][1]["loss"] for seed in SEEDS]
         for one, other in itertools.combinations(losses, 2):
             assert abs(one - other).max() > 0.1
+
+    @pytest.mark.parametrize("lab", [ALL], indirect=True)
+    def test_two_of_them_differ_at_every_step(self, lab, plain):
+        losses = [plain[seed][1]["loss"] for seed in SEEDS[:2]]
+        assert abs(losses[0] - losses[1]).min() > 1e-2
 
     def test_with_the_same_batches(self, lab):
         key = jax.random.key(5)
@@ -195,7 +212,17 @@ class TestTogether:
         # A callback that is vectorised is called for each; one that is not, once.
         assert len(seen) == len(lab.devices) * (1 if same else len(SEEDS))
 
-    def test_other_weights_temperatures_and_rates(self, lab):
+    @pytest.mark.parametrize(
+        "numbers",
+        [
+            ([0.1, 1], [4, 1], [0.05, 0.2]),
+            pytest.param(
+                ([0.1, 1, 1, 1], [4, 4, 1, 4], [0.05, 0.05, 0.05, 0.2]), marks=SLOW
+            ),
+        ],
+        ids=["two", "four"],
+    )
+    def test_other_weights_temperatures_and_rates(self, lab, numbers):
         """Each is the training with these numbers alone."""
 
         def phase_of(weight, kd):
@@ -212,17 +239,14 @@ class TestTogether:
             return training.body(lab.net, lab.teacher, phase, optimizer, some.view)
 
         begin = Lab(phase=phase_of(1.0, terms.plain(objectives.kd))).begin
-        numbers = {
-            "weight": np.float32([0.1, 1.0]),
-            "temperature": np.float32([4.0, 1.0]),
-            "rate": np.float32([0.05, 0.2]),
-        }
+        names, count = ("weight", "temperature", "rate"), len(numbers[0])
+        numbers = dict(zip(names, map(np.float32, numbers), strict=True))
         together = training.together_with(body_of, numbers)
-        states = training.stacked([begin(0)] * 2, same_view=True)
+        states = training.stacked([begin(0)] * count, same_view=True)
         steps = lab.pmap(training.successive(together))
         states, metrics = steps(states, lab.arrays, lab.shard(order(0)))
-        assert abs(np.diff(metrics["loss"][-1])) > 1e-4
-        for i in range(2):
+        assert (np.diff(np.sort(metrics["loss"][-1])) > 1e-4).all()
+        for i in range(count):
             alone = body_of({k: float(v[i]) for k, v in numbers.items()})
             step, state = lab.pmap(alone), begin(0)
             for batch in order(0):
@@ -341,6 +365,16 @@ class TestCompiled:
         every.assert_same(keyless(found), keyless(expected), 1e-4)
         with pytest.raises(TypeError):
             program.step(found[0], lab.arrays, lab.shard(order(0)[0][:8]))
+
+    @pytest.mark.slow
+    def test_it_is_the_epoch_for_these_shapes_alone(self, lab, plain):
+        shapes, steps = jax.eval_shape(lambda: lab.begin(0)), lab.shard(order(0))
+        body = training.successive(lab.body)
+        program = training.compiled(body, shapes, lab.arrays, steps, lab.devices)
+        found = program.step(lab.begin(0), lab.arrays, steps)
+        every.assert_same(keyless(found), plain[0], 1e-4)
+        with pytest.raises(TypeError):
+            program.step(found[0], lab.arrays, lab.shard(order(0)[:1]))
 
     def test_memory_grows_by_what_is_kept(self):
         """Of a step that keeps 8 MiB, and of one that keeps 64."""

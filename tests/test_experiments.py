@@ -204,6 +204,39 @@ class TestResults:
         )
         assert second["predicted"] == first["predicted"]
 
+    @pytest.mark.slow
+    def test_kd_and_rdl_alone(self, rehearsed, tmp_path, monkeypatch):
+        """All that is asked of `finished`, with more tests to correct for."""
+        monkeypatch.setattr(findings, "pictures", quick.pictures)
+        of, folder = ("plain", "rdl", "kd", "kd+rdl", "hint"), tmp_path / "run"
+        assert call(f"--out={folder}", "--seeds=2", "--methods", *of) == 0
+        result = json.loads((folder / "result.json").read_text())
+        assert tuple(result["methods"]) == of
+        records = [json.loads(f.read_text()) for f in folder.glob("*/result.json")]
+        assert len(records) == 11
+        assert result["seconds"] == pytest.approx(sum(r["seconds"] for r in records))
+        # Holm over the tests of four methods and two seeds.
+        tests = sorted(result["mcnemar"], key=lambda t: t["p_value"])
+        p_values = np.array([t["p_value"] for t in tests])
+        holm = np.minimum(np.maximum.accumulate(p_values * np.arange(8, 0, -1)), 1)
+        np.testing.assert_allclose([t["holm"] for t in tests], holm)
+        truth, table = data.load("digits").test.label, (folder / "table.md").read_text()
+        teacher = np.load(folder / "teacher" / "rdms.npz")
+        for method in of:
+            found = result["methods"][method]
+            assert re.search(rf"^\| {re.escape(method)} +\| ", table, re.MULTILINE)
+            for seed in range(2):
+                student = folder / f"{method}-seed{seed}"
+                own = json.loads((student / "result.json").read_text())
+                error = 100 * np.mean(np.array(own["predicted"]) != truth)
+                assert found["test_error"]["values"][seed] == pytest.approx(error)
+                rdms = np.load(student / "rdms.npz")
+                for layer, spread in found["agreement_by_layer"].items():
+                    expected = np.corrcoef(rdms[layer], teacher[layer])[0, 1]
+                    assert spread["values"][seed] == pytest.approx(expected, abs=1e-5)
+        for name in ("rdms.png", "learning_curves.png"):
+            assert (folder / name).stat().st_size > 5_000
+
     def test_the_trained_student_is_kept(self, finished):
         assert checkpoints.latest(finished / "kd+rdl-seed0" / "checkpoint") == 6
 
@@ -329,42 +362,50 @@ class TestInterrupt:
         said = capsys.readouterr().err
         assert f"{newest} is damaged" in said and "Traceback" not in said
 
-    def test_in_micro_batches_and_half_precision(self, tmp_path):
-        settings = [
-            "--micro_batches=4",
-            "--dtype=bfloat16",
-            "--seeds=1",
-            "--methods=rdl",
-            f"--teacher_from={drawn_teacher(tmp_path / 'teacher')}",
-        ]
+    @pytest.mark.parametrize(
+        "trained", [False, pytest.param(True, marks=pytest.mark.slow)]
+    )
+    def test_in_micro_batches_and_half_precision(self, trained, tmp_path, monkeypatch):
+        settings = ["--micro_batches=4", "--dtype=bfloat16", "--seeds=1"]
+        settings += ["--methods=rdl"]
+        if trained:
+            # (The teacher too, and rehearsed.)
+            monkeypatch.setattr(run, "rehearse", quick.rehearse)
+        else:
+            settings += [f"--teacher_from={drawn_teacher(tmp_path / 'teacher')}"]
         assert call(f"--out={tmp_path / 'run'}", *settings) == 0
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert 0 < result["methods"]["rdl"]["test_error"]["mean"] < 95
 
+    @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
     def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(
-        self, tmp_path, monkeypatch, capsys
+        self, processes, tmp_path, monkeypatch, capsys
     ):
         # A folder with a space, and --overwrite: the printed command must work as
         # pasted and must not delete what it continues.
         # It is continued here, and interrupted after so many steps.
-        teacher = tmp_path / "my run" / "teacher"
+        teacher, reached = tmp_path / "my run" / "teacher", 0
         command = [sys.executable, "-m", "experiments.run", "mnist_rdl", "--overwrite"]
         command += [f"--out={teacher.parent}", "--train_per_class=20", "--seeds=1"]
         command += ["--teacher_epochs=100000", "--methods", "plain", *MLPS]
-        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 120
-        # (RDMs are written at the ends of some epochs, of the first one too.)
-        while not set(teacher.glob("rdms/*")):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 130
-        assert "Traceback" not in said and "stopped in teacher" in said
-        reached = checkpoints.latest(teacher / "checkpoint")
-        command = shlex.split(said.strip().splitlines()[-1])
-        assert command[:3] == [sys.executable, "-m", "experiments.run"]
-        assert reached > 0 and "--overwrite" not in command
+        for _ in range(processes):
+            known, before = set(teacher.glob("rdms/*")), reached
+            process = subprocess.Popen(
+                command, cwd=ROOT, stderr=subprocess.PIPE, text=True
+            )
+            deadline = time.monotonic() + 120
+            # (RDMs are written at the ends of some epochs, of the first one too.)
+            while set(teacher.glob("rdms/*")) <= known:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 130
+            assert "Traceback" not in said and "stopped in teacher" in said
+            reached = checkpoints.latest(teacher / "checkpoint")
+            command = shlex.split(said.strip().splitlines()[-1])
+            assert command[:3] == [sys.executable, "-m", "experiments.run"]
+            assert reached > before and "--overwrite" not in command
         monkeypatch.setattr(loop, "Interrupt", lambda: Request(4))
         assert run.main(command[3:]) == 130
         assert checkpoints.latest(teacher / "checkpoint") == reached + 4
@@ -623,7 +664,13 @@ class TestConfig:
         )
 
 
-def test_a_hundred_classes_of_colour_images(tmp_path, monkeypatch):
+once_or_twice = pytest.mark.parametrize(
+    "epochs", [1, pytest.param(2, marks=pytest.mark.slow)]
+)
+
+
+@once_or_twice
+def test_a_hundred_classes_of_colour_images(epochs, tmp_path, monkeypatch):
     # The shapes of CIFAR-100: noise, so the plumbing alone is tested.
     rng = np.random.default_rng(0)
 
@@ -645,7 +692,7 @@ def test_a_hundred_classes_of_colour_images(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", lambda *_, **__: noise)
     folder = tmp_path / "run"
     settings = ["--data=cifar100", "--methods=rdl", "--seeds=1"]
-    settings += ["--epochs=1", "--teacher_epochs=1"]
+    settings += [f"--epochs={epochs}", f"--teacher_epochs={epochs}"]
     assert run.main(["mnist_rdl", *TINY[1:], *settings, f"--out={folder}"]) == 0
     with np.load(folder / "rdl-seed0" / "rdms.npz") as rdms:
         assert rdms["stage1"].shape == (200 * 199 // 2,)
@@ -653,10 +700,12 @@ def test_a_hundred_classes_of_colour_images(tmp_path, monkeypatch):
     assert result["methods"]["rdl"]["test_error"]["mean"] > 80
 
 
-def test_real_colour_images_cropped_and_flipped(tfds_dir, tmp_path):
+@once_or_twice
+def test_real_colour_images_cropped_and_flipped(epochs, tfds_dir, tmp_path):
     folder = tmp_path / "cifar10"
     where = ["--data=cifar10", f"--data_dir={tfds_dir}", f"--out={folder}"]
-    few = ["--methods", "rdl", "--seeds=1", "--epochs=1", "--teacher_epochs=1"]
+    few = ["--methods", "rdl", "--seeds=1"]
+    few += [f"--epochs={epochs}", f"--teacher_epochs={epochs}"]
     assert call(*where, *few, "--train_per_class=16") == 0
     result = json.loads((folder / "result.json").read_text())
     assert 0 < result["methods"]["rdl"]["test_error"]["mean"] < 100

@@ -1,6 +1,7 @@
 """RDMs compared without writing them down, against both matrices."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,14 @@ class TestTheSameAsBothMatrices:
         kind = "wider" if comparison == "MSE" else "of one width"
         self.check(name, comparison, kind, forms.Tiles(16), masking)
 
+    @pytest.mark.slow
+    @parametrize([*PLAIN, *others(DISTANCES)])
+    def test_tiles_of_other_widths(self, float64, name, comparison):
+        masking = np.random.default_rng(1).integers(0, 3, size=50 * 49 // 2) * 1.0
+        kind = "of one width" if name == "Mahalanobis" else "wider"
+        for weights in (None, masking):
+            self.check(name, comparison, kind, forms.Tiles(16), weights)
+
 
 @pytest.mark.parametrize("block", [1, 7, 50, 512, *later(25, 49)])
 def test_any_block(float64, block):
@@ -231,11 +240,33 @@ class TestFloat32:
         found = value_and_gradients(1e-4 * student, teacher, form=form, **chosen)
         compare(found, self.exact(1e-4 * student, teacher, comparison), 5e-5)
 
+    @pytest.mark.slow
+    def test_degenerate_or_not_finite_by_cosines(self, form, comparison, monkeypatch):
+        """Cosine distances for the other comparisons too."""
+        chosen = {
+            "distance": distances.Cosine(),
+            "comparison": COMPARISONS[comparison],
+        }
+        monkeypatch.setattr(self, "chosen", lambda _: chosen)
+        self.test_equal_and_degenerate(form, comparison)
+        self.test_what_is_not_finite_stays_so(form, comparison)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("comparison", COMPARISONS)
+def test_tiles_of_other_widths_in_float32(comparison, monkeypatch):
+    tests, tiles = TestFloat32(), forms.Tiles(16)
+    monkeypatch.setattr(tests, "sides", lambda _: sides("wider"))
+    for offset, scale in itertools.product((0.0, 100.0), (1e-6, 1.0, 1e4)):
+        tests.test_accurate(tiles, comparison, offset, scale)
+    tests.test_a_student_much_smaller_than_the_teacher(tiles, comparison)
+
 
 @pytest.mark.parametrize("form", [forms.Moments(), forms.Tiles(16)], ids=str)
 @pytest.mark.parametrize("comparison", ["Pearson", *later("MSE", "Cosine")])
-def test_half_precision(form, comparison):
-    student, teacher = (x.astype(jnp.bfloat16) for x in sides())
+@pytest.mark.parametrize("kind", ["of one width", *later("wider")])
+def test_half_precision(form, comparison, kind):
+    student, teacher = (x.astype(jnp.bfloat16) for x in sides(kind))
     value, gradients = value_and_gradients(
         student, teacher, comparison=COMPARISONS[comparison], form=form
     )
@@ -477,22 +508,30 @@ class TestRefine:
 
 
 class TestLargerThanMemory:
-    @pytest.mark.parametrize("comparison", COMPARISONS)
-    @pytest.mark.parametrize("kind", ["of one width", "close", "wider"])
-    def test_equals_what_fits(self, float64, comparison, kind):
+    kinds = pytest.mark.parametrize("kind", ["of one width", "close", "wider"])
+
+    def check(self, name, comparison, kind):
         student, teacher = sides(kind)
+        chosen = {"distance": DISTANCES[name](), "comparison": COMPARISONS[comparison]}
+        for size in (7, 50, 64):
+            blocks = rdm.blocks_of(student, teacher, size)
+            found = rdm.discrepancy_of_blocks(blocks, **chosen)
+            expected = discrepancy(student, teacher, **chosen)
+            np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+    @pytest.mark.parametrize("comparison", COMPARISONS)
+    @kinds
+    def test_equals_what_fits(self, float64, comparison, kind):
         # (The embedding is the same whatever compares.)
         other = ["Correlation"] if comparison == "Pearson" else []
         for name in ["SquaredEuclidean", *other]:
-            chosen = {
-                "distance": DISTANCES[name](),
-                "comparison": COMPARISONS[comparison],
-            }
-            for size in (7, 50, 64):
-                blocks = rdm.blocks_of(student, teacher, size)
-                found = rdm.discrepancy_of_blocks(blocks, **chosen)
-                expected = discrepancy(student, teacher, **chosen)
-                np.testing.assert_allclose(found, expected, rtol=1e-8)
+            self.check(name, comparison, kind)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("comparison", ["MSE", "Cosine"])
+    @kinds
+    def test_correlations_equal_what_fits(self, float64, comparison, kind):
+        self.check("Correlation", comparison, kind)
 
     def test_the_first_block_need_not_be_typical(self):
         student, teacher = sides("wider")

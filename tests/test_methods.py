@@ -357,19 +357,30 @@ class TestRun:
         interrupt = experiments.Countdown(looks)
         return run.run("mnist_rdl", config, interrupt)
 
-    def test_a_start_up_is_resumed_and_the_paraphraser_then_frozen(self, tmp_path):
+    @pytest.mark.parametrize(
+        ("few", "looks"),
+        [
+            # Two steps an epoch, and four.
+            ({"train_per_class": 8, "batch": 40}, (1, 3 + 3)),
+            pytest.param({}, (2, 4 + 5), marks=pytest.mark.slow),
+        ],
+        ids=["two", "four"],
+    )
+    def test_a_start_up_is_resumed_and_the_paraphraser_then_frozen(
+        self, few, looks, tmp_path
+    ):
         name = "mnist_cnn_small"
         changes = {"methods": ("ft",), "student": name, "hint_layer": "stage2"}
         changes |= {
             "teacher_from": experiments.drawn_teacher(tmp_path / "teacher", name)
         }
-        # Two steps an epoch.
-        changes |= {"train_per_class": 8, "batch": 40}
+        changes |= few
         unbroken = self.go(tmp_path / "a", **changes)
         # In the start-up's first epoch, and in the main phase's second.
-        for looks, stopped in ((1, "ft-seed0/start-up"), (3 + 3, "ft-seed0")):
+        places = ("ft-seed0/start-up", "ft-seed0")
+        for look, stopped in zip(looks, places, strict=True):
             with pytest.raises(loop.Interrupted, match=stopped):
-                self.go(tmp_path / "b", looks, **changes, resume=True)
+                self.go(tmp_path / "b", look, **changes, resume=True)
         resumed = self.go(tmp_path / "b", **changes, resume=True)
         for side in (unbroken, resumed):
             side["methods"]["ft"].pop("seconds")
@@ -389,8 +400,18 @@ class TestRun:
         assert frozen and all(start[k] == ends[0][k] for k in frozen)
         assert moved and any(start[k] != ends[0][k] for k in moved)
 
-    def test_an_ensemble_teaches(self, tmp_path):
-        changes = {"methods": ("kd+rdl",), "ensemble": 2, "epochs": 1}
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"methods": ("kd+rdl",), "epochs": 1},
+            pytest.param(
+                {"methods": ("rdl", "kd"), "teacher_epochs": 2}, marks=pytest.mark.slow
+            ),
+        ],
+        ids=["at-once", "apart"],
+    )
+    def test_an_ensemble_teaches(self, changes, tmp_path):
+        changes, method = {**changes, "ensemble": 2}, changes["methods"][-1]
         found = self.go(tmp_path / "run", **changes)
         errors, rdms = [], []
         for seed in range(2):
@@ -399,7 +420,7 @@ class TestRun:
             with np.load(own / "rdms.npz") as arrays:
                 rdms.append(arrays["pooled"])
         assert errors[0] != errors[1]
-        with np.load(tmp_path / "run" / "kd+rdl-seed0" / "rdms.npz") as arrays:
+        with np.load(tmp_path / "run" / f"{method}-seed0" / "rdms.npz") as arrays:
             own = arrays["pooled"]
         want = np.corrcoef(own, np.mean(rdms, axis=0))[0, 1]
         dataset, probabilities = data.load("digits", train_per_class=20), 0.0
@@ -414,15 +435,16 @@ class TestRun:
         assert found["teacher"]["members"] == errors
         table = (tmp_path / "run" / "table.md").read_text()
         assert "2 teachers mlp (" in table
-        agreement = found["methods"]["kd+rdl"]["agreement_by_layer"]["pooled"]["mean"]
+        agreement = found["methods"][method]["agreement_by_layer"]["pooled"]["mean"]
         assert agreement == pytest.approx(want, abs=1e-4)
         # Resumed, the same is read again.
         (tmp_path / "run" / "result.json").unlink()
         again = self.go(tmp_path / "run", **changes, resume=True)
         assert again["teacher"] == found["teacher"]
 
-    def test_a_teacher_learns_its_task_whatever_students_do(self, tmp_path):
-        changes = {"weights": ("task=0",), "epochs": 1}
+    @pytest.mark.parametrize("epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
+    def test_a_teacher_learns_its_task_whatever_students_do(self, epochs, tmp_path):
+        changes = {"weights": ("task=0",), "epochs": epochs}
         found = self.go(tmp_path / "run", methods=("plain",), **changes)
         history = json.loads((tmp_path / "run/teacher/result.json").read_text())
         assert history["history"][0]["loss"] > 1.0
@@ -457,15 +479,25 @@ class TestRun:
                 assert last[layer].shape == (4950,)
                 np.testing.assert_allclose(last[layer], want, rtol=2e-3, atol=1e-4)
 
-    def test_a_teacher_of_another_task_teaches_all_but_kd(self, tmp_path, patch):
-        there = experiments.drawn_teacher(tmp_path / "digits")
+    @pytest.mark.parametrize(
+        "whole", [False, pytest.param(True, marks=pytest.mark.slow)]
+    )
+    def test_a_teacher_of_another_task_teaches_all_but_kd(self, whole, tmp_path, patch):
+        if whole:
+            self.go(tmp_path / "digits", methods=("plain",), epochs=1)
+            there = str(tmp_path / "digits" / "teacher" / "weights")
+        else:
+            there = experiments.drawn_teacher(tmp_path / "digits")
         made = tmp_path / "data"
         three_classes(made)
         changes = {
             **{"data": "tiny", "data_dir": str(made), "train_per_class": None},
-            **{"teacher_from": there, "layers": ("stage1", "pooled"), "epochs": 1},
+            **{"teacher_from": there, "layers": ("stage1", "pooled")},
+            "epochs": 2 if whole else 1,
         }
-        found = self.go(tmp_path / "three", methods=("rdl+crd",), **changes)
+        taught = ("plain", "rdl", "crd") if whole else ("rdl+crd",)
+        found = self.go(tmp_path / "three", methods=taught, **changes)
+        assert set(found["methods"]) == set(taught)
         assert found["teacher"] == {"test_error": None}
         table = (tmp_path / "three" / "table.md").read_text()
         assert "of another task" in table

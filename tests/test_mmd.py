@@ -112,6 +112,19 @@ def test_equals_the_sum_over_all_pairs(float64, name):
     check_equals_the_sum(name, units=3)
 
 
+@pytest.mark.slow
+@every
+def test_the_same_without_jit(float64, name):
+    x, y = two_samples()
+    kernel, form = KERNELS[name]
+    given = {"kernel": kernel}
+    values = mmd.biased(x, y, **given), mmd.unbiased(x, y, **given)
+    expected = slow(x, y, form), slow(x, y, form, False)
+    np.testing.assert_allclose(values, expected, rtol=1e-10, atol=1e-14)
+    linear = mmd.linear_time(x, x[::-1], **given)
+    np.testing.assert_allclose(linear, jax.jit(mmd.linear_time)(x, x[::-1], **given))
+
+
 # (Of more units than rows, a polynomial takes another way; the others have one.)
 @pytest.mark.parametrize("name", some("polynomial", "offset", "cubic"))
 def test_equals_the_sum_where_units_are_many(float64, name):

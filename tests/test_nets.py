@@ -284,7 +284,13 @@ class TestSteps:
     def test_a_step_of_the_others_too(self, name):
         assert_steps_equal_on_two_devices_and_one(name)
 
-    @pytest.mark.parametrize("name", ["small resnet", "small wrn", "shufflenet_v2"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("small resnet", "small wrn", "shufflenet_v2"),
+            *(pytest.param(n, marks=pytest.mark.slow) for n in ("resnet8", "wrn_16_1")),
+        ],
+    )
     def test_every_device_has_the_same_statistics_itself(self, name):
         """Before any mean over the devices is taken (training takes one)."""
         net, variables, images = made(name, batch=8)
@@ -299,9 +305,12 @@ class TestSteps:
         for leaf in jax.tree.leaves(jax.device_get(per_device)):
             np.testing.assert_array_equal(leaf[0], leaf[1])
 
-    def test_without_an_axis_each_device_normalises_its_own(self):
-        start, one = steps("small resnet", 1)
-        _, two = steps("small resnet", 2, synchronised=False)
+    @pytest.mark.parametrize(
+        "name", ["small resnet", pytest.param("resnet8", marks=pytest.mark.slow)]
+    )
+    def test_without_an_axis_each_device_normalises_its_own(self, name):
+        start, one = steps(name, 1)
+        _, two = steps(name, 2, synchronised=False)
         assert difference(start, one, two) > 0.2
         one, two = (
             x.model_state["batch_stats"]["stem"]["norm"]["var"] - 0.9
@@ -345,7 +354,10 @@ class TestDropout:
         np.testing.assert_array_equal(first, again)
         assert (first != other).any()
 
-    def test_a_step_drops_others_than_the_step_before(self):
+    @pytest.mark.parametrize(
+        "name", [None, pytest.param("network_in_network", marks=pytest.mark.slow)]
+    )
+    def test_a_step_drops_others_than_the_step_before(self, name):
         """With a rate of 0, the same step twice has the same loss only if it does."""
 
         class Dropping(nn.Module):
@@ -359,7 +371,7 @@ class TestDropout:
 
         kernel = np.random.default_rng(1).normal(size=(3072, 2)).astype(np.float32)
         params = {"Dense_0": {"kernel": kernel, "bias": np.zeros(2, np.float32)}}
-        net = Ready(Dropping(), {"params": params})
+        net = Ready(*(made(name)[:2] if name else (Dropping(), {"params": params})))
         images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
         data = {"image": images.astype(np.float32), "label": np.arange(2)}
         phase = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)

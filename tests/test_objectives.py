@@ -904,16 +904,26 @@ def test_one_trace_for_one_shape(case):
     assert len(traced) == before
 
 
-@parametrize(firsts(LAYERED))
-def test_two_layers_are_the_sum_of_each(float64, case):
+def check_two_layers(case, *trees):
     sides = pair(case), pair(case, seed=1)
     expected = sum(value_and_gradient(case, *one)[0] for one in sides)
     students, teachers = zip(*sides, strict=True)
     form = jax.jit(bound(case))
-    trees = [lambda x: dict(zip("ab", x, strict=True)), tuple, list]
-    # (What adds layers is one function for all objectives.)
-    for tree in trees if case.name == "hint" else trees[:1]:
+    for tree in trees:
         np.testing.assert_allclose(form(tree(students), tree(teachers)), expected)
+
+
+@parametrize(firsts(LAYERED))
+def test_two_layers_are_the_sum_of_each(float64, case):
+    # (What adds layers is one function for all objectives.)
+    others = (tuple, list) if case.name == "hint" else ()
+    check_two_layers(case, lambda x: dict(zip("ab", x, strict=True)), *others)
+
+
+@pytest.mark.slow
+@parametrize([case for case in LAYERED if case.name != "hint"])
+def test_two_layers_in_a_tuple_or_a_list(float64, case):
+    check_two_layers(case, tuple, list)
 
 
 @parametrize(OF_BATCH)
@@ -1415,6 +1425,12 @@ class TestRKD:
         for found in of_gradient:
             np.testing.assert_allclose(found, of_numeric, rtol=0, atol=limit)
         np.testing.assert_allclose(forward, np.vdot(of_numeric, move), rtol=1e-6)
+
+    @pytest.mark.slow
+    def test_angles_pass_the_check_of_jax_in_random_directions(self, float64):
+        student, teacher = draw((4, 3), 0), draw((4, 3), 1)
+        form = jax.jit(lambda s: objectives.rkd_angle(s, teacher))
+        test_util.check_grads(form, (student,), order=2, modes=["fwd", "rev"])
 
     @pytest.mark.parametrize("n", [7, 8, 19])
     def test_blocks_of_vertices_cover_all_of_them(self, float64, n):

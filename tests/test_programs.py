@@ -19,6 +19,7 @@ import pytest
 from experiments import (
     command,
     data,
+    findings,
     loop,
     profile,
     programs,
@@ -172,6 +173,14 @@ class TestDrivers:
             same = np.equal(record["predicted"], other["predicted"])
             assert same.mean() > 0.995
         assert not np.allclose(expected[0], expected[1], rtol=0.01)
+
+    @pytest.mark.slow
+    def test_rehearsed_and_with_pictures_too(self, in_steps, tmp_path, monkeypatch):
+        monkeypatch.setattr(run, "rehearse", quick.rehearse)
+        monkeypatch.setattr(findings, "pictures", quick.pictures)
+        go(tmp_path / "run", driver="step", remember_teacher=False)
+        np.testing.assert_array_equal(histories(tmp_path / "run"), histories(in_steps))
+        assert (tmp_path / "run" / "learning_curves.png").stat().st_size > 5_000
 
     @pytest.mark.parametrize(
         ("first", "then"),
@@ -365,13 +374,18 @@ class TestMemory:
             assert getattr(config, name) != getattr(configs.Config(), name)
 
     @pytest.mark.parametrize(
-        "same", [False, pytest.param(True, marks=pytest.mark.slow)]
+        ("same", "epochs"),
+        [
+            (False, 1),
+            pytest.param(False, 2, marks=pytest.mark.slow),
+            pytest.param(True, 2, marks=pytest.mark.slow),
+        ],
     )
     def test_seeds_that_do_not_fit_together_are_split(
-        self, same, tmp_path, monkeypatch, capsys
+        self, same, epochs, tmp_path, monkeypatch, capsys
     ):
         """Of three that do not fit, two and one."""
-        changes = {"seeds": 3, "epochs": 1, "driver": "step", "same_batches": same}
+        changes = {"seeds": 3, "epochs": epochs, "driver": "step", "same_batches": same}
         changes["methods"] = ("kd",)
         go(tmp_path / "turn", **changes)
         fit, asked = programs.Programs.fit, []
@@ -462,11 +476,17 @@ class TestMemory:
 
 
 class TestCompiled:
-    def test_the_message_has_the_time_and_the_memory(self, tmp_path, capsys):
-        ways = {"methods": ("plain",), "epochs": 1, "driver": "epoch", "together": 2}
-        go(tmp_path / "run", **ways)
-        words = r"plain: 2 steps of 2 seeds compiled in \d+\.\d s; \d+ MiB on each dev"
-        assert re.search(words, capsys.readouterr().err)
+    @pytest.mark.parametrize(
+        ("method", "epochs"),
+        [("plain", 1), pytest.param("kd+rdl", 3, marks=pytest.mark.slow)],
+    )
+    def test_the_message_has_the_time_and_the_memory(
+        self, method, epochs, tmp_path, capsys
+    ):
+        ways = {"remember_teacher": False, "driver": "epoch", "together": 2}
+        go(tmp_path / "run", methods=(method,), epochs=epochs, **ways)
+        words = r": 2 steps of 2 seeds compiled in \d+\.\d s; \d+ MiB on each dev"
+        assert re.search(re.escape(method) + words, capsys.readouterr().err)
 
     def test_a_folder_for_compiled_programs(self, tmp_path, monkeypatch):
         before = jax.config.jax_compilation_cache_dir
@@ -487,13 +507,20 @@ class TestCompiled:
         finally:
             jax.config.update("jax_compilation_cache_dir", before)
 
-    def test_a_second_run_finds_its_programs(self, tmp_path):
+    @pytest.mark.parametrize(
+        "trained", [False, pytest.param(True, marks=pytest.mark.slow)]
+    )
+    def test_a_second_run_finds_its_programs(self, trained, tmp_path):
         """In a process of its own: jax remembers for a process what cache it has."""
         folder = tmp_path / "cache"
         code = f"{CHILD}\nsys.exit(run.main(sys.argv[1:]))"
         command = [sys.executable, "-c", code, "mnist_rdl", "--seeds=1"]
-        source = experiments.drawn_teacher(tmp_path / "teacher")
-        command += ["--train_per_class=8", "--epochs=1", f"--teacher_from={source}"]
+        command += ["--train_per_class=8", "--epochs=1"]
+        if trained:
+            command += ["--teacher=mlp", "--teacher_epochs=1"]
+        else:
+            source = experiments.drawn_teacher(tmp_path / "teacher")
+            command.append(f"--teacher_from={source}")
         command += ["--student=mlp", "--methods", "kd"]
         command += ["--layers", "pooled", f"--compilation_cache={folder}"]
         environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -519,8 +546,11 @@ class TestCompiled:
         first, second = (json.loads(path.read_text())["history"] for path in both)
         assert first == second
 
-    def test_profile(self, tmp_path, monkeypatch, capsys):
-        few = functools.partial(profile.measure, seconds=0.0)
+    @pytest.mark.parametrize(
+        "seconds", [0.0, pytest.param(5.0, marks=pytest.mark.slow)]
+    )
+    def test_profile(self, seconds, tmp_path, monkeypatch, capsys):
+        few = functools.partial(profile.measure, seconds=seconds)
         monkeypatch.setattr(profile, "measure", few)
         go(tmp_path / "run", epochs=1, seeds=1, profile=True, methods=("kd",))
         said = capsys.readouterr().out

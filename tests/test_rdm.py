@@ -103,6 +103,15 @@ class TestDistances:
         found = of_distance(x, make(name))[0]
         np.testing.assert_allclose(found, ORACLES[name](x), rtol=1e-10)
 
+    @pytest.mark.slow
+    def test_the_same_without_jit(self, float64, name):
+        x, distance = activations(), make(name)
+        expected = of_distance(x, distance)
+        found = [rdm.compute(x, distance=distance), distance(jnp.asarray(x))]
+        found.append(rdm.compute(x, PAIRS, distance=distance))
+        for own, other in zip(found, expected[:3], strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-10, atol=1e-12)
+
     def test_pairs_are_entries_of_the_matrix(self, float64, name):
         _, matrix, found, _ = of_distance(activations(), make(name))
         np.testing.assert_allclose(found, matrix[PAIRS[0], PAIRS[1]], atol=1e-12)
@@ -290,6 +299,17 @@ class TestComparisons:
             sides = (v * factor for v in pair[constant])
             found, gradient = value_and_gradient(comparison, *sides)
             assert np.isfinite(found) and np.isfinite(gradient).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("comparison", [*COMPARISONS, *SOFT, *WHITENED], ids=label)
+def test_a_comparison_is_the_same_without_jit(float64, comparison):
+    x, y = two_rdms()
+    for weights in [None] if comparison in WHITENED else [None, np.arange(21.0)]:
+        found = jax.value_and_grad(comparison)(x, y, weights)
+        expected = value_and_gradient(comparison, x, y, weights)
+        for own, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(own, other, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("comparison", [*COMPARISONS[:3], COMPARISONS[5]], ids=label)
@@ -705,6 +725,19 @@ class TestWhatIsCompared:
             assert run(y, x, weights, comparison=comparison) > 0
             with pytest.raises(ValueError, match="0 or more"):
                 rdm.compare(y, y, -weights, comparison=comparison)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", comparisons.__all__)
+    def test_outside_jit_what_has_weight_0_may_be_missing(self, name):
+        comparison = getattr(comparisons, name)()
+        if name.startswith("Whitened"):
+            return
+        x, weights = np.arange(45, dtype=np.float32), np.ones(45, np.float32)
+        y = x[::-1].copy()
+        x[3], weights[3] = np.nan, 0
+        found = rdm.compare(y, x, weights, comparison=comparison)
+        expected = compare(y, x, weights, comparison=comparison)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 class TestErrors:

@@ -6,6 +6,7 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 from rdljax import nets, objectives, teachers, terms, training
 from rdljax.nets import from_torch
@@ -13,7 +14,15 @@ from rdljax.nets import from_torch
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
 
-def test_the_python_blocks_run_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "see",
+    [
+        jax.eval_shape,
+        pytest.param(lambda function, *x: function(*x), marks=pytest.mark.slow),
+    ],
+    ids=["shapes", "numbers"],
+)
+def test_the_python_blocks_run_from_top_to_bottom(see, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 7
@@ -55,7 +64,7 @@ def test_the_python_blocks_run_from_top_to_bottom(tmp_path, monkeypatch, capsys)
             devices=1,
         )
 
-    state = jax.eval_shape(begin, jax.random.key(0), data)
+    state = see(begin, jax.random.key(0), data)
     assert set(state.replicated.params["ft"]) == {"paraphraser", "translator"}
     assert state.replicated.terms["crd"]["bank"].student.shape == (1000, 128)
     both, kd = names["ensemble"], names["loss"]["kd"][1]

@@ -653,15 +653,25 @@ class TestRun:
         found = json.loads((tmp_path / "run" / "plain-seed0/result.json").read_text())
         assert len(found["predicted"]) == 12
 
-    def test_nst_on_imagenet(self, folder, tmp_path, capsys):
+    @pytest.mark.parametrize(
+        "whole", [False, pytest.param(True, marks=pytest.mark.slow)]
+    )
+    def test_nst_on_imagenet(self, whole, folder, tmp_path, capsys):
         # The config, with smaller nets.
         name = "mnist_cnn_small"
         call = [f"--data_dir={folder}", "--resize=32", "--batch=16", "--epochs=1"]
-        call += ["--teacher_from=None", f"--teacher={name}", "--teacher_epochs=1"]
-        call += [f"--student={name}", "--maps=stage2", "--layers=pooled"]
-        call += ["--methods=nst", f"--out={tmp_path / 'run'}"]
-        with quick.runs():
+        call += ["--teacher_from=None", "--teacher_epochs=1", f"--student={name}"]
+        call += [f"--teacher={'mnist_cnn' if whole else name}"]
+        call += ["--maps=stage2", "--layers=pooled"]
+        call += [f"--out={tmp_path / 'run'}", "--methods", *["plain"] * whole, "nst"]
+        if whole:
+            # Rehearsed and drawn, from another net.
             assert run.main(["imagenet_nst", *call]) == 0
+            assert np.isfinite(history(tmp_path / "run")).all()
+            assert (tmp_path / "run" / "learning_curves.png").stat().st_size > 5_000
+        else:
+            with quick.runs():
+                assert run.main(["imagenet_nst", *call]) == 0
         assert "54 images for training" in capsys.readouterr().out
         assert np.isfinite(history(tmp_path / "run", "nst")).all()
 

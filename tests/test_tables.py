@@ -298,22 +298,32 @@ class TestCommand:
         config = next(iter(call.table.columns.values())).config
         assert config.weights == ("kd/task=0.1", "at=500", "kd/kd=0.8")
 
-    def test_interrupted_it_goes_on(self, finished, tmp_path, monkeypatch, capsys):
+    @pytest.mark.parametrize(
+        ("part", "looks", "runs"),
+        [
+            # In the student's second epoch.
+            (["--only=first", "--methods=kd", "--seeds=1"], 10, 1),
+            pytest.param(["--only=first"], 9, 4, marks=pytest.mark.slow),
+        ],
+        ids=["one", "all"],
+    )
+    def test_interrupted_it_goes_on(
+        self, part, looks, runs, finished, tmp_path, monkeypatch, capsys
+    ):
         from tests import test_experiments as experiments
 
-        part = ["--only=first", "--methods=kd", "--seeds=1"]
         with monkeypatch.context() as patch:
-            # In the student's second epoch.
-            patch.setattr(loop, "Interrupt", lambda: experiments.Request(10))
+            patch.setattr(loop, "Interrupt", lambda: experiments.Request(looks))
             assert call(tmp_path / "run", *part) == 130
         again = capsys.readouterr().err.strip().splitlines()[-1]
         assert "experiments.table tiny" in again and "--only=first" in again
         assert call(tmp_path / "run", *part) == 0
-        same = [
-            result(folder, "first", "kd", 0)["predicted"]
-            for folder in (finished, tmp_path / "run")
-        ]
-        assert same[0] == same[1]
+        students = list((tmp_path / "run" / "first").glob("*-seed*/result.json"))
+        assert len(students) == runs
+        for student in students:
+            name = student.parent.name.split("-seed")
+            expected = result(finished, "first", *name)["predicted"]
+            assert json.loads(student.read_text())["predicted"] == expected
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -364,6 +374,11 @@ def coloured(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
+    "plain",
+    [(), pytest.param(("plain",), marks=pytest.mark.slow)],
+    ids=["alone", "with-plain"],
+)
+@pytest.mark.parametrize(
     ("name", "columns", "method"),
     [
         ("rdl_cifar", ("cifar10", "transfer"), "rdl"),
@@ -376,7 +391,7 @@ def coloured(tmp_path_factory):
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
-def test_each_paper_in_seconds(name, columns, method, coloured, tmp_path):
+def test_each_paper_in_seconds(name, columns, method, plain, coloured, tmp_path):
     # (MLPs compile quickly; NST has maps, and a vector beside maps is a paper's.)
     student = "mnist_cnn_small" if name == "nst_cifar" else "mlp"
     teacher = "mnist_cnn_small" if name in ("nst_cifar", "vid_mlp") else "mlp"
@@ -384,13 +399,16 @@ def test_each_paper_in_seconds(name, columns, method, coloured, tmp_path):
     call += [f"--teacher={teacher}", "--teacher_epochs=1", "--epochs=1"]
     call += ["--layers=pooled", "--maps=stage1", "--seeds=1", "--batch=64"]
     call += ["--train_per_class=30", f"--only={','.join(columns)}"]
-    call += [f"--out={tmp_path / 'table'}", f"--methods={method}"]
+    call += [f"--out={tmp_path / 'table'}", "--methods", *plain, method]
     assert table.main([name, *call]) == 0
     for column in columns:
         own = result(tmp_path / "table", column, method, 0)
         assert len(own["predicted"]) == 40
         (epoch,) = own["history"]
         assert np.isfinite(epoch["loss"]) and epoch["loss"] != epoch["task"]
+        for other in plain:
+            alone = result(tmp_path / "table", column, other, 0)["history"][0]
+            assert epoch["loss"] != alone["loss"] == pytest.approx(alone["task"])
     if len(columns) == 2:
         taught = [
             json.loads((tmp_path / "table" / column / "result.json").read_text())

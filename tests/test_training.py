@@ -194,11 +194,12 @@ def one_device(phase_of_all=False):
 
 
 @functools.cache
-def on_four():
+def on_four(phase_of_all=False):
     """By `vmap`, four steps on four devices: the state and the metrics."""
+    phase = PHASE_OF_ALL if phase_of_all else PHASE
     student, teacher, arrays = setting("d")
-    state = begin(student, teacher, arrays, 4)
-    step = training.body(student, teacher, PHASE, OPTIMIZER, view)
+    state = begin(student, teacher, arrays, 4, phase)
+    step = training.body(student, teacher, phase, OPTIMIZER, view)
     axes, metrics = training.TrainState(None, 0), []
     step = jax.jit(
         jax.vmap(
@@ -212,6 +213,11 @@ def on_four():
         state, metric = step(state, arrays, training.shard(batch, 4))
         metrics.append(jax.device_get(metric))
     return jax.device_get(state), metrics
+
+
+either_phase = pytest.mark.parametrize(
+    "phase_of_all", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 
 
 def key_words(tree):
@@ -294,6 +300,13 @@ class TestNames:
 
 class TestProcesses:
     def test_two_processes_are_one(self, tmp_path):
+        self.check(tmp_path, *on_four())
+
+    @pytest.mark.slow
+    def test_two_processes_are_one_by_pmap(self, tmp_path):
+        self.check(tmp_path, *run_pmap(4)[:2])
+
+    def check(self, tmp_path, expected, expected_metrics):
         """Two processes of two devices each, over the loopback, against four of one.
 
         Each sees its own half of the images' indices; the first saves, both restore.
@@ -325,7 +338,6 @@ class TestProcesses:
                     if process.returncode != 0:
                         other.kill()
             assert process.returncode == 0, said
-        expected, expected_metrics = on_four()
         like = {"state": key_words(expected.replicated), "metrics": expected_metrics}
         found, about, _ = checkpoints.restore(tmp_path / "end", like)
         assert about == {"devices": 4, "processes": 2}
@@ -351,14 +363,17 @@ class TestDevices:
         assert_close(metrics, expected_metrics)
         assert metrics[0]["rdl/pairs"] > 0 and metrics[0]["hint"] > 0
 
-    def test_the_same_body_under_vmap(self):
-        (state, metrics), expected = on_four(), one_device()
+    @either_phase
+    def test_the_same_body_under_vmap(self, phase_of_all):
+        (state, metrics), expected = on_four(phase_of_all), one_device(phase_of_all)
         assert_close((state.replicated, metrics), (expected[0].replicated, expected[1]))
 
-    def test_the_same_body_under_shard_map(self):
+    @either_phase
+    def test_the_same_body_under_shard_map(self, phase_of_all):
+        phase = PHASE_OF_ALL if phase_of_all else PHASE
         student, teacher, arrays = setting("d")
-        state = begin(student, teacher, arrays, 4)
-        step = training.body(student, teacher, PHASE, OPTIMIZER, view)
+        state = begin(student, teacher, arrays, 4, phase)
+        step = training.body(student, teacher, phase, OPTIMIZER, view)
 
         def body(state, arrays, batch):
             first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
@@ -385,13 +400,15 @@ class TestDevices:
         )
         for batch in batches(4):
             state, _ = mapped(state, arrays, batch)
-        assert_close(state.replicated, one_device()[0].replicated)
+        assert_close(state.replicated, one_device(phase_of_all)[0].replicated)
 
-    def test_state_of_its_own_stays_on_each_device(self):
-        state, *_ = run_pmap(8)
+    @either_phase
+    def test_state_of_its_own_stays_on_each_device(self, phase_of_all):
+        state, *_ = run_pmap(8, phase_of_all)
         seen = np.full((8, 2), 4 * BATCH // 8)
         np.testing.assert_array_equal(state.per_device["count"], seen)
-        assert (one_device()[0].per_device["count"] == 4 * BATCH).all()
+        alone, _ = one_device(phase_of_all)
+        assert (alone.per_device["count"] == 4 * BATCH).all()
 
     def test_statistics_are_averaged_where_the_net_does_not_synchronise_them(self):
         # Of unsynchronised statistics each device has its own; the state has one.
@@ -417,11 +434,13 @@ class TestDevices:
         with pytest.raises(ValueError, match="batch of 10 does not divide by 4"):
             training.shard({"index": np.arange(10)}, 4)
 
-    def test_compiled_once_and_state_donated(self):
-        *_, traced = run_pmap(8)
+    @either_phase
+    def test_compiled_once_and_state_donated(self, phase_of_all):
+        *_, traced = run_pmap(8, phase_of_all)
         assert traced == traced[:1] * 4
-        step, arrays, _ = mapped(8)
-        state, batch = begin(*setting(training.AXIS), 8), batches(1)[0]
+        step, arrays, _ = mapped(8, phase_of_all)
+        phase = PHASE_OF_ALL if phase_of_all else PHASE
+        state, batch = begin(*setting(training.AXIS), 8, phase), batches(1)[0]
         old, _ = step(state, arrays, training.shard(batch, 8))
         step(old, arrays, training.shard(batch, 8))
         assert old.replicated.step.is_deleted()
@@ -501,13 +520,13 @@ class TestPhases:
         keys = [jax.random.key_data(s.replicated.key) for s in (state, later)]
         assert (keys[0] != keys[1]).any()
 
-    def test_the_loss_is_the_weighted_sum_with_schedules(self):
-        _, metrics = one_device()
+    @either_phase
+    def test_the_loss_is_the_weighted_sum_with_schedules(self, phase_of_all):
+        _, metrics = one_device(phase_of_all)
+        loss = (PHASE_OF_ALL if phase_of_all else PHASE).terms
         for step, values in enumerate(metrics):
-            weights = {
-                k: w(step) if callable(w) else w for k, (w, _) in PHASE.terms.items()
-            }
-            expected = sum(weights[k] * values[k] for k in PHASE.terms)
+            weights = {k: w(step) if callable(w) else w for k, (w, _) in loss.items()}
+            expected = sum(weights[k] * values[k] for k in loss)
             np.testing.assert_allclose(values["loss"], expected, rtol=1e-5)
 
     @pytest.mark.parametrize("name", ["studnet", "student/Dense_7", "stud"])
@@ -566,6 +585,8 @@ class Maps(nn.Module):
 class TestStartUp:
     """The published start-up phases, as parts of a plan."""
 
+    devices, steps = 2, 3
+
     def run(self, plan, teacher_channels=(4, 6, 6)):
         """The student's and terms' parameters before, and after each phase."""
         _, _, arrays = setting()
@@ -574,17 +595,25 @@ class TestStartUp:
         teacher = teachers.net(net, variables)
         arrays = arrays._replace(teacher=variables)
         state = training.init(
-            jax.random.key(0), student, teacher, plan, view, arrays, batches(1)[0], 2
+            jax.random.key(0),
+            student,
+            teacher,
+            plan,
+            view,
+            arrays,
+            batches(1)[0],
+            self.devices,
         )
-        some = jax.devices()[:2]
+        some = jax.devices()[: self.devices]
         arrays = training.replicate(arrays, some)
         found, losses = [jax.tree.map(np.asarray, state.replicated.params)], []
         for phase in plan:
             state = training.start(state, phase, OPTIMIZER)
             body = training.body(student, teacher, phase, OPTIMIZER, view)
             step = training.pmap(body, some)
-            for batch in batches(3):
-                state, metrics = step(state, arrays, training.shard(batch, 2))
+            for batch in batches(self.steps):
+                batch = training.shard(batch, self.devices)
+                state, metrics = step(state, arrays, batch)
                 losses.append(float(metrics["loss"]))
             found.append(jax.tree.map(np.asarray, state.replicated.params))
         assert np.isfinite(losses).all()
@@ -640,16 +669,23 @@ class TestStartUp:
         assert not any(self.moved(middle["ab"], end["ab"]))
         assert all(self.moved(middle["student"], end["student"]))
 
-    def test_fsp_trains_the_trunk(self):
+    @pytest.mark.parametrize("phases", [1, pytest.param(2, marks=pytest.mark.slow)])
+    def test_fsp_trains_the_trunk(self, phases):
         layers = ["stage1", "stage2", "stage3"]
         fsp = terms.between(layers, terms.plain(objectives.fsp))
         plan = [training.Phase({"fsp": (1.0, fsp)}, 1)]
-        start, end = self.run(plan, teacher_channels=(4, 5, 6))
+        plan.append(training.Phase({"task": LOSS["task"]}, 1))
+        start, end, *_ = self.run(plan[:phases], teacher_channels=(4, 5, 6))
         moved = jax.tree.map(
             lambda a, b: bool((a != b).any()), start["student"], end["student"]
         )
         assert all(jax.tree.leaves({k: v for k, v in moved.items() if "Conv" in k}))
         assert not any(jax.tree.leaves(moved["Dense_0"]))
+
+
+@pytest.mark.slow
+class TestStartUpOnEightDevices(TestStartUp):
+    devices, steps = 8, 5
 
 
 def test_teacher_and_student_may_see_different_views():
@@ -700,13 +736,15 @@ def test_training_lowers_the_loss():
         assert after < 0.7 * before
 
 
-def test_a_restored_state_continues_to_the_same_bits(tmp_path):
-    unbroken, *_ = run_pmap(8)
-    begun, todo = begin(*setting(training.AXIS), 8), batches(4)
+@either_phase
+def test_a_restored_state_continues_to_the_same_bits(tmp_path, phase_of_all):
+    unbroken, *_ = run_pmap(8, phase_of_all)
+    phase = PHASE_OF_ALL if phase_of_all else PHASE
+    begun, todo = begin(*setting(training.AXIS), 8, phase), batches(4)
     like = jax.eval_shape(lambda: begun)
-    checkpoints.save(tmp_path, 2, go_on(begun, todo[:2], 8)[0], {})
+    checkpoints.save(tmp_path, 2, go_on(begun, todo[:2], 8, phase_of_all)[0], {})
     restored, _, _ = checkpoints.restore(tmp_path, like)
-    continued, *_ = go_on(restored, todo[2:], 8)
+    continued, *_ = go_on(restored, todo[2:], 8, phase_of_all)
     jax.tree.map(
         np.testing.assert_array_equal, key_words(continued), key_words(unbroken)
     )
@@ -827,6 +865,11 @@ class TestMicroBatches:
             self.go(net, 3)
 
 
+@pytest.mark.slow
+class TestMicroBatchesOfOneTermMore(TestMicroBatches):
+    LOSS = TestMicroBatches.LOSS | {"rdl": LOSS["rdl"]}
+
+
 class TestMixedPrecision:
     """Activations in bfloat16; parameters, losses and statistics in float32."""
 
@@ -845,9 +888,14 @@ class TestMixedPrecision:
             metrics.append(jax.device_get(metric))
         return jax.device_get(state.replicated), metrics
 
-    def test_what_is_kept_is_single_precision_and_the_loss_nearly_the_same(self):
-        # (On two devices it is as good.)
-        half, half_metrics = self.go(jnp.bfloat16, 2)
+    @pytest.mark.parametrize(
+        "devices", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8))]
+    )
+    def test_what_is_kept_is_single_precision_and_the_loss_nearly_the_same(
+        self, devices
+    ):
+        # (On several devices it is as good.)
+        half, half_metrics = self.go(jnp.bfloat16, devices)
         single, single_metrics = self.go(jnp.float32)
         dtypes = {x.dtype for x in jax.tree.leaves((half, half_metrics))}
         assert jnp.bfloat16 not in dtypes and np.dtype("float32") in dtypes

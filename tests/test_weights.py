@@ -300,3 +300,32 @@ def test_students_learn_from_it(tmp_path, tfds_dir, capsys):
         assert "delete what teacher_from names" in said and own.is_dir()
         assert run.main([*call[:4], "--teacher_from=nowhere"]) == 2
         assert "nowhere holds no weights" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_few_tests")
+def test_students_learn_from_a_file_of_pytorch(file, tmp_path, tfds_dir):
+    """From images cropped and mirrored, by a ResNet-8; rehearsed and with pictures."""
+    folder, out = tmp_path / "net", tmp_path / "run"
+    weights.save(weights.read("resnet8", file), folder)
+    call = ["mnist_rdl", "--data=cifar10", f"--data_dir={tfds_dir}", f"--out={out}"]
+    call += [f"--teacher_from={folder}", "--student=resnet8", "--seeds=1", "--epochs=1"]
+    call += ["--methods", "kd+rdl", "--layers", "stage3", "pooled"]
+    call += ["--train_per_class=20", "--teacher_epochs=50"]
+    assert run.main(call) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["config"]["teacher"] == "resnet8"
+    dataset = data.load("cifar10", str(tfds_dir), train_per_class=20)
+    (own,) = result["methods"]["kd+rdl"]["test_error"]["values"]
+    student = weights.load(out / "kd+rdl-seed0" / "weights")
+    for net, error in (
+        (weights.load(folder), result["teacher"]["test_error"]),
+        (student, own),
+    ):
+        share = weights.accuracy(net, dataset)
+        assert error == pytest.approx(100 * (1 - share), abs=0.11)
+    assert not (out / "teacher" / "checkpoint").exists()
+    assert (out / "learning_curves.png").stat().st_size > 5_000
+    table = (out / "table.md").read_text()
+    assert "(from resnet8.safetensors, not trained here)" in table
+    assert run.main([*call, "--resume"]) == 0
