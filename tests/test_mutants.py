@@ -1,6 +1,7 @@
 """The list of faults that tests have to find (tests/mutants) fits the code."""
 
 import ast
+import json
 
 import pytest
 
@@ -23,6 +24,14 @@ def test_its_place_is_there_once_and_its_tests_exist(mutant):
     assert mutant.tests
     for file in mutant.tests:
         assert (mutants.ROOT / file).is_file() and file.startswith("tests/test_")
+
+
+def test_what_was_found_is_of_the_list_and_killed():
+    found = json.loads(mutants.LIST.with_name("found.json").read_text())
+    names = [one["name"] for one in found]
+    assert len(set(names)) == len(names)
+    assert set(names) <= {mutant.name for mutant in LISTED}
+    assert {one["outcome"] for one in found} == {"killed"}
 
 
 def test_a_place_that_is_not_there_is_said():
