@@ -6,7 +6,7 @@ than they need; PJRT_NPROC gives it enough.
 
 Most of the suite's time is XLA's. So programs are compiled by its older, quicker
 emitter where it has one, with few of LLVM's optimisations (a program that draws the
-weights of ResNet-8 takes 1 s instead of 9 to 26, and steps run as fast), those of
+weights of ResNet-8 takes 1 s instead of 9 to 26; steps run nearly as fast), those of
 `SMALL` with none, and are kept in a folder that the workers share and that a later run
 finds again (`JAX_COMPILATION_CACHE_DIR` names another one, or none where it is empty).
 The environment variable `RDLJAX_OPTIMIZED=1` asks for the compiler as users have it.
