@@ -81,7 +81,7 @@ def _compiler(request):
 
 @pytest.fixture
 def optimized():
-    """Compiles the test's programs with all optimisations."""
+    """Compiles the test's programs as those of files that are not in `SMALL`."""
     name = "jax_disable_most_optimizations"
     before = jax.config.read(name)
     jax.config.update(name, False)
