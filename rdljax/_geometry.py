@@ -16,8 +16,11 @@ HIGHEST = lax.Precision.HIGHEST
 
 
 def compute_dtype(x: Array) -> jnp.dtype:
-    """The dtype in which an objective of `x` is computed: at least float32."""
-    return jnp.promote_types(x.dtype, jnp.float32)
+    """Returns the dtype in which an objective of `x` is computed.
+
+    float64 for float64, and float32 for all others: integers, float16, bfloat16.
+    """
+    return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
 
 def flatten(x: Array) -> Array:
@@ -25,24 +28,54 @@ def flatten(x: Array) -> Array:
     return x.reshape(x.shape[0], -1).astype(compute_dtype(x))
 
 
+def power_of_two(
+    x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
+) -> Array:
+    """Returns the power of two next to the largest magnitude, without a gradient.
+
+    `x` divided by it has entries of about 1, whose squares and products neither
+    underflow nor overflow, and the same digits. Where x is all zero, a power of two too.
+
+    Args:
+      x: Numbers; NaN gives NaN.
+      axis: Over which to take the largest, as in `jnp.max`.
+      keepdims: Whether to keep these axes, of length 1.
+    """
+    largest = jnp.max(jnp.abs(lax.stop_gradient(x)), axis=axis, keepdims=keepdims)
+    limits = jnp.finfo(largest.dtype)
+    rounded = lax.reduce_precision(largest, limits.nexp, 0)
+    # (Up to the largest whose inverse is a normal number: XLA may multiply by that.)
+    return jnp.clip(rounded, limits.tiny, 2.0 ** (limits.maxexp - 2))
+
+
 def safe_sqrt(x: Array) -> Array:
-    """The square root, with gradient 0 (not infinity) at 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    """The square root, with gradient 0 (not infinity) at 0. NaN stays NaN."""
+    # (x <= 0, not x > 0, in all that is safe at 0: NaN must not count as 0.)
+    zero = x <= 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def safe_rsqrt(x: Array) -> Array:
-    """`1 / sqrt(x)`, and 0 with gradient 0 where `x` is 0."""
-    positive = x > 0
-    return jnp.where(positive, lax.rsqrt(jnp.where(positive, x, 1)), 0)
+    """`1 / sqrt(x)`, and 0 with gradient 0 where `x` is 0. NaN stays NaN."""
+    zero = x <= 0
+    return jnp.where(zero, 0, lax.rsqrt(jnp.where(zero, 1, x)))
+
+
+def safe_inverse(x: Array) -> Array:
+    """`1 / x` of numbers that are not negative, and 0 with gradient 0 where `x` is 0.
+
+    NaN stays NaN.
+    """
+    zero = x <= 0
+    return jnp.where(zero, 0, 1 / jnp.where(zero, 1, x))
 
 
 def unit_rows(x: Array) -> Array:
-    """Rows `[n, units]` divided by their Euclidean norm; a zero row stays zero."""
-    # Divided by its largest entry first, a row of tiny or huge entries has a norm whose
-    # square neither underflows nor overflows.
-    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=1, keepdims=True))
-    x = x / jnp.where(largest > 0, largest, 1)
+    """Rows `[n, units]` divided by their Euclidean norm; a zero row stays zero.
+
+    A row with an entry that is not finite has NaN.
+    """
+    x = x / power_of_two(x, axis=1, keepdims=True)
     return x * safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
 
 

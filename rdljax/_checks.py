@@ -1,0 +1,117 @@
+"""Checks that all rooms share: kind and range of numbers, indices and activations.
+
+Values are looked at where they are known: outside jit, and inside it where they are
+constants of the traced function. (NumPy looks at them, since inside jit every operation
+of JAX is traced.) What is traced is checked by shape and dtype alone; where its value is
+out of range, the result is NaN.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+def is_known(*values) -> bool:
+    """Returns whether none of the values is traced, so that NumPy can read them."""
+    return not any(
+        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree_util.tree_leaves(values)
+    )
+
+
+def check_number(
+    name: str,
+    value,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    whole: bool = False,
+    several: bool = False,
+) -> None:
+    """Raises `ValueError` for a number of a wrong kind or out of range.
+
+    Args:
+      name: What the number is, for the message.
+      value: A number of Python, NumPy or JAX, or an array of shape `[]`. If traced, its
+        dtype and shape alone are checked.
+      above: The number must be larger than this.
+      at_least: The number must be this or larger.
+      whole: Whether it must be an integer.
+      several: Whether an array of any shape, not empty, will do.
+
+    Raises:
+      ValueError: Not a real number (a whole one, if asked for), not finite, or out of
+        range; with the name, what is expected and what was given.
+    """
+    expected = "a whole number" if whole else "a finite number"
+    if above is not None:
+        expected += f" above {above}"
+    if at_least is not None:
+        expected += f" of {at_least} or more"
+    if not _is_number(value, above, at_least, whole, several):
+        raise ValueError(f"the {name} must be {expected}, got {value!r}")
+
+
+def _is_number(value, above, at_least, whole: bool, several: bool) -> bool:
+    known = is_known(value)
+    if known:
+        value = np.asarray(value)
+    kinds = (jnp.integer,) if whole else (jnp.integer, jnp.floating)
+    if not any(jax.dtypes.issubdtype(value.dtype, kind) for kind in kinds):
+        return False
+    if value.shape != () and not (several and value.size):
+        return False
+    if not known:
+        return True
+    value = value.astype(np.float64)
+    return bool(
+        np.isfinite(value).all()
+        and (above is None or (value > above).all())
+        and (at_least is None or (value >= at_least).all())
+    )
+
+
+def check_indices(name: str, indices, size: int) -> None:
+    """Raises `ValueError` for indices that are not integers, or known and out of range.
+
+    Args:
+      name: What they are, for the message, such as "labels".
+      indices: An array of any shape.
+      size: They must lie between 0 and size - 1.
+    """
+    known = is_known(indices)
+    if known:
+        indices = np.asarray(indices)
+    if not jax.dtypes.issubdtype(indices.dtype, jnp.integer):
+        raise ValueError(f"the {name} must be integers, got {indices.dtype}")
+    if known and indices.size:
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= size:
+            raise ValueError(f"the {name} must be 0 to {size - 1}, got {low} to {high}")
+
+
+def nan_unless(valid: Array, value: Array) -> Array:
+    """Returns the value, and NaN (value and gradient) where `valid` does not hold.
+
+    For what is traced and out of range. A mask of more axes than the value must hold
+    everywhere.
+    """
+    return value * jnp.where(valid, 1, jnp.nan).astype(value.dtype)
+
+
+def as_activations(x) -> Array:
+    """Returns activations as a JAX array, without a change of their values.
+
+    Raises:
+      ValueError: Activations that are not real numbers (complex, strings, objects).
+    """
+    if not isinstance(x, Array):
+        x = np.asarray(x)
+        if x.dtype.kind in "iu" and x.dtype.itemsize >= 4:
+            # JAX would keep the lower 32 bits of wider integers.
+            x = x.astype(np.float32)
+    real = (np.bool_, jnp.integer, jnp.floating)
+    if not any(jax.dtypes.issubdtype(x.dtype, kind) for kind in real):
+        raise ValueError(f"expected activations that are real numbers, got {x.dtype}")
+    return jnp.asarray(x)
