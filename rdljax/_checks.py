@@ -2,8 +2,8 @@
 
 Values are looked at where they are known: outside jit, and inside it where they are
 constants of the traced function. (NumPy looks at them, since inside jit every operation
-of JAX is traced.) What is traced is checked by shape and dtype alone; where its value is
-out of range, the result is NaN.
+of JAX is traced.) What is traced is checked by shape and dtype alone; where its value
+is out of range, the result is NaN.
 """
 
 import jax

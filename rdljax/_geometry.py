@@ -33,8 +33,8 @@ def power_of_two(
 ) -> Array:
     """Returns the power of two next to the largest magnitude, without a gradient.
 
-    `x` divided by it has entries of about 1, whose squares and products neither
-    underflow nor overflow, and the same digits. Where x is all zero, a power of two too.
+    `x` divided by it keeps its digits and has entries of about 1 or less, whose squares
+    and products do not overflow. Of zeros alone: the smallest normal number.
 
     Args:
       x: Numbers; NaN gives NaN.
