@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rdljax import _names
+from rdljax import _extras, _names
 
 # From the names of all arrays of a file to those that are read.
 Choose = Callable[[Iterable[str]], Iterable[str]]
@@ -22,7 +22,7 @@ class CannotRead(ValueError):
 
 def needs(package: str, path: pathlib.Path) -> CannotRead:
     """What to say where an optional package is absent."""
-    return CannotRead(f"{path} takes the package {package}: pip install {package}")
+    return CannotRead(_extras.missing(package, str(path)))
 
 
 def brief(error: Exception) -> str:

@@ -28,10 +28,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from rdljax import _files
+from rdljax import _extras, _files
+
+with _extras.needed("orbax-checkpoint", "rdljax.checkpoints"):
+    import orbax.checkpoint as ocp
 
 PyTree = Any
 

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import _files, _names, teachers
+from rdljax import _extras, _files, _names, teachers
 
 CannotRead = _files.CannotRead
 
@@ -134,7 +134,8 @@ def write(
     known = _chunks(folder)
     firsts = range(0, images, chunk)
     if not quiet:
-        import tqdm
+        with _extras.needed("tqdm", "a progress bar (quiet=False)"):
+            import tqdm
 
         firsts = tqdm.tqdm(firsts, unit=" chunks", desc=folder.name)
     with (folder / _CHUNKS).open("ab") as lines:

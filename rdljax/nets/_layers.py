@@ -4,11 +4,15 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rdljax import _extras
 from rdljax.nets import _convolutions
+
+# The first of this package that takes flax.
+with _extras.needed("flax", "rdljax.nets"):
+    import flax.linen as nn
 
 Array = jax.Array
 Activation = Callable[[Array], Array]
