@@ -98,7 +98,8 @@ def load(
     "name" or "name/config"; the newest version is read. Its test images are the split
     `test` or, where there is none or it hides its labels, `validation`. Images of 28x28
     pixels are padded with black to 32x32, as in the prototype of RDL's authors, so that
-    nets for CIFAR run on them.
+    nets for CIFAR run on them. All are brought to the channels that the folder says,
+    whatever their files have (`records.in_mode`).
 
     Images that take more than `in_memory`, or that vary in size, stay in their files
     (`records`). Those that vary are brought to `size` x `size` pixels: of training
@@ -127,8 +128,9 @@ def load(
     Raises:
       UnknownName: neither a known name nor a folder of `data_dir`.
       DataMissing: a known name without a readable folder, or a missing package.
-      ValueError: no such number of images, not a set of images of classes, images
-        that vary in size and no size to bring them to, or `data_dir` is no path.
+      ValueError: no such number of images, not a set of images of classes, an image
+        that is not brought to the declared channels, images that vary in size and no
+        size to bring them to, or `data_dir` is no path.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation is a fraction in [0, 1), not {validation}")
@@ -519,7 +521,8 @@ def _folder(
             splits = "train", held[0]
             both = records.opened([sources[s] for s in splits], shape, **options)
         if both is None:
-            both = [_read(builder, s, folder) for s in splits]
+            with _or_damaged(folder):
+                both = [records.loaded(sources[s], shape[-1]) for s in splits]
     except NotImplementedError as error:
         raise DataMissing(
             f"{folder} is in a format that only TensorFlow reads "
@@ -550,30 +553,16 @@ def _or_damaged(folder: pathlib.Path) -> Iterator[None]:
     """Says so of a folder that cannot be read, whatever TFDS's readers raise for it."""
     logger = logging.getLogger("absl")
     level = logger.level
-    # It warns of empty splits, and that OpenCV is faster than Pillow.
+    # It warns of empty splits.
     logger.setLevel(logging.ERROR)
     try:
         yield
-    except (NotImplementedError, records.VaryingSize):
-        raise  # The folder is well, but needs TensorFlow, or other settings.
+    except (NotImplementedError, records.UnknownMode, records.VaryingSize):
+        raise  # The folder is well, but needs TensorFlow, or other settings or images.
     except Exception as error:
         raise DataMissing(f"{folder} is damaged ({error}): prepare it anew") from error
     finally:
         logger.setLevel(level)
-
-
-def _read(builder: Any, split: str, folder: pathlib.Path) -> Split:
-    """Reads one split of a TFDS folder whole."""
-    where = f"{folder}, {split!r}"
-    with _or_damaged(folder):
-        source = builder.as_data_source(split)
-        examples = source.__getitems__(range(len(source)))
-        records.check_one_size({example["image"].shape for example in examples}, where)
-    image = np.stack([example["image"] for example in examples])
-    if not image.size or image.shape[-1] not in records.MODES:
-        raise ValueError(f"{where}: {image.shape[1:]} is not the shape of images")
-    label = np.array([example["label"] for example in examples], np.int32)
-    return Split(records.pad(image), label)
 
 
 def _take(split: Split, index: np.ndarray) -> Split:

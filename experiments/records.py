@@ -1,9 +1,11 @@
-"""Images that stay encoded in the files of a TFDS folder until they are asked for.
+"""Images in the files of a TFDS folder, decoded with Pillow.
 
-For sets that do not fit into memory, such as ImageNet. `Records` stands where an array
-of images stands: indexed, it reads those records and decodes them with Pillow, in
-threads. Images that vary in size are brought to one: evaluation sees their middle
-(`middle`), training random parts of them (`Records.cropped`).
+All at once (`loaded`) or, of sets that do not fit into memory, such as ImageNet, when
+they are asked for: `Records` stands where an array of images stands; indexed, it reads
+those records and decodes them, in threads. Images that vary in size are brought to one:
+evaluation sees their middle (`middle`), training random parts of them
+(`Records.cropped`). Either way an image is brought to the channels that its set
+declares (`in_mode`).
 """
 
 import concurrent.futures
@@ -14,7 +16,7 @@ import io
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +29,9 @@ THREADS = os.cpu_count() or 1
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 # What Pillow calls images of so many channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# What it calls pixels of 32 bits, of which only these formats say which are white: they
+# have 16 (and are "I;16", too, from Pillow 11.3 on).
+WIDE, SIXTEEN = ("I", "F"), ("PNG", "PPM")
 # The labels of fewer records are read anew each time.
 KEPT = 20_000
 
@@ -37,6 +42,10 @@ _BILINEAR = PIL.Image.Resampling.BILINEAR
 
 class Damaged(OSError):
     """A record cannot be read or decoded; the message names it."""
+
+
+class UnknownMode(Damaged, ValueError):
+    """An image is none of 8 bits a channel, and cannot be brought to it."""
 
 
 class VaryingSize(ValueError):
@@ -107,7 +116,7 @@ class Records:
         mode = MODES[self.frame[-1]]
 
         def see(image, _):
-            whole = _in_mode(image, mode)
+            whole = in_mode(image, mode)
             return middle(whole, self.frame[0]) if self.varied else whole
 
         return self._decoded(np.asarray(self.index[key]), see)
@@ -168,13 +177,9 @@ class Records:
         seen = np.empty((record.size, *self.frame), np.uint8)
 
         def decode(i, number):
-            try:
-                encoded = io.BytesIO(self.source.examples[number]["image"])
-                with PIL.Image.open(encoded) as image:
-                    pixels = np.asarray(see(image, i))
-                seen[i] = pad(pixels.reshape(1, *pixels.shape[:2], -1))[0]
-            except Exception as error:  # What is damaged fails in many ways.
-                raise _damaged(self.source, number, error) from error
+            with _or_damaged(self.source, number):
+                encoded = self.source.examples[number]["image"]
+                seen[i] = _decoded(encoded, lambda image: see(image, i))
 
         for _ in _pool(THREADS).map(decode, range(record.size), record.flat):
             pass
@@ -199,6 +204,32 @@ def source(builder: Any, split: str, where: str) -> Source:
         if count != len(examples):
             raise ValueError(f"{count} images in {split!r}, not {len(examples)}")
     return Source(examples, files, where)
+
+
+def loaded(source: Source, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """All images of a split, decoded, and their labels.
+
+    Args:
+      source: Where they are.
+      channels: Of the images that are answered.
+
+    Returns:
+      uint8 `[N, H, W, C]` and int32 `[N]`.
+
+    Raises:
+      Damaged: One cannot be decoded.
+      VaryingSize: They vary in size.
+    """
+    examples = source.examples.__getitems__(range(len(source.examples)))
+
+    def decode(number, example):
+        with _or_damaged(source, number):
+            return _decoded(example["image"], lambda x: in_mode(x, MODES[channels]))
+
+    images = list(_pool(THREADS).map(decode, range(len(examples)), examples))
+    check_one_size({image.shape for image in images}, source.where)
+    label = [example["label"] for example in examples]
+    return np.stack(images), np.array(label, np.int32)
 
 
 def opened(
@@ -306,12 +337,10 @@ def look(
     """
 
     def one(number):
-        try:
+        with _or_damaged(source, number):
             example = source.examples[number]
             with PIL.Image.open(io.BytesIO(example["image"])) as image:
                 return int(example["label"]), image.size[::-1]
-        except Exception as error:  # What is damaged fails in many ways.
-            raise _damaged(source, number, error) from error
 
     found = list(_pool(THREADS).map(one, numbers))
     return [label for label, _ in found], {size for _, size in found}
@@ -382,7 +411,7 @@ def part(
     drafted = image.draft(None, enough)
     scale = 1.0 if drafted is None else drafted[1][2] / whole[0]
     corners = [scale * x for x in (left, top, left + width, top + height)]
-    return _in_mode(image, mode).resize((side, side), _BILINEAR, box=corners)
+    return in_mode(image, mode).resize((side, side), _BILINEAR, box=corners)
 
 
 def pad(image: np.ndarray) -> np.ndarray:
@@ -392,8 +421,37 @@ def pad(image: np.ndarray) -> np.ndarray:
     return np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))
 
 
-def _in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
-    return image if image.mode == mode else image.convert(mode)
+def in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+    """An image in the mode that its set declares, with 8 bits a channel.
+
+    Colours are looked up in the palette, 16 bits keep the upper byte, 1 bit is 0 or
+    255, ink (CMYK) becomes light, grey three equal channels, colours their luma (Rec.
+    601: 0.299 red, 0.587 green, 0.114 blue). Where alpha is not asked for it is left
+    out, as TensorFlow's decoder and torchvision's loader do: there is no background,
+    and the colours are those that are stored. Of several frames the first is seen.
+
+    Args:
+      image: Opened.
+      mode: One of `MODES`.
+
+    Raises:
+      UnknownMode: There is no such conversion, or nothing says which number is white.
+    """
+    if image.mode == mode:
+        return image
+    image.load()  # (What is damaged is told before what cannot be converted.)
+    own = image.mode
+    try:
+        if own in WIDE and image.format not in SIXTEEN:
+            raise ValueError("nothing says which number is white")
+        if own.startswith("I"):
+            image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif own in ("P", "PA"):
+            image = image.convert("RGBA")
+        return image.convert(mode)
+    except ValueError as error:
+        words = f"its mode {own!r} does not become {mode!r}: {error}"
+        raise UnknownMode(words) from error
 
 
 @functools.cache
@@ -401,9 +459,25 @@ def _pool(threads: int) -> concurrent.futures.Executor:
     return concurrent.futures.ThreadPoolExecutor(threads, "decode")
 
 
-def _damaged(source: Source, number: int, error: Exception) -> Damaged:
-    why = "no image" if isinstance(error, PIL.UnidentifiedImageError) else error
-    return Damaged(f"{source.where}: record {number} cannot be decoded ({why})")
+def _decoded(
+    encoded: bytes, see: Callable[[PIL.Image.Image], PIL.Image.Image]
+) -> np.ndarray:
+    """What is seen of an image, uint8 `[H, W, C]`."""
+    with PIL.Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.asarray(see(image))
+    return pad(pixels.reshape(1, *pixels.shape[:2], -1))[0]
+
+
+@contextlib.contextmanager
+def _or_damaged(source: Source, number: int) -> Iterator[None]:
+    """Names the record that cannot be read or decoded."""
+    try:
+        yield
+    except Exception as error:  # What is damaged fails in many ways.
+        why = "no image" if isinstance(error, PIL.UnidentifiedImageError) else error
+        kind = UnknownMode if isinstance(error, UnknownMode) else Damaged
+        words = f"{source.where}: record {number} cannot be decoded ({why})"
+        raise kind(words) from error
 
 
 def _kept(files: Sequence[str]) -> pathlib.Path:

@@ -4,15 +4,17 @@ import functools
 import io
 import shutil
 import socket
+import struct
 import sys
 import time
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import data
+from experiments import data, records
 from rdljax import _names
 
 
@@ -372,6 +374,118 @@ class TestFolders:
         _write(tmp_path, "tiny", splits, features=features)
         with pytest.raises(ValueError, match="images are uint16, not uint8"):
             data.load("tiny", str(tmp_path))
+
+
+def _png_by_hand(pixels):
+    """A PNG of 8 or 16 bits a channel, `[H, W, 1..4]`, as its specification has it."""
+    height, width, channels = pixels.shape
+    depth, rows = 8 * pixels.itemsize, pixels.astype(pixels.dtype.newbyteorder(">"))
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    kind = (0, 4, 2, 6)[channels - 1]
+    head = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", body), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _saved(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def _in_every_mode():
+    """By name, an encoded image of 7 x 9 pixels, and what it shows as RGBA."""
+    pil = pytest.importorskip("PIL.Image")
+    rng, size = np.random.default_rng(3), (7, 9)
+    colours = rng.integers(0, 256, (*size, 4), np.uint8)
+    wide = rng.integers(0, 2**16, (*size, 4)).astype(np.uint16)
+    palette = rng.integers(0, 256, (16, 4), np.uint8)
+    index = rng.integers(0, 16, size).astype(np.uint8)
+    bits = colours[..., 0] > 100
+    indexed = pil.fromarray(index)
+    indexed.putpalette(palette[:, :3].tobytes())
+    ink = pil.frombytes("CMYK", size[::-1], colours.tobytes())
+    light = (255.0 - colours[..., :3]) * (255.0 - colours[..., 3:]) / 255
+    flat = pil.new("CMYK", size[::-1], (200, 100, 40, 60))
+
+    def opaque(pixels):
+        pixels = np.broadcast_to(pixels, (*size, 3))
+        return np.concatenate([pixels, np.full((*size, 1), 255)], axis=-1)
+
+    shown = {
+        "palette": (_saved(indexed, "PNG"), opaque(palette[index, :3])),
+        "palette with alpha": (
+            _saved(indexed, "PNG", transparency=palette[:, 3].tobytes()),
+            palette[index],
+        ),
+        "GIF": (_saved(indexed, "GIF"), opaque(palette[index, :3])),
+        "1 bit": (_saved(pil.fromarray(bits), "PNG"), opaque(255 * bits[..., None])),
+        "grey": (_png_by_hand(colours[..., :1]), opaque(colours[..., :1])),
+        "grey and alpha": (_png_by_hand(colours[..., 2:]), colours[..., [2, 2, 2, 3]]),
+        "colours": (_png_by_hand(colours[..., :3]), opaque(colours[..., :3])),
+        "colours and alpha": (_png_by_hand(colours), colours),
+        "CMYK": (_saved(ink, "TIFF"), opaque(light)),
+        "CMYK as a JPEG": (
+            _saved(flat, "JPEG", quality=98),
+            opaque(np.subtract(255, [200, 100, 40]) * (195 / 255)),
+        ),
+    }
+    for channels in (1, 2, 3, 4):
+        upper = wide[..., :channels] >> 8
+        true = upper[..., [0, 0, 0, -1]] if channels < 3 else upper
+        name = f"{channels} channels of 16 bits"
+        true = true if channels in (2, 4) else opaque(true[..., :3])
+        shown[name] = _png_by_hand(wide[..., :channels]), true
+    grey = pil.fromarray(wide[..., 0])
+    shown["16 bits as a TIFF"] = _saved(grey, "TIFF"), opaque(wide[..., :1] >> 8)
+    return shown
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_in_every_mode_get_the_declared_channels(channels, tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    features = {
+        "image": tfds.features.Image(shape=(7, 9, channels), encoding_format="png"),
+        "label": tfds.features.ClassLabel(num_classes=3),
+    }
+    every = _in_every_mode()
+    split = [{"image": x, "label": i % 3} for i, (x, _) in enumerate(every.values())]
+    _write(tmp_path, "tiny", {"train": split, "test": split[:3]}, features=features)
+    loaded, opened = (
+        data.load("tiny", str(tmp_path), validation=0, in_memory=limit).train
+        for limit in (None, 0)
+    )
+    np.testing.assert_array_equal(loaded.image, opened.image[:])
+    np.testing.assert_array_equal(loaded.label, opened.label)
+    assert loaded.image.dtype == opened.image.dtype == np.uint8
+    names = {content: name for name, (content, _) in every.items()}
+    for found, number in zip(loaded.image, opened.image.index, strict=True):
+        name = names[opened.image.source.examples[number]["image"]]
+        true = np.asarray(every[name][1], float)
+        if channels == 1:
+            true = true[..., :3] @ [[0.299], [0.587], [0.114]]
+        # (What is computed is rounded; a JPEG is not exact.)
+        exact = channels > 1 and "CMYK" not in name
+        limit = 0 if exact else 3 if "JPEG" in name else 1
+        true = true[..., :channels]
+        np.testing.assert_allclose(found, true, rtol=0, atol=limit, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "LAB"])
+def test_what_has_no_channels_of_8_bits_is_refused_by_name(mode, tmp_path):
+    pil = pytest.importorskip("PIL.Image")
+    odd = {"image": _saved(pil.new(mode, (8, 8)), "TIFF"), "label": 0}
+    _write(tmp_path, "tiny", {"train": [*_examples(5), odd], "test": _examples(3)})
+    for limit in (None, 0):
+        words = rf"tiny.*'train': record \d cannot be decoded \(its mode '{mode}'"
+        with pytest.raises(records.UnknownMode, match=words) as error:
+            data.load("tiny", str(tmp_path), in_memory=limit)
+        assert isinstance(error.value, ValueError) and "damaged" not in str(error.value)
 
 
 def test_what_tfds_prepares(tmp_path):

@@ -253,6 +253,22 @@ class TestEvaluation:
             np.testing.assert_allclose(found, slow_middle(whole(content), 32), atol=1)
 
 
+def test_colours_are_looked_up_before_pixels_are_mixed():
+    """Scaled indices of a palette, or scaled alpha, would be other colours."""
+    rng = np.random.default_rng(7)
+    palette = rng.integers(0, 256, (8, 3), np.uint8)
+    index = rng.integers(0, 8, (40, 51)).astype(np.uint8)
+    alike = image_module.fromarray(palette[index])
+    for transparent in ({}, {"transparency": bytes(range(0, 256, 32))}):
+        indexed, file = image_module.fromarray(index), io.BytesIO()
+        indexed.putpalette(palette.tobytes())
+        indexed.save(file, "PNG", **transparent)
+        with image_module.open(file) as image:
+            for box in ((0, 0, 51, 40), (3, 5, 20, 31)):
+                found, true = (records.part(x, box, 16, "RGB") for x in (image, alike))
+                np.testing.assert_array_equal(found, true)
+
+
 class TestRandomBox:
     def test_areas_and_aspects(self):
         rng = np.random.default_rng(0)
