@@ -34,6 +34,7 @@ from rdljax import _extras, _files
 
 with _extras.needed("orbax-checkpoint", "rdljax.checkpoints"):
     import orbax.checkpoint as ocp
+    import tensorstore
 
 PyTree = Any
 
@@ -55,6 +56,10 @@ class CheckpointDamaged(ValueError):
 
 class CheckpointNotWritten(OSError):
     """The file system took no checkpoint; those that were there are there still."""
+
+
+def _folder(directory: str | os.PathLike) -> pathlib.Path:
+    return _files.as_path(directory).absolute()
 
 
 def _is_checkpoint(folder: pathlib.Path) -> bool:
@@ -107,7 +112,9 @@ def _is_key(leaf: Any) -> bool:
 
 def _describe(leaf: Any) -> dict[str, Any]:
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+    # (Of an array in the other order of bytes too, as it will be stored.)
+    dtype = leaf.dtype.name if isinstance(leaf.dtype, np.dtype) else str(leaf.dtype)
+    return {"shape": list(leaf.shape), "dtype": dtype}
 
 
 def _sha256(array: np.ndarray) -> str:
@@ -126,7 +133,10 @@ def _sha256_of_files(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _to_host(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns NumPy arrays, typed keys as the words they are made of."""
+    """Returns NumPy arrays, typed keys as the words they are made of.
+
+    In this machine's order of bytes, the only one that is read back.
+    """
     leaves = {
         path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
         for path, leaf in leaves.items()
@@ -136,11 +146,25 @@ def _to_host(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
         for path, leaf in jax.device_get(leaves).items()
     }
     for path, array in arrays.items():
-        if not (array.dtype == bool or jnp.issubdtype(array.dtype, np.number)):
+        masked = isinstance(leaves[path], np.ma.MaskedArray)
+        if masked or not _is_stored(array.dtype):
             raise TypeError(
-                f"a checkpoint holds numbers, and {path} is {type(leaves[path])}"
+                "a checkpoint holds numbers of a dtype that can be read back, and "
+                f"{path} is {type(leaves[path])} of {array.dtype}"
             )
-    return arrays
+    return {
+        path: array.astype(array.dtype.newbyteorder("="), copy=False)
+        for path, array in arrays.items()
+    }
+
+
+def _is_stored(dtype: np.dtype) -> bool:
+    """Whether TensorStore, which orbax writes with, has the dtype."""
+    try:
+        tensorstore.dtype(dtype.name)
+    except ValueError:
+        return False
+    return True
 
 
 def _as_like(like: Any, stored: np.ndarray) -> Any:
@@ -296,13 +320,14 @@ def save(
       step: The number of the step, 0 or more.
       state: A pytree of jax and NumPy arrays, typed keys and Python numbers, at least
         one element in all. Arrays may be replicated or sharded over this process's
-        devices.
+        devices. Those of the other order of bytes come back in this machine's.
       about: What else is to be known (a configuration, metrics), as JSON: tuples come
         back as lists, and keys as strings.
 
     Raises:
       ValueError: If the step is negative, or the state has no element.
-      TypeError: If a leaf holds no numbers, or `about` is not JSON.
+      TypeError: If a leaf holds no numbers, or such as could not be read back (times,
+        uint4, float128, masked ones), or `about` is not JSON.
       FileExistsError: If a folder that is no checkpoint has the step's name.
       CheckpointNotWritten: If the disk is full, say; in every process.
     """
@@ -324,7 +349,7 @@ def save(
     arrays = {path: array for path, array in arrays.items() if array.size}
     if not arrays:
         raise ValueError("the state has no element to store")
-    folder, failure = pathlib.Path(directory).absolute(), None
+    folder, failure = _folder(directory), None
     if jax.process_index() == 0:
         try:
             _store(folder, step, arrays, manifest)
@@ -429,7 +454,7 @@ def restore(
         state = jax.tree.unflatten(jax.tree.structure(form), restored)
         return state, manifest["about"]
 
-    folder = pathlib.Path(directory).absolute()
+    folder = _folder(directory)
     (state, told), found = _first_whole(folder, step, read, tell)
     return state, told, found
 
@@ -451,7 +476,7 @@ def about(
       FileNotFoundError: If there is no checkpoint, or none of that step.
       CheckpointDamaged: If no checkpoint is as it was written.
     """
-    folder = pathlib.Path(directory).absolute()
+    folder = _folder(directory)
     return _first_whole(folder, step, _manifest, tell)[0]["about"]
 
 
@@ -461,4 +486,4 @@ def latest(directory: str | os.PathLike) -> int | None:
     Args:
       directory: The folder that holds the checkpoints; it need not exist.
     """
-    return max(_steps(pathlib.Path(directory).absolute()), default=None)
+    return max(_steps(_folder(directory)), default=None)

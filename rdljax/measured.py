@@ -23,7 +23,7 @@ import numpy.typing as npt
 from rdljax import _files, _names, rdm
 
 # The descriptors of rsatoolbox's files that name subjects, sessions and stimuli.
-SUBJECTS = ("subject", "subj", "sub", "participant")
+SUBJECTS = ("subject", "subj", "sub", "participant", "subject_id", "participant_id")
 SESSIONS = ("session", "ses", "run")
 STIMULI = ("stimulus", "stim", "stimuli", "conds", "condition", "label", "name")
 
@@ -60,7 +60,10 @@ def read(
       path: An `.npz` of arrays, of which one is called `name` and one, if any, is
         `stimuli` (their names); or an HDF5 file (`.h5`, `.hdf5`) that rsatoolbox saved,
         whose descriptors name subjects, sessions and stimuli (`SUBJECTS`, `SESSIONS`,
-        `STIMULI`).
+        `STIMULI`): of each RDM or, as `rsatoolbox.rdm.concat` leaves what all share, of
+        the object. Without sessions and subjects, each RDM is a subject; without
+        subjects, all are of one. A descriptor of the stimuli whose values repeat, such
+        as their category, names nothing.
       name: Of the array in an `.npz`, if it has several. Its shape is `[pairs]`,
         `[subjects, pairs]` or `[subjects, sessions, pairs]`, or has squares `[n, n]`
         in place of pairs.
@@ -69,16 +72,18 @@ def read(
       signed: Let distances be below 0, as crossvalidated ones may.
 
     Raises:
-      CannotRead: There is no such file, or no RDMs in it; or they are refused: see
+      CannotRead: There is no such file, or no RDMs in it; or they differ in something
+        else than subjects and sessions, such as the region; or they are refused: see
         `check`.
       UnknownName: An `.npz` has no array of that name.
     """
-    path = pathlib.Path(path).expanduser()
+    path = _files.as_path(path)
     if not path.is_file():
         raise CannotRead(f"there is no file {path}")
-    if path.suffix in (".h5", ".hdf5") and name is not None:
+    suffix = _files.suffix(path)
+    if suffix in (".h5", ".hdf5") and name is not None:
         raise CannotRead(f"{path} has RDMs of one name alone, got {name!r}")
-    found = _of_npz(path, name) if path.suffix == ".npz" else _of_rsatoolbox(path)
+    found = _of_npz(path, name) if suffix == ".npz" else _of_rsatoolbox(path)
     what = f"{path.name}: {name}" if name else path.name
     return check(found, what, stimuli=stimuli, missing=missing, signed=signed)
 
@@ -194,9 +199,10 @@ def write(rdms: Rdms, path: str | os.PathLike, measure: str = "unknown") -> None
 
     Raises:
       FileExistsError: There is such a file.
+      CannotRead: The package h5py is not installed.
     """
-    import h5py
-
+    path = _files.as_path(path)
+    h5py = _files.package_h5py(path)
     subjects, sessions, pairs = rdms.distances.shape
     n = rdm.stimuli(pairs)
     names = rdms.subjects or tuple(str(i) for i in range(subjects))
@@ -330,19 +336,26 @@ def _of_npz(path: pathlib.Path, name: str | None) -> Rdms:
 
 
 def _of_rsatoolbox(path: pathlib.Path) -> Rdms:
-    arrays = _files.hdf5(path)
+    arrays = _files.hdf5(path, attributes=True)
     if "dissimilarities" not in arrays:
         raise CannotRead(
             f"{path} has no dissimilarities: it is no RDMs that rsatoolbox saved"
         )
     distances = of_array(arrays["dissimilarities"], path.name)[:, 0]
-    of_rdms, of_stimuli = (
+    count = len(distances)
+    shared, of_rdms, of_stimuli = (
         _descriptors(arrays, group)
-        for group in ("rdm_descriptors/", "pattern_descriptors/")
+        for group in ("descriptors/", "rdm_descriptors/", "pattern_descriptors/")
     )
-    subjects = _first(of_rdms, SUBJECTS, [str(i) for i in range(len(distances))])
-    sessions = _first(of_rdms, SESSIONS, ["0"] * len(distances))
-    if len(subjects) != len(distances) or len(sessions) != len(distances):
+    known = {name: x * count for name, x in shared.items() if len(x) == 1} | of_rdms
+    subjects, sessions = (_first(known, names) for names in (SUBJECTS, SESSIONS))
+    others = _others(of_rdms)
+    if subjects is None and sessions is None:
+        if others:
+            raise CannotRead(f"{path}: {others}")
+        subjects = tuple(map(str, range(count)))
+    subjects, sessions = subjects or ("0",) * count, sessions or ("0",) * count
+    if len(subjects) != count or len(sessions) != count:
         raise CannotRead(f"{path}: a descriptor is not one for each RDM")
     people, occasions = (list(dict.fromkeys(x)) for x in (subjects, sessions))
     found = np.full((len(people), len(occasions), distances.shape[-1]), np.nan)
@@ -351,20 +364,38 @@ def _of_rsatoolbox(path: pathlib.Path) -> Rdms:
         if tuple(place) in seen:
             raise CannotRead(
                 f"{path} has several RDMs of subject {place[0]}, session {place[1]}"
+                f"{others and ': '}{others}"
             )
         seen.add(tuple(place))
         found[people.index(place[0]), occasions.index(place[1])] = distance
-    stimuli = _first(of_stimuli, STIMULI, None)
-    return Rdms(found, tuple(people), stimuli and tuple(stimuli))
+    names = {name: x for name, x in of_stimuli.items() if len(set(x)) == len(x)}
+    return Rdms(found, tuple(people), _first(names, STIMULI))
 
 
 def _descriptors(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, tuple]:
-    """Those of a group that are one value for each RDM, or for each stimulus."""
+    """Those of a group that are one value, or one for each RDM or stimulus."""
     return {
-        name.removeprefix(group).lower(): _texts(values)
+        name.removeprefix(group): _texts(values)
         for name, values in arrays.items()
-        if name.startswith(group) and values.ndim == 1
+        # (A single object is nothing: None as rsatoolbox writes it.)
+        if name.startswith(group)
+        and (values.ndim, values.dtype) != (0, object)
+        and values.ndim < 2
     }
+
+
+def _others(of_rdms: Mapping[str, tuple]) -> str:
+    """What to say of RDMs that differ in something else than subject and session."""
+    for name, values in of_rdms.items():
+        known = name.lower() in (*SUBJECTS, *SESSIONS, "index")
+        if not known and len(set(values)) > 1:
+            return (
+                f"they differ in {name!r} ({', '.join(dict.fromkeys(values))}), which "
+                f"is no subject ({', '.join(SUBJECTS)}) and no session "
+                f"({', '.join(SESSIONS)}). Save those of one value, with rsatoolbox: "
+                f"rdms.subset({name!r}, {values[0]!r}).save(...)"
+            )
+    return ""
 
 
 def _texts(values: Any) -> tuple[str, ...]:
@@ -374,8 +405,9 @@ def _texts(values: Any) -> tuple[str, ...]:
     )
 
 
-def _first(found: Mapping[str, list], names: Sequence[str], otherwise):
-    return next((found[name] for name in names if name in found), otherwise)
+def _first(found: Mapping[str, tuple], names: Sequence[str]) -> tuple | None:
+    lowered = {name.lower(): x for name, x in found.items()}
+    return next((lowered[name] for name in names if name in lowered), None)
 
 
 def _bytes(names: Sequence[str]) -> np.ndarray:

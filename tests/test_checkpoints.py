@@ -92,6 +92,20 @@ def test_every_dtype_comes_back(tmp_path, dtype):
     same(saved, checkpoints.restore(tmp_path, saved)[0])
 
 
+@pytest.mark.parametrize("dtype", [">f4", ">i8", ">c16", "bfloat16"])
+def test_the_other_order_of_bytes_comes_back_in_this_machines(tmp_path, dtype):
+    values = np.array([[1.5, -2, 300], [0, 5, -6.25]])
+    dtype = jnp.dtype(dtype).newbyteorder(">")
+    saved = {"x": values.astype(dtype), "of no axis": np.full((), 3, dtype)}
+    saved["transposed"] = saved["x"].T
+    assert not any(leaf.dtype.isnative for leaf in saved.values())
+    checkpoints.save(tmp_path, 0, saved, {})
+    native = {k: x.astype(dtype.newbyteorder("=")) for k, x in saved.items()}
+    for like in (saved, native):
+        same(native, checkpoints.restore(tmp_path, like)[0])
+    np.testing.assert_array_equal(native["x"][0, 2], 300)
+
+
 def test_a_state_may_be_one_array(tmp_path):
     checkpoints.save(tmp_path, 0, jnp.arange(3), {})
     same(jnp.arange(3), checkpoints.restore(tmp_path, jnp.zeros(3, jnp.int32))[0])
@@ -407,6 +421,16 @@ def test_a_relative_folder_is_made_and_found(tmp_path, monkeypatch):
     same(STORED, checkpoints.restore(tmp_path / "runs" / "one", STORED, 4)[0])
 
 
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    checkpoints.save("~/run", 2, STORED, {"of": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert checkpoints.latest("~/run") == checkpoints.latest(tmp_path / "home/run") == 2
+    assert checkpoints.about(pathlib.Path("~/run")) == {"of": 2}
+    same(STORED, checkpoints.restore("~/run", STORED)[0])
+
+
 class TwoNamesakes:
     """A container that gives both its children one path."""
 
@@ -425,6 +449,12 @@ jax.tree_util.register_pytree_with_keys(
         (1, {"name": "resnet8"}, {}, TypeError, r"\['name'\] is <class 'str'>"),
         (1, {"f": abs}, {}, TypeError, r"\['f'\]"),
         (1, {"big": 2**70}, {}, TypeError, r"\['big'\]"),
+        (1, {"x": np.ones(2, np.longdouble)}, {}, TypeError, r"\['x'\].*of float128"),
+        (1, {"x": np.ones(2, "m8[s]")}, {}, TypeError, r"\['x'\] is.*of timedelta64"),
+        (1, {"x": np.ones(2, "M8[D]")}, {}, TypeError, r"\['x'\] is.*of datetime64"),
+        (1, {"x": np.zeros(2, "f4, i4")}, {}, TypeError, r"\['x'\] is.*of \[\('f0'"),
+        (1, {"x": np.ones(2, jnp.uint4)}, {}, TypeError, r"\['x'\] is.*of uint4"),
+        (1, {"x": np.ma.masked_less([1, 2], 2)}, {}, TypeError, "MaskedArray"),
         (1, STORED, {"accuracy": np.float32(1)}, TypeError, "JSON"),
         (1, {"nothing": (None, jnp.zeros(0))}, {}, ValueError, "no element"),
         (1, TwoNamesakes(), {}, ValueError, "same path"),

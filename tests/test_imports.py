@@ -1,11 +1,14 @@
 """Who may import whom: downwards only."""
 
 import ast
+import importlib
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+from rdljax import _extras
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -16,6 +19,7 @@ ALLOWED = {
     "_names": set(),
     "_extras": set(),
     "_checks": {"jax", "numpy"},
+    "_indices": {"jax", "_checks"},
     "_files": {"numpy", "safetensors", "h5py", "_extras", "_names"},
     "_geometry": {"jax", "numpy", "_checks"},
     "_layerwise": {"jax", "_checks", "_geometry"},
@@ -40,11 +44,13 @@ ALLOWED = {
         "rdm",
         "mmd",
         "_layerwise",
+        "_objectives",
         "_checks",
         "_geometry",
+        "_indices",
     },
     "objectives": {"_objectives"},
-    "negatives": {"jax", "numpy", "objectives", "_checks", "_names"},
+    "negatives": {"jax", "numpy", "objectives", "_checks", "_indices", "_names"},
     "nets": {
         "jax",
         "numpy",
@@ -65,6 +71,7 @@ ALLOWED = {
         "_names",
         "_checks",
         "_geometry",
+        "_indices",
     },
     "teachers": {
         "jax",
@@ -74,9 +81,10 @@ ALLOWED = {
         "nets",
         "checkpoints",
         "_checks",
+        "_indices",
         "_names",
     },
-    "measured": {"numpy", "h5py", "rdm", "_files", "_names"},
+    "measured": {"numpy", "rdm", "_files", "_names"},
     "training": {
         "jax",
         "numpy",
@@ -86,10 +94,11 @@ ALLOWED = {
         "nets",
         "checkpoints",
         "_checks",
+        "_indices",
         "_names",
     },
     "stored": {"jax", "numpy", "tqdm", "teachers", "_extras", "_files", "_names"},
-    "checkpoints": {"jax", "numpy", "orbax", "_extras", "_files"},
+    "checkpoints": {"jax", "numpy", "orbax", "tensorstore", "_extras", "_files"},
     "statistics": {"jax", "numpy", "scipy", "mlxtend", "rdm", "_checks"},
 }
 STANDARD = sys.stdlib_module_names
@@ -154,6 +163,78 @@ def test_losses_need_jax_alone():
     blocked = {"flax", "scipy", "optax", "orbax", "tensorflow_datasets", "mlxtend"}
     code = BLOCKED.format(blocked=blocked)
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+@pytest.fixture
+def imported_anew():
+    """Rooms are imported again in the test, and are afterwards what they were."""
+
+    def take_out():
+        names = [name for name in sys.modules if name.partition(".")[0] == "rdljax"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    before = take_out()
+    yield
+    take_out()
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize(
+    ("package", "blocked", "rooms"),
+    [
+        (
+            "flax",
+            ("flax", "flax.linen", "flax.nnx"),
+            "nets nets.capture nets.from_torch terms training",
+        ),
+        ("orbax-checkpoint", ("orbax", "orbax.checkpoint"), "checkpoints"),
+    ],
+)
+def test_a_room_says_which_extra_it_takes(
+    package, blocked, rooms, monkeypatch, imported_anew
+):
+    for name in blocked:
+        monkeypatch.setitem(sys.modules, name, None)
+    words = rf'takes the package {package}: .*pip install "rdljax\[training\]"$'
+    for room in rooms.split():
+        with pytest.raises(ImportError, match=words):
+            importlib.import_module(f"rdljax.{room}")
+
+
+def unguarded(path: pathlib.Path) -> set[str]:
+    """Packages that a module imports outside of all that would tell of their absence.
+
+    (Below nets none is looked for: their `__init__` comes first.)
+    """
+    found = set()
+
+    def visit(node):
+        if isinstance(node, ast.With | ast.Try):
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.partition(".")[0])
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    if "nets" not in path.parts:
+        visit(ast.parse(path.read_text()))
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_a_plain_installation_lacks_is_told(path):
+    brought = {"jax", "numpy", "optax", "scipy", "rdljax"}
+    assert unguarded(path) - STANDARD <= brought
+
+
+def test_the_extras_have_what_is_told():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for package, extra in _extras.EXTRAS.items():
+        lines = project["optional-dependencies"][extra]
+        assert any(line.partition(">=")[0] == package for line in lines), package
 
 
 def test_requirements_are_those_of_the_package():

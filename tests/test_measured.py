@@ -1,5 +1,7 @@
 """Measured RDMs: what files hold, what is refused, and how subjects are combined."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.spatial import distance
@@ -83,6 +85,97 @@ class TestFiles:
         np.testing.assert_array_equal(found.distances[2, 1], x[4])
         assert np.isnan(found.distances[2, 0]).all()
         np.testing.assert_allclose(measured.over_sessions(found)[2], x[4])
+
+    def test_what_all_share_stands_in_the_object(self, tmp_path):
+        """As `rsatoolbox.rdm.concat` leaves it, and tuples are HDF5 attributes."""
+        rsatoolbox = pytest.importorskip("rsatoolbox")
+        x = drawn(3)
+        names = tuple(f"s{i}" for i in range(N))
+        single = [
+            rsatoolbox.rdm.RDMs(
+                x[i : i + 1],
+                descriptors={"Participant": "ann", "ses": f"day{i}", "rate": 0.5},
+                pattern_descriptors={"condition": list("aabbcc"), "stim": names},
+            )
+            for i in range(3)
+        ]
+        rsatoolbox.rdm.concat(single).save(str(tmp_path / "a.h5"))
+        found = measured.read(tmp_path / "a.h5", stimuli=names)
+        assert found.subjects == ("ann",) and found.stimuli == names
+        np.testing.assert_array_equal(found.distances, x[None])
+        pairs = [np.corrcoef(x[i], x[j])[0, 1] for i, j in ((0, 1), (0, 2), (1, 2))]
+        np.testing.assert_allclose(measured.reliability(found), [np.mean(pairs)])
+
+    @pytest.mark.parametrize(
+        ("shared", "of_rdms", "subjects", "sessions"),
+        [
+            ({"subj": ("ann",)}, {"run": ("3", "4")}, ("ann",), 2),
+            ({"session": 4}, {"sub": ("b", "a")}, ("b", "a"), 1),
+            # (A descriptor of two values for all RDMs is no name of theirs.)
+            ({"tags": ("p", "q")}, {"ses": np.array([2, 1])}, ("0",), 2),
+            ({"subject": None}, {}, ("0", "1"), 1),
+            ({}, {"subject": ["a", "b"], "age": [31, 28]}, ("a", "b"), 1),
+        ],
+    )
+    def test_descriptors_of_the_object_and_of_each(
+        self, tmp_path, shared, of_rdms, subjects, sessions
+    ):
+        rsatoolbox = pytest.importorskip("rsatoolbox")
+        x = drawn(2)
+        rsatoolbox.rdm.RDMs(x, descriptors=shared, rdm_descriptors=of_rdms).save(
+            str(tmp_path / "a.h5")
+        )
+        found = measured.read(tmp_path / "a.h5")
+        assert found.subjects == subjects and found.stimuli is None
+        shape = len(subjects), sessions, PAIRS
+        np.testing.assert_array_equal(found.distances, x.reshape(shape))
+
+    @pytest.mark.parametrize(
+        ("of_rdms", "words"),
+        [
+            (
+                {"ROI": ["V1", "IT"]},
+                r"they differ in 'ROI' \(V1, IT\), which is no sub",
+            ),
+            ({"model": ("a", "b")}, r"rdms.subset\('model', 'a'\).save"),
+            (
+                {"subject": ["a", "a"], "session": [1, 1], "t": [0.1, 0.2]},
+                r"several RDMs of subject a, session 1: they differ in 't' \(0.1, 0.2",
+            ),
+            ({"ses": [1, 1]}, "several RDMs of subject 0, session 1$"),
+        ],
+        ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
+    )
+    def test_what_differs_in_something_else_is_refused(self, tmp_path, of_rdms, words):
+        rsatoolbox = pytest.importorskip("rsatoolbox")
+        rdms = rsatoolbox.rdm.RDMs(drawn(2), rdm_descriptors=of_rdms)
+        rdms.save(str(tmp_path / "a.h5"))
+        with pytest.raises(measured.CannotRead, match=words):
+            measured.read(tmp_path / "a.h5")
+        if "ROI" in of_rdms:
+            # What the message says to do.
+            rdms.subset("ROI", "IT").save(str(tmp_path / "b.h5"))
+            found = measured.read(tmp_path / "b.h5").distances
+            np.testing.assert_array_equal(found[0], drawn(2)[1:])
+
+    def test_upper_case_and_the_home_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.chdir(tmp_path)
+        rdms = measured.Rdms(drawn(2, 1), ("a", "b"))
+        measured.write(rdms, "~/A.H5")
+        assert [path.name for path in tmp_path.iterdir()] == ["A.H5"]
+        assert measured.read("~/A.H5").subjects == ("a", "b")
+        with pytest.raises(measured.CannotRead, match="of one name alone, got 'it'"):
+            measured.read("~/A.H5", "it")
+        with open(tmp_path / "~kept.NPZ", "wb") as file:
+            np.savez(file, it=drawn())
+        assert measured.read("~kept.NPZ", "it").distances.shape == (1, 1, PAIRS)
+
+    def test_writing_says_which_extra_it_takes(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "h5py", None)
+        words = r'a\.h5 takes the package h5py: .*"rdljax\[weights\]"'
+        with pytest.raises(measured.CannotRead, match=words):
+            measured.write(measured.Rdms(drawn(2, 1)), tmp_path / "a.h5")
 
     def test_what_is_written_rsatoolbox_reads(self, tmp_path):
         rsatoolbox = pytest.importorskip("rsatoolbox")

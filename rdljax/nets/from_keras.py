@@ -6,7 +6,6 @@ The file is in that package's folder `trained_models`. Images are 0 to 255, as t
 """
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +60,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
       FileNotFoundError: There is no such file.
       CannotRead: It is not such a file.
     """
-    path = pathlib.Path(path).expanduser()
+    path = _files.as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
 
