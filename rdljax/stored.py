@@ -9,6 +9,9 @@ Where the device cannot hold them, each batch brings its rows with it:
     rows, source = stored.of_batch(kept), teachers.brought()
     batch = {"index": index, "taught": rows(index)}
 
+Maps are `[images, height, width, channels]` (NHWC), as everywhere in this package;
+`layout="NCHW"` turns those of PyTorch and Equinox, `[images, channels, height, width]`.
+
 A folder of `write` has an `.npy` file a layer, whose rows are the images; what they
 are, in `manifest.json`; and in `chunks.jsonl` a line for each chunk of images that is
 written, with the SHA-256 of its rows in each layer. One process writes at one time. Of
@@ -43,14 +46,17 @@ _READERS = {
     ".h5": _files.hdf5,
     ".hdf5": _files.hdf5,
     ".safetensors": _files.safetensors,
+    ".npy": _files.npy,
 }
+_LAYOUTS = ("NHWC", "NCHW")
 
 
 class Stored(NamedTuple):
     """Activations of a whole data set.
 
     Attributes:
-      layers: By name `[images, ...]`, memory-mapped where `write` wrote them.
+      layers: By name `[images, ...]`, maps `[images, height, width, channels]`;
+        memory-mapped where `write` wrote them, and from an `.npy` file.
       about: What `write` was told about them; empty for a file of another program.
     """
 
@@ -72,6 +78,7 @@ def write(
     chunk: int = 500,
     about: Mapping[str, Any] | None = None,
     dtype: Any = None,
+    layout: str = "NHWC",
     quiet: bool = False,
 ) -> Stored:
     """Has a teacher look at each image once, and stores what it answers.
@@ -91,23 +98,36 @@ def write(
         nothing else tells two teachers of the same layers apart.
       dtype: In which the activations are stored, such as `jnp.float16`; the teacher's
         own where None.
+      layout: Of the teacher's maps: "NHWC", or "NCHW" if they are
+        `[batch, channels, height, width]`. They are stored as NHWC: every layer of four
+        axes is turned, all others (vectors, tokens `[batch, tokens, channels]`,
+        volumes) are stored as they come.
       quiet: Without a progress bar (of tqdm).
 
     Raises:
-      UnknownName: The teacher has no such layer.
+      UnknownName: The teacher has no such layer, or there is no such layout.
       OtherActivations: The folder holds something else; the message says what differs.
       CannotRead: The folder's manifest is damaged.
       ValueError: No image, layer or chunk; or a layer that is not finite, has not a row
         an image, or is not of floating point.
+      ImportError: tqdm is not installed, and `quiet` is not set.
     """
-    folder, layers = pathlib.Path(folder).expanduser(), list(layers)
+    if not quiet:
+        with _extras.needed("tqdm", "a progress bar (quiet=False)"):
+            import tqdm
+    _names.check("layout", layout, _LAYOUTS)
+    folder, layers = _files.as_path(folder), list(layers)
     images, chunk = operator.index(images), operator.index(chunk)
     if images < 1 or chunk < 1 or not layers:
         raise ValueError(
             f"expected 1 or more, got {images} images, {len(layers)} layers and chunks "
             f"of {chunk}"
         )
-    answer = teachers.answering(teacher, layers, dtype)
+    own = teachers.answering(teacher, layers, dtype)
+
+    def answer(arrays, batch):
+        return _channels_last(own(arrays, batch), layout)
+
     forms = jax.eval_shape(answer, teacher.arrays, see(jnp.arange(1)))
 
     def compute(rows):
@@ -125,6 +145,7 @@ def write(
         "format": _FORMAT,
         "images": images,
         "chunk": chunk,
+        "layout": layout,
         "layers": {layer: _form(layer, forms[layer], images) for layer in layers},
         # As it will be read: keys that are strings, lists for tuples.
         "about": json.loads(json.dumps(dict(about or {}))),
@@ -134,9 +155,6 @@ def write(
     known = _chunks(folder)
     firsts = range(0, images, chunk)
     if not quiet:
-        with _extras.needed("tqdm", "a progress bar (quiet=False)"):
-            import tqdm
-
         firsts = tqdm.tqdm(firsts, unit=" chunks", desc=folder.name)
     with (folder / _CHUNKS).open("ab") as lines:
         for first in firsts:
@@ -162,6 +180,7 @@ def read(
     images: int | None = None,
     ids: Sequence[Any] | None = None,
     layers: Sequence[str] | None = None,
+    layout: str = "NHWC",
     verify: bool = True,
 ) -> Stored:
     """The activations in a folder of `write`, or in a file of any program.
@@ -169,30 +188,36 @@ def read(
     Args:
       path: A folder of `write`; or an `.npz`, `.h5`, `.hdf5` or `.safetensors` file
         with an array `[images, ...]` a layer. Its array `index`, if any, says which
-        image of the data set each row is: the rows are put in that order. No code that
-        a file may hold is run.
+        image of the data set each row is: the rows are put in that order. Or an `.npy`
+        file of one such array, whose layer has the file's name, without `.npy`. No code
+        that a file may hold is run.
       images: How many rows are expected; of `ids` by default.
       ids: What the file's array `ids` is to be, integers or strings: what each image
         is, in the order of the data set.
       layers: Which are read; all by default.
+      layout: Of the maps in the file, or of the teacher that `write` saw: "NHWC", or
+        "NCHW" for `[images, channels, height, width]`. What is answered is NHWC: arrays
+        of four axes are turned (not twice: a folder knows what `write` has turned), all
+        others are as they were.
       verify: Whether the hashes of a folder are compared, for which all of it is read.
 
     Raises:
       FileNotFoundError: There is no such file or folder.
-      UnknownName: It has no such layer.
+      UnknownName: It has no such layer, or there is no such layout.
       CannotRead: It is none of these, holds more than arrays, is unfinished or damaged,
         or its rows are not those of the data set.
     """
-    path = pathlib.Path(path).expanduser()
+    _names.check("layout", layout, _LAYOUTS)
+    path = _files.as_path(path)
     if ids is not None:
         ids = _plain(ids)
         images = len(ids) if images is None else images
     if path.is_dir():
-        kept, stored_ids = _read_folder(path, layers, verify), None
+        kept, stored_ids = _read_folder(path, layers, layout, verify), None
     elif not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     else:
-        kept, stored_ids = _read_file(path, layers, ids is not None)
+        kept, stored_ids = _read_file(path, layers, layout, ids is not None)
     if not kept.layers:
         raise CannotRead(f"{path} holds no array of activations, or none is chosen")
     rows = len(next(iter(kept.layers.values())))
@@ -224,6 +249,15 @@ def of_batch(stored: Stored) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
         return {layer: x[np.asarray(index)] for layer, x in stored.layers.items()}
 
     return rows
+
+
+def _channels_last(layers: Mapping[str, Any], layout: str) -> dict[str, Any]:
+    """The layers, with maps `[images, C, H, W]` of the layout NCHW turned to NHWC."""
+    turned = layout == "NCHW"
+    return {
+        layer: x.transpose(0, 2, 3, 1) if turned and x.ndim == 4 else x
+        for layer, x in layers.items()
+    }
 
 
 # ---- folders
@@ -282,9 +316,15 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {
         "images": str(manifest["images"]),
         "chunk": str(manifest["chunk"]),
+        "layout": _layout(manifest),
         **{f"layer {k!r}": f"{x['dtype']}{x['shape'][1:]}" for k, x in layers},
         **{f"about {k!r}": json.dumps(x, sort_keys=True) for k, x in about},
     }
+
+
+def _layout(manifest: Mapping[str, Any]) -> str:
+    """What `write` was told; it did not always say so."""
+    return manifest.get("layout", "NHWC")
 
 
 def _manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -354,7 +394,7 @@ def _mapped(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np
 
 
 def _read_folder(
-    folder: pathlib.Path, layers: Sequence[str] | None, verify: bool
+    folder: pathlib.Path, layers: Sequence[str] | None, layout: str, verify: bool
 ) -> Stored:
     manifest = _manifest(folder)
     layers, known = _chosen(manifest["layers"], layers), _chunks(folder)
@@ -374,6 +414,8 @@ def _read_folder(
                     f"{folder} is damaged: images {at} to {end - 1} of layer {layer!r} "
                     "were changed; `write`, called as before, computes them again"
                 )
+    if _layout(manifest) != "NCHW":
+        mapped = _channels_last(mapped, layout)
     return Stored(mapped, manifest["about"])
 
 
@@ -381,10 +423,11 @@ def _read_folder(
 
 
 def _read_file(
-    path: pathlib.Path, layers: Sequence[str] | None, with_ids: bool
+    path: pathlib.Path, layers: Sequence[str] | None, layout: str, with_ids: bool
 ) -> tuple[Stored, np.ndarray | None]:
     """The activations, and the file's array `ids` where it is asked for."""
-    if path.suffix not in _READERS:
+    suffix = _files.suffix(path)
+    if suffix not in _READERS:
         raise CannotRead(
             f"{path} is no folder, and does not end with {', '.join(_READERS)}"
         )
@@ -395,7 +438,7 @@ def _read_file(
         known = [name for name in names if name not in (_INDEX, _IDS)]
         return [*_chosen(known, layers), *(x for x in others if x in names)]
 
-    arrays = _READERS[path.suffix](path, choose)
+    arrays = _READERS[suffix](path, choose)
     of_rows = {name: arrays.pop(name) for name in others if name in arrays}
     for name, x in arrays.items():
         if not _is_float(x.dtype):
@@ -422,7 +465,7 @@ def _read_file(
         places = _places(path, of_rows[_INDEX])
         arrays = {name: x[places] for name, x in arrays.items()}
         ids = None if ids is None else ids[places]
-    return Stored(arrays, {}), ids
+    return Stored(_channels_last(arrays, layout), {}), ids
 
 
 def _chosen(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:

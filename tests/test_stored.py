@@ -291,6 +291,64 @@ class TestFolder:
                 if how != "flipped":
                     assert content(tmp_path / "c") == whole
 
+    def test_maps_of_channels_first_are_turned_once(self, tmp_path):
+        # 23 images, maps of 2 channels and 2 x 2, which no shape tells apart.
+        maps = np.random.default_rng(5).standard_normal((COUNT, 2, 2, 2), np.float32)
+        arrays = {"maps": maps, "tokens": maps[:, 0], "volume": maps[:, None]}
+
+        def targets(arrays, batch):
+            return {k: x[batch["index"]] for k, x in arrays.items()}
+
+        def store(folder, **settings):
+            given = teachers.Teacher(jax.tree.map(jnp.asarray, arrays), targets)
+            look = lambda index: {"index": index}  # noqa: E731
+            return write(tmp_path / folder, given, look, layers=[*arrays], **settings)
+
+        expected = arrays | {"maps": np.moveaxis(maps, 1, 3)}
+        store("plain", chunk=12)
+        for kept in (
+            store("turned", chunk=12, layout="NCHW"),
+            stored.read(tmp_path / "turned"),
+            stored.read(tmp_path / "turned", layout="NCHW"),
+            stored.read(tmp_path / "plain", layout="NCHW"),
+        ):
+            for layer, x in expected.items():
+                np.testing.assert_array_equal(kept.layers[layer], x, layer)
+        plain = stored.read(tmp_path / "plain").layers["maps"]
+        np.testing.assert_array_equal(plain, maps)
+        words = "layout: stored NCHW, expected NHWC$"
+        with pytest.raises(stored.OtherActivations, match=words):
+            store("turned", chunk=12)
+        for call in (
+            lambda: store("new", layout="NWHC"),
+            lambda: stored.read(tmp_path / "turned", layout="NWHC"),
+        ):
+            with pytest.raises(ValueError, match="no layout 'NWHC'; did you mean"):
+                call()
+
+    def test_a_folder_without_a_word_of_the_layout_goes_on(self, tmp_path):
+        """As those that were written before."""
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "c", see=Seen(8))
+        path = tmp_path / "c" / "manifest.json"
+        manifest = json.loads(path.read_text())
+        del manifest["layout"]
+        manifest["sha256"] = stored._files.sha256_of_words(manifest)
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(stored.OtherActivations, match="stored NHWC, expected NCHW"):
+            write(tmp_path / "c", layout="NCHW")
+        write(tmp_path / "c")
+        for layer, x in activations().items():
+            kept = stored.read(tmp_path / "c").layers[layer]
+            np.testing.assert_allclose(kept, x, atol=1e-6)
+
+    def test_where_tqdm_is_absent_it_is_told_first(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+        words = r'quiet=False\) takes the package tqdm: .*"rdljax\[training\]"'
+        with pytest.raises(ImportError, match=words):
+            write(tmp_path / "c", quiet=False)
+        assert not (tmp_path / "c").exists()
+
     def test_the_bar_is_on_stderr(self, tmp_path, capsys):
         write(tmp_path / "cache", quiet=False)
         said = capsys.readouterr()
@@ -550,7 +608,8 @@ class TestReadRefuses:
         save(tmp_path / file, rows())
         for name in (package, "safetensors.numpy"):
             monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(stored.CannotRead, match=f"pip install {package}"):
+        words = rf'pip install {package}, or pip install "rdljax\[weights\]"'
+        with pytest.raises(stored.CannotRead, match=words):
             stored.read(tmp_path / file)
 
 
@@ -573,6 +632,52 @@ class TestRead:
         assert set(kept.layers) == {"a", "b", "net/block1/c"}
         on_device = stored.teacher(kept).arrays
         assert on_device["net/block1/c"].sum() == 6
+
+    def test_the_array_of_an_npy_file(self, tmp_path):
+        x = np.random.default_rng(6).standard_normal((5, 3, 2, 4))
+        np.save(tmp_path / "block3.npy", x.astype(">f4"))
+        np.save(tmp_path / "half.npy", np.asfortranarray(x.astype(np.float16)))
+        with open(tmp_path / "UP.NPY", "wb") as file:
+            np.save(file, x[:, 0, 0])
+        kept = stored.read(tmp_path / "block3.npy", images=5, layout="NCHW").layers
+        assert list(kept) == ["block3"] and kept["block3"].dtype == np.float32
+        expected = np.moveaxis(x.astype(np.float32), 1, 3)
+        np.testing.assert_array_equal(kept["block3"], expected)
+        kept = stored.read(tmp_path / "half.npy", layers=["half"])
+        assert isinstance(kept.layers["half"], np.memmap)
+        rows = stored.of_batch(kept)(np.array([4, 1]))["half"]
+        np.testing.assert_array_equal(rows, x[[4, 1]].astype(np.float16))
+        up = stored.read(tmp_path / "UP.NPY").layers["UP"]
+        np.testing.assert_array_equal(up, x[:, 0, 0])
+
+    def test_what_is_no_npy_file_of_activations(self, tmp_path):
+        x = np.ones((3, 2))
+        for bad, settings, words in (
+            (np.arange(3), {}, "'a' is int64, and activations are floating"),
+            (np.array([[1.0], [np.nan]]), {}, "'a' is not finite in row 1"),
+            (np.array([{}, 1.0]), {}, "a.npy is not an .npy file of an array"),
+            (x, {"images": 4}, "has 3 rows, expected 4"),
+            (x, {"ids": [1, 2, 3]}, "has no array 'ids' to compare"),
+            (x, {"layers": ["b"]}, "no layer 'b'.* Known: a"),
+        ):
+            np.save(tmp_path / "a.npy", bad)
+            with pytest.raises(ValueError, match=words):
+                stored.read(tmp_path / "a.npy", **settings)
+        whole = (tmp_path / "a.npy").read_bytes()
+        for content in (whole[:-3], whole[:20], b"", b"\x93NUMPY no"):
+            (tmp_path / "a.npy").write_bytes(content)
+            with pytest.raises(stored.CannotRead, match="a.npy is not an .npy file"):
+                stored.read(tmp_path / "a.npy")
+
+    @pytest.mark.parametrize("name", ["X.NPZ", "x.Hdf5", "x.SAFETENSORS"])
+    def test_a_suffix_may_be_in_capitals_and_the_path_at_home(
+        self, name, tmp_path, monkeypatch
+    ):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        save, file = SAVE[name.lower().partition(".")[2]]
+        save(tmp_path / file, rows())
+        (tmp_path / file).rename(tmp_path / name)
+        assert stored.read(f"~/{name}").layers["a"].sum() == 15
 
     def test_no_other_layer_is_looked_at(self, tmp_path):
         save_npz(tmp_path / "x.npz", rows(label=np.arange(3), bad=NAN))
