@@ -19,9 +19,10 @@ Choose = Callable[[Iterable[str]], Iterable[str]]
 
 # What PyTorch's reader of weights met, which stands behind lines of advice.
 _MET = re.compile(
-    r"^.*?(?:WeightsUnpickler error: |(?=Trying to load |Unsupported ))"
+    r"Weights only load failed.*?"
+    r"(?:WeightsUnpickler error: |(?=Trying to load |Unsupported ))"
     r"(?P<what>.*?)(?= was not |\. Please |$)",
-    re.MULTILINE,
+    re.DOTALL | re.MULTILINE,
 )
 
 
@@ -50,7 +51,7 @@ def needs(package: str, path: pathlib.Path) -> CannotRead:
 def brief(error: Exception) -> str:
     """What an error says in a line: of PyTorch's advice, only what it met."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).strip()
-    met = _MET.search(text)
+    met = _MET.match(text)
     text = met.group("what") if met else text.partition("\n")[0].strip()
     return f"{type(error).__name__}: {text[:200]}"
 

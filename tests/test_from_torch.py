@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from rdljax import _names, nets
+from rdljax import _files, _names, nets
 from rdljax.nets import _weights, from_keras, from_torch
 
 HERE = pathlib.Path(__file__).parent / "reference" / "nets"
@@ -156,6 +156,45 @@ class TestToFlax:
         wrapped = {f"module.{key}": x for key, x in state.items()}
         found = from_torch.to_flax("resnet8", wrapped)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+    @pytest.mark.parametrize(
+        "prefix", ["_orig_mod.", "model.", "ema.", "module._orig_mod.", "net.0."]
+    )
+    def test_what_stands_before_all_names_is_left_out(self, prefix):
+        state = resnet8()
+        wrapped = {f"{prefix}{key}": x for key, x in state.items()}
+        # As thop leaves them in every module, and an average of weights beside it.
+        counted = {f"{prefix}{at}total_ops": np.zeros(1) for at in ("", "fc.", "bn1.")}
+        counted |= {f"{prefix}layer1.0.total_params": np.ones(1)}
+        counted |= {"n_averaged": np.array(7), "total_params": np.ones(1)}
+        found = from_torch.to_flax("resnet8", wrapped | counted)
+        expected = from_torch.to_flax("resnet8", state)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        # Nothing else may be left over, and what is missing is called as in the file.
+        del wrapped[f"{prefix}bn1.bias"]
+        with pytest.raises(from_torch.WeightsMismatch) as error:
+            from_torch.to_flax("resnet8", wrapped | {"bn1.bias": state["bn1.bias"]})
+        missing = f"missing {prefix}bn1.bias [16]"
+        assert error.value.wrong == [missing, "unexpected bn1.bias [16]"]
+
+    @pytest.mark.parametrize(
+        "prefixes", [("", "ema."), ("model.", "ema_model."), ("teacher.", "student.")]
+    )
+    def test_two_that_would_fit_are_told(self, prefixes):
+        state = resnet8()
+        both = {
+            f"{prefix}{key}": x + (prefix == prefixes[1])
+            for prefix in prefixes
+            for key, x in state.items()
+        }
+        with pytest.raises(ValueError, match="fc.bias is there 2 times") as error:
+            from_torch.to_flax("resnet8", both)
+        assert " and ".join(map(repr, prefixes)) in str(error.value)
+        # What the message says to do.
+        (advice,) = re.findall(r"\{k: x .*\}", str(error.value))
+        chosen = eval(advice, {"state": both})
+        assert len(chosen) == len(state)
+        from_torch.to_flax("resnet8", chosen)
 
     def test_counters_are_optional(self):
         state = resnet8()
@@ -306,6 +345,126 @@ class TestRead:
         with pytest.raises(from_torch.CannotRead, match="a dictionary with weights"):
             from_torch.read(path)
 
+    @pytest.mark.parametrize("suffix", ["NPZ", "SafeTensors"])
+    def test_a_suffix_in_capitals_and_a_path_at_home(
+        self, tmp_path, monkeypatch, suffix
+    ):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        state = {"x": np.arange(6.0).reshape(2, 3).T, "n": np.array(3)}
+        from_torch.write(f"~/weights.{suffix}", state)
+        assert [path.name for path in tmp_path.iterdir()] == [f"weights.{suffix}"]
+        found = from_torch.read(f"~/weights.{suffix}")
+        for key, x in state.items():
+            np.testing.assert_array_equal(found[key], x)
+        (tmp_path / f"weights.{suffix}").rename(tmp_path / f"w.{suffix.lower()}")
+        assert from_torch.read(tmp_path / f"w.{suffix.lower()}").keys() == state.keys()
+        with pytest.raises(from_torch.CannotRead, match="no entries such as 'ema'"):
+            from_torch.read(tmp_path / f"w.{suffix.lower()}", entry="ema")
+
+    @pytest.mark.parametrize(
+        ("stored", "entry", "found"),
+        [
+            (
+                {"model": {"x": 1.0}, "model_ema": {"x": 2.0}},
+                None,
+                "'model', 'model_em",
+            ),
+            ({"model": {"x": 1.0}, "model_ema": {"x": 2.0}}, "model_ema", 2),
+            ({"model": {"x": 1.0}, "ema": {"module": {"x": 3.0}}}, "ema", 3),
+            (
+                {"state_dict": {"x": 1.0}, "state_dict_ema": {"x": 2.0}},
+                None,
+                "'state_d",
+            ),
+            ({"state_dict": {"x": 1.0}, "ema": {"decay": 0.9, "n": 3}}, None, 1),
+            ({"epoch": 3, "ema": {"x": 4.0}, "optimizer": {"m": {"x": 5.0}}}, None, 4),
+            ({"state": {"x": 1.0}, "net": {"model": {"x": 2.0}}}, "state", 1),
+            ({"net": {"model": {"x": 2.0}}, "opt": argparse.Namespace()}, None, 2),
+            ({"x": 6.0}, None, 6),
+            ({"x": 6.0}, "ema", "no weights under 'ema', but under no such name"),
+            ({"model": {"x": 6.0}}, "ema", "no weights under 'ema', but under 'model'"),
+        ],
+        ids=str,
+    )
+    def test_which_weights_of_a_checkpoint(
+        self, tmp_path, monkeypatch, stored, entry, found
+    ):
+        """As `torch.load` would answer it: whether or not PyTorch is installed."""
+
+        def tensors(x):
+            if isinstance(x, dict):
+                return {k: tensors(v) if k != "decay" else v for k, v in x.items()}
+            return Tensor(x) if isinstance(x, float) else x
+
+        class Tensor(np.ndarray):
+            def __new__(cls, x):
+                return np.full(2, x).view(cls)
+
+            def detach(self):
+                return self
+
+            def is_floating_point(self):
+                return True
+
+            def float(self):
+                return self
+
+            def numpy(self):
+                return np.asarray(self)
+
+        def load(path, *, map_location, weights_only):
+            assert weights_only
+            return tensors(stored)
+
+        serialization = argparse.Namespace(safe_globals=contextlib.nullcontext)
+        torch = argparse.Namespace(
+            Tensor=Tensor, load=load, serialization=serialization
+        )
+        monkeypatch.setitem(sys.modules, "torch", torch)
+        path = tmp_path / "checkpoint.pth"
+        path.touch()
+        if isinstance(found, str):
+            with pytest.raises(from_torch.CannotRead, match=found):
+                from_torch.read(path, entry=entry)
+        else:
+            read = from_torch.read(path, entry=entry)
+            assert {key: x.tolist() for key, x in read.items()} == {"x": [found] * 2}
+
+    @pytest.mark.parametrize(
+        ("message", "brief"),
+        [
+            # Of PyTorch 2.6 and later, 2.4, and for what is blocked or no such pickle.
+            (
+                "Weights only load failed. This file can still be loaded, to do so you "
+                "have two options, \033[1mdo those steps only if you trust the source "
+                "of the checkpoint\033[0m. \n\t(1) In PyTorch 2.6, we changed the "
+                "default.\n\t(2) Alternatively, please check the recommended steps in "
+                "the following error message.\n\tWeightsUnpickler error: Unsupported "
+                "global: GLOBAL argparse.Namespace was not an allowed global by "
+                "default. Please use `add_safe_globals`.\n\nCheck the docs.",
+                "Unsupported global: GLOBAL argparse.Namespace",
+            ),
+            (
+                "Weights only load failed. Re-running is dangerous.\n Please file an "
+                "issue with the following: WeightsUnpickler error: Unsupported operand "
+                "149\n\nCheck the documentation.",
+                "Unsupported operand 149",
+            ),
+            (
+                "Weights only load failed. In PyTorch 2.6, we changed.\nTrying to load "
+                "unsupported GLOBAL posix.system whose module posix is blocked.\n\nSee",
+                "Trying to load unsupported GLOBAL posix.system whose module posix is "
+                "blocked.",
+            ),
+            ("no such\nUnsupported global: x", "no such"),
+            ("\n  bad magic \033[1mnumber\033[0m \nmore", "bad magic number"),
+            ("", ""),
+        ],
+        ids=["global", "operand", "blocked", "first", "other", "empty"],
+    )
+    def test_of_an_error_what_it_met_is_said(self, message, brief):
+        assert _files.brief(ValueError(message)) == f"ValueError: {brief}"
+
     def test_without_pytorch_it_says_what_to_do(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)
         path = tmp_path / "weights.pth"
@@ -327,7 +486,8 @@ class TestRead:
         monkeypatch.setitem(sys.modules, package, None)
         monkeypatch.setitem(sys.modules, f"{package}.numpy", None)
         (tmp_path / file).touch()
-        with pytest.raises(from_torch.CannotRead, match=f"pip install {package}"):
+        words = rf'pip install {package}, or pip install "rdljax\[weights\]"'
+        with pytest.raises(from_torch.CannotRead, match=words):
             read(tmp_path / file)
 
     def test_a_file_that_is_there_is_replaced_whole(self, tmp_path, monkeypatch):
@@ -335,7 +495,7 @@ class TestRead:
         path.write_bytes(b"before")
 
         def full(file, **arrays):
-            file.write_bytes(b"half")
+            file.write(b"half")
             raise OSError("no space left on device")
 
         monkeypatch.setattr(np, "savez", full)

@@ -14,6 +14,7 @@ program did that trained the weights, and here they are `[batch, H, W, channels]
 import argparse
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -138,6 +139,10 @@ _LEAVES = {
 }
 # How PyTorch counts the batches that a normalisation has seen; nothing is done with it.
 _COUNTER = "num_batches_tracked"
+# Nor with what thop counts in every module, and `AveragedModel` beside the weights.
+_COUNTERS = (_COUNTER, "total_ops", "total_params", "n_averaged")
+# The entries of a checkpoint that may be the weights: `model`, `state_dict_ema`, ...
+_WEIGHTS = re.compile(r"model|net|module|(model_)?state_dict|(\w+_)?ema(_\w+)?")
 
 
 def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,8 +150,11 @@ def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
       name: One of `NAMINGS`.
-      state: Arrays by their PyTorch names, as in `model.state_dict()`. "module." before
-        every name, as `DataParallel` leaves it, is dropped.
+      state: Arrays by their PyTorch names, as in `model.state_dict()`. What stands
+        before all of the net's names may be anything, such as "module." of
+        `DataParallel`, "_orig_mod." of `torch.compile`, "model." or "ema_model.".
+        Counters of batches, of steps (`n_averaged`) and of thop (`total_ops`,
+        `total_params`) are left out.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, float32, for `nets.build(name, classes)`
@@ -155,18 +163,25 @@ def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UnknownName: There is no such net, or it has no counterpart in PyTorch.
       WeightsMismatch: An entry is missing, left over, of another shape or not finite;
-        the error names them all (`wrong`), its message the first twenty.
+        the error names them all (`wrong`), its message the first twenty. Or there are
+        the weights of several such nets, under "model." and "ema.", say.
     """
-    names = _names_of(name)
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): x for key, x in state.items()}
+    plain = _names_of(name)
+    prefix = _prefix(name, plain(("params", "classifier", "bias")), state)
+
+    def names(path):
+        return prefix + plain(path)
+
     classes = _weights.classes(name, names(("params", "classifier", "bias")), state)
     shapes = _weights.shapes(name, classes)
     kernel = state.get(names(_weights.stem(shapes)))
     if np.ndim(kernel) == 4:
         shapes = _weights.with_channels_of(_from_torch(np.asarray(kernel)), shapes)
-    counters = {f"{names(p).rpartition('.')[0]}.{_COUNTER}" for p in shapes}
-    state = {key: np.asarray(x) for key, x in state.items() if key not in counters}
+    state = {
+        key: np.asarray(x)
+        for key, x in state.items()
+        if key.rpartition(".")[2] not in _COUNTERS
+    }
     expected = {names(path): _shape_in_torch(shape) for path, shape in shapes.items()}
     _weights.check(name, expected, state)
     return _weights.nested(
@@ -206,24 +221,31 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return state
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(path: str | os.PathLike, *, entry: str | None = None) -> dict[str, np.ndarray]:
     """The arrays of a file by name. No code that a file may hold is run.
 
     Args:
       path: A `.safetensors` or a `.npz` file, or else a file of `torch.save` (`.pth`,
         `.pt`, ...), which takes PyTorch to be installed. Of a checkpoint with more than
         the weights (as RepDistiller leaves it), those under `model`, `state_dict`,
-        `model_state_dict` or `net` are taken.
+        `model_state_dict`, `net`, `module` or a name with `ema` in it are taken.
+      entry: Under which name, where there are several, such as "model_ema" beside
+        "model".
 
     Raises:
       FileNotFoundError: There is no such file.
-      CannotRead: It holds more than arrays, is damaged, or PyTorch is not installed.
+      CannotRead: It holds more than arrays, is damaged, or PyTorch is not installed; or
+        it has weights under several names, or none under `entry`.
     """
-    path = pathlib.Path(path).expanduser()
+    path = _files.as_path(path)
     reader = {".npz": _files.npz, ".safetensors": _files.safetensors}
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    return reader.get(path.suffix, _read_pickle)(path)
+    if (suffix := _files.suffix(path)) not in reader:
+        return _read_pickle(path, entry)
+    if entry is not None:
+        raise CannotRead(f"{path} has no entries such as {entry!r}: only arrays")
+    return reader[suffix](path)
 
 
 def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
@@ -237,18 +259,40 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
     Raises:
       CannotRead: PyTorch is not installed.
     """
-    path = pathlib.Path(path).expanduser()
+    path = _files.as_path(path)
     # Whole, or not at all.
     partial = path.with_name(f"partial-{path.name}")
     state = {key: np.asarray(x, order="C") for key, x in state.items()}
-    if path.suffix == ".npz":
-        np.savez(partial, **state)
-    elif path.suffix == ".safetensors":
+    suffix = _files.suffix(path)
+    if suffix == ".npz":
+        # (Of a path NumPy would have `.npz` for its end, not `.NPZ`.)
+        with partial.open("wb") as file:
+            np.savez(file, **state)
+    elif suffix == ".safetensors":
         _files.package_safetensors(path).numpy.save_file(state, partial)
     else:
         torch = _torch(path)
         torch.save({key: torch.from_numpy(x) for key, x in state.items()}, partial)
     partial.replace(path)
+
+
+def _prefix(name: str, bias: str, state: Mapping[str, Any]) -> str:
+    """What stands before the names of the net whose last layer has that bias.
+
+    Raises:
+      WeightsMismatch: There are several.
+    """
+    found = [key.removesuffix(bias) for key in state if f".{key}".endswith(f".{bias}")]
+    if len(found) < 2:
+        return found[0] if found else ""
+    under = " and ".join(repr(prefix) for prefix in found)
+    raise _weights.WeightsMismatch(
+        name,
+        [
+            f"{bias} is there {len(found)} times, under {under}: keep those of one, as",
+            f"{{k: x for k, x in state.items() if k.startswith({max(found)!r})}}",
+        ],
+    )
 
 
 def _names_of(name: str) -> Callable[[_weights.Path], str]:
@@ -275,7 +319,7 @@ def _to_torch(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T)
 
 
-def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_pickle(path: pathlib.Path, entry: str | None) -> dict[str, np.ndarray]:
     torch = _torch(path)
     try:
         # RepDistiller keeps its command line, a Namespace, beside the last weights.
@@ -290,9 +334,7 @@ def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
             "In the program that wrote it, save model.state_dict() alone: "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
-    for key in ("model", "state_dict", "model_state_dict", "net"):
-        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
-            stored = stored[key]
+    stored = _weights_in(path, stored, entry)
     found = type(stored).__name__
     if isinstance(stored, Mapping):
         if all(isinstance(x, torch.Tensor) for x in stored.values()):
@@ -304,6 +346,32 @@ def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
                 ) from error
         found = f"a dictionary with {', '.join(map(str, list(stored)[:8]))}"
     raise CannotRead(f"{path} holds no dictionary of tensors, but {found}")
+
+
+def _weights_in(path: pathlib.Path, stored: Any, entry: str | None) -> Any:
+    """The weights in a checkpoint: itself, or under a name, or a name below it.
+
+    Raises:
+      CannotRead: Under several names, or not under `entry`.
+    """
+    found = {
+        key: x
+        for key, x in (stored.items() if isinstance(stored, Mapping) else ())
+        if (key == entry or _WEIGHTS.fullmatch(str(key))) and _holds_weights(x)
+    }
+    few = ", ".join(map(repr, found)) or "no such name"
+    if entry is not None and entry not in found:
+        raise CannotRead(f"{path} has no weights under {entry!r}, but under {few}")
+    if entry is None and len(found) > 1:
+        raise CannotRead(f"{path} has weights under {few}: `entry` takes one of them")
+    return _weights_in(path, found[entry or min(found)], None) if found else stored
+
+
+def _holds_weights(x: Any) -> bool:
+    """Whether there are arrays, not only numbers such as the decay of an average."""
+    return isinstance(x, Mapping) and any(
+        isinstance(y, Mapping) or hasattr(y, "shape") for y in x.values()
+    )
 
 
 def _array(tensor: Any) -> np.ndarray:
