@@ -20,7 +20,7 @@ Choose = Callable[[Iterable[str]], Iterable[str]]
 # What PyTorch's reader of weights met, which stands behind lines of advice.
 _MET = re.compile(
     r"Weights only load failed.*?"
-    r"(?:WeightsUnpickler error: |(?=Trying to load |Unsupported ))"
+    r"(?:WeightsUnpickler error:\s*|(?=Trying to load |Unsupported ))"
     r"(?P<what>.*?)(?= was not |\. Please |$)",
     re.DOTALL | re.MULTILINE,
 )

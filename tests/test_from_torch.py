@@ -433,7 +433,7 @@ class TestRead:
     @pytest.mark.parametrize(
         ("message", "brief"),
         [
-            # Of PyTorch 2.6 and later, 2.4, and for what is blocked or no such pickle.
+            # The words of PyTorch 2.6, of 2.14 and of 2.4, shortened.
             (
                 "Weights only load failed. This file can still be loaded, to do so you "
                 "have two options, \033[1mdo those steps only if you trust the source "
@@ -451,6 +451,12 @@ class TestRead:
                 "Unsupported operand 149",
             ),
             (
+                "Weights only load failed. In PyTorch 2.6, we changed the default.\n"
+                "Please file an issue: WeightsUnpickler error: \n\nCan only build "
+                "Tensor or types allowlisted, but got <class 'a.B'>\n\nCheck the docs.",
+                "Can only build Tensor or types allowlisted, but got <class 'a.B'>",
+            ),
+            (
                 "Weights only load failed. In PyTorch 2.6, we changed.\nTrying to load "
                 "unsupported GLOBAL posix.system whose module posix is blocked.\n\nSee",
                 "Trying to load unsupported GLOBAL posix.system whose module posix is "
@@ -460,7 +466,7 @@ class TestRead:
             ("\n  bad magic \033[1mnumber\033[0m \nmore", "bad magic number"),
             ("", ""),
         ],
-        ids=["global", "operand", "blocked", "first", "other", "empty"],
+        ids=["global", "2.4", "2.14", "blocked", "other", "bold", "empty"],
     )
     def test_of_an_error_what_it_met_is_said(self, message, brief):
         assert _files.brief(ValueError(message)) == f"ValueError: {brief}"
