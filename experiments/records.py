@@ -179,7 +179,8 @@ class Records:
         def decode(i, number):
             with _or_damaged(self.source, number):
                 encoded = self.source.examples[number]["image"]
-                seen[i] = _decoded(encoded, lambda image: see(image, i))
+                pixels = _decoded(encoded, lambda image: see(image, i))
+                seen[i] = pad(pixels[None])[0]
 
         for _ in _pool(THREADS).map(decode, range(record.size), record.flat):
             pass
@@ -229,7 +230,7 @@ def loaded(source: Source, channels: int) -> tuple[np.ndarray, np.ndarray]:
     images = list(_pool(THREADS).map(decode, range(len(examples)), examples))
     check_one_size({image.shape for image in images}, source.where)
     label = [example["label"] for example in examples]
-    return np.stack(images), np.array(label, np.int32)
+    return pad(np.stack(images)), np.array(label, np.int32)
 
 
 def opened(
@@ -465,7 +466,7 @@ def _decoded(
     """What is seen of an image, uint8 `[H, W, C]`."""
     with PIL.Image.open(io.BytesIO(encoded)) as image:
         pixels = np.asarray(see(image))
-    return pad(pixels.reshape(1, *pixels.shape[:2], -1))[0]
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ writes test accuracy (mean and deviation over seeds), the last and the best epoc
 validation images, differences, McNemar's tests, the published numbers beside ours and
 how the settings differ. `--plan` shows the runs and what they will take first. NAME is
 a file of `experiments/tables`; fields are those of `experiments.run`, for all columns.
+A column with other data or nets than the table's is called so, and nothing published
+stands beside it.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ import pathlib
 import shlex
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,6 +34,7 @@ import tyro
 
 from experiments import (
     checks,
+    columns,
     findings,
     loop,
     methods,
@@ -56,6 +60,8 @@ CANNOT_GO_ON = (
     checkpoints.CheckpointMismatch,
 )
 STEPS_MEASURED = 5
+# Of columns that have all other data or nets.
+OTHERS = "data or nets are not those of the table, so that nothing is published of them"
 
 
 class Call(NamedTuple):
@@ -88,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
       The exit status: 0 done, 1 it cannot go on, 2 a wrong call or data that are
       missing, 130 interrupted.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = commands.line(arguments)
 
     def command():
         call = parse(arguments)
@@ -111,7 +117,7 @@ def parse(arguments: list[str]) -> Call:
 
     Raises:
       UnknownName: Of a table, a column or a field.
-      UsageError: A field that a table sets itself.
+      UsageError: A field that a table sets itself, or one that makes its columns one.
       SystemExit: A value of the wrong type (2), or `--help` (0).
     """
     name, rest = commands.first(arguments, __doc__, "Tables", tables.names())
@@ -147,12 +153,14 @@ def parse(arguments: list[str]) -> Call:
     }
     if "{" in folder:
         raise commands.UsageError(f"out of a table is a folder as it is, got {folder}")
-    columns = {
+    own = {
         column: of._replace(config=_changed(of.config, changed))
         for column, of in table.columns.items()
     }
     place = commands.path("out", folder)
-    return Call(name, table._replace(columns=columns), place, plan, tuple(only))
+    call = Call(name, table._replace(columns=own), place, plan, tuple(only))
+    columns.check_apart(table, call.table, call.chosen)
+    return call
 
 
 def _changed(config: configs.Config, changes: dict[str, Any]) -> configs.Config:
@@ -231,9 +239,17 @@ def settled(call: Call, column: str) -> configs.Config:
 # ---- the plan
 
 
+class Cost(NamedTuple):
+    """Seconds of steps, and of compiling them."""
+
+    steps: float = 0.0
+    compiling: float = 0.0
+
+
 def planned(call: Call) -> str:
     """The runs of a table, which are done, and an estimate of the rest."""
-    rows, total, unknown = [], 0.0, []
+    rows, known, unknown = [], [], []
+    table = tables.load(call.name)
     for column in call.chosen:
         of, folder = call.table.columns[column], call.folder / column
         config = of.config
@@ -242,28 +258,33 @@ def planned(call: Call) -> str:
             nets = [("teacher", i) for i in range(config.ensemble)] + nets
         done = [net for net in nets if _result(folder, config, *net).exists()]
         left = [net for net in nets if net not in done]
-        seconds, how = 0.0, "done"
+        cost, how = Cost(), "done"
         try:
             _check_same(call, column)
             if left:
-                seconds, how = _estimate(config, folder, left)
+                cost, how = _estimate(config, folder, left)
+            known.append(cost)
         except ValueError as error:
-            seconds, how = np.nan, str(error)
+            cost, how = None, str(error)
             unknown.append(column)
-        total += 0.0 if np.isnan(seconds) else seconds
         taught = config.teacher_from or of.teacher_of or config.teacher or "nobody"
         what = f"{taught} > {config.student}, {config.data}"
+        changed = columns.changes(table, {column: results.settings(config)}, column)
         rows.append(
-            [column, what, len(config.methods), config.seeds, config.epochs]
-            + [f"{len(done)} of {len(nets)}", _duration(seconds), how]
+            [columns.name(table, column, changed), what]
+            + [len(config.methods), config.seeds, config.epochs]
+            + [f"{len(done)} of {len(nets)}", _duration(cost), how]
         )
-    columns = ["column", "what", "methods", "seeds", "epochs", "nets done"]
-    table = findings.grid([*columns, "left", "estimated from"], rows)
-    without = f", without {', '.join(unknown)}" if unknown else ""
+    head = ["column", "what", "methods", "seeds", "epochs", "nets done"]
+    grid = findings.grid([*head, "left", "estimated from"], rows)
+    total = _duration(Cost(*map(sum, zip(*known, strict=True))) if known else None)
+    if known and unknown:
+        total += f", without {', '.join(unknown)} (not known)"
     return (
-        f"{table}\n\nLeft in all: {_duration(total)}{without}. A method's step counts "
-        "as a plain step and, where images are cropped or mirrored, an answer of the "
-        "teacher: the losses' own time comes on top."
+        f"{grid}\n\nLeft in all: {total}. An estimate: "
+        "a method's step counts, and is compiled, as a plain step and, where images "
+        "are cropped or mirrored, an answer of the teacher; the losses' own time comes "
+        "on top, and that of evaluation."
     )
 
 
@@ -288,23 +309,26 @@ def _result(
     return folder / name / "result.json"
 
 
-def _duration(seconds: float) -> str:
-    if not np.isfinite(seconds):
-        return "?"
-    hours, rest = divmod(round(seconds), 3600)
-    return (
-        f"{hours} h {rest // 60:02d} min"
-        if hours
-        else f"{rest // 60} min {rest % 60} s"
-    )
+def _duration(cost: Cost | None) -> str:
+    if cost is None:
+        return "not known"
+    seconds = round(cost.steps + cost.compiling)
+    hours, rest = divmod(seconds, 3600)
+    words = f"{rest // 60} min {rest % 60} s"
+    if hours:
+        words = f"{hours} h {rest // 60:02d} min"
+    if cost.compiling:
+        words += f" ({round(cost.compiling)} s to compile)"
+    return words
 
 
 def _estimate(
     config: configs.Config, folder: pathlib.Path, left: list[tuple[str, int]]
-) -> tuple[float, str]:
-    """Seconds for the nets that are left, and what they were estimated from.
+) -> tuple[Cost, str]:
+    """What the nets that are left take, and what that was estimated from.
 
-    Of a method of which a seed is done, that seed's; of the others a few steps.
+    Of a method of which a seed is done, that seed's steps; of the others a few steps.
+    Each method is compiled once for all its seeds.
 
     Raises:
       UsageError: The data are missing.
@@ -313,41 +337,39 @@ def _estimate(
     checks.check(config)
     dataset = labs.load(config)
     steps = len(dataset.train.label) // config.batch
-    known = {}
-    for method in {method for method, _ in left}:
+    measured = _measured(config, dataset, given)
+    # (A teacher that sees images as they are looks at each once.)
+    asks = any(labs.augmentation(config, dataset).values())
+    total, compiling, known = 0.0, 0.0, 0
+    for method in dict.fromkeys(method for method, _ in left):
+        if method == "teacher":
+            step, phases = measured["teacher"], [config.teacher_epochs]
+        else:
+            plan = labs.plan(config, dataset, given, method)
+            step, phases = measured["student"], [phase.epochs for phase in plan]
+            if asks and methods.reads_teacher(method):
+                step = Cost(*map(sum, zip(step, measured["answer"], strict=True)))
+        compiling += len(phases) * step.compiling
         seeds = range(max(config.seeds, config.ensemble))
         files = [_result(folder, config, method, seed) for seed in seeds]
         found = [json.loads(f.read_text())["seconds"] for f in files if f.exists()]
-        if found:
-            known[method] = float(np.mean(found))
-    measured = {}
-    if {method for method, _ in left} - known.keys():
-        measured = _measured(config, dataset, given)
-    # (A teacher that sees images as they are looks at each once.)
-    asks, total = any(labs.augmentation(config, dataset).values()), 0.0
-    for method, _ in left:
-        if method in known:
-            total += known[method]
-        elif method == "teacher":
-            total += config.teacher_epochs * steps * measured["teacher"]
-        else:
-            plan = labs.plan(config, dataset, given, method)
-            step = measured["student"]
-            step += measured["answer"] if asks and methods.reads_teacher(method) else 0
-            total += sum(phase.epochs for phase in plan) * steps * step
-    how = [f"{len(known)} methods' seeds"] if known else []
-    return total, " and ".join(how + (["a few steps"] if measured else []))
+        known += bool(found)
+        one = float(np.mean(found)) if found else sum(phases) * steps * step.steps
+        total += one * sum(name == method for name, _ in left)
+    how = [f"{known} methods' seeds"] if known else []
+    return Cost(total, compiling), " and ".join([*how, "a few steps"])
 
 
 def _measured(
     config: configs.Config, dataset: Any, given: labs.Given
-) -> dict[str, float]:
-    """Seconds of a plain step of student and teacher, and of a teacher's answer."""
+) -> dict[str, Cost]:
+    """A plain step of student and teacher, and a teacher's answer."""
     with tempfile.TemporaryDirectory() as scratch, tqdm.tqdm(disable=True) as bar:
         folder = pathlib.Path(scratch)
         lab = labs.furnish(config, dataset, folder, loop.Interrupt(), bar, given)
 
         def step(net, name):
+            began = time.perf_counter()
             recipe = trainings.prepare(lab, net, teachers.nobody(), "plain", name)
             (how, _), *_ = recipe.phases
             batch = how.feed(np.arange(config.batch * how.chunk, dtype=np.int32))
@@ -363,7 +385,7 @@ def _measured(
                 state, metrics = how.take(state, how.arrays, batch)
                 return metrics
 
-            return _seconds(once) / how.chunk
+            return _cost(once, began, how.chunk)
 
         found = {
             "student": step(labs.student(config, dataset, given, training.AXIS), None)
@@ -377,19 +399,21 @@ def _measured(
             images = np.zeros((config.batch, *dataset.shape), np.float32)
             variables = jax.jit(net.init)(jax.random.key(0), images[:1])
             answer = functools.partial(weights.activations, net, variables, images)
-            found["answer"] = config.ensemble * _seconds(lambda: answer(net.layers))
+            cost = _cost(lambda: answer(net.layers), time.perf_counter())
+            found["answer"] = Cost(*(config.ensemble * seconds for seconds in cost))
     return found
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    """The median of a few calls, after one that compiles."""
+def _cost(call: Callable[[], Any], began: float, chunk: int = 1) -> Cost:
+    """The median of a few calls of `chunk` steps, after one that compiles."""
     jax.block_until_ready(call())
-    taken = []
+    first, taken = time.perf_counter() - began, []
     for _ in range(STEPS_MEASURED):
         began = time.perf_counter()
         jax.block_until_ready(call())
         taken.append(time.perf_counter() - began)
-    return float(np.median(taken))
+    one = float(np.median(taken))
+    return Cost(one / chunk, max(first - one, 0.0))
 
 
 # ---- the table
@@ -410,24 +434,32 @@ def gathered(
       the methods; `differences`; `missing`.
     """
     keys = ("config", "data", "device", "seconds", "teacher", "baseline", "methods")
-    columns = [
-        {
-            "name": column,
-            "folder": column,
-            **{key: summary[key] for key in (*keys, "mcnemar", "versions")},
-            "published": dict(call.table.columns[column].published),
-        }
-        for column, summary in summaries.items()
-    ]
+    table, found = tables.load(call.name), []
     # (In the order of the table.)
-    columns.sort(key=lambda column: [*call.table.columns].index(column["name"]))
+    runs = {c: summaries[c]["config"] for c in table.columns if c in summaries}
+    changed = {column: columns.changes(table, runs, column) for column in runs}
+    for column in runs:
+        name, summary = columns.name(table, column, changed[column]), summaries[column]
+        published = table.columns[column].published if name == column else {}
+        found.append(
+            {
+                "name": name,
+                "folder": column,
+                **{key: summary[key] for key in (*keys, "mcnemar", "versions")},
+                "published": dict(published),
+            }
+        )
     rows = [m for of in call.table.columns.values() for m in of.config.methods]
+    note, differences = tables.module(call.name).__doc__, list(table.differences)
+    if found and all(of["name"] != of["folder"] for of in found):
+        note = f"Other experiments than those of the table {call.name}\n\n{OTHERS}"
+        differences = [OTHERS]
     return {
         "name": call.name,
-        "note": tables.module(call.name).__doc__,
-        "columns": columns,
+        "note": note,
+        "columns": found,
         "rows": list(dict.fromkeys(rows)),
-        "differences": list(call.table.differences),
+        "differences": differences + columns.sentences(changed),
         "missing": missing,
     }
 
@@ -449,24 +481,25 @@ def write(folder: pathlib.Path, found: dict[str, Any]) -> None:
 def text(found: dict[str, Any]) -> str:
     """The table as Markdown."""
     title, *_ = found["note"].strip().splitlines()
-    columns, rows = found["columns"], ["teacher", *found["rows"]]
+    given, rows = found["columns"], ["teacher", *found["rows"]]
     parts = [f"# {title}"]
     for name, reason in found["missing"].items():
         parts.append(f"Not run: {name} ({reason}).")
-    if columns:
-        names = [column["name"] for column in columns]
+    if given:
+        names = [column["name"] for column in given]
+        published = any(column["published"] for column in given)
         parts += [
-            "Test accuracy, %, at the last epoch: mean ± deviation over seeds; in "
-            "brackets the published one.",
-            findings.grid(["method", *names], _grid(rows, columns, _accuracy)),
+            "Test accuracy, %, at the last epoch: mean ± deviation over seeds"
+            f"{'; in brackets the published one' if published else ''}.",
+            findings.grid(["method", *names], _grid(rows, given, _accuracy)),
             "Difference of test accuracy from the baseline, paired over seeds, with "
             "its 95 % t interval; how many seeds differ by McNemar's test (p < 0.05 "
             "after Holm's correction within the column).",
-            findings.grid(["method", *names], _grid(rows, columns, _difference)),
+            findings.grid(["method", *names], _grid(rows, given, _difference)),
             "Validation accuracy, %: last epoch / best epoch.",
-            findings.grid(["method", *names], _grid(rows, columns, _validation)),
+            findings.grid(["method", *names], _grid(rows, given, _validation)),
         ]
-    for column in columns:
+    for column in given:
         config = column["config"]
         parts.append(
             f"{column['name']}: {config['teacher']} > {config['student']}, "
@@ -552,10 +585,10 @@ def picture(path: pathlib.Path, found: dict[str, Any]) -> None:
     """Saves a panel a column: accuracies of all seeds, their mean, the published."""
     from matplotlib import pyplot as plt
 
-    columns = found["columns"]
-    across = min(4, len(columns))
-    down = -(-len(columns) // across)
-    rows = [m for m in found["rows"] if any(m in c["methods"] for c in columns)]
+    given = found["columns"]
+    across = min(4, len(given))
+    down = -(-len(given) // across)
+    rows = [m for m in found["rows"] if any(m in c["methods"] for c in given)]
     figure, axes = plt.subplots(
         down,
         across,
@@ -564,10 +597,10 @@ def picture(path: pathlib.Path, found: dict[str, Any]) -> None:
         sharey=True,
         layout="constrained",
     )
-    for axis in axes.flat[len(columns) :]:
+    for axis in axes.flat[len(given) :]:
         axis.set_visible(False)
     places = {method: i for i, method in enumerate(rows)}
-    for axis, column in zip(axes.flat, columns, strict=False):
+    for axis, column in zip(axes.flat, given, strict=False):
         ours, blue, red = findings.COLOURS[0], findings.COLOURS[2], findings.COLOURS[1]
         for method, of in column["methods"].items():
             values = 100 - np.array(of["test_error"]["values"], float)
@@ -581,13 +614,13 @@ def picture(path: pathlib.Path, found: dict[str, Any]) -> None:
         for method, value in column["published"].items():
             if method in places:
                 axis.plot(value, places[method], "D", color=red, mfc="none", ms=5)
-        axis.set_title(column["name"], fontsize=9)
+        axis.set_title(textwrap.fill(column["name"], 40), fontsize=9)
         axis.set_yticks(range(len(rows)), rows, fontsize=8)
         axis.tick_params(axis="x", labelsize=7)
         axis.grid(axis="x", alpha=0.25, linewidth=0.5)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].invert_yaxis()
-    published = any(column["published"] for column in columns)
+    published = any(column["published"] for column in given)
     words = "Test accuracy, %: seeds, their mean (bar), the baseline's (dotted)"
     words += ", published (diamond)" if published else ""
     figure.suptitle(words, fontsize=9)

@@ -1,7 +1,9 @@
 """Tables of experiments: the published settings, and the command that makes them."""
 
 import csv
+import dataclasses
 import json
+import pathlib
 import shutil
 import sys
 import types
@@ -10,7 +12,18 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import checks, data, loop, methods, run, table, tables
+from experiments import (
+    checks,
+    columns,
+    command,
+    data,
+    loop,
+    methods,
+    results,
+    run,
+    table,
+    tables,
+)
 from experiments import config as configs
 from rdljax import statistics
 from tests import quick
@@ -256,8 +269,31 @@ class TestCommand:
         assert "5 of 7" in plan and "2 methods' seeds" in plan
         assert call(finished.parent / "none", "--plan", "--only=second") == 0
         plan = capsys.readouterr().out
-        assert "0 of 4" in plan and "a few steps" in plan
+        assert "0 of 4" in plan and "a few steps" in plan and "s to compile)" in plan
         assert not (finished.parent / "none").exists()
+
+    def test_the_plan_of_data_that_are_missing_is_not_known(self, finished, capsys):
+        assert call(finished.parent / "none", "--plan", "--only=elsewhere") == 0
+        plan = capsys.readouterr().out
+        assert "experiments.prepare mnist" in plan and "0 min 0 s" not in plan
+        assert "| not known |" in plan and "Left in all: not known." in plan
+        assert call(finished, "--plan", "--only=first,elsewhere") == 0
+        plan = capsys.readouterr().out
+        assert "0 min 0 s, without elsewhere (not known)." in plan
+
+    def test_the_plan_counts_steps_and_compiles_each_phase_once(self, monkeypatch):
+        step, answer = table.Cost(0.5, 30.0), table.Cost(0.25, 7.0)
+        measured = {"student": step, "teacher": table.Cost(2.0, 11.0), "answer": answer}
+        monkeypatch.setattr(table, "_measured", lambda *_: measured)
+        config = configs.Config(**SETTINGS, start_epochs=3, batch=40, crop=2)
+        config = dataclasses.replace(config, methods=("plain", "kd", "ft"), seeds=3)
+        # (200 images; two seeds of plain are left, and all of the others.)
+        left = [("teacher", 0), ("plain", 1), ("plain", 2)]
+        left += [(method, i) for method in ("kd", "ft") for i in range(3)]
+        cost, how = table._estimate(config, pathlib.Path("none"), left)
+        steps = 2 * 5 * 2.0 + 2 * 2 * 5 * 0.5 + 3 * 2 * 5 * 0.75 + 3 * 5 * 5 * 0.75
+        assert cost == (pytest.approx(steps), 11 + 30 + 37 + 2 * 37)
+        assert how == "a few steps"
 
     def test_data_that_are_missing_leave_the_others(self, finished, tmp_path, capsys):
         folder = shutil.copytree(finished, tmp_path / "tiny")
@@ -291,7 +327,8 @@ class TestCommand:
     def test_other_settings_are_told_in_the_plan(self, finished, capsys):
         assert call(finished, "--plan", "--only=first", "--epochs=9") == 0
         plan = capsys.readouterr().out
-        assert "other settings are there: epochs" in plan and "without first" in plan
+        assert "other settings are there: epochs" in plan
+        assert "Left in all: not known" in plan and "0 min 0 s" not in plan
 
     def test_weights_are_added_to_a_columns_own(self):
         call = table.parse(["crd_cifar100", "--weights", "at=500", "kd/kd=0.8"])
@@ -333,6 +370,7 @@ class TestCommand:
             (["tiny", "--only=frist"], "did you mean 'first'"),
             (["tiny", "--overwrite"], "overwrite"),
             (["tiny", "--out="], "out must be a path"),
+            (["vid_mlp", "--student=mlp"], "student sets the columns 'mlp_1024' and"),
         ],
     )
     def test_a_wrong_call(self, arguments, message, capsys):
@@ -346,6 +384,106 @@ class TestCommand:
             assert (config.seeds, config.clip, config.nesterov) == (5, None, False)
         assert found.table.columns["second"].config.epochs == 1
         assert found.table.columns["second"].config.methods == ("plain", "rdl")
+
+
+def gathered(name, *runs):
+    """What a table tells of runs: each a column and what it has changed."""
+    summaries, kept = {}, table.Call(name, made(name), pathlib.Path("out"), False)
+    for column, changed in runs:
+        config = kept.table.columns[column].config
+        summaries[column] = {
+            **{"config": dataclasses.asdict(config) | changed, "methods": {}},
+            **{"data": "noise.", "device": "a device", "seconds": 1.0, "mcnemar": []},
+            **{"teacher": {"test_error": 50.0}, "baseline": "plain", "versions": {}},
+        }
+    return table.gathered(kept, summaries, {})
+
+
+class TestChanged:
+    """What was changed of a column is told, and nothing published stands beside it."""
+
+    def test_of_the_table_itself(self):
+        shared = {"teacher_from": "elsewhere/5000/teacher/weights"}
+        found = gathered("vid_cifar10", ("5000", {"data_dir": "a"}), ("1000", shared))
+        assert [c["name"] for c in found["columns"]] == ["5000", "1000"]
+        assert found["columns"][1]["published"]["vid"] == 89.73
+        assert tuple(found["differences"]) == made("vid_cifar10").differences
+        # (A folder says which net its weights are of.)
+        found = gathered("mlp", ("subset_cifar10", {"teacher": "cifar_cnn"}))
+        assert found["columns"][0]["name"] == "subset_cifar10"
+        assert tuple(found["differences"]) == made("mlp").differences
+
+    def test_other_data_and_nets(self):
+        changed = {"data": "cifar10", "student": "resnet8", "train_per_class": 30}
+        found = gathered("crd_cifar100", ("r110 to r32", changed | {"epochs": 7}))
+        (column,) = found["columns"]
+        assert column["folder"] == "r110 to r32" and column["published"] == {}
+        name = "r110 to r32, but data=cifar10, train_per_class=30, student=resnet8"
+        assert set(column["name"].split(", ")) == set(name.split(", "))
+        text = table.text(found)
+        assert text.startswith("# Other experiments than those of the table crd_cifar")
+        for published in ("CIFAR-100", "45,000", "74.31", "71.14", "in brackets"):
+            assert published not in text
+        for sentence in ("data=cifar10, where the table has cifar100", "epochs=7, "):
+            assert f"- {sentence}" in text
+
+    def test_a_column_beside_one_that_is_changed(self):
+        shared = {"teacher_from": "b/5000/teacher/weights"}
+        runs = ("5000", {"train_per_class": 9}), ("500", shared), ("100", {"clip": 2.0})
+        found = gathered("vid_cifar10", *runs)
+        assert [c["name"] for c in found["columns"]] == [
+            "5000, but train_per_class=9",
+            "500, but 5000's train_per_class=9",
+            "100, but 5000's train_per_class=9",
+        ]
+        assert not any(c["published"] for c in found["columns"])
+        own = {"teacher_from": "elsewhere/weights"}
+        found = gathered("vid_cifar10", ("5000", {"momentum": 0.5}), ("500", own))
+        assert found["columns"][0]["published"] and not found["columns"][1]["published"]
+        assert found["note"] == tables.module("vid_cifar10").__doc__
+        extra = found["differences"][len(made("vid_cifar10").differences) :]
+        assert extra == [
+            "5000: momentum=0.5, where the table has 0.9",
+            "500: teacher_from=elsewhere/weights, where the table has None",
+        ]
+
+    def test_every_setting(self):
+        free = {*results.OF_THE_CALL, "data_dir"}
+        fields = {f.name for f in dataclasses.fields(configs.Config)} - free
+        for field in fields:
+            found = gathered("vid_cifar100", ("wrn_40_1", {field: "other"}))
+            assert f"{field}=other, where the table has" in found["differences"][-1]
+            (column,) = found["columns"]
+            assert bool(column["published"]) is (field not in columns.EXPERIMENT)
+            assert (column["name"] == "wrn_40_1") is bool(column["published"])
+
+    @pytest.mark.parametrize(
+        ("name", "chosen", "changed", "apart"),
+        [
+            ("vid_cifar10", ("500", "100"), {"train_per_class": 30}, "train_per_class"),
+            ("vid_cifar10", ("500",), {"train_per_class": 30}, None),
+            ("vid_cifar10", ("500", "100"), {"epochs": 30}, None),
+            ("crd_ensemble", None, {"ensemble": 4}, "ensemble"),
+            ("crd_ablations", None, {"crd_negatives": 8}, "crd_negatives"),
+            ("crd_cifar100", None, {"student": "resnet8"}, "student"),
+            ("crd_cifar100", ("r50 to vgg8", "r56 to r20"), {"student": "vgg8"}, None),
+            ("rdl_cifar", ("transfer", "cifar100"), {"data": "cifar10"}, "teacher's"),
+            ("rdl_cifar", ("cifar10", "transfer"), {"data": "coloured"}, "data"),
+        ],
+    )
+    def test_two_columns_are_not_made_one(self, name, chosen, changed, apart):
+        own = made(name)
+        other = own._replace(
+            columns={
+                column: of._replace(config=dataclasses.replace(of.config, **changed))
+                for column, of in own.columns.items()
+            }
+        )
+        if apart is None:
+            columns.check_apart(own, other, chosen)
+            return
+        with pytest.raises(command.UsageError, match=f"{apart}.* sets the columns"):
+            columns.check_apart(own, other, chosen or [*own.columns])
 
 
 @pytest.fixture(scope="module")
@@ -398,10 +536,10 @@ def test_each_paper_in_seconds(name, columns, method, plain, coloured, tmp_path)
     call = [f"--data_dir={coloured}", "--data=coloured", f"--student={student}"]
     call += [f"--teacher={teacher}", "--teacher_epochs=1", "--epochs=1"]
     call += ["--layers=pooled", "--maps=stage1", "--seeds=1", "--batch=64"]
-    call += ["--train_per_class=30", f"--only={','.join(columns)}"]
-    call += [f"--out={tmp_path / 'table'}", "--methods", *plain, method]
-    assert table.main([name, *call]) == 0
+    call += ["--train_per_class=30", f"--out={tmp_path / 'table'}"]
     for column in columns:
+        own = [f"--only={column}", "--methods", *plain, method]
+        assert table.main([name, *call, *own]) == 0
         own = result(tmp_path / "table", column, method, 0)
         assert len(own["predicted"]) == 40
         (epoch,) = own["history"]
