@@ -63,11 +63,22 @@ def path(setting: str, given: str) -> pathlib.Path:
     return found
 
 
+def line(arguments: Sequence[str] | None = None) -> list[str]:
+    """A command line, by default the process's, with `~` as the home folder.
+
+    At the beginning of an argument, and of its value: a shell leaves `--out=~/results`
+    as it is. What a run records of its paths is then the same wherever it is resumed.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    home = (argument.partition("=") for argument in given)
+    return ["".join(map(os.path.expanduser, parts)) for parts in home]
+
+
 def call(
     run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
 ) -> int:
-    """`answer`, for a command that takes its arguments, by default the process's."""
-    return answer(lambda: run(sys.argv[1:] if arguments is None else arguments))
+    """`answer`, for a command that takes its `line`."""
+    return answer(lambda: run(line(arguments)))
 
 
 def answer(run: Callable[[], None]) -> int:

@@ -628,7 +628,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; its exit status is that of `experiments.run`."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = command.line(arguments)
 
     def detection():
         options = parse(arguments)

@@ -193,11 +193,12 @@ def prepare(
     Raises:
       UnknownName: `name` is not a key of `SOURCES`.
       CannotPrepare: a file is missing, cannot be had, or is not the original one.
+      UsageError: `data_dir` or `manual_dir` is no path.
     """
     _names.check("data set to prepare", name, SOURCES)
     import tensorflow_datasets as tfds
 
-    data_dir = pathlib.Path(data_dir).expanduser()
+    data_dir = command.path("data_dir", os.fspath(data_dir))
     version = str(tfds.builder_cls(name).VERSION)
     folder = data_dir / name / version
     if folder.exists() and not overwrite:
@@ -205,7 +206,7 @@ def prepare(
     if manual_dir is None:
         files = _downloaded(name, data_dir / "downloads" / name)
     else:
-        files = _found(name, pathlib.Path(manual_dir).expanduser())
+        files = _found(name, command.path("manual_dir", os.fspath(manual_dir)))
     content = SOURCES[name].read(name, files)
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
@@ -287,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a folder that exists"
     )
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = command.line(arguments)
     name = "a data set"
     try:
         keys = ("data_dir", "manual_dir", "overwrite")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import string
@@ -107,7 +108,13 @@ def differing(theirs: dict, mine: dict) -> list[str]:
       theirs: Of the run in a folder, what its `config.json` holds.
       mine: Those it would be resumed with. They may have more seeds and more methods.
     """
-    changed = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+
+    def value(of, key):
+        # (Earlier versions recorded `~` as it was given.)
+        found = of.get(key)
+        return os.path.expanduser(found) if isinstance(found, str) else found
+
+    changed = [k for k in mine | theirs if value(mine, k) != value(theirs, k)]
     # (What a damaged file has there may be anything.)
     seeds, methods = theirs.get("seeds"), theirs.get("methods")
     more = {

