@@ -35,7 +35,7 @@ SMALL = {
     *("test_negatives", "test_statistics", "test_rsatoolbox", "test_terms"),
     *("test_devices", "test_drivers", "test_training"),
     *("test_nets", "test_capture", "test_from_torch"),
-    *("test_brain", "test_benchmarks"),
+    *("test_brain", "test_benchmarks", "test_programs"),
 }
 os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 os.environ["PJRT_NPROC"] = "32"

@@ -257,22 +257,31 @@ class TestKernels:
     @pytest.mark.parametrize(
         "case",
         [
-            lambda: kernels.loss(40, 8, kernels.PEARSON),
-            lambda: kernels.loss(40, 8, kernels.MSE, forms.Tiles(16), plain=False),
-            lambda: kernels.large(40, 8, forms.Tiles(16), forms.Moments()),
-            lambda: kernels.larger(50, 8),
-            lambda: kernels.matrix(
-                20, 8, distances.Correlation(), kernels.plain_correlation
-            ),
             lambda: kernels.matrix(20, 8, kernels.SQUARED, kernels.plain_euclidean),
             lambda: kernels.condensing(300),
             lambda: kernels.whole_rdm("euclidean", distances.MeanSquared(), 20, 8),
-            lambda: kernels.crossnobis(3, 12, 8),
-            lambda: kernels.bootstrap(30),
             lambda: kernels.compared("spearman", comparisons.Spearman(), 20),
-            lambda: kernels.compared("tau-a", comparisons.KendallTauA(), 20),
-            lambda: kernels.compared("cosine_cov", comparisons.WhitenedCosine(), 20),
-            lambda: kernels.gaussian_mmd(40, 4),
+            *(
+                pytest.param(case, marks=pytest.mark.slow)
+                for case in (
+                    lambda: kernels.loss(40, 8, kernels.PEARSON),
+                    lambda: kernels.loss(
+                        40, 8, kernels.MSE, forms.Tiles(16), plain=False
+                    ),
+                    lambda: kernels.large(40, 8, forms.Tiles(16), forms.Moments()),
+                    lambda: kernels.larger(50, 8),
+                    lambda: kernels.matrix(
+                        20, 8, distances.Correlation(), kernels.plain_correlation
+                    ),
+                    lambda: kernels.crossnobis(3, 12, 8),
+                    lambda: kernels.bootstrap(30),
+                    lambda: kernels.compared("tau-a", comparisons.KendallTauA(), 20),
+                    lambda: kernels.compared(
+                        "cosine_cov", comparisons.WhitenedCosine(), 20
+                    ),
+                    lambda: kernels.gaussian_mmd(40, 4),
+                )
+            ),
         ],
     )
     def test_contenders_for_the_same_work_agree(self, case):
@@ -538,6 +547,7 @@ class TestDevices:
         made = library_nets.build
         monkeypatch.setattr(devices.nets, "build", build)
 
+    @pytest.mark.slow
     def test_a_divided_bank_has_the_same_loss(self):
         labels = np.arange(steps.EXAMPLES) % 100
         choose = negatives.expected(50, labels)

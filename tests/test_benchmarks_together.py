@@ -97,6 +97,7 @@ def run(monkeypatch, tmp_path):
 
 
 class TestTogether:
+    @pytest.mark.slow
     def test_a_case_and_the_limits_in_earnest(self, tmp_path, monkeypatch):
         """What comes first is measured here, and the limits once more by processes."""
         modules = {x.__name__: x for x in (kernels, limits)}

@@ -553,7 +553,6 @@ class TestExperiment:
         "changes",
         [
             {"driver": "chunk", "stream": True, "together": 2},
-            {"same_batches": True, "driver": "epoch", "together": 2, "epochs": 1},
             *(
                 pytest.param(
                     {"methods": ("plain", "it"), **changes}, marks=pytest.mark.slow
@@ -565,7 +564,7 @@ class TestExperiment:
                 )
             ),
         ],
-        ids=["both", "epochs", "together", "streaming", "epochs-and-plain"],
+        ids=["both", "together", "streaming", "epochs-and-plain"],
     )
     def test_every_way_of_driving(self, finished, made, tmp_path, changes):
         found = go(tmp_path / "run", made, **{"methods": ("it",), **changes})
@@ -776,11 +775,12 @@ class TestExperiment:
             go(folder, tmp_path / "made.npz", resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "net",
     [
         ["--student=mlp", "--brain_layers", "stage1", "pooled", "--methods=human_it"],
-        pytest.param(["--methods", "plain", "human_it"], marks=pytest.mark.slow),
+        ["--methods", "plain", "human_it"],
     ],
     ids=["mlp", "its-own"],
 )

@@ -208,6 +208,7 @@ def test_a_damaged_checkpoint(start, unbroken, broken_off, damage):
     assert json.loads(result)["hash"] == unbroken["hash"]
 
 
+@pytest.mark.slow
 def test_other_devices_go_on_with_it(start, unbroken, broken_off):
     folder = broken_off(2)
     status, said = start(folder, devices=4)

@@ -753,6 +753,7 @@ class TestBackbone:
         assert found.detector.classes == 4
 
 
+@pytest.mark.slow
 def test_real_colour_images(tfds_dir, tmp_path):
     """From CIFAR-10 to the picture, with one backbone and one seed."""
     call = ["a=drawn:resnet8", *TINY[:-3], "--size=64", "--seeds=1", "--frozen"]

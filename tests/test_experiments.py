@@ -669,7 +669,8 @@ once_or_twice = pytest.mark.parametrize(
 )
 
 
-@once_or_twice
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [1, 2])
 def test_a_hundred_classes_of_colour_images(epochs, tmp_path, monkeypatch):
     # The shapes of CIFAR-100: noise, so the plumbing alone is tested.
     rng = np.random.default_rng(0)

@@ -150,12 +150,15 @@ class TestDrivers:
         [
             {"driver": "epoch"},
             {"driver": "step", "together": 2},
-            {"driver": "step", "stream": True, "together": 2},
             {"remember_teacher": True},
             # (These are the first or the last epochs of the next test too.)
             pytest.param({"driver": "chunk"}, marks=pytest.mark.slow),
             pytest.param({"driver": "epoch", "together": 2}, marks=pytest.mark.slow),
             pytest.param({"driver": "step", "stream": True}, marks=pytest.mark.slow),
+            pytest.param(
+                {"driver": "step", "stream": True, "together": 2},
+                marks=pytest.mark.slow,
+            ),
             pytest.param(
                 {"driver": "chunk", "stream": True, "together": 2},
                 marks=pytest.mark.slow,
@@ -443,6 +446,7 @@ class TestMemory:
             "error: the memory does not suffice: RESOURCE_EXHAUSTED: Out of memory"
         )
 
+    @pytest.mark.slow
     def test_really_exhausted(self, tmp_path):
         """A step that takes gigabytes, in a process that may have fewer."""
         code = (
@@ -507,9 +511,8 @@ class TestCompiled:
         finally:
             jax.config.update("jax_compilation_cache_dir", before)
 
-    @pytest.mark.parametrize(
-        "trained", [False, pytest.param(True, marks=pytest.mark.slow)]
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("trained", [False, True])
     def test_a_second_run_finds_its_programs(self, trained, tmp_path):
         """In a process of its own: jax remembers for a process what cache it has."""
         folder = tmp_path / "cache"
