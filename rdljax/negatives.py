@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import _names, objectives
+from rdljax import _checks, _indices, _names, objectives
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -50,7 +50,8 @@ def given(entry: str = "contrast_index") -> Negatives:
 
     def choose(key, batch, n):
         _names.check("entry of the batch", entry, batch)
-        return _contrasted(batch[entry])
+        _checks.check_indices(entry, batch[entry], n)
+        return _contrasted(_indices.places(batch[entry], n), n)
 
     return choose
 
@@ -69,10 +70,12 @@ def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Ne
         ("relax" of the released code), where it otherwise is the example ("exact").
 
     Raises:
-      ValueError: Labels of one class only, or `relax` without labels.
+      ValueError: A count that is not a whole number of 1 or more, labels of one class
+        only, or `relax` without labels.
 
     Departures: (1) with replacement, where the released code draws without.
     """
+    count = _checks.as_count("number of negatives", count)
     others, positive = _others(labels), _positives(labels, relax)
 
     def choose(key, batch, n):
@@ -81,7 +84,7 @@ def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Ne
         positives = positive(own, index)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         negatives = jax.vmap(lambda k, i: others(k, i, n, count))(keys, index)
-        return _contrasted(jnp.concatenate([positives[:, None], negatives], axis=1))
+        return _contrasted(jnp.concatenate([positives[:, None], negatives], axis=1), n)
 
     return choose
 
@@ -99,8 +102,9 @@ def expected(
       relax: As for `drawn`.
 
     Raises:
-      ValueError: Labels of one class only, or `relax` without labels.
+      ValueError: As `drawn`.
     """
+    count = _checks.as_count("number of negatives", count)
     others, positive = _count_of_others(labels), _positives(labels, relax)
 
     def choose(key, batch, n):
@@ -135,14 +139,17 @@ def shared(
       relax: As for `drawn`.
 
     Raises:
-      ValueError: Labels of one class only, or `relax` without labels.
+      ValueError: As `drawn`; and, from the term, more negatives than examples.
 
     Departures: (1) another sampling than the released code's, which draws for each
       example: cheaper, but the batch's losses then share their noise.
     """
+    count = _checks.as_count("number of negatives", count)
     others, positive = _count_of_others(labels), _positives(labels, relax)
 
     def choose(key, batch, n):
+        if count > n:
+            raise ValueError(f"cannot share {count} negatives of {n} examples")
         key, own = jax.random.split(key)
         index = _index(batch, labels, n)
         rows = jax.random.choice(key, n, (count,), replace=False)
@@ -164,13 +171,14 @@ def of_same_class(key: Array, labels: Array, index: Array) -> Array:
     Args:
       key: A random key.
       labels: `[n]` class of each training example.
-      index: `[batch]` the examples.
+      index: `[batch]` the examples; n is answered for those that are none.
     """
     order, starts, sizes, own = _by_class(labels)
+    index = _indices.places(index, len(own))
 
     def draw(i):
         place = jax.random.randint(jax.random.fold_in(key, i), (), 0, sizes[own[i]])
-        return order[starts[own[i]] + place]
+        return jnp.where(i < len(own), order[starts[own[i]] + place], i)
 
     return jax.vmap(draw)(index)
 
@@ -178,18 +186,24 @@ def of_same_class(key: Array, labels: Array, index: Array) -> Array:
 def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
     """`[batch, rows]`: 1 where a row is of another class (another example, without)."""
     if labels is not None:
+        if _checks.is_known(labels):
+            # (By number: JAX would keep the lower 32 bits of large labels.)
+            _, labels = np.unique(np.asarray(labels), return_inverse=True)
         labels = jnp.asarray(labels)
         index, rows = labels[index], labels[rows]
     return (index[:, None] != rows[None, :]).astype(float)
 
 
-def _contrasted(indices: Array) -> Chosen:
+def _contrasted(indices: Array, n: int) -> Chosen:
+    """With `[batch, K + 1]` training examples, n for what is none."""
+
     def loss(student, teacher, bank, **numbers):
         return objectives.crd(student, teacher, bank, indices, **numbers)
 
     def among(first, size):
         def counted(rows):
-            return _counts(rows - first, jnp.ones(rows.shape), size)
+            counts = _counts(rows - first, jnp.ones(rows.shape), size)
+            return _checks.nan_unless(jnp.all(rows < n), counts)
 
         return counted(indices[:, 1:]), counted(indices)
 
@@ -219,14 +233,20 @@ def _counts(places: Array, weights: Array, size: int) -> Array:
 
 
 def _index(batch: Batch, labels: Array | None, n: int) -> Array:
-    """The batch's places among the n training examples, whose labels are checked."""
+    """The batch's places among the n training examples, whose labels are checked.
+
+    (n for what is no place.)
+    """
     _names.check("entry of the batch", "index", batch)
     if labels is not None and np.shape(labels) != (n,):
         raise ValueError(
             f"expected a label for each of {n} training examples, got "
             f"{np.shape(labels)}"
         )
-    return batch["index"]
+    if n < 2:
+        raise ValueError(f"expected two training examples or more, got {n}")
+    _checks.check_indices("index", batch["index"], n)
+    return _indices.places(batch["index"], n)
 
 
 def _positives(labels: Array | None, relax: bool) -> Callable[[Array, Array], Array]:
@@ -248,7 +268,7 @@ def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
 
         def draw(key, index, n, count):
             place = jax.random.randint(key, (count,), 0, n - 1)
-            return place + (place >= index)
+            return place + (place >= index).astype(place.dtype)
 
         return draw
 
@@ -258,7 +278,7 @@ def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
     def draw(key, index, n, count):
         start, size = starts[own[index]], sizes[own[index]]
         place = jax.random.randint(key, (count,), 0, n - size)
-        return order[place + size * (place >= start)]
+        return order[place + size * (place >= start).astype(place.dtype)]
 
     return draw
 

@@ -31,7 +31,10 @@ objective         what is compared                          paper
 Conventions. Positional arguments are data, keyword-only arguments are chosen numbers
 and functions. Student and teacher are arrays `[batch, ...]` or, unless said otherwise,
 pytrees of such arrays with the same structure; the value is then the sum over the
-layers. `kd`, `dkd`, `dist`, `crd` and `crd_shared` take arrays only. Sequences of
+layers. Maps are `[batch, height, width, channels]` (NHWC): those of PyTorch or Equinox,
+whose channels come first, are to be transposed before (`x.transpose(0, 2, 3, 1)`). Maps
+of two sizes are pooled to one where they have one aspect, and refused otherwise. `kd`,
+`dkd`, `dist`, `crd` and `crd_shared` take arrays only. Sequences of
 layers in depth order, which they weight or relate, are what `ab`, `fsp` and `kdsvd`
 take. Every objective is computed in at least float32, is differentiable in the student,
 and holds the teacher fixed (but for `cc_repdistiller`, `crd` and `crd_shared`, which
@@ -39,7 +42,8 @@ train that side too). A wrong call raises `ValueError` with the names of objecti
 layer and both shapes. All work under `jit`, `grad`, `vmap`, `pmap`, `shard_map`, `scan`
 and `checkpoint`, and need jax alone. What `crd` remembers is a `Bank`, with its
 functions `normalizers` and `update_bank`; where a bank is divided over devices, its
-parts are summed with `exponentials_of_rows` and `crd_of_rows`.
+parts are summed with `exponentials_of_rows` and `crd_of_rows`, and `update_rows`
+updates each.
 """
 
 from rdljax._objectives.contrast import Bank as Bank
@@ -48,6 +52,7 @@ from rdljax._objectives.contrast import crd_of_rows as crd_of_rows
 from rdljax._objectives.contrast import exponentials_of_rows as exponentials_of_rows
 from rdljax._objectives.contrast import normalizers as normalizers
 from rdljax._objectives.contrast import update_bank as update_bank
+from rdljax._objectives.contrast import update_rows as update_rows
 from rdljax._objectives.features import (
     ab,
     at,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rdljax import _names, rdm
+from rdljax import _checks, _indices, _names, rdm
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -54,10 +54,14 @@ def remembered(activations: Mapping[str, Array], *, index: str = "index") -> Tea
       activations: By layer `[images, ...]`, as from `remember`.
       index: The entry of the batch by which it is looked up: the view's crops and
         mirrors change nothing of it.
+
+    Returns:
+      The teacher. An index that is none is a `ValueError` where it is known, and
+      answered by NaN where it is traced. Integers are answered as float32.
     """
 
     def targets(arrays, batch):
-        return jax.tree.map(lambda x: _rows(x, batch[index]), arrays)
+        return jax.tree.map(lambda x: _rows(index, x, batch[index]), arrays)
 
     return Teacher(dict(activations), targets)
 
@@ -76,7 +80,8 @@ def rdms(measured: Mapping[str, Array], *, stimulus: str = "stimulus") -> Teache
 
     Returns:
       The teacher. Its layers are `[stimuli in the batch, n]`, or `[stimuli in the
-      batch, subjects, n]`.
+      batch, subjects, n]`. A stimulus that is none is a `ValueError` where it is known,
+      and answered by NaN where it is traced.
 
     Raises:
       ValueError: No RDM has that many distances, or two are of different stimuli.
@@ -96,7 +101,7 @@ def rdms(measured: Mapping[str, Array], *, stimulus: str = "stimulus") -> Teache
         return jnp.stack([rdm.square(one) for one in distances], axis=1)
 
     def targets(arrays, batch):
-        return jax.tree.map(lambda x: _rows(x, batch[stimulus]), arrays)
+        return jax.tree.map(lambda x: _rows(stimulus, x, batch[stimulus]), arrays)
 
     return Teacher({name: rows(x) for name, x in measured.items()}, targets)
 
@@ -108,13 +113,21 @@ def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teach
     a plain RDM of labels, for `terms.rdl`.
 
     Args:
-      classes: Their number.
-      label: The entry of the batch `[batch]` with the classes.
+      classes: Their number, two or more.
+      label: The entry of the batch `[batch]` with the classes. One that is none is a
+        `ValueError` where it is known, and answered by NaN where it is traced.
       layer: What the codes are called.
+
+    Raises:
+      ValueError: Not a whole number of classes, two or more.
     """
+    _checks.check_number("number of classes", classes, at_least=2, whole=True)
 
     def targets(arrays, batch):
-        return {layer: jax.nn.one_hot(batch[label], classes)}
+        _checks.check_indices(label, batch[label], classes)
+        found = _indices.places(batch[label], classes)
+        codes = jax.nn.one_hot(found, classes)
+        return {layer: _checks.nan_unless((found < classes)[..., None], codes)}
 
     return Teacher((), targets)
 
@@ -151,7 +164,10 @@ def remember(
 
     Raises:
       UnknownName: The teacher has no such layer.
+      ValueError: `images` or `chunk` is not a whole number of 1 or more.
     """
+    for name, number in (("number of images", images), ("chunk", chunk)):
+        _checks.check_number(name, number, at_least=1, whole=True)
     answer = answering(teacher, layers)
     parts = [
         answer(teacher.arrays, see(jnp.arange(at, min(at + chunk, images))))
@@ -232,6 +248,7 @@ def nobody() -> Teacher:
     return Teacher((), lambda arrays, batch: {})
 
 
-def _rows(x: Array, index: Array) -> Array:
+def _rows(name: str, x: Array, indices: Array) -> Array:
     """Rows by their numbers; NaN where there is no such row."""
-    return x.at[index].get(mode="fill", fill_value=jnp.nan)
+    _checks.check_indices(name, indices, len(x))
+    return _indices.rows(x, indices)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rdljax import _geometry, _names, negatives, objectives, rdm
+from rdljax import _checks, _geometry, _indices, _names, negatives, objectives, rdm
 from rdljax.nets import regressors
 
 Array = jax.Array
@@ -190,7 +190,8 @@ def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
 
     Args:
       logits: The student's layer `[batch, classes]`.
-      label: The entry of the batch `[batch]` with the right class.
+      label: The entry of the batch `[batch]` with the right class. One that is none is
+        a `ValueError` where it is known, and makes the loss NaN where it is traced.
     """
 
     def init(key, student, teacher):
@@ -199,10 +200,13 @@ def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
 
     def apply(params, state, student, teacher, batch, axis_name=None):
         own = student[logits]
+        classes = own.shape[-1]
+        _checks.check_indices(label, batch[label], classes)
+        right = _indices.places(batch[label], classes)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(
-            own.astype(_geometry.compute_dtype(own)), batch[label]
+            own.astype(_geometry.compute_dtype(own)), right
         )
-        return jnp.mean(losses), state
+        return jnp.mean(_checks.nan_unless(right < classes, losses)), state
 
     return Term(init, apply)
 
@@ -259,13 +263,10 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Term:
       <https://arxiv.org/abs/1904.05835>`_, CVPR 2019; regressor and first variance are
       RepDistiller's, copied from the authors' code.
     """
-    if not variance > epsilon > 0:
-        raise ValueError(
-            f"vid: expected a variance above epsilon, above 0, got {variance} and "
-            f"{epsilon}"
-        )
+    _checks.check_number("epsilon of vid", epsilon, above=0)
+    _checks.check_number("variance of vid", variance, above=epsilon)
     # softplus of it, plus epsilon, is the variance.
-    softplus = variance - epsilon
+    softplus = float(variance) - float(epsilon)
     first = softplus + math.log(-math.expm1(-softplus))
 
     def make(s, t, axis_name):
@@ -357,6 +358,7 @@ def ft(*, rate: float = 0.5, objective: Callable[..., Array] = objectives.ft) ->
       where the authors' code has the absolute one; (2) of factors of different size the
       larger is pooled to the smaller.
     """
+    _checks.check_number("rate", rate, above=0)
 
     def width(teacher):
         return max(1, int(rate * teacher.shape[-1]))
@@ -451,12 +453,18 @@ def crd(
         `expected(...)`, `shared(...)` or `given(...)`. The released code is nearest to
         `drawn(16384, labels)`.
       features: Units of the embeddings.
-      temperature: What scores are divided by.
+      temperature: What scores are divided by: above about 0.012, where the normalizers
+        overflow in single precision and the loss is NaN.
       momentum: Share of the old row when a bank is updated.
 
     Returns:
       The term. It raises `ValueError` for several layers, for labels that are not one
-      for each training example, and for a batch without `index`.
+      for each training example, for a batch without `index`, and for known indices
+      that are no training examples. Of traced ones the loss is NaN.
+
+    Raises:
+      ValueError: Numbers of a wrong kind or out of range, or negatives that are none of
+        `rdljax.negatives`.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
@@ -464,6 +472,10 @@ def crd(
     """
     if not callable(choose):
         raise ValueError(f"crd: expected one of rdljax.negatives, got {choose!r}")
+    _checks.check_number("examples", examples, at_least=2, whole=True)
+    _checks.check_number("temperature", temperature, above=0)
+    _checks.check_number("momentum", momentum, at_least=0)
+    _checks.check_number("1 - momentum", 1 - momentum, at_least=0)
     init_heads, embed = _heads(features)
 
     def init(key, student, teacher):
@@ -536,7 +548,8 @@ def crd_sharded(
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, and its released code.
     """
     init_heads, embed = _heads(features)
-    init_whole = crd(examples, choose, features=features).init
+    numbers = {"temperature": temperature, "momentum": momentum}
+    init_whole = crd(examples, choose, features=features, **numbers).init
 
     def init(key, student, teacher):
         params, state = init_whole(key, student, teacher)
@@ -560,12 +573,15 @@ def crd_sharded(
         rows = objectives.Bank(*state.per_device, state.replicated["normalizers"])
         count = len(rows.student)
         first = device * count
-        negative, counted = chosen.among(first, count)
+        negative, counted = (x.astype(s.dtype) for x in chosen.among(first, count))
 
         def place(index):
-            """Among this device's rows; `count` for those of other devices."""
+            """Among this device's rows; `count` of other devices, -1 of none."""
+            _checks.check_indices("index", index, examples)
+            index = _indices.places(index, examples)
             mine = (index >= first) & (index < first + count)
-            return jnp.where(mine, index - first, count)
+            place = jnp.where(mine, index - first, count)
+            return jnp.where(index < examples, place, -1)
 
         sums = objectives.exponentials_of_rows(
             s, t, rows, counted, temperature=temperature
@@ -586,7 +602,7 @@ def crd_sharded(
             s,
             t,
         )
-        moved = objectives.update_bank(
+        moved = objectives.update_rows(
             rows, s + zero, t + zero, place(batch["index"]), momentum=momentum
         )
         replicated = {"normalizers": rows.normalizers, "key": key}
@@ -597,8 +613,8 @@ def crd_sharded(
 
 def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
     """The bank with normalizers: those of the first batch, where it has none yet."""
-    known = bank.normalizers > 0
-    return bank._replace(normalizers=jnp.where(known, bank.normalizers, first))
+    unknown = bank.normalizers <= 0
+    return bank._replace(normalizers=jnp.where(unknown, first, bank.normalizers))
 
 
 def _with_gradient(
@@ -656,6 +672,7 @@ def crd_of_batch(
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020; the bank's author suggests large
       batches in its place (RepDistiller, issue 40).
     """
+    _checks.check_number("temperature", temperature, above=0)
     init, embed = _heads(features)
 
     def apply(params, state, student, teacher, batch, axis_name=None):
@@ -664,15 +681,9 @@ def crd_of_batch(
         weights = negatives.is_other(
             None if label is None else batch[label], rows, rows
         )
-        bank = objectives.Bank(s, t, jnp.ones(2))
-        found = objectives.normalizers(s, t, bank, temperature=temperature)
+        bank = objectives.Bank(s, t, normalizers=None)
         loss = objectives.crd_shared(
-            s,
-            t,
-            bank._replace(normalizers=found),
-            rows,
-            weights=weights,
-            temperature=temperature,
+            s, t, bank, rows, weights=weights, temperature=temperature
         )
         return loss, state
 
@@ -697,6 +708,8 @@ def against(
     weights = (1.0,) * len(names) if weights is None else tuple(weights)
     if len(weights) != len(names) or not names or len(set(names)) != len(names):
         raise ValueError(f"expected a weight for each of {names}, got {weights}")
+    for name, weight in zip(names, weights, strict=True):
+        _checks.check_number(f"weight of {name}", weight)
 
     def of(teacher, name):
         start = f"{name}/"
@@ -728,7 +741,7 @@ def against(
                     params[name], memory, student, of(teacher, name), batch, axis_name
                 )
                 replicated[name], per_device[name] = memory
-                total += weight * loss
+                total += jnp.asarray(weight, loss.dtype) * loss
             return total, State(replicated, per_device)
 
         return summed
@@ -751,16 +764,14 @@ def kd_mean(
       Hinton, Vinyals & Dean, `Distilling the Knowledge in a Neural Network
       <https://arxiv.org/abs/1503.02531>`_, 2015, section 1: ensembles.
     """
+    _checks.check_number("temperature", temperature, above=0)
 
     def objective(student, teachers):
-        probabilities = [
-            jax.nn.softmax(
-                t.astype(jnp.promote_types(t.dtype, jnp.float32)) / temperature
-            )
-            for t in teachers
-        ]
+        dtype = _geometry.compute_dtype(student)
+        softness = jnp.asarray(temperature, dtype)
+        probabilities = [jax.nn.softmax(t.astype(dtype) / softness) for t in teachers]
         mean = _weighted_mean(probabilities, weights)
-        logits = temperature * jnp.log(mean)
+        logits = softness * jnp.log(mean)
         return objectives.kd(student, logits, temperature=temperature)
 
     return plain(objective)
@@ -812,6 +823,8 @@ def rdl(*, pairs: int | None = None, **numbers) -> Term:
       Networks <https://doi.org/10.3389/fncom.2016.00131>`_, 2016; its first author's
       prototype draws 50 pairs a step.
     """
+    if pairs is not None:
+        pairs = _checks.as_count("number of pairs", pairs)
 
     def init(key, student, teacher):
         return {}, State(replicated=() if pairs is None else key)
@@ -844,7 +857,8 @@ def rdl_target(*, missing: bool = False, stimulus: str = "stimulus", **numbers) 
     Args:
       missing: Whether the RDMs have pairs that were not measured (NaN): those are then
         left out.
-      stimulus: The entry of the batch `[stimuli]` that says which they are.
+      stimulus: The entry of the batch `[stimuli]` that says which they are. One that is
+        none is a `ValueError` where it is known, and makes the loss NaN where traced.
       **numbers: `distance`, `comparison`, `subjects` and `ceiling` of
         `objectives.rdl_target`.
 
@@ -858,6 +872,9 @@ def rdl_target(*, missing: bool = False, stimulus: str = "stimulus", **numbers) 
                 f"of {chosen.shape[0]} stimuli, as teachers.rdms answers, got "
                 f"{rows.shape}"
             )
+        stimuli = rows.shape[-1]
+        _checks.check_indices(stimulus, chosen, stimuli)
+        chosen = _indices.places(chosen, stimuli)
         square = jnp.take(rows, chosen, axis=-1)
         if square.ndim == 2:
             target = rdm.condense(square)
@@ -865,10 +882,11 @@ def rdl_target(*, missing: bool = False, stimulus: str = "stimulus", **numbers) 
             target = jax.vmap(rdm.condense, in_axes=1)(square)
         weights = None
         if missing:
-            measured = jnp.isfinite(target)
+            measured = ~jnp.isnan(target)
             weights = measured.astype(target.dtype)
             target = jnp.where(measured, target, 0)
-        return objectives.rdl_target(student, target, weights, **numbers)
+        loss = objectives.rdl_target(student, target, weights, **numbers)
+        return _checks.nan_unless(jnp.all(chosen < stimuli), loss)
 
     def init(key, student, teacher):
         return {}, State()
@@ -892,6 +910,8 @@ def _params(module, key: Array, shape: tuple[int, ...]) -> PyTree:
 
 def _run(module, params: PyTree, x: Array) -> Array:
     # Running statistics are not kept: these modules are only used in training.
+    dtype = _geometry.compute_dtype(x)
+    params, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, x))
     return module.apply({"params": params}, x, mutable=["batch_stats"])[0]
 
 
@@ -943,6 +963,7 @@ def _heads(features: int) -> tuple[Callable, Callable]:
       `init(key, student, teacher) -> (params, State())` and `embed(params, student,
       teacher) -> (student's, teacher's)`, each `[batch, features]`.
     """
+    _checks.check_number("features", features, at_least=1, whole=True)
     head = regressors.Embedding(features)
 
     def init(key, student, teacher):
@@ -958,22 +979,24 @@ def _heads(features: int) -> tuple[Callable, Callable]:
         }, State()
 
     def embed(params, student, teacher):
-        return (
-            _run(head, params["student"], student),
-            _run(head, params["teacher"], lax.stop_gradient(teacher)),
-        )
+        student = _run(head, params["student"], student)
+        teacher = _run(head, params["teacher"], lax.stop_gradient(teacher))
+        return student, teacher.astype(student.dtype)
 
     return init, embed
 
 
 def _weighted_mean(arrays: Sequence[Array], weights: Sequence[float] | None) -> Array:
     weights = [1.0] * len(arrays) if weights is None else weights
+    for weight in weights:
+        _checks.check_number("weight of a target", weight, at_least=0)
     shapes = [a.shape for a in arrays]
     if len(weights) != len(arrays) or len(set(shapes)) > 1:
         raise ValueError(
             f"expected a weight for each of several targets of one shape, got weights "
             f"{weights} and {shapes}"
         )
+    weights = [jnp.asarray(w, a.dtype) for w, a in zip(weights, arrays, strict=True)]
     pairs = zip(weights, arrays, strict=True)
     return sum(w * a for w, a in pairs) / sum(weights)
 

@@ -15,6 +15,7 @@ devices an axis name only, so the same body runs under `pmap`, `vmap(axis_name=.
 """
 
 import functools
+import inspect
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ import optax
 from jax import lax
 from jax.experimental import multihost_utils
 
-from rdljax import _names, teachers, terms
+from rdljax import _checks, _names, teachers, terms
 
 Array = jax.Array
 PyTree = Any
@@ -166,7 +167,8 @@ def init(
             raise ValueError(f"the term {name!r} divides a scalar over the devices")
 
     count = jax.device_count() if devices is None else devices
-    return TrainState(
+    _checks.check_number("number of devices", count, at_least=1, whole=True)
+    state = TrainState(
         Replicated(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -181,6 +183,7 @@ def init(
             for name, state in states.items()
         },
     )
+    return _unaliased(state)
 
 
 def start(
@@ -207,7 +210,24 @@ def start(
         key=key,
         view_key=view_key,
     )
-    return state._replace(replicated=replicated)
+    return _unaliased(state._replace(replicated=replicated))
+
+
+def _unaliased(state: TrainState) -> TrainState:
+    """The state with a copy of each array that it holds more than once.
+
+    A state is donated, and no buffer can be donated twice. (Some optimizers begin with
+    the parameters themselves as a part of their state.)
+    """
+    seen = set()
+
+    def own(x):
+        if isinstance(x, Array) and id(x) in seen:
+            return x.copy()
+        seen.add(id(x))
+        return x
+
+    return jax.tree.map(own, state)
 
 
 def body(
@@ -237,7 +257,8 @@ def body(
       student: As given to `init`, and so are `teacher` and `view`.
       teacher: Where the targets come from.
       phase: The phase, whose terms make the loss.
-      optimizer: As given to `start`.
+      optimizer: As given to `start`. One that asks for `value=` is given the loss, the
+        mean over the devices.
       view: What makes the batch.
       micro_batches: In how many the student sees a device's batch. (Gradient
         accumulation; of the relations in each of them alone the gradient would be that
@@ -249,6 +270,7 @@ def body(
       and the unweighted value of each term, the mean over the devices.
     """
     run = _of_student(phase, micro_batches)
+    takes_value = _takes(optimizer.update, "value")
 
     def step(state, arrays, batch, *, axis_name=None):
         now, per_device = state
@@ -277,9 +299,12 @@ def body(
         (total, (values, remembered, model_state)), gradient = jax.value_and_grad(
             loss, has_aux=True
         )(trained)
-        gradient = mean(gradient)
+        gradient, metrics = mean(gradient), mean({"loss": total, **values})
         with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(gradient, now.opt_state, trained)
+            extra = {"value": metrics["loss"]} if takes_value else {}
+            updates, opt_state = optimizer.update(
+                gradient, now.opt_state, trained, **extra
+            )
             trained = optax.apply_updates(trained, updates)
         new = now._replace(
             step=now.step + 1,
@@ -290,9 +315,16 @@ def body(
             terms=now.terms | {k: s.replicated for k, s in remembered.items()},
         )
         per_device = per_device | {k: s.per_device for k, s in remembered.items()}
-        return TrainState(new, per_device), mean({"loss": total, **values})
+        return TrainState(new, per_device), metrics
 
     return step
+
+
+def _takes(function: Callable, name: str) -> bool:
+    """Returns whether a function takes a keyword argument of that name."""
+    parameters = inspect.signature(function).parameters
+    kinds = [parameter.kind for parameter in parameters.values()]
+    return name in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
 class Finite(NamedTuple):

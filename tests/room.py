@@ -14,6 +14,7 @@ TESTS = {
     "rdljax/_blocks.py": "forms mmd",
     "rdljax/_files.py": "stored measured",
     "rdljax/_geometry.py": "geometry",
+    "rdljax/_indices.py": "negatives terms",
     "rdljax/_layerwise.py": "objectives",
     "rdljax/_names.py": "measured negatives",
     "rdljax/_objectives": "objectives",

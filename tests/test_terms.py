@@ -828,7 +828,7 @@ class TestWrongCalls:
 
     @pytest.mark.parametrize(("variance", "epsilon"), [(0.0, 1e-5), (1.0, 0.0)])
     def test_variances_are_above_zero(self, variance, epsilon):
-        with pytest.raises(ValueError, match="vid: expected a variance"):
+        with pytest.raises(ValueError, match="of vid must be .* above .*, got [01].0"):
             terms.vid(variance=variance, epsilon=epsilon)
 
     def test_a_large_first_variance(self):

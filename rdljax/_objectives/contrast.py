@@ -1,13 +1,13 @@
 """Contrastive objectives: each example against others, in a memory bank."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rdljax import _geometry, _layerwise
+from rdljax import _checks, _geometry, _indices, _layerwise
 
 Array = jax.Array
 
@@ -20,12 +20,13 @@ class Bank(NamedTuple):
       teacher: Embeddings `[n, units]` of the teacher's head.
       normalizers: `[2]`, above 0: for the student's embeddings against the teacher's
         bank, and for the teacher's against the student's, an estimate of what the
-        exponentiated scores of an example sum to over the bank.
+        exponentiated scores of an example sum to over the bank. None for those of each
+        batch itself (as `normalizers` has them, but at any temperature).
     """
 
     student: Array
     teacher: Array
-    normalizers: Array
+    normalizers: Array | None
 
 
 def _rows_of_same_shape(student: tuple, teacher: tuple) -> str | None:
@@ -64,7 +65,8 @@ def crd(
 
     Raises:
       ValueError: Not embeddings of one shape, a bank of other units, indices that are
-        not integers `[batch, K + 1]` or, where known, not rows of the bank.
+        not integers `[batch, K + 1]` or, where known, not rows of the bank (where
+        traced, the loss is NaN), or a temperature that is not above 0 and finite.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
@@ -75,9 +77,9 @@ def crd(
       outside ImageNet. As there, the noise is 1/n for each negative, although none of
       the example's own class is drawn.
     """
-    _layerwise.check_above_zero("temperature", temperature)
+    temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
     bank = _checked(bank, student.shape[1])
-    indices = _rows_of(bank, indices)
+    indices, valid = _rows_of(bank, indices)
     if indices.ndim != 2 or len(indices) != len(student) or indices.shape[1] < 2:
         raise ValueError(
             f"expected indices [batch, K + 1], not {indices.shape}, for this batch"
@@ -86,9 +88,10 @@ def crd(
     def direction(anchors, keys, normalizer):
         scores = _scores(anchors, keys, indices) / temperature
         count = jnp.asarray(indices.shape[1] - 1, scores.dtype)
-        return _nce(scores[:, 0], scores[:, 1:], None, count, normalizer, len(keys))
+        log_z = _log_normalizer(normalizer, scores, len(keys))
+        return _nce(scores[:, 0], scores[:, 1:], None, count, log_z, len(keys))
 
-    return _both_ways(direction, student, teacher, bank)
+    return _checks.nan_unless(valid, _both_ways(direction, student, teacher, bank))
 
 
 @_layerwise.single(_rows_of_same_shape, teacher_is_fixed=False)
@@ -124,17 +127,22 @@ def crd_shared(
 
     Raises:
       ValueError: Not embeddings of one shape, a bank of other units, an index or
-        weights of another batch, or rows that are none of the bank's.
+        weights of another batch, rows that are none of the bank's or weights below 0
+        (where traced, the loss is NaN), or a temperature that is not above 0 and
+        finite.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, eqs. 17 to 19.
     """
-    _layerwise.check_above_zero("temperature", temperature)
+    temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
     bank = _checked(bank, student.shape[1])
-    index = _rows_of(bank, index)
-    negatives = None if negatives is None else _rows_of(bank, negatives)
-    weights = None if weights is None else jnp.asarray(weights)
+    index, valid = _rows_of(bank, index)
+    if negatives is not None:
+        negatives, rows_are_valid = _rows_of(bank, negatives)
+        valid &= rows_are_valid
+    if weights is not None:
+        weights = _weights(weights, student.dtype)
     if negatives is not None and negatives.ndim != 1:
         raise ValueError(f"expected negatives [R], not {negatives.shape}")
     rows = len(bank.student) if negatives is None else len(negatives)
@@ -153,10 +161,11 @@ def crd_shared(
         if weights is None:
             count = jnp.asarray(rows, scores.dtype)
         else:
-            count = jnp.sum(weights.astype(scores.dtype), axis=1)
-        return _nce(positives, scores, weights, count, normalizer, len(keys))
+            count = jnp.sum(weights, axis=1)
+        log_z = _log_normalizer(normalizer, scores, len(keys))
+        return _nce(positives, scores, weights, count, log_z, len(keys))
 
-    return _both_ways(direction, student, teacher, bank)
+    return _checks.nan_unless(valid, _both_ways(direction, student, teacher, bank))
 
 
 def crd_of_rows(
@@ -179,7 +188,7 @@ def crd_of_rows(
       teacher: Unit embeddings `[batch, units]`.
       rows: R rows of the bank, and the normalizers of all of it.
       positives: `[batch]` which of these rows is an example's positive; R where its
-        positive is not among them.
+        positive is not among them. (Any other number gives NaN.)
       negatives: `[batch, R]` how often each row is a negative of each example.
       counts: `[batch]` how many negatives an example has among all rows.
       n: Rows of the whole bank.
@@ -189,26 +198,35 @@ def crd_of_rows(
       A scalar in nats: summed over all rows, `crd` (or `crd_shared`) of the whole bank.
 
     Raises:
-      ValueError: Rows of other units than the embeddings.
+      ValueError: Not embeddings of one shape, rows of other units or without
+        normalizers, or positives that are not integers or, where known, not 0 to R.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, eqs. 17 to 19.
     """
-    _layerwise.check_above_zero("temperature", temperature)
-    rows = _checked(rows, student.shape[1])
-    here = positives < len(rows.student)
+    student, teacher = _embeddings(student, teacher)
+    temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
+    if rows.normalizers is None:
+        raise ValueError("expected the normalizers of the whole bank, got None")
+    rows, size = _checked(rows, student.shape[1]), len(rows.student)
+    _checks.check_indices("positives", positives, size + 1)
+    positives = _indices.places(positives, size + 1)
+    here = positives < size
+    weights = _weights(negatives, student.dtype)
+    count = jnp.asarray(counts, student.dtype)
 
     def direction(anchors, keys, normalizer):
         keys = keys.astype(anchors.dtype)
         scores = _geometry.inner(anchors, keys) / temperature
         own = jnp.where(here, positives, 0)
         positive = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
-        count = counts.astype(scores.dtype)
-        losses = _nce_each(positive, scores, negatives, count, normalizer, n)
+        log_z = _log_normalizer(normalizer, scores, n)
+        losses = _nce_each(positive, scores, weights, count, log_z, n)
         return jnp.mean(jnp.where(here, losses[0], 0) + losses[1])
 
-    return _both_ways(direction, student, teacher, rows)
+    valid = jnp.all(positives <= size)
+    return _checks.nan_unless(valid, _both_ways(direction, student, teacher, rows))
 
 
 def exponentials_of_rows(
@@ -233,17 +251,19 @@ def exponentials_of_rows(
       the sum of the weights and times the rows of the bank, are its `normalizers`.
 
     Raises:
-      ValueError: Rows of other units than the embeddings.
+      ValueError: Not embeddings of one shape, or rows of other units.
     """
-    _layerwise.check_above_zero("temperature", temperature)
+    student, teacher = _embeddings(student, teacher)
+    temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
     rows = _checked(rows, student.shape[1])
+    weights = _weights(weights, student.dtype)
 
     def one(anchors, keys):
         scores = _geometry.inner(anchors, keys.astype(anchors.dtype))
+        scores = _checks.nan_unless(jnp.isfinite(scores), scores)
         # (A row that does not count may be filling, with any score.)
-        return jnp.sum(
-            jnp.where(weights > 0, weights * jnp.exp(scores / temperature), 0)
-        )
+        counted = weights * jnp.exp(scores / temperature)
+        return jnp.sum(jnp.where(weights == 0, 0, counted))
 
     found = jnp.stack([one(student, rows.teacher), one(teacher, rows.student)])
     return jax.lax.stop_gradient(found)
@@ -260,7 +280,7 @@ def normalizers(
     """The normalizers of a bank, from one batch: `[2]`, without a gradient.
 
     The released code takes them from the first batch and keeps them. They overflow in
-    float32 at temperatures below about 0.012.
+    float32 at temperatures below about 0.012, and the loss is then NaN.
 
     Args:
       student: Unit embeddings `[batch, units]`.
@@ -275,15 +295,16 @@ def normalizers(
       embeddings and for the teacher's.
 
     Raises:
-      ValueError: A bank of other units, or indices that are not integers.
+      ValueError: Not embeddings of one shape, a bank of other units, or indices that
+        are not integers or, where known, not rows of the bank (where traced, the
+        normalizers are NaN).
     """
-    _layerwise.check_above_zero("temperature", temperature)
+    student, teacher = _embeddings(student, teacher)
+    temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
     bank = _checked(bank, student.shape[1])
-    indices = None if indices is None else _rows_of(bank, indices)
-    student, teacher = (
-        x.astype(_geometry.compute_dtype(x))
-        for x in map(jnp.asarray, (student, teacher))
-    )
+    valid = True
+    if indices is not None:
+        indices, valid = _rows_of(bank, indices)
 
     def one(anchors, keys):
         if indices is not None and indices.ndim == 2:
@@ -291,10 +312,11 @@ def normalizers(
         else:
             keys = keys if indices is None else keys[indices]
             scores = _geometry.inner(anchors, keys.astype(anchors.dtype))
-        return jnp.mean(jnp.exp(scores / temperature)) * len(bank.student)
+        found = jnp.mean(jnp.exp(scores / temperature)) * len(bank.student)
+        return _checks.nan_unless(jnp.isfinite(jnp.sum(scores)), found)
 
     found = jnp.stack([one(student, bank.teacher), one(teacher, bank.student)])
-    return jax.lax.stop_gradient(found)
+    return jax.lax.stop_gradient(_checks.nan_unless(valid, found))
 
 
 def update_bank(
@@ -314,15 +336,69 @@ def update_bank(
       The new bank, without a gradient; the normalizers stay.
 
     Raises:
-      ValueError: A bank of other units, or an index that is not integers.
+      ValueError: Not embeddings of one shape, a bank of other units, an index that is
+        not integers `[batch]` or, where known, not rows of the bank (where traced, NaN
+        is written), or a momentum that is not 0 to 1.
     """
+    index, valid = _rows_of(bank, index)
+    # (Beyond the bank nothing would be written.)
+    index = jnp.minimum(index, len(bank.student) - 1)
+    return _moved(bank, student, teacher, index, valid, momentum)
+
+
+def update_rows(
+    rows: Bank, student: Array, teacher: Array, index: Array, *, momentum: float = 0.5
+) -> Bank:
+    """Some rows of a bank after a batch: `update_bank` of banks that are divided.
+
+    Args:
+      rows: R rows of the bank before.
+      student: Unit embeddings `[batch, units]`.
+      teacher: Unit embeddings `[batch, units]`.
+      index: `[batch]` which of these rows is an example's; R where it is not among
+        them. (Any other number writes NaN.)
+      momentum: As for `update_bank`.
+
+    Returns:
+      The new rows, without a gradient; the normalizers stay.
+
+    Raises:
+      ValueError: As `update_bank`.
+    """
+    size = len(rows.student)
+    _checks.check_indices("index", index, size + 1)
+    index = _indices.places(index, size + 1)
+    valid = index <= size
+    index = jnp.where(valid, index, 0)
+    return _moved(rows, student, teacher, index, jnp.all(valid), momentum)
+
+
+def _moved(
+    bank: Bank,
+    student: Array,
+    teacher: Array,
+    index: Array,
+    valid: Array,
+    momentum: float | Array,
+) -> Bank:
+    """Writes at the index, of which what is beyond the rows is left out.
+
+    If it is not valid, all that is written is NaN.
+    """
+    student, teacher = _embeddings(student, teacher)
     bank = _checked(bank, student.shape[1])
-    index = _rows_of(bank, index)
+    if index.shape != student.shape[:1]:
+        raise ValueError(
+            f"expected an index [batch], not {index.shape}, for embeddings "
+            f"{student.shape}"
+        )
 
     def moved(rows, new):
+        old = _checks.as_number("momentum", momentum, rows.dtype, at_least=0)
+        rest = _checks.as_number("1 - momentum", 1 - old, rows.dtype, at_least=0)
         new = jax.lax.stop_gradient(new).astype(rows.dtype)
-        mixed = momentum * rows[index] + (1 - momentum) * new
-        return rows.at[index].set(_geometry.unit_rows(mixed))
+        mixed = _geometry.unit_rows(old * rows[index] + rest * new)
+        return rows.at[index].set(_checks.nan_unless(valid, mixed))
 
     return bank._replace(
         student=moved(bank.student, student), teacher=moved(bank.teacher, teacher)
@@ -333,8 +409,19 @@ def _both_ways(
     direction: Callable[..., Array], student: Array, teacher: Array, bank: Bank
 ) -> Array:
     """The student against the teacher's bank, and the teacher against the student's."""
-    first = direction(student, bank.teacher, bank.normalizers[0])
-    return first + direction(teacher, bank.student, bank.normalizers[1])
+    own, other = (None, None) if bank.normalizers is None else bank.normalizers
+    first = direction(student, bank.teacher, own)
+    return first + direction(teacher, bank.student, other)
+
+
+def _embeddings(student: Array, teacher: Array) -> tuple[Array, Array]:
+    """Both sides in the student's compute dtype, if their shapes are right."""
+    shapes = jnp.shape(student), jnp.shape(teacher)
+    if expected := _rows_of_same_shape(*shapes):
+        raise ValueError(f"{expected}, got student {shapes[0]} and teacher {shapes[1]}")
+    student, teacher = map(_checks.as_activations, (student, teacher))
+    dtype = _geometry.compute_dtype(student)
+    return student.astype(dtype), teacher.astype(dtype)
 
 
 def _checked(bank: Bank, units: int) -> Bank:
@@ -351,19 +438,33 @@ def _checked(bank: Bank, units: int) -> Bank:
     return jax.tree.map(jnp.asarray, bank)
 
 
-def _rows_of(bank: Bank, indices: Array) -> Array:
-    """Integers, which are rows of the bank where their values are known."""
+def _rows_of(bank: Bank, indices: Array) -> tuple[Array, Array]:
+    """Integers that are rows of the bank where known, and whether they all are."""
     n = len(bank.student)
-    if not jnp.issubdtype(jnp.result_type(indices), jnp.integer):
-        raise ValueError(f"expected integer rows, not {jnp.result_type(indices)}")
-    if not isinstance(indices, jax.core.Tracer) and np.size(indices):
-        known = np.asarray(indices)
-        low, high = known.min(), known.max()
-        if low < 0 or high >= n:
-            raise ValueError(
-                f"expected rows 0 to {n - 1} of the bank, not {low} to {high}"
-            )
-    return jnp.asarray(indices)
+    _checks.check_indices("rows of the bank", indices, n)
+    indices = _indices.places(indices, n)
+    return indices, jnp.all(indices < n)
+
+
+def _weights(weights: Array, dtype: jnp.dtype) -> Array:
+    """Weights in a dtype; below 0 refused where known, and NaN where traced."""
+    weights = jnp.asarray(weights)
+    if weights.dtype != bool:
+        _checks.check_number("weights", weights, at_least=0, several=True)
+    weights = weights.astype(dtype)
+    return jnp.where(weights < 0, jnp.nan, weights)
+
+
+def _log_normalizer(normalizer: Array | None, scores: Array, n: int) -> Array:
+    """The logarithm of a normalizer; of None, of what the scores have on average.
+
+    NaN of a normalizer that is not above 0 and finite.
+    """
+    if normalizer is None:
+        scores = jax.lax.stop_gradient(scores)
+        return jax.nn.logsumexp(scores) + math.log(n / scores.size)
+    logarithm = jnp.log(normalizer).astype(scores.dtype)
+    return _checks.nan_unless(jnp.isfinite(logarithm), logarithm)
 
 
 def _scores(anchors: Array, keys: Array, indices: Array) -> Array:
@@ -397,7 +498,7 @@ def _nce_each(
     negatives: Array,
     weights: Array | None,
     count: Array,
-    normalizer: Array,
+    log_normalizer: Array,
     n: int,
 ) -> tuple[Array, Array]:
     """Noise-contrastive estimation of one direction, as a logistic loss.
@@ -411,18 +512,21 @@ def _nce_each(
       negatives: Scores `[batch, R]`.
       weights: `[batch, R]`, or None for 1.
       count: How many negatives an example has, `[]` or `[batch]`.
-      normalizer: A number.
+      log_normalizer: A number.
       n: Rows of the bank.
 
     Returns:
-      Of each example the loss of its positive and those of its negatives, `[batch]`.
+      Of each example the loss of its positive and those of its negatives, `[batch]`:
+      NaN where a score is not finite.
     """
     epsilon = 1e-7  # of the released code
     noise = count / n
-    threshold = jnp.log(normalizer) + jnp.log(noise + epsilon)
+    threshold = log_normalizer + jnp.log(noise + epsilon)
+    finite = jnp.isfinite(positives + jnp.sum(negatives, axis=1))
+    threshold = _checks.nan_unless(finite, threshold)
     losses = jax.nn.softplus(negatives - jnp.reshape(threshold, (-1, 1)))
     if weights is not None:
-        losses = losses * weights.astype(losses.dtype)
+        losses = losses * weights
     # The released code leaves epsilon out of the negatives' numerator.
     left_out = count * jnp.log1p(epsilon / jnp.where(noise > 0, noise, 1))
     return (

@@ -3,12 +3,24 @@
 import jax
 import jax.numpy as jnp
 
-from rdljax import _geometry, _layerwise
+from rdljax import _checks, _geometry, _indices, _layerwise
 
 Array = jax.Array
 
 
-@_layerwise.single(_layerwise.same_shape)
+def _logits(student: tuple, teacher: tuple) -> str | None:
+    if student[-1:] == (1,):
+        return "expected logits of two classes or more"
+    return _layerwise.same_shape(student, teacher)
+
+
+def _same_logits(student: tuple, teacher: tuple) -> str | None:
+    if len(student) != 2 or student != teacher:
+        return "expected logits [batch, classes] of the same shape on both sides"
+    return _logits(student, teacher)
+
+
+@_layerwise.single(_logits)
 def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
     """Knowledge distillation (KD).
 
@@ -22,17 +34,19 @@ def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
       temperature: What the logits are divided by, above 0.
 
     Returns:
-      A scalar, in nats times the squared temperature: the mean over the batch.
+      A scalar, in nats times the squared temperature: the mean over the batch and all
+      axes between it and the classes. Of `[batch, tokens, classes]` each token counts
+      alike, padding too: pass `[n, classes]` of those that are to count.
 
     Raises:
-      ValueError: Not one array on either side, different shapes, or a temperature that
-        is not above 0.
+      ValueError: Not one array on either side, different shapes, one class only, or a
+        temperature that is not above 0 and finite.
 
     References:
       Hinton, Vinyals & Dean, `Distilling the Knowledge in a Neural Network
       <https://arxiv.org/abs/1503.02531>`_, 2015, section 2.
     """
-    _layerwise.check_above_zero("temperature", temperature)
+    temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
     student, teacher = (jax.nn.log_softmax(x / temperature) for x in (student, teacher))
     return jnp.mean(_divergence(student, teacher)) * temperature**2
 
@@ -41,14 +55,9 @@ def _divergence(student: Array, teacher: Array) -> Array:
     """Kullback-Leibler divergence `[batch, ...]` of log-probabilities, in nats."""
     probability = jnp.exp(teacher)
     # A class that the teacher excludes (a logit of -inf) contributes nothing.
-    difference = jnp.where(probability > 0, teacher - student, 0)
-    return jnp.sum(probability * difference, axis=-1)
-
-
-def _same_logits(student: tuple, teacher: tuple) -> str | None:
-    if len(student) != 2 or student != teacher:
-        return "expected logits [batch, classes] of the same shape on both sides"
-    return None
+    excluded = probability <= 0
+    student, teacher = (jnp.where(excluded, 0, x) for x in (student, teacher))
+    return jnp.sum(probability * (teacher - student), axis=-1)
 
 
 @_layerwise.single(_same_logits)
@@ -78,30 +87,39 @@ def dkd(
       A scalar, in nats times the squared temperature: the mean over the batch.
 
     Raises:
-      ValueError: Not one array on either side, different shapes, labels of another
-        batch, or a temperature that is not above 0.
+      ValueError: Not one array on either side, different shapes, one class only, labels
+        that are not integers `[batch]` or, where known, no classes (where traced, the
+        loss is NaN), or a temperature that is not above 0 and finite.
 
     References:
       Zhao et al., `Decoupled Knowledge Distillation
       <https://arxiv.org/abs/2203.08679>`_, CVPR 2022.
     """
-    _layerwise.check_above_zero("temperature", temperature)
-    if jnp.shape(labels) != student.shape[:1]:
+    temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
+    alpha = _checks.as_number("alpha", alpha, student.dtype)
+    beta = _checks.as_number("beta", beta, student.dtype)
+    batch, classes = student.shape
+    if jnp.shape(labels) != (batch,):
         raise ValueError(
             f"expected logits [batch, classes] and labels [batch], got "
             f"{student.shape} and {jnp.shape(labels)}"
         )
-    right = jax.nn.one_hot(labels, student.shape[1], dtype=bool)
+    _checks.check_indices("labels", labels, classes)
+    labels = _indices.places(labels, classes)
+    right = jax.nn.one_hot(labels, classes, dtype=bool)
 
     def split(logits):
         log_all = jax.nn.log_softmax(logits / temperature)
         target = jnp.sum(jnp.where(right, log_all, 0), axis=1)
-        others = jnp.where(right, -jnp.inf, log_all)
+        # (Not -inf, whose differences are NaN; its exponential is 0 all the same.)
+        others = jnp.where(right, jnp.finfo(log_all.dtype).min / 2, log_all)
         rest = jax.nn.logsumexp(others, axis=1)
-        return jnp.stack([target, rest], axis=1), jax.nn.log_softmax(others)
+        others = jnp.where(right, 0, jax.nn.log_softmax(others))
+        return jnp.stack([target, rest], axis=1), others
 
     (target, others), (t_target, t_others) = split(student), split(teacher)
     value = alpha * _divergence(target, t_target) + beta * _divergence(others, t_others)
+    value = _checks.nan_unless(labels < classes, value)
     return jnp.mean(value) * temperature**2
 
 
@@ -130,14 +148,16 @@ def dist(
       A scalar in [0, 2 (beta + gamma)] times the squared temperature.
 
     Raises:
-      ValueError: Not one array on either side, different shapes, or a temperature that
-        is not above 0.
+      ValueError: Not one array on either side, different shapes, one class only, or a
+        temperature that is not above 0 and finite.
 
     References:
       Huang et al., `Knowledge Distillation from A Stronger Teacher
       <https://arxiv.org/abs/2205.10536>`_, NeurIPS 2022.
     """
-    _layerwise.check_above_zero("temperature", temperature)
+    temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
+    beta = _checks.as_number("beta", beta, student.dtype)
+    gamma = _checks.as_number("gamma", gamma, student.dtype)
     student, teacher = (jax.nn.softmax(x / temperature) for x in (student, teacher))
     between = _one_minus_correlation(student, teacher)
     within = _one_minus_correlation(student.T, teacher.T)
@@ -145,6 +165,9 @@ def dist(
 
 
 def _one_minus_correlation(x: Array, y: Array) -> Array:
-    """Mean over the rows of one minus Pearson's correlation, as half a squared norm."""
-    x, y = (_geometry.unit_rows(_geometry.centre_rows(a)) for a in (x, y))
-    return jnp.mean(jnp.sum((x - y) ** 2, axis=1)) / 2
+    """Mean over the rows of one minus Pearson's correlation.
+
+    1 where one side of a row is constant, and 0 where both are.
+    """
+    x, y = map(_geometry.centre_rows, (x, y))
+    return jnp.mean(_geometry.one_minus_cosines(x, y))
