@@ -72,6 +72,42 @@ def _is_number(value, above, at_least, whole: bool, several: bool) -> bool:
     )
 
 
+def as_number(
+    name: str,
+    value,
+    dtype: jnp.dtype,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+):
+    """Returns a number for a formula in `dtype`, checked by `check_number`.
+
+    A number of Python where it is known, which changes no dtype. Else an array `[]` of
+    the dtype: NaN where it is out of range.
+    """
+    check_number(name, value, above=above, at_least=at_least)
+    if is_known(value):
+        return np.asarray(value).item()
+    valid = jnp.isfinite(value)
+    if above is not None:
+        valid &= value > above
+    if at_least is not None:
+        valid &= value >= at_least
+    return nan_unless(valid, value.astype(dtype))
+
+
+def as_count(name: str, value, at_least: int = 1) -> int:
+    """Returns a whole number that shapes or loops depend on as one of Python.
+
+    Raises:
+      ValueError: Not a whole number, too small, or traced.
+    """
+    if not is_known(value):
+        raise ValueError(f"the {name} must be known when jax traces, got {value!r}")
+    check_number(name, value, at_least=at_least, whole=True)
+    return int(np.asarray(value))
+
+
 def check_indices(name: str, indices, size: int) -> None:
     """Raises `ValueError` for indices that are not integers, or known and out of range.
 

@@ -37,7 +37,7 @@ def power_of_two(
     and products do not overflow. Of zeros alone: the smallest normal number.
 
     Args:
-      x: Numbers; NaN gives NaN.
+      x: Numbers; one that is not finite gives NaN.
       axis: Over which to take the largest, as in `jnp.max`.
       keepdims: Whether to keep these axes, of length 1.
     """
@@ -45,7 +45,8 @@ def power_of_two(
     limits = jnp.finfo(largest.dtype)
     rounded = lax.reduce_precision(largest, limits.nexp, 0)
     # (Up to the largest whose inverse is a normal number: XLA may multiply by that.)
-    return jnp.clip(rounded, limits.tiny, 2.0 ** (limits.maxexp - 2))
+    unit = jnp.clip(rounded, limits.tiny, 2.0 ** (limits.maxexp - 2))
+    return unit + 0 * largest  # NaN where that is infinite.
 
 
 def safe_sqrt(x: Array) -> Array:
@@ -73,19 +74,41 @@ def safe_inverse(x: Array) -> Array:
 def unit_rows(x: Array) -> Array:
     """Rows `[n, units]` divided by their Euclidean norm; a zero row stays zero.
 
-    A row with an entry that is not finite has NaN.
+    A row with an entry that is not finite is NaN. Of `[n, units, m]`, the vectors along
+    the second axis.
     """
     x = x / power_of_two(x, axis=1, keepdims=True)
     return x * safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
 
 
+def one_minus_cosines(x: Array, y: Array) -> Array:
+    """One minus the cosine of each row of `[n, units]` with that of another: `[n]`.
+
+    Half the squared difference of unit rows: exactly 0, with gradient 0, where they are
+    equal. 1 where one of them is zero, and 0 where both are.
+    """
+    x, y = unit_rows(x), unit_rows(y)
+    norms = sum(jnp.any(a != 0, axis=1).astype(a.dtype) for a in (x, y))
+    return jnp.sum((x - y) ** 2, axis=1) / jnp.maximum(norms, 1)
+
+
+def centre(x: Array, axis: int) -> Array:
+    """`x` minus its mean along an axis, and zero where it is constant up to rounding.
+
+    For what is then divided by its norm: the mean of equal numbers is not exactly that
+    number, and what rounding leaves of them would be scaled up to noise.
+    """
+    fixed = lax.stop_gradient(x)
+    mean = jnp.mean(x, axis=axis, keepdims=True)
+    largest, smallest = (f(fixed, axis=axis, keepdims=True) for f in (jnp.max, jnp.min))
+    # (< and not <=, so that infinity stays what it is.)
+    constant = largest - smallest < 8 * jnp.finfo(x.dtype).eps * jnp.abs(mean)
+    return jnp.where(constant, 0, x - mean)
+
+
 def centre_rows(x: Array) -> Array:
     """Rows `[n, units]` minus the mean over units; a constant row becomes zero."""
-    x = x - jnp.mean(x, axis=1, keepdims=True)
-    # The mean of equal numbers is not exactly that number: what rounding leaves of a
-    # constant row would be scaled up to a row of noise.
-    constant = jnp.max(x, axis=1, keepdims=True) == jnp.min(x, axis=1, keepdims=True)
-    return jnp.where(constant, 0, x)
+    return centre(x, axis=1)
 
 
 def inner(x: Array, y: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
@@ -141,11 +164,16 @@ def squared_distances_between(
 
 
 def squared_distances_from(products: Array) -> Array:
-    """Squared Euclidean distances `[n, n]` from the Gram matrix of centred rows."""
+    """Squared Euclidean distances `[n, n]` from the Gram matrix of centred rows.
+
+    0, with gradient 0, where they are below their own rounding.
+    """
     norms = jnp.diagonal(products)
-    squared = norms[:, None] + norms[None, :] - 2 * products
+    both = norms[:, None] + norms[None, :]
+    squared = both - 2 * products
+    rounding = 4 * jnp.finfo(products.dtype).eps * both
     diagonal = np.eye(products.shape[0], dtype=bool)
-    return jnp.where(diagonal, 0, jnp.maximum(squared, 0))
+    return jnp.where(diagonal | (squared < rounding), 0, squared)
 
 
 def _window_means(size: int, target: int) -> np.ndarray:
@@ -173,6 +201,20 @@ def pool(x: Array, height: int, width: int) -> Array:
 
 
 def pool_to_smaller(x: Array, y: Array) -> tuple[Array, Array]:
-    """Two maps `[batch, H, W, C]`, each side pooled to the smaller of the two."""
+    """Two maps `[batch, H, W, C]`, each side pooled to the smaller of the two.
+
+    Raises:
+      ValueError: It would change the aspect of a map by more than sides that are whole
+        numbers do, as it does where the channels come first.
+    """
     height, width = (min(x.shape[axis], y.shape[axis]) for axis in (1, 2))
+    for own_height, own_width in (x.shape[1:3], y.shape[1:3]):
+        change = abs(height * own_width - width * own_height)
+        if change >= max(own_height, own_width):
+            raise ValueError(
+                f"expected maps of one aspect, [batch, height, width, channels] "
+                f"(NHWC): pooling {own_height} x {own_width} to {height} x {width} "
+                f"would change it. Move the channels of NCHW maps to the end, as "
+                f"x.transpose(0, 2, 3, 1), or bring other maps to one size before"
+            )
     return pool(x, height, width), pool(y, height, width)

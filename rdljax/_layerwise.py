@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rdljax import _geometry
+from rdljax import _checks, _geometry
 
 Shape = tuple[int, ...]
 Check = Callable[[Shape, Shape], str | None]
+MAPS = "[batch, H, W, C] (NHWC: the channels last)"
 
 
 def same_batch(student: Shape, teacher: Shape) -> str | None:
@@ -39,21 +40,21 @@ def same_shape_but_size(student: Shape, teacher: Shape) -> str | None:
     if len(student) != 4 or len(teacher) != 4:
         return same_shape(student, teacher)
     if (student[0], student[3]) != (teacher[0], teacher[3]):
-        return "expected maps [batch, H, W, C] of the same batch and channels"
+        return f"expected maps {MAPS} of the same batch and channels"
     return None
 
 
 def maps(student: Shape, teacher: Shape) -> str | None:
     """Expects maps `[batch, H, W, C]`; sizes and channels may differ."""
     if len(student) != 4 or len(teacher) != 4 or student[0] != teacher[0]:
-        return "expected maps [batch, H, W, C] with the same batch on both sides"
+        return f"expected maps {MAPS} with the same batch on both sides"
     return None
 
 
 def maps_of_same_channels(student: Shape, teacher: Shape) -> str | None:
     """Expects maps `[batch, H, W, C]`; sizes may differ."""
     if maps(student, teacher) is not None or student[3] != teacher[3]:
-        return "expected maps [batch, H, W, C] of the same batch and channels"
+        return f"expected maps {MAPS} of the same batch and channels"
     return None
 
 
@@ -227,7 +228,7 @@ def _prepare(check: Check, student, teacher, teacher_is_fixed: bool = True):
         raise ValueError(expected)
     if not jnp.shape(student)[0]:
         raise ValueError("expected a batch of one example or more")
-    student, teacher = jnp.asarray(student), jnp.asarray(teacher)
+    student, teacher = map(_checks.as_activations, (student, teacher))
     dtype = _geometry.compute_dtype(student)
     student, teacher = student.astype(dtype), teacher.astype(dtype)
     return student, lax.stop_gradient(teacher) if teacher_is_fixed else teacher

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rdljax import _blocks, _geometry, _pytrees
+from rdljax import _blocks, _checks, _geometry, _pytrees
 
 __all__ = [
     "Gaussian",
@@ -70,36 +70,40 @@ class Polynomial:
 
     Attributes:
       degree: A whole number, 1 or more; ValueError otherwise.
-      offset: Not negative; 0 compares the moments of the last degree alone.
+      offset: Not negative (ValueError, or NaN if it is traced); 0 compares the moments
+        of the last degree alone.
     """
 
     degree: int = dataclasses.field(default=2, metadata={"static": True})
     offset: float | Array = 0.0
 
     def __post_init__(self):
-        if not isinstance(self.degree, int) or self.degree < 1:
-            raise ValueError(
-                f"the degree must be a whole number of 1 or more, got {self.degree}"
-            )
+        object.__setattr__(self, "degree", _checks.as_count("degree", self.degree))
+        _checks.check_number("offset", self.offset, at_least=0)
+
+    def _of(self, products: Array) -> Array:
+        return (products + self._offset(products.dtype)) ** self.degree
+
+    def _offset(self, dtype: jnp.dtype) -> float | Array:
+        return _checks.as_number("offset", self.offset, dtype, at_least=0)
 
     def __call__(self, x: Array) -> Array:
-        return (_geometry.gram(x) + self.offset) ** self.degree
+        return self._of(_geometry.gram(x))
 
     def cross(self, x: Array, y: Array) -> Array:
         """The kernel `[n, m]` of rows `[n, units]` with rows `[m, units]`."""
-        return (_geometry.inner(x, y) + self.offset) ** self.degree
+        return self._of(_geometry.inner(x, y))
 
     def rows(self, x: Array, y: Array) -> Array:
         """The kernel `[n]` of each row of `[n, units]` with that of another."""
-        return (jnp.sum(x * y, axis=1) + self.offset) ** self.degree
+        return self._of(jnp.sum(x * y, axis=1))
 
     def between(self, x: Array, y: Array) -> Array:
         """The biased estimate, from second moments or products: the cheaper of them."""
         n, m, units = len(x), len(y), x.shape[1]
         by_products = units * (n + m) > n * n + m * m + n * m
         if self.degree != 2 or (by_products and n != m):
-            products = _geometry.inner(x, y)
-            between = jnp.mean((products + self.offset) ** self.degree)
+            between = jnp.mean(self.cross(x, y))
             return jnp.mean(self(x)) + jnp.mean(self(y)) - 2 * between
         if by_products:
             # x'x - y'y = (d's + s'd) / 2 of difference and sum, whose squared norm is
@@ -110,9 +114,10 @@ class Polynomial:
             value = (squares + jnp.sum(mixed * mixed.T)) / (2 * n**2)
         else:
             value = _squared_norm(_geometry.gram(x.T) / n - _geometry.gram(y.T) / m)
-        if isinstance(self.offset, int | float) and self.offset == 0:
+        offset = self._offset(x.dtype)
+        if isinstance(offset, int | float) and offset == 0:
             return value
-        return value + 2 * self.offset * Linear().between(x, y)
+        return value + 2 * offset * Linear().between(x, y)
 
 
 class _Radial:
@@ -124,11 +129,14 @@ class _Radial:
     def profile(self, t: Array) -> Array:
         raise NotImplementedError
 
+    def __post_init__(self):
+        self._check()
+
     def __call__(self, x: Array) -> Array:
-        squared = _geometry.squared_distances(x)
-        if self.scale is not None:
-            squared = squared / self._unit(squared) ** 2
-        return self._of(squared)
+        x = _rows(x)
+        unit = _geometry.power_of_two(x)
+        squared = _geometry.squared_distances(x / unit)
+        return self._of(squared, self._length(squared, unit))
 
     def cross(self, x: Array, y: Array) -> Array:
         """The kernel `[n, m]` of rows `[n, units]` with rows `[m, units]`.
@@ -139,7 +147,8 @@ class _Radial:
           ValueError: The width follows from the data: see `fitted`.
         """
         self._fixed()
-        return self._of(_geometry.squared_distances_between(x, y))
+        x, y, unit = _in_one_unit(x, y)
+        return self._of(_geometry.squared_distances_between(x, y), 1 / unit)
 
     def rows(self, x: Array, y: Array) -> Array:
         """The kernel `[n]` of each row of `[n, units]` with that of another.
@@ -148,21 +157,34 @@ class _Radial:
           ValueError: The width follows from the data: see `fitted`.
         """
         self._fixed()
-        return self._of(jnp.sum((x - y) ** 2, axis=1))
+        x, y, unit = _in_one_unit(x, y)
+        return self._of(jnp.sum((x - y) ** 2, axis=1), 1 / unit)
 
     def fitted(self, x: Array):
         """This kernel with the width that follows from the sample `[n, units]`."""
         if self.scale is None:
             return self
-        unit = self._unit(_geometry.squared_distances(x))
-        return dataclasses.replace(
-            self, width=jnp.asarray(self.width) * unit, scale=None
-        )
+        x = _rows(x)
+        unit = _geometry.power_of_two(x)
+        length = self._length(_geometry.squared_distances(x / unit), unit)
+        return self._times(length * unit)
 
-    def _unit(self, squared: Array) -> Array:
-        # Where all rows are the same, any unit will do.
-        unit = lax.stop_gradient(self.scale(squared))
-        return jnp.where(unit > 0, unit, 1)
+    def _times(self, factor: Array):
+        """This kernel with a fixed width, as wide times the factor."""
+        width = jnp.asarray(self.width, factor.dtype) * factor
+        return dataclasses.replace(self, width=width, scale=None)
+
+    def _length(self, squared: Array, unit: Array) -> Array:
+        """What the width is a multiple of, in the unit of the distances."""
+        if self.scale is None:
+            return 1 / unit
+        length = lax.stop_gradient(self.scale(squared))
+        # Where all rows are the same, any length will do.
+        return jnp.where(length <= 0, 1, length)
+
+    def _check(self) -> None:
+        for width in jax.tree.leaves(self.width, is_leaf=lambda x: x is None) or [()]:
+            _checks.check_number("width", width, above=0, several=True)
 
     def _fixed(self) -> None:
         if self.scale is not None:
@@ -171,8 +193,13 @@ class _Radial:
                 f"is not at hand here: give kernel.fitted(rows), of some thousand rows"
             )
 
-    def _of(self, squared: Array) -> Array:
+    def _of(self, squared: Array, length: Array) -> Array:
+        """The mean over the widths, which are multiples of a length."""
+        self._check()
         widths = jnp.ravel(jnp.asarray(self.width, squared.dtype))
+        widths = _checks.nan_unless((widths > 0) & jnp.isfinite(widths), widths)
+        # (None so narrow that its square is 0.)
+        widths = jnp.maximum(widths * length, jnp.finfo(squared.dtype).tiny ** 0.5)
         kernels = (self.profile(squared / width**2) for width in widths)
         return sum(kernels) / len(widths)
 
@@ -183,9 +210,12 @@ class Gaussian(_Radial):
     """`exp(-|x - y|^2 / (2 width^2))`.
 
     Attributes:
-      width: A number, or several, whose kernels are averaged.
-      scale: What the width is a multiple of: `by_median` or `by_mean` of the sample;
-        None for the units of the rows. It counts as a constant in the gradient.
+      width: A number above 0, or several, whose kernels are averaged (ValueError
+        otherwise, or NaN if it is traced).
+      scale: What the width is a multiple of: `by_median` or `by_mean` of the sample, or
+        another function from squared distances `[n, n]` to a length, which is twice as
+        long where the rows lie twice as far apart; None for the units of the rows. It
+        counts as a constant in the gradient.
     """
 
     width: float | Array = 1.0
@@ -236,13 +266,22 @@ class InverseMultiquadric(_Radial):
 
 
 def by_median(squared_distances: Array) -> Array:
-    """The median distance between the rows of a sample."""
-    return jnp.median(jnp.sqrt(_pairs(squared_distances)))
+    """The median distance between the rows of a sample that differ.
+
+    (Where most rows are equal, as after a ReLU, that of all pairs is 0.) 0 where all
+    are equal.
+    """
+    distances = jnp.sort(_geometry.safe_sqrt(_pairs(squared_distances)).ravel())
+    last = distances.size - 1
+    # (NaN is sorted to the end.)
+    middle = jnp.sum(distances <= 0) + last
+    middle = jnp.minimum(jnp.stack([middle, middle + 1]) // 2, last)
+    return jnp.mean(distances[middle]) + 0 * distances[-1]
 
 
 def by_mean(squared_distances: Array) -> Array:
     """The root of the mean squared distance between the rows of a sample."""
-    return jnp.sqrt(jnp.mean(_pairs(squared_distances)))
+    return _geometry.safe_sqrt(jnp.mean(_pairs(squared_distances)))
 
 
 def biased(
@@ -390,11 +429,9 @@ def permutation_test(
     """
     x, y = _samples(x, y, kernel)
     n, m = len(x), len(y)
-    if min(n, m) < 2 or permutations < 1:
-        raise ValueError(
-            f"expected two rows or more and one permutation or more, got {x.shape}, "
-            f"{y.shape} and {permutations}"
-        )
+    permutations = _checks.as_count("number of permutations", permutations)
+    if min(n, m) < 2:
+        raise ValueError(f"expected two rows or more, got {x.shape} and {y.shape}")
     matrix = kernel(jnp.concatenate([x, y]))
     matrix = jnp.where(jnp.eye(n + m, dtype=bool), 0, matrix)
     # The divisions, with the given one first.
@@ -412,7 +449,10 @@ def permutation_test(
     # Up to rounding: a division may be the given one again.
     rounding = 32 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(matrix))
     as_large = jnp.sum(values[1:] >= values[0] - rounding)
-    return PermutationTest(values[0], (1 + as_large) / (1 + permutations))
+    p_value = (1 + as_large) / (1 + permutations)
+    return PermutationTest(
+        values[0], _checks.nan_unless(jnp.isfinite(values[0]), p_value)
+    )
 
 
 def _others(within: Array) -> Array:
@@ -434,12 +474,14 @@ def _streamed(
 ) -> Array:
     """The kernel's weighted sum over ordered pairs, tile by tile."""
     _check_pairwise(kernel)
-    if block < 1:
-        raise ValueError(f"expected tiles of one row or more, got {block}")
-    pooled = _geometry.centre_columns(jnp.concatenate([x, y]))
-    if not isinstance(kernel, _Radial):
-        pooled = jnp.concatenate([x, y])
-    n = len(x)
+    block = _checks.as_count("block", block)
+    n, pooled = len(x), jnp.concatenate([x, y])
+    if isinstance(kernel, _Radial):
+        kernel._fixed()
+        unit = _geometry.power_of_two(pooled)
+        pooled = _geometry.centre_columns(pooled / unit)
+        kernel = kernel._times(1 / unit)
+        x, y = pooled[:n], pooled[n:]
 
     def tile(kernel, row_place, column_place, rows, columns):
         (i, fresh_i), (j, fresh_j) = row_place, column_place
@@ -465,18 +507,30 @@ def _samples(x: Array, y: Array, kernel) -> tuple[Array, Array]:
             f"expected a kernel of rdljax.mmd, such as Polynomial() with its "
             f"parentheses, got {kernel!r}"
         )
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    given = x, y
+    x, y = map(_checks.as_activations, given)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(
             f"expected rows [n, units] and [m, units], got {x.shape} and {y.shape}"
         )
     if 0 in (*x.shape, *y.shape):
         raise ValueError(f"expected rows in both samples, got {x.shape} and {y.shape}")
-    traced = any(isinstance(a, jax.core.Tracer) for a in (x, y))
-    if not traced and not (jnp.isfinite(x).all() and jnp.isfinite(y).all()):
+    known = [np.asarray(a).astype(np.float64) for a in given if _checks.is_known(a)]
+    if not all(np.isfinite(a).all() for a in known):
         raise ValueError("expected finite rows, got NaN or infinity")
     dtype = _geometry.compute_dtype(x)
     return x.astype(dtype), y.astype(dtype)
+
+
+def _rows(x: Array) -> Array:
+    return _geometry.flatten(_checks.as_activations(x))
+
+
+def _in_one_unit(x: Array, y: Array) -> tuple[Array, Array, Array]:
+    """Both in a unit of their largest magnitude, and that unit."""
+    x, y = _rows(x), _rows(y)
+    unit = jnp.maximum(_geometry.power_of_two(x), _geometry.power_of_two(y))
+    return x / unit, y / unit, unit
 
 
 def _check_pairwise(kernel) -> None:

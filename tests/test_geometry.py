@@ -110,9 +110,35 @@ def test_pool(float64, size, target):
 
 
 def test_each_side_is_pooled_to_the_smaller():
-    x, y = np.zeros((2, 4, 6, 3)), np.zeros((2, 5, 3, 7))
+    x, y = np.zeros((2, 10, 9, 3)), np.zeros((2, 9, 10, 7))
     x, y = jax.eval_shape(_geometry.pool_to_smaller, x, y)
-    assert x.shape == (2, 4, 3, 3) and y.shape == (2, 4, 3, 7)
+    assert x.shape == (2, 9, 9, 3) and y.shape == (2, 9, 9, 7)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "one_aspect"),
+    [
+        (((7, 7), (14, 14)), True),
+        (((7, 7), (8, 8)), True),
+        (((5, 3), (10, 7)), True),  # Half of 7 is 3, rounded.
+        (((33, 17), (3, 2)), True),  # Halved four times, rounded up.
+        (((1, 1), (40, 9)), True),
+        (((25, 1), (100, 1)), True),
+        (((16, 7), (64, 7)), False),  # Channels for height.
+        (((16, 14), (64, 7)), False),
+        (((64, 2), (128, 2)), False),
+        (((8, 4), (8, 8)), False),
+    ],
+)
+def test_only_maps_of_one_aspect_are_pooled(sizes, one_aspect):
+    for order in (1, -1):
+        x, y = (jax.ShapeDtypeStruct((2, *size, 3), np.float32) for size in sizes)
+        if one_aspect:
+            x, y = jax.eval_shape(_geometry.pool_to_smaller, *(x, y)[::order])
+            assert x.shape[1:3] == y.shape[1:3]
+        else:
+            with pytest.raises(ValueError, match="NHWC.*transpose"):
+                jax.eval_shape(_geometry.pool_to_smaller, *(x, y)[::order])
 
 
 def test_pool_equals_the_worked_example():

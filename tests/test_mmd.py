@@ -387,13 +387,17 @@ class TestPermutations:
         assert abs(np.mean(values) - 0.5) < 0.06
 
     def test_wrong_calls(self):
-        with pytest.raises(ValueError, match="one permutation"):
-            mmd.permutation_test(jax.random.key(0), draw(1, 0), draw(3, 1))
+        key = jax.random.key(0)
+        with pytest.raises(ValueError, match="two rows"):
+            mmd.permutation_test(key, draw(1, 0), draw(3, 1))
+        for wrong in (0, 9.5):
+            with pytest.raises(ValueError, match=f"permutations.*more, got {wrong}"):
+                mmd.permutation_test(key, draw(3, 0), draw(3, 1), permutations=wrong)
         with pytest.raises(ValueError, match="finite rows"):
             mmd.biased(draw(3, 0) * np.inf, draw(3, 1))
         with pytest.raises(ValueError, match="rows in both"):
             mmd.biased(draw(0, 0), draw(3, 1))
-        with pytest.raises(ValueError, match="one row or more"):
+        with pytest.raises(ValueError, match="block must be a whole number of 1 or mo"):
             mmd.biased(draw(3, 0), draw(3, 1), block=0)
         with pytest.raises(ValueError, match="one of the kernels"):
             mmd.linear_time(draw(3, 0), draw(3, 1), kernel=lambda x: x @ x.T)

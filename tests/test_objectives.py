@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from jax import test_util
 
-from rdljax import mmd, objectives, rdm
+from rdljax import _geometry, mmd, objectives, rdm
 from rdljax._objectives import features
 from rdljax.rdm import comparisons, distances
 
@@ -816,7 +816,8 @@ def same_values(values, expected, name):
 def test_the_same_without_jit(case):
     student, teacher = pair(case, np.float32)
     expected, _ = value_and_gradient(case, student, teacher)
-    same_values(bound(case)(student, teacher), expected, "no jit")
+    with jax.debug_nans(True):
+        same_values(bound(case)(student, teacher), expected, "no jit")
 
 
 def over_devices(form, count):
@@ -974,6 +975,170 @@ def test_finite_at_degenerate_activations(case):
             if not finite(value_and_gradient(case, *both))
         ]
     assert not failed
+
+
+def scaled(factor, *trees):
+    return each(lambda x: (x * factor).astype(x.dtype), *trees)
+
+
+def check_scales(case, dtype, large):
+    """Value and gradient against the slow form, of either side or both."""
+    sides = pair(case, dtype)
+    _, usual = value_and_gradient(case, *sides)
+    failed = []
+    for factors in [(large, 1), (1, 1 / large), (1 / large, large)]:
+        own, other = (scaled(f, x) for f, x in zip(factors, sides, strict=True))
+        value, gradient = value_and_gradient(case, own, other)
+        exact = each(lambda x: x.astype(np.float64), (own, other))
+        expected = case.slow(*exact, *case.extra)
+        good = abs(value - expected) <= 1e-3 * abs(expected)
+        if case.name != "pkt":  # Its epsilon is in the units of the activations.
+            leaves = jax.tree.leaves(gradient), jax.tree.leaves(usual)
+            for a, b in zip(*leaves, strict=True):
+                error = np.abs(np.asarray(a, np.float64) * factors[0] - b).max()
+                good &= error <= 1e-3 * np.abs(b).max()
+        if not good:
+            failed.append((factors, value, expected))
+    assert not failed
+
+
+ANY_SCALE = "at cc cka ft ft_repdistiller kdsvd nst pkt rkd_angle rkd_distance sp"
+OF_ANY_SCALE = firsts([case for case in CASES if case.name in ANY_SCALE.split()])
+
+
+@parametrize(OF_ANY_SCALE)
+def test_right_at_every_scale(case):
+    check_scales(case, np.float32, 1e30)
+    check_scales(case, np.float32, 1e21)
+
+
+@pytest.mark.slow
+@parametrize(OF_ANY_SCALE)
+def test_right_at_every_scale_in_double_precision(float64, case):
+    check_scales(case, np.float64, 1e150)
+
+
+# (Objective, side, number) whose value is finite, or infinite with a finite gradient: a
+# logit of -inf excludes the class.
+EXCLUDES = {(name, side, -np.inf) for name in ("kd", "dkd", "dist") for side in (0, 1)}
+
+
+@every
+def test_what_is_not_finite_is_seen_in_value_and_gradient(case):
+    failed = []
+    for side in (0, 1):
+        for number in (np.nan, np.inf, -np.inf):
+            sides = list(pair(case, np.float32))
+            bad = jax.tree.leaves(sides[side])[0]  # (The first of a sequence.)
+            bad[(1,) * bad.ndim] = number
+            value, gradients = value_and_gradients(case, *sides)
+            seen = not np.isfinite(value) and not finite(gradients)
+            if seen == ((case.name, side, number) in EXCLUDES):
+                failed.append((side, number, value))
+    assert not failed
+
+
+@pytest.mark.parametrize("name", ["cka", "dist"])
+def test_a_constant_student_is_as_far_as_can_be(name):
+    """As in `rdm`; up to rounding, and where its mean has an error of its own."""
+    form = jax.jit(jax.value_and_grad(getattr(objectives, name)))
+    other = draw((13, 6), 1, np.float32)
+    for number in (0, 1, 0.1, 3.7, 1e-30, 1e30):
+        same = np.full((13, 6), number, np.float32)
+        if name == "cka":
+            same[4] = np.nextafter(same[4], np.float32(2 * number))
+        largest = {"cka": 1, "dist": 2}[name]
+        for pair in ((same, other), (other, same)):
+            value, gradient = form(*pair)
+            np.testing.assert_allclose(value, largest)
+            np.testing.assert_allclose(gradient, 0, atol=1e-7)
+        assert form(same, same[::-1])[0] == 0
+
+
+def test_maps_with_channels_first_are_refused_where_sizes_show_it():
+    student, teacher = np.ones((2, 16, 7, 7)), np.ones((2, 64, 7, 7))
+    for name in ("hint", "at", "nst", "ft_repdistiller"):
+        with pytest.raises(ValueError, match=rf"^{name}: .*NHWC.*\(2, 16, 7, 7\)"):
+            getattr(objectives, name)(student, teacher)
+    lower = np.ones((2, 16, 14, 14))
+    with pytest.raises(ValueError, match="^fsp: .*NHWC.*16 x 14 to 16 x 7"):
+        objectives.fsp([lower, student], [lower, student])
+    with pytest.raises(ValueError, match="^at: expected maps.*NHWC"):
+        objectives.at(student, teacher[:, 0])
+
+
+NUMBERS = [
+    *(("at", "power", number) for number in (np.float32(0.5), np.nan, "2", 2j, True)),
+    *(("pkt", "epsilon", number) for number in (-1e-9, np.array(np.inf), None)),
+    *(("cc", "gamma", number) for number in (0, np.float32(-0.4), np.ones(2))),
+    *(("cc", "order", number) for number in (-1, 0, 2.0, np.array([2]))),
+    *(("vid", "epsilon", number) for number in (np.array(-1.0), np.nan)),
+    *(("ab", "margin", number) for number in (np.float32(-1), np.inf)),
+    *(("kdsvd", "k", number) for number in (0, np.int8(-1), 1.0, True)),
+]
+
+
+@pytest.mark.parametrize(("name", "number", "value"), NUMBERS)
+def test_numbers_are_checked(name, number, value):
+    case = next(case for case in CASES if case.name == name)
+    with pytest.raises(ValueError, match=rf"^{name}.*the {number} must be"):
+        getattr(objectives, name)(*pair(case), *case.extra, **{number: value})
+
+
+def test_traced_numbers_out_of_range_give_nan():
+    maps, rows = draw(MAPS, 0, np.float32), draw((6, 5), 1, np.float32)
+
+    @jax.jit
+    @jax.vmap
+    def form(number):
+        student = jnp.asarray(maps)
+        return (
+            objectives.at(student, maps[::-1], power=number),
+            objectives.pkt(rows, rows[::-1], epsilon=number),
+            objectives.cc(rows, rows[::-1], gamma=number),
+            objectives.vid(student, maps[::-1], np.zeros(3), epsilon=number),
+            objectives.ab([student], [maps[::-1]], margin=number),
+            objectives.nst(student, maps[::-1], kernel=mmd.Gaussian(number)),
+        )
+
+    good, *bad = np.array(form(jnp.asarray([2, -1, jnp.nan, jnp.inf]))).T
+    known = objectives.at(maps, maps[::-1]), objectives.cc(rows, rows[::-1], gamma=2.0)
+    np.testing.assert_allclose(good[[0, 2]], known, rtol=1e-5)
+    assert np.isfinite(good).all() and np.isnan(bad).all()
+
+
+def test_activations_are_real_numbers_of_any_size():
+    x = RANDOM.integers(0, 5, (4, 3)) * 2**33
+    y = draw((4, 3), 0, np.float32)
+    value = jax.jit(objectives.sp)(x.astype(np.float32), y)
+    np.testing.assert_allclose(objectives.sp(x, y), value, rtol=1e-6)
+    for wrong in (x * 1j, x.astype(str)):
+        with pytest.raises(ValueError, match="^sp: expected activations that are real"):
+            objectives.sp(wrong, y)
+        with pytest.raises(ValueError, match="^kd: expected activations that are real"):
+            objectives.kd(y, wrong)
+        with pytest.raises(ValueError, match="^ab, layer '0': expected activations"):
+            objectives.ab([wrong], [y])
+
+
+def check_promotion(case, dtype, teachers):
+    sides = zip(pair(case), (dtype, teachers), strict=True)
+    student, teacher = (each(lambda x, d=d: x.astype(d), side) for side, d in sides)
+    form = jax.value_and_grad(bound(case))
+    with jax.numpy_dtype_promotion("strict"):
+        value, gradient = jax.eval_shape(form, student, teacher)
+    assert value.dtype == _geometry.compute_dtype(jnp.zeros(0, dtype))
+    assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype(dtype)}
+
+
+@first_of_every
+def test_sides_of_two_dtypes_under_strict_promotion(case):
+    check_promotion(case, jnp.bfloat16, np.float32)
+
+
+@first_of_every
+def test_sides_of_two_dtypes_under_strict_promotion_in_double_precision(float64, case):
+    check_promotion(case, np.float32, np.float64)
 
 
 @parametrize(firsts(OF_BATCH))
@@ -1250,6 +1415,25 @@ class TestKDSVD:
         numeric = above - below
         np.testing.assert_allclose(slope, numeric / (2 * step), rtol=1e-4)
 
+    def test_second_derivatives(self, float64):
+        student, teacher = draw((1, 2, 2, 3), 0, lowest=-9), draw((1, 2, 2, 3), 1)
+        moves = RANDOM.normal(size=(2, *student.shape))
+
+        @jax.jit
+        def slopes(student):
+            gradient = lambda s: kdsvd_of_one(s, teacher)[1]  # noqa: E731
+            along, both = jax.jvp(gradient, (student,), (moves[0],))
+            value = lambda s: kdsvd_of_one(s, teacher)[0]  # noqa: E731
+            forward = jax.jvp(value, (student,), (moves[0],))[1]
+            return jnp.vdot(along, moves[0]), forward, both
+
+        _, _, both = slopes(student)
+        step = 1e-6
+        below, above = (slopes(student + sign * step * moves[1]) for sign in (-1, 1))
+        numeric = (above[0] - below[0]) / (2 * step)
+        np.testing.assert_allclose(np.vdot(both, moves[1]), numeric, rtol=1e-6)
+        np.testing.assert_allclose(above[1], above[0], rtol=1e-10)
+
     def test_more_vectors_than_the_teacher_has(self):
         x = [np.ones((2, 2, 1, 5))] * 2
         with pytest.raises(ValueError, match=r"kdsvd: .*\(2, 2, 1, 5\).*got 3"):
@@ -1373,9 +1557,9 @@ class TestCRD:
             ({"bank": BANK._replace(student=np.ones((8, 4)))}, r"not \(8, 4\) and"),
             ({"bank": BANK._replace(teacher=np.ones((7, 5)))}, r"and \(7, 5\)"),
             ({"bank": BANK._replace(normalizers=np.ones(3))}, r"normalizers \(2,\)"),
-            ({"indices": DRAWN + 1}, "rows 0 to 7 of the bank, not 1 to 8"),
-            ({"indices": DRAWN * 1.0}, "integer rows, not float"),
-            ({"temperature": 0.0}, "the temperature must be above 0, got 0.0"),
+            ({"indices": DRAWN + 1}, "the rows of the bank must be 0 to 7, got 1 to 8"),
+            ({"indices": DRAWN * 1.0}, "bank must be integers, got float"),
+            ({"temperature": 0.0}, "temperature must be .* above 0, got 0.0"),
         ],
     )
     def test_wrong_banks_and_indices(self, change, message):
@@ -1458,7 +1642,7 @@ class TestKD:
         np.testing.assert_allclose(value, form(student, smallest)[0], rtol=1e-6)
 
     def test_a_temperature_is_above_zero(self):
-        with pytest.raises(ValueError, match="kd: the temperature must be above 0"):
+        with pytest.raises(ValueError, match="kd: the temperature must be .* above 0"):
             objectives.kd(np.ones((2, 3)), np.ones((2, 3)), temperature=0.0)
 
     def test_extreme_logits(self):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rdljax import _geometry, _layerwise, mmd
+from rdljax import _checks, _geometry, _layerwise, mmd
 
 Array = jax.Array
 
@@ -28,7 +28,7 @@ def hint(student: Array, teacher: Array) -> Array:
       A scalar: the mean squared difference over batch and units, summed over layers.
 
     Raises:
-      ValueError: Different batch, rank, or channels.
+      ValueError: Different batch, rank, channels, or aspect.
 
     References:
       Romero et al., `FitNets: Hints for Thin Deep Nets
@@ -53,14 +53,14 @@ def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
     Args:
       student: Maps `[batch, H, W, C]`.
       teacher: Maps of the same batch; sizes and channels may differ.
-      power: Of the activations' magnitude, 1 or more.
+      power: Of the activations' magnitude, a number of 1 or more.
 
     Returns:
       A scalar: the mean squared difference over batch and positions, summed over
       layers.
 
     Raises:
-      ValueError: Not maps of the same batch.
+      ValueError: Not maps of the same batch and aspect, or a power below 1.
 
     References:
       Zagoruyko & Komodakis, `Paying More Attention to Attention
@@ -69,14 +69,14 @@ def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
     Departures: (1) the mean squared difference, as in the authors' code, where the
       paper has the norm of the difference.
     """
-    if isinstance(power, int | float) and power < 1:
-        raise ValueError(f"the power must be 1 or more, got {power}")
+    power = _checks.as_number("power", power, student.dtype, at_least=1)
     student, teacher = _geometry.pool_to_smaller(student, teacher)
     return jnp.mean((_energy(student, power) - _energy(teacher, power)) ** 2)
 
 
 def _energy(x: Array, power: int = 2) -> Array:
     """Maps `[batch, H, W, C]` as unit vectors `[batch, H W]` of energy by position."""
+    x = x / _geometry.power_of_two(x, axis=(1, 2, 3), keepdims=True)
     energy = jnp.mean(jnp.abs(x) ** power, axis=3)
     return _geometry.unit_rows(_geometry.flatten(energy))
 
@@ -108,7 +108,7 @@ def nst(
       A scalar: the mean over the batch of the squared discrepancy, summed over layers.
 
     Raises:
-      ValueError: Not maps of the same batch, or a kernel that is none.
+      ValueError: Not maps of the same batch and aspect, or a kernel that is none.
 
     References:
       Huang & Wang, `Like What You Like: Knowledge Distill via Neuron Selectivity
@@ -128,8 +128,7 @@ def nst(
 
 def _selectivities(x: Array) -> Array:
     """Maps `[batch, H, W, C]` as unit vectors over positions `[batch, H W, C]`."""
-    x = x.reshape(x.shape[0], -1, x.shape[3])
-    return x * _geometry.safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
+    return _geometry.unit_rows(x.reshape(x.shape[0], -1, x.shape[3]))
 
 
 @_layerwise.layerwise(_layerwise.same_shape, paired=("log_scale",))
@@ -146,14 +145,15 @@ def vid(
       teacher: Activations of the same shape.
       log_scale: `[C]`, paired with the layers; the variance is
         `softplus(log_scale) + epsilon`.
-      epsilon: The smallest variance.
+      epsilon: The smallest variance; not negative.
 
     Returns:
       A scalar in nats: the mean over batch and units of half the squared difference by
       the variance plus half the log variance, summed over layers. It may be negative.
 
     Raises:
-      ValueError: Different shapes, or a log scale that is not `[C]`.
+      ValueError: Different shapes, a log scale that is not `[C]`, or a negative
+        epsilon.
 
     References:
       Ahn et al., `Variational Information Distillation for Knowledge Transfer
@@ -164,6 +164,7 @@ def vid(
             f"expected a log scale {student.shape[-1:]} for activations "
             f"{student.shape}, got {jnp.shape(log_scale)}"
         )
+    epsilon = _checks.as_number("epsilon", epsilon, student.dtype, at_least=0)
     variance = jax.nn.softplus(jnp.asarray(log_scale, student.dtype)) + epsilon
     variance = jnp.reshape(variance, (1,) * (student.ndim - 1) + (-1,))
     return jnp.mean((student - teacher) ** 2 / variance + jnp.log(variance)) / 2
@@ -180,26 +181,29 @@ def ab(student: tuple, teacher: tuple, *, margin: float = 1.0) -> Array:
       student: A sequence of activations before their ReLU, `[batch, ...]`, in depth
         order.
       teacher: The same of the teacher, of the same shapes.
-      margin: How far beyond zero a unit is pushed.
+      margin: How far beyond zero a unit is pushed; not negative.
 
     Returns:
       A scalar: the squared excess summed over units, mean over the batch, times 3/1000;
       the last layer counts 1, the one before it 1/2, and so on.
 
     Raises:
-      ValueError: Not sequences, or different shapes.
+      ValueError: Not sequences, different shapes, or a negative margin.
 
     References:
       Heo et al., `Knowledge Transfer via Distillation of Activation Boundaries
       <https://arxiv.org/abs/1811.03233>`_, AAAI 2019; weights of the authors'
       code.
     """
+    margin = _checks.as_number("margin", margin, student[0].dtype, at_least=0)
     total = 0.0
     pairs = zip(reversed(student), reversed(teacher), strict=True)
     for depth, (s, t) in enumerate(pairs):
         excess = jnp.where(
             t > 0, jnp.maximum(margin - s, 0), jnp.maximum(s + margin, 0)
         )
+        # (Infinity is on a side too, and NaN would count as inactive.)
+        excess = _checks.nan_unless(jnp.isfinite(s) & jnp.isfinite(t), excess)
         total += jnp.sum(excess**2) / s.shape[0] * 0.5**depth
     return total * 3 / 1000
 
@@ -228,7 +232,7 @@ def ft(student: Array, teacher: Array) -> Array:
     student, teacher = (
         _geometry.unit_rows(_geometry.flatten(x)) for x in (student, teacher)
     )
-    return jnp.mean(jnp.abs(student - teacher))
+    return jnp.mean(_absolute(student - teacher))
 
 
 @_layerwise.layerwise(_layerwise.maps)
@@ -246,14 +250,19 @@ def ft_repdistiller(student: Array, teacher: Array) -> Array:
       layers.
 
     Raises:
-      ValueError: Not maps of the same batch.
+      ValueError: Not maps of the same batch and aspect.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, released code.
     """
     student, teacher = _geometry.pool_to_smaller(student, teacher)
-    return jnp.mean(jnp.abs(_energy(student) - _energy(teacher)))
+    return jnp.mean(_absolute(_energy(student) - _energy(teacher)))
+
+
+def _absolute(x: Array) -> Array:
+    """The magnitude, with gradient 0 at 0 and NaN at NaN (`jnp.abs` has 1 and -1)."""
+    return x * jnp.sign(x)
 
 
 @_layerwise.in_depth_order(_layerwise.maps_of_same_channels)
@@ -272,7 +281,8 @@ def fsp(student: tuple, teacher: tuple) -> Array:
       successive layers.
 
     Raises:
-      ValueError: Not sequences of two or more, or different channels.
+      ValueError: Not sequences of two or more, different channels, or successive maps
+        of different aspect.
 
     References:
       Yim et al., `A Gift from Knowledge Distillation
@@ -332,6 +342,7 @@ def kdsvd(student: tuple, teacher: tuple, *, k: int = 1) -> Array:
     """
     if len(student) < 2:
         raise ValueError(f"expected two layers or more, got {len(student)}")
+    k = _checks.as_count("k", k)
     both = [_directions(s, t, k) for s, t in zip(student, teacher, strict=True)]
     students, teachers = zip(*both, strict=True)
 
@@ -350,11 +361,11 @@ def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
     Each is a singular vector times the teacher's singular value, whose k are scaled to
     a unit vector.
     """
-    if not 1 <= k <= min(teacher.shape[1] * teacher.shape[2], teacher.shape[3]):
+    if not k <= min(teacher.shape[1] * teacher.shape[2], teacher.shape[3]):
         raise ValueError(f"expected a k that teacher {teacher.shape} has, got {k}")
     # (Both sides' k + 3: what the gradient of one leaves to rounding is then the same
     # where student and teacher are.)
-    targets, values = (x[:, :k] for x in _singular(teacher, k + 3))
+    targets, squares = (x[:, :k] for x in _singular(teacher, k + 3))
     targets = _oriented(targets)
     candidates, _ = _singular(student, k + 3)
     cosines = jnp.einsum(
@@ -363,7 +374,7 @@ def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
     nearest = jnp.argmax(jnp.abs(cosines), axis=2)[:, :, None]
     signs = jnp.sign(jnp.take_along_axis(cosines, nearest, axis=2))
     matched = jnp.take_along_axis(candidates, nearest, axis=1) * signs
-    scale = _geometry.unit_rows(values)[:, :, None]
+    scale = _geometry.unit_rows(_geometry.safe_sqrt(squares))[:, :, None]
     return matched * scale, targets * scale
 
 
@@ -374,25 +385,27 @@ def _oriented(vectors: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="count")
 def _singular(x: Array, count: int) -> tuple[Array, Array]:
-    """The first right singular vectors of maps `[batch, H, W, C]` and their values.
+    """The first right singular vectors of maps and their squared singular values.
 
-    Returns:
-      `[batch, count, C]`, differentiable once, and `[batch, count]`, without a
-      gradient; fewer where the maps have fewer.
+    Of `[batch, H, W, C]`, each in a unit of its own, `[batch, count, C]` and
+    `[batch, count]`; fewer where the maps have fewer.
     """
     x = x.reshape(x.shape[0], -1, x.shape[3])
-    fixed = jax.lax.stop_gradient(x)
-    largest = jnp.max(jnp.abs(fixed), axis=(1, 2), keepdims=True)
-    x, fixed = (a / jnp.where(largest > 0, largest, 1) for a in (x, fixed))
+    x = x / _geometry.power_of_two(x, axis=(1, 2), keepdims=True)
+    return _first(x, min(count, *x.shape[1:]))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _first(x: Array, count: int) -> tuple[Array, Array]:
+    """The first right singular vectors, and squared singular values, of `[b, n, C]`."""
     values, vectors = jax.lax.platform_dependent(
-        fixed,
+        x,
         # One at a time: XLA's CPU threads wait for each other forever where two batched
         # decompositions have taken all of them.
         cpu=functools.partial(jax.lax.map, _decomposed),
         default=jax.vmap(_decomposed),
     )
-    first = jax.vmap(functools.partial(_moved, count=count))(x, values, vectors)
-    return first, values[:, :count]
+    return vectors[:, :count], values[:, :count] ** 2
 
 
 def _decomposed(x: Array) -> tuple[Array, Array]:
@@ -401,22 +414,28 @@ def _decomposed(x: Array) -> tuple[Array, Array]:
     return values, vectors
 
 
-def _moved(x: Array, values: Array, vectors: Array, count: int) -> Array:
-    """The first singular vectors `[count, C]` of x, with their gradient.
+@_first.defjvp
+def _first_jvp(count: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple:
+    """By perturbation theory: they are eigenvectors and eigenvalues of x'x.
 
-    A singular vector is an eigenvector v of x'x. By perturbation theory it changes by
-    what x'x v changes, times 1 / (its eigenvalue - the other's) along each other
-    vector. The residual x'x v - v (eigenvalue) is 0 but has that gradient.
+    An eigenvector v changes by what x'x v changes, times 1 / (its eigenvalue - the
+    other's) along each other vector. All vectors come from `_first`, so that this has
+    derivatives too.
     """
-    first, squares = vectors[:count], values**2
-    gaps = squares[:count, None] - squares[None, :]
-    tolerance = jnp.finfo(x.dtype).eps ** 0.5 * squares[0]
-    inverse = jnp.where(jnp.abs(gaps) > tolerance, 1 / jnp.where(gaps == 0, 1, gaps), 0)
-    alive = squares[:count, None] > tolerance
-    outside = jnp.where(alive, 1 / jnp.where(alive, squares[:count, None], 1), 0)
-    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    residual = product(product(first, x.T), x) - squares[:count, None] * first
-    along = product(residual, vectors.T)
-    change = product(inverse * along, vectors)
-    change += outside * (residual - product(along, vectors))
-    return _geometry.unit_rows(first + change)
+    (x,), (dx,) = primals, tangents
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    vectors, all_squares = _first(x, min(x.shape[1:]))
+    squares, first = all_squares[:, :count], vectors[:, :count]
+    gaps = squares[:, :, None] - all_squares[:, None, :]
+    tolerance = jnp.finfo(x.dtype).eps ** 0.5 * all_squares[:, :1]
+    apart = jnp.abs(gaps) > tolerance[:, :, None]
+    inverse = jnp.where(apart, 1 / jnp.where(apart, gaps, 1), 0)
+    alive = squares > tolerance
+    outside = jnp.where(alive, 1 / jnp.where(alive, squares, 1), 0)[:, :, None]
+    moved = sum(
+        product("bkc,bnc,bnd->bkd", first, *both) for both in ((dx, x), (x, dx))
+    )
+    along = product("bkc,bjc->bkj", moved, vectors)
+    change = product("bkj,bjc->bkc", inverse * along, vectors)
+    change += outside * (moved - product("bkj,bjc->bkc", along, vectors))
+    return (first, squares), (change, jnp.diagonal(along, axis1=1, axis2=2))

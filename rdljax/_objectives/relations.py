@@ -2,14 +2,13 @@
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rdljax import _geometry, _layerwise, rdm
+from rdljax import _checks, _geometry, _layerwise, rdm
 
 Array = jax.Array
 
@@ -36,6 +35,11 @@ def rdl(
     Compares representational distance matrices: how far apart the student holds every
     two examples of the batch, with how far apart the teacher holds them. The widths of
     the two layers may differ; no regressor is needed.
+
+    A batch of two has one distance. What compares distances up to a shift, scale or
+    order has nothing to compare then: the default, `Pearson`, is 0 for any student,
+    with gradient 0. `MSE` compares the distance itself; else take three examples or
+    more.
 
     Args:
       student: Activations `[batch, ...]`, flattened to units.
@@ -135,17 +139,18 @@ def rdl_target(
     """
     own = rdm.forms.distances_of(student, None, distance)
     compare = functools.partial(rdm.compare, comparison=comparison)
-    several = target.ndim > 1
-    if several and weights is not None and np.ndim(weights) > 1:
-        _check_shape("row of weights", weights[:, 0], {target.shape[:1]})
+    measured = None
+    if target.ndim > 1 and weights is not None and np.ndim(weights) > 1:
+        # (Known ones stay known, inside jit too.)
+        weights = (np if _checks.is_known(weights) else jnp).asarray(weights)
+        _check_shape("row of weights", weights.shape[:1], {target.shape[:1]})
         pairs = zip(target, weights, strict=True)
+        # (Not weights > 0: one that is NaN is to be found.)
+        measured = (~(weights <= 0)).any(axis=1)
     else:
-        pairs = ((one, weights) for one in (target if several else target[None]))
+        pairs = ((one, weights) for one in target.reshape(-1, target.shape[-1]))
     # (A loop: what a comparison refuses can be looked at outside jit.)
     values = jnp.stack([compare(own, one, weight) for one, weight in pairs])
-    measured = None
-    if several and weights is not None and np.ndim(weights) > 1:
-        measured = jnp.any(jnp.asarray(weights) > 0, axis=1)
     return _over_subjects(values, subjects, ceiling, comparison, measured)
 
 
@@ -157,38 +162,44 @@ def _over_subjects(values: Array, subjects, ceiling, comparison, measured) -> Ar
     if ceiling is not None:
         if isinstance(comparison, rdm.comparisons.MSE):
             raise ValueError("MSE has no similarity, so that it has no ceiling")
-        _check_shape("ceiling", ceiling, {(), values.shape})
-        _check_known("a ceiling above 0", ceiling, lambda x: x > 0)
-        values = 1 - (1 - values) / jnp.asarray(ceiling, values.dtype)
+        _check_shape("ceiling", np.shape(ceiling), {(), values.shape})
+        ceiling = jnp.asarray(
+            _number_of_each("ceiling", ceiling, above=0), values.dtype
+        )
+        ceiling = _checks.nan_unless(ceiling > 0, ceiling)
+        values = 1 - (1 - values) / ceiling
     if subjects is None and measured is None:
         return jnp.mean(values)
     if subjects is None:
         subjects = jnp.ones_like(values)
     else:
-        _check_shape("weight", subjects, {values.shape})
-        _check_known("weights of subjects of 0 or more", subjects, lambda x: x >= 0)
+        _check_shape("weight", np.shape(subjects), {values.shape})
+        subjects = _number_of_each("weights of subjects", subjects, at_least=0)
+        if _checks.is_known(subjects) and not np.any(subjects):
+            raise ValueError(
+                f"the weights of subjects must not all be 0, got {subjects}"
+            )
         subjects = jnp.asarray(subjects, values.dtype)
+        subjects = _checks.nan_unless(subjects >= 0, subjects)
     if measured is not None:
         subjects = jnp.where(measured, subjects, 0)
     total = jnp.sum(subjects)
     return jnp.sum(subjects * values) / jnp.where(total > 0, total, 1)
 
 
-def _check_shape(name: str, given, shapes: set[tuple]) -> None:
-    if np.shape(given) not in shapes:
+def _check_shape(name: str, given: tuple, shapes: set[tuple]) -> None:
+    if given not in shapes:
         raise ValueError(
-            f"expected a {name} for each of {max(shapes)[0]} subjects, got "
-            f"{np.shape(given)}"
+            f"expected a {name} for each of {max(shapes)[0]} subjects, got {given}"
         )
 
 
-def _check_known(expected: str, given, holds: Callable) -> None:
-    """Finite, not all 0, and what is expected, where the values are known."""
-    if isinstance(given, jax.core.Tracer):
-        return
-    known = np.asarray(given)
-    if not (holds(known).all() and np.isfinite(known).all() and known.any()):
-        raise ValueError(f"expected {expected}, got {known}")
+def _number_of_each(name: str, given, **limits):
+    """A number or one of each subject, checked."""
+    if not _checks.is_known(given):
+        given = jnp.asarray(given)
+    _checks.check_number(name, given, several=True, **limits)
+    return given
 
 
 @_layerwise.layerwise(_layerwise.same_batch)
@@ -215,7 +226,7 @@ def sp(student: Array, teacher: Array) -> Array:
 
     def similarities(x):
         x = _geometry.flatten(x)
-        return _geometry.unit_rows(_geometry.gram(x))
+        return _geometry.unit_rows(_geometry.gram(x / _geometry.power_of_two(x)))
 
     return jnp.mean((similarities(student) - similarities(teacher)) ** 2)
 
@@ -229,25 +240,29 @@ def pkt(student: Array, teacher: Array, *, epsilon: float = 1e-7) -> Array:
     Args:
       student: Activations `[batch, ...]`, flattened to units.
       teacher: Activations `[batch, ...]` of the same examples.
-      epsilon: Added to norms, and to probabilities in the ratio.
+      epsilon: Added to norms, and to probabilities in the ratio; not negative.
 
     Returns:
       A scalar in nats: the mean over ordered pairs of the terms of the Kullback-Leibler
       divergence, summed over layers.
 
     Raises:
-      ValueError: Different batch.
+      ValueError: Different batch, or a negative epsilon.
 
     References:
       Passalis & Tefas, `Learning Deep Representations with Probabilistic Knowledge
       Transfer <https://arxiv.org/abs/1803.10837>`_, ECCV 2018.
     """
+    epsilon = _checks.as_number("epsilon", epsilon, student.dtype, at_least=0)
 
     def probabilities(x):
         x = _geometry.flatten(x)
-        norms = _geometry.safe_sqrt(jnp.sum(x * x, axis=1, keepdims=True))
-        # A zero row has cosine 0 with all, and no direction to follow.
-        x = jnp.where(norms > 0, x / (jnp.where(norms > 0, norms, 1) + epsilon), 0)
+        unit = _geometry.power_of_two(x, axis=1, keepdims=True)
+        x = x / unit
+        inverse = _geometry.safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
+        # x / (|x| + epsilon). A zero row has cosine 0 with all, and no direction to
+        # follow.
+        x = x * inverse / (1 + epsilon / unit * inverse)
         # Rounding may take the cosine of opposite rows below -1.
         kernel = jnp.maximum(1 + _geometry.gram(x), 0) / 2
         return kernel / jnp.sum(kernel, axis=1, keepdims=True)
@@ -283,12 +298,22 @@ def rkd_distance(student: Array, teacher: Array) -> Array:
     """
 
     def relative(x):
-        squared = _geometry.squared_distances(_geometry.flatten(x))
+        squared = _geometry.squared_distances_from(_geometry.gram(_centred(x)))
         distances = _geometry.safe_sqrt(squared)
         mean = jnp.sum(distances) / (len(x) * (len(x) - 1))
-        return distances * jnp.where(mean > 0, 1 / jnp.where(mean > 0, mean, 1), 0)
+        return distances * _geometry.safe_inverse(mean)
 
     return jnp.mean(_huber(relative(student) - relative(teacher)))
+
+
+def _centred(x: Array) -> Array:
+    """Activations as rows `[batch, units]` minus their mean, in a unit of their own.
+
+    For what does not depend on the unit. A unit that is constant in the batch, up to
+    rounding, is 0.
+    """
+    x = _geometry.flatten(x)
+    return _geometry.centre(x / _geometry.power_of_two(x), axis=0)
 
 
 @_layerwise.layerwise(_same_batch_with_pairs)
@@ -319,8 +344,7 @@ def rkd_angle(student: Array, teacher: Array) -> Array:
     """
 
     def products_and_scales(x):
-        x = _geometry.flatten(x)
-        gram = _geometry.gram(x - jnp.mean(x, axis=0, keepdims=True))
+        gram = _geometry.gram(_centred(x))
         return gram, _geometry.safe_rsqrt(_geometry.squared_distances_from(gram))
 
     return _angles(*products_and_scales(student), *products_and_scales(teacher))
@@ -377,9 +401,7 @@ def _angles_pass(
     (total, by_gram), rows = jax.lax.scan(add, start, vertices)
     by_own, by_log_scale = (row.reshape(-1, n)[:n] for row in rows)
     by_gram = by_gram - 2 * by_own + jnp.diag(jnp.sum(by_own, axis=1))
-    by_scale = (
-        2 * by_log_scale * jnp.where(scale > 0, 1 / jnp.where(scale > 0, scale, 1), 0)
-    )
+    by_scale = 2 * by_log_scale * _geometry.safe_inverse(scale)
     return tuple(x / float(n) ** 3 for x in (total, by_gram, by_scale))
 
 
@@ -405,19 +427,22 @@ def cc(student: Array, teacher: Array, *, gamma: float = 0.4, order: int = 2) ->
     Args:
       student: Embeddings `[batch, ...]`, flattened to units and scaled to unit length.
       teacher: Embeddings `[batch, ...]` of the same examples.
-      gamma: The kernel's precision.
-      order: The last power of the series.
+      gamma: The kernel's precision, above 0.
+      order: The last power of the series, 1 or more.
 
     Returns:
       A scalar: the mean squared difference over ordered pairs, summed over layers.
 
     Raises:
-      ValueError: Different batch.
+      ValueError: Different batch, a gamma of 0 or less, or an order that is not a whole
+        number of 1 or more.
 
     References:
       Peng et al., `Correlation Congruence for Knowledge Distillation
       <https://arxiv.org/abs/1904.01802>`_, ICCV 2019.
     """
+    gamma = _checks.as_number("gamma", gamma, student.dtype, above=0)
+    order = _checks.as_count("order", order)
 
     def correlations(x):
         x = _geometry.unit_rows(_geometry.flatten(x))
@@ -425,7 +450,7 @@ def cc(student: Array, teacher: Array, *, gamma: float = 0.4, order: int = 2) ->
         series = (
             (2 * gamma) ** p / math.factorial(p) * gram**p for p in range(order + 1)
         )
-        return math.exp(-2 * gamma) * sum(series)
+        return jnp.exp(-2 * gamma) * sum(series)
 
     return jnp.mean((correlations(student) - correlations(teacher)) ** 2)
 
@@ -461,14 +486,15 @@ def cka(student: Array, teacher: Array) -> Array:
     """Centred kernel alignment (CKA), linear, as a loss.
 
     Compares the Gram matrices of the centred batch by their cosine: blind to rotation
-    and scale.
+    and scale. Units that are constant in the batch, up to rounding, count for nothing.
 
     Args:
       student: Activations `[batch, ...]`, flattened to units.
       teacher: Activations `[batch, ...]` of the same examples.
 
     Returns:
-      A scalar in [0, 1], 0 for equal geometry: 1 - CKA, summed over layers.
+      A scalar in [0, 1], 0 for equal geometry: 1 - CKA, summed over layers. Where the
+      examples of one side are all alike it is 1, and 0 where those of both are.
 
     Raises:
       ValueError: Different batch.
@@ -479,8 +505,6 @@ def cka(student: Array, teacher: Array) -> Array:
     """
 
     def gram(x):
-        x = _geometry.flatten(x)
-        x = x - jnp.mean(x, axis=0, keepdims=True)
-        return _geometry.unit_rows(_geometry.gram(x).reshape(1, -1))
+        return _geometry.gram(_centred(x)).reshape(1, -1)
 
-    return jnp.sum((gram(student) - gram(teacher)) ** 2) / 2
+    return _geometry.one_minus_cosines(gram(student), gram(teacher))[0]
