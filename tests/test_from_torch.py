@@ -380,6 +380,7 @@ class TestRead:
             ({"epoch": 3, "ema": {"x": 4.0}, "optimizer": {"m": {"x": 5.0}}}, None, 4),
             ({"state": {"x": 1.0}, "net": {"model": {"x": 2.0}}}, "state", 1),
             ({"net": {"model": {"x": 2.0}}, "opt": argparse.Namespace()}, None, 2),
+            ({"model": {"args": {"n": 8}}, "state_dict": {"x": 2.0}}, None, 2),
             ({"x": 6.0}, None, 6),
             ({"x": 6.0}, "ema", "no weights under 'ema', but under no such name"),
             ({"model": {"x": 6.0}}, "ema", "no weights under 'ema', but under 'model'"),

@@ -370,7 +370,7 @@ def _weights_in(path: pathlib.Path, stored: Any, entry: str | None) -> Any:
 def _holds_weights(x: Any) -> bool:
     """Whether there are arrays, not only numbers such as the decay of an average."""
     return isinstance(x, Mapping) and any(
-        isinstance(y, Mapping) or hasattr(y, "shape") for y in x.values()
+        hasattr(y, "shape") or _holds_weights(y) for y in x.values()
     )
 
 
