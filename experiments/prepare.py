@@ -193,12 +193,12 @@ def prepare(
     Raises:
       UnknownName: `name` is not a key of `SOURCES`.
       CannotPrepare: a file is missing, cannot be had, or is not the original one.
-      UsageError: `data_dir` or `manual_dir` is no path.
+      RuntimeError: a path begins with the home folder of a user who has none.
     """
     _names.check("data set to prepare", name, SOURCES)
     import tensorflow_datasets as tfds
 
-    data_dir = command.path("data_dir", os.fspath(data_dir))
+    data_dir = pathlib.Path(data_dir).expanduser()
     version = str(tfds.builder_cls(name).VERSION)
     folder = data_dir / name / version
     if folder.exists() and not overwrite:
@@ -206,7 +206,7 @@ def prepare(
     if manual_dir is None:
         files = _downloaded(name, data_dir / "downloads" / name)
     else:
-        files = _found(name, command.path("manual_dir", os.fspath(manual_dir)))
+        files = _found(name, pathlib.Path(manual_dir).expanduser())
     content = SOURCES[name].read(name, files)
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
@@ -296,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = vars(parser.parse_args(arguments))
         name, data_dir = options.pop("name"), options.pop("data_dir")
         print(prepare(name, data_dir, **options))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ImportError as error:

@@ -29,8 +29,8 @@ THREADS = os.cpu_count() or 1
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
 # What Pillow calls images of so many channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# What it calls pixels of 32 bits, of which only these formats say which are white: they
-# have 16 (and are "I;16", too, from Pillow 11.3 on).
+# What it calls pixels of 32 bits, of which nothing says which are white, but in these
+# formats: theirs have 16 (and are called "I;16" too, as newer versions do of PNG).
 WIDE, SIXTEEN = ("I", "F"), ("PNG", "PPM")
 # The labels of fewer records are read anew each time.
 KEPT = 20_000

@@ -443,6 +443,8 @@ def _in_every_mode():
         shown[name] = _png_by_hand(wide[..., :channels]), true
     grey = pil.fromarray(wide[..., 0])
     shown["16 bits as a TIFF"] = _saved(grey, "TIFF"), opaque(wide[..., :1] >> 8)
+    by_hand = b"P5\n9 7\n65535\n" + wide[..., 0].astype(">u2").tobytes()
+    shown["16 bits as a PGM"] = by_hand, opaque(wide[..., :1] >> 8)
     return shown
 
 

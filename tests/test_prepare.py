@@ -370,6 +370,16 @@ class TestCommandLine:
         assert prepare.main([*command, f"--manual_dir={original()}"]) == 1
         assert "cannot prepare mnist" in capsys.readouterr().err
 
+    def test_the_home_folder(self, original, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        command = ["mnist", f"--manual_dir=~/{original().name}"]
+        assert prepare.main([*command, "--data_dir=~/data"]) == 0
+        assert (tmp_path / "data" / "mnist" / "3.0.1").is_dir()
+        assert prepare.main([*command, "--data_dir=~nobody-has-this-name/a"]) == 2
+        assert "error: " in capsys.readouterr().err
+        assert not [*tmp_path.glob("*~*")]
+
     def test_an_interruption(self, original, tmp_path, capsys, monkeypatch):
         _interrupt_after(monkeypatch, 5)
         command = ["mnist", f"--data_dir={tmp_path}", f"--manual_dir={original()}"]
