@@ -148,7 +148,7 @@ def _at(summand, block, points, start, constants):
     places = []
     for first in start:
         # What dynamic_slice does with a block that would reach beyond the end.
-        places.append(jnp.minimum(first, n - block) + jnp.arange(block))
+        places.append(jnp.minimum(first, n - block) + np.arange(block, dtype=np.int32))
     fresh = [(rows, rows >= first) for rows, first in zip(places, start, strict=True)]
     return lambda *blocks: summand(constants, *fresh, *blocks)
 

@@ -161,12 +161,6 @@ def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def check_above_zero(name: str, number) -> None:
-    """Raises `ValueError` for a known number that is not above 0."""
-    if isinstance(number, int | float) and not number > 0:
-        raise ValueError(f"the {name} must be above 0, got {number}")
-
-
 def _sides(signature: inspect.Signature, args: tuple, numbers: dict) -> tuple:
     """The first two arguments of a call, and the others by name."""
     rest = signature.bind(*args, **numbers).arguments

@@ -219,6 +219,163 @@ def test_a_sample_without_any_width(scale):
     assert value == 0 and np.isfinite(gradient).all()
 
 
+class TestScale:
+    @pytest.mark.parametrize("kernel", [mmd.Gaussian, mmd.InverseMultiquadric])
+    def test_a_fixed_width_in_the_unit_of_the_rows(self, kernel):
+        """Of all estimates, in any unit whose numbers are finite."""
+        x, y = (draw(8, s, shift=s) for s in (0, 1))
+
+        @jax.jit
+        def estimates(x, y, kernel):
+            return (
+                mmd.biased(x, y, kernel=kernel),
+                mmd.biased(x, y, kernel=kernel, block=3),
+                mmd.unbiased(x, y, kernel=kernel),
+                mmd.linear_time(x, y, kernel=kernel),
+            )
+
+        form = {
+            mmd.Gaussian: lambda t: np.exp(-t / 2),
+            mmd.InverseMultiquadric: lambda t: (1 + t) ** -0.5,
+        }[kernel]
+        k = lambda a, b: form(distance(a, b) ** 2 / 0.8**2)  # noqa: E731
+        both = slow(x, y, k), slow(x, y, k, False)
+        pairs = zip(x[::2], x[1::2], y[::2], y[1::2], strict=True)
+        linear = [k(a, b) + k(c, d) - k(a, d) - k(b, c) for a, b, c, d in pairs]
+        expected = [both[0], both[0], both[1], np.mean(linear)]
+        for unit in np.float32([1, 3e-30, 7e36]):
+            sides = (a.astype(np.float32) * unit for a in (x, y))
+            values = estimates(*sides, kernel(np.float32(0.8) * unit))
+            np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("scale", [mmd.by_median, mmd.by_mean])
+    def test_a_width_from_the_data_where_most_rows_are_equal(self, scale):
+        """As those of a ReLU: the median of all distances is 0."""
+        x, y = draw(11, 0) - 1, draw(9, 1) - 1.4
+        x, y = (np.where((a > 0).all(axis=1, keepdims=True), a, 0.1) for a in (x, y))
+        x[:3] += [[1.0, 0, 2], [0, 3, 1], [0.5, 0, 0]]
+        pooled = np.concatenate([x, y])
+        apart = [distance(a, b) for a, b in itertools.combinations(pooled, 2)]
+        assert np.median(apart) == 0
+        apart = np.array(apart)[np.array(apart) > 0]
+        unit = {
+            mmd.by_median: np.median(apart),
+            mmd.by_mean: np.sqrt(np.sum(apart**2) / (20 * 19 / 2)),
+        }[scale]
+        expected = slow(x, y, lambda a, b: np.exp(-distance(a, b) / unit))
+
+        @jax.jit
+        def form(x, y):
+            kernel = mmd.Laplace(1.0, scale)
+            value = functools.partial(mmd.biased, kernel=kernel)
+            width = kernel.fitted(jnp.concatenate([x, y])).width
+            return *jax.value_and_grad(value)(x, y), width
+
+        gradients = []
+        for factor in np.float32([1, 0.1, 3e-30, 7e30]):
+            value, gradient, width = form(*(np.float32(a) * factor for a in (x, y)))
+            np.testing.assert_allclose(value, expected, rtol=1e-4)
+            np.testing.assert_allclose(width, unit * factor, rtol=1e-4)
+            gradients.append(np.float64(gradient) * factor)
+        np.testing.assert_allclose(gradients, 4 * gradients[:1], rtol=0, atol=1e-5)
+
+
+class TestWhatIsNotFinite:
+    @every
+    def test_is_seen_in_every_estimate_and_gradient(self, float64, name):
+        for bad, side in itertools.product((np.nan, np.inf, -np.inf), (0, 1)):
+            samples = list(two_samples())
+            samples[side][2, 1] = bad
+            estimates, _, matrix = found(*samples, tuple(samples), name)
+            for value, gradients in estimates:
+                assert not np.isfinite(value)
+                assert not np.isfinite(gradients[side]).all()
+            assert side or not np.isfinite(matrix).all()
+            same = [draw(9, 0), draw(9, 1, shift=0.3)]
+            same[side][2, 1] = bad
+            assert not np.isfinite(of_one_size(*same, name)[2])
+
+    def test_has_no_p_value_and_no_width(self):
+        @jax.jit
+        def form(x, y):
+            kernel = mmd.Gaussian(1.0, mmd.by_median)
+            test = mmd.permutation_test(
+                jax.random.key(0), x, y, kernel=kernel, permutations=9
+            )
+            return test, kernel.fitted(x).width
+
+        x, y = (draw(8, s).astype(np.float32) for s in (0, 1))
+        assert np.isfinite(jax.tree.leaves(form(x, y))).all()
+        for bad in (np.nan, np.inf):
+            x[1, 0] = bad
+            assert not np.isfinite(jax.tree.leaves(form(x, y))).any()
+
+    def test_is_refused_where_it_is_known_within_jit(self):
+        bad = jnp.asarray(draw(4, 0) * np.nan)
+        with pytest.raises(ValueError, match="finite rows"):
+            jax.eval_shape(lambda x: mmd.biased(x, bad), np.ones((4, 3)))
+
+
+def test_samples_and_kernels_may_be_constants_of_what_is_traced():
+    x, y = (jnp.asarray(draw(6, s), jnp.float32) for s in (0, 1))
+    kernel = mmd.Gaussian(jnp.asarray([0.5, 2.0]))
+    form = functools.partial(mmd.biased, kernel=kernel)
+    expected = jax.jit(form)(x, y)
+
+    @jax.jit
+    def constants(x):
+        scanned = jax.lax.scan(lambda c, a: (c, form(a, y)), 0, x[None])[1][0]
+        polynomial = mmd.unbiased(x, y, kernel=mmd.Polynomial(2, jnp.asarray(0.5)))
+        tiled = mmd.biased(x, y, kernel=kernel, block=4)
+        return jax.grad(form)(x, y), [form(x, y), scanned, tiled], polynomial
+
+    gradient, values, polynomial = constants(x)
+    np.testing.assert_allclose(values, [expected] * 3, rtol=1e-4)
+    assert np.isfinite(gradient).all() and np.isfinite(polynomial)
+
+
+WRONG_NUMBERS = [
+    *((mmd.Gaussian, width) for width in (0, -1.0, np.nan, np.float32(np.inf), "1")),
+    *((mmd.Laplace, width) for width in ((), (1.0, 0.0), np.array([2, -3]), None)),
+    (mmd.InverseMultiquadric, 1j),
+    *((mmd.Polynomial, degree) for degree in (0, 2.0, np.float32(2), True, np.ones(2))),
+    *((functools.partial(mmd.Polynomial, 2), o) for o in (-1, np.nan, np.ones(2))),
+]
+
+
+@pytest.mark.parametrize(("kernel", "number"), WRONG_NUMBERS)
+def test_wrong_numbers_of_kernels(kernel, number):
+    with pytest.raises(ValueError, match="the (width|degree|offset) must be a"):
+        kernel(number)
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    x, y = two_samples()
+    form = lambda degree: mmd.biased(x, y, kernel=mmd.Polynomial(degree))  # noqa: E731
+    np.testing.assert_array_equal(form(np.int8(2)), form(2))
+    assert hash(mmd.Polynomial(np.int64(3))) == hash(mmd.Polynomial(3))
+    with pytest.raises(ValueError, match="real numbers, got complex"):
+        mmd.biased(x * 1j, y)
+
+
+@pytest.mark.parametrize("name", some("linear", "offset", "laplace"))
+def test_samples_of_two_dtypes_under_strict_promotion(name):
+    def form(key, x, y):
+        kernel = KERNELS[name][0]
+        linear = mmd.linear_time(x, y, kernel=kernel)
+        test = mmd.permutation_test(key, x, y, kernel=kernel, permutations=9)
+        return values_and_gradients(x, y, kernel, block=4), test, linear, kernel(x)
+
+    key = jax.random.key(0)
+    for x64, dtypes in ((0, (jnp.bfloat16, np.float32)), (1, (np.float32, np.float64))):
+        with jax.enable_x64(bool(x64)), jax.numpy_dtype_promotion("strict"):
+            x, y = (jax.ShapeDtypeStruct((9, 3), dtype) for dtype in dtypes)
+            estimates, test, *_ = jax.eval_shape(form, key, x, y)
+            for value, (of_x, of_y) in estimates:
+                assert value.dtype == test.value.dtype == np.float32
+                assert (of_x.dtype, of_y.dtype) == (x.dtype, y.dtype)
+
+
 def test_a_kernel_may_be_traced_and_is_not_retraced():
     traces = []
 
