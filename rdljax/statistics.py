@@ -1,6 +1,6 @@
 """Honest comparisons: two students, many tests, few seeds, two geometries.
 
-Thin, over mlxtend and SciPy, which are imported where they are used, and over `rdm`.
+Thin, over SciPy, which is imported where it is used, and over `rdm`.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from numpy import typing as npt
 
-from rdljax import rdm
+from rdljax import _checks, rdm
 
 
 class McNemar(NamedTuple):
@@ -70,6 +70,12 @@ def _check_paired(name: str, *arrays: np.ndarray) -> None:
         raise ValueError(f"{name} takes vectors of one length, 1 or more: got {listed}")
 
 
+def _check_confidence(confidence: float) -> None:
+    _checks.check_number("confidence", confidence, above=0)
+    if confidence >= 1:
+        raise ValueError(f"the confidence lies between 0 and 1: got {confidence}")
+
+
 def mcnemar(
     truth: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike
 ) -> McNemar:
@@ -89,23 +95,45 @@ def mcnemar(
       right, and the two-sided p value: 1 where the two are right on the same examples.
 
     Raises:
-      ValueError: If the shapes differ, are not [examples], or there is no example.
+      ValueError: If the shapes differ, are not [examples], there is no example, or what
+        is given are no labels: whole numbers.
 
     References:
       McNemar, 1947, Note on the sampling error of the difference between correlated
       proportions or percentages. Edwards, 1948, Note on the "correction for continuity"
       in testing the significance of the difference between correlated proportions.
     """
-    from mlxtend import evaluate
+    from scipy import stats
 
     truth, first, second = np.asarray(truth), np.asarray(first), np.asarray(second)
     _check_paired("mcnemar", truth, first, second)
-    table = evaluate.mcnemar_table(truth, first, second)
-    only_first, only_second = int(table[0, 1]), int(table[1, 0])
+    _check_labels(truth=truth, first=first, second=second)
+    first, second = first == truth, second == truth
+    only_first, only_second = int(np.sum(first > second)), int(np.sum(second > first))
+    total, ahead = only_first + only_second, abs(only_first - only_second)
     # Of equal counts the correction would make a difference of one.
-    exact = only_first + only_second < 25 or only_first == only_second
-    _, p_value = evaluate.mcnemar(table, corrected=True, exact=exact)
+    if total < 25 or ahead == 0:
+        p_value = stats.binomtest(only_first, total).pvalue if total else 1.0
+    else:
+        p_value = stats.chi2.sf((ahead - 1) ** 2 / total, 1)
     return McNemar(only_first, only_second, float(p_value))
+
+
+def _check_labels(**labels: np.ndarray) -> None:
+    """Whole numbers: of integers, booleans, or floats without a fraction."""
+    for name, given in labels.items():
+        whole = given.dtype.kind in "biu" or (
+            given.dtype.kind == "f"
+            and np.isfinite(given).all()
+            and (given == np.floor(given)).all()
+        )
+        if not whole:
+            raise ValueError(
+                f"mcnemar takes labels, whole numbers: got {given.dtype} such as "
+                f"{given[:3].tolist()} for {name}. (np.unique(names, "
+                f"return_inverse=True) numbers names, argmax takes a probability's "
+                f"class.)"
+            )
 
 
 def holm(p_values: npt.ArrayLike) -> np.ndarray:
@@ -154,7 +182,8 @@ def paired_difference(
       width, and the p value is 1 for an amount of 0 and else 0.
 
     Raises:
-      ValueError: If the shapes differ, are not [seeds], or there is no seed.
+      ValueError: If the shapes differ, are not [seeds], there is no seed, a result is
+        infinite, or the confidence is not between 0 and 1.
 
     References:
       Student, 1908, The probable error of a mean.
@@ -163,6 +192,11 @@ def paired_difference(
 
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     _check_paired("paired_difference", first, second)
+    _check_confidence(confidence)
+    if np.isinf(first).any() or np.isinf(second).any():
+        raise ValueError(
+            f"paired_difference takes finite results: got {first} and {second}"
+        )
     differences = first - second
     mean = float(differences.mean())
     if differences.size == 1:
@@ -247,7 +281,8 @@ def bootstrap(
 
     Stimuli are drawn with replacement; a pair of stimuli counts as often as both were
     drawn, and the pairs of a stimulus with its copies are left out. For MSE, cosine and
-    Pearson all draws together are a few matrix products of counts with RDMs.
+    Pearson all draws together are a few matrix products of counts with RDMs; a draw in
+    which an RDM varies much less than in all pairs is computed by itself.
 
     Args:
       first: A condensed RDM, [pairs].
@@ -264,7 +299,8 @@ def bootstrap(
 
     Raises:
       ValueError: If the lengths differ or belong to fewer than three stimuli, a
-        distance is not finite, or there are fewer than two draws.
+        distance is not finite, there are fewer than two draws, or the confidence is not
+        between 0 and 1.
 
     References:
       Efron & Tibshirani, An Introduction to the Bootstrap, 1993. Nili, Wingfield,
@@ -273,6 +309,8 @@ def bootstrap(
     """
     first, second = np.asarray(first), np.asarray(second)
     _check_paired("bootstrap", first, second)
+    _check_confidence(confidence)
+    _checks.check_number("number of draws", draws, whole=True)
     n = rdm.stimuli(first.size)
     if n < 3 or draws < 2:
         raise ValueError(
@@ -284,27 +322,27 @@ def bootstrap(
     counts = _counts(np.random.default_rng(seed), n, draws)
     dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if getattr(comparison, "own_scales", False):
+        first, second = map(_of_unit_size, (first, second))
     first, second = (jnp.asarray(x, dtype) for x in (first, second))
+    # With every stimulus once, first: the discrepancy itself.
+    counts = np.concatenate([np.ones((1, n), counts.dtype), counts])
+    values, sure = np.zeros(len(counts)), np.zeros(len(counts), bool)
     if rdm.forms.streams(comparison):
-        # With every stimulus once, first: the discrepancy itself.
-        counts = np.concatenate([np.ones((1, n)), counts])
-        values = _bootstrapped(first, second, jnp.asarray(counts, dtype), comparison)
-        value, *values = np.asarray(values, np.float64)
-    else:
-        value = rdm.compare(first, second, comparison=comparison)
-        rows, columns = np.triu_indices(n, 1)
-        ranked = isinstance(comparison, rdm.comparisons.OfRanks)
-        values = []
-        for count in counts:
-            copies = count[rows] * count[columns]
-            if ranked:
-                # As copies: ranks outside jit are the faster.
-                drawn = (np.repeat(x, copies) for x in map(np.asarray, (first, second)))
-                values.append(float(comparison(*map(jnp.asarray, drawn))))
-            else:
-                weights = jnp.asarray(copies, dtype)
-                values.append(float(comparison(first, second, weights)))
-    values = np.array(values, np.float64)
+        found = _bootstrapped(first, second, jnp.asarray(counts, dtype), comparison)
+        values, sure = np.array(found[0], np.float64), np.asarray(found[1])
+    rows, columns = np.triu_indices(n, 1)
+    ranked = isinstance(comparison, rdm.comparisons.OfRanks)
+    for draw in np.flatnonzero(~sure):
+        copies = counts[draw][rows] * counts[draw][columns]
+        if ranked:
+            # As copies: ranks outside jit are the faster.
+            drawn = (np.repeat(x, copies) for x in map(np.asarray, (first, second)))
+            values[draw] = comparison(*map(jnp.asarray, drawn))
+        else:
+            weights = jnp.asarray(copies, dtype)
+            values[draw] = _weighted(comparison, first, second, weights)
+    value, values = values[0], values[1:]
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     error = float(values.std(ddof=1))
@@ -325,10 +363,19 @@ def _drawn(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
 
 
 @jax.jit
+def _weighted(comparison, first, second, weights):
+    return comparison(first, second, weights)
+
+
+@jax.jit
 def _bootstrapped(first, second, counts, comparison):
-    """The discrepancy for every draw: `w' F w` for each matrix F of what is summed."""
+    """The discrepancy for every draw: `w' F w` for each matrix F of what is summed.
+
+    And whether it has its digits: the terms are taken about the centre of all pairs,
+    and little may be left of them about that of the draw's own.
+    """
     if comparison.own_scales:
-        first, second = (_of_unit_size(x) for x in (first, second))
+        first, second = (_of_unit_norm(x) for x in (first, second))
     centres = jnp.mean(first), jnp.mean(second)
     square = [rdm.square(x) for x in (first, second)]
     beside = ~jnp.eye(counts.shape[1], dtype=bool)
@@ -341,10 +388,23 @@ def _bootstrapped(first, second, counts, comparison):
         return jnp.sum(rows * counts, axis=1) / pairs
 
     means = [mean(term) for term in comparison.terms(*square, centres)]
-    return jax.vmap(lambda *means: comparison.from_means(means, centres))(*means)
+    values = jax.vmap(lambda *means: comparison.from_means(means, centres))(*means)
+    sure = jnp.ones(len(counts), bool)
+    if comparison.own_scales:
+        difference, teacher, _, _, teachers, students = means
+        student = difference - centres[0] + centres[1] + teacher
+        least = jnp.finfo(values.dtype).eps ** 0.25
+        for shift, whole in ((student, students), (teacher, teachers)):
+            sure &= whole - shift**2 > least * whole
+    return values, sure
 
 
-def _of_unit_size(x: jax.Array) -> jax.Array:
+def _of_unit_size(x: np.ndarray) -> np.ndarray:
+    """Numbers divided by the power of two next to the largest magnitude."""
+    return np.ldexp(x, -np.frexp(np.abs(x).max())[1])
+
+
+def _of_unit_norm(x: jax.Array) -> jax.Array:
     size = jnp.sqrt(jnp.mean(x * x))
     return jnp.where(size > 0, x / jnp.where(size > 0, size, 1), 0)
 
@@ -386,11 +446,9 @@ def noise_ceiling(
     standard = np.stack([comparison.standardised(one) for one in rdms])
     total = standard.sum(axis=0)
 
-    def similarity(one, best):
-        return 1 - float(rdm.compare(one, best, comparison=comparison))
+    def similarity(own, best):
+        return 1 - float(rdm.compare(own, best, comparison=comparison))
 
-    others = [
-        similarity(one, total - own) for one, own in zip(rdms, standard, strict=True)
-    ]
-    best = [similarity(one, total) for one in rdms]
+    others = [similarity(own, total - own) for own in standard]
+    best = [similarity(own, total) for own in standard]
     return Ceiling(float(np.mean(others)), float(np.mean(best)))

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -252,6 +253,167 @@ class TestFloat32:
         self.test_what_is_not_finite_stays_so(form, comparison)
 
 
+class TestRoundingIsNoDistance:
+    """Rows that differ by a factor (and an offset) alone have one direction."""
+
+    def rows(self, offset=0.0):
+        rng = np.random.default_rng(8)
+        factors, vector = rng.uniform(0.3, 7, (50, 1)), rng.normal(size=6)
+        return (factors * vector + offset * rng.normal(size=(50, 1))).astype(np.float32)
+
+    @pytest.mark.parametrize("name", ["Cosine", "Correlation"])
+    @pytest.mark.parametrize(
+        "form", [forms.Dense(), forms.Moments(), forms.Tiles(16)], ids=str
+    )
+    def test_in_every_form(self, form, name):
+        rows = self.rows(offset=30.0 if name == "Correlation" else 0.0)
+        chosen = {"distance": DISTANCES[name](), "form": form}
+        value, gradients = value_and_gradients(rows, sides()[1], **chosen)
+        np.testing.assert_allclose(value, 1, rtol=1e-6)
+        assert not gradients[0].any()
+
+    def test_of_pairs_and_in_ranks(self):
+        rows, pairs = self.rows(), np.array([[0, 7, 30], [9, 8, 49]])
+
+        @jax.jit
+        def run(x):
+            own = rdm.compute(x)
+            other = own.at[0].set(1.0)
+            compared = rdm.compare(own, other, comparison=comparisons.Spearman())
+            return own, rdm.compute(x, pairs), compared
+
+        own, of_pairs, compared = run(rows)
+        assert not own.any() and not of_pairs.any()
+        np.testing.assert_allclose(compared, 1, rtol=1e-5)
+
+    def test_what_is_resolved_is_kept(self):
+        """Directions that are 1e-3 apart, and points 1e-5 of their offset."""
+        noise = np.random.default_rng(9).normal(size=(50, 6))
+        for rows, name in (
+            (self.rows() * (1 + 1e-3 * noise), "Cosine"),
+            (100 + 1e-3 * noise, "SquaredEuclidean"),
+        ):
+            rows = rows.astype(np.float32)
+            found = compute(rows, distance=DISTANCES[name]())
+            kind = "cosine" if name == "Cosine" else "sqeuclidean"
+            expected = scipy_distance.pdist(rows.astype(np.float64), kind)
+            np.testing.assert_allclose(found, expected, rtol=5e-2)
+
+
+def test_pairs_of_one_distance_vary_in_no_form():
+    """Weights may leave a constant RDM, whose distance is far from the others' mean."""
+    n = 24
+    student, teacher = (
+        np.random.default_rng(k).normal(size=(2 * n, n)).astype(np.float32)
+        for k in range(2)
+    )
+    student[:n] = 40 * np.eye(n)
+    rows, columns = np.triu_indices(2 * n, 1)
+    weights = ((rows < n) & (columns < n)).astype(np.float32)
+    for form in (forms.Dense(), forms.Tiles(16)):
+        value, gradients = value_and_gradients(
+            student, teacher, weights, distances.SquaredEuclidean(), form=form
+        )
+        np.testing.assert_allclose(value, 1, rtol=1e-6)
+        assert not gradients[0].any()
+
+
+class TestUnits:
+    """What is blind to the scale of an RDM is so to that of activations."""
+
+    def check(self, name, form, scales):
+        kind = "of one width" if name == "Mahalanobis" else "wider"
+        student, teacher = sides(kind)
+        chosen = {"distance": DISTANCES[name](), "form": form}
+        expected = value_and_gradients(student, teacher, **chosen)
+        for first, second in scales:
+            first, second = np.float32(first), np.float32(second)
+            value, gradients = value_and_gradients(
+                first * student, second * teacher, **chosen
+            )
+            found = (
+                value,
+                [g * s for g, s in zip(gradients, (first, second), strict=True)],
+            )
+            compare(found, expected, 1e-4)
+
+    @pytest.mark.parametrize(
+        "form", [forms.Dense(), forms.Moments(), forms.Tiles(16)], ids=str
+    )
+    def test_in_every_form(self, form):
+        scales = [(2e-27, 3e-21), (5e22, 7e-30), (3e27, 4e25)]
+        self.check("SquaredEuclidean", form, scales)
+
+    @pytest.mark.parametrize(
+        "name", ["Euclidean", *later("MeanSquared", "Mahalanobis")]
+    )
+    def test_of_every_distance(self, name):
+        self.check(name, forms.Dense(), [(2e-27, 3e-21), (3e27, 4e25)])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", [n for n in DISTANCES if n != "PoissonKL"])
+    def test_of_every_distance_in_every_form(self, name):
+        for form in (forms.Dense(), forms.Moments(), forms.Tiles(16)):
+            if form != forms.Moments() or name in EMBEDDED:
+                self.check(name, form, [(1e-30, 1e27), (1e27, 1e-30), (1e-18, 1e20)])
+
+    def test_equal_ones_are_so_however_large(self):
+        student, _ = sides()
+        for form in (forms.Dense(), forms.Moments(), forms.Tiles(16)):
+            value, _ = value_and_gradients(
+                np.float32(3e14) * student,
+                np.float32(3e14) * student,
+                distance=distances.SquaredEuclidean(),
+                comparison=comparisons.MSE(),
+                form=form,
+            )
+            assert value == 0
+
+
+def broken(x):
+    """The array with NaN, and with infinity, in one place: `[2, ...]`."""
+    stack = np.stack([x, x])
+    stack[0].flat[20], stack[1].flat[20] = np.nan, np.inf
+    return stack
+
+
+@jax.jit
+def of_each(students, teachers, distance):
+    def discrepancy(student, teacher):
+        return rdm.discrepancy(student, teacher, distance=distance)
+
+    return jax.vmap(jax.value_and_grad(discrepancy))(students, teachers)
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_what_is_not_finite_on_either_side(name):
+    student, teacher = sides()
+    students = np.concatenate([broken(student), [student, student]])
+    teachers = np.concatenate([[teacher, teacher], broken(teacher)])
+    values, gradients = of_each(students, teachers, DISTANCES[name]())
+    assert np.isnan(values).all()
+    assert not np.isfinite(gradients).all(axis=(1, 2)).any()
+
+
+class TestForwardMode:
+    """Of any number of stimuli, without a program: shapes are all that is asked."""
+
+    @pytest.mark.parametrize("n", [256, 257])
+    def test_of_what_is_written_down(self, n):
+        x, y = (jax.ShapeDtypeStruct((n, 3), jnp.float32) for _ in range(2))
+        pairs = n * (n - 1) // 2
+
+        def second(form):
+            gradient = jax.grad(lambda x, y: jnp.sum(form(x, y) ** 2))
+            return jax.eval_shape(
+                lambda x, y: jax.jvp(gradient, (x, y), (x, y))[1], x, y
+            )
+
+        weights = np.ones(pairs, np.float32)
+        assert second(lambda x, y: rdm.compute(x)).shape == (n, 3)
+        assert second(lambda x, y: rdm.discrepancy(x, y, None, weights)).shape == (n, 3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("comparison", COMPARISONS)
 def test_tiles_of_other_widths_in_float32(comparison, monkeypatch):
@@ -468,6 +630,8 @@ def test_weighted_pairs(float64):
             "Tiles has no form with MSE",
         ),
         ({"form": forms.Tiles(0)}, "one stimulus or more"),
+        ({"form": forms.Tiles(2.5)}, "block of a tile must be a whole number, got 2.5"),
+        ({"form": forms.Dense(-1)}, "refine must be a whole number of 0 or more"),
         ({"form": forms.Tiles(), "pairs": np.array([[0], [1]])}, "pairs have no form"),
     ],
 )
@@ -542,6 +706,20 @@ class TestLargerThanMemory:
         expected = discrepancy(student, teacher, distance=distances.MeanSquared())
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
+    def test_a_progress_bar_names_what_is_absent(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+        with pytest.raises(ImportError, match=r"progress=True.*pip install tqdm"):
+            rdm.discrepancy_of_blocks([], progress=True)
+
+    def test_in_any_units(self):
+        student, teacher = sides("wider")
+        chosen = {"distance": distances.SquaredEuclidean()}
+        expected = discrepancy(student, teacher, **chosen)
+        student, teacher = np.float32(2e-25) * student, np.float32(3e24) * teacher
+        blocks = rdm.blocks_of(student, teacher, 7)
+        found = rdm.discrepancy_of_blocks(blocks, **chosen)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
     @pytest.mark.parametrize("comparison", COMPARISONS)
     def test_the_first_blocks_may_be_constant(self, float64, comparison):
         student, teacher = sides("wider")
@@ -574,6 +752,10 @@ class TestLargerThanMemory:
             rdm.blocks_of(student, teacher[:49])
         with pytest.raises(ValueError, match="one row or more"):
             rdm.blocks_of(student, teacher, 0)
+        with pytest.raises(ValueError, match="whole number, got 1.5"):
+            rdm.blocks_of(student, teacher, 1.5)
+        with pytest.raises(ValueError, match="real numbers, got complex"):
+            rdm.discrepancy_of_blocks([(1j * student, teacher)])
         with pytest.raises(ValueError, match="symmetric"):
             skewed = distances.Mahalanobis(np.eye(6) + np.eye(6, k=1))
             blocks = rdm.blocks_of(student, teacher)
@@ -596,7 +778,8 @@ class TestLargerThanMemory:
 
 def test_the_moments_are_those_of_the_distances(float64):
     student, teacher = sides("wider")
-    form = functools.partial(_moments.of_points, own_scales=False)
+    noise = np.zeros(50)
+    form = functools.partial(_moments.of_points, noises=[noise] * 2, own_scales=False)
     products, scale = jax.jit(form)(student, teacher)
     d, e = (scipy_distance.pdist(x, "sqeuclidean") / scale for x in (student, teacher))
     expected = comparisons.Products(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rdljax import _checks as _numbers
 from rdljax import _geometry
 from rdljax.rdm import _checks, comparisons, distances, forms
 from rdljax.rdm._condensed import condense, square, stimuli
@@ -51,20 +52,21 @@ def compute(
       refine: How many of the smallest distances to compute again, from the difference
         of the two stimuli. All come from a product of matrices, whose rounding in
         float32 drowns squared distances below about 1e-6 of the stimuli's spread:
-        those of near duplicates.
+        those of near duplicates, which are 0 otherwise.
 
     Returns:
       `[n (n - 1) / 2]` or `[p]` distances, in at least float32.
 
     Raises:
       ValueError: Fewer than two stimuli, pairs that are not `[2, p]` integers, a class
-        where an instance is meant; and, outside jit, activations that are not finite.
-        (Inside, their distances are not finite.)
+        where an instance is meant, activations that are not real numbers; and, outside
+        jit, activations that are not finite. (Inside, their distances are not finite.)
     """
-    activations = jnp.asarray(activations)
+    activations = _numbers.as_activations(activations)
     _checks.instance(distance, "rdm.distances", distances.Cosine)
     _checks.activations(activations)
     _checks.finite(activations)
+    _numbers.check_number("number of distances to refine", refine, whole=True)
     if refine < 0 or (refine and pairs is not None):
         raise ValueError(
             f"expected to refine 0 or more of all distances, got {refine}"
@@ -96,7 +98,8 @@ def compare(
 
     Raises:
       ValueError: Different lengths, a class where an instance is meant; and, outside
-        jit, a weight below 0, or distances that are not finite and have a weight.
+        jit, a weight that is below 0 or not finite, or distances that are not finite
+        and have a weight.
         (Inside, the value is then NaN.)
     """
     _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
@@ -107,12 +110,12 @@ def compare(
             f"{jnp.shape(student)}, {jnp.shape(teacher)} and "
             f"{None if weights is None else jnp.shape(weights)}"
         )
-    student, teacher = jnp.asarray(student), jnp.asarray(teacher)
+    student, teacher = map(_numbers.as_activations, (student, teacher))
+    dtype = _geometry.compute_dtype(student)
     if weights is not None:
-        weights = _checks.weights_of(weights, student.shape[0])
+        weights = _checks.weights_of(weights, student.shape[0], dtype)
     for x, name in ((student, "student's"), (teacher, "teacher's")):
         _checks.distances(x, weights, name)
-    dtype = _geometry.compute_dtype(student)
     return comparison(student.astype(dtype), teacher.astype(dtype), weights)
 
 
@@ -139,7 +142,8 @@ def discrepancy(
       comparison: One of `rdm.comparisons`.
       form: One of `rdm.forms`, how the RDMs are held in memory. None takes the fastest:
         both matrices up to 2,048 stimuli, and beyond that no matrix at all where
-        distance and comparison allow it.
+        distance and comparison allow it. (Those forms have no forward-mode derivative,
+        `jax.jvp` or `jax.hessian`; `forms.Dense()` has, of any number of stimuli.)
       axis_name: Of a mapped axis (`pmap`, `vmap`, `shard_map`) over whose devices the
         stimuli are divided: the discrepancy is then that of all stimuli, `pairs` and
         `weights` are of all, and the gradient, averaged over the devices (`pmean` after
@@ -157,7 +161,7 @@ def discrepancy(
         all stimuli. (Inside, what is not finite gives NaN; against the RDM of equal
         stimuli the cosine and Pearson's correlation are 0, and 1 if both are such.)
     """
-    student, teacher = jnp.asarray(student), jnp.asarray(teacher)
+    student, teacher = map(_numbers.as_activations, (student, teacher))
     for x, name in ((student, "the student's"), (teacher, "the teacher's")):
         name += " activations"
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
@@ -185,8 +189,10 @@ def sample_pairs(key: Array, batch: int, count: int) -> Array:
       `[2, count]` int32; the first stimulus of a pair comes before the second.
 
     Raises:
-      ValueError: Fewer than two stimuli or fewer than one pair.
+      ValueError: Fewer than two stimuli or fewer than one pair, or no whole number.
     """
+    _numbers.check_number("number of stimuli", batch, whole=True)
+    _numbers.check_number("number of pairs", count, whole=True)
     if batch < 2 or count < 1:
         raise ValueError(f"cannot draw {count} pairs of {batch} stimuli")
     first_key, step_key = jax.random.split(key)

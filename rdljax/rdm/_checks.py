@@ -1,19 +1,16 @@
 """What is refused, by name, before any tracing error can.
 
-Values are checked where they are known: outside jit. Inside, what is not finite stays
-so, and two constant RDMs have discrepancy 0.
+Values are checked where they are known: outside jit, and constants inside. What is
+traced and not finite stays so, and two constant RDMs have discrepancy 0.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rdljax import _checks
+
 Array = jax.Array
-
-
-def known(*arrays: Array) -> bool:
-    """Whether the values of all these can be looked at: none is traced."""
-    return not any(isinstance(x, jax.core.Tracer) for x in arrays)
 
 
 def instance(chosen, room: str, example: type) -> None:
@@ -35,20 +32,22 @@ def activations(x: Array, name: str = "activations", fewest: int = 2) -> None:
 
 def finite(x: Array, name: str = "activations") -> None:
     """No NaN and no infinity, where the values are known."""
-    if not known(x):
+    if not _checks.is_known(x):
         return
-    bad = ~jnp.all(jnp.isfinite(x).reshape(x.shape[0], -1), axis=1)
+    bad = ~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1)
     if bad.any():
         raise ValueError(
             f"{name}: expected finite numbers, got NaN or infinity for "
-            f"{int(bad.sum())} of {len(bad)} stimuli, the first of them "
-            f"{int(bad.argmax())}"
+            f"{bad.sum()} of {len(bad)} stimuli, the first of them {bad.argmax()}"
         )
 
 
 def vary(x: Array, name: str = "activations") -> None:
     """Not the same activations for all stimuli, where the values are known."""
-    if known(x) and bool(jnp.all(x == x[:1])):
+    if not _checks.is_known(x):
+        return
+    values = np.asarray(x)
+    if (values == values[:1]).all():
         raise ValueError(
             f"{name}: expected stimuli that differ, got the same activations for all "
             f"{len(x)} of them"
@@ -72,7 +71,7 @@ def pairs_of(pairs: Array, n: int) -> Array:
         raise ValueError(
             f"pairs must be integers [2, p], p of 1 or more, got {dtype} {shape}"
         )
-    if known(pairs):
+    if _checks.is_known(pairs):
         values = np.asarray(pairs)
         if values.min() < 0 or values.max() >= n:
             raise ValueError(
@@ -82,28 +81,34 @@ def pairs_of(pairs: Array, n: int) -> Array:
     return jnp.asarray(pairs)
 
 
-def weights_of(weights: Array, pairs: int) -> Array:
-    """As many weights as pairs."""
+def weights_of(weights: Array, pairs: int, dtype) -> Array:
+    """As many weights as pairs, as a float array; NaN where traced and below 0."""
     if jnp.shape(weights) != (pairs,):
         raise ValueError(
             f"expected a weight for each of {pairs} pairs, got {jnp.shape(weights)}"
         )
-    if known(weights) and not np.all(np.asarray(weights) >= 0):
-        raise ValueError("expected weights of 0 or more, got one below 0 or NaN")
-    return jnp.asarray(weights)
+    if not _checks.is_known(weights):
+        weights = weights.astype(dtype)
+        return _checks.nan_unless(weights >= 0, weights)
+    values = np.asarray(weights)
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(
+            "expected finite weights of 0 or more, got one below 0, infinite or NaN"
+        )
+    return jnp.asarray(weights, dtype)
 
 
 def distances(x: Array, weights: Array | None, name: str) -> None:
     """Finite where they have a weight, where the values are known."""
-    if not known(x) or (weights is not None and not known(weights)):
+    if not _checks.is_known(x, weights):
         return
-    bad = ~jnp.isfinite(x)
+    bad = ~np.isfinite(np.asarray(x))
     if weights is not None:
-        bad &= weights > 0
+        bad &= np.asarray(weights) > 0
     if bad.any():
         raise ValueError(
             f"the {name} RDM: expected finite distances, got NaN or infinity for "
-            f"{int(bad.sum())} of {bad.size} pairs: give those weight 0"
+            f"{bad.sum()} of {bad.size} pairs: give those weight 0"
         )
 
 
@@ -114,15 +119,17 @@ def factor(precision: Array, units: int, dtype, name: str) -> Array:
             f"{name}: expected a precision {(units, units)} for {units} units, got "
             f"{jnp.shape(precision)}"
         )
-    if known(precision):
-        values = np.asarray(precision, np.float64)
-        unlike = np.abs(values - values.T).max() / (np.abs(values).max() or 1)
-        if not unlike <= 1e-5:
-            raise ValueError(
-                f"{name}: expected a symmetric precision of finite numbers; its two "
-                f"triangles differ by {unlike:.2g} of its largest entry"
-            )
-    found = jnp.linalg.cholesky(jnp.asarray(precision, dtype))
-    if known(found) and not jnp.isfinite(found).all():
-        raise ValueError(f"{name}: expected a positive definite precision")
-    return found
+    if not _checks.is_known(precision):
+        return jnp.linalg.cholesky(precision.astype(dtype))
+    values = np.asarray(precision, np.float64)
+    unlike = np.abs(values - values.T).max() / (np.abs(values).max() or 1)
+    if not unlike <= 1e-5:
+        raise ValueError(
+            f"{name}: expected a symmetric precision of finite numbers; its two "
+            f"triangles differ by {unlike:.2g} of its largest entry"
+        )
+    try:
+        found = np.linalg.cholesky((values + values.T) / 2)
+    except np.linalg.LinAlgError:
+        raise ValueError(f"{name}: expected a positive definite precision") from None
+    return jnp.asarray(found, dtype)

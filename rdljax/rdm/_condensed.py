@@ -9,8 +9,6 @@ from jax import lax
 
 Array = jax.Array
 
-# Beyond so many stimuli an index for every pair costs more than copying row by row.
-INDEXED = 256
 LARGEST = 65_536
 
 
@@ -24,15 +22,25 @@ def condense(matrix: Array) -> Array:
         raise ValueError(
             f"expected a matrix [n, n] of two stimuli or more, got {np.shape(matrix)}"
         )
-    matrix = jnp.asarray(matrix)
-    if matrix.shape[0] > LARGEST:
+    matrix = _as_distances(matrix)
+    n = len(matrix)
+    if n > LARGEST:
         raise ValueError(
             f"expected {LARGEST} stimuli or fewer, whose pairs int32 can count, got "
-            f"{matrix.shape[0]}: rdm.discrepancy compares more without their RDMs"
+            f"{n}: rdm.discrepancy compares more without their RDMs"
         )
-    if matrix.shape[0] <= INDEXED:
-        return matrix[np.triu_indices(matrix.shape[0], 1)]
-    return _condense(matrix)
+    if matrix.dtype == bool:
+        return condense(matrix.astype(jnp.uint8)).astype(bool)
+    pairs = n * (n - 1) // 2
+    windows = lax.scatter_add(
+        jnp.zeros(1 + pairs + n, matrix.dtype),
+        _windows(n)[:, None],
+        jnp.where(_above_diagonal(n), matrix, 0),
+        lax.ScatterDimensionNumbers((1,), (), (0,)),
+        indices_are_sorted=True,
+        mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+    )
+    return windows[1 : 1 + pairs]
 
 
 def square(condensed: Array) -> Array:
@@ -41,16 +49,14 @@ def square(condensed: Array) -> Array:
     Raises:
       ValueError: No RDM has that many distances.
     """
-    condensed = jnp.asarray(condensed)
+    condensed = _as_distances(condensed)
     if condensed.ndim != 1:
         raise ValueError(f"expected a condensed RDM [pairs], got {condensed.shape}")
     n = stimuli(condensed.shape[0])
-    if n <= INDEXED:
-        matrix = jnp.zeros((n, n), condensed.dtype)
-        matrix = matrix.at[np.triu_indices(n, 1)].set(condensed)
-    else:
-        matrix = _upper_triangle(condensed)
-    return matrix + matrix.T
+    padded = jnp.pad(condensed, (1, n))
+    rows = jax.vmap(lambda start: lax.dynamic_slice(padded, (start,), (n,)))
+    upper = jnp.where(_above_diagonal(n), rows(_windows(n)), 0)
+    return upper + upper.T
 
 
 def stimuli(pairs: int) -> int:
@@ -69,42 +75,32 @@ def stimuli(pairs: int) -> int:
     return n
 
 
-# Both loops copy whole rows, each over the tail of the one before, without an index for
-# every pair. They are linear, and each is the transpose of the other.
-@jax.custom_vjp
-def _condense(matrix: Array) -> Array:
-    n = matrix.shape[0]
-    pairs = n * (n - 1) // 2
-    # A row of n distances always fits.
-    padded = jnp.pad(matrix, ((0, 0), (0, n)))
+# Row by row, all n numbers of it: an index for every pair costs more beyond a few
+# hundred stimuli. (Each form is the transpose of the other, to JAX as well.)
+def _windows(n: int) -> np.ndarray:
+    """Where each row of the matrix, from its column 0, starts in `[1 + pairs + n]`.
 
-    def copy(place, i):
-        out, start = place
-        row = lax.dynamic_slice(padded, (i, i + 1), (1, n))[0]
-        return (lax.dynamic_update_slice(out, row, (start,)), start + n - 1 - i), None
-
-    out = jnp.zeros(pairs + n, matrix.dtype) + 0 * matrix[0, 0]
-    start = jnp.zeros((), jnp.int32)
-    return lax.scan(copy, (out, start), jnp.arange(n - 1))[0][0][:pairs]
+    Column j of row i is at `start + j`; up to the diagonal that is another row's.
+    """
+    rows = np.arange(n, dtype=np.int64)
+    return (rows * n - rows * (rows + 1) // 2 - rows).astype(np.int32)
 
 
-@jax.custom_vjp
-def _upper_triangle(condensed: Array) -> Array:
-    n = stimuli(condensed.shape[0])
-    padded = jnp.pad(condensed, (0, n))
+def _above_diagonal(n: int) -> Array:
     columns = jnp.arange(n)
-
-    def copy(start, i):
-        # Column j of row i is at start + j - i - 1: what comes before is masked.
-        row = lax.dynamic_slice(padded, (start,), (n,))
-        row = jnp.where(columns > i, jnp.roll(row, i + 1), 0)
-        return start + n - 1 - i, row
-
-    start = jnp.zeros((), jnp.int32)
-    return lax.scan(copy, start, jnp.arange(n))[1]
+    return columns[:, None] < columns[None, :]
 
 
-_condense.defvjp(lambda x: (_condense(x), None), lambda _, g: (_upper_triangle(g),))
-_upper_triangle.defvjp(
-    lambda x: (_upper_triangle(x), None), lambda _, g: (_condense(g),)
-)
+def _as_distances(x: Array) -> Array:
+    """An array whose values JAX does not change: wide integers are refused."""
+    if not isinstance(x, Array):
+        x = np.asarray(x)
+        given = jax.dtypes.canonicalize_dtype(x.dtype)
+        if x.dtype.kind in "iu" and x.size:
+            limits = jnp.iinfo(given)
+            if x.min() < limits.min or x.max() > limits.max:
+                raise ValueError(
+                    f"expected distances that {given} can hold, got {x.min()} to "
+                    f"{x.max()}: give them as floats"
+                )
+    return jnp.asarray(x)

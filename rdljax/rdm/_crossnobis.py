@@ -2,8 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.scipy import linalg
 
+from rdljax import _checks as _numbers
 from rdljax import _geometry
 from rdljax.rdm import _checks, _condensed
 
@@ -27,7 +30,9 @@ def crossnobis(
     Args:
       measurements: `[folds, n, ...]`, two folds or more.
       precision: The inverse covariance P of the noise of the units, `[units, units]`,
-        symmetric and positive definite; None for the identity.
+        symmetric and positive definite; None for the identity. Or that of each fold,
+        `[folds, units, units]`: the P of two folds is then the inverse of their mean
+        covariance, as in rsatoolbox, and takes a factorisation for every two folds.
       measured: `[folds, n]`, False where a stimulus was not measured in a fold (its
         measurements may be NaN); the distance of two stimuli is then the mean over the
         pairs of folds that have both, and NaN where fewer than two have. Takes
@@ -48,7 +53,7 @@ def crossnobis(
       dissimilarity measures for multi-voxel pattern analysis
       <https://doi.org/10.1016/j.neuroimage.2015.12.012>`_, NeuroImage 137, 2016.
     """
-    x = jnp.asarray(measurements)
+    x = _numbers.as_activations(measurements)
     if x.ndim < 3 or min(x.shape[:2]) < 2 or x.size == 0:
         raise ValueError(
             f"crossnobis: expected measurements [folds, n, ...] of two folds and two "
@@ -57,27 +62,65 @@ def crossnobis(
     folds, n = x.shape[:2]
     x = x.reshape(folds, n, -1).astype(_geometry.compute_dtype(x))
     if measured is not None:
-        measured = jnp.asarray(measured)
+        measured = jnp.asarray(measured) != 0
         if measured.shape != (folds, n):
             raise ValueError(
                 f"crossnobis: expected measured {(folds, n)}, got {measured.shape}"
             )
-        x = jnp.where(measured[..., None] != 0, x, 0)
-    _checks.finite(x.reshape(folds * n, -1), "measurements (folds times stimuli)")
+    _check_measured(measurements, measured, folds, n)
+    if measured is not None:
+        x = jnp.where(measured[..., None], x, 0)
     # Centring changes no difference.
     x = x - jnp.mean(x, axis=(0, 1), keepdims=True)
-    if precision is not None:
+    covariances = None
+    if precision is not None and jnp.ndim(precision) == 3:
+        covariances = _covariances(precision, folds, x.shape[2], x.dtype)
+    elif precision is not None:
         factor = _checks.factor(precision, x.shape[2], x.dtype, "crossnobis")
         # As one product of two matrices: of three axes it is slower on a CPU.
         flat = x.reshape(folds * n, -1)
         x = jnp.matmul(flat, factor, precision=matmul_precision).reshape(x.shape)
-    if measured is None:
+    if measured is None and covariances is None:
         products = _between_folds(x, matmul_precision)
         own = jnp.diagonal(products)
         distances = own[:, None] + own[None, :] - 2 * products
     else:
-        distances = _where_measured(x, measured.astype(x.dtype), matmul_precision)
+        if measured is None:
+            measured = jnp.ones((folds, n), bool)
+        distances = _where_measured(
+            x, measured.astype(x.dtype), covariances, matmul_precision
+        )
     return _condensed.condense(distances)
+
+
+def _check_measured(measurements: Array, measured, folds: int, n: int) -> None:
+    """Finite where they were measured, where the values are known."""
+    if _numbers.is_known(measurements, measured):
+        values = np.asarray(measurements).reshape(folds, n, -1)
+        if measured is not None:
+            values = np.where(np.asarray(measured)[..., None], values, 0)
+        values = values.reshape(folds * n, -1)
+        _checks.finite(values, "measurements (folds times stimuli)")
+
+
+def _covariances(precision: Array, folds: int, units: int, dtype) -> Array:
+    """The covariance of each fold, the inverse of its precision."""
+    if jnp.shape(precision) != (folds, units, units):
+        raise ValueError(
+            f"crossnobis: expected a precision {(units, units)}, or one for each fold "
+            f"{(folds, units, units)}, got {jnp.shape(precision)}"
+        )
+    identity = jnp.eye(units, dtype=dtype)
+    roots = (
+        linalg.solve_triangular(
+            _checks.factor(one, units, dtype, f"crossnobis, fold {fold}"),
+            identity,
+            lower=True,
+        )
+        for fold, one in enumerate(precision)
+    )
+    # (L L')^-1 = (L^-1)' L^-1
+    return jnp.stack([_geometry.gram(root.T) for root in roots])
 
 
 def _between_folds(x: Array, precision) -> Array:
@@ -88,12 +131,14 @@ def _between_folds(x: Array, precision) -> Array:
     return (whole - _geometry.gram(within, precision)) / (folds * (folds - 1))
 
 
-def _where_measured(x: Array, measured: Array, precision) -> Array:
+def _where_measured(x: Array, measured: Array, covariances, precision) -> Array:
     """The mean over the pairs of folds that have both stimuli, `[n, n]`."""
 
     def add(carry, pair):
         total, count = carry
         first, second = (x[k] for k in pair)
+        if covariances is not None:
+            first, second = _whitened(first, second, covariances[pair].mean(axis=0))
         products = _geometry.inner(first, second, precision)
         own = jnp.diagonal(products)
         distances = own[:, None] + own[None, :] - products - products.T
@@ -102,7 +147,14 @@ def _where_measured(x: Array, measured: Array, precision) -> Array:
         return (total + weight * distances, count + weight), None
 
     folds, n, _ = x.shape
-    pairs = jnp.stack(jnp.triu_indices(folds, 1), axis=1)
+    pairs = np.stack(np.triu_indices(folds, 1), axis=1).astype(np.int32)
     nothing = jnp.zeros((n, n), x.dtype) + 0 * x[0, 0, 0]
     (total, count), _ = lax.scan(add, (nothing, nothing), pairs)
-    return jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
+    return jnp.where(count == 0, jnp.nan, total / jnp.maximum(count, 1))
+
+
+def _whitened(first: Array, second: Array, covariance: Array) -> tuple[Array, Array]:
+    """The stimuli of two folds `[n, units]` in units of their common noise."""
+    root = jnp.linalg.cholesky(covariance)
+    both = jnp.concatenate([first, second]).T
+    return tuple(jnp.split(linalg.solve_triangular(root, both, lower=True).T, 2))

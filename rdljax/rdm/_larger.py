@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy import typing as npt
 
+from rdljax import _checks as _numbers
+from rdljax import _extras
 from rdljax.rdm import _checks, _moments, comparisons, distances, forms
 
 Array = jax.Array
@@ -32,6 +34,7 @@ def blocks_of(
     Raises:
       ValueError: Another number of rows on either side, or blocks of none.
     """
+    _numbers.check_number("size of a block", size, whole=True)
     if size < 1:
         raise ValueError(f"expected blocks of one row or more, got {size}")
     if len(student) != len(teacher):
@@ -107,27 +110,34 @@ def _summed(
     progress: bool,
 ) -> tuple[Any, Any, int]:
     """The origin that the first block tells, the sums of all, and their stimuli."""
-    origin = sums = None
+    origin = sums = sizes = None
     count = 0
-    own = comparison.own_scales
+    blind = forms.blind_to_scale(distance, comparison)
     with contextlib.ExitStack() as stack:
         update = lambda rows: None  # noqa: E731
         if progress:
-            import tqdm
+            with _extras.needed("tqdm", "progress=True"):
+                import tqdm
 
             update = stack.enter_context(
                 tqdm.tqdm(total=stimuli, unit=" stimuli")
             ).update
         for student, teacher in blocks:
-            student, teacher = jnp.asarray(student), jnp.asarray(teacher)
+            student, teacher = map(_numbers.as_activations, (student, teacher))
             for x, name in ((student, "the student's"), (teacher, "the teacher's")):
                 name = f"{name} activations from stimulus {count} on"
                 _checks.activations(x, name, fewest=1)
                 _checks.finite(x, name)
             _checks.same_stimuli(student, teacher)
+            if blind:
+                # In units that the first block tells.
+                sizes = sizes or [_size(x) for x in (student, teacher)]
+                student, teacher = student / sizes[0], teacher / sizes[1]
             if origin is None:
                 distance.embed(student[:1])  # Refuses what jit cannot look at.
-                origin = _origin(student, teacher, distance, own_scales=own)
+                origin = _origin(
+                    student, teacher, distance, own_scales=comparison.own_scales
+                )
             block = jax.tree.map(
                 lambda x: np.asarray(x, np.float64),
                 _block_sums(origin, student, teacher, distance),
@@ -136,6 +146,12 @@ def _summed(
             count += len(student)
             update(len(student))
     return origin, sums, count
+
+
+def _size(x: Array) -> float:
+    """The power of two next to the largest magnitude; 1 of zeros alone."""
+    largest = float(np.max(np.abs(np.asarray(x, np.float64))))
+    return 2.0 ** np.frexp(largest)[1] if largest else 1.0
 
 
 def _scaled(products: comparisons.Products) -> comparisons.Products:
@@ -156,8 +172,12 @@ def _scaled(products: comparisons.Products) -> comparisons.Products:
 
 @functools.partial(jax.jit, static_argnames="own_scales")
 def _origin(student, teacher, distance, *, own_scales):
-    embedded = distance.embed(student), distance.embed(teacher)
-    origin = _moments.origin_of(*embedded, own_scales=own_scales, close=False)
+    points = [distance.embed(x) for x in (student, teacher)]
+    noises = [
+        distance.noise(x, (own,))
+        for x, own in zip((student, teacher), points, strict=True)
+    ]
+    origin = _moments.origin_of(*points, noises, own_scales=own_scales, close=False)
     # What does not vary in the first block may vary later.
     scales = (jnp.where(scale > 0, scale, 1) for scale in origin.scales)
     return origin._replace(scales=tuple(scales))

@@ -77,6 +77,7 @@ APART = (((0, 0), (1, 1)), np.array([[1, -1], [0, 1]]))
 def of_points(
     student: Array,
     teacher: Array,
+    noises: Sequence[Array],
     *,
     own_scales: bool,
     precision: lax.PrecisionLike = lax.Precision.HIGHEST,
@@ -87,6 +88,8 @@ def of_points(
     Args:
       student: `[n, p]`.
       teacher: `[n, q]`.
+      noises: What rounding may have added to the distances of the points of each set,
+        `[n]`.
       own_scales: Whether each set has a scale of its own, or both the same.
       precision: Of the matrix products.
       axis_name: Of the devices that hold n points each, if there are several.
@@ -97,7 +100,12 @@ def of_points(
     """
     close = student.shape[1] == teacher.shape[1]
     origin = origin_of(
-        student, teacher, own_scales=own_scales, close=close, axis_name=axis_name
+        student,
+        teacher,
+        noises,
+        own_scales=own_scales,
+        close=close,
+        axis_name=axis_name,
     )
     origin = jax.tree.map(lax.stop_gradient, origin)
     sums, n = sums_of(student, teacher, origin, precision), len(student)
@@ -118,6 +126,7 @@ def size_of_sums(p: int, q: int) -> int:
 def origin_of(
     student: Array,
     teacher: Array,
+    noises: Sequence[Array],
     *,
     own_scales: bool,
     close: bool,
@@ -128,6 +137,7 @@ def origin_of(
     Args:
       student: `[n, p]`.
       teacher: `[n, q]`.
+      noises: As for `of_points`.
       own_scales: Whether each set has a scale of its own, or both the same.
       close: Whether the forms are those of the difference of the two sets.
       axis_name: As for `of_points`.
@@ -139,8 +149,8 @@ def origin_of(
 
     points = tuple(mean_of(x) for x in (student, teacher))
     scales = tuple(
-        _scale(x, mean, mean_of)
-        for x, mean in zip((student, teacher), points, strict=True)
+        _scale(x, mean, noise, mean_of)
+        for x, mean, noise in zip((student, teacher), points, noises, strict=True)
     )
     if not own_scales:
         # The scale of the wider spread, of those that have one.
@@ -153,16 +163,16 @@ def origin_of(
     return origin._replace(forms=mean_of(forms))
 
 
-def _scale(x: Array, mean: Array, mean_of: Callable[[Array], Array]) -> Array:
+def _scale(
+    x: Array, mean: Array, noise: Array, mean_of: Callable[[Array], Array]
+) -> Array:
     """One over the spread about the mean; 0 where that is no more than rounding.
 
     With it no sum of fourth powers leaves the range of float32, and what rounding
     leaves of equal points is no RDM.
     """
     spread = mean_of(jnp.sum((x - mean[None, :]) ** 2, axis=1))
-    rounding = 8 * jnp.finfo(x.dtype).eps
-    alive = spread > rounding**2 * jnp.sum(mean**2)
-    return jnp.where(alive, lax.rsqrt(jnp.where(alive, spread, 1)), 0)
+    return jnp.where(spread <= mean_of(noise), 0, _geometry.safe_rsqrt(spread))
 
 
 def sums_of(student: Array, teacher: Array, origin: Origin, precision) -> Sums:

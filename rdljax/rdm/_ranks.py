@@ -97,11 +97,11 @@ def compared(sign, x: Array, y: Array, weights: Array) -> tuple[Array, Array, Ar
     return tuple(jnp.sum(a) for a in sums)
 
 
-def soft(x: Array, weights: Array, width: Array) -> Array:
+def soft(x: Array, weights: Array) -> Array:
     """Ranks, less their mean, with the order of every two distances made gradual."""
 
     @jax.checkpoint
     def row(a):
-        return jnp.sum(weights * jnp.tanh((a - x) / width)) / 2
+        return jnp.sum(weights * jnp.tanh(a - x)) / 2
 
     return lax.map(row, x, batch_size=max(1, COMPARED // x.size))

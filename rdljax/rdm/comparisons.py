@@ -11,7 +11,7 @@ close, and are exactly 0 where they are equal.
 What compares two RDMs that are never written down (`rdm.forms`) also has
 `from_products`, its value from six means and products; `terms`, what it sums over
 pairs, given about the means of the two RDMs, and `from_means`, its value from the means
-of those; and `own_scales`, whether it is blind to the scale of each RDM.
+of those. `own_scales` is whether a comparison is blind to the scale of each RDM.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rdljax import _geometry, _pytrees
+from rdljax import _checks, _geometry, _pytrees
 from rdljax.rdm import _condensed, _ranks
 
 __all__ = [
@@ -123,7 +123,10 @@ class MSE:
       scale: None, or how the teacher's RDM is brought to the scale of the student's
         first: `by_maximum`, `by_norm` or `by_least_squares`, the "max", "norm" and
         "regression" of the first author's prototype (github.com/patrick-mcclure/rdl,
-        2015). As there, the factor counts as a constant in the gradient.
+        2015). As there, the factor counts as a constant in the gradient. (A function
+        of your own sees each RDM divided by a power of two, and the factor is in
+        relation to that: c times a student's RDM must have c times the factor, c times
+        a teacher's 1 / c of it.)
     """
 
     scale: Callable[[Array, Array, Array], Array] | None = dataclasses.field(
@@ -139,7 +142,11 @@ class MSE:
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         if self.scale is not None:
-            teacher = teacher * lax.stop_gradient(self.scale(student, teacher, weights))
+            # Whatever the units of the two RDMs, the factor is one of about 1.
+            teacher = _of_unit_size(teacher)
+            units = _of_unit_size(student), teacher, weights
+            factor = self.scale(*lax.stop_gradient(units))
+            teacher = _geometry.power_of_two(student) * (factor * teacher)
         return jnp.sum(weights * (student - teacher) ** 2)
 
     def terms(self, student: Array, teacher: Array, centres) -> tuple[Array, ...]:
@@ -155,6 +162,8 @@ class MSE:
 class _OfLength:
     """RDMs of unit length are what the comparison sees."""
 
+    own_scales = True
+
     def standardised(self, rdm: np.ndarray) -> np.ndarray:
         """The RDM `[pairs]` as others are averaged with it."""
         return rdm / (np.linalg.norm(rdm) or 1)
@@ -168,9 +177,7 @@ class _OfScores(_OfLength):
 
 
 class _BlindToScale:
-    """What `Cosine` and `Pearson` share: each RDM may have a scale of its own."""
-
-    own_scales = True
+    """What `Cosine` and `Pearson` share."""
 
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
@@ -241,7 +248,9 @@ class Pearson(_BlindToScale, _OfScores):
     """
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
-        student, teacher = (_centred(rdm, weights) for rdm in (student, teacher))
+        student, teacher = (
+            _centred(_of_unit_size(rdm), weights) for rdm in (student, teacher)
+        )
         return _one_minus_cosine(student, teacher, weights)
 
     def from_products(self, products: Products) -> Array:
@@ -257,22 +266,26 @@ class OfRanks:
     them, which on a CPU sort several times faster than XLA.
     """
 
+    own_scales = True
+
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
-        given = (student, teacher) if weights is None else (student, teacher, weights)
-        dtype = _geometry.compute_dtype(student)
-        if any(isinstance(x, jax.core.Tracer) for x in given):
-            student, teacher = lax.stop_gradient((student, teacher))
+        dtype = jax.dtypes.canonicalize_dtype(_geometry.compute_dtype(student))
+        if not _checks.is_known(student, teacher, weights):
+            student, teacher = (
+                lax.stop_gradient(jnp.asarray(rdm, dtype)) for rdm in (student, teacher)
+            )
             if weights is None:
                 weights = jnp.ones_like(student)
             weights = jnp.asarray(weights, dtype)
             student, teacher = (
-                jnp.where(weights > 0, rdm, 0) for rdm in (student, teacher)
+                _of_unit_size(jnp.where(weights > 0, rdm, 0))
+                for rdm in (student, teacher)
             )
             value = self.traced(student, teacher, weights)
             # What is not finite has no rank.
-            return value + 0 * (jnp.sum(student) + jnp.sum(teacher))
+            return value + 0 * (jnp.sum(student) + jnp.sum(teacher) + jnp.sum(weights))
         student, teacher = np.asarray(student), np.asarray(teacher)
         if weights is not None:
             weights = np.asarray(weights)
@@ -407,8 +420,8 @@ class SoftSpearman(_OfScores):
     ) -> Array:
         student, teacher, weights = _masked(student, teacher, weights)
         ranks = (
-            _ranks.soft(rdm, weights, self.width * _spread(rdm, weights))
-            for rdm in (student, teacher)
+            _ranks.soft(rdm, weights)
+            for rdm in _in_widths(self.width, student, teacher, weights)
         )
         return Pearson().weighted(*ranks, weights)
 
@@ -433,9 +446,7 @@ class SoftKendall(_OfScores):
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
         student, teacher, weights = _masked(student, teacher, weights)
-        x, y = (
-            rdm / (self.width * _spread(rdm, weights)) for rdm in (student, teacher)
-        )
+        x, y = _in_widths(self.width, student, teacher, weights)
         both, students, teachers = _ranks.compared(jnp.tanh, x, y, weights)
         return _one_minus_ratio(
             jnp.maximum(students + teachers - 2 * both, 0),
@@ -475,7 +486,10 @@ class WhitenedCosine(_OfLength):
             raise ValueError(
                 f"{type(self).__name__} takes no weights, nor masked pairs"
             )
-        x, y = (_whitened(rdm, self.covariance) for rdm in (student, teacher))
+        student, teacher, _ = _masked(student, teacher, None)
+        x, y = (
+            _whitened(_of_unit_size(rdm), self.covariance) for rdm in (student, teacher)
+        )
         return _one_minus_cosine(x, y, jnp.ones_like(x))
 
 
@@ -488,27 +502,44 @@ class WhitenedPearson(WhitenedCosine, _OfScores):
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
         if weights is None:
-            uniform = jnp.full_like(student, 1 / student.size)
-            student, teacher = (_centred(rdm, uniform) for rdm in (student, teacher))
+            student, teacher, uniform = _masked(student, teacher, None)
+            student, teacher = (
+                _centred(_of_unit_size(rdm), uniform) for rdm in (student, teacher)
+            )
         return super().__call__(student, teacher, weights)
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
-    alive = denominator > 0
-    return jnp.where(alive, numerator / jnp.where(alive, denominator, 1), 1)
+    nothing = denominator <= 0
+    return jnp.where(nothing, 1, numerator / jnp.where(nothing, 1, denominator))
+
+
+def _of_unit_size(rdm: Array) -> Array:
+    """Divided by a power of two: in the units of about its largest distance."""
+    return rdm / _geometry.power_of_two(rdm)
 
 
 def _masked(
     student: Array, teacher: Array, weights: Array | None
 ) -> tuple[Array, Array, Array]:
-    """Both RDMs, 0 where masked, and weights that sum to 1 (or are all 0)."""
+    """Both RDMs, 0 where masked, and weights that sum to 1 (or are all 0).
+
+    In the dtype in which the student's is computed.
+    """
+    student = jnp.asarray(student)
+    dtype = _geometry.compute_dtype(student)
+    student, teacher = student.astype(dtype), jnp.asarray(teacher, dtype)
     if weights is None:
         return student, teacher, jnp.full_like(student, 1 / student.size)
-    weights = jnp.asarray(weights, student.dtype)
-    total = jnp.sum(weights)
-    weights = weights / jnp.where(total > 0, total, 1)
+    weights = jnp.asarray(weights, dtype)
+    weights = weights / _or_1(jnp.sum(weights))
     student, teacher = (jnp.where(weights > 0, rdm, 0) for rdm in (student, teacher))
     return student, teacher, weights
+
+
+def _or_1(x: Array) -> Array:
+    """Numbers that are not negative, but 1 for 0; NaN stays NaN."""
+    return jnp.where(x <= 0, 1, x)
 
 
 def _centred(rdm: Array, weights: Array) -> Array:
@@ -547,11 +578,22 @@ def _one_minus_ratio(
     return jnp.where(alive, value, jnp.where(one_is_zero, 1, 0))
 
 
-def _spread(rdm: Array, weights: Array) -> Array:
-    """The standard deviation, a constant in the gradient; 1 where there is none."""
-    variance = jnp.sum(weights * _centred(rdm, weights) ** 2)
-    deviation = jnp.sqrt(lax.stop_gradient(variance))
-    return jnp.where(deviation > 0, deviation, 1)
+def _in_widths(width, student: Array, teacher: Array, weights: Array) -> list[Array]:
+    """Both RDMs in units of a width over their standard deviation.
+
+    The deviation is a constant in the gradient, and 1 where there is none.
+    """
+    _checks.check_number("width", width, above=0)
+    width = jnp.asarray(width, weights.dtype)
+    width = _checks.nan_unless(width > 0, width)
+    # (Less their means: what varies by no more than rounding has no order.)
+    rdms = [_centred(_of_unit_size(rdm), weights) for rdm in (student, teacher)]
+    return [rdm / (width * _spread(rdm, weights)) for rdm in rdms]
+
+
+def _spread(centred: Array, weights: Array) -> Array:
+    variance = jnp.sum(weights * lax.stop_gradient(centred) ** 2)
+    return jnp.sqrt(_or_1(variance))
 
 
 def _centred_ranks(rdm: np.ndarray) -> np.ndarray:
@@ -573,10 +615,10 @@ def _whitened(rdm: Array, covariance: Array | None) -> Array:
         )
     centring = jnp.eye(n, dtype=rdm.dtype) - 1 / n
     product = functools.partial(jnp.matmul, precision=_geometry.HIGHEST)
-    own = jnp.asarray(covariance, rdm.dtype)
+    own = _of_unit_size(jnp.asarray(covariance, rdm.dtype))
     values, vectors = jnp.linalg.eigh(product(product(centring, own), centring))
     # The constant vector is what the centring leaves out: the smallest value, 0.
-    alive = values > n * jnp.finfo(rdm.dtype).eps * jnp.max(values)
-    scales = jnp.where(alive, lax.rsqrt(jnp.where(alive, values, 1)), 0)
+    nothing = values <= n * jnp.finfo(rdm.dtype).eps * jnp.max(values)
+    scales = jnp.where(nothing, 0, lax.rsqrt(jnp.where(nothing, 1, values)))
     root = vectors * scales[None, :]
     return -product(product(root.T, distances), root) / 2

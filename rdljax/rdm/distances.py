@@ -9,14 +9,20 @@ Most are squared Euclidean distance in an embedding: such a distance derives fro
 it: the matrix from one Gram matrix, exact zeros on the diagonal, and comparisons of two
 RDMs that need no matrix at all. What has `points` and `between` can be computed tile by
 tile (`rdm.forms`).
+
+What rounding leaves of two stimuli that do not differ is no distance: in the matrix, in
+tiles and of pairs a distance below its own rounding is 0, with a gradient of 0.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from rdljax import _checks as _numbers
 from rdljax import _geometry, _pytrees
 from rdljax.rdm import _checks
 
@@ -49,26 +55,37 @@ class _ByProducts:
         default=lax.Precision.HIGHEST, metadata={"static": True}
     )
 
+    # Whether activations times c have distances times a power of c: a comparison that
+    # is blind to the scale of an RDM is then blind to theirs.
+    homogeneous = False
+
     def rows(self, x: Array) -> tuple[Array, ...]:
         """What `apart` needs of activations `[n, ...]`: arrays `[n, units]`."""
         raise NotImplementedError
 
-    def points(self, x: Array) -> tuple[Array, ...]:
-        """What `between` needs: the rows centred, and each one's product.
+    def noise(self, x: Array, rows: tuple[Array, ...]) -> Array:
+        """What the rounding of each row may add to a distance, `[n]`."""
+        return _length(_rounding(rows[0])) * _length(_rounding(rows[-1]))
 
-        Centring changes no distance; see `_geometry.squared_distances`.
+    def points(self, x: Array) -> tuple[Array, ...]:
+        """What `between` needs: the rows centred, each one's product and its rounding.
+
+        Centring changes no distance; see `_geometry.squared_distances`. A distance no
+        larger than the rounding of its two stimuli is 0.
         """
-        rows = tuple(_geometry.centre_columns(a) for a in self.rows(x))
-        return *rows, jnp.sum(rows[0] * rows[-1], axis=1)
+        rows = self.rows(x)
+        noise = self.noise(x, rows)
+        rows = tuple(_geometry.centre_columns(a) for a in rows)
+        own = jnp.sum(rows[0] * rows[-1], axis=1)
+        products = _length(rows[0]) * _length(rows[-1])
+        return *rows, own, noise + _of_products(products, rows[0].shape[1])
 
     def scale(self, x: Array) -> Array:
         """One over the mean distance, about; 0 where all rows are alike."""
-        rows, own = self.rows(x), self.points(x)[-1]
+        *_, own, rounding = self.points(x)
         # The products' mean over pairs is twice that over rows about their mean.
         mean = 2 * jnp.mean(own)
-        products = jnp.mean(rows[0], axis=0) * jnp.mean(rows[-1], axis=0)
-        rounding = 8 * jnp.finfo(own.dtype).eps
-        alike = mean <= rounding**2 * jnp.abs(jnp.sum(products))
+        alike = mean <= 2 * jnp.mean(rounding)
         return jnp.where(alike, 0, 1 / jnp.where(alike, 1, mean))
 
     @staticmethod
@@ -83,9 +100,14 @@ class _ByProducts:
         """The distances `[...]` of stimuli from others, from rows `[..., units]`."""
         raise NotImplementedError
 
+    def tied(self, distances: Array, noise: Array, other: Array) -> Array:
+        """The distances, exact where the noise of both stimuli tells what they are."""
+        return distances
+
     def pairs(self, x: Array, pairs: Array) -> Array:
         """The distances `[p]` of the stimuli `pairs` `[2, p]`, from differences."""
         rows = self.rows(x)
+        noise = self.noise(x, rows)
 
         def apart(pairs):
             first, second = (tuple(a[stimuli] for a in rows) for stimuli in pairs)
@@ -93,8 +115,35 @@ class _ByProducts:
 
         block = max(1, GATHERED // rows[0].shape[1])
         if pairs.shape[1] <= block:
-            return apart(pairs)
-        return lax.map(jax.checkpoint(apart), tuple(pairs), batch_size=block)
+            found = apart(pairs)
+        else:
+            found = lax.map(jax.checkpoint(apart), tuple(pairs), batch_size=block)
+        first, second = (noise[stimuli] for stimuli in pairs)
+        return self.tied(_resolved(found, first + second), first, second)
+
+
+def _length(rows: Array) -> Array:
+    """The length of every row, a constant in the gradient."""
+    return jnp.sqrt(jnp.sum(lax.stop_gradient(rows) ** 2, axis=1))
+
+
+def _rounding(rows: Array) -> Array:
+    """How far from what was meant the entries of rows are, at most."""
+    return 8 * jnp.finfo(rows.dtype).eps * rows
+
+
+def _of_products(own: Array, units: int) -> Array:
+    """What the rounding of products of so many units may add to a distance.
+
+    As measured: 2 eps of each stimulus's own product for 8 units, 4 for 64, 13 for
+    4,096.
+    """
+    return (4 + math.sqrt(units) / 4) * jnp.finfo(own.dtype).eps * own
+
+
+def _resolved(distances: Array, rounding: Array) -> Array:
+    """Distances, but 0 for what is no more than rounding; NaN stays NaN."""
+    return jnp.where(distances <= rounding, 0, distances)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +156,18 @@ class Embedded(_ByProducts):
 
     def __call__(self, x: Array) -> Array:
         """The matrix `[n, n]` of activations `[n, ...]`."""
-        return _geometry.squared_distances(self.embed(x), self.matmul_precision)
+        points = self.embed(x)
+        centred = _geometry.centre_columns(points)
+        products = _geometry.gram(centred, self.matmul_precision)
+        return self.from_products(products, self.noise(x, (points,)), points.shape[1])
+
+    def from_products(self, products: Array, noise: Array, units: int) -> Array:
+        """The matrix `[n, n]` from the products of centred points of so many units."""
+        own = lax.stop_gradient(jnp.diagonal(products))
+        rounding = noise + _of_products(own, units)
+        distances = _geometry.squared_distances_from(products)
+        distances = _resolved(distances, rounding[:, None] + rounding[None, :])
+        return self.tied(distances, noise[:, None], noise[None, :])
 
     def rows(self, x: Array) -> tuple[Array, ...]:
         return (self.embed(x),)
@@ -116,9 +176,9 @@ class Embedded(_ByProducts):
     def between(
         x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
     ) -> Array:
-        (x, own), (y, other) = x, y
+        (x, own, rounding), (y, other, others) = x, y
         squared = own[:, None] + other[None, :] - 2 * _geometry.inner(x, y, precision)
-        return jnp.maximum(squared, 0)
+        return _resolved(squared, rounding[:, None] + others[None, :])
 
     @staticmethod
     def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
@@ -133,6 +193,8 @@ class SquaredEuclidean(Embedded):
     rsatoolbox's "euclidean" is this divided by the number of units (`MeanSquared`).
     """
 
+    homogeneous = True
+
     def embed(self, x: Array) -> Array:
         return _geometry.flatten(x)
 
@@ -145,14 +207,24 @@ class MeanSquared(Embedded):
     rsatoolbox's "euclidean".
     """
 
+    homogeneous = True
+
     def embed(self, x: Array) -> Array:
         x = _geometry.flatten(x)
         return x / jnp.sqrt(jnp.asarray(x.shape[1], x.dtype))
 
 
+class _Directions(Embedded):
+    """Distances of directions; a row without one is 1/2 from all that have one."""
+
+    def tied(self, distances: Array, noise: Array, other: Array) -> Array:
+        # Exactly, so that ranks of them tie. (NaN stays NaN.)
+        return jnp.where((noise == 0) != (other == 0), 0.5 + 0 * distances, distances)
+
+
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
-class Cosine(Embedded):
+class Cosine(_Directions):
     """`1 - cos(x_i, x_j)`.
 
     A zero row has no direction: its distance is 1/2 to every other row, and 0 to
@@ -166,16 +238,31 @@ class Cosine(Embedded):
 
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
-class Correlation(Embedded):
+class Correlation(_Directions):
     """`1 - r(x_i, x_j)`, Pearson's correlation over units.
 
-    A constant row has none: its distance is 1/2 to every other row, and 0 to another
-    constant row.
+    A row that is constant, up to rounding, has none: its distance is 1/2 to every other
+    row, and 0 to another constant row.
     """
 
+    def _deviations(self, x: Array) -> tuple[Array, Array]:
+        """Rows divided by a power of two, and these less their means."""
+        x = _geometry.flatten(x)
+        x = x / _geometry.power_of_two(x, axis=1, keepdims=True)
+        rows = _geometry.centre_rows(x)
+        largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+        # (The largest entry is about 1.)
+        constant = largest <= 8 * jnp.finfo(x.dtype).eps
+        return x, jnp.where(constant, 0, rows)
+
     def embed(self, x: Array) -> Array:
-        rows = _geometry.centre_rows(_geometry.flatten(x))
-        return _geometry.unit_rows(rows) * 0.5**0.5
+        return _geometry.unit_rows(self._deviations(x)[1]) * 0.5**0.5
+
+    def noise(self, x: Array, rows: tuple[Array, ...]) -> Array:
+        # What the mean takes away has left its rounding.
+        whole, deviations = map(_length, self._deviations(x))
+        ratio = whole * _geometry.safe_inverse(deviations)
+        return (_length(_rounding(rows[0])) * ratio) ** 2
 
 
 @_pytrees.register
@@ -193,6 +280,8 @@ class Mahalanobis(Embedded):
 
     precision: Array
 
+    homogeneous = True
+
     def embed(self, x: Array) -> Array:
         x = _geometry.flatten(x)
         factor = _checks.factor(self.precision, x.shape[1], x.dtype, "Mahalanobis")
@@ -209,9 +298,20 @@ class Euclidean(_ByProducts):
     `pairs` subtracts the rows themselves and does.
     """
 
+    homogeneous = True
+
+    def _rooted(self, x: Array, squared) -> Array:
+        """The root of what is squared, at any scale of the activations."""
+        x = _geometry.flatten(x)
+        size = _geometry.power_of_two(x)
+        plain = SquaredEuclidean(matmul_precision=self.matmul_precision)
+        return size * _geometry.safe_sqrt(squared(plain, x / size))
+
     def __call__(self, x: Array) -> Array:
-        squared = SquaredEuclidean(matmul_precision=self.matmul_precision)
-        return _geometry.safe_sqrt(squared(x))
+        return self._rooted(x, lambda plain, x: plain(x))
+
+    def pairs(self, x: Array, pairs: Array) -> Array:
+        return self._rooted(x, lambda plain, x: plain.pairs(x, pairs))
 
     def rows(self, x: Array) -> tuple[Array, ...]:
         return (_geometry.flatten(x),)
@@ -224,10 +324,6 @@ class Euclidean(_ByProducts):
         x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
     ) -> Array:
         return _geometry.safe_sqrt(SquaredEuclidean.between(x, y, precision))
-
-    @staticmethod
-    def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
-        return _geometry.safe_sqrt(SquaredEuclidean.apart(x, y))
 
 
 @_pytrees.register
@@ -248,14 +344,29 @@ class PoissonKL(_ByProducts):
     prior_rate: float = 1.0
     prior_weight: float = 0.1
 
-    def rows(self, x: Array) -> tuple[Array, ...]:
-        x = _geometry.flatten(x)
-        rates = (x + self.prior_weight * self.prior_rate) / (1 + self.prior_weight)
-        if _checks.known(rates) and not (rates > 0).all():
+    def _check_rates(self, x: Array) -> None:
+        """Rates above 0, where they are known."""
+        if not _numbers.is_known(x, self.prior_rate, self.prior_weight):
+            return
+        least = np.min(np.asarray(x, np.float64), initial=np.inf)
+        if least + np.float64(self.prior_weight) * np.float64(self.prior_rate) <= 0:
             raise ValueError(
-                "PoissonKL: expected activations of 0 or more, and a prior above 0 "
-                "where one is 0"
+                f"PoissonKL: expected activations of 0 or more, and a prior above 0 "
+                f"where one is 0, got activations of {least} and {self}"
             )
+
+    def rows(self, x: Array) -> tuple[Array, ...]:
+        _numbers.check_number("prior rate", self.prior_rate, above=0)
+        _numbers.check_number("prior weight", self.prior_weight, at_least=0)
+        self._check_rates(x)
+        x = _geometry.flatten(x)
+        rate, weight = (
+            jnp.asarray(number, x.dtype)
+            for number in (self.prior_rate, self.prior_weight)
+        )
+        rates = (x + weight * rate) / (1 + weight)
+        valid = (rates > 0) & (rate > 0) & (weight >= 0)
+        rates = _numbers.nan_unless(valid, rates)
         return rates, jnp.log(rates)
 
     def scale(self, x: Array) -> Array:
@@ -263,24 +374,29 @@ class PoissonKL(_ByProducts):
         return units * super().scale(x)
 
     def __call__(self, x: Array) -> Array:
-        rates, logs, _ = self.points(x)
+        rates, logs, own, rounding = self.points(x)
         products = _geometry.inner(rates, logs, self.matmul_precision)
-        own = jnp.diagonal(products)
         total = own[:, None] + own[None, :] - products - products.T
+        total = _resolved(total, rounding[:, None] + rounding[None, :])
         diagonal = jnp.eye(x.shape[0], dtype=bool)
-        return jnp.where(diagonal, 0, jnp.maximum(total, 0)) / rates.shape[1]
+        return jnp.where(diagonal, 0, total) / rates.shape[1]
+
+    def pairs(self, x: Array, pairs: Array) -> Array:
+        units = x.size // x.shape[0]
+        return super().pairs(x, pairs) / units
 
     @staticmethod
     def between(
         x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
     ) -> Array:
-        (rates, logs, own), (other_rates, other_logs, other) = x, y
+        (rates, logs, own, rounding), (other_rates, other_logs, other, others) = x, y
         crossed = _geometry.inner(rates, other_logs, precision)
         crossed += _geometry.inner(logs, other_rates, precision)
         total = own[:, None] + other[None, :] - crossed
-        return jnp.maximum(total, 0) / rates.shape[1]
+        total = _resolved(total, rounding[:, None] + others[None, :])
+        return total / rates.shape[1]
 
     @staticmethod
     def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
         rates, logs = (a - b for a, b in zip(x, y, strict=True))
-        return jnp.mean(rates * logs, axis=-1)
+        return jnp.sum(rates * logs, axis=-1)

@@ -12,9 +12,9 @@ Three forms of the same discrepancy, for `rdm.discrepancy(..., form=...)`:
   again for the gradient. Any distance of `rdm.distances`; weights too, which then take
   a matrix of their own.
 
-`chosen` is the form that is taken where none is named. All have a gradient; `Moments`
-and `Tiles`, and `Dense` of more than 256 stimuli with weights, have no forward-mode
-derivative (`jax.jvp`, `jax.hessian`).
+`chosen` is the form that is taken where none is named. All have a gradient. `Dense` has
+a forward-mode derivative too (`jax.jvp`, `jax.hessian`), of any number of stimuli.
+`Moments` and `Tiles` have none: JAX's `TypeError` then names their `custom_vjp`.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rdljax import _blocks, _geometry, _pytrees
+from rdljax import _checks as _numbers
 from rdljax.rdm import _checks, _condensed, _moments, comparisons, distances
 
 __all__ = ["Dense", "Moments", "Tiles", "chosen"]
@@ -75,7 +76,7 @@ class Dense:
                 d / jnp.where(mean == 0, 1, mean)
                 for d, mean in zip((student, teacher), means, strict=True)
             )
-            centres = tuple(jnp.where(mean == 0, 0.0, 1.0) for mean in means)
+            centres = tuple((mean != 0).astype(mean.dtype) for mean in means)
         terms = comparison.terms(student, teacher, centres)
         means = (jnp.sum(jnp.where(beside, term, 0)) / pairs for term in terms)
         return comparison.from_means(tuple(means), centres)
@@ -104,15 +105,21 @@ class Moments:
         _refuse_unless(self, isinstance(distance, distances.Embedded), distance)
         _refuse_unless(self, streams(comparison), comparison)
         _refuse_unless(self, weights is None, "weights")
+        points = [distance.embed(x) for x in (student, teacher)]
+        noises = [
+            distance.noise(x, (own,))
+            for x, own in zip((student, teacher), points, strict=True)
+        ]
         products, scale = _moments.of_points(
-            distance.embed(student),
-            distance.embed(teacher),
+            *points,
+            noises,
             own_scales=comparison.own_scales,
             precision=distance.matmul_precision,
             axis_name=axis_name,
         )
         value = comparison.from_products(products)
-        return value if comparison.own_scales else value * scale**2
+        # (Not the square of the scale: it may overflow where the value is 0.)
+        return value if comparison.own_scales else value * scale * scale
 
 
 @_pytrees.register
@@ -131,36 +138,48 @@ class Tiles:
     ) -> Array:
         _refuse_unless(self, hasattr(distance, "between"), distance)
         _refuse_unless(self, streams(comparison), comparison)
+        _numbers.check_number("block of a tile", self.block, whole=True)
+        _numbers.check_number("block of a tile", self.block, whole=True)
         if self.block < 1:
             raise ValueError(f"expected tiles of one stimulus or more, got {self}")
-        scales, centres = (1.0, 1.0), (0.0, 0.0)
-        if comparison.own_scales:
-            scales = tuple(
-                lax.stop_gradient(distance.scale(x)) for x in (student, teacher)
-            )
-            centres = tuple(jnp.where(scale == 0, 0.0, 1.0) for scale in scales)
-        student, teacher = distance.points(student), distance.points(teacher)
-        n = student[0].shape[0]
-        if weights is None:
-            pairs = n * (n - 1) / 2
-        else:
-            weights = jnp.asarray(weights, student[0].dtype)
+        points = tuple(distance.points(x) for x in (student, teacher))
+        n, dtype = len(student), points[0][0].dtype
+        pairs = jnp.asarray(n * (n - 1) / 2, dtype)
+        if weights is not None:
+            weights = weights.astype(dtype)
             pairs = jnp.sum(weights)
             weights = _condensed.square(weights)
-        tile = functools.partial(
-            _tile,
-            between=distance.between,
-            terms=comparison.terms,
-            precision=distance.matmul_precision,
+
+        def means_of(terms, points, scales, centres):
+            tile = functools.partial(
+                _tile,
+                between=distance.between,
+                terms=terms,
+                precision=distance.matmul_precision,
+            )
+            constants = scales, centres, pairs, weights
+            return _blocks.total(
+                tile,
+                _blocks.tiles(n, self.block),
+                self.block,
+                points,
+                jax.tree.map(lax.stop_gradient, constants),
+            )
+
+        one = jnp.ones((), dtype)
+        scales, centres = (one, one), (0 * one, 0 * one)
+        if comparison.own_scales:
+            if weights is None:
+                scales = tuple(distance.scale(x) for x in (student, teacher))
+            else:
+                # Those of the pairs that have a weight may be far from all others'.
+                fixed = jax.tree.map(lax.stop_gradient, points)
+                means = means_of(_both, fixed, scales, centres)
+                scales = tuple(_geometry.safe_inverse(mean) for mean in means)
+            centres = tuple((scale != 0).astype(dtype) for scale in scales)
+        return comparison.from_means(
+            means_of(comparison.terms, points, scales, centres), centres
         )
-        sums = _blocks.total(
-            tile,
-            _blocks.tiles(n, self.block),
-            self.block,
-            (student, teacher),
-            jax.tree.map(lax.stop_gradient, (scales, centres, pairs, weights)),
-        )
-        return comparison.from_means(sums, centres)
 
 
 def chosen(student: Array, teacher: Array, weights, distance, comparison):
@@ -218,12 +237,13 @@ def _matrix_over_devices(x: Array, distance, axis: str) -> Array:
     products are anywhere as a whole.
     """
     points = distance.embed(x)
+    units = points.shape[1]
+    noise = lax.all_gather(distance.noise(x, (points,)), axis, tiled=True)
     # (Dimensions of zeros change no distance.)
-    missing = -points.shape[1] % lax.axis_size(axis)
-    points = jnp.pad(points, ((0, 0), (0, missing)))
+    points = jnp.pad(points, ((0, 0), (0, -units % lax.axis_size(axis))))
     share = lax.all_to_all(points, axis, split_axis=1, concat_axis=0, tiled=True)
     own = _geometry.gram(_geometry.centre_columns(share), distance.matmul_precision)
-    return _geometry.squared_distances_from(lax.psum(own, axis))
+    return distance.from_products(lax.psum(own, axis), noise, units)
 
 
 def _over_devices(
@@ -252,7 +272,7 @@ def _over_devices(
             )
             return form.compared(student, teacher, weights, comparison)
     student, teacher = lax.all_gather((student, teacher), axis, tiled=True)
-    return discrepancy(student, teacher, pairs, weights, distance, comparison, form)
+    return _discrepancy(student, teacher, pairs, weights, distance, comparison, form)
 
 
 def discrepancy(
@@ -268,10 +288,36 @@ def discrepancy(
     """`rdm.discrepancy` of activations whose values are not looked at."""
     _checks.instance(distance, "rdm.distances", distances.Cosine)
     _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
+    dtype = _geometry.compute_dtype(student)
+    if _geometry.compute_dtype(teacher) != dtype:
+        teacher = teacher.astype(dtype)
+    if blind_to_scale(distance, comparison):
+        student, teacher = (_of_unit_size(x, axis_name) for x in (student, teacher))
     if axis_name is not None:
         numbers = pairs, weights, distance, comparison, form
         return _over_devices(student, teacher, *numbers, axis_name)
-    n = student.shape[0]
+    return _discrepancy(student, teacher, pairs, weights, distance, comparison, form)
+
+
+def blind_to_scale(distance, comparison) -> bool:
+    """Whether activations times a number have the same discrepancy."""
+    homogeneous = getattr(distance, "homogeneous", False)
+    return homogeneous and getattr(comparison, "own_scales", False)
+
+
+def _of_unit_size(x: Array, axis_name: str | None) -> Array:
+    """Activations divided by the power of two next to the largest, of all devices."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        x = x.astype(_geometry.compute_dtype(x))
+    size = _geometry.power_of_two(x)
+    return x / (size if axis_name is None else lax.pmax(size, axis_name))
+
+
+def _discrepancy(
+    student: Array, teacher: Array, pairs, weights, distance, comparison, form
+) -> Array:
+    """`discrepancy` of stimuli that are all here."""
+    n, dtype = len(student), _geometry.compute_dtype(student)
     if pairs is not None:
         if form is not None:
             raise ValueError(f"given pairs have no form: got pairs and {form}")
@@ -279,10 +325,10 @@ def discrepancy(
             distances_of(x, pairs, distance) for x in (student, teacher)
         )
         if weights is not None:
-            weights = _checks.weights_of(weights, student.shape[0])
+            weights = _checks.weights_of(weights, student.shape[0], dtype)
         return comparison(student, teacher, weights)
     if weights is not None:
-        weights = _checks.weights_of(weights, n * (n - 1) // 2)
+        weights = _checks.weights_of(weights, n * (n - 1) // 2, dtype)
     if form is None:
         form = chosen(student, teacher, weights, distance, comparison)
     _checks.instance(form, "rdm.forms", Tiles)
@@ -298,6 +344,9 @@ def distances_of(x: Array, pairs: Array | None, distance, refine: int = 0) -> Ar
 
 def matrix(x: Array, distance, refine: int = 0) -> Array:
     """All distances `[n, n]`, the `refine` smallest of them from differences."""
+    _numbers.check_number(
+        "number of distances to refine", refine, at_least=0, whole=True
+    )
     distances = distance(x)
     if not refine:
         return distances
@@ -325,11 +374,16 @@ def _tile(
         for scale, x, y in zip(scales, rows, columns, strict=True)
     )
     counted = (i[:, None] < j[None, :]) & fresh_i[:, None] & fresh_j[None, :]
-    each = jnp.where(pairs > 0, 1 / jnp.where(pairs > 0, pairs, 1), 0)
+    each = _geometry.safe_inverse(pairs)
     if weights is not None:
         each = each * lax.dynamic_slice(weights, (i[0], j[0]), counted.shape)
     each = jnp.where(counted, each, 0)
     return tuple(jnp.sum(each * term) for term in terms(student, teacher, centres))
+
+
+def _both(student: Array, teacher: Array, centres) -> tuple[Array, Array]:
+    """Terms whose means are those of the two RDMs."""
+    return student, teacher
 
 
 def streams(comparison) -> bool:
