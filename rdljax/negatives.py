@@ -115,12 +115,13 @@ def expected(
             return is_other(labels, index, rows) * each[:, None]
 
         def among(first, size):
-            rows = first + jnp.arange(size)
+            rows = first + jnp.arange(size, dtype=jnp.int32)
             known = jnp.where(rows < n, 1.0, 0.0)[None, :]
             counted = jnp.broadcast_to(known, (len(index), size))
             return known * weights(jnp.minimum(rows, n - 1)), counted
 
-        return _shared(positive(key, index), None, weights(jnp.arange(n)), among)
+        rows = jnp.arange(n, dtype=jnp.int32)
+        return _shared(positive(key, index), None, weights(rows), among)
 
     return choose
 
@@ -152,7 +153,7 @@ def shared(
             raise ValueError(f"cannot share {count} negatives of {n} examples")
         key, own = jax.random.split(key)
         index = _index(batch, labels, n)
-        rows = jax.random.choice(key, n, (count,), replace=False)
+        rows = jax.random.choice(key, n, (count,), replace=False).astype(jnp.int32)
         weights = is_other(labels, index, rows) * (n / others(index, n))[:, None]
 
         def among(first, size):
@@ -177,7 +178,7 @@ def of_same_class(key: Array, labels: Array, index: Array) -> Array:
     index = _indices.places(index, len(own))
 
     def draw(i):
-        place = jax.random.randint(jax.random.fold_in(key, i), (), 0, sizes[own[i]])
+        place = _draw(jax.random.fold_in(key, i), (), sizes[own[i]])
         return jnp.where(i < len(own), order[starts[own[i]] + place], i)
 
     return jax.vmap(draw)(index)
@@ -267,7 +268,7 @@ def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
     if labels is None:
 
         def draw(key, index, n, count):
-            place = jax.random.randint(key, (count,), 0, n - 1)
+            place = _draw(key, (count,), n - 1)
             return place + (place >= index).astype(place.dtype)
 
         return draw
@@ -277,10 +278,16 @@ def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
 
     def draw(key, index, n, count):
         start, size = starts[own[index]], sizes[own[index]]
-        place = jax.random.randint(key, (count,), 0, n - size)
+        place = _draw(key, (count,), n - size)
         return order[place + size * (place >= start).astype(place.dtype)]
 
     return draw
+
+
+def _draw(key: Array, shape: tuple[int, ...], below: Array | int) -> Array:
+    """Whole numbers from 0 on, below another, as int32."""
+    limit = jnp.asarray(below, int)
+    return jax.random.randint(key, shape, 0, limit).astype(jnp.int32)
 
 
 def _count_of_others(labels: Array | None) -> Callable[[Array, int], Array]:

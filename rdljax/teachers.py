@@ -121,7 +121,7 @@ def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teach
     Raises:
       ValueError: Not a whole number of classes, two or more.
     """
-    _checks.check_number("number of classes", classes, at_least=2, whole=True)
+    classes = _checks.as_count("number of classes", classes, at_least=2)
 
     def targets(arrays, batch):
         _checks.check_indices(label, batch[label], classes)
@@ -166,8 +166,8 @@ def remember(
       UnknownName: The teacher has no such layer.
       ValueError: `images` or `chunk` is not a whole number of 1 or more.
     """
-    for name, number in (("number of images", images), ("chunk", chunk)):
-        _checks.check_number(name, number, at_least=1, whole=True)
+    images = _checks.as_count("number of images", images)
+    chunk = _checks.as_count("chunk", chunk)
     answer = answering(teacher, layers)
     parts = [
         answer(teacher.arrays, see(jnp.arange(at, min(at + chunk, images))))

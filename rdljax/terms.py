@@ -472,10 +472,10 @@ def crd(
     """
     if not callable(choose):
         raise ValueError(f"crd: expected one of rdljax.negatives, got {choose!r}")
-    _checks.check_number("examples", examples, at_least=2, whole=True)
+    examples = _checks.as_count("number of examples", examples, at_least=2)
     _checks.check_number("temperature", temperature, above=0)
     _checks.check_number("momentum", momentum, at_least=0)
-    _checks.check_number("1 - momentum", 1 - momentum, at_least=0)
+    _checks.check_number("share 1 - momentum", 1 - momentum, at_least=0)
     init_heads, embed = _heads(features)
 
     def init(key, student, teacher):
@@ -494,7 +494,9 @@ def crd(
 
     def apply(params, state, student, teacher, batch, axis_name=None):
         _names.check("entry of the batch", "index", batch)
-        bank, index = state.replicated["bank"], batch["index"]
+        _checks.check_indices("index", batch["index"], examples)
+        index = _indices.places(batch["index"], examples)
+        bank = state.replicated["bank"]
         key, step = jax.random.split(state.replicated["key"])
         s, t = map(_geometry.unit_rows, embed(params, student, teacher))
         chosen = choose(step, batch, examples)
@@ -515,6 +517,7 @@ def crd(
         bank = objectives.update_bank(
             bank, s + zero, t + zero, index, momentum=momentum
         )
+        loss = _checks.nan_unless(jnp.all(index < examples), loss)
         return loss, State(replicated={"bank": bank, "key": key})
 
     return Term(init, apply)
@@ -602,8 +605,10 @@ def crd_sharded(
             s,
             t,
         )
+        index = place(batch["index"])
+        part = _checks.nan_unless(jnp.all(index >= 0), part)
         moved = objectives.update_rows(
-            rows, s + zero, t + zero, place(batch["index"]), momentum=momentum
+            rows, s + zero, t + zero, index, momentum=momentum
         )
         replicated = {"normalizers": rows.normalizers, "key": key}
         return over_devices(part), State(replicated, (moved.student, moved.teacher))
@@ -905,14 +910,14 @@ def _wrapped(init: Callable, term: Term, wrap: Callable) -> Term:
 
 
 def _params(module, key: Array, shape: tuple[int, ...]) -> PyTree:
-    return module.init(key, jnp.zeros(shape))["params"]
+    return module.init(key, jnp.zeros(shape, jnp.float32))["params"]
 
 
 def _run(module, params: PyTree, x: Array) -> Array:
     # Running statistics are not kept: these modules are only used in training.
-    dtype = _geometry.compute_dtype(x)
-    params, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, x))
-    return module.apply({"params": params}, x, mutable=["batch_stats"])[0]
+    # (Flax promotes activations and parameters to one dtype, which is meant.)
+    with jax.numpy_dtype_promotion("standard"):
+        return module.apply({"params": params}, x, mutable=["batch_stats"])[0]
 
 
 def _module_a_layer(name: str, make: Callable) -> tuple[Callable, Callable]:
@@ -963,7 +968,7 @@ def _heads(features: int) -> tuple[Callable, Callable]:
       `init(key, student, teacher) -> (params, State())` and `embed(params, student,
       teacher) -> (student's, teacher's)`, each `[batch, features]`.
     """
-    _checks.check_number("features", features, at_least=1, whole=True)
+    features = _checks.as_count("number of features", features)
     head = regressors.Embedding(features)
 
     def init(key, student, teacher):

@@ -167,7 +167,7 @@ def init(
             raise ValueError(f"the term {name!r} divides a scalar over the devices")
 
     count = jax.device_count() if devices is None else devices
-    _checks.check_number("number of devices", count, at_least=1, whole=True)
+    count = _checks.as_count("number of devices", count)
     state = TrainState(
         Replicated(
             step=jnp.zeros((), jnp.int32),
@@ -560,7 +560,15 @@ def stacked(states: Sequence[TrainState], *, same_view: bool = False) -> TrainSt
 
 
 def one_of(state: TrainState, number: int) -> TrainState:
-    """The state of one of several trainings (`stacked`), counted from 0."""
+    """The state of one of several trainings (`stacked`), counted from 0.
+
+    Raises:
+      ValueError: The state is that of one training, or has no such one.
+    """
+    trainings = state.replicated.key.shape
+    if not trainings:
+        raise ValueError("expected the state of several trainings (`stacked`)")
+    _checks.check_indices("training", number, *trainings)
     return _taken(state, number, axis=1)
 
 
@@ -719,6 +727,7 @@ def shard(batch: Batch, devices: int | None = None, *, axis: int = 0) -> Batch:
       ValueError: The batch is empty or does not divide by the devices.
     """
     count = jax.local_device_count() if devices is None else devices
+    count = _checks.as_count("number of devices", count)
     return jax.tree.map(lambda x: _split(x, count, "devices", axis), batch)
 
 
@@ -825,7 +834,9 @@ def _weighted_sum(
             values[name], remembered[name] = term.apply(
                 params[name], memory, seen, targets, batch, axis_name
             )
-        total += _at(weight, state.replicated.step) * values[name]
+        weight = _at(weight, state.replicated.step)
+        _checks.check_number(f"weight of the term {name!r}", weight)
+        total += jnp.asarray(weight, values[name].dtype) * values[name]
     return total, values, remembered
 
 
@@ -868,6 +879,7 @@ def _in_evaluation(
 
 def _of_student(phase: Phase, micro_batches: int) -> Callable:
     """How a phase runs the student on a batch."""
+    micro_batches = _checks.as_count("number of micro-batches", micro_batches)
     run = _in_training if _trains_student(phase) else _in_evaluation
     return _with_further_images(
         run if micro_batches == 1 else _accumulated(run, micro_batches)

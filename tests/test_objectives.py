@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import test_util
+from jax.experimental import checkify
 
 from rdljax import _geometry, mmd, objectives, rdm
 from rdljax._objectives import features
@@ -1788,3 +1789,283 @@ class TestRDL:
             np.testing.assert_allclose(
                 form(student, 5 * teacher), form(student, teacher)
             )
+
+
+class TestLogitsAndContrast:
+    """What is out of range, not finite or of another dtype, in one program for all."""
+
+    S, T = np.random.default_rng(20).normal(0, 1.5, (2, 6, 5)).astype(np.float32)
+    GIVEN = {
+        "labels": np.array([4, 0, 2, 2, 1, 3]),
+        "indices": DRAWN,
+        "index": np.array([5, 0, 7, 2, 1, 3]),
+        "negatives": np.array([1, 4, 2, 7]),
+        "weights": COUNTS.astype(np.float32),
+        "temperature": 0.5,
+        "momentum": 0.25,
+    }
+    TAKEN_FROM = {  # What an outcome depends on, besides the temperature.
+        "kd": (),
+        "dkd": ("labels",),
+        "dist": (),
+        "crd": ("indices",),
+        "crd of the batch's own normalizers": ("indices",),
+        "crd_shared": ("index", "negatives", "weights"),
+        "crd_of_rows": ("index", "weights"),
+        "normalizers": ("indices",),
+        "exponentials_of_rows": ("weights",),
+        "update_bank": ("index", "momentum"),
+        "update_rows": ("index", "momentum"),
+    }
+
+    @staticmethod
+    def outcomes(s, t, given, names=tuple(TAKEN_FROM)):
+        """By name, what is computed of embeddings (or logits) and of what is given."""
+        bank = each(lambda x: jnp.asarray(x, jnp.float32), fresh_bank())
+        # (jit sorts what is given by name.)
+        ordered = map(given.get, TestLogitsAndContrast.GIVEN)
+        labels, indices, index, negatives, weights, softness, momentum = ordered
+        wide = jnp.concatenate([weights, weights], axis=1)
+        numbers = {"temperature": softness}
+        moving = {"momentum": momentum}
+        own = bank._replace(normalizers=None)
+        forms = (
+            lambda: objectives.kd(s, t, **numbers),
+            lambda: objectives.dkd(s, t, labels, **numbers),
+            lambda: objectives.dist(s, t, **numbers),
+            lambda: objectives.crd(s, t, bank, indices, **numbers),
+            lambda: objectives.crd(s, t, own, indices, **numbers),
+            lambda: objectives.crd_shared(
+                s, t, bank, index, negatives, weights, **numbers
+            ),
+            lambda: objectives.crd_of_rows(
+                s, t, bank, index, wide, jnp.sum(wide, axis=1), 20, **numbers
+            ),
+            lambda: objectives.normalizers(s, t, bank, indices, **numbers),
+            lambda: objectives.exponentials_of_rows(s, t, bank, wide, **numbers),
+            lambda: objectives.update_bank(bank, s, t, index, **moving)[:2],
+            lambda: objectives.update_rows(bank, s, t, index, **moving)[:2],
+        )
+        named = dict(zip(TestLogitsAndContrast.TAKEN_FROM, forms, strict=True))
+        return {
+            name: sum(map(jnp.sum, jax.tree.leaves(named[name]()))) for name in names
+        }
+
+    @staticmethod
+    @functools.cache
+    def compiled():
+        """The outcomes, and of the losses the gradients by both sides."""
+        losses = tuple(TestLogitsAndContrast.TAKEN_FROM)[:7]
+
+        def form(s, t, given):
+            def one(s, t, name):
+                return TestLogitsAndContrast.outcomes(s, t, given, (name,))[name]
+
+            slopes = {k: jax.grad(one, argnums=(0, 1))(s, t, k) for k in losses}
+            return TestLogitsAndContrast.outcomes(s, t, given), slopes
+
+        return jax.jit(form)
+
+    def run(self, s=S, t=T, **changed):
+        return jax.device_get(self.compiled()(s, t, self.GIVEN | changed))
+
+    def not_finite(self, *arguments, **changed):
+        found, _ = self.run(*arguments, **changed)
+        return {name for name, value in found.items() if not np.isfinite(value)}
+
+    @pytest.mark.parametrize(
+        ("given", "size"),
+        [("labels", 5), ("indices", 8), ("index", 8), ("negatives", 8)],
+    )
+    def test_an_index_out_of_range_is_nan_where_it_is_traced(self, given, size):
+        assert not self.not_finite()
+        for wrong in (-1, -6, size, size + 1, 100_000):
+            changed = self.GIVEN[given].copy()
+            changed.flat[-1] = wrong
+            expected = {k for k, names in self.TAKEN_FROM.items() if given in names}
+            if wrong == size:  # That is where rows are elsewhere.
+                expected -= {"crd_of_rows", "update_rows"}
+            assert self.not_finite(**{given: changed}) == expected, wrong
+
+    @pytest.mark.parametrize("given", ["labels", "indices", "index", "negatives"])
+    def test_an_index_out_of_range_is_refused_where_it_is_known(self, given):
+        for wrong in (-1, 9):
+            changed = self.GIVEN[given].copy()
+            changed.flat[0] = wrong
+            for name, names in self.TAKEN_FROM.items():
+                if given not in names:
+                    continue
+                known = self.GIVEN | {given: changed}
+                form = functools.partial(self.outcomes, given=known, names=(name,))
+                # (In the trace of a function whose constants they are, too.)
+                with pytest.raises(ValueError, match=rf" 0 to \d, got .*{wrong}"):
+                    jax.eval_shape(form, self.S, self.T)
+        known = self.GIVEN | {given: self.GIVEN[given] * 1.0}
+        form = functools.partial(self.outcomes, given=known)
+        with pytest.raises(ValueError, match="must be integers, got float"):
+            jax.eval_shape(form, self.S, self.T)
+
+    def test_labels_of_few_bits_among_many_classes(self):
+        s, t = np.random.default_rng(3).normal(0, 1, (2, 3, 300))
+        labels = np.array([255, 0, 44], np.uint8)
+        found = jax.jit(objectives.dkd)(s, t, labels)
+        expected = dkd_slow(s, t, labels.astype(int))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_nan_and_infinity_are_not_lost(self, value):
+        for side in (0, 1):
+            both = [self.S.copy(), self.T.copy()]
+            both[side][2, 3] = value
+            found, slopes = self.run(*both)
+            for name in found:
+                excludes = value == -np.inf and name in ("kd", "dkd", "dist")
+                if excludes and (name == "dist" or side == 1):
+                    continue
+                assert not np.isfinite(found[name]), (name, side)
+                if name in slopes and not excludes:
+                    # (Teachers of logits are held fixed.)
+                    own = slopes[name][0 if name in ("kd", "dkd", "dist") else side]
+                    assert not np.isfinite(own).all(), (name, side)
+
+    def test_a_class_that_the_teacher_excludes(self):
+        excluded, nearly = self.T.copy(), self.T.copy().astype(np.float64)
+        excluded[2, 3], nearly[2, 3] = -np.inf, -200.0
+        s, labels = self.S.astype(np.float64), self.GIVEN["labels"]
+        found, slopes = self.run(self.S, excluded)
+        for name, expected in {
+            "kd": kd_slow(s, nearly, 0.5),
+            "dkd": dkd_slow(s, nearly, labels, temperature=0.5),
+            "dist": dist_slow(s, nearly, temperature=0.5),
+        }.items():
+            np.testing.assert_allclose(found[name], expected, rtol=1e-5)
+            assert np.isfinite(slopes[name][0]).all()
+
+    def test_a_teacher_that_excludes_all_but_the_right_class(self):
+        only = np.full_like(self.T, -np.inf)
+        labels = self.GIVEN["labels"]
+        only[np.arange(6), labels] = 1
+        found, slopes = self.run(self.S, only)
+        p = softmax_slow(self.S.astype(np.float64) / 0.5)[np.arange(6), labels]
+        expected = -np.mean(np.log(p)) * 0.25
+        np.testing.assert_allclose(found["kd"], expected, rtol=1e-5)
+        # There are no others to compare.
+        np.testing.assert_allclose(found["dkd"], expected, rtol=1e-5)
+        assert np.isfinite(slopes["dkd"][0]).all()
+
+    @pytest.mark.parametrize("temperature", [0.0, -0.5, np.inf, np.nan])
+    def test_a_temperature_out_of_range_is_nan_where_it_is_traced(self, temperature):
+        expected = set(self.TAKEN_FROM) - {"update_bank", "update_rows"}
+        assert self.not_finite(temperature=temperature) == expected
+
+    def test_other_numbers_out_of_range_are_nan_where_they_are_traced(self):
+        for momentum in (-0.1, 1.5, np.nan):
+            found = self.not_finite(momentum=momentum)
+            assert found == {"update_bank", "update_rows"}
+        weights = self.GIVEN["weights"].copy()
+        weights[1, 2] = -1
+        expected = {"crd_shared", "crd_of_rows", "exponentials_of_rows"}
+        assert self.not_finite(weights=weights) == expected
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [0.0, np.float32(-2), np.array(np.inf), np.float64(np.nan), "4", True, 1j],
+    )
+    def test_numbers_out_of_range_are_refused_where_they_are_known(self, wrong):
+        for name, names in self.TAKEN_FROM.items():
+            number = "momentum" if "momentum" in names else "temperature"
+            if number == "momentum" and wrong == 0.0:
+                continue
+            form = functools.partial(
+                self.outcomes, given=self.GIVEN | {number: wrong}, names=(name,)
+            )
+            with pytest.raises(ValueError, match=f"the {number} must be a finite num"):
+                jax.eval_shape(form, self.S, self.T)
+        for number in ("alpha", "beta", "gamma"):
+            form = objectives.dist if number == "gamma" else objectives.dkd
+            extra = () if number == "gamma" else (self.GIVEN["labels"],)
+            if wrong not in (0.0, np.float32(-2)):
+                with pytest.raises(ValueError, match=f"{number} must be a finite numb"):
+                    form(self.S, self.T, *extra, **{number: wrong})
+
+    def test_normalizers_of_the_batch_do_not_overflow(self):
+        """Where those that are remembered do, the loss is NaN."""
+        unit = [x / np.linalg.norm(x, axis=1)[:, None] for x in (self.S, self.T)]
+        s, t = (x.astype(np.float64) for x in unit)
+        scores = [
+            np.exp(np.einsum("bu,bku->bk", a, keys[DRAWN]) / 0.004)
+            for a, keys in ((s, BANK.teacher), (t, BANK.student))
+        ]
+        bank = BANK._replace(normalizers=np.array([8 * x.mean() for x in scores]))
+        assert max(bank.normalizers) > 1e40
+        found, _ = self.run(*unit, temperature=0.004)
+        expected = crd_slow(s, t, bank, DRAWN, 0.004)
+        own = found["crd of the batch's own normalizers"]
+        np.testing.assert_allclose(own, expected, rtol=1e-4)
+
+        @jax.jit
+        def remembered(s, t):
+            own = objectives.normalizers(s, t, fresh_bank(), DRAWN, temperature=0.004)
+            fixed = fresh_bank()._replace(normalizers=own)
+            return objectives.crd(s, t, fixed, DRAWN, temperature=0.004)
+
+        assert np.isnan(remembered(*unit))
+
+    @pytest.mark.parametrize("form", [objectives.update_bank, objectives.update_rows])
+    def test_a_bank_wants_a_row_of_either_side_for_each_example(self, form):
+        x, index = np.ones((6, 5)), np.arange(6)
+        for s, t, i in (
+            (x, x[:1], index),
+            (x[:1], x, index),
+            (x, x[:, :1], index),
+            (x, x, index[:1]),
+            (x, x, index[:, None]),
+            (x, x, 3),
+        ):
+            with pytest.raises(ValueError, match=r"expected (embeddings|an index)"):
+                form(BANK, s, t, i)
+
+    @pytest.mark.parametrize("name", ["kd", "dkd", "dist"])
+    def test_one_class_is_refused(self, name):
+        labels = [np.zeros(3, int)] * (name == "dkd")
+        with pytest.raises(ValueError, match=f"{name}: .*two classes or more"):
+            getattr(objectives, name)(np.ones((3, 1)), np.ones((3, 1)), *labels)
+
+    def test_kd_is_the_mean_over_tokens(self):
+        s, t = np.random.default_rng(5).normal(0, 2, (2, 3, 4, 7))
+        expected = kd_slow(s.reshape(12, 7), t.reshape(12, 7))
+        np.testing.assert_allclose(jax.jit(objectives.kd)(s, t), expected, rtol=1e-5)
+
+    def check_promotion(self, student, teacher):
+        """Traces all forms where no dtype is promoted without being told."""
+        shapes = (jax.ShapeDtypeStruct((6, 5), dtype) for dtype in (student, teacher))
+        given = self.GIVEN | {"temperature": np.float64(2), "momentum": np.float16(0.5)}
+        with jax.numpy_dtype_promotion("strict"):
+            found = jax.eval_shape(lambda s, t: self.outcomes(s, t, given), *shapes)
+        wide = jnp.float64 if student == np.float64 else jnp.float32
+        for name, value in found.items():
+            expected = jnp.float32 if name.startswith("update") else wide
+            assert value.dtype == expected, name
+
+    def test_no_dtype_is_promoted_without_being_told(self):
+        self.check_promotion(jnp.bfloat16, jnp.float32)
+        with jax.enable_x64(True):
+            self.check_promotion(np.float64, np.float32)
+            self.check_promotion(np.float32, np.float64)
+
+    def test_nothing_is_nan_on_the_way(self):
+        """As `JAX_DEBUG_NANS` asks, of all operations in one program."""
+
+        @jax.jit
+        @functools.partial(checkify.checkify, errors=checkify.nan_checks)
+        def form(s, t, labels):
+            parts = objectives.kd(s, t), objectives.dkd(s, t, labels)
+            return sum(parts) + objectives.dist(s, t)
+
+        excluded = self.T.copy()
+        excluded[1, 3] = -np.inf
+        labels = self.GIVEN["labels"]
+        for teacher in (self.T, excluded):
+            error, value = form(self.S, teacher, labels)
+            error.throw()
+            assert np.isfinite(value)
