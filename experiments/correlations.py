@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
         )
     default = str(folder / "correlations.png")
     out = command.path("out", default if options.out is None else options.out)
-    if out.suffix != ".png":
+    if out.suffix.lower() != ".png":
         raise command.UsageError(f"out must be a file .png, got {out}")
     written = [out, out.with_suffix(".json"), out.with_suffix(".md")]
     for file in written:

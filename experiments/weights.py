@@ -199,7 +199,8 @@ def read(
     """
     _names.check("net", name, nets.NETS)
     path = pathlib.Path(file).expanduser()
-    source = from_keras if path.suffix in (".h5", ".hdf5") else from_torch
+    keras = path.suffix.lower() in (".h5", ".hdf5")
+    source = from_keras if keras else from_torch
     variables = source.to_flax(name, source.read(path))
     classes = variables["params"]["classifier"]["bias"].size
     channels = _weights.channels(variables)

@@ -669,9 +669,8 @@ class TestRun:
         found = json.loads((tmp_path / "run" / "plain-seed0/result.json").read_text())
         assert len(found["predicted"]) == 12
 
-    @pytest.mark.parametrize(
-        "whole", [False, pytest.param(True, marks=pytest.mark.slow)]
-    )
+    @pytest.mark.slow
+    @pytest.mark.parametrize("whole", [False, True])
     def test_nst_on_imagenet(self, whole, folder, tmp_path, capsys):
         # The config, with smaller nets.
         name = "mnist_cnn_small"

@@ -520,12 +520,17 @@ def coloured(tmp_path_factory):
     ("name", "columns", "method"),
     [
         ("rdl_cifar", ("cifar10", "transfer"), "rdl"),
-        ("nst_cifar", ("cifar100",), "nst_gaussian"),
         ("crd_cross_modal", ("cifar100",), "crd"),
-        ("crd_ensemble", ("2 teachers",), "crd"),
-        ("crd_ablations", ("default", "16 drawn"), "crd"),
-        ("vid_cifar10", ("5000", "1000"), "vid"),
         ("vid_mlp", ("mlp_1024",), "vid"),
+        *(
+            pytest.param(*of, marks=pytest.mark.slow)
+            for of in (
+                ("nst_cifar", ("cifar100",), "nst_gaussian"),
+                ("crd_ensemble", ("2 teachers",), "crd"),
+                ("crd_ablations", ("default", "16 drawn"), "crd"),
+                ("vid_cifar10", ("5000", "1000"), "vid"),
+            )
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )
