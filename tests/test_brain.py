@@ -113,9 +113,12 @@ class TestObjective:
         ("numbers", "message"),
         [
             ({"subjects": np.ones(3)}, r"weight for each of 2 subjects, got \(3,\)"),
-            ({"subjects": np.array([1, -1])}, "weights of subjects of 0 or more"),
-            ({"subjects": np.zeros(2)}, "weights of subjects of 0 or more"),
-            ({"ceiling": 0.0}, "a ceiling above 0, got 0.0"),
+            (
+                {"subjects": np.array([1, -1])},
+                "weight of a subject must be .* 0 or more",
+            ),
+            ({"subjects": np.zeros(2)}, "weights of subjects must not all be 0"),
+            ({"ceiling": 0.0}, "ceiling must be a finite number above 0, got 0.0"),
             ({"ceiling": np.ones(3)}, r"ceiling for each of 2 subjects, got \(3,\)"),
             ({"ceiling": 0.5, "comparison": rdm.comparisons.MSE()}, "no similarity"),
             ({"weights": np.ones((3, PAIRS))}, r"each of 2 subjects, got \(3,\)"),

@@ -1725,6 +1725,32 @@ class TestRDL:
         np.testing.assert_allclose(value, expected)
         assert jnp.isfinite(gradient).all()
 
+    def test_numbers_of_subjects_known_and_traced(self, float64):
+        student, targets = draw((6, 5), 0), np.stack([draw(15, s) for s in (1, 2)])
+        weights = 1.0 + np.arange(30).reshape(2, 15) % 4
+        given = (weights, np.array([0.2, 0.6]), np.array([0.5, 0.9]))
+        alone = [
+            rdl_target_slow(student, *one) for one in zip(targets, weights, strict=True)
+        ]
+        expected = np.average(1 - (1 - np.array(alone)) / given[2], weights=given[1])
+        # Constants of what is traced are known.
+        targets, constants = jnp.asarray(targets), each(jnp.asarray, given)
+
+        @jax.jit
+        def values(student, weights, subjects, ceiling):
+            form = lambda w, s, c: objectives.rdl_target(  # noqa: E731
+                student, targets, w, subjects=s, ceiling=c
+            )
+            return form(weights, subjects, ceiling), form(*constants)
+
+        np.testing.assert_allclose(values(student, *given), [expected] * 2)
+        for place, number in [(0, np.nan), (1, -1), (1, np.nan), (2, 0), (2, -1)]:
+            wrong = [np.copy(x) for x in given]
+            wrong[place].flat[0] = number
+            found, known = values(student, *wrong)
+            assert not np.isfinite(found)
+            np.testing.assert_allclose(known, expected)
+
     def test_wrong_weights(self):
         with pytest.raises(ValueError, match=r"rdl_target.*\(15,\).*\(14,\)"):
             objectives.rdl_target(np.ones((6, 5)), np.ones(15), np.ones(14))

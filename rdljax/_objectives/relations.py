@@ -174,8 +174,8 @@ def _over_subjects(values: Array, subjects, ceiling, comparison, measured) -> Ar
         subjects = jnp.ones_like(values)
     else:
         _check_shape("weight", np.shape(subjects), {values.shape})
-        subjects = _number_of_each("weights of subjects", subjects, at_least=0)
-        if _checks.is_known(subjects) and not np.any(subjects):
+        subjects = _number_of_each("weight of a subject", subjects, at_least=0)
+        if _checks.is_known(subjects) and not np.asarray(subjects).any():
             raise ValueError(
                 f"the weights of subjects must not all be 0, got {subjects}"
             )
