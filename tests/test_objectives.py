@@ -1056,6 +1056,19 @@ def test_a_constant_student_is_as_far_as_can_be(name):
         assert form(same, same[::-1])[0] == 0
 
 
+@pytest.mark.parametrize("name", ["rkd_distance", "rkd_angle"])
+def test_rounding_is_no_geometry(name):
+    """Rows alike but for the last digit are rows alike."""
+    form = jax.jit(jax.value_and_grad(getattr(objectives, name)))
+    other = draw((13, 6), 1, np.float32)
+    rounded = np.full((13, 6), 0.7, np.float32)
+    rounded[::2, 1:4] = np.nextafter(rounded[::2, 1:4], np.float32(1))
+    expected, _ = form(np.zeros_like(rounded), other)
+    value, gradient = form(rounded, other)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert not gradient.any()
+
+
 def test_maps_with_channels_first_are_refused_where_sizes_show_it():
     student, teacher = np.ones((2, 16, 7, 7)), np.ones((2, 64, 7, 7))
     for name in ("hint", "at", "nst", "ft_repdistiller"):
@@ -1145,7 +1158,10 @@ def test_sides_of_two_dtypes_under_strict_promotion_in_double_precision(float64,
 @parametrize(firsts(OF_BATCH))
 def test_batch_of_two(case):
     two = each(lambda x: x[:2], pair(case, np.float32))
-    assert finite(value_and_gradient(case, *two))
+    value, gradient = value_and_gradient(case, *two)
+    assert finite(value, gradient)
+    if case.name == "rdl":  # One distance, which correlates with nothing.
+        assert value == 0 and not gradient.any()
 
 
 def test_batch_of_two_with_labels_or_a_bank():

@@ -15,8 +15,8 @@ Array = jax.Array
 def hint(student: Array, teacher: Array) -> Array:
     """Hint of FitNets: the activations themselves.
 
-    Compares unit by unit. Maps of different size are first pooled, by adaptive
-    averaging, to the smaller of the two. Where the channels differ a regressor comes
+    Compares unit by unit. Maps of different size and one aspect are first pooled, by
+    adaptive averaging, to the smaller of the two. Where the channels differ a regressor comes
     first: `terms.hint` trains it.
 
     Args:

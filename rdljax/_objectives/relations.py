@@ -287,7 +287,8 @@ def rkd_distance(student: Array, teacher: Array) -> Array:
 
     In float32, distances below about a thousandth of the batch's spread are not
     resolved, since they come from a Gram matrix: among clusters tighter than that the
-    gradient is off by a tenth and more.
+    gradient is off by a tenth and more, and below their own rounding they are 0. A unit
+    that is constant in the batch, up to rounding, counts for nothing.
 
     Raises:
       ValueError: Different batch, or fewer than two examples.
@@ -333,7 +334,8 @@ def rkd_angle(student: Array, teacher: Array) -> Array:
 
     In float32, distances below about a thousandth of the batch's spread are not
     resolved, since they come from a Gram matrix: among clusters tighter than that the
-    gradient is off by a tenth and more.
+    gradient is off by a tenth and more, and below their own rounding they are 0. A unit
+    that is constant in the batch, up to rounding, counts for nothing.
 
     Raises:
       ValueError: Different batch, or fewer than two examples.
