@@ -127,7 +127,8 @@ def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teach
         _checks.check_indices(label, batch[label], classes)
         found = _indices.places(batch[label], classes)
         codes = jax.nn.one_hot(found, classes)
-        return {layer: _checks.nan_unless((found < classes)[..., None], codes)}
+        # (Not times NaN: XLA makes of 0 or 1 times a number that number or 0.)
+        return {layer: jnp.where((found < classes)[..., None], codes, jnp.nan)}
 
     return Teacher((), targets)
 

@@ -1,5 +1,7 @@
 """Negatives: of other classes, uniform, and the same on any number of devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,3 +204,128 @@ def test_wrong_calls(make):
 def test_given_negatives_must_be_in_the_batch():
     with pytest.raises(_names.UnknownName, match="entry of the batch 'mine'"):
         choose(negatives.given("mine"))
+
+
+POLICIES = {
+    "given": negatives.given("mine"),
+    "drawn": negatives.drawn(5),
+    "drawn, relaxed": negatives.drawn(5, LABELS, relax=True),
+    "expected": negatives.expected(5, LABELS),
+    "expected, relaxed": negatives.expected(5, LABELS, relax=True),
+    "shared": negatives.shared(5, LABELS),
+    "shared, relaxed": negatives.shared(5, LABELS, relax=True),
+}
+MINE = np.arange(12).reshape(4, 3)
+
+
+class TestOutOfRange:
+    """An index that is no training example: refused, and NaN where it is traced."""
+
+    @staticmethod
+    @functools.cache
+    def losses():
+        """Of each policy the loss, and the counts of a bank in two parts."""
+
+        def one(choose, key, batch):
+            chosen = choose(key, batch, N)
+            counts = [*chosen.among(0, 6), *chosen.among(6, 6)]
+            return chosen.loss(S, T, BANK), sum(map(jnp.sum, counts))
+
+        return jax.jit(
+            lambda key, batch: {
+                name: one(choose, key, batch) for name, choose in POLICIES.items()
+            }
+        )
+
+    def not_finite(self, index=INDEX, mine=MINE):
+        found = self.losses()(jax.random.key(0), {"index": index, "mine": mine})
+        return {name for name, (loss, _) in found.items() if not np.isfinite(loss)}
+
+    @pytest.mark.parametrize("wrong", [-1, -5, N, N + 7])
+    def test_is_nan_where_it_is_traced(self, wrong):
+        assert not self.not_finite()
+        index = np.array([3, wrong, 8, 11], np.int32)
+        assert self.not_finite(index) == set(POLICIES) - {"given"}
+        for place in ((1, 0), (2, 2)):
+            mine = MINE.copy()
+            mine[place] = wrong
+            assert self.not_finite(mine=mine) == {"given"}
+            # Where the bank is divided, no part may miss it.
+            batch = {"index": INDEX, "mine": mine}
+            _, counts = self.losses()(jax.random.key(0), batch)["given"]
+            assert np.isnan(counts)
+
+    @pytest.mark.parametrize("policy", POLICIES)
+    def test_is_refused_where_it_is_known(self, policy):
+        index = np.array([3, 12, 8, 11])
+        batch = {"index": index, "mine": np.stack([index] * 2, axis=1)}
+        name = "mine" if policy == "given" else "index"
+        with pytest.raises(
+            ValueError, match=f"the {name} must be 0 to 11, got 3 to 12"
+        ):
+            choose(POLICIES[policy], batch=batch)
+        batch = {"index": index * 0.5, "mine": batch["mine"] * 0.5}
+        with pytest.raises(ValueError, match=f"the {name} must be integers, got float"):
+            choose(POLICIES[policy], batch=batch)
+
+    def test_of_same_class_has_none(self):
+        draw = jax.jit(lambda i: negatives.of_same_class(jax.random.key(1), LABELS, i))
+        found = np.asarray(draw(np.array([-1, 4, N, 4, N + 3])))
+        assert (found[[0, 2, 4]] == N).all() and (LABELS[found[[1, 3]]] == 2).all()
+
+
+@pytest.mark.parametrize(
+    "make", [negatives.drawn, negatives.expected, negatives.shared]
+)
+@pytest.mark.parametrize("count", [0, -3, 2.5, 3.0, "3", True, np.array([2]), None])
+def test_a_number_of_negatives_is_whole_and_above_zero(make, count):
+    with pytest.raises(ValueError, match="the number of negatives must be a whole num"):
+        make(count)
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    for count in (np.int64(5), np.array(5), jnp.array(5)):
+        shape = jax.eval_shape(lambda k, c=count: choose(negatives.drawn(c)).rows, 0)
+        assert shape.shape == (4, 6)
+
+
+def test_no_more_are_shared_than_there_are():
+    with pytest.raises(ValueError, match="cannot share 13 negatives of 12 examples"):
+        choose(negatives.shared(N + 1))
+
+
+@pytest.mark.parametrize(
+    "make", [negatives.drawn, negatives.expected, negatives.shared]
+)
+def test_one_example_has_no_others(make):
+    with pytest.raises(ValueError, match="two training examples or more, got 1"):
+        make(1)(jax.random.key(0), {"index": np.array([0])}, 1)
+
+
+def test_classes_with_the_same_lower_bits_differ():
+    labels = LABELS.astype(np.int64) % 2 * 2**32
+    rows = np.arange(N)
+    found = negatives.is_other(labels, INDEX, rows)
+    np.testing.assert_array_equal(found, labels[INDEX][:, None] != labels[rows])
+
+
+def check_promotion():
+    """Traces all policies where no dtype is promoted without being told."""
+
+    def losses(key, batch):
+        return {
+            name: choose(key, batch, N).loss(S, T, BANK)
+            for name, choose in POLICIES.items()
+        }
+
+    batch = {"index": INDEX.astype(np.uint8), "mine": MINE.astype(np.int16)}
+    with jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(losses, jax.random.key(0), batch)
+
+
+def test_no_dtype_is_promoted_without_being_told():
+    check_promotion()
+
+
+def test_no_dtype_is_promoted_in_double_precision(float64):
+    check_promotion()

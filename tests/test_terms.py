@@ -993,3 +993,219 @@ class TestTeachers:
     def test_nobody_teaches_nothing(self):
         teacher = teachers.nobody()
         assert teacher.targets(teacher.arrays, {}) == {}
+
+
+class TestOutOfRange:
+    """Labels and indices that are none: refused, and NaN where they are traced."""
+
+    def test_labels_of_the_task(self):
+        run = jax.jit(TERMS["task"].apply)
+        given = {}, terms.State(), STUDENT, {}
+        for wrong in (-1, -10, 10, 255):
+            labels = LABELS.copy()
+            labels[3] = wrong
+            assert np.isnan(run(*given, {"label": labels})[0])
+            match = rf"the label must be 0 to 9, got {min(0, wrong)} to {max(2, wrong)}"
+            with pytest.raises(ValueError, match=match):
+                TERMS["task"].apply(*given, {"label": labels})
+        assert np.isfinite(run(*given, {"label": LABELS})[0])
+        with pytest.raises(ValueError, match="the label must be integers, got float"):
+            run(*given, {"label": LABELS * 1.0})
+
+    def test_labels_of_few_bits_among_many_classes(self):
+        logits = np.random.default_rng(0).normal(0, 2, (3, 300))
+        labels = np.array([255, 0, 44], np.uint8)
+        found, _ = jax.jit(TERMS["task"].apply)(
+            {}, terms.State(), {"logits": logits}, {}, {"label": labels}
+        )
+        own = logits[np.arange(3), labels]
+        expected = np.mean(np.log(np.exp(logits).sum(axis=1)) - own)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_what_teachers_look_up(self):
+        stored = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+        measured = np.arange(1, 7, dtype=np.float32)
+        teacher = teachers.beside(
+            teachers.labels(4, label="index"),
+            teachers.remembered({"stored": stored, "counts": np.arange(4)}),
+            teachers.rdms({"rdm": measured}, stimulus="index"),
+        )
+        run = jax.jit(lambda index: teacher.targets(teacher.arrays, {"index": index}))
+        square = np.zeros((4, 4), np.float32)
+        square[np.triu_indices(4, 1)] = measured
+        known = {
+            "label": np.eye(4),
+            "stored": stored,
+            "counts": np.arange(4.0),
+            "rdm": square + square.T,
+        }
+        for wrong in (-1, -4, 4, 1000):
+            index = np.array([2, wrong, 0])
+            for name, rows in run(index).items():
+                np.testing.assert_array_equal(rows[0], known[name][2])
+                np.testing.assert_array_equal(rows[2], known[name][0])
+                assert np.isnan(rows[1]).all(), name
+            for one, arrays in zip(
+                (
+                    teachers.labels(4, label="index"),
+                    teachers.remembered({"stored": stored}),
+                    teachers.rdms({"rdm": measured}, stimulus="index"),
+                ),
+                ((), {"stored": stored}, {"rdm": square}),
+                strict=True,
+            ):
+                with pytest.raises(ValueError, match=r"index must be 0 to 3, got .*"):
+                    one.targets(arrays, {"index": index})
+
+    def test_stimuli_of_measured_rdms(self):
+        # (Even where pairs that were not measured are left out.)
+        term = terms.between(
+            ("pooled", "rdm"), terms.rdl_target(stimulus="index", missing=True)
+        )
+        measured = np.abs(np.random.default_rng(1).normal(size=(B, B)))
+        run = jax.jit(term.apply)
+        given = {}, terms.State(), STUDENT, {"rdm": (measured + measured.T)[:B]}
+        assert np.isfinite(run(*given, {"index": np.arange(B)})[0])
+        for wrong in (-1, B, 99):
+            index = np.append(np.arange(B - 1), wrong)
+            assert np.isnan(run(*given, {"index": index})[0])
+            with pytest.raises(ValueError, match="the index must be 0 to 7, got"):
+                term.apply(*given, {"index": index})
+
+    @pytest.mark.parametrize(
+        ("make", "policy"),
+        [
+            pytest.param(make, policy, marks=[] if now else [pytest.mark.slow])
+            for make, policies in (
+                (terms.crd, ("given",)),
+                (terms.crd_sharded, ("given", "shared")),
+            )
+            for policy in ("given", "drawn", "expected", "shared")
+            for now in [policy in policies]
+        ],
+    )
+    def test_examples_of_a_bank(self, make, policy):
+        choose = {
+            "given": negatives.given(),
+            "drawn": negatives.drawn(3, LABELS, relax=True),
+            "expected": negatives.expected(3, LABELS, relax=True),
+            "shared": negatives.shared(3, LABELS, relax=True),
+        }[policy]
+        term = terms.between("pooled", make(B, choose, features=4))
+        params, state = made(term, STUDENT, TEACHER)
+        run = jax.jit(term.apply)
+
+        def result(**changed):
+            batch = BATCH | changed
+            loss, after = run(params, state, STUDENT, TEACHER, batch)
+            return loss, [x for x in jax.tree.leaves(after) if x.shape == (B, 4)]
+
+        loss, banks = result()
+        assert np.isfinite(loss) and all(np.isfinite(bank).all() for bank in banks)
+        for wrong in (-1, B, 50):
+            changes = [{"index": BATCH["index"].at[3].set(wrong)}]
+            if policy == "given":
+                drawn = BATCH["contrast_index"]
+                changes += [
+                    {"contrast_index": drawn.at[2, k].set(wrong)} for k in (0, 3)
+                ]
+            for changed in changes:
+                loss, banks = result(**changed)
+                assert np.isnan(loss), changed
+                assert all(np.isnan(bank).any() for bank in banks)
+                known = functools.partial(term.apply, batch=BATCH | changed)
+                with pytest.raises(ValueError, match=r"must be 0 to 7, got"):
+                    jax.eval_shape(known, params, state, STUDENT, TEACHER)
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        "wrong", [np.float32(-2), np.array(np.nan), -1, np.float64(np.inf), "a", True]
+    )
+    def test_out_of_range(self, wrong):
+        choose = negatives.given()
+        for make in (
+            lambda x: terms.vid(variance=x),
+            lambda x: terms.vid(epsilon=x),
+            lambda x: terms.ft(rate=x),
+            lambda x: terms.cc(features=x),
+            lambda x: terms.crd(x, choose),
+            lambda x: terms.crd_sharded(x, choose),
+            lambda x: terms.crd(B, choose, features=x),
+            lambda x: terms.crd(B, choose, temperature=x),
+            lambda x: terms.crd_sharded(B, choose, momentum=x),
+            lambda x: terms.crd_of_batch(temperature=x),
+            lambda x: terms.kd_mean(temperature=x),
+            lambda x: terms.rdl(pairs=x),
+            lambda x: teachers.labels(x),
+            lambda x: teachers.remember(teachers.nobody(), None, x, []),
+            lambda x: teachers.remember(teachers.nobody(), None, 3, [], chunk=x),
+        ):
+            with pytest.raises(ValueError, match=r"must be a .* number .*, got "):
+                make(wrong)
+
+    def test_others(self):
+        with pytest.raises(ValueError, match=r"share 1 - momentum must be .*got -0.5"):
+            terms.crd(B, negatives.given(), momentum=1.5)
+        with pytest.raises(ValueError, match="number of classes must be .* 2 or more"):
+            teachers.labels(1)
+        with pytest.raises(ValueError, match="weight of b must be a finite number"):
+            terms.against(["a", "b"], TERMS["kd"], (1.0, np.nan))
+        term = terms.kd_mean(weights=(1.0, np.float32(-1)))
+        term = terms.between(("logits", ["a/logits", "b/logits"]), term)
+        with pytest.raises(ValueError, match="weight of a target must be .*or more"):
+            term.apply({}, terms.State(), STUDENT, TEACHER, BATCH)
+
+
+def test_the_batch_as_its_own_bank_at_a_low_temperature():
+    term = terms.between("pooled", terms.crd_of_batch(features=4, temperature=0.004))
+    params, state = made(term, STUDENT, TEACHER)
+    form = jax.value_and_grad(lambda *a: term.apply(*a)[0])
+    value, gradient = jax.jit(form)(params, state, STUDENT, TEACHER, BATCH)
+    z = [
+        np.asarray(x["pooled"], float) @ np.asarray(p["Dense_0"]["kernel"], float)
+        for x, p in ((STUDENT, params["student"]), (TEACHER, params["teacher"]))
+    ]
+    s, t = (x / np.linalg.norm(x, axis=1)[:, None] for x in z)
+    total = 0.0
+    for anchors, keys in ((s, t), (t, s)):
+        p = np.exp(anchors @ keys.T / 0.004)
+        p = p / (p.mean() * B)
+        for i in range(B):
+            others = LABELS[i] != LABELS
+            noise = others.sum() / B
+            total += np.log1p((noise + 1e-7) / p[i, i])
+            total += np.sum(np.log1p(p[i, others] / noise))
+    np.testing.assert_allclose(value, total / B, rtol=1e-3)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
+
+
+def check_promotion(names, student, teacher):
+    """Traces terms, gradients too, where no dtype is promoted without being told."""
+    own = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, student), STUDENT)
+    others = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, teacher), TEACHER)
+    for name in names:
+        term = TERMS[name]
+        apply = jax.value_and_grad(term.apply, argnums=(0, 2), has_aux=True)
+        params, state = jax.eval_shape(lambda name=name: start(name))
+        with jax.numpy_dtype_promotion("strict"):
+            (_, after), _ = jax.eval_shape(apply, params, state, own, others, BATCH)
+            jax.eval_shape(term.init, jax.random.key(0), own, others)
+        before, now = (jax.tree.map(lambda x: x.dtype, x) for x in (state, after))
+        assert now == before, name
+
+
+# One of each kind.
+FEW = ("kd", "vid", "ab", "crd, relax", "global crd of batch", "kd, mean")
+
+
+@pytest.mark.parametrize(
+    "names", [FEW, pytest.param(tuple(TERMS), marks=pytest.mark.slow)]
+)
+class TestPromotion:
+    def test_is_told(self, names):
+        check_promotion(names, jnp.bfloat16, jnp.float32)
+
+    def test_is_told_in_double_precision(self, names):
+        with jax.enable_x64(True):
+            check_promotion(names, np.float64, np.float32)

@@ -1135,3 +1135,168 @@ class TestDropping:
         )(jnp.arange(1000))
         seen |= {tuple(unmapped.tolist()), *map(tuple, of_views.tolist())}
         assert len(seen) == 3 + 1000
+
+
+class Linear(nn.Module):
+    """A net that is quickly compiled."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return {"logits": nn.Dense(CLASSES)(images.reshape(images.shape[0], -1))}
+
+
+def seen(data, batch, key):
+    """Images and labels that come with the batch."""
+    return batch
+
+
+TASK = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)
+IMAGES = np.random.default_rng(2).normal(size=(4, 8, 9)).astype(np.float32)
+SEEN = [{"image": x, "label": np.arange(8) % CLASSES} for x in IMAGES]
+
+
+def record():
+    """An optimizer's part that keeps the last loss it was given."""
+
+    def update(updates, state, params=None, *, value, **others):
+        return updates, value
+
+    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+
+
+# The first five begin with the parameters themselves; the next ones want the loss.
+OPTIMIZERS = {
+    "prodigy": optax.contrib.prodigy(),
+    "sam": optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1)),
+    "dog": optax.contrib.dog(),
+    "dowg": optax.contrib.dowg(),
+    "mechanize": optax.contrib.mechanize(optax.sgd(0.1)),
+    "schedule_free": optax.contrib.schedule_free_sgd(0.1),
+    "momo": optax.contrib.momo(),
+    "polyak": optax.polyak_sgd(),
+    "plateau": optax.chain(
+        optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1, cooldown=0)
+    ),
+    "adam": optax.adam(0.01),
+}
+
+
+def fresh(devices=1):
+    net, teacher, arrays = Linear(), teachers.nobody(), training.Arrays((), ())
+    key = jax.random.key(0)
+    return training.init(key, net, teacher, [TASK], seen, arrays, SEEN[0], devices)
+
+
+def body_of(optimizer, phase=TASK, **options):
+    return training.body(Linear(), teachers.nobody(), phase, optimizer, seen, **options)
+
+
+def take_steps(optimizer, devices, steps=3):
+    """States after some pmapped steps, with the metrics."""
+    arrays = training.Arrays((), ())
+    state = training.start(fresh(devices), TASK, optimizer)
+    step = training.pmap(body_of(optimizer), jax.local_devices()[:devices])
+    taken = []
+    for batch in SEEN[:steps]:
+        state, metrics = step(state, arrays, training.shard(batch, devices))
+        taken.append(jax.device_get((state.replicated, metrics)))
+    return taken
+
+
+class TestOptimizers:
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_no_array_is_twice_in_a_state(self, name):
+        params = {"kernel": np.ones((3, 2), np.float32), "bias": np.ones(2, np.float32)}
+        state = training.TrainState(
+            training.Replicated(
+                step=jnp.zeros((), jnp.int32),
+                params={"student": jax.tree.map(jnp.asarray, params)},
+                model_state={},
+                opt_state=(),
+                terms={},
+                key=jax.random.key(0),
+                view_key=jax.random.key(1),
+            ),
+            per_device={},
+        )
+        state = training.start(state, TASK, OPTIMIZERS[name])
+        leaves = jax.tree.leaves(key_words(state))
+        arrays = [x for x in leaves if isinstance(x, jax.Array)]
+        assert len({x.unsafe_buffer_pointer() for x in arrays}) == len(arrays)
+        fresh = OPTIMIZERS[name].init(state.replicated.params)
+        assert jax.tree.structure(fresh) == jax.tree.structure(
+            state.replicated.opt_state
+        )
+
+    def test_no_key_is_twice_in_a_fresh_state(self):
+        now = fresh().replicated
+        assert now.key is not now.view_key and now.key == now.view_key
+
+    @pytest.mark.parametrize("devices", [1, 2])
+    def test_parameters_in_its_state_and_the_loss_of_all_devices(self, devices):
+        plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=2, rtol=1.0)
+        optimizer = optax.chain(optax.contrib.prodigy(), plateau, record())
+        taken = take_steps(optimizer, devices)
+        for now, metrics in taken:
+            assert now.opt_state[2] == metrics["loss"]
+        # (No loss falls as much as `rtol` asks: the third is the second in vain.)
+        assert [now.opt_state[1].scale for now, _ in taken] == [1, 0.5, 0.5]
+        losses = [float(metrics["loss"]) for _, metrics in taken]
+        assert len(set(losses)) == 3
+        kernel = fresh().replicated.params["student"]["Dense_0"]["kernel"]
+        logits = SEEN[0]["image"] @ np.asarray(kernel, float)
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        expected = -np.mean(np.log(p[np.arange(8), SEEN[0]["label"]]))
+        np.testing.assert_allclose(losses[0], expected, rtol=1e-5)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("devices", [1, 2])
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_takes_steps(self, name, devices):
+        losses = [
+            metrics["loss"] for _, metrics in take_steps(OPTIMIZERS[name], devices)
+        ]
+        assert np.isfinite(losses).all() and losses[0] != losses[1]
+
+    def test_an_optimizer_that_takes_no_loss_is_given_none(self):
+        taken = take_steps(OPTIMIZERS["sam"], 1)
+        assert taken[0][1]["loss"] != taken[2][1]["loss"]
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("wrong", [0, -1, 2.0, "2", np.array([2])])
+    def test_counts_are_whole_and_above_zero(self, wrong):
+        with pytest.raises(ValueError, match="number of micro-batches must be a whole"):
+            body_of(OPTIMIZER, micro_batches=wrong)
+        with pytest.raises(ValueError, match="number of devices must be a whole"):
+            training.shard(SEEN[0], wrong)
+        with pytest.raises(ValueError, match="number of devices must be a whole"):
+            fresh(wrong)
+
+    @pytest.mark.parametrize("weight", [np.nan, np.float32(np.inf), "1", np.ones(2)])
+    def test_weights_are_finite_numbers(self, weight):
+        phase = TASK._replace(terms={"task": (weight, TASK.terms["task"][1])})
+        state = training.start(fresh(), TASK, OPTIMIZER)
+        with pytest.raises(ValueError, match="weight of the term 'task' must be a fin"):
+            jax.eval_shape(
+                body_of(OPTIMIZER, phase), state, training.Arrays((), ()), SEEN[0]
+            )
+
+    def test_no_dtype_is_promoted_without_being_told(self):
+        weight = optax.linear_schedule(1.0, 0.0, 4)
+        phase = TASK._replace(terms={"task": (weight, TASK.terms["task"][1])})
+        state = training.start(fresh(), TASK, OPTIMIZER)
+        with jax.numpy_dtype_promotion("strict"):
+            new, _ = jax.eval_shape(
+                body_of(OPTIMIZER, phase), state, training.Arrays((), ()), SEEN[0]
+            )
+        before, now = (jax.tree.map(lambda x: x.dtype, x) for x in (state, new))
+        assert now == before
+
+    def test_one_of_several_trainings(self):
+        state = training.stacked([fresh(), fresh()])
+        for number in (-1, 2):
+            with pytest.raises(ValueError, match=f"be 0 to 1, got {number}"):
+                training.one_of(state, number)
+        with pytest.raises(ValueError, match="the state of several trainings"):
+            training.one_of(fresh(), 0)
