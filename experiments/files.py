@@ -1,0 +1,15 @@
+"""Files that are written whole or not at all, and never through a link.
+
+    files.write(folder / "table.md", text)
+    with files.draft(folder / "rdms.npz") as file:
+        np.savez(file, **rdms)
+    with files.draft(folder / "figure.png") as file:
+        figure.savefig(file.name)
+
+`is_draft` tells what a process that was killed may leave in a folder; the next `draft`
+of the same file removes it.
+"""
+
+from rdljax import _files
+
+write, draft, is_draft = _files.write, _files.draft, _files.is_draft
