@@ -12,6 +12,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # By file or folder, the tests that meet its faults first; the longest entry counts.
 TESTS = {
     "rdljax/_blocks.py": "forms mmd",
+    "rdljax/_checks.py": "objectives rdm",
+    "rdljax/_extras.py": "imports",
     "rdljax/_files.py": "stored measured",
     "rdljax/_geometry.py": "geometry",
     "rdljax/_indices.py": "negatives terms",
