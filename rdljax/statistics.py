@@ -320,7 +320,7 @@ def bootstrap(
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("bootstrap takes finite distances: got NaN or infinity")
     counts = _counts(np.random.default_rng(seed), n, draws)
-    dtype = jnp.promote_types(jnp.promote_types(first.dtype, second.dtype), jnp.float32)
+    dtype = np.result_type(first, second, np.float32)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     if getattr(comparison, "own_scales", False):
         first, second = map(_of_unit_size, (first, second))

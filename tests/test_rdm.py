@@ -73,6 +73,7 @@ def check_gradient(value_and_gradient, x):
     test_util.check_vjp(lambda x: value_and_gradient(x)[0], pull, (x,))
 
 
+SLOW = pytest.mark.slow
 PAIRS = np.array([[0, 3, 7, 2, 1, 1], [1, 3, 0, 5, 3, 4]], np.int32)
 PATTERN = np.random.default_rng(9).normal(size=(28 + 6)).astype(np.float32)
 traced = []
@@ -136,6 +137,20 @@ class TestDistances:
         for found in jax.tree.leaves(of_distance(x, make(name))):
             assert np.isfinite(found).all()
 
+    def test_in_any_units_what_changes_with_them_alone(self, name):
+        """Euclidean distances of any size; others where theirs are finite."""
+        x = activations().astype(np.float32)
+        powers = {"Cosine": 0, "Correlation": 0, "Euclidean": 1, "PoissonKL": None}
+        power = powers.get(name, 2)
+        if power is None:
+            return
+        for scale in np.float32([1e-25, 3e25] if power < 2 else [1e-15, 3e14]):
+            found = of_distance(scale * x, make(name))
+            expected = np.float64(scale) ** power * ORACLES[name](x)
+            np.testing.assert_allclose(found[0], expected, rtol=1e-4)
+            pairs = np.asarray(found[1])[PAIRS[0], PAIRS[1]]
+            np.testing.assert_allclose(found[2], pairs, rtol=1e-4)
+
     def test_gradient_is_numerical(self, float64, name):
         check_gradient(lambda x: of_distance(x, make(name))[3], activations())
 
@@ -177,6 +192,36 @@ def test_directionless_rows_are_half_a_unit_from_all_others():
     for distance in (distances.Cosine(), distances.Correlation()):
         found = compute(x, distance=distance)
         np.testing.assert_allclose(found, [0.0, 0.5, 0.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Cosine", "Correlation"])
+def test_directionless_rows_tie_exactly(name):
+    x = activations(seed=3).astype(np.float32)
+    x[[1, 4]] = 0.0 if name == "Cosine" else [[0.3], [0.1]]
+    condensed, matrix, of_pairs, _ = of_distance(x, make(name))
+    dead = np.isin(np.arange(8), [1, 4])
+    one = dead[:, None] != dead
+    assert (np.asarray(matrix)[one] == 0.5).all() and matrix[1, 4] == 0
+    assert (np.asarray(condensed) == 0.5).sum() == 12
+    assert (np.asarray(of_pairs)[one[PAIRS[0], PAIRS[1]]] == 0.5).all()
+
+
+@pytest.mark.slow
+def test_ranks_of_an_rdm_with_dead_stimuli_are_exact():
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(92, 40)) for _ in range(2))
+    x[rng.permutation(92)[:30]] = 0
+    own = rng.permutation(92)[:12]
+    x[own] = x[own[0]]  # Duplicates tie too.
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    with jax.enable_x64(True):
+        exact = [np.asarray(rdm.compute(a.astype(np.float64))) for a in (x, y)]
+    exact[0] = exact[0].round(12)
+    for name in ("Spearman", "RhoA", "KendallTauA"):
+        comparison = getattr(comparisons, name)()
+        found = rdm.compare(compute(x), compute(y), comparison=comparison)
+        expected = slow_ranked(comparison, *exact)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_parameters_of_a_distance_are_leaves(float64):
@@ -299,6 +344,47 @@ class TestComparisons:
             sides = (v * factor for v in pair[constant])
             found, gradient = value_and_gradient(comparison, *sides)
             assert np.isfinite(found) and np.isfinite(gradient).all()
+
+
+def rdms_for(comparison):
+    """Two RDMs in float32, of a length for which others have made the program."""
+    size = 45 if comparison in (*RANKED, *SOFT) else 21
+    return np.random.default_rng(2).gamma(2.0, size=(2, size)).astype(np.float32)
+
+
+EVERY = [*COMPARISONS, *RANKED, *SOFT, *WHITENED]
+
+
+@pytest.mark.parametrize("comparison", EVERY, ids=label)
+class TestEveryComparison:
+    def test_what_is_not_finite_on_either_side(self, comparison):
+        x, y = rdms_for(comparison)
+        for bad in (np.nan, np.inf):
+            hole = np.where(np.arange(x.size) == 5, np.float32(bad), x)
+            for pair in ((hole, y), (y, hole)):
+                found, gradient = value_and_gradient(comparison, *pair)
+                assert not np.isfinite(found)
+                assert comparison in RANKED or not np.isfinite(gradient).all()
+
+    def test_in_any_units(self, comparison):
+        """Of both RDMs together, and each of its own where that is what it ignores."""
+        x, y = rdms_for(comparison)
+        expected, gradient = value_and_gradient(comparison, x, y)
+        rescales = getattr(comparison, "scale", None) is not None
+        own = rescales or comparison.own_scales
+        for first, second in ((1e-16, 1e-36), (2e16, 3e-33), (3e18, 7e35)):
+            first = np.float32(first)
+            second = np.float32(second) if own else first
+            found = value_and_gradient(comparison, first * x, second * y)
+            power = 0 if comparison.own_scales else 2
+            scale = np.float64(first) ** power
+            np.testing.assert_allclose(found[0], scale * expected, rtol=1e-4)
+            np.testing.assert_allclose(
+                found[1],
+                np.float64(first) ** (power - 1) * gradient,
+                rtol=1e-3,
+                atol=1e-3 * np.abs(gradient).max() * np.float64(first) ** (power - 1),
+            )
 
 
 @pytest.mark.slow
@@ -562,6 +648,28 @@ class TestCrossnobis:
             found.append(np.mean(values) if values else np.nan)
         return found
 
+    def test_a_precision_of_each_fold(self, float64):
+        x = self.measurements(folds=3)
+        roots = np.random.default_rng(7).normal(size=(3, 5, 5))
+        inverses = roots @ np.swapaxes(roots, 1, 2) + np.eye(5)
+        measured = np.ones((3, 6), bool)
+        measured[1, 4] = False
+
+        def slow(i, j):
+            found = []
+            for a, b in itertools.combinations(range(3), 2):
+                if measured[[a, b]][:, [i, j]].all():
+                    covariances = np.linalg.inv(inverses[[a, b]])
+                    inverse = np.linalg.inv(covariances.mean(axis=0))
+                    found.append((x[a, i] - x[a, j]) @ inverse @ (x[b, i] - x[b, j]))
+            return np.mean(found)
+
+        expected = [slow(i, j) for i, j in itertools.combinations(range(6), 2)]
+        np.testing.assert_allclose(crossnobis(x, inverses, measured), expected)
+        same = np.stack([precision(5)] * 3)
+        expected = self.slow(x, precision(5), measured)
+        np.testing.assert_allclose(crossnobis(x, same, measured), expected)
+
     def test_equals_the_slow_form(self, float64):
         x, inverse = self.measurements(), precision(5)
         expected = self.slow(x, inverse)
@@ -601,6 +709,13 @@ class TestCrossnobis:
             rdm.crossnobis(x, np.eye(4))
         with pytest.raises(ValueError, match="symmetric"):
             rdm.crossnobis(x, np.eye(5) + np.eye(5, k=1))
+        with pytest.raises(
+            ValueError, match=r"one for each fold \(4, 5, 5\).*\(3, 5, 5"
+        ):
+            rdm.crossnobis(x, np.ones((3, 5, 5)))
+        skewed = np.stack([np.eye(5)] * 3 + [-np.eye(5)])
+        with pytest.raises(ValueError, match="fold 3: expected a positive definite"):
+            rdm.crossnobis(x, skewed)
         with pytest.raises(ValueError, match=r"measured \(4, 6\)"):
             rdm.crossnobis(x, None, np.ones((6, 4)))
         x[1, 2, 0] = np.nan
@@ -628,9 +743,14 @@ class TestCondensed:
             square, pull_square = jax.vjp(rdm.square, vector)
             stack = jax.vmap(rdm.condense)(jnp.stack([matrix, 2 * matrix]))
             pulled = pull_condensed(vector)[0], pull_square(upper)[0]
-            return condensed, square, stack, *pulled
+            forward = jax.jvp(rdm.square, (vector,), (2 * vector,))[1]
+            back = jax.jvp(rdm.condense, (matrix,), (2 * matrix,))[1]
+            return condensed, square, stack, forward, back, *pulled
 
-        condensed, square, stack, of_vector, of_upper = run(vector, matrix, upper)
+        found = run(vector, matrix, upper)
+        condensed, square, stack, forward, back, of_vector, of_upper = found
+        np.testing.assert_array_equal(forward, 2 * matrix)
+        np.testing.assert_array_equal(back, 2 * vector)
         np.testing.assert_array_equal(square, matrix)
         np.testing.assert_array_equal(condensed, vector)
         np.testing.assert_array_equal(stack, [vector, 2 * vector])
@@ -638,6 +758,18 @@ class TestCondensed:
         both = np.triu(upper, 1) + np.tril(upper, -1).T
         expected = both[np.triu_indices(n, 1)]
         np.testing.assert_allclose(of_upper, expected, rtol=1e-6)
+
+    def test_of_every_kind(self):
+        """Flags stay flags, and no number is wrapped."""
+        flags = np.arange(10) % 3 > 0
+        square = scipy_distance.squareform(flags.astype(float)) > 0
+        found = jax.jit(rdm.condense)(square)
+        assert found.dtype == bool
+        np.testing.assert_array_equal(found, flags)
+        with pytest.raises(ValueError, match="int32 can hold, got 1 to 4294967296"):
+            rdm.square(np.array([1, 2**32, 3]))
+        with pytest.raises(ValueError, match="give them as floats"):
+            rdm.condense(np.full((3, 3), -(2**40)))
 
     def test_what_is_no_rdm(self):
         with pytest.raises(ValueError, match="45 stimuli have 990, 46 have 1035"):
@@ -680,6 +812,196 @@ class TestSamplePairs:
     def test_refuses_the_impossible(self, batch, count):
         with pytest.raises(ValueError, match=f"{count} pairs of {batch}"):
             rdm.sample_pairs(jax.random.key(0), batch, count)
+
+    @pytest.mark.parametrize("given", [(4.5, 3), (5, 2.0), (np.float32(5), 3)])
+    def test_refuses_what_is_no_number_of_them(self, given):
+        with pytest.raises(ValueError, match="must be a whole number, got"):
+            rdm.sample_pairs(jax.random.key(0), *given)
+
+
+class TestNumbers:
+    """Of any kind; refused where they are known, and NaN where they are not."""
+
+    @pytest.mark.parametrize("kind", [float, np.float32, jnp.float32, np.array])
+    def test_out_of_range(self, kind):
+        x, (a, b) = activations(), rdms_for(SOFT[0])
+        for bad in (0.0, -0.2, np.nan, np.inf):
+            for soft in (comparisons.SoftSpearman, comparisons.SoftKendall):
+                with pytest.raises(ValueError, match="width must be .* above 0"):
+                    rdm.compare(a, b, comparison=soft(kind(bad)))
+            with pytest.raises(ValueError, match="prior rate must be .* above 0"):
+                rdm.compute(x, distance=distances.PoissonKL(kind(bad)))
+        with pytest.raises(ValueError, match="prior weight must be .* of 0 or more"):
+            rdm.compute(x, distance=distances.PoissonKL(1.0, kind(-0.1)))
+        with pytest.raises(ValueError, match="a finite number above 0, got 1j"):
+            rdm.compare(a, b, comparison=comparisons.SoftKendall(1j))
+        with pytest.raises(ValueError, match="whole number, got .*1.5"):
+            rdm.compute(x, refine=kind(1.5))
+
+    def test_out_of_range_inside(self):
+        for one in SOFT:
+            negative = dataclasses.replace(one, width=-0.2)
+            found, gradient = value_and_gradient(negative, *rdms_for(one))
+            assert np.isnan(found) and np.isnan(gradient).all()
+        x = activations().astype(np.float32)
+        for prior in (-1.0, 0.1), (1.0, -0.5):
+            found = of_distance(x, distances.PoissonKL(*prior))
+            assert np.isnan(found[0]).all() and np.isnan(found[3][1]).all()
+
+    def check_weight_below_0(self, comparison):
+        x, y = rdms_for(comparison)
+        form = jax.jit(lambda w: rdm.compare(x, y, w, comparison=comparison))
+        assert np.isnan(form(np.where(np.arange(x.size) == 3, -1, x)))
+
+    def test_a_weight_below_0_inside(self):
+        self.check_weight_below_0(comparisons.MSE())
+        self.check_weight_below_0(comparisons.KendallTauA())
+
+    @pytest.mark.slow
+    def test_a_weight_below_0_inside_every_comparison(self):
+        for comparison in EVERY[:-2]:
+            self.check_weight_below_0(comparison)
+
+    def test_activations_of_other_kinds(self):
+        x = activations()
+        wide = (2**40 * x).astype(np.int64)
+        found = jax.jit(lambda: rdm.compute(wide, distance=make("Correlation")))()
+        np.testing.assert_allclose(found, ORACLES["Correlation"](wide), rtol=1e-4)
+        for refused in (x + 1j, np.full((8, 6), "a"), np.full((8, 6), None)):
+            for form in (
+                rdm.compute,
+                lambda x: rdm.discrepancy(x, x),
+                lambda x: rdm.compare(x[0], x[0]),
+                lambda x: rdm.crossnobis(np.stack([x, x])),
+            ):
+                with pytest.raises(ValueError, match="real numbers, got"):
+                    form(refused)
+
+
+class TestConstantsInside:
+    """What a traced function closes over is looked at, whatever traces it."""
+
+    traced = pytest.mark.parametrize(
+        "trace",
+        [
+            pytest.param(lambda form, x: jax.eval_shape(form, x), id="jit"),
+            pytest.param(
+                lambda form, x: jax.eval_shape(jax.grad(form), x), id="grad", marks=SLOW
+            ),
+            pytest.param(
+                lambda form, x: jax.eval_shape(jax.vmap(form), jnp.stack([x, x])),
+                id="vmap",
+                marks=SLOW,
+            ),
+            pytest.param(
+                lambda form, x: jax.lax.scan(lambda c, x: (c, form(x)), 0, x[None]),
+                id="scan",
+                marks=SLOW,
+            ),
+        ],
+    )
+
+    @traced
+    def test_are_taken(self, trace):
+        x = jnp.asarray(activations(), jnp.float32)
+        measured = jnp.arange(28, dtype=jnp.float32)
+        weights = measured % 2
+        for name in distances.__all__:
+            distance = make(name)
+            if name == "Mahalanobis":
+                distance = distances.Mahalanobis(jnp.asarray(precision()))
+            trace(lambda a, d=distance: rdm.discrepancy(a, x, distance=d), x)
+            trace(lambda a, d=distance: jnp.sum(a + rdm.compute(x, distance=d)[0]), x)
+        for comparison in EVERY:
+            masking = None if comparison in WHITENED else weights
+
+            def against(a, c=comparison, w=masking):
+                own = rdm.compare(measured, measured[::-1], w, comparison=c)
+                return own + rdm.compare(rdm.compute(a), measured, w, comparison=c)
+
+            trace(against, x)
+        folds, inverse = jnp.stack([x, x]), jnp.asarray(precision())
+        trace(lambda a: jnp.sum(a) + jnp.sum(rdm.crossnobis(folds, inverse)), x)
+
+    @traced
+    def test_are_refused(self, trace):
+        x = jnp.asarray(activations(), jnp.float32)
+        hole = x.at[2, 3].set(jnp.nan)
+        measured = rdm.condense(hole @ hole.T)
+        same, negative = 0 * x, -jnp.arange(28.0)
+        for form, message in (
+            (lambda a: rdm.discrepancy(a, hole), "teacher's activations.*1 of 8"),
+            (lambda a: rdm.discrepancy(a, same), "differ"),
+            (lambda a: rdm.compare(rdm.compute(a), measured), "teacher's RDM.*7 of 28"),
+            (lambda a: rdm.discrepancy(a, x, weights=negative), "0 or more"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                trace(form, x)
+
+
+STRICT = [
+    ("bfloat16", "float32"),
+    pytest.param(("float32", "bfloat16"), marks=SLOW),
+    pytest.param(("float32", "float64"), marks=SLOW),
+]
+
+
+def strictly(form, *given):
+    """Traces value and gradient without one implicit change of a dtype."""
+    with jax.numpy_dtype_promotion("strict"):
+        return jax.eval_shape(jax.value_and_grad(form), *given)[0].dtype
+
+
+@pytest.mark.parametrize("dtypes", STRICT, ids=str)
+class TestStrictPromotion:
+    def check(self, dtypes, **chosen):
+        x, y = (jnp.zeros((8, 6), dtype) for dtype in dtypes)
+        form = functools.partial(rdm.discrepancy, **chosen)
+        assert strictly(form, x, y) == jnp.float32
+
+    def test_of_forms(self, float64, dtypes):
+        for form in (forms.Dense(), forms.Moments(), forms.Tiles(3)):
+            self.check(dtypes, form=form)
+        self.check(dtypes, form=forms.Tiles(3), weights=jnp.ones(28, jnp.int32))
+        self.check(dtypes, pairs=jnp.asarray(PAIRS), distance=distances.PoissonKL())
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", distances.__all__)
+    def test_of_distances(self, float64, dtypes, name):
+        for form in (None, forms.Tiles(3)):
+            self.check(dtypes, form=form, distance=make(name))
+        self.check(dtypes, pairs=jnp.asarray(PAIRS), distance=make(name))
+
+    def test_of_comparisons(self, float64, dtypes):
+        x, y = (jnp.zeros(28, dtype) for dtype in dtypes)
+        for comparison in EVERY:
+            assert strictly(comparison, x, y) == jnp.float32
+        weights = jnp.ones(28, jnp.float64)
+        for comparison in (EVERY[1], RANKED[0], comparisons.SoftKendall(np.ones(()))):
+            form = functools.partial(rdm.compare, comparison=comparison)
+            assert strictly(lambda x, y, f=form: f(x, y, weights), x, y) == jnp.float32
+
+    def test_of_crossvalidated_distances(self, float64, dtypes):
+        x = jnp.zeros((2, 8, 6), dtypes[0])
+        other = jnp.stack([jnp.eye(6, dtype=dtypes[1])] * 2)
+        form = lambda x, p: jnp.sum(rdm.crossnobis(x, p))  # noqa: E731
+        assert strictly(form, x, other) == strictly(form, x, other[0]) == jnp.float32
+
+
+@pytest.mark.slow
+def test_no_step_on_the_way_is_nan():
+    """Operation by operation, at what is degenerate."""
+    x = activations().astype(np.float32)
+    x[[1, 4]], x[5] = 0, x[6]
+    flat = np.zeros(28, np.float32)
+    measured = np.random.default_rng(0).gamma(2.0, size=28).astype(np.float32)
+    with jax.debug_nans(True):
+        for name in distances.__all__:
+            form = functools.partial(rdm.discrepancy, distance=make(name))
+            jax.value_and_grad(form)(x, x[::-1].copy())
+        for comparison in EVERY:
+            for a, b in itertools.permutations([flat, flat + 1, measured], 2):
+                jax.value_and_grad(comparison)(a, b)
 
 
 compare = jax.jit(rdm.compare)

@@ -69,6 +69,31 @@ def test_crossnobis(float64):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_crossnobis_with_a_precision_of_each_fold(float64):
+    folds, n = 3, 12
+    rng = np.random.default_rng(1)
+    x = activations(n) + rng.normal(size=(folds, n, UNITS))
+    roots = rng.normal(size=(folds, UNITS, UNITS))
+    inverses = roots @ np.swapaxes(roots, 1, 2) + np.eye(UNITS)
+    data = rsatoolbox.data.Dataset(
+        x.reshape(-1, UNITS),
+        obs_descriptors={
+            "stimulus": np.tile(np.arange(n), folds),
+            "fold": np.repeat(np.arange(folds), n),
+        },
+    )
+    expected = rsatoolbox.rdm.calc_rdm(
+        data,
+        method="crossnobis",
+        descriptor="stimulus",
+        cv_descriptor="fold",
+        noise=list(inverses),
+    ).dissimilarities[0]
+    found = rdm.crossnobis(x, inverses) / UNITS
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 SIMILARITIES = {
     "cosine": comparisons.Cosine(),
     "corr": comparisons.Pearson(),

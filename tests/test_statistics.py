@@ -78,6 +78,25 @@ def test_mcnemar_takes_lists_and_jax_arrays():
     assert statistics.mcnemar(truth.tolist(), jnp.asarray(first), second) == expected
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [0.0, 1.0, np.nan, 2.0],
+        [0.0, 1.0, np.inf, 2.0],
+        [0.2, 0.9, 0.5, 1.0],
+        ["cat", "dog", "cat", "fox"],
+        [0, 1, 1j, 2],
+        [0, None, 1, 2],
+    ],
+)
+def test_mcnemar_takes_labels_alone(bad):
+    labels = np.array([0, 1, 1, 2])
+    for given in itertools.permutations([bad, labels, labels]):
+        with pytest.raises(ValueError, match="mcnemar takes labels, whole numbers"):
+            statistics.mcnemar(*given)
+    assert statistics.mcnemar(labels, 1.0 * labels, labels == 1).only_first == 1
+
+
 @pytest.mark.parametrize("shape", [(4,), (0,), (5, 1), ()])
 def test_mcnemar_names_the_shapes(shape):
     labels = np.zeros(5, int)
@@ -192,6 +211,17 @@ def test_differences_that_are_barely_unequal_raise_no_warning():
         assert result.low <= result.mean <= result.high
 
 
+def test_paired_difference_takes_finite_results_and_a_probability():
+    for given in (([0.1, np.inf], [0.2, 0.3]), ([0.1, 0.2], [-np.inf, 0.3])):
+        with pytest.raises(ValueError, match="finite results.*inf"):
+            statistics.paired_difference(*given)
+    for confidence in (0.0, 1.0, 95, np.nan):
+        with pytest.raises(ValueError, match="confidence"):
+            statistics.paired_difference([0.1, 0.4], [0.2, 0.3], confidence)
+        with pytest.raises(ValueError, match="confidence"):
+            statistics.bootstrap(np.arange(6.0), np.ones(6), confidence=confidence)
+
+
 @pytest.mark.parametrize(("first", "second"), [(3, 2), (0, 0)])
 def test_paired_difference_names_the_shapes(first, second):
     with pytest.raises(ValueError, match=rf"\({first},\), \({second},\)"):
@@ -284,6 +314,11 @@ def test_two_stimuli_have_no_geometry():
 def test_what_is_no_pair_of_rdms_is_refused(first, second, message):
     with pytest.raises(ValueError, match=message):
         statistics.rdm_agreement(np.ones(first), np.ones(second))
+
+
+def test_mcnemar_without_mlxtend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    assert statistics.mcnemar(*answers(3, 9, 1, 2))[:2] == (9, 1)
 
 
 def test_the_module_imports_without_scipy_and_mlxtend():
@@ -417,8 +452,49 @@ class TestBootstrap:
         with pytest.raises(ValueError, match="NaN"):
             statistics.bootstrap([1.0, np.nan, 2.0], np.ones(3))
 
+    def test_draws_without_variance(self, optimized):
+        """In which one RDM is constant, or nearly, and others vary a thousandfold."""
+        n, draws = 6, 200
+        rows, columns = np.triu_indices(n, 1)
+        counts = statistics._counts(np.random.default_rng(0), n, draws)
+        y = np.random.default_rng(1).gamma(2.0, size=15)
+        constant = np.where((rows == 2) & (columns > 3), 40.0, 0.1)
+        nearly = constant + 1e-3 * np.random.default_rng(2).normal(size=15)
+        for x, has_constant in ((constant, True), (nearly, False)):
+            x = x.astype(np.float32)
+            found = statistics.bootstrap(x, y.astype(np.float32), draws=draws).draws
+            varies = []
+            for value, count in zip(found, counts, strict=True):
+                w = count[rows] * count[columns] / np.sum(count[rows] * count[columns])
+                a, b = x - np.sum(w * x.astype(float)), y - np.sum(w * y)
+                varies.append(np.ptp(x[w > 0]) > 0)
+                expected = np.sum(w * a * b) / np.sqrt(
+                    np.sum(w * a * a) * np.sum(w * b * b) if varies[-1] else np.inf
+                )
+                np.testing.assert_allclose(value, 1 - expected, atol=2e-3)
+            assert all(varies) != has_constant
+
+    def test_any_units(self):
+        x, y = self.rdms()
+        expected = statistics.bootstrap(x, y, draws=20)
+        for first, second in ((3e-27, 2e-33), (1e-70, 1e90)):
+            found = statistics.bootstrap(
+                np.float64(first) * x.astype(np.float64),
+                np.float64(second) * y.astype(np.float64),
+                draws=20,
+            )
+            np.testing.assert_allclose(found.draws, expected.draws, rtol=1e-4)
+            np.testing.assert_allclose(found.value, expected.value, rtol=1e-4)
+
 
 class TestNoiseCeiling:
+    def test_any_units(self):
+        rdms = np.random.default_rng(0).gamma(2.0, size=(3, 10))
+        expected = statistics.noise_ceiling(rdms)
+        np.testing.assert_allclose(
+            statistics.noise_ceiling(1e-70 * rdms), expected, rtol=1e-5
+        )
+
     def test_equal_subjects_leave_no_room(self):
         rdms = np.tile(np.arange(10.0), (3, 1))
         for comparison in (comparisons.Pearson(), comparisons.Spearman()):

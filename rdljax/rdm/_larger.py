@@ -11,7 +11,7 @@ import numpy as np
 from numpy import typing as npt
 
 from rdljax import _checks as _numbers
-from rdljax import _extras
+from rdljax import _extras, _geometry
 from rdljax.rdm import _checks, _moments, comparisons, distances, forms
 
 Array = jax.Array
@@ -97,7 +97,7 @@ def discrepancy_of_blocks(
         products = jax.tree.map(jnp.asarray, products)
         return float(comparison.from_products(products)) / float(origin.scales[0]) ** 4
     # The blocks' sums are rounded in the features' precision, then added in float64.
-    floor = _moments.FLOOR * jnp.finfo(origin.forms.dtype).eps
+    floor = float(_moments.FLOOR * jnp.finfo(origin.forms.dtype).eps)
     products = jax.tree.map(jnp.asarray, _scaled(products)).resolved(floor)
     return float(comparison.from_products(products))
 
@@ -129,6 +129,7 @@ def _summed(
                 _checks.activations(x, name, fewest=1)
                 _checks.finite(x, name)
             _checks.same_stimuli(student, teacher)
+            teacher = teacher.astype(_geometry.compute_dtype(student))
             if blind:
                 # In units that the first block tells.
                 sizes = sizes or [_size(x) for x in (student, teacher)]
