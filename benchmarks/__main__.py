@@ -20,6 +20,7 @@ import tyro
 
 from benchmarks import limits, measure, objectives, page
 from experiments import command as commands
+from experiments import files
 from rdljax import _names
 
 # Which settings, beside the rounds, each of them takes.
@@ -109,8 +110,8 @@ def run(options: Options) -> int:
     results["problems"] = problems(found, names)
     results["limits"] = compared(found)
     results["benchmarks"] = found
-    measure.write(options.out / "benchmarks.json", json.dumps(results, indent=1) + "\n")
-    measure.write(options.out / "index.html", page.page(results))
+    files.write(options.out / "benchmarks.json", json.dumps(results, indent=1) + "\n")
+    files.write(options.out / "index.html", page.page(results))
     print(f"written: {options.out / 'index.html'}", file=sys.stderr)
     for problem in results["problems"]:
         print(problem, file=sys.stderr)

@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.objectives import draw
 from experiments import command as commands
+from experiments import findings
 from rdljax import _geometry, mmd, rdm, statistics
 from rdljax.rdm import comparisons, distances, forms
 
@@ -504,8 +505,7 @@ def picture(results: dict, path: pathlib.Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     figure.suptitle("1 - Pearson of two RDMs and its gradient, 512 units", fontsize=11)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    findings.save(figure, path)
 
 
 def finish(results: dict, options: Options) -> None:

@@ -36,6 +36,7 @@ import tyro
 
 import rdljax
 from experiments import command as commands
+from experiments import files
 from rdljax import _names
 
 # How far the ratio of the medians and that of the best samples may lie apart.
@@ -504,7 +505,7 @@ def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
         results["cases"].append({"case": name, **measured(ask)})
         results["left"].remove(name)
         if options.out is not None:
-            write(options.out, json.dumps(results, indent=1) + "\n")
+            files.write(options.out, json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -521,13 +522,6 @@ def head(module: str, options: Any) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
     }
-
-
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole: whoever interrupts that leaves the one before."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _shown(options: Any) -> Any:

@@ -126,8 +126,7 @@ def _rdms(path, config, stimuli, results, found) -> None:
         f"{first}, mean over seeds",
         fontsize=8,
     )
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    findings.save(figure, path)
 
 
 def _mds(path, config, stimuli, results) -> None:
@@ -170,8 +169,7 @@ def _mds(path, config, stimuli, results) -> None:
         "turned to the first panel; nets of seed 0",
         fontsize=10,
     )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    findings.save(figure, path, dpi=130)
 
 
 def _mean(stimuli, name: str, places: np.ndarray) -> np.ndarray:
@@ -269,5 +267,4 @@ def _agreement(path, config, stimuli, results, summary) -> None:
         handles, labels, loc="outside right center", frameon=False, fontsize=8
     )
     figure.suptitle("Mean over seeds; band: from the best to the worst", fontsize=9)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    findings.save(figure, path)

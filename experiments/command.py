@@ -3,14 +3,93 @@
 import contextlib
 import os
 import pathlib
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from rdljax import _names
+
+# Ctrl-C, what `kill` and schedulers send, and what a closed terminal sends.
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+]
 
 
 class UsageError(ValueError):
     """A setting, or a combination of settings, that cannot be run."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, or another signal that asks for the same.
+
+    Attributes:
+      status: The exit status, 128 and the signal's number.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.status = 128 + number
+
+
+@contextlib.contextmanager
+def heeding(heed: Callable[[int], Any]) -> Iterator[None]:
+    """Has the signals that ask to stop call `heed(number)`.
+
+    What is ignored, as a hangup is under `nohup`, stays so. (Ctrl-C does not: a shell
+    that is no terminal ignores it for what runs in the background.)
+    """
+    before = _listen(heed)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def heed_from_the_start() -> None:
+    """Has the signals end the process of a command while it imports its modules.
+
+    Without a traceback. Once its `main` is there they raise `Stopped` in it.
+    """
+
+    def heed(number):
+        if hasattr(sys.modules["__main__"], "main"):
+            raise Stopped(number)
+        os.write(2, b"\nstopped\n")
+        os._exit(128 + number)
+
+    _listen(heed)
+
+
+def _listen(heed: Callable[[int], Any]) -> dict[int, Any]:
+    """Has signals call `heed(number)`; the handlers that they had before."""
+
+    def called(number, _):
+        _spare_closed_terminals()
+        heed(number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if number == signal.SIGINT or handler is not signal.SIG_IGN:
+            signal.signal(number, called)
+    return before
+
+
+def _spare_closed_terminals() -> None:
+    """Sends to nowhere what would be written to a terminal that is closed.
+
+    Where it cannot be written, a run would end by that before it leaves a checkpoint.
+    """
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream)
+            os.close(nowhere)
 
 
 def check_keys(arguments: Iterable[str], known: Iterable[str]) -> None:
@@ -82,13 +161,16 @@ def call(
 
 
 def answer(run: Callable[[], None]) -> int:
-    """Runs a command; its exit status: 0 done, 2 a wrong call, 130 interrupted."""
+    """Runs a command and returns its exit status.
+
+    0 done, 2 a wrong call; stopped by a signal 128 and its number, so 130 for Ctrl-C.
+    """
     try:
         run()
     except (_names.UnknownName, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("\nstopped", file=sys.stderr)
-        return 130
+        return getattr(stopped, "status", 130)
     return 0

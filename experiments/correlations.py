@@ -214,8 +214,7 @@ def picture(path: pathlib.Path, shown: Mapping[str, np.ndarray], words: str) -> 
     bar.set_label("correlation between logits,\n|teacher − student|", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     figure.suptitle(words, fontsize=9)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    findings.save(figure, path)
 
 
 main = functools.partial(command.call, run)

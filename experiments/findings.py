@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from experiments import files
 from rdljax import statistics
 
 
@@ -281,8 +282,7 @@ def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01)
     bar.set_label("percentile of the distance", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    save(figure, path)
 
 
 def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
@@ -323,5 +323,13 @@ def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=9)
     figure.suptitle("Mean over seeds; band: from the best to the worst", fontsize=9)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
+
+
+def save(figure, path: pathlib.Path, dpi: int = 150) -> None:
+    """Writes a figure as a PNG file, whole or not at all, and closes it."""
+    from matplotlib import pyplot as plt
+
+    with files.draft(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)
     plt.close(figure)

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import pathlib
-import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorboardX
 import tqdm
+from tensorboardX import record_writer, summary
+from tensorboardX.proto import event_pb2
 
-from experiments import data
+from experiments import command, data, files
 from rdljax import checkpoints, training
 
 # Where devices are emulated on a CPU, too many steps in flight can starve one of them.
@@ -32,7 +33,13 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 class Interrupted(Exception):
-    """The run was stopped between two steps and left a checkpoint."""
+    """The run was stopped between two steps and left a checkpoint.
+
+    Attributes:
+      status: The exit status: 128 and the number of the signal.
+    """
+
+    status = 130
 
 
 class Diverged(Exception):
@@ -40,25 +47,77 @@ class Diverged(Exception):
 
 
 class Interrupt:
-    """Turns Ctrl-C into a request that the loop heeds between two steps.
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a request, heeded between two steps.
 
-    A second Ctrl-C stops at once.
+    A second one stops at once.
     """
 
     def __init__(self):
         self.requested = False
 
     def __enter__(self) -> "Interrupt":
-        self._previous = signal.signal(signal.SIGINT, self._request)
+        self._status = Interrupted.status
+        self._heeding = command.heeding(self._request)
+        self._heeding.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+    def __exit__(self, _, error, __) -> None:
+        self._heeding.__exit__(None, None, None)
+        if isinstance(error, Interrupted):
+            error.status = self._status
 
-    def _request(self, *_) -> None:
+    def _request(self, number: int) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
+            raise command.Stopped(number)
+        self.requested, self._status = True, 128 + number
+
+
+class Events:
+    """Metrics of a net for TensorBoard, in a file of its folder.
+
+    They are written by whom they are given to. (`tensorboardX.SummaryWriter` has a
+    thread for it, which a full disk ends; who fills its queue then waits for ever.)
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        """Begins a file.
+
+        Raises:
+          OSError: It cannot be written, with its name; so do the methods.
+        """
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        # (A path that begins with "s3:" is a bucket to tensorboardX.)
+        self._path = folder.absolute() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._telling():
+            self._records = record_writer.RecordWriter(str(self._path))
+        self._write(file_version="brain.Event:2")
+
+    def add(self, metrics: "Metrics", step: int) -> None:
+        """Writes what was measured after a step."""
+        for name, value in metrics.items():
+            self._write(step=step, summary=summary.scalar(name, value))
+
+    def flush(self) -> None:
+        """Waits until all is on the disk."""
+        with self._telling():
+            self._records.flush()
+
+    def close(self) -> None:
+        with self._telling():
+            self._records.close()
+
+    def _write(self, **content) -> None:
+        event = event_pb2.Event(wall_time=time.time(), **content)
+        with self._telling():
+            self._records.write(event.SerializeToString())
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
 
 class Job(NamedTuple):
@@ -200,6 +259,7 @@ def fit(
       Diverged: The loss of a job is not finite, or the parameters.
       CheckpointDamaged: All that a job left is damaged.
       CheckpointNotWritten: A checkpoint could not be written.
+      OSError: Events could not be written.
     """
     taken = {job.name: checkpoints.latest(job.checkpoint) or 0 for job in jobs}
     if len({*taken.values()}) > 1:
@@ -250,9 +310,7 @@ def fit(
             for i, wait in enumerate(call.evaluated):
                 histories[i].append(_mean(partial[i]) | wait())
                 partial[i].clear()
-                for name, value in histories[i][-1].items():
-                    step = call.first + len(metrics[i])
-                    events[i].add_scalar(name, value, step)
+                events[i].add(histories[i][-1], call.first + len(metrics[i]))
             advance(len(metrics[0]) * len(jobs), histories[0])
 
     def diverged(job: Job, bad: int) -> Diverged:
@@ -273,12 +331,12 @@ def fit(
             about |= {"devices": jax.device_count()}
             about |= {"history": histories[i], "partial": partial[i]}
             checkpoints.save(job.checkpoint, done, own, about)
+            events[i].flush()
         return seconds
 
     with contextlib.ExitStack() as opened:
         events = [
-            opened.enter_context(tensorboardX.SummaryWriter(str(job.folder)))
-            for job in jobs
+            opened.enter_context(contextlib.closing(Events(job.folder))) for job in jobs
         ]
         batches = data.ahead(itertools.starmap(method.feed, _calls(jobs, method, done)))
         for batch in opened.enter_context(contextlib.closing(batches)):
@@ -424,9 +482,7 @@ def _mean(metrics: list[Metrics]) -> Metrics:
 
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes a file whole or not at all; what is not finite becomes null."""
-    draft = path.with_suffix(".partial")
-    draft.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
-    draft.replace(path)
+    files.write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
 
 def _finite(content: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import command, data, methods, page, trainings
+from experiments import command, data, files, methods, page, trainings
 from rdljax import _names, nets
 
 KEYS = ("out", "data_dir")
@@ -67,7 +67,7 @@ def run(arguments: Sequence[str]) -> None:
             f"{folder} is damaged, or of another version ({error!r})"
         ) from error
     try:
-        out.write_text(text, encoding="utf-8", errors="replace")
+        files.write(out, text.encode(errors="replace"))
     except OSError as error:
         raise command.UsageError(f"cannot write {out}: {error}") from error
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")

@@ -6,12 +6,14 @@ line of JSON: `[folder, how, number, epochs]`. HOW it ends: `end` (as it should)
 killed there), `step` (killed before that step), `event` (killed at that change of the
 folder with the checkpoints, counted from the first save on: a file opened, a folder
 made, moved or removed by Python, while orbax's own threads write), `disk` (files may be
-no longer than so many bytes). Each is answered by a line: a status and what was said,
-of which the last line has the hash of all that was trained and measured, and how many
-changes of the folder there were.
+no longer than so many bytes), `events` (the disk takes that many bytes of the events).
+Each is answered by a line: a status and what was said, of which the last line has the
+hash of all that was trained and measured, and how many changes of the folder there
+were.
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -25,9 +27,10 @@ import sys
 
 import jax
 import numpy as np
+from tensorboardX import record_writer
 
 from experiments import loop
-from rdljax import checkpoints, training
+from rdljax import training
 from tests import test_training as setting
 
 CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
@@ -107,6 +110,35 @@ def files_no_longer_than(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+class Full(io.RawIOBase):
+    """A file on a disk that has room for so many bytes."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def writable(self):
+        return True
+
+    def write(self, content):
+        if self.room < len(content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= len(content)
+        return len(content)
+
+
+@contextlib.contextmanager
+def events_no_longer_than(size):
+    """Limits the files of events."""
+    opened, record_writer.open_file = (
+        record_writer.open_file,
+        lambda _: io.BufferedWriter(Full(size), 100),
+    )
+    try:
+        yield
+    finally:
+        record_writer.open_file = opened
+
+
 def train(breaking, epochs):
     """Trains to the end; prints the hash, or what could not be written."""
     breaking.folder.mkdir(exist_ok=True)
@@ -114,7 +146,7 @@ def train(breaking, epochs):
     job = loop.Job("short", breaking.folder, *settings)
     try:
         ((state, history, _),) = loop.fit([job], method, breaking, lambda *_: None)
-    except checkpoints.CheckpointNotWritten as error:
+    except OSError as error:
         print(error)
         return 1
     leaves = jax.tree.leaves(setting.key_words(state))
@@ -134,5 +166,7 @@ for line in sys.stdin:
         said = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         if how == "disk":
             stack.enter_context(files_no_longer_than(number))
+        if how == "events":
+            stack.enter_context(events_no_longer_than(number))
         status = train(breaking, epochs)
     print(json.dumps([status, said.getvalue().strip()]), flush=True)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from experiments import command, loop
 from rdljax import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -177,6 +179,68 @@ def test_a_full_disk(start, unbroken, broken_off):
     assert status == 1 and "could not be written" in said
     assert newest(folder) == kept
     ends_alike(start, folder, unbroken)
+
+
+@pytest.mark.parametrize("room", [pytest.param(0, marks=pytest.mark.slow), 300])
+def test_a_disk_that_is_full_of_events(start, unbroken, broken_off, room):
+    folder = broken_off(2)
+    status, said = start(folder, "events", room)
+    assert status == 1 and re.search(r"No space left .*/events\.out\.tfevents\.", said)
+    ends_alike(start, folder, unbroken)
+
+
+class TestAskedToStop:
+    ASKING = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+    @pytest.mark.parametrize(("number", "status"), ASKING)
+    def test_once_is_a_request_and_twice_ends(self, number, status):
+        before = signal.getsignal(number)
+        with pytest.raises(loop.Interrupted) as stopped, loop.Interrupt() as interrupt:
+            assert not interrupt.requested
+            signal.raise_signal(number)
+            assert interrupt.requested
+            with pytest.raises(command.Stopped):
+                signal.raise_signal(number)
+            assert command.answer(lambda: signal.raise_signal(number)) == status
+            raise loop.Interrupted("teacher")
+        assert stopped.value.status == status
+        assert signal.getsignal(number) is before
+
+    def test_a_hangup_that_is_ignored_stays_so(self):
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with loop.Interrupt() as interrupt:
+                signal.raise_signal(signal.SIGHUP)
+                assert not interrupt.requested
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+    @pytest.mark.parametrize(
+        ("number", "status", "module"),
+        [
+            (*ASKING[1], "report"),
+            *(
+                pytest.param(*asking, module, marks=pytest.mark.slow)
+                for asking in ASKING
+                for module in ("run", "table", "probe", "detection", "prepare")
+            ),
+        ],
+    )
+    def test_during_imports(self, number, status, module):
+        with subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", f"experiments.{module}"],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            for line in process.stderr:
+                if line.rpartition("|")[2].strip() == "experiments":
+                    process.send_signal(number)
+                    break
+            said = process.stderr.read()
+        assert process.returncode == status
+        assert said.endswith("\nstopped\n") and "Traceback" not in said
 
 
 def flip(folder):
