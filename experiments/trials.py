@@ -87,9 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return run.answer(command)
-    except loop.Interrupted:
+    except loop.Interrupted as stopped:
         print("\nstopped", file=sys.stderr)
-        return 130
+        return stopped.status
 
 
 def try_all(

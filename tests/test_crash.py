@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,9 @@ import sys
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from matplotlib import figure
 
-from experiments import command, loop
+from experiments import command, findings, loop, report
 from rdljax import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -187,6 +189,57 @@ def test_a_disk_that_is_full_of_events(start, unbroken, broken_off, room):
     status, said = start(folder, "events", room)
     assert status == 1 and re.search(r"No space left .*/events\.out\.tfevents\.", said)
     ends_alike(start, folder, unbroken)
+
+
+@contextlib.contextmanager
+def files_no_longer_than(size):
+    """Limits this process's files, as a disk does that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def a_figure(path):
+    findings.save(figure.Figure(), path)
+
+
+def a_page(path):
+    run = path.parent.parent / "run"
+    run.mkdir(exist_ok=True)
+    (run / "result.json").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "of_run", lambda *_: 5000 * "x")
+        try:
+            report.run([str(run), f"--out={path}"])
+        except command.UsageError as error:
+            raise error.__cause__ from None
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize(
+    "write",
+    [a_figure, a_page, lambda path: loop.write_json(path, [*range(1000)])],
+    ids=["figure", "page", "JSON"],
+)
+def test_on_a_full_disk_what_was_there_stays(tmp_path, write, link):
+    path, other = tmp_path / "here" / "kept", tmp_path / "other"
+    path.parent.mkdir()
+    file = other if link else path
+    file.write_text("before")
+    if link:
+        path.symlink_to(other)
+    for room in (0, 900):
+        with pytest.raises(OSError, match="File too large"), files_no_longer_than(room):
+            write(path)
+        assert path.read_text() == "before" and path.is_symlink() == link
+        assert [*path.parent.iterdir()] == [path]
+    write(path)
+    assert path.stat().st_size > 900 and not path.is_symlink()
+    assert not link or other.read_text() == "before"
+    assert [*path.parent.iterdir()] == [path]
 
 
 class TestAskedToStop:
