@@ -7,6 +7,7 @@ one device and on eight; each alone, on two devices too, in the slow tests.
 
 import functools
 import inspect
+import re
 
 import flax.linen as nn
 import jax
@@ -518,7 +519,10 @@ class TestMoments:
     )
     def test_of_wide_layers_products_are_summed(self, cases, float64):
         def check(moved):
-            assert "all_to_all" in moved and "all_gather" not in moved
+            assert "all_to_all" in moved
+            # (What is gathered is a number of each stimulus: its rounding.)
+            gathered = set(re.findall(r"\[([\d,]*)\] = all_gather", moved))
+            assert gathered <= {f"{8 * self.ROWS}"}
 
         # Neither side's units divide by the devices.
         self.agree(cases, rdm.forms.Dense(), (1001, 700), check)
