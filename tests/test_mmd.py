@@ -269,17 +269,21 @@ class TestScale:
         @jax.jit
         def form(x, y):
             kernel = mmd.Laplace(1.0, scale)
-            value = functools.partial(mmd.biased, kernel=kernel)
-            width = kernel.fitted(jnp.concatenate([x, y])).width
-            return *jax.value_and_grad(value)(x, y), width
+            fitted = kernel.fitted(jnp.concatenate([x, y]))
+            (value, gradient), (_, other) = (
+                jax.value_and_grad(mmd.biased)(x, y, kernel=k) for k in (kernel, fitted)
+            )
+            return value, gradient, fitted.width, other
 
         gradients = []
         for factor in np.float32([1, 0.1, 3e-30, 7e30]):
-            value, gradient, width = form(*(np.float32(a) * factor for a in (x, y)))
+            sides = (np.float32(a) * factor for a in (x, y))
+            value, gradient, width, of_fixed = form(*sides)
             np.testing.assert_allclose(value, expected, rtol=1e-4)
             np.testing.assert_allclose(width, unit * factor, rtol=1e-4)
-            gradients.append(np.float64(gradient) * factor)
-        np.testing.assert_allclose(gradients, 4 * gradients[:1], rtol=0, atol=1e-5)
+            # The width counts as a constant.
+            gradients += [np.float64(g) * factor for g in (gradient, of_fixed)]
+        np.testing.assert_allclose(gradients, 8 * gradients[:1], rtol=0, atol=1e-5)
 
 
 class TestWhatIsNotFinite:
