@@ -8,11 +8,14 @@ import contextlib
 import functools
 import glob
 import hashlib
+import io
 import json
+import math
 import os
 import pathlib
 import re
 import secrets
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -25,12 +28,23 @@ try:
 except ImportError:  # On Windows, where drafts of killed processes stay.
     fcntl = None
 
-# From the names of all arrays of a file to those that are read.
-Choose = Callable[[Iterable[str]], Iterable[str]]
+# From the shapes of all arrays of a file, by name, to the names of those that are read.
+# What it raises is raised before any of them is.
+Choose = Callable[[Mapping[str, tuple[int, ...]]], Iterable[str]]
+# Bytes that the arrays of a file may take, and how often the file's own where that is
+# more: few kilobytes can stand for many gigabytes.
+LIMIT, TIMES = 2**30, 20
 
 
 # How the names of drafts begin.
 _DRAFT = ".partial-"
+
+# More bytes than the header of an array that NumPy reads.
+_HEADER = 2**16
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 # What PyTorch's reader of weights met, which stands behind lines of advice.
 _MET = re.compile(
@@ -75,6 +89,57 @@ def sha256_of_words(manifest: Mapping[str, Any]) -> str:
     """Of a manifest, without its own hash."""
     words = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+
+
+def words(path: pathlib.Path) -> Any:
+    """Returns the JSON in a file.
+
+    Raises:
+      OSError: It is absent, or no file (a pipe, say, that nobody writes to).
+      ValueError: It is no JSON.
+      RecursionError: It is nested too deeply.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return json.loads(path.read_bytes())
+
+
+def misfit(value: Any, form: Any, name: str) -> str:
+    """Returns in words what of JSON is not of the form that was expected, or "".
+
+    Args:
+      value: What was read.
+      form: A type; a pair of words and a function, which tells whether a value is what
+        the words say; a list of the form of each entry; or a dictionary of forms by
+        key, of which that of `...` is of all other keys, and those that end with "?"
+        may be absent.
+      name: What the value is called.
+    """
+    kind = type(form) if isinstance(form, dict | list) else form
+    expected, fits = (
+        kind if isinstance(kind, tuple) else (kind.__name__, lambda x: type(x) is kind)
+    )
+    if not fits(value):
+        return f"{name} is {str(value)[:80]!r}, expected {expected}"
+    if isinstance(form, list):
+        each = [(x, form[0], f"{name}[{i}]") for i, x in enumerate(value)]
+    elif isinstance(form, dict):
+        forms = {str(key).rstrip("?"): of for key, of in form.items() if key is not ...}
+        if absent := [key for key in forms if key in form and key not in value]:
+            return f"{name} lacks {absent[0]!r}"
+        forms = {key: forms.get(key, form.get(...)) for key in value}
+        each = [(value[key], of, f"{name}.{key}") for key, of in forms.items() if of]
+    else:
+        return ""
+    return next(filter(None, (misfit(*one) for one in each)), "")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+# A form for `misfit`.
+COUNT = ("a whole number of 1 or more", _is_count)
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
@@ -156,42 +221,103 @@ def _lock(file: int) -> bool:
     return True
 
 
-def npz(path: pathlib.Path, choose: Choose = list) -> dict[str, np.ndarray]:
+def check_size(path: pathlib.Path, size: int, limit: int | None) -> None:
+    """Raises `CannotRead` where arrays take more memory than a file may ask for.
+
+    Args:
+      path: Of the file.
+      size: Bytes of the arrays.
+      limit: Bytes that are allowed, or `TIMES` those of the file; None for any number.
+    """
+    own = path.stat().st_size
+    if limit is not None and size > max(limit, TIMES * own):
+        raise CannotRead(
+            f"{path} has {own:,} bytes, and its arrays would take {size:,}: a file may "
+            f"take {TIMES} times its bytes, or the limit of {limit:,} (`limit` raises "
+            "it; arrays that are stored without compression have none)"
+        )
+
+
+def npz(
+    path: pathlib.Path, choose: Choose = list, limit: int | None = LIMIT
+) -> dict[str, np.ndarray]:
     """The chosen arrays of an .npz file."""
     with (
         _telling(f"{path} is not an .npz file of arrays"),
-        path.open("rb") as file,
-        np.load(file, allow_pickle=False) as arrays,
+        zipfile.ZipFile(path) as archive,
     ):
-        return {name: arrays[name] for name in choose(arrays)}
+        members = {x.removesuffix(".npy"): x for x in archive.namelist()}
+        forms = {name: _form(archive, member) for name, member in members.items()}
+        shapes = {name: form[0] if form else () for name, form in forms.items()}
+        chosen = list(choose(shapes))
+        if wrong := [name for name in chosen if forms[name] is None]:
+            raise CannotRead(f"{path} is not an .npz file of arrays: {wrong[0]!r}")
+        asked = sum(math.prod(shape) * size for shape, size in map(forms.get, chosen))
+        check_size(path, asked, limit)
+        found = {}
+        for name in chosen:
+            with archive.open(members[name]) as file:
+                found[name] = np.lib.format.read_array(file, allow_pickle=False)
+        return found
 
 
-def npy(path: pathlib.Path, choose: Choose = list) -> dict[str, np.ndarray]:
+def _form(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], int] | None:
+    """Shape and bytes of a number of an array in an .npz file; None if it is none.
+
+    From its first bytes alone: a header may say that it has gigabytes.
+    """
+    with archive.open(member) as file:
+        start = io.BytesIO(file.read(_HEADER))
+    try:
+        version = np.lib.format.read_magic(start)
+        shape, _, dtype = _HEADERS[version](start)
+    except (ValueError, KeyError):
+        return None
+    return shape, dtype.itemsize
+
+
+def npy(
+    path: pathlib.Path, choose: Choose = list, limit: int | None = LIMIT
+) -> dict[str, np.ndarray]:
     """The array of an .npy file, memory-mapped, by the file's name without `.npy`."""
+    del limit  # It has no more bytes than its file.
     with _telling(f"{path} is not an .npy file of an array"):
-        arrays = {path.stem: np.lib.format.open_memmap(path, mode="r")}
-        return {name: arrays[name] for name in choose(arrays)}
+        array = np.lib.format.open_memmap(path, mode="r")
+        return dict.fromkeys(choose({path.stem: array.shape}), array)
 
 
-def safetensors(path: pathlib.Path, choose: Choose = list) -> dict[str, np.ndarray]:
+def safetensors(
+    path: pathlib.Path, choose: Choose = list, limit: int | None = LIMIT
+) -> dict[str, np.ndarray]:
     """The chosen arrays of a .safetensors file."""
+    del limit  # They have no more bytes than their file.
     package = package_safetensors(path)
     with (
         _telling(f"{path} is not a .safetensors file that NumPy can hold"),
         package.safe_open(path, framework="numpy") as file,
     ):
-        return {name: file.get_tensor(name) for name in choose(file.keys())}
+        names = file.keys()
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        return {name: file.get_tensor(name) for name in choose(shapes)}
 
 
 def hdf5(
-    path: pathlib.Path, choose: Choose = list, *, attributes: bool = False
+    path: pathlib.Path,
+    choose: Choose = list,
+    limit: int | None = LIMIT,
+    *,
+    attributes: bool = False,
 ) -> dict[str, np.ndarray]:
     """The chosen arrays of an HDF5 file; the names of groups are joined by "/".
 
     With `attributes`, those of groups and arrays are among them, named alike.
+
+    Raises:
+      CannotRead: One of them lies in another file (external storage, a virtual data
+        set, a link), or they are too large.
     """
     h5py = package_h5py(path)
-    found = {}
+    found, links = {}, {}
 
     def take(name, item):
         if isinstance(item, h5py.Dataset):
@@ -199,12 +325,31 @@ def hdf5(
         if attributes:
             found.update({f"{name}/{key}": x for key, x in item.attrs.items()})
 
+    def look(name, link):
+        if isinstance(link, h5py.ExternalLink):
+            links[name] = link
+
     def value(item):
         return np.asarray(item[()] if isinstance(item, h5py.Dataset) else item)
 
     with _telling(f"{path} is not an HDF5 file of arrays"), h5py.File(path) as file:
+        # (Neither follows a link: what a soft one names has a name of its own.)
         file.visititems(take)
-        return {name: value(found[name]) for name in choose(found)}
+        file.visititems_links(look)
+        chosen = list(
+            choose({name: np.shape(x) for name, x in (found | links).items()})
+        )
+        arrays = [found[name] for name in chosen if name in found]
+        stored = [x for x in arrays if isinstance(x, h5py.Dataset)]
+        others = [name for name in chosen if name in links]
+        others += [x.name for x in stored if x.external or x.is_virtual]
+        if others:
+            raise CannotRead(
+                f"{path}: {', '.join(others[:3])} lies in another file, and no other "
+                "is read: copy it into this one"
+            )
+        check_size(path, sum(x.nbytes for x in stored), limit)
+        return {name: value(found[name]) for name in chosen}
 
 
 def package_h5py(path: pathlib.Path) -> Any:

@@ -53,6 +53,7 @@ def read(
     stimuli: int | Sequence[Any] | None = None,
     missing: bool = False,
     signed: bool = False,
+    limit: int | None = _files.LIMIT,
 ) -> Rdms:
     """The RDMs in a file.
 
@@ -70,11 +71,14 @@ def read(
       stimuli: How many there must be, or their names in order.
       missing: Let NaN stand for pairs that were not measured.
       signed: Let distances be below 0, as crossvalidated ones may.
+      limit: Bytes that the arrays may take; or 20 times the file's, where that is more.
+        None for any number.
 
     Raises:
       CannotRead: There is no such file, or no RDMs in it; or they differ in something
-        else than subjects and sessions, such as the region; or they are refused: see
-        `check`.
+        else than subjects and sessions, such as the region; or they lie in other files
+        (external or virtual ones of HDF5), or are larger than `limit`; or they are
+        refused: see `check`.
       UnknownName: An `.npz` has no array of that name.
     """
     path = _files.as_path(path)
@@ -83,7 +87,10 @@ def read(
     suffix = _files.suffix(path)
     if suffix in (".h5", ".hdf5") and name is not None:
         raise CannotRead(f"{path} has RDMs of one name alone, got {name!r}")
-    found = _of_npz(path, name) if suffix == ".npz" else _of_rsatoolbox(path)
+    if suffix == ".npz":
+        found = _of_npz(path, name, limit)
+    else:
+        found = _of_rsatoolbox(path, limit)
     what = f"{path.name}: {name}" if name else path.name
     return check(found, what, stimuli=stimuli, missing=missing, signed=signed)
 
@@ -206,7 +213,9 @@ def write(rdms: Rdms, path: str | os.PathLike, measure: str = "unknown") -> None
     subjects, sessions, pairs = rdms.distances.shape
     n = rdm.stimuli(pairs)
     names = rdms.subjects or tuple(str(i) for i in range(subjects))
-    with h5py.File(path, "x") as file:
+    if path.exists():
+        raise FileExistsError(f"there is a file {path} already")
+    with _files.draft(path) as draft, h5py.File(draft, "w") as file:
         file["dissimilarities"] = rdms.distances.reshape(-1, pairs)
         file.attrs["dissimilarity_measure"] = measure
         file.create_group("descriptors")
@@ -313,7 +322,7 @@ def agreement_with_others(rdms: Rdms) -> np.ndarray:
     return np.array(list(map(_correlation, each, others)))
 
 
-def _of_npz(path: pathlib.Path, name: str | None) -> Rdms:
+def _of_npz(path: pathlib.Path, name: str | None, limit: int | None) -> Rdms:
     named = ("stimuli", "subjects")
 
     def choose(arrays):
@@ -329,14 +338,14 @@ def _of_npz(path: pathlib.Path, name: str | None) -> Rdms:
         _names.check(f"array in {path.name}", chosen, arrays)
         return [chosen, *(k for k in named if k in arrays)]
 
-    found = _files.npz(path, choose)
+    found = _files.npz(path, choose, limit)
     names = {k: _texts(found.pop(k)) for k in named if k in found and k != name}
     ((chosen, array),) = found.items()
     return Rdms(of_array(array, f"{path.name}: {chosen}"), **names)
 
 
-def _of_rsatoolbox(path: pathlib.Path) -> Rdms:
-    arrays = _files.hdf5(path, attributes=True)
+def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
+    arrays = _files.hdf5(path, limit=limit, attributes=True)
     if "dissimilarities" not in arrays:
         raise CannotRead(
             f"{path} has no dissimilarities: it is no RDMs that rsatoolbox saved"

@@ -38,7 +38,7 @@ from rdljax import _extras, _files, _names, teachers
 CannotRead = _files.CannotRead
 
 _FORMAT = 1
-_MANIFEST, _DRAFT, _CHUNKS = "manifest.json", ".manifest.json", "chunks.jsonl"
+_MANIFEST, _CHUNKS = "manifest.json", "chunks.jsonl"
 # The arrays of a file that are not activations.
 _INDEX, _IDS = "index", "ids"
 _READERS = {
@@ -49,6 +49,30 @@ _READERS = {
     ".npy": _files.npy,
 }
 _LAYOUTS = ("NHWC", "NCHW")
+
+
+def _is_float(dtype: Any) -> bool:
+    # (Those of more bytes JAX does not have.)
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 8
+
+
+def _names_float(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and _is_float(jnp.dtype(value))
+    except TypeError:
+        return False
+
+
+# What a manifest holds, beside its own hash and format.
+_FIELDS = {
+    "images": _files.COUNT,
+    "chunk": _files.COUNT,
+    "layout?": ("NHWC or NCHW", lambda x: x in _LAYOUTS),
+    "layers": {
+        ...: {"shape": [_files.COUNT], "dtype": ("that of real numbers", _names_float)}
+    },
+    "about": dict,
+}
 
 
 class Stored(NamedTuple):
@@ -106,7 +130,8 @@ def write(
 
     Raises:
       UnknownName: The teacher has no such layer, or there is no such layout.
-      OtherActivations: The folder holds something else; the message says what differs.
+      OtherActivations: The folder holds something else, or links; the message says
+        what differs.
       CannotRead: The folder's manifest is damaged.
       ValueError: No image, layer or chunk; or a layer that is not finite, has not a row
         an image, or is not of floating point.
@@ -151,6 +176,9 @@ def write(
         "about": json.loads(json.dumps(dict(about or {}))),
     }
     _begin(folder, manifest)
+    for path in (folder / _CHUNKS, *(_path(folder, layer) for layer in layers)):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise OtherActivations(f"{path} is no file: nothing is written there")
     mapped = {layer: _made(folder, manifest, layer) for layer in layers}
     known = _chunks(folder)
     firsts = range(0, images, chunk)
@@ -182,6 +210,7 @@ def read(
     layers: Sequence[str] | None = None,
     layout: str = "NHWC",
     verify: bool = True,
+    limit: int | None = _files.LIMIT,
 ) -> Stored:
     """The activations in a folder of `write`, or in a file of any program.
 
@@ -200,12 +229,15 @@ def read(
         of four axes are turned (not twice: a folder knows what `write` has turned), all
         others are as they were.
       verify: Whether the hashes of a folder are compared, for which all of it is read.
+      limit: Bytes that the arrays of a compressed file may take; or 20 times the
+        file's, where that is more. None for any number.
 
     Raises:
       FileNotFoundError: There is no such file or folder.
       UnknownName: It has no such layer, or there is no such layout.
       CannotRead: It is none of these, holds more than arrays, is unfinished or damaged,
-        or its rows are not those of the data set.
+        or its rows are not those of the data set; or its arrays lie in other files
+        (external or virtual ones of HDF5), or are larger than `limit`.
     """
     _names.check("layout", layout, _LAYOUTS)
     path = _files.as_path(path)
@@ -214,10 +246,11 @@ def read(
         images = len(ids) if images is None else images
     if path.is_dir():
         kept, stored_ids = _read_folder(path, layers, layout, verify), None
-    elif not path.exists():
+    elif not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     else:
-        kept, stored_ids = _read_file(path, layers, layout, ids is not None)
+        others = (_INDEX,) if ids is None else (_INDEX, _IDS)
+        kept, stored_ids = _read_file(path, layers, layout, others, images, limit)
     if not kept.layers:
         raise CannotRead(f"{path} holds no array of activations, or none is chosen")
     rows = len(next(iter(kept.layers.values())))
@@ -300,14 +333,13 @@ def _begin(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
             raise OtherActivations("\n  ".join(lines))
         return
     holds = folder.exists() and (
-        not folder.is_dir() or {x.name for x in folder.iterdir()} - {_DRAFT}
+        not folder.is_dir() or not all(map(_files.is_draft, folder.iterdir()))
     )
     if holds:
         raise OtherActivations(f"{folder} is there already, and holds something else")
     folder.mkdir(parents=True, exist_ok=True)
     words = {**manifest, "sha256": _files.sha256_of_words(manifest)}
-    (folder / _DRAFT).write_text(json.dumps(words))
-    (folder / _DRAFT).replace(folder / _MANIFEST)
+    _files.write(folder / _MANIFEST, json.dumps(words))
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -331,7 +363,7 @@ def _manifest(folder: pathlib.Path) -> dict[str, Any]:
     if not (folder / _MANIFEST).exists():
         raise CannotRead(f"{folder} has no {_MANIFEST}: `write` did not write it")
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        manifest = _files.words(folder / _MANIFEST)
         whole = manifest["sha256"] == _files.sha256_of_words(manifest)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CannotRead(
@@ -339,21 +371,29 @@ def _manifest(folder: pathlib.Path) -> dict[str, Any]:
         ) from error
     if not whole:
         raise CannotRead(f"{folder} is damaged: {_MANIFEST} was changed")
-    if manifest["format"] != _FORMAT:
+    if manifest.get("format") != _FORMAT:
         raise CannotRead(
-            f"{folder} is stored in format {manifest['format']}, and this version of "
-            f"rdljax reads format {_FORMAT}"
+            f"{folder} is stored in format {manifest.get('format')}, and this version "
+            f"of rdljax reads format {_FORMAT}"
         )
+    wrong = _files.misfit(manifest, _FIELDS, _MANIFEST)
+    images = manifest.get("images")
+    if not wrong and any(
+        x["shape"][:1] != [images] for x in manifest["layers"].values()
+    ):
+        wrong = f"{_MANIFEST} has a layer that has not {images} rows"
+    if wrong:
+        raise CannotRead(f"{folder} is damaged: {wrong}")
     return manifest
 
 
 def _chunks(folder: pathlib.Path) -> dict[int, dict[str, str]]:
     """By a chunk's first image, the SHA-256 of each layer; its last line counts."""
-    found = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in (folder / _CHUNKS).read_bytes().splitlines():
+    found, path = {}, folder / _CHUNKS
+    if path.is_file():
+        for line in path.read_bytes().splitlines():
             # A line that was cut short or changed is none.
-            with contextlib.suppress(ValueError, TypeError, KeyError):
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                 entry = json.loads(line)
                 found[entry["first"]] = dict(entry["sha256"])
     return found
@@ -382,6 +422,8 @@ def _as_stored(dtype: str) -> np.dtype:
 def _mapped(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.memmap:
     form, path = manifest["layers"][layer], _path(folder, layer)
     try:
+        if not path.is_file():
+            raise FileNotFoundError("there is no such file")
         x = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # As many kinds as there are damages.
         raise CannotRead(
@@ -399,15 +441,18 @@ def _read_folder(
     manifest = _manifest(folder)
     layers, known = _chosen(manifest["layers"], layers), _chunks(folder)
     images, chunk = manifest["images"], manifest["chunk"]
-    chunks = {at: min(at + chunk, images) for at in range(0, images, chunk)}
-    there = sum(end - at for at, end in chunks.items() if at in known)
+    # (Of those that have a line, not of all that the manifest speaks of.)
+    ends = {
+        at: min(at + chunk, images) for at in known if at in range(0, images, chunk)
+    }
+    there = sum(end - at for at, end in ends.items())
     if there < images:
         raise CannotRead(
             f"{folder} is unfinished: {there} of {images} images are there; `write`, "
             "called as before, goes on"
         )
     mapped = {layer: _mapped(folder, manifest, layer) for layer in layers}
-    for at, end in chunks.items() if verify else ():
+    for at, end in sorted(ends.items()) if verify else ():
         for layer, digest in _sha256(_content(mapped, slice(at, end))).items():
             if known[at].get(layer) != digest:
                 raise CannotRead(
@@ -423,22 +468,29 @@ def _read_folder(
 
 
 def _read_file(
-    path: pathlib.Path, layers: Sequence[str] | None, layout: str, with_ids: bool
+    path: pathlib.Path,
+    layers: Sequence[str] | None,
+    layout: str,
+    others: Sequence[str],
+    images: int | None,
+    limit: int | None,
 ) -> tuple[Stored, np.ndarray | None]:
-    """The activations, and the file's array `ids` where it is asked for."""
+    """The activations, and the file's array `ids` where it is among the others."""
     suffix = _files.suffix(path)
     if suffix not in _READERS:
         raise CannotRead(
             f"{path} is no folder, and does not end with {', '.join(_READERS)}"
         )
-    others = (_INDEX, _IDS) if with_ids else (_INDEX,)
 
-    def choose(names):
-        names = list(names)
-        known = [name for name in names if name not in (_INDEX, _IDS)]
-        return [*_chosen(known, layers), *(x for x in others if x in names)]
+    def choose(shapes):
+        known = [name for name in shapes if name not in (_INDEX, _IDS)]
+        chosen = [*_chosen(known, layers), *(x for x in others if x in shapes)]
+        most = max((shapes[name][0] for name in chosen if shapes[name]), default=0)
+        if images is not None and most > images:  # (They may not fit into memory.)
+            raise CannotRead(f"{path} has {most} rows, expected {images}")
+        return chosen
 
-    arrays = _READERS[suffix](path, choose)
+    arrays = _READERS[suffix](path, choose, limit)
     of_rows = {name: arrays.pop(name) for name in others if name in arrays}
     for name, x in arrays.items():
         if not _is_float(x.dtype):
@@ -472,11 +524,6 @@ def _chosen(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
     for layer in layers or ():
         _names.check("layer", layer, known)
     return list(known if layers is None else layers)
-
-
-def _is_float(dtype: Any) -> bool:
-    # (Those of more bytes JAX does not have.)
-    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 8
 
 
 def _not_finite(x: np.ndarray) -> int | None:

@@ -599,6 +599,71 @@ class TestReadRefuses:
         with pytest.raises(stored.CannotRead, match="in format 2, .* reads format 1"):
             stored.read(tmp_path / "c")
 
+    def test_a_manifest_of_wrong_fields(self, tmp_path):
+        write(tmp_path / "c")
+        path = tmp_path / "c" / "manifest.json"
+        whole = json.loads(path.read_text())
+        layers = ({"shape": [23, -1], "dtype": "f4"}, {"shape": [23], "dtype": "O"})
+        for changes, words in (
+            ({"images": None}, "manifest.json.images is 'None', expected a whole"),
+            ({"images": 10**12}, "has a layer that has not 1000000000000 rows"),
+            ({"images": True}, "images is 'True'"),
+            ({"chunk": 0}, "chunk is '0', expected a whole number of 1 or more"),
+            ({"chunk": 4.0}, "chunk is '4.0'"),
+            ({"layout": "NWHC"}, "layout is 'NWHC', expected NHWC or NCHW"),
+            ({"layers": []}, r"layers is '\[\]', expected dict"),
+            ({"layers": {"x": layers[0]}}, r"x.shape\[1\] is '-1'"),
+            ({"layers": {"x": layers[1]}}, "x.dtype is 'O'"),
+            ({"layers": {"x": layers[1] | {"dtype": 4}}}, "x.dtype is '4'"),
+            ({"layers": {"x": {"shape": [23]}}}, "x lacks 'dtype'"),
+            ({"layers": {"x": 1}}, "x is '1', expected dict"),
+            ({"about": "x"}, "about is 'x', expected dict"),
+            ({"format": None}, "in format None"),
+            *(({key: ...}, key) for key in whole.keys() - {"sha256", "layout"}),
+        ):
+            manifest = {k: x for k, x in (whole | changes).items() if x is not ...}
+            manifest["sha256"] = stored._files.sha256_of_words(manifest)
+            path.write_text(json.dumps(manifest))
+            with pytest.raises(stored.CannotRead, match=words):
+                stored.read(tmp_path / "c")
+        with pytest.raises(stored.CannotRead, match="damaged|in format"):
+            write(tmp_path / "c")
+
+    def test_as_many_images_as_nobody_counts_to(self, tmp_path):
+        # All of them in a file with a hole, which takes no room.
+        images = 10**12
+        write(tmp_path / "c", images=1, layers=["a/logits"])
+        path = tmp_path / "c" / "manifest.json"
+        manifest = json.loads(path.read_text()) | {"images": images, "chunk": 1}
+        manifest["layers"] = {"a": {"shape": [images], "dtype": "float16"}}
+        manifest["sha256"] = stored._files.sha256_of_words(manifest)
+        path.write_text(json.dumps(manifest))
+        with (tmp_path / "c" / "a.npy").open("wb") as file:
+            head = {"descr": "<f2", "fortran_order": False, "shape": (images,)}
+            np.lib.format.write_array_header_1_0(file, head)
+            file.truncate(file.tell() + 2 * images)
+        with pytest.raises(stored.CannotRead, match="1 of 1000000000000 images"):
+            stored.read(tmp_path / "c")
+
+    @pytest.mark.parametrize("name", ["manifest.json", "chunks.jsonl", "features.npy"])
+    def test_pipes_and_links(self, name, tmp_path):
+        write(tmp_path / "c")
+        path, kept = tmp_path / "c" / name, tmp_path / "diary"
+        path.rename(kept)
+        before = kept.read_bytes()
+        path.symlink_to(kept)
+        if name != "manifest.json":  # (It is only read.)
+            with pytest.raises(stored.OtherActivations, match=f"{name} is no file"):
+                write(tmp_path / "c", about=ABOUT)
+        assert kept.read_bytes() == before
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(stored.CannotRead):
+            stored.read(tmp_path / "c")
+        os.mkfifo(tmp_path / "x.npz")
+        with pytest.raises(FileNotFoundError):
+            stored.read(tmp_path / "x.npz")
+
     @pytest.mark.parametrize("package", ["h5py", "safetensors"])
     def test_where_a_package_is_absent(self, package, monkeypatch, tmp_path):
         kind = {"h5py": "h5"}.get(package, package)

@@ -50,15 +50,20 @@ def to_flax(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     )
 
 
-def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read(
+    path: str | os.PathLike, *, limit: int | None = _files.LIMIT
+) -> dict[str, np.ndarray]:
     """The weights in a Keras file by name, without Keras.
 
     Args:
       path: An HDF5 file (`.h5`) of `model.save`.
+      limit: Bytes that the weights may take; or 20 times the file's, where that is
+        more. None for any number.
 
     Raises:
       FileNotFoundError: There is no such file.
-      CannotRead: It is not such a file.
+      CannotRead: It is not such a file, its weights lie in other files, or they are
+        larger than `limit`.
     """
     path = _files.as_path(path)
     if not path.is_file():
@@ -67,7 +72,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     def of_model(names):
         return [name for name in names if name.startswith("model_weights/")]
 
-    arrays = _files.hdf5(path, of_model)
+    arrays = _files.hdf5(path, of_model, limit)
     if not arrays:
         raise _files.CannotRead(f"{path} is not a Keras file: it has no model_weights")
     # As in model_weights/conv2d/conv2d/kernel:0

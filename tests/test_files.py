@@ -1,0 +1,277 @@
+"""Files: whole or not at all, through no link; and readers that trust nobody."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from experiments import files
+from rdljax import _files, measured, stored
+from rdljax.nets import from_keras, from_torch
+
+
+class TestDraft:
+    def test_a_link_is_replaced_and_its_target_stays(self, tmp_path):
+        target, path = tmp_path / "diary.txt", tmp_path / "report.html"
+        target.write_text("mine")
+        path.symlink_to(target)
+        files.write(path, "grün")
+        assert target.read_text() == "mine"
+        assert not path.is_symlink() and path.read_bytes() == "grün".encode()
+        path.unlink()
+        path.symlink_to(tmp_path / "absent")
+        files.write(path, b"\0\1")
+        assert not (tmp_path / "absent").exists() and path.read_bytes() == b"\0\1"
+
+    def test_what_was_there_stays_until_all_is_written(self, tmp_path):
+        path = tmp_path / "kept.NPZ"
+        path.write_bytes(b"before")
+        with pytest.raises(ZeroDivisionError), files.draft(path) as file:
+            np.savez(file, x=np.arange(3))
+            assert pathlib.Path(file.name).suffix == ".NPZ"
+            assert files.is_draft(pathlib.Path(file.name))
+            _ = 1 / 0
+        assert path.read_bytes() == b"before" and os.listdir(tmp_path) == [path.name]
+        with files.draft(path) as file:
+            np.savez(file, x=np.arange(3))
+            assert path.read_bytes() == b"before"
+        with np.load(path) as found:
+            assert found["x"].tolist() == [0, 1, 2]
+        assert os.listdir(tmp_path) == [path.name]
+
+    def test_libraries_may_open_it_by_name(self, tmp_path):
+        with files.draft(tmp_path / "x.npy") as file:
+            np.save(file.name, np.arange(3))
+        assert np.load(tmp_path / "x.npy").tolist() == [0, 1, 2]
+        with files.draft(tmp_path / "x.h5") as file, h5py.File(file, "w") as own:
+            own["x"] = np.arange(3)
+        with h5py.File(tmp_path / "x.h5") as file:
+            assert file["x"][2] == 2
+
+    def test_it_may_be_read_by_whom_the_umask_lets(self, tmp_path):
+        (tmp_path / "usual").touch()
+        files.write(tmp_path / "x", "")
+        assert (tmp_path / "x").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+    def test_drafts_of_the_dead_go_and_those_of_the_living_stay(self, tmp_path):
+        program = (
+            "import os, sys; from rdljax import _files\n"
+            "with _files.draft(sys.argv[1]) as file:\n"
+            "    file.write(b'half'); file.flush(); os._exit(9)"
+        )
+        path, other = tmp_path / "table.md", tmp_path / "other.md"
+        for at in (path, other):
+            subprocess.run([sys.executable, "-c", program, at], check=False)
+        assert len(os.listdir(tmp_path)) == 2 and not path.exists()
+        with files.draft(path) as file:
+            file.write(b"first")
+            files.write(path, "second")
+            assert path.read_text() == "second"
+        assert path.read_text() == "first"
+        left = [x for x in tmp_path.iterdir() if files.is_draft(x)]
+        assert len(left) == 1 and left[0].name.endswith("other.md")
+
+    def test_what_looks_like_a_draft_is_not_followed(self, tmp_path):
+        (tmp_path / "diary.txt").write_text("mine")
+        (tmp_path / ".partial-01234567-x").symlink_to(tmp_path / "diary.txt")
+        os.mkfifo(tmp_path / ".partial-01234568-x")
+        (tmp_path / ".partial-01234569-x").mkdir()
+        files.write(tmp_path / "x", "")
+        assert (tmp_path / "diary.txt").read_text() == "mine"
+
+    def test_what_is_no_file_is_no_place_for_one(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path, tmp_path / "pipe", "/dev/null"):
+            with pytest.raises(OSError, match="is no file"):
+                files.write(path, "")
+        with pytest.raises(FileNotFoundError):
+            files.write(tmp_path / "absent" / "x", "")
+        files.write(tmp_path / ("ä" * 127), "the longest name")
+
+    def test_a_full_disk_leaves_what_was_there(self, tmp_path):
+        path = tmp_path / "report.html"
+        path.write_text("before")
+        program = (
+            "import resource, signal, sys; from rdljax import _files\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+            "_files.write(sys.argv[1], bytes(10**6))"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", program, path], capture_output=True, check=False
+        )
+        assert run.returncode == 1 and b"File too large" in run.stderr
+        assert path.read_text() == "before" and os.listdir(tmp_path) == [path.name]
+
+
+class TestOtherFiles:
+    """HDF5 whose arrays lie in other files."""
+
+    KINDS = ("external", "virtual", "link", "soft link")
+
+    def write(self, kind, path, name):
+        """A file whose array `name` is, or would be, another file's."""
+        secret = np.float32([0.5, 0.25, 0.125])
+        (path.parent / "secret.bin").write_bytes(secret.tobytes())
+        with h5py.File(path.parent / "secret.h5", "w") as file:
+            file["x"] = secret
+        with h5py.File(path, "w") as file:
+            if kind == "external":
+                place = [(str(path.parent / "secret.bin"), 0, h5py.h5f.UNLIMITED)]
+                file.create_dataset(name, (3,), "f4", external=place)
+            elif kind == "virtual":
+                layout = h5py.VirtualLayout((3,), "f4")
+                layout[:] = h5py.VirtualSource(path.parent / "secret.h5", "x", (3,))
+                file.create_virtual_dataset(name, layout)
+            elif kind == "link":
+                file[name] = h5py.ExternalLink(path.parent / "secret.h5", "x")
+            else:
+                group = name.rpartition("/")[0]
+                there = f"{group}/there"
+                file[there] = h5py.ExternalLink(path.parent / "secret.h5", "/")
+                file[name] = h5py.SoftLink(f"/{there}/x")
+        with h5py.File(path) as file:
+            assert file[name][()].tolist() == secret.tolist()  # h5py alone reads it.
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_are_refused_by_name(self, kind, tmp_path):
+        path = tmp_path / "x.h5"
+        for name, read in (
+            ("layer", stored.read),
+            ("model_weights/dense/kernel:0", from_keras.read),
+            ("dissimilarities", measured.read),
+            ("pattern_descriptors/stimulus", measured.read),
+        ):
+            self.write(kind, path, name)
+            last = "there" if kind == "soft link" else name.rpartition("/")[-1]
+            words = rf"x\.h5: .*{last}.* lies in another file"
+            with pytest.raises(_files.CannotRead, match=words):
+                read(path)
+
+    def test_what_is_not_asked_for_may_lie_anywhere(self, tmp_path):
+        self.write("virtual", tmp_path / "x.h5", "theirs")
+        with h5py.File(tmp_path / "x.h5", "a") as file:
+            file["ours"] = np.ones((2, 3))
+            file["again"] = h5py.SoftLink("/ours")
+            file["group/itself"] = file["/"]
+        found = stored.read(tmp_path / "x.h5", layers=["ours"])
+        assert found.layers["ours"].sum() == 6
+
+
+def bomb_npz(path, shape, dtype="f8"):
+    """An array of zeros, compressed a thousand times."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w", force_zip64=True) as file,
+    ):
+        head = {"descr": dtype, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, head)
+        for _ in range(8):
+            file.write(bytes(2**20))
+
+
+def bomb_hdf5(path, shape, name="x"):
+    """A fill value stands for all numbers."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset(name, shape, "f8", chunks=(1,) * len(shape))
+        assert path.stat().st_size < 10_000
+
+
+class TestBombs:
+    def test_rows_are_counted_before_they_are_read(self, tmp_path):
+        bomb_npz(tmp_path / "x.npz", (2**20,))
+        tracemalloc.start()
+        with pytest.raises(_files.CannotRead, match="has 1048576 rows, expected 100"):
+            stored.read(tmp_path / "x.npz", images=100)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+        tracemalloc.stop()
+        bomb_hdf5(tmp_path / "x.h5", (2**40, 2))
+        with pytest.raises(_files.CannotRead, match="rows, expected 3"):
+            stored.read(tmp_path / "x.h5", ids=["a", "b", "c"])
+
+    def test_what_is_larger_than_a_file_may_ask_for(self, tmp_path):
+        bomb_npz(tmp_path / "x.npz", (100, 2**30))
+        for read in (stored.read, from_torch.read, measured.read):
+            with pytest.raises(
+                _files.CannotRead, match="take 858,993,459,200: .*limit"
+            ):
+                read(tmp_path / "x.npz")
+        for name, read in (
+            ("x", stored.read),
+            ("model_weights/d/kernel:0", from_keras.read),
+            ("dissimilarities", measured.read),
+        ):
+            bomb_hdf5(tmp_path / "x.h5", (100, 2**30), name)
+            with pytest.raises(
+                _files.CannotRead, match="take 858,993,459,200: .*limit"
+            ):
+                read(tmp_path / "x.h5")
+
+    def test_the_limit_is_lowered_and_raised(self, tmp_path):
+        np.savez_compressed(tmp_path / "x.npz", x=np.zeros((100, 1000)))
+        size = (tmp_path / "x.npz").stat().st_size
+        assert 20 * size < 800_000
+        assert (
+            stored.read(tmp_path / "x.npz", limit=800_000).layers["x"].shape[0] == 100
+        )
+        assert stored.read(tmp_path / "x.npz", limit=None).layers["x"].shape[1] == 1000
+        with pytest.raises(
+            _files.CannotRead, match=f"x.npz has {size:,} bytes, .* 800"
+        ):
+            stored.read(tmp_path / "x.npz", limit=799_999)
+        # What is not compressed has no limit.
+        np.savez(tmp_path / "x.npz", x=np.zeros((100, 1000)))
+        assert stored.read(tmp_path / "x.npz", limit=1).layers["x"].shape[0] == 100
+
+    @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+    def test_a_header_without_end_is_not_read(self, version, tmp_path):
+        path = tmp_path / "x.npz"
+        length = {(1, 0): b"\xff\xff", (2, 0): b"\xff\xff\xff\x7f"}[version]
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open("x.npy", "w") as file,
+        ):
+            file.write(np.lib.format.magic(*version) + length)
+            for _ in range(8):
+                file.write(b" " * 2**20)
+        tracemalloc.start()
+        with pytest.raises(_files.CannotRead, match=r"x\.npz is not an \.npz file"):
+            stored.read(path, limit=1000)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+        tracemalloc.stop()
+
+    def test_members_that_are_no_arrays(self, tmp_path):
+        path = tmp_path / "x.npz"
+        np.savez(path, x=np.ones((2, 3)))
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("notes.txt", "no array")
+        with pytest.raises(_files.CannotRead, match=r"x\.npz is not an \.npz file"):
+            stored.read(path)
+        assert stored.read(path, layers=["x"]).layers["x"].sum() == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "words"),
+    [
+        ({"a": 1}, {"a": int}, ""),
+        ({"a": True}, {"a": int}, "m.a is 'True', expected int"),
+        ({"a": 1, "b": 2}, {"a": int}, ""),
+        ({}, {"a": int}, "m lacks 'a'"),
+        ({}, {"a?": int}, ""),
+        ({"a": "x"}, {"a?": int}, "m.a is 'x', expected int"),
+        ([], {"a": int}, r"m is '\[\]', expected dict"),
+        ({"a": [3, 0]}, {"a": [_files.COUNT]}, r"m.a\[1\] is '0', expected a whole"),
+        ({"x": {"y": None}}, {...: {"y": str}}, "m.x.y is 'None', expected str"),
+        ({"a": 1, "x": 2}, {"a": int, ...: str}, "m.x is '2', expected str"),
+    ],
+)
+def test_fields_are_compared_with_a_form(value, form, words):
+    found = _files.misfit(value, form, "m")
+    assert re.match(words, found) if words else found == ""
