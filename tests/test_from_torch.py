@@ -395,33 +395,13 @@ class TestRead:
         def tensors(x):
             if isinstance(x, dict):
                 return {k: tensors(v) if k != "decay" else v for k, v in x.items()}
-            return Tensor(x) if isinstance(x, float) else x
-
-        class Tensor(np.ndarray):
-            def __new__(cls, x):
-                return np.full(2, x).view(cls)
-
-            def detach(self):
-                return self
-
-            def is_floating_point(self):
-                return True
-
-            def float(self):
-                return self
-
-            def numpy(self):
-                return np.asarray(self)
+            return Tensor(np.full(2, x)) if isinstance(x, float) else x
 
         def load(path, *, map_location, weights_only):
             assert weights_only
             return tensors(stored)
 
-        serialization = argparse.Namespace(safe_globals=contextlib.nullcontext)
-        torch = argparse.Namespace(
-            Tensor=Tensor, load=load, serialization=serialization
-        )
-        monkeypatch.setitem(sys.modules, "torch", torch)
+        monkeypatch.setitem(sys.modules, "torch", pytorch(load))
         path = tmp_path / "checkpoint.pth"
         path.touch()
         if isinstance(found, str):
@@ -481,6 +461,57 @@ class TestRead:
             from_torch.read(path)
 
     @pytest.mark.parametrize(
+        ("version", "refused"),
+        [
+            ("1.13.1", True),
+            ("2.5.1+cu124", True),
+            ("2.6.0", False),
+            ("2.10.0a0+git1", False),
+            ("3.0", False),
+            ("unknown", True),
+        ],
+    )
+    def test_before_2_6_pytorch_is_not_asked(
+        self, version, refused, tmp_path, monkeypatch
+    ):
+        asked, content = [], {"w": np.arange(3.0)}
+
+        def load(path, *, weights_only, **_):
+            asked.append(weights_only)
+            return {name: x.view(Tensor) for name, x in content.items()}
+
+        monkeypatch.setitem(sys.modules, "torch", pytorch(load, version))
+        path = tmp_path / "weights.pth"
+        path.write_bytes(b"what torch.load would read")
+        if refused:
+            words = r"weights\.pth takes PyTorch 2\.6 .*CVE-2025-32434.*safetensors"
+            with pytest.raises(from_torch.CannotRead, match=words):
+                from_torch.read(path)
+            assert asked == []
+            return
+        np.testing.assert_array_equal(from_torch.read(path)["w"], content["w"])
+        assert asked == [True]
+        # A single number, shown as often as the memory of no machine holds.
+        content["w"] = np.broadcast_to(np.float32(0), (10**9, 10**4))
+        with pytest.raises(from_torch.CannotRead, match=r"take 40,000,000,000,000: "):
+            from_torch.read(path)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("data", bytes(10**6))
+        asked.clear()
+        with pytest.raises(from_torch.CannotRead, match=r"take 1,000,000: "):
+            from_torch.read(path, limit=10**5)
+        assert asked == []
+
+    def test_through_a_link_nothing_is_written(self, tmp_path):
+        (tmp_path / "diary").write_text("mine")
+        for suffix in ("npz", "safetensors"):
+            path = tmp_path / f"weights.{suffix}"
+            path.symlink_to(tmp_path / "diary")
+            from_torch.write(path, {"x": np.arange(2.0)})
+            assert from_torch.read(path)["x"].tolist() == [0, 1]
+        assert (tmp_path / "diary").read_text() == "mine"
+
+    @pytest.mark.parametrize(
         ("package", "file", "read"),
         [
             ("safetensors", "weights.safetensors", from_torch.read),
@@ -509,6 +540,39 @@ class TestRead:
         with pytest.raises(OSError, match="no space"):
             from_torch.write(path, {"x": np.zeros(2)})
         assert path.read_bytes() == b"before"
+
+
+class Tensor(np.ndarray):
+    """As much of PyTorch's as is looked at, for where it is not installed."""
+
+    def __new__(cls, array):
+        return array.view(cls)
+
+    def numel(self):
+        return self.size
+
+    def element_size(self):
+        return self.itemsize
+
+    def detach(self):
+        return self
+
+    def is_floating_point(self):
+        return True
+
+    def float(self):
+        return self
+
+    def numpy(self):
+        return np.asarray(self)
+
+
+def pytorch(load, version="2.6.0"):
+    """A module that reads as `load` does."""
+    serialization = argparse.Namespace(safe_globals=contextlib.nullcontext)
+    return argparse.Namespace(
+        Tensor=Tensor, load=load, serialization=serialization, __version__=version
+    )
 
 
 def package(name, file):

@@ -12,10 +12,14 @@ program did that trained the weights, and here they are `[batch, H, W, channels]
 """
 
 import argparse
+import contextlib
+import functools
+import operator
 import os
 import pathlib
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -221,31 +225,40 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return state
 
 
-def read(path: str | os.PathLike, *, entry: str | None = None) -> dict[str, np.ndarray]:
+def read(
+    path: str | os.PathLike,
+    *,
+    entry: str | None = None,
+    limit: int | None = _files.LIMIT,
+) -> dict[str, np.ndarray]:
     """The arrays of a file by name. No code that a file may hold is run.
 
     Args:
       path: A `.safetensors` or a `.npz` file, or else a file of `torch.save` (`.pth`,
-        `.pt`, ...), which takes PyTorch to be installed. Of a checkpoint with more than
+        `.pt`, ...), which takes PyTorch 2.6 or newer to be installed: older ones run
+        code that such a file may hold (CVE-2025-32434). Of a checkpoint with more than
         the weights (as RepDistiller leaves it), those under `model`, `state_dict`,
         `model_state_dict`, `net`, `module` or a name with `ema` in it are taken.
       entry: Under which name, where there are several, such as "model_ema" beside
         "model".
+      limit: Bytes that the arrays may take; or 20 times the file's, where that is more.
+        None for any number.
 
     Raises:
       FileNotFoundError: There is no such file.
-      CannotRead: It holds more than arrays, is damaged, or PyTorch is not installed; or
-        it has weights under several names, or none under `entry`.
+      CannotRead: It holds more than arrays, is damaged, or PyTorch is not installed or
+        too old; or it has weights under several names, or none under `entry`; or they
+        are larger than `limit`.
     """
     path = _files.as_path(path)
     reader = {".npz": _files.npz, ".safetensors": _files.safetensors}
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if (suffix := _files.suffix(path)) not in reader:
-        return _read_pickle(path, entry)
+        return _read_pickle(path, entry, limit)
     if entry is not None:
         raise CannotRead(f"{path} has no entries such as {entry!r}: only arrays")
-    return reader[suffix](path)
+    return reader[suffix](path, limit=limit)
 
 
 def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
@@ -260,20 +273,19 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
       CannotRead: PyTorch is not installed.
     """
     path = _files.as_path(path)
-    # Whole, or not at all.
-    partial = path.with_name(f"partial-{path.name}")
     state = {key: np.asarray(x, order="C") for key, x in state.items()}
     suffix = _files.suffix(path)
     if suffix == ".npz":
-        # (Of a path NumPy would have `.npz` for its end, not `.NPZ`.)
-        with partial.open("wb") as file:
-            np.savez(file, **state)
+        save = functools.partial(np.savez, **state)
     elif suffix == ".safetensors":
-        _files.package_safetensors(path).numpy.save_file(state, partial)
+        content = _files.package_safetensors(path).numpy.save(state)
+        save = operator.methodcaller("write", content)
     else:
         torch = _torch(path)
-        torch.save({key: torch.from_numpy(x) for key, x in state.items()}, partial)
-    partial.replace(path)
+        tensors = {key: torch.from_numpy(x) for key, x in state.items()}
+        save = functools.partial(torch.save, tensors)
+    with _files.draft(path) as file:
+        save(file)
 
 
 def _prefix(name: str, bias: str, state: Mapping[str, Any]) -> str:
@@ -319,8 +331,15 @@ def _to_torch(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T)
 
 
-def _read_pickle(path: pathlib.Path, entry: str | None) -> dict[str, np.ndarray]:
+def _read_pickle(
+    path: pathlib.Path, entry: str | None, limit: int | None
+) -> dict[str, np.ndarray]:
     torch = _torch(path)
+    _check_version(path, torch)
+    # (What is none is told by PyTorch.)
+    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        _files.check_size(path, unpacked, limit)
     try:
         # RepDistiller keeps its command line, a Namespace, beside the last weights.
         safe = torch.serialization.safe_globals([argparse.Namespace])
@@ -338,6 +357,9 @@ def _read_pickle(path: pathlib.Path, entry: str | None) -> dict[str, np.ndarray]
     found = type(stored).__name__
     if isinstance(stored, Mapping):
         if all(isinstance(x, torch.Tensor) for x in stored.values()):
+            # (One number of a file may be shown a million times.)
+            shown = sum(x.numel() * x.element_size() for x in stored.values())
+            _files.check_size(path, shown, limit)
             try:
                 return {key: _array(x) for key, x in stored.items()}
             except Exception as error:
@@ -377,6 +399,22 @@ def _holds_weights(x: Any) -> bool:
 def _array(tensor: Any) -> np.ndarray:
     tensor = tensor.detach()
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def _check_version(path: pathlib.Path, torch: Any) -> None:
+    """Raises `CannotRead` where PyTorch runs code of a file that it is to read safely.
+
+    `torch.load(weights_only=True)` does so before version 2.6 (CVE-2025-32434).
+    """
+    version = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
+    if version is None or tuple(map(int, version.groups())) < (2, 6):
+        raise CannotRead(
+            f"{path} takes PyTorch 2.6 or newer, and {torch.__version__} is installed: "
+            "older ones run code that such a file may hold (CVE-2025-32434). Either "
+            "install a newer one, or use a .safetensors file: in the program that has "
+            "the model, safetensors.torch.save_file(model.state_dict(), "
+            "'weights.safetensors')"
+        )
 
 
 def _torch(path: pathlib.Path) -> Any:
