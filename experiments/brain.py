@@ -21,6 +21,9 @@ from rdljax import measured, rdm, statistics, teachers, terms
 EACH = "_subject_session"
 # What is added to the name of an RDM for a control with its stimuli in random order.
 SHUFFLED = "_shuffled"
+# What an RDM may not be called, beside the parts of methods: methods are called after
+# RDMs, and these are what runs call others.
+TAKEN = ("plain", "teacher", "before")
 # Of the division of the stimuli, and of their random order.
 SEED, SEED_SHUFFLED = 0, 1
 
@@ -153,18 +156,27 @@ def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
     n = len(images)
     ends = (n * (n - 1) // 2,), (n, n)
     keys = [k for k, s in shapes.items() if s[-1:] == ends[0] or s[-2:] == ends[1]]
-    for key in keys:
-        if key in ("plain", *methods.PARTS) or {*"+@/"} & {*key}:
-            raise command.UsageError(f"an RDM of {path} may not be called {key}")
+    # (Where a name has both, that of each subject counts.)
+    found: dict[str, str] = {}
+    for key in sorted(keys, key=lambda key: key.endswith(EACH)):
+        name = key.removesuffix(EACH)
+        if not name or name in (*TAKEN, *methods.PARTS) or {*"+@/"} & {*name}:
+            raise command.UsageError(
+                f"an RDM of {path} may not be called {key}: it may have any name but "
+                f"{', '.join((*TAKEN, *methods.PARTS))}, and none with +, @ or /"
+            )
+        found[name] = key
+    if both := [name for name in found if f"{name}{SHUFFLED}" in found]:
+        raise command.UsageError(
+            f"an RDM of {path} may not be called {both[0]}{SHUFFLED}, as the control "
+            f"of its {both[0]} is"
+        )
     if not keys:
         raise command.UsageError(
             f"{path} has no RDM of its {n} stimuli: none of {', '.join(shapes)} ends "
             f"in {ends[0][0]} pairs"
         )
-    plain = {key: key for key in keys if not key.endswith(EACH)}
-    return images, plain | {
-        key.removesuffix(EACH): key for key in keys if key not in plain
-    }
+    return images, found
 
 
 def _of_size(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """What can be known to be wrong of a config before it is run."""
 
+import dataclasses
+import os
 from collections.abc import Sequence
 
 from experiments import command, methods
@@ -135,11 +137,31 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
                 raise command.UsageError(
                     f"{field} must be {words} and below {high:g}, got {number}"
                 )
+    for method in config.methods:
+        _check_own_name(config, method, measured)
     most = config.batch * (config.batch - 1) // 2
     if config.pairs is not None and config.pairs > most:
         raise command.UsageError(
             f"pairs must be at most the {most} of a batch of {config.batch}, got "
             f"{config.pairs}; without pairs all are compared"
+        )
+
+
+def _check_own_name(
+    config: configs.Config, method: str, measured: Sequence[str]
+) -> None:
+    """Raises `UsageError` for a method whose RDMs or folders have others' names."""
+    names = {part.partition("@")[0] for part in method.split("+")} & {*measured}
+    layers = methods.taught(dataclasses.replace(config, methods=(method,)))
+    if both := sorted(names & {*layers}):
+        raise command.UsageError(
+            f"{method}: the RDM {both[0]} has the name of a layer of the teacher"
+        )
+    folder = f"{method}-seed{config.seeds - 1}"
+    if (size := len(os.fsencode(folder))) > 255:
+        raise command.UsageError(
+            f"the name of a method, with its seed, must be at most 255 bytes, a "
+            f"folder's, got {size}: {method[:50]}..."
         )
 
 

@@ -170,7 +170,8 @@ class Config:
     resume: bool = False
     """Continue what the folder holds, if it holds this config's run."""
     overwrite: bool = False
-    """Delete what an earlier run left in the folder."""
+    """Delete what an earlier run left in the folder: what a run writes, and nothing
+    where something else lies in it."""
 
     driver: Literal["auto", "step", "chunk", "epoch"] = "auto"
     """How steps reach the device: one by one, ten written out as one program, or an

@@ -67,12 +67,15 @@ from experiments import (
     centernet,
     command,
     data,
+    files,
     findings,
+    locks,
     loop,
     run,
     trainings,
     weights,
 )
+from experiments import lab as labs
 from experiments.command import UsageError
 from rdljax import _names, nets, statistics
 
@@ -262,7 +265,21 @@ def compare(options: argparse.Namespace, interrupt: loop.Interrupt) -> dict:
         for part, count in counts.items()
     }
     settings = {k: v for k, v in vars(options).items() if k not in OF_THE_CALL}
-    folder = claim(options, settings)
+    with locks.held(place(options)):
+        claim(options, settings | labs.fingerprint(dataset))
+        return _compare(options, settings, dataset, canvases, backbones, interrupt)
+
+
+def _compare(
+    options: argparse.Namespace,
+    settings: dict[str, Any],
+    dataset: data.Dataset,
+    canvases: dict[str, canvas.Canvases],
+    backbones: list[Backbone],
+    interrupt: loop.Interrupt,
+) -> dict:
+    """`compare`, in a folder that is claimed."""
+    folder, sources = place(options), parse_backbones(options.backbones)
     note = described(dataset, canvases)
     print(f"{note}\nResults: {folder}.")
 
@@ -276,7 +293,7 @@ def compare(options: argparse.Namespace, interrupt: loop.Interrupt) -> dict:
     total = len(backbones) * options.epochs * epoch
     with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
         for backbone in backbones:
-            results.append(recorded(folder, backbone))
+            results.append(recorded(folder, backbone, settings))
             if results[-1] is not None:
                 bar.update(options.epochs * epoch)
                 continue
@@ -290,7 +307,8 @@ def compare(options: argparse.Namespace, interrupt: loop.Interrupt) -> dict:
             results[-1] = _result(
                 backbone, optimizer, on_device, canvases["test"], options, advance
             )
-            loop.write_json(folder / f"{backbone.run}.json", results[-1])
+            record = results[-1] | {"settings": settings}
+            loop.write_json(folder / f"{backbone.run}.json", record)
     summary = {
         "note": note,
         "settings": {"seeds": options.seeds, **settings},
@@ -300,7 +318,7 @@ def compare(options: argparse.Namespace, interrupt: loop.Interrupt) -> dict:
     }
     picture(folder / "detections.png", results, canvases["test"])
     text = table(summary)
-    (folder / "table.md").write_text(text)
+    files.write(folder / "table.md", text)
     loop.write_json(folder / "result.json", summary)
     print(f"\n{text}\n{folder}: result.json, table.md, detections.png")
     return summary
@@ -322,18 +340,29 @@ def _check(options: argparse.Namespace) -> None:
         )
 
 
+def place(options: argparse.Namespace) -> pathlib.Path:
+    """The folder for results, of which nothing is known yet."""
+    return command.path("out", options.out)
+
+
 def claim(options: argparse.Namespace, settings: dict[str, Any]) -> pathlib.Path:
     """The folder for results, if it is free or holds such a run to be resumed.
+
+    Args:
+      options: From `parse`.
+      settings: What makes a comparison another one, its images included.
 
     Raises:
       UsageError: It holds something else, or `resume` is missing.
     """
-    folder = command.path("out", options.out)
+    folder = place(options)
     record = folder / "detection.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # (A run that is killed while it claims its folder leaves a draft alone.)
-        if {path.name for path in folder.iterdir()} - {"detection.partial"}:
+        nothing = ("detection.partial", locks.NAME)
+        there = [path for path in folder.iterdir() if not files.is_draft(path)]
+        if {path.name for path in there}.difference(nothing):
             _check_taken(folder, record, settings, options.resume)
         loop.write_json(record, settings)
     except OSError as error:
@@ -348,6 +377,8 @@ def _check_taken(
     if not record.exists():
         raise UsageError(f"{folder} holds something that is no such run; see --out")
     theirs = _read(record, "--out=FOLDER leaves it alone")
+    unknown = "images" not in theirs  # Of an earlier version.
+    theirs = {"images": settings.get("images"), **theirs}
     changed = [
         f"{k} {theirs.get(k)!r} there and {settings.get(k)!r} here"
         for k in settings | theirs
@@ -363,6 +394,12 @@ def _check_taken(
             f"{folder} holds a run with these settings; --resume continues it, or adds "
             "backbones and seeds"
         )
+    if unknown:
+        print(
+            f"{folder} does not say which images it began with (an earlier version): "
+            "that they are those of now is not checked",
+            file=sys.stderr,
+        )
 
 
 def _read(record: pathlib.Path, hint: str) -> dict:
@@ -376,11 +413,18 @@ def _read(record: pathlib.Path, hint: str) -> dict:
     return found
 
 
-def recorded(folder: pathlib.Path, backbone: Backbone) -> dict | None:
+def recorded(
+    folder: pathlib.Path, backbone: Backbone, settings: dict[str, Any]
+) -> dict | None:
     """What a backbone and a seed have left in the folder, if they were finished.
 
+    Args:
+      folder: For results.
+      backbone: The backbone.
+      settings: Of the comparison. (The first versions' records say nothing of theirs.)
+
     Raises:
-      UsageError: It cannot be read, or is of another backbone.
+      UsageError: It cannot be read, or is of another backbone, seed or comparison.
     """
     record = folder / f"{backbone.run}.json"
     if not record.exists():
@@ -390,6 +434,13 @@ def recorded(folder: pathlib.Path, backbone: Backbone) -> dict | None:
         raise UsageError(
             f"{record} is of other weights; --out=FOLDER leaves it alone, another NAME "
             "goes beside it"
+        )
+    mine = {"backbone": backbone.name, "seed": backbone.seed, "settings": settings}
+    theirs = {"settings": settings} | found
+    if changed := [k for k, value in mine.items() if theirs.get(k) != value]:
+        raise UsageError(
+            f"{record} is of another run, by its {', '.join(changed)}; where it is "
+            "deleted, --resume writes it anew"
         )
     return found
 
@@ -478,7 +529,10 @@ def summarise(results: list[dict], sources: dict[str, str]) -> dict[str, dict]:
                 None if None in of_class else _spread(of_class)
                 for of_class in zip(*(_numbers(r["ap"]) for r in own), strict=True)
             ],
-            "runs": [{k: v for k, v in r.items() if k != "shown"} for r in own],
+            "runs": [
+                {k: v for k, v in r.items() if k not in ("shown", "settings")}
+                for r in own
+            ],
         }
         if name != first:
             pair = ([r["map"] for r in of] for of in (own, runs[first]))
@@ -590,8 +644,7 @@ def picture(path: pathlib.Path, results: list[dict], canvases: canvas.Canvases) 
         row[0].set_ylabel(result["backbone"], fontsize=9)
     shown = [patches.Patch(fill=False, label=k, **style) for k, style in styles.items()]
     figure.legend(handles=shown, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    findings.save(figure, path)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -642,7 +695,7 @@ def main(arguments: list[str] | None = None) -> int:
         again = [sys.executable, "-m", "experiments.detection", *again, "--resume"]
         print(f"\nstopped in {stopped}; to continue:", file=sys.stderr)
         print(shlex.join(again), file=sys.stderr)
-        return 130
+        return stopped.status
 
 
 if __name__ == "__main__":

@@ -138,6 +138,24 @@ def load(config: configs.Config) -> data.Dataset:
     return dataset
 
 
+def fingerprint(dataset: data.Dataset) -> dict[str, str]:
+    """What shows that a run is resumed with the images that it began with.
+
+    Returns:
+      SHA-256 of all splits, by which of `results.IMAGES` it is of: of streamed images
+      the names and sizes of the files are known.
+    """
+    digest, kind = hashlib.sha256(), "images"
+    for split in (dataset.train, dataset.validation, dataset.test):
+        images = data.identity(split.image)
+        if images is not split.image:
+            kind = "image_files"
+        for array in map(np.ascontiguousarray, (images, split.label)):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(array.data)
+    return {kind: digest.hexdigest()}
+
+
 def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Given]:
     """The nets that a config takes from folders, and the config with what they are.
 

@@ -32,7 +32,17 @@ import numpy as np
 import optax
 import tqdm
 
-from experiments import command, data, findings, loop, trainings, weights
+from experiments import (
+    command,
+    data,
+    files,
+    findings,
+    locks,
+    loop,
+    trainings,
+    weights,
+)
+from experiments import results as results_folder
 from rdljax import _names, nets
 
 KEYS = ("data", "data_dir", "train_per_class", "layer", "out", "overwrite")
@@ -88,11 +98,7 @@ def run(arguments: Sequence[str]) -> None:
     name = options.data.replace("/", "-")
     default = str(folder / f"probe-{name}")
     out = command.path("out", default if options.out is None else options.out)
-    if (out / "probe.json").exists() and not options.overwrite:
-        raise command.UsageError(
-            f"{out} holds a probe; --overwrite replaces it, --out=FOLDER leaves it "
-            "alone"
-        )
+    _check_free(out, options.overwrite)
     try:
         dataset = data.load(
             options.data, options.data_dir, train_per_class=options.train_per_class
@@ -106,17 +112,45 @@ def run(arguments: Sequence[str]) -> None:
         known = nets.build(net.trained.name, net.trained.classes).layers
         _names.check(f"layer of {net.trained.name}", options.layer, known)
         brought(dataset, net.trained, few=1)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with locks.held(out):
+        _check_free(out, options.overwrite)
         found = [
             {"method": net.method, "seed": net.seed}
             | probe(net.trained, dataset, options.layer)
             for net in tqdm.tqdm(every, unit="net")
         ]
-        text = write(out, summary, dataset, options.layer, found)
-    except OSError as error:
-        raise command.UsageError(f"cannot write to {out}: {error}") from error
+        try:
+            text = write(out, summary, dataset, options.layer, found)
+        except OSError as error:
+            raise command.UsageError(f"cannot write to {out}: {error}") from error
     print(f"{text}\n{out}: probe.json, probe.md")
+
+
+def _check_free(out: pathlib.Path, overwrite: bool) -> None:
+    """Raises `UsageError` where something would be replaced that is to be kept.
+
+    (`probe.json` is written first, so that none but a probe's `probe.md` is replaced.)
+    """
+    record = out / "probe.json"
+    if not record.exists():
+        if (out / "probe.md").exists():
+            raise command.UsageError(
+                f"{out} holds a probe.md that no probe has written; --out=FOLDER "
+                "leaves it alone"
+            )
+        return
+    if not overwrite:
+        raise command.UsageError(
+            f"{out} holds a probe; --overwrite replaces it, --out=FOLDER leaves it "
+            "alone"
+        )
+    try:
+        if not {"run", "layer", "nets"} <= json.loads(record.read_text()).keys():
+            raise ValueError("it has no run, layer and nets")
+    except Exception as error:  # What is no probe fails in many ways.
+        raise command.UsageError(
+            f"{record} is not a probe ({error}); --out=FOLDER leaves it alone"
+        ) from error
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -154,7 +188,7 @@ def finished(results: str) -> tuple[pathlib.Path, dict]:
     folder = command.path("RESULTS", results)
     try:
         settings = json.loads((folder / "config.json").read_text())
-        if not {"name", "teacher", "student", "methods"} <= settings.keys():
+        if not results_folder.is_run(settings):
             raise ValueError("its config.json is not one of experiments.run")
     except Exception as error:  # What is damaged fails in many ways.
         raise command.UsageError(f"{folder} is not a run's folder ({error})") from error
@@ -486,8 +520,8 @@ def write(
         "nets": list(found),
     }
     text = table(probed)
-    (out / "probe.md").write_text(text)
     loop.write_json(out / "probe.json", probed)
+    files.write(out / "probe.md", text)
     return text
 
 

@@ -7,7 +7,6 @@ of the test error and of the representations. NAME is a file of `experiments/con
 import dataclasses
 import functools
 import importlib
-import json
 import os
 import shlex
 import sys
@@ -27,7 +26,9 @@ from experiments import (
     brain_report,
     checks,
     data,
+    files,
     findings,
+    locks,
     loop,
     methods,
     programs,
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
       The exit status: 0 done, 1 it cannot go on (the loss is not finite, the disk is
-      full), 2 a wrong call, 130 interrupted.
+      full), 2 a wrong call; stopped by a signal 128 and its number: 130 for Ctrl-C.
     """
     arguments = commands.line(arguments)
 
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         again = [sys.executable, "-m", "experiments.run", *again, "--resume"]
         print(f"\nstopped in {stopped}; to continue:", file=sys.stderr)
         print(shlex.join(again), file=sys.stderr)
-        return 130
+        return stopped.status
 
 
 def answer(command: Callable[[], None]) -> int:
@@ -124,10 +125,29 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
     dataset = labs.load(config)
     given = labs.with_measurements(config, dataset, given)
     rehearse(config, dataset, given)
-    folder = results_folder.claim(name, config, given.fingerprints())
-    if (folder / "result.json").exists():
-        summary = json.loads((folder / "result.json").read_text())
+    with locks.held(results_folder.place(name, config)):
+        return _run(name, config, dataset, given, interrupt)
+
+
+def _run(
+    name: str,
+    config: configs.Config,
+    dataset: data.Dataset,
+    given: labs.Given,
+    interrupt: loop.Interrupt,
+) -> dict:
+    """`run`, where nobody else writes to the folder."""
+    fingerprints = {**labs.fingerprint(dataset), **given.fingerprints()}
+    folder = results_folder.claim(name, config, fingerprints)
+    if summary := results_folder.finished(folder, name, config):
         print(f"{folder} is finished:\n\n{described(summary)}")
+        if broken := trainings.without_weights(folder, config):
+            print(
+                f"{folder} has no weights of {', '.join(broken)}: where result.json is "
+                "deleted, --resume writes them from the checkpoints of these nets, or "
+                "trains them anew",
+                file=sys.stderr,
+            )
         return summary
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{dataset.name}: {dataset.note}\nDevices: {device}. Results: {folder}.")
@@ -154,7 +174,7 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
         summary["brain"] = brain.summarise(*own, summary["baseline"])
         written += brain_report.pictures(folder, *own, summary)
     text = described(summary)
-    (folder / "table.md").write_text(text)
+    files.write(folder / "table.md", text)
     loop.write_json(folder / "result.json", summary)
     print(f"\n{text}\n{folder}: {', '.join(written)}")
     return summary

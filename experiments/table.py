@@ -13,6 +13,7 @@ import contextlib
 import csv
 import dataclasses
 import functools
+import io
 import json
 import os
 import pathlib
@@ -35,7 +36,9 @@ import tyro
 from experiments import (
     checks,
     columns,
+    files,
     findings,
+    locks,
     loop,
     methods,
     programs,
@@ -50,6 +53,8 @@ from experiments import config as configs
 from experiments import lab as labs
 from rdljax import _names, checkpoints, teachers, training
 
+# What a table writes beside its columns, in this order.
+WRITTEN = ("table.json", "table.md", "table.csv", "table.png")
 # What a table sets for each column itself.
 OWN = ("out", "resume", "overwrite")
 # What leaves one column undone, and the others as they are.
@@ -92,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
       The exit status: 0 done, 1 it cannot go on, 2 a wrong call or data that are
-      missing, 130 interrupted.
+      missing; stopped by a signal 128 and its number: 130 for Ctrl-C.
     """
     arguments = commands.line(arguments)
 
@@ -109,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     except loop.Interrupted as stopped:
         again = shlex.join([sys.executable, "-m", "experiments.table", *arguments])
         print(f"\nstopped in {stopped}; to continue:\n{again}", file=sys.stderr)
-        return 130
+        return stopped.status
 
 
 def parse(arguments: list[str]) -> Call:
@@ -186,18 +191,9 @@ def make(call: Call, interrupt: loop.Interrupt) -> dict:
       UsageError: A column cannot be run; the others were, and the table written.
       Interrupted: Stopped; what is done stays.
     """
-    summaries, missing = _finished(call), {}
-    for column in call.chosen:
-        print(f"\n== {call.name}: {column}")
-        summaries.pop(column, None)
-        try:
-            config = settled(call, column)
-            summaries[column] = run.run(f"{call.name}/{column}", config, interrupt)
-        except (*CANNOT_GO_ON, commands.UsageError, _names.UnknownName) as error:
-            missing[column] = str(error)
-            print(f"{column}: {error}", file=sys.stderr)
-        found = gathered(call, summaries, missing)
-        write(call.folder, found)
+    with locks.held(call.folder):
+        _check_own(call)
+        found, missing = _make(call, interrupt)
     print(f"\n{text(found)}\n{call.folder}: table.md, table.csv, table.json")
     if missing:
         raise commands.UsageError(
@@ -207,16 +203,63 @@ def make(call: Call, interrupt: loop.Interrupt) -> dict:
     return found
 
 
+def _make(call: Call, interrupt: loop.Interrupt) -> tuple[dict, dict[str, str]]:
+    """What `table.json` holds, and why columns were not run.
+
+    Of a column that is not run again, what its folder holds of an earlier run stays.
+    """
+    summaries, missing = _finished(call), {}
+    for column in call.chosen:
+        print(f"\n== {call.name}: {column}")
+        try:
+            config = settled(call, column)
+            summaries[column] = run.run(f"{call.name}/{column}", config, interrupt)
+        except (*CANNOT_GO_ON, commands.UsageError, _names.UnknownName) as error:
+            missing[column] = str(error)
+            if column in summaries:
+                missing[column] += "; shown is what an earlier run has left"
+            print(f"{column}: {error}", file=sys.stderr)
+        found = gathered(call, summaries, missing)
+        write(call.folder, found)
+    return found, missing
+
+
+def _check_own(call: Call) -> None:
+    """Raises `UsageError` where the folder holds another table, or files of its names.
+
+    (`table.json` is the first that a table writes.)
+    """
+    record = call.folder / "table.json"
+    others = [name for name in WRITTEN if (call.folder / name).exists()]
+    if not others:
+        return
+    try:
+        name = json.loads(record.read_text())["name"]
+    except FileNotFoundError:
+        name = None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise commands.UsageError(
+            f"{record} is no table ({error!r}); --out=FOLDER leaves it alone"
+        ) from error
+    if name != call.name:
+        what = "what no table has written" if name is None else f"the table {name}"
+        raise commands.UsageError(
+            f"{call.folder} holds {what}: {', '.join(others)}; --out=FOLDER leaves it "
+            "alone"
+        )
+
+
 def _finished(call: Call) -> dict[str, dict]:
     """The summaries of the columns that are in the folder already."""
     found = {}
     for column in call.table.columns:
         record = call.folder / column / "result.json"
-        # (What is missing, or damaged, is told when the column is run.)
+        # (What is missing, damaged or another's is told when the column is run.)
         with contextlib.suppress(Exception):
             summary = json.loads(record.read_text())
             findings.table(summary)
-            found[column] = summary
+            if summary["config"]["name"] == f"{call.name}/{column}":
+                found[column] = summary
     return found
 
 
@@ -469,9 +512,10 @@ def write(folder: pathlib.Path, found: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         loop.write_json(folder / "table.json", found)
-        (folder / "table.md").write_text(text(found))
-        with (folder / "table.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(_rows(found))
+        files.write(folder / "table.md", text(found))
+        rows = io.StringIO(newline="")
+        csv.writer(rows).writerows(_rows(found))
+        files.write(folder / "table.csv", rows.getvalue())
         if found["columns"]:
             picture(folder / "table.png", found)
     except OSError as error:
@@ -624,8 +668,7 @@ def picture(path: pathlib.Path, found: dict[str, Any]) -> None:
     words = "Test accuracy, %: seeds, their mean (bar), the baseline's (dotted)"
     words += ", published (diamond)" if published else ""
     figure.suptitle(words, fontsize=9)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    findings.save(figure, path)
 
 
 if __name__ == "__main__":

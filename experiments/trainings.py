@@ -19,6 +19,7 @@ from experiments import (
     brain,
     command,
     data,
+    files,
     loop,
     methods,
     profile,
@@ -28,7 +29,7 @@ from experiments import (
 from experiments import config as configs
 from experiments import lab as labs
 from experiments import results as results_folder
-from rdljax import rdm, statistics, stored, teachers, training
+from rdljax import checkpoints, rdm, statistics, stored, teachers, training
 
 # Bytes that a teacher's answers may take without being asked for.
 REMEMBERED = 2**30
@@ -471,6 +472,7 @@ def _fit(
     ]
     for job in jobs:
         job.folder.mkdir(parents=True, exist_ok=True)
+        _check_checkpoint(job)
     lab.bar.set_description(
         ", ".join(runs) if len(runs) < 3 else f"{jobs[0].name}, ..."
     )
@@ -485,6 +487,31 @@ def _fit(
         return loop.fit(jobs, how, lab.interrupt, advance)
 
 
+def _check_checkpoint(job: loop.Job) -> None:
+    """Raises `CheckpointMismatch` where what a job would go on from is another's."""
+    if checkpoints.latest(job.checkpoint) is None:
+        return
+    # (What is damaged is told where it is read.)
+    about = checkpoints.about(job.checkpoint, tell=lambda words: None)
+    try:
+        results_folder.check_checkpoint(about, job.name, job.settings)
+    except ValueError as error:
+        raise checkpoints.CheckpointMismatch(f"{job.checkpoint}: {error}") from error
+
+
+def without_weights(folder_of_run: pathlib.Path, config: configs.Config) -> list[str]:
+    """The nets of a finished run that it trained and that are no longer there."""
+    trained = [(method, i) for method in config.methods for i in range(config.seeds)]
+    if config.teacher is not None and config.teacher_from is None:
+        trained += [("teacher", seed) for seed in range(config.ensemble)]
+    names = [folder(name, seed, config.ensemble) for name, seed in trained]
+    return [name for name in names if not _has_weights(folder_of_run / name)]
+
+
+def _has_weights(net: pathlib.Path) -> bool:
+    return checkpoints.latest(net / "weights") is not None
+
+
 def recorded(
     lab: Lab,
     name: str,
@@ -492,18 +519,24 @@ def recorded(
     net: Any,
     outcome: Outcome,
 ) -> dict:
-    """The result of a trained net: measured and written, or read again."""
+    """The result of a trained net: measured and written, or read again.
+
+    Of a net that was trained here and whose weights are gone it is written again.
+    """
     own = outcome.variables
     place = lab.folder / folder(name, seed, lab.config.ensemble)
     record = place / "result.json"
+    if outcome.history and record.exists() and not _has_weights(place):
+        lab.tell(f"{place} has a result and no weights: both are written again")
+        record.unlink()
     if not record.exists():
         if outcome.history:
             keep(lab, name, own, place / "weights")
         measured = measure(lab, net, own)
-        np.savez(place / "rdms.npz", **measured.pop("rdms"))
+        _savez(place / "rdms.npz", measured.pop("rdms"))
         if lab.given.measured is not None and name != "teacher":
             of_brain = brain.rdms(lab.config, lab.given.measured, lab.dataset, net, own)
-            np.savez(place / "brain.npz", **of_brain())
+            _savez(place / "brain.npz", of_brain())
         about = {"method": name, "seed": seed, "seconds": outcome.seconds}
         about |= {"versions": versions(), "compared": compared(lab.config, name)}
         about |= {"config": dataclasses.asdict(lab.config)}
@@ -511,6 +544,7 @@ def recorded(
         loop.write_json(record, about | measured)
     try:
         result = json.loads(record.read_text())
+        results_folder.check_net(result, name, seed, lab.config)
         # (Opened here: NumPy leaves a file open that it cannot read.)
         with (place / "rdms.npz").open("rb") as file, np.load(file) as rdms:
             result["rdms"] = {layer: rdms[layer] for layer in net.layers}
@@ -520,6 +554,12 @@ def recorded(
             "is deleted, --resume measures the net again"
         ) from error
     return result
+
+
+def _savez(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an .npz file whole or not at all."""
+    with files.draft(path) as file:
+        np.savez(file, **arrays)
 
 
 def keep(lab: Lab, name: str, trained: dict, place: pathlib.Path) -> None:
@@ -613,7 +653,7 @@ def _record(
     at = rows * n - rows * (rows + 1) // 2 + columns - rows - 1
     place.mkdir(exist_ok=True)
     kept = {name: np.asarray(x)[at] for name, x in rdms.items()}
-    np.savez(place / f"epoch-{epoch:04d}.npz", **kept)
+    _savez(place / f"epoch-{epoch:04d}.npz", kept)
 
 
 def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
@@ -652,7 +692,7 @@ def _look_before(lab: Lab, recipe: Recipe, seed: int) -> None:
         (how, _), *_ = recipe.phases
         begun = variables(how.begin(seed, jax.device_count()))
         own = (lab.dataset, recipe.net, begun)
-        np.savez(file, **brain.rdms(lab.config, lab.given.measured, *own)())
+        _savez(file, brain.rdms(lab.config, lab.given.measured, *own)())
 
 
 def of_brain(lab: Lab, results: list[dict]) -> list[dict]:

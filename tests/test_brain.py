@@ -1,7 +1,9 @@
 """A brain as the teacher: terms towards measured RDMs, and the experiment."""
 
+import dataclasses
 import functools
 import json
+import re
 import shutil
 
 import flax.linen as nn
@@ -14,6 +16,7 @@ import pytest
 from experiments import (
     brain,
     brain_report,
+    checks,
     command,
     data,
     loop,
@@ -768,6 +771,51 @@ class TestExperiment:
         changes = {"brain_rdms": ("it",), "methods": ("it",)}
         with pytest.raises(command.UsageError, match=message.removeprefix("it: may")):
             go(tmp_path / "run", tmp_path / "a.npz", **changes)
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            *((["it", name], f"not be called {name}:") for name in brain.TAKEN),
+            *((["it", name], "not be called") for name in ("crd", "a@b", "a+b", "a/b")),
+            (["it", ""], "not be called : it may have any name but"),
+            (["teacher_subject_session"], "not be called teacher_subject_session"),
+            (["_subject_session"], "not be called _subject_session"),
+            (["it_shuffled", "it"], "not be called it_shuffled, as the control of its"),
+            (["a_shuffled_subject_session", "a"], "not be called a_shuffled, as"),
+            (["it_shuffled", "ape", "before_", "teachers", "Plain", "images2"], None),
+        ],
+    )
+    def test_names_that_a_run_uses(self, names, message, tmp_path):
+        images = np.zeros((6, 2, 2, 1), np.uint8)
+        np.savez(tmp_path / "a.npz", images=images, **dict.fromkeys(names, np.ones(15)))
+        config = configs.Config(brain=str(tmp_path / "a.npz"))
+        if message is None:
+            shuffled = [f"{name}_shuffled" for name in names]
+            assert brain.names(config) == names + shuffled
+        else:
+            with pytest.raises(command.UsageError, match=re.escape(message)):
+                brain.names(config)
+
+    def test_names_of_the_teacher_s_layers(self):
+        own = {"brain": "a.npz", "student": "mlp", "teacher": "mlp"}
+        own |= {"layers": ("pooled", "logits"), "brain_rdms": ("pooled",)}
+        measured = ("pooled", "stage1")
+        # (Names of layers that are not read collide with nothing.)
+        for method in ("pooled", "kd+pooled", "rdl+stage1", "plain"):
+            checks.check(configs.Config(**own, methods=(method,)), measured)
+        for method in ("rdl+pooled", "pooled@stage1+rdl", "kd+crd+pooled"):
+            with pytest.raises(command.UsageError, match="the RDM pooled has the name"):
+                checks.check(configs.Config(**own, methods=(method,)), measured)
+
+    def test_a_name_that_is_too_long_for_a_folder(self):
+        for size, seeds in ((249, 10), (248, 11)):
+            config = configs.Config(brain="a", brain_rdms=("it",), seeds=seeds)
+            for name in ("é" * (size // 2) + "a" * (size % 2), "a" * size):
+                config = dataclasses.replace(config, methods=(name,))
+                checks.check(config, ("it", name))
+                config = dataclasses.replace(config, methods=(f"{name}b",))
+                with pytest.raises(command.UsageError, match="at most 255 bytes"):
+                    checks.check(config, ("it", f"{name}b"))
 
     def test_resumed_with_another_brain(self, finished, made, tmp_path):
         with np.load(made) as arrays:

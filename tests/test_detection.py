@@ -13,7 +13,16 @@ import optax
 import pytest
 from PIL import Image
 
-from experiments import canvas, centernet, command, data, detection, loop, weights
+from experiments import (
+    canvas,
+    centernet,
+    command,
+    data,
+    detection,
+    locks,
+    loop,
+    weights,
+)
 from rdljax import nets
 
 STRIDE = 4
@@ -700,6 +709,56 @@ class TestCommand:
         assert detection.main(call) == 2
         assert "cannot write to" in capsys.readouterr().err
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+class TestFolder:
+    def test_of_other_images_is_not_gone_on_with(self, tmp_path, capsys):
+        def claim(**settings):
+            options = detection.parse(["a=drawn:mlp", f"--out={tmp_path}", "--resume"])
+            detection.claim(options, settings)
+
+        claim(epochs=3, images="a")
+        with pytest.raises(command.UsageError, match="images 'a' there and 'b' here"):
+            claim(epochs=3, images="b")
+        with pytest.raises(command.UsageError, match="epochs 3 there and 4 here"):
+            claim(epochs=4, images="a")
+        assert not capsys.readouterr().err
+        # An earlier version's says nothing of them, and then does.
+        (tmp_path / "detection.json").write_text('{"epochs": 3}')
+        claim(epochs=3, images="b")
+        assert "is not checked" in capsys.readouterr().err
+        with pytest.raises(command.UsageError, match="images 'b' there"):
+            claim(epochs=3, images="a")
+
+    def test_a_result_of_another_comparison_is_not_taken(self, tmp_path):
+        variables = {"params": np.arange(3.0)}
+        backbone = detection.Backbone("a", 1, "mlp", None, variables)
+        settings = {"epochs": 3}
+        whole = {"backbone": "a", "seed": 1, "settings": settings}
+        whole["weights"] = weights.fingerprint(variables)
+        old = {k: v for k, v in whole.items() if k != "settings"}
+        for record, message in (
+            (whole, None),
+            (old, None),
+            (whole | {"seed": 0}, "by its seed; where"),
+            (whole | {"backbone": "b"}, "by its backbone; where"),
+            (whole | {"settings": {"epochs": 4}}, "by its settings; where"),
+            (whole | {"weights": "0"}, "of other weights"),
+        ):
+            (tmp_path / "a-seed1.json").write_text(json.dumps(record))
+            if message is None:
+                assert detection.recorded(tmp_path, backbone, settings) == record
+            else:
+                with pytest.raises(command.UsageError, match=message):
+                    detection.recorded(tmp_path, backbone, settings)
+
+    def test_in_use_is_left_alone(self, tmp_path, capsys, digits, monkeypatch):
+        monkeypatch.setattr(detection, "load_backbone", lambda *_: None)
+        monkeypatch.setattr(data, "load", lambda *_: digits)
+        with locks.held(tmp_path):
+            assert detection.main(["a=b", *TINY, f"--out={tmp_path}"]) == 2
+        assert "in use by process" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
 
 
 class TestBackbone:

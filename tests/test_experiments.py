@@ -1,8 +1,12 @@
 """The experiment from the command line: results, wrong calls, Ctrl-C and resuming."""
 
+import dataclasses
+import errno
 import functools
 import json
+import os
 import pathlib
+import platform
 import re
 import shlex
 import shutil
@@ -10,7 +14,9 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import filelock
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -21,14 +27,17 @@ from experiments import (
     command,
     data,
     findings,
+    locks,
     loop,
     methods,
     results,
     run,
+    trainings,
     trials,
     weights,
 )
 from experiments import config as configs
+from experiments import lab as labs
 from rdljax import checkpoints, nets, objectives
 from tests import quick
 
@@ -588,9 +597,12 @@ class TestFolder:
 
     def test_one_that_a_run_was_killed_while_it_took_is_free(self, tmp_path):
         (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "config.partial").write_text("{")
+        left = {"config.partial", ".partial-0a1b2c3d-config.json", locks.NAME}
+        for name in left:
+            (tmp_path / "run" / name).write_text("{")
         folder = self.claim(tmp_path / "run")
-        assert [file.name for file in folder.iterdir()] == ["config.json"]
+        names = {file.name for file in folder.iterdir()}
+        assert names - left == {"config.json"}
 
     def test_the_same_settings_are_resumed_when_asked(self, tmp_path):
         self.claim(tmp_path / "a")
@@ -615,16 +627,373 @@ class TestFolder:
         monkeypatch.setenv("HOME", str(tmp_path))
         assert self.claim("~/a") == tmp_path / "a"
 
-    def test_overwrite_deletes_a_run_and_nothing_else(self, tmp_path):
-        self.claim(tmp_path / "a")
-        (tmp_path / "a" / "old").touch()
-        self.claim(tmp_path / "a", seeds=7, overwrite=True)
-        assert not (tmp_path / "a" / "old").exists()
-        (tmp_path / "b").mkdir()
-        (tmp_path / "b" / "thesis.tex").touch()
+    def written(self, folder):
+        """A folder of a run with all kinds of what runs leave, and their paths."""
+        self.claim(folder)
+        names = ["result.json", "table.md", "report.html", "correlations.md"]
+        names += ["brain_mds.png", "before-seed12.npz", locks.NAME, "config.partial"]
+        names += ["profile/kd/profile.json", "profile/kd/plugins/profile/1/a.pb"]
+        names += ["teacher/weights/0/manifest.json", "teacher-seed1/result.json"]
+        for net in ("plain-seed0", "kd+rdl-seed11"):
+            names += [f"{net}/{of}" for of in ("result.json", "rdms.npz", "brain.npz")]
+            names += [
+                f"{net}/checkpoint/{of}" for of in ("6/state/d/0", ".writing/6/x")
+            ]
+            names += [f"{net}/rdms/epoch-0001.npz", f"{net}/events.out.tfevents.1.a"]
+            names += [f"{net}/start-up/checkpoint/3/manifest.json"]
+            names += [f"{net}/.partial-0a1b2c3d-rdms.npz"]
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+        return names
+
+    def test_overwrite_deletes_a_run(self, finished, tmp_path):
+        folders = [tmp_path / "a", shutil.copytree(finished, tmp_path / "b")]
+        self.written(folders[0])
+        for folder in folders:
+            self.claim(folder, seeds=7, overwrite=True)
+            left = {path.name for path in folder.rglob("*")} - {locks.NAME}
+            assert left == {"config.json"}
+            assert json.loads((folder / "config.json").read_text())["seeds"] == 7
+
+    @pytest.mark.parametrize(
+        "foreign",
+        [
+            *("thesis.tex", "notes/thesis.tex", "plain-seed0/notes.txt"),
+            *("plain-seed0 copy/result.json", "plain-seed/result.json"),
+            *("at-seed0/result.json", "kd-seed0/config.json", "inner/config.json"),
+            *("teacher/checkpoint/best/state", "plain-seed0/rdms/mine.npz"),
+            *("table.md/a", "profile/kd/notes.txt", "probe-stl10/probe.json"),
+            *("LINK:away", "LINK:rdms.png", "LINK:rdl-seed0", "LINK:plain-seed0/rdms"),
+        ],
+    )
+    def test_overwrite_deletes_nothing_where_something_else_lies(
+        self, foreign, tmp_path
+    ):
+        folder, aside = tmp_path / "a", tmp_path / "aside"
+        self.claim(folder)
+        (folder / "plain-seed0").mkdir()
+        (folder / "plain-seed0" / "result.json").write_text("{}")
+        (folder / "result.json").write_text("{}")
+        aside.mkdir()
+        link, name = foreign.startswith("LINK:"), foreign.removeprefix("LINK:")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            (folder / name).symlink_to(aside)
+        else:
+            (folder / name).write_text("years of work")
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(command.UsageError, match="no run has written: ") as refused:
+            self.claim(folder, overwrite=True)
+        named = str(refused.value).partition("written: ")[2].partition(";")[0]
+        assert name == named or name.startswith(f"{named}/")
+        assert sorted(folder.rglob("*")) == before
+
+    def test_overwrite_takes_only_runs(self, tmp_path):
+        (tmp_path / "thesis.tex").touch()
         with pytest.raises(command.UsageError, match="not a run"):
-            self.claim(tmp_path / "b", overwrite=True)
-        assert (tmp_path / "b" / "thesis.tex").exists()
+            self.claim(tmp_path, overwrite=True)
+        whole = {"name": "a", **results.settings(configs.Config())}
+        four = {k: whole[k] for k in ("name", "teacher", "student", "methods")}
+        wrong = [four, whole | {"methods": "plain"}, whole | {"seeds": "3"}, [whole]]
+        wrong += [{k: v for k, v in whole.items() if k != "epochs"}]
+        (tmp_path / "thesis.tex").unlink()
+        for record in wrong:
+            (tmp_path / "config.json").write_text(json.dumps(record))
+            with pytest.raises(command.UsageError, match="not a run"):
+                self.claim(tmp_path, overwrite=True)
+        assert results.is_run(whole) and not any(map(results.is_run, wrong))
+
+    def test_killed_while_it_deletes_it_is_not_finished(self, tmp_path, monkeypatch):
+        config, at = configs.load("mnist_rdl"), 0
+
+        def killed(*_, **__):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+
+        for at in (0, 1, 2, 4, 5, 9, 13, 100):
+            folder, left = tmp_path / str(at), at
+            names = self.written(folder)
+            with monkeypatch.context() as patch:
+                for owner, name in ((pathlib.Path, "unlink"), (shutil, "rmtree")):
+                    whole = getattr(owner, name)
+                    patch.setattr(
+                        owner, name, lambda *a, f=whole, **k: killed() or f(*a, **k)
+                    )
+                try:
+                    self.claim(folder, overwrite=True)
+                    break
+                except KeyboardInterrupt:
+                    pass
+            results_left = [n for n in names if n.endswith("result.json")]
+            results_left = [n for n in results_left if (folder / n).exists()]
+            if at == 0:
+                assert len(results_left) == 4
+                continue
+            # The run's own is the first, then those of nets, before anything else.
+            assert "result.json" not in results_left
+            assert not results_left or all((folder / n).exists() for n in names[1:3])
+            self.claim(folder, resume=True)
+            assert results.finished(folder, "mnist_rdl", config) is None
+            self.claim(folder, overwrite=True)
+        assert at == 100 and (folder / "config.json").exists()
+
+    def test_a_result_stays_until_that_of_more_seeds_takes_its_place(
+        self, finished, tmp_path
+    ):
+        folder = shutil.copytree(finished, tmp_path / "run")
+        recorded = json.loads((folder / "result.json").read_text())["config"]
+        names = configs.Config.__dataclass_fields__
+        own = {k: v for k, v in recorded.items() if k in names}
+        own |= {"out": str(folder), "resume": True}
+        own |= {k: tuple(v) for k, v in own.items() if isinstance(v, list)}
+        config = configs.Config(**own)
+        assert results.finished(folder, "mnist_rdl", config)["config"] == recorded
+        more = dataclasses.replace(config, seeds=5, methods=(*METHODS, "cc"))
+        results.claim("mnist_rdl", more)
+        assert (folder / "result.json").exists()
+        assert results.finished(folder, "mnist_rdl", more) is None
+        # And one of other settings than the folder's is none of this run.
+        (folder / "result.json").write_text(
+            (finished / "result.json").read_text().replace('"batch": 64', '"batch": 32')
+        )
+        with pytest.raises(command.UsageError, match="another run.*batch 32 there"):
+            results.claim("mnist_rdl", more)
+
+    def test_other_images_are_not_gone_on_with(self, tmp_path, capsys):
+        rng = np.random.default_rng(0)
+
+        def split(count):
+            images = rng.integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
+            return data.Split(images, rng.integers(0, 3, count))
+
+        parts = [split(5) for _ in range(3)]
+        dataset = data.Dataset("a", 3, *parts, "a note", (0.0,), (1.0,))
+        found = {"the same": labs.fingerprint(dataset)}
+        for part, name in zip(parts, ("train", "validation", "test"), strict=True):
+            image, label = part.image.copy(), part.label[::-1].copy()
+            image[3, 2, 1, 0] ^= 1
+            label[0] = (part.label[0] + 1) % 3
+            for other in (part._replace(image=image), part._replace(label=label)):
+                changed = dataset._replace(**{name: other})
+                found[f"{name} {other is part}{len(found)}"] = labs.fingerprint(changed)
+        assert len({of["images"] for of in found.values()}) == 7
+        config = configs.load("mnist_rdl", out=str(tmp_path), resume=True)
+        first, *others = found.values()
+        results.claim("mnist_rdl", config, first)
+        results.claim("mnist_rdl", config, first)
+        assert "not checked" not in capsys.readouterr().err
+        with pytest.raises(command.UsageError, match="images '[0-9a-f]{64}' there"):
+            results.claim("mnist_rdl", config, others[0])
+        # Of streamed ones the files are known, beside the others.
+        streamed = {"image_files": "0" * 64}
+        results.claim("mnist_rdl", config, streamed)
+        assert "is not checked" in capsys.readouterr().err
+        record = json.loads((tmp_path / "config.json").read_text())
+        assert first.items() | streamed.items() <= record.items()
+        # What earlier versions left has none, and is gone on with.
+        record = {k: v for k, v in record.items() if k not in results.IMAGES}
+        (tmp_path / "config.json").write_text(json.dumps(record))
+        results.claim("mnist_rdl", config, others[0])
+        assert "is not checked" in capsys.readouterr().err
+        with pytest.raises(command.UsageError, match="images"):
+            results.claim("mnist_rdl", config, first)
+
+
+@pytest.fixture(scope="module")
+def lab(finished):
+    """What reading back takes of a lab."""
+    recorded = json.loads((finished / "result.json").read_text())["config"]
+    recorded = {k: tuple(v) if isinstance(v, list) else v for k, v in recorded.items()}
+    recorded.pop("name")
+    dataset, said = data.load("digits", train_per_class=20), []
+    lab = types.SimpleNamespace(
+        config=configs.Config(**recorded), dataset=dataset, folder=finished
+    )
+    lab.given, lab.said, lab.tell = labs.Given(), said, said.append
+    return lab
+
+
+class TestReadBack:
+    """What a run goes on from is its own."""
+
+    def test_a_checkpoint_of_another_net_or_run(self, lab, tmp_path):
+        def refused(lab, name):
+            with pytest.raises(checkpoints.CheckpointMismatch) as raised:
+                trainings._fit(lab, {name: 0}, None, 2, 0)
+            return str(raised.value)
+
+        here = types.SimpleNamespace(**{**vars(lab), "folder": tmp_path})
+        shutil.copytree(lab.folder / "plain-seed0", tmp_path / "plain-seed1")
+        words = refused(here, "plain-seed1")
+        assert "job 'plain-seed0' there and 'plain-seed1' here" in words
+        here.folder, here.config = lab.folder, dataclasses.replace(lab.config, batch=32)
+        assert "batch 64 there and 32 here" in refused(here, "plain-seed0")
+        # More seeds and methods are the same run; what says nothing is an old one's.
+        mine = results.settings(lab.config)
+        for about in ({"job": "a", "settings": mine}, {"job": "a"}):
+            results.check_checkpoint(about, "a", mine | {"seeds": 9})
+        for about in ({}, {"job": "a", "settings": {}}, {"job": "b", "settings": mine}):
+            with pytest.raises(ValueError, match="another run"):
+                results.check_checkpoint(about, "a", mine)
+
+    def test_a_result_of_another_net_or_run(self, lab, tmp_path):
+        here = types.SimpleNamespace(**{**vars(lab), "folder": tmp_path})
+        for name in ("plain-seed0", "plain-seed1"):
+            shutil.copytree(lab.folder / "plain-seed0", tmp_path / name)
+        net, outcome = nets.build("mlp", 10), trainings.Outcome({}, [{"loss": 1.0}])
+        found = trainings.recorded(here, "plain", 0, net, outcome)
+        assert (found["method"], found["seed"]) == ("plain", 0)
+        with pytest.raises(command.UsageError, match="seed 0 there and 1 here"):
+            trainings.recorded(here, "plain", 1, net, outcome)
+        here.config = dataclasses.replace(lab.config, learning_rate=0.7)
+        with pytest.raises(command.UsageError, match="learning_rate 0.1 there"):
+            trainings.recorded(here, "plain", 0, net, outcome)
+
+    def test_a_result_without_weights_is_written_again(
+        self, lab, tmp_path, monkeypatch
+    ):
+        here = types.SimpleNamespace(**{**vars(lab), "folder": tmp_path})
+        place = shutil.copytree(lab.folder / "plain-seed0", tmp_path / "plain-seed0")
+        shutil.rmtree(place / "weights" / "0")
+        net, kept = nets.build("mlp", 10), []
+        measured = {"test_error": 12.5, "rdms": dict.fromkeys(net.layers, np.ones(3))}
+        monkeypatch.setattr(trainings, "keep", lambda *given: kept.append(given[-1]))
+        monkeypatch.setattr(trainings, "measure", lambda *_: dict(measured))
+        outcome = trainings.Outcome({}, [{"loss": 1.0}])
+        result = trainings.recorded(here, "plain", 0, net, outcome)
+        assert result["test_error"] == 12.5 and kept == [place / "weights"]
+        assert "no weights" in lab.said[-1]
+
+    def test_a_finished_run_without_weights_says_so(self, finished, tmp_path, capsys):
+        folder = shutil.copytree(finished, tmp_path / "run")
+        again = ["--seeds=2", "--methods", *METHODS, "--resume", f"--out={folder}"]
+        assert call(*again) == 0
+        assert "weights" not in capsys.readouterr().err
+        shutil.rmtree(folder / "hint-seed1" / "weights")
+        shutil.rmtree(folder / "teacher")
+        assert call(*again) == 0
+        assert "no weights of hint-seed1, teacher:" in capsys.readouterr().err
+
+
+# Holds a folder's lock as `locks.held` does, without jax.
+HOLDER = """
+import fcntl, json, os, platform, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+owner = {"host": platform.node(), "pid": os.getpid(), "since": "yesterday"}
+print(json.dumps(owner), file=file, flush=True)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+class TestLock:
+    def take(self, folder):
+        with locks.held(folder):
+            pass
+
+    def other(self, folder, age=0.0, **owner):
+        """The lock file that another process has left."""
+        there = {"host": "elsewhere", "pid": os.getpid(), "since": "noon"} | owner
+        (folder / locks.NAME).write_text(json.dumps(there))
+        then = time.time() - age
+        os.utime(folder / locks.NAME, (then, then))
+
+    def test_it_is_one_process_s_until_that_is_dead(self, tmp_path):
+        started = [sys.executable, "-c", HOLDER, str(tmp_path / locks.NAME)]
+        with subprocess.Popen(started, stdout=subprocess.PIPE) as holder:
+            try:
+                assert holder.stdout.readline() == b"held\n"
+                words = rf"in use by process {holder.pid} on .* since yesterday"
+                for _ in range(2):  # (To be refused changes nothing.)
+                    with pytest.raises(command.UsageError, match=words):
+                        self.take(tmp_path)
+            finally:
+                holder.kill()
+        assert (tmp_path / locks.NAME).exists()
+        with locks.held(tmp_path):
+            owner = json.loads((tmp_path / locks.NAME).read_text())
+            assert (owner["pid"], owner["host"]) == (os.getpid(), platform.node())
+            with pytest.raises(command.UsageError, match=f"process {os.getpid()} "):
+                self.take(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("owner", "age", "kernel", "free"),
+        [
+            # Of another host the kernel may not know, and its numbers mean nothing.
+            ({}, 0.0, True, False),
+            ({}, 100.0, True, False),
+            ({}, 130.0, True, True),
+            ({"pid": 2**22 + 1}, 0.0, False, False),
+            ({"pid": 2**22 + 1}, 130.0, False, True),
+            # Of this one it does, and where it does not, the process is looked for.
+            ({"host": platform.node()}, 0.0, True, True),
+            ({"host": platform.node()}, 1000.0, False, False),
+            ({"host": platform.node(), "pid": 1}, 0.0, False, False),
+            ({"host": platform.node(), "pid": 2**22 + 1}, 0.0, False, True),
+            # What is no owner holds nothing.
+            *(({"pid": pid}, 0.0, True, True) for pid in ("x", -1, 0, None)),
+            ({"host": 3}, 0.0, True, True),
+            ({"more": 3}, 0.0, True, True),
+        ],
+    )
+    def test_who_lives(self, owner, age, kernel, free, tmp_path, monkeypatch):
+        self.other(tmp_path, age, **owner)
+        if not kernel:
+
+            def without(lock, *_, **__):
+                raise OSError(errno.ENOSYS, "no locks")
+
+            monkeypatch.setattr(filelock.FileLock, "acquire", without)
+        before = (tmp_path / locks.NAME).read_text()
+        if free:
+            with locks.held(tmp_path):
+                assert (
+                    json.loads((tmp_path / locks.NAME).read_text())["since"] != "noon"
+                )
+            assert not list(tmp_path.iterdir())
+        else:
+            with pytest.raises(command.UsageError, match="since noon"):
+                self.take(tmp_path)
+            assert (tmp_path / locks.NAME).read_text() == before
+
+    def test_it_shows_that_it_lives(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(locks, "BEAT", 0.01)
+        with locks.held(tmp_path):
+            os.utime(tmp_path / locks.NAME, (1, 1))
+            for _ in range(500):
+                if (tmp_path / locks.NAME).stat().st_mtime > 1:
+                    break
+                time.sleep(0.01)
+            else:
+                raise AssertionError("no sign of life")
+
+    def test_an_error_within_frees_it_and_is_not_changed(self, tmp_path):
+        folder = tmp_path / "a" / "b"
+        with pytest.raises(OSError, match="^full$"), locks.held(folder):
+            raise OSError("full")
+        assert not list((tmp_path / "a" / "b").iterdir())
+
+    def test_what_cannot_be_written_is_refused(self, tmp_path):
+        (tmp_path / "file").touch()
+        (tmp_path / locks.NAME).symlink_to("elsewhere")
+        for folder in (tmp_path / "file", tmp_path / "file" / "a", tmp_path):
+            with pytest.raises(command.UsageError, match="cannot write to"):
+                self.take(folder)
+        assert not (tmp_path / "elsewhere").exists()
+
+    def test_a_run_in_use_is_left_alone(self, finished, tmp_path, capsys):
+        folder = shutil.copytree(finished, tmp_path / "run")
+        self.other(folder)
+        before = sorted(folder.rglob("*"))
+        for flags in (["--overwrite", "--learning_rate=0.3"], ["--resume"], []):
+            assert call(f"--out={folder}", *flags) == 2
+            assert "in use by process" in capsys.readouterr().err
+        assert sorted(folder.rglob("*")) == before
 
 
 class TestConfig:

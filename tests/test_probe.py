@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from experiments import command, data, probe, run, weights
+from experiments import command, data, locks, probe, run, weights
 from rdljax import nets, statistics
 from tests import quick, test_data
 
@@ -383,7 +383,8 @@ class TestCommand:
         text = (tmp_path / "logits" / "probe.md").read_text()
         assert "100 images for training" in text and "probes of logits" in text
         assert "Published" not in text
-        (tmp_path / "logits" / "probe.json").write_text("old")
+        old = {"run": {}, "layer": "old", "nets": []}
+        (tmp_path / "logits" / "probe.json").write_text(json.dumps(old))
         again = [*call, f"--out={tmp_path / 'logits'}", "--overwrite"]
         assert probe.main(again) == 0
         found = json.loads((tmp_path / "logits" / "probe.json").read_text())
@@ -431,6 +432,27 @@ class TestCommand:
         assert said.startswith("error: ") and message in said
         assert sorted(finished.rglob("*")) == before and not list(tmp_path.iterdir())
 
+    def test_what_no_probe_has_written_is_kept(
+        self, finished, tmp_path, capsys, monkeypatch
+    ):
+        monkeypatch.setattr(probe, "probe", None)  # Not come to.
+        call = [str(finished), "--train_per_class=10", f"--out={tmp_path}"]
+        for name, content, message in (
+            ("probe.md", "notes", "probe.md that no probe has written"),
+            ("probe.json", "notes", "is not a probe"),
+            ("probe.json", '{"run": {}, "nets": []}', "is not a probe"),
+            ("probe.json", "[1]", "is not a probe"),
+        ):
+            (tmp_path / name).write_text(content)
+            assert probe.main([*call, "--overwrite"]) == 2
+            assert message in capsys.readouterr().err
+            assert (tmp_path / name).read_text() == content
+            (tmp_path / name).unlink()
+        with locks.held(tmp_path):
+            assert probe.main(call) == 2
+        assert "in use by process" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
     def test_without_images_to_choose_by(self, finished, capsys, monkeypatch):
         images = dataset((32, 32, 1))
         none = data.Split(images.test.image[:0], images.test.label[:0])
@@ -444,9 +466,11 @@ class TestCommand:
         config = (finished / "config.json").read_text()
         folder = tmp_path / "run"
         folder.mkdir()
-        (folder / "config.json").write_text("{}")
-        assert probe.main([str(folder)]) == 2
-        assert "is not a run's folder" in capsys.readouterr().err
+        four = {k: json.loads(config)[k] for k in ("name", "teacher", "student")}
+        for record in ({}, four | {"methods": ["plain"]}):
+            (folder / "config.json").write_text(json.dumps(record))
+            assert probe.main([str(folder)]) == 2
+            assert "is not a run's folder" in capsys.readouterr().err
         (folder / "config.json").write_text(config)
         assert probe.main([str(folder)]) == 2
         assert "is not finished" in capsys.readouterr().err

@@ -17,12 +17,14 @@ from experiments import (
     columns,
     command,
     data,
+    locks,
     loop,
     methods,
     results,
     run,
     table,
     tables,
+    trainings,
 )
 from experiments import config as configs
 from rdljax import statistics
@@ -300,6 +302,9 @@ class TestCommand:
         teacher = {"teacher_from": str(folder / "first" / "teacher" / "weights")}
         config = json.loads((folder / "second" / "config.json").read_text())
         (folder / "second" / "config.json").write_text(json.dumps(config | teacher))
+        result = json.loads((folder / "second" / "result.json").read_text())
+        result["config"] |= teacher
+        (folder / "second" / "result.json").write_text(json.dumps(result))
         assert call(folder) == 2
         said = capsys.readouterr()
         assert "not run: elsewhere" in said.err
@@ -313,6 +318,61 @@ class TestCommand:
         after = json.loads((finished / "table.json").read_text())
         assert [c["name"] for c in after["columns"]] == ["first", "second"]
         assert after == before
+
+    def test_a_finished_column_that_fails_stays_in_the_table(
+        self, finished, tmp_path, capsys, monkeypatch
+    ):
+        folder = shutil.copytree(finished, tmp_path / "tiny")
+        before = json.loads((folder / "table.json").read_text())
+
+        def failing(self, *_):
+            raise loop.Diverged("it diverged")
+
+        monkeypatch.setattr(trainings, "train_all", failing)
+        for change, reason in (
+            (["--learning_rate=0.7"], "learning_rate 0.1 there and 0.7 here"),
+            (["--batch=10000"], "a batch of 10000 is impossible"),
+            (["--seeds=3"], "it diverged"),
+        ):
+            assert call(folder, "--only=first", *change) == 2
+            said = capsys.readouterr()
+            assert "not run: first" in said.err and reason in said.err
+            found = json.loads((folder / "table.json").read_text())
+            assert found["columns"] == before["columns"]
+            words = found["missing"]["first"]
+            assert reason in words and words.endswith("what an earlier run has left")
+            assert f"Not run: first ({words})" in (folder / "table.md").read_text()
+        # One that was never finished is none; and what is damaged or another's.
+        (folder / "first" / "result.json").unlink()
+        other = (folder / "second" / "result.json").read_text()
+        for left in (None, "{", other):
+            if left is not None:
+                (folder / "first" / "result.json").write_text(left)
+            assert call(folder, "--only=first") == 2
+            found = json.loads((folder / "table.json").read_text())
+            assert [c["name"] for c in found["columns"]] == ["second"]
+
+    def test_what_is_no_such_table_is_left_alone(self, tmp_path, capsys):
+        for name, content, message in (
+            ("table.md", "my table", "holds what no table has written: table.md;"),
+            ("table.csv", "a,b", "holds what no table has written: table.csv;"),
+            ("table.json", '{"name": "others"}', "holds the table others: table.json;"),
+            ("table.json", "[1]", "table.json is no table"),
+            ("table.json", '{"names": 1}', "table.json is no table"),
+        ):
+            folder = tmp_path / "table"
+            folder.mkdir()
+            (folder / name).write_text(content)
+            assert call(folder) == 2
+            assert message in capsys.readouterr().err
+            assert [(f.name, f.read_text()) for f in folder.iterdir()] == [
+                (name, content)
+            ]
+            shutil.rmtree(folder)
+        with locks.held(folder):
+            assert call(folder) == 2
+        assert "in use by process" in capsys.readouterr().err
+        assert not list(folder.iterdir())
 
     def test_a_net_that_diverges_leaves_the_others(self, finished, tmp_path, capsys):
         # Of the first column the students of KD; the second is trained.
