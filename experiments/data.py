@@ -11,11 +11,12 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import json
 import logging
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,12 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import command, records
-from rdljax import _names
+from rdljax import _files, _names
 
 PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 KNOWN = ("digits", *PREPARED_HERE)
 # Bytes of the decoded images of a set that is loaded whole.
 IN_MEMORY = 4 * 2**30
+# The classes that a folder may name.
+_OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
 # Of pixels from 0 to 1: what nets for ImageNet are trained with.
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Training images from which mean and deviation are estimated where not all are loaded.
@@ -488,6 +491,11 @@ def _folder(
             f"{folder} is read by TFDS ({error}): pip install -r requirements.txt"
         ) from error
     with _or_damaged(folder):
+        named = [*_classes(_files.words(folder / "dataset_info.json"))]
+        if (folder / "features.json").exists():
+            named += _classes(_files.words(folder / "features.json"))
+    _check_classes(folder, named)
+    with _or_damaged(folder):
         builder = tfds.builder_from_directory(folder)
         features = dict(builder.info.features.items())
     if not (
@@ -522,7 +530,7 @@ def _folder(
             both = records.opened([sources[s] for s in splits], shape, **options)
         if both is None:
             with _or_damaged(folder):
-                both = [records.loaded(sources[s], shape[-1]) for s in splits]
+                both = [records.loaded(sources[s], shape) for s in splits]
     except NotImplementedError as error:
         raise DataMissing(
             f"{folder} is in a format that only TensorFlow reads "
@@ -546,6 +554,38 @@ def _folder(
         if "test" in builder.info.splits:
             source += " with labels"
     return source, classes, train, test
+
+
+def _classes(words: Any) -> Iterator[str]:
+    """The Python classes that the JSON of a TFDS folder names, however deep.
+
+    TFDS imports the module of each: of the features in features.json, of those that
+    dataset_info.json may have, and of those in JSON that is a text in them.
+    """
+    if isinstance(words, list):
+        for entry in words:
+            yield from _classes(entry)
+    elif isinstance(words, dict):
+        for key, entry in words.items():
+            if key == "json" and isinstance(entry, str):
+                entry = json.loads(entry)
+            # (Before version 4.5 TFDS wrote "type" and "content".)
+            old = key == "type" and "content" in words
+            new = key in ("pythonClassName", "python_class_name")
+            if isinstance(entry, str) and (old or new):
+                yield entry
+            yield from _classes(entry)
+
+
+def _check_classes(folder: pathlib.Path, named: Iterable[str]) -> None:
+    """Raises `DataMissing` for a class that is not one of TFDS's own features."""
+    for name in named:
+        if not _OWN_FEATURE.fullmatch(name):
+            raise DataMissing(
+                f"{folder} is refused: it names the class {name!r}, whose module TFDS "
+                "would import, and only tensorflow_datasets.core.features is: a data "
+                "set may run no code"
+            )
 
 
 @contextlib.contextmanager

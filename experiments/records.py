@@ -23,6 +23,8 @@ import numpy as np
 import PIL.Image
 import tqdm
 
+from rdljax import _files
+
 # How many images are decoded at a time.
 THREADS = os.cpu_count() or 1
 # Of random parts: the share of the image's area, and width over height.
@@ -32,6 +34,8 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # What it calls pixels of 32 bits, of which nothing says which are white, but in these
 # formats: theirs have 16 (and are called "I;16" too, as newer versions do of PNG).
 WIDE, SIXTEEN = ("I", "F"), ("PNG", "PPM")
+# Pixels of the largest image that is decoded: few kilobytes may stand for gigabytes.
+LARGEST = 2**26
 # The labels of fewer records are read anew each time.
 KEPT = 20_000
 
@@ -196,9 +200,12 @@ def source(builder: Any, split: str, where: str) -> Source:
     """
     import tensorflow_datasets as tfds
 
+    files = list(map(os.fspath, builder.info.splits[split].filepaths))
+    for file in files:
+        if os.path.abspath(os.path.dirname(file)) != os.path.abspath(builder.data_dir):
+            raise ValueError(f"{split!r} names {file}, which is not in the folder")
     skip = {"image": tfds.decode.SkipDecoding()}
     examples = builder.as_data_source(split, decoders=skip)
-    files = list(map(os.fspath, builder.info.splits[split].filepaths))
     if builder.info.file_format.value == "array_record":
         # TFDS believes the number in its JSON, and would make room for any.
         count = len(type(examples.data_source)(files))
@@ -207,25 +214,36 @@ def source(builder: Any, split: str, where: str) -> Source:
     return Source(examples, files, where)
 
 
-def loaded(source: Source, channels: int) -> tuple[np.ndarray, np.ndarray]:
+def loaded(
+    source: Source, shape: Sequence[int | None]
+) -> tuple[np.ndarray, np.ndarray]:
     """All images of a split, decoded, and their labels.
 
     Args:
       source: Where they are.
-      channels: Of the images that are answered.
+      shape: Height, width and channels of the images, with None for what the folder
+        does not say.
 
     Returns:
       uint8 `[N, H, W, C]` and int32 `[N]`.
 
     Raises:
-      Damaged: One cannot be decoded.
+      Damaged: One cannot be decoded, or has another size than the folder says.
       VaryingSize: They vary in size.
     """
+    *own, channels = shape
+
+    def see(image):
+        found = image.size[::-1]
+        if any(x not in (None, y) for x, y in zip(own, found, strict=True)):
+            raise ValueError(f"it has {found} pixels, the folder says {tuple(own)}")
+        return in_mode(image, MODES[channels])
+
     examples = source.examples.__getitems__(range(len(source.examples)))
 
     def decode(number, example):
         with _or_damaged(source, number):
-            return _decoded(example["image"], lambda x: in_mode(x, MODES[channels]))
+            return _decoded(example["image"], see)
 
     images = list(_pool(THREADS).map(decode, range(len(examples)), examples))
     check_one_size({image.shape for image in images}, source.where)
@@ -309,7 +327,7 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
         np.load(file) as found,
     ):
         label, sizes = found["label"], found["sizes"]
-        if label.shape == (count,):
+        if label.shape == (count,) and label.dtype == np.int32:
             return label, set(map(tuple, sizes.tolist()))
     label, sizes = np.empty(count, np.int32), set()
     with tqdm.tqdm(total=count, desc=f"labels of {source.where}", delay=2) as bar:
@@ -321,10 +339,8 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
     if count >= KEPT:
         with contextlib.suppress(OSError):  # The cache may be read-only, or full.
             kept.parent.mkdir(parents=True, exist_ok=True)
-            draft = kept.with_suffix(f".{os.getpid()}")
-            with draft.open("wb") as file:
+            with _files.draft(kept) as file:
                 np.savez(file, label=label, sizes=sorted(sizes))
-            draft.replace(kept)
     return label, sizes
 
 
@@ -465,6 +481,11 @@ def _decoded(
 ) -> np.ndarray:
     """What is seen of an image, uint8 `[H, W, C]`."""
     with PIL.Image.open(io.BytesIO(encoded)) as image:
+        if math.prod(image.size) > LARGEST:
+            raise ValueError(
+                f"its {math.prod(image.size):,} pixels are more than {LARGEST:,} "
+                "(records.LARGEST)"
+            )
         pixels = np.asarray(see(image))
     return pixels.reshape(*pixels.shape[:2], -1)
 

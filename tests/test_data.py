@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import shutil
 import socket
 import struct
@@ -723,3 +724,110 @@ class TestDamaged:
         _write(tmp_path, "tiny", {"train": _examples(6), "test": _examples(3)})
         monkeypatch.setenv("HOME", str(tmp_path.parent))
         assert data.load("tiny", f"~/{tmp_path.name}").classes == 3
+
+
+class TestUntrusted:
+    """A folder that anyone may have made: it runs no code, and reads no other file."""
+
+    EVIL = "wicked_features.nested.Feature"
+    CLASS_LABEL = "tensorflow_datasets.core.features.class_label_feature.ClassLabel"
+
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        _write(tmp_path, "tiny", {"train": _examples(6), "test": _examples(3)})
+        package = tmp_path / "wicked_features"
+        package.mkdir()
+        (package / "__init__.py").write_text("open(__path__[0] + '/ran', 'w').close()")
+        monkeypatch.syspath_prepend(tmp_path)
+        yield tmp_path / "tiny" / "1.0.0"
+        sys.modules.pop("wicked_features", None)
+
+    def named(self, kind):
+        """Of each form that TFDS reads, features with a class of this name."""
+        evil, text = {"python_class_name": self.EVIL}, {"text": {}}
+        old = {"type": self.EVIL, "content": {}}
+        sequence = "tensorflow_datasets.core.features.sequence_feature.Sequence"
+        return {
+            "plain": {"pythonClassName": self.EVIL, **text},
+            "snake": evil | text,
+            "in a sequence": {
+                "pythonClassName": sequence,
+                "sequence": {"feature": evil | text, "length": "-1"},
+            },
+            "old": old,
+            "in a text": {
+                "pythonClassName": sequence,
+                "jsonFeature": {"json": json.dumps({"feature": old, "length": 1})},
+            },
+        }[kind]
+
+    @pytest.mark.parametrize("file", ["features.json", "dataset_info.json"])
+    @pytest.mark.parametrize(
+        "kind", ["plain", "snake", "in a sequence", "old", "in a text"]
+    )
+    def test_no_class_but_those_of_tfds(self, kind, file, folder):
+        tfds = pytest.importorskip("tensorflow_datasets")
+        features = json.loads((folder / "features.json").read_text())
+        evil = self.named(kind)
+        if kind == "old":
+            everything = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+            text = json.dumps({"more": evil})
+            features = {"pythonClassName": everything, "jsonFeature": {"json": text}}
+        else:
+            features["featuresDict"]["features"]["more"] = evil
+        path = folder / file
+        if file == "dataset_info.json":
+            features = json.loads(path.read_text()) | {"features": features}
+        path.write_text(json.dumps(features))
+        with pytest.raises(data.DataMissing, match=f"refused.*'{self.EVIL}'"):
+            data.load("tiny", str(folder.parents[1]))
+        ran = folder.parents[1] / "wicked_features" / "ran"
+        assert not ran.exists()
+        # TFDS alone runs it: the test can fail.
+        with pytest.raises(Exception, match="wicked"):
+            tfds.builder_from_directory(folder)
+        assert ran.exists()
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "tensorflow_datasets.core.featuresx.Image",
+            "tensorflow_datasets.core.features.image_feature.Image\n",
+            "tensorflow_datasets.core.features..os.Image",
+            "tensorflow_datasets.testing.mocking.Image",
+            "Image",
+            "",
+        ],
+    )
+    def test_names_that_look_like_those_of_tfds(self, name):
+        with pytest.raises(data.DataMissing, match="is refused"):
+            data._check_classes("tiny", [self.CLASS_LABEL, name])
+        data._check_classes("tiny", [self.CLASS_LABEL])
+
+    @pytest.mark.parametrize("where", ["/other/x-{SHARD_X_OF_Y}", "../y.array_record"])
+    def test_no_other_folder_is_read(self, where, folder):
+        path = folder / "dataset_info.json"
+        info = json.loads(path.read_text())
+        for split in info["splits"]:
+            split["filepathTemplate"] = where
+        path.write_text(json.dumps(info))
+        with pytest.raises(data.DataMissing, match="not in the folder"):
+            data.load("tiny", str(folder.parents[1]))
+
+    def test_images_larger_than_the_folder_says(self, tmp_path):
+        tfds = pytest.importorskip("tensorflow_datasets")
+        features = {
+            "image": tfds.features.Image(shape=(8, 8, 1)),
+            "label": tfds.features.ClassLabel(num_classes=3),
+        }
+        examples = [*_examples(5), *_examples(1, size=64)]
+        splits = {"train": examples, "test": _examples(3)}
+        _write(tmp_path, "tiny", splits, features=features)
+        with pytest.raises(data.DataMissing, match=r"\(64, 64\) .* says \(8, 8\)"):
+            data.load("tiny", str(tmp_path))
+
+    def test_images_that_no_memory_holds(self, folder, monkeypatch):
+        assert data.load("tiny", str(folder.parents[1])).classes == 3
+        monkeypatch.setattr(records, "LARGEST", 63)
+        with pytest.raises(data.DataMissing, match="64 pixels are more than 63"):
+            data.load("tiny", str(folder.parents[1]))
