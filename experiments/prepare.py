@@ -32,8 +32,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import command
-from rdljax import _names
+from experiments import command, locks
+from rdljax import _files, _names
 
 
 class Split(NamedTuple):
@@ -163,6 +163,13 @@ SOURCES = {
 
 # Seconds a server may stay silent.
 PATIENCE = 10.0
+# Bytes of the largest file that is downloaded, and of what it may unpack to before its
+# sum is known. (The largest original has 170 MB, and unpacks to 186 MB.)
+LARGEST = 2**28
+
+
+# What the folder is called that a new one replaces, until it is there.
+_REPLACED = "replaced"
 
 
 class CannotPrepare(ValueError):
@@ -179,7 +186,8 @@ def prepare(
     """Writes the folder `data_dir/NAME/VERSION` in TFDS's array_record format.
 
     It appears whole or not at all: it is written to a hidden folder of `data_dir` and
-    then renamed.
+    then renamed. Hidden folders that killed processes have left are removed; where one
+    holds the folder that it was to replace, that is put back.
 
     Args:
       name: a key of `SOURCES`.
@@ -201,6 +209,7 @@ def prepare(
     data_dir = pathlib.Path(data_dir).expanduser()
     version = str(tfds.builder_cls(name).VERSION)
     folder = data_dir / name / version
+    _remove_left(name, data_dir, folder)
     if folder.exists() and not overwrite:
         return folder
     if manual_dir is None:
@@ -209,17 +218,46 @@ def prepare(
         files = _found(name, pathlib.Path(manual_dir).expanduser())
     content = SOURCES[name].read(name, files)
     data_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch,
+        locks.held(pathlib.Path(scratch)),
+    ):
         written = _write(name, content, pathlib.Path(scratch))
         folder.parent.mkdir(exist_ok=True)
+        replaced = pathlib.Path(scratch) / _REPLACED
         if folder.exists():
-            folder.rename(pathlib.Path(scratch) / "replaced")
-        written.rename(folder)
+            folder.rename(replaced)
+        try:
+            written.rename(folder)
+        finally:
+            _put_back(replaced, folder)
     return folder
+
+
+def _remove_left(name: str, data_dir: pathlib.Path, folder: pathlib.Path) -> None:
+    """Removes the hidden folders of a data set that no process writes any more."""
+    for left in data_dir.glob(f".{name}-{'[a-z0-9_]' * 8}"):
+        # (Or its process is alive, or it is another user's.)
+        with contextlib.suppress(command.UsageError, OSError):
+            found = {path.name for path in left.iterdir()}
+            if left.is_symlink() or found - {_REPLACED, name, "downloads", locks.NAME}:
+                continue
+            with locks.held(left):
+                _put_back(left / _REPLACED, folder)
+            shutil.rmtree(left)
+
+
+def _put_back(replaced: pathlib.Path, folder: pathlib.Path) -> None:
+    """Undoes a replacement that was cut short between its two renames."""
+    if replaced.exists() and not folder.exists():
+        replaced.rename(folder)
 
 
 def unpack(path: pathlib.Path, accepted: tuple[str, ...]) -> bytes:
     """Reads a gzip file whose SHA-256, or that of its content, is among those accepted.
+
+    Where the sum of the file is not among them, no more than `LARGEST` bytes are
+    unpacked to compare that of the content.
 
     Args:
       path: of the file.
@@ -231,15 +269,16 @@ def unpack(path: pathlib.Path, accepted: tuple[str, ...]) -> bytes:
     Raises:
       CannotPrepare: it is another file.
     """
-    packed = path.read_bytes()
+    with path.open("rb") as file:
+        packed = hashlib.file_digest(file, "sha256").hexdigest()
     try:
-        content = gzip.decompress(packed)
+        with gzip.open(path) as file:
+            content = file.read(-1 if packed in accepted else LARGEST)
     except (OSError, EOFError, zlib.error):
         content = b""
-    sums = [hashlib.sha256(data).hexdigest() for data in (packed, content)]
-    if not set(sums) & set(accepted):
+    if not {packed, hashlib.sha256(content).hexdigest()} & set(accepted):
         raise CannotPrepare(
-            f"{path} is not the original file: its SHA-256 is {sums[0]}, "
+            f"{path} is not the original file: its SHA-256 is {packed}, "
             f"published is {accepted[0]}"
         )
     return content
@@ -343,17 +382,25 @@ def _download(url: str, path: pathlib.Path, accepted: tuple[str, ...]) -> None:
     """Downloads a file, which appears at `path` when it is whole and checked."""
     import tqdm
 
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with _open(url) as response, partial.open("wb") as file:
-            size = response.length
-            bar = tqdm.tqdm.wrapattr(response, "read", total=size, desc=path.name)
-            with bar as counted:
-                shutil.copyfileobj(counted, file)
-        unpack(partial, accepted)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _open(url) as response, _files.draft(path) as file:
+        size = response.length
+        if size is not None and size > LARGEST:
+            raise OSError(_too_large(size))
+        bar = tqdm.tqdm.wrapattr(response, "read", total=size, desc=path.name)
+        with bar as counted:
+            while part := counted.read(2**20):
+                file.write(part)
+                if file.tell() > LARGEST:
+                    raise OSError(_too_large(file.tell()))
+        file.flush()
+        unpack(pathlib.Path(file.name), accepted)
+
+
+def _too_large(size: int) -> str:
+    return (
+        f"it has {size:,} bytes or more, and no original has more than {LARGEST:,} "
+        "(prepare.LARGEST)"
+    )
 
 
 def _open(url: str) -> http.client.HTTPResponse:

@@ -14,11 +14,12 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from experiments import data, prepare
+from experiments import data, locks, prepare
 from rdljax import _names
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -253,6 +254,101 @@ def test_what_exists_is_kept_unless_overwritten(original, tmp_path, monkeypatch)
     assert not (folder / "mark").exists()
     assert _is_whole(tmp_path / "made", "mnist")
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["mnist"]
+
+
+def test_what_a_killed_process_has_left_is_removed(original, tmp_path):
+    """One that dies before the second of its two renames."""
+    program = (
+        "import os, sys, pathlib; from experiments import prepare\n"
+        "prepare.SOURCES['mnist'] = eval(sys.argv[2], vars(prepare))\n"
+        "rename = pathlib.Path.rename\n"
+        "pathlib.Path.rename = lambda path, to: (\n"
+        "    rename(path, to) if 'replaced' in str(to) else os._exit(9))\n"
+        "prepare.prepare('mnist', sys.argv[1], overwrite=True, manual_dir=sys.argv[3])"
+    )
+    made, files = tmp_path / "made", original()
+    source = f"Source('', {dict(prepare.SOURCES['mnist'].files)!r}, read_mnist)"
+    folder = prepare.prepare("mnist", made, manual_dir=files)
+    (folder / "mark").touch()
+    command = [sys.executable, "-c", program, made, source, files]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert not folder.exists() and len(list(made.glob(".mnist-*"))) == 1
+    assert prepare.prepare("mnist", made, manual_dir=files) == folder
+    assert (folder / "mark").exists() and _is_whole(made, "mnist")
+    assert [path.name for path in made.iterdir()] == ["mnist"]
+
+
+def test_what_is_not_left_by_the_killed_stays(original, tmp_path):
+    made, files = tmp_path / "made", original()
+    theirs, alive, link = (
+        made / f".mnist-{x}" for x in ("original", "0123abcd", "l" * 8)
+    )
+    for path in (theirs / "photographs", alive / "mnist", tmp_path / "downloads"):
+        path.mkdir(parents=True)
+    link.symlink_to(tmp_path / "downloads")
+    with locks.held(alive):
+        prepare.prepare("mnist", made, manual_dir=files)
+        assert alive.exists() and theirs.exists() and link.is_symlink()
+    prepare.prepare("mnist", made, manual_dir=files)
+    assert theirs.exists() and link.is_symlink() and not alive.exists()
+
+
+def test_where_the_new_folder_does_not_come_the_old_one_stays(
+    original, tmp_path, monkeypatch
+):
+    made, files = tmp_path / "made", original()
+    folder = prepare.prepare("mnist", made, manual_dir=files)
+    (folder / "mark").touch()
+    rename = pathlib.Path.rename
+
+    def full(path, to):
+        if to == folder and path.name != "replaced":
+            raise OSError("no space left on device")
+        return rename(path, to)
+
+    monkeypatch.setattr(pathlib.Path, "rename", full)
+    with pytest.raises(OSError, match="no space"):
+        prepare.prepare("mnist", made, manual_dir=files, overwrite=True)
+    assert (folder / "mark").exists()
+    assert [path.name for path in made.iterdir()] == ["mnist"]
+
+
+class TestBombs:
+    """Few bytes that stand for many."""
+
+    def test_no_more_is_unpacked_than_an_original_has(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(prepare, "LARGEST", 2**20)
+        path, content = tmp_path / "x.gz", bytes(2**23)
+        path.write_bytes(gzip.compress(content))
+        sums = [hashlib.sha256(x).hexdigest() for x in (path.read_bytes(), content)]
+        tracemalloc.start()
+        for published in ("0" * 64, sums[1]):
+            with pytest.raises(prepare.CannotPrepare, match="x.gz is not the original"):
+                prepare.unpack(path, (published,))
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
+        assert prepare.unpack(path, (sums[0],)) == content
+        monkeypatch.setattr(prepare, "LARGEST", 2**23)
+        assert prepare.unpack(path, (sums[1],)) == content
+
+    @pytest.mark.parametrize("told", [True, False])
+    def test_no_more_is_downloaded(self, told, original, server, tmp_path, monkeypatch):
+        folder = original(url=server.url)
+        monkeypatch.setattr(prepare, "LARGEST", 2**20)
+        (folder / "train-images-idx3-ubyte.gz").write_bytes(bytes(2**22))
+        if not told:
+            opened = prepare._open
+
+            def untold(url):
+                response = opened(url)
+                response.length = None
+                return response
+
+            monkeypatch.setattr(prepare, "_open", untold)
+        words = f"has {2**22 if told else 2**21:,} bytes or more, and no original"
+        with pytest.raises(prepare.CannotPrepare, match=words):
+            prepare.prepare("mnist", tmp_path / "made")
+        assert _tree(tmp_path / "made" / "downloads" / "mnist") == []
 
 
 @pytest.fixture
