@@ -15,6 +15,7 @@ devices an axis name only, so the same body runs under `pmap`, `vmap(axis_name=.
 """
 
 import functools
+import hashlib
 import inspect
 import operator
 import time
@@ -706,6 +707,7 @@ def _placing(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
         # For a state that comes from elsewhere (made or restored on one device) the
         # step would be compiled once more.
         if state.replicated.step.sharding != everywhere:
+            check_alike("state", state)
             state = state._replace(per_device=of_this_process(state.per_device))
             state = TrainState(*map(jax.device_put, state, where))
         return mapped(state, arrays, batch)
@@ -745,11 +747,68 @@ def of_this_process(batch: Batch, *, axis: int = 0) -> Batch:
     return jax.tree.map(lambda x: _split(x, count, "processes", axis)[me], batch)
 
 
+class ProcessesDiffer(ValueError):
+    """What all processes of a training should hold alike is not the same."""
+
+
+def check_alike(what: str, tree: PyTree) -> None:
+    """Raises `ProcessesDiffer` where a process holds something else than the first.
+
+    Of several processes each must call, and in each it raises. Nothing is asked of one
+    process alone. A step calls it with the state that it begins with, and `whole` with
+    the one that is to be saved.
+
+    Args:
+      what: What it is, for the message, such as "settings".
+      tree: Arrays, numbers, strings, and pytrees of these.
+
+    Raises:
+      ProcessesDiffer: With the processes, and the first entry that differs.
+    """
+    if jax.process_count() == 1:
+        return
+    found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None)
+    names = [jax.tree_util.keystr(x, simple=True, separator="/") for x, _ in found]
+    hashes = [_sha256(x) for _, x in found]
+    # The names alone first: of other entries there may be more.
+    _check_hashes(what, ["what its entries are called"], [_sha256("\n".join(names))])
+    _check_hashes(what, names, hashes)
+
+
+def _check_hashes(what: str, names: Sequence[str], hashes: Sequence[bytes]) -> None:
+    # (Of few shapes, each of which is a program to compile.)
+    own = np.zeros((-(-len(hashes) // 64) * 64, 32), np.uint8)
+    own[: len(hashes)] = [list(x) for x in hashes]
+    differs = multihost_utils.process_allgather(own)
+    differs = (differs != differs[0]).any(axis=2)  # [processes, entries]
+    if differs.any():
+        processes = ", ".join(map(str, np.flatnonzero(differs.any(axis=1))))
+        first = names[np.flatnonzero(differs.any(axis=0))[0]]
+        raise ProcessesDiffer(
+            f"the {what} of process {processes} differs from that of process 0: {first}"
+        )
+
+
+def _sha256(x: Any) -> bytes:
+    if not hasattr(x, "dtype"):
+        return hashlib.sha256(repr(x).encode()).digest()
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    x = np.asarray(x)
+    content = np.ascontiguousarray(np.atleast_1d(x)).view(np.uint8)
+    kind = f"{x.dtype} {x.shape}".encode()
+    return hashlib.sha256(kind + content.tobytes()).digest()
+
+
 def whole(state: TrainState) -> TrainState:
     """The state with the rows of all processes' devices, as it is to be saved.
 
     Of one process it is the state itself; of several, each must call.
+
+    Raises:
+      ProcessesDiffer: What all processes should hold alike is not the same.
     """
+    check_alike("state", state.replicated)
 
     def one(x):
         parted = jax.process_count() > 1 and x.shape[0] < jax.device_count()

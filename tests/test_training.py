@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -306,11 +307,20 @@ class TestProcesses:
     def test_two_processes_are_one_by_pmap(self, tmp_path):
         self.check(tmp_path, *run_pmap(4)[:2])
 
-    def check(self, tmp_path, expected, expected_metrics):
-        """Two processes of two devices each, over the loopback, against four of one.
+    @pytest.mark.slow
+    @pytest.mark.parametrize("who", [0, 1])
+    @pytest.mark.parametrize("how", ["raises", "killed"])
+    def test_one_that_ends_ends_the_other(self, tmp_path, how, who):
+        processes = self.start(tmp_path, how, str(who))
+        said = [process.communicate(timeout=100)[0] for process in processes]
+        assert all(process.returncode not in (0, None) for process in processes)
+        assert (processes[who].returncode == -signal.SIGKILL) == (how == "killed")
+        assert ("something is wrong here" in said[who]) == (how == "raises")
+        assert "another task died" in said[1 - who]
+        assert not (tmp_path / "middle").exists()
 
-        Each sees its own half of the images' indices; the first saves, both restore.
-        """
+    def start(self, tmp_path, *ending):
+        """Two processes of two devices each, over the loopback."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -320,9 +330,9 @@ class TestProcesses:
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "PYTHONPATH": str(ROOT),
         }
-        processes = [
+        return [
             subprocess.Popen(
-                [*command, str(i)],
+                [*command, str(i), *ending],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -330,6 +340,13 @@ class TestProcesses:
             )
             for i in range(2)
         ]
+
+    def check(self, tmp_path, expected, expected_metrics):
+        """Two processes against four devices of one.
+
+        Each sees its own half of the images' indices; the first saves, both restore.
+        """
+        processes = self.start(tmp_path)
         for process in processes:
             try:
                 said, _ = process.communicate(timeout=240)
