@@ -134,12 +134,9 @@ def misfit(value: Any, form: Any, name: str) -> str:
     return next(filter(None, (misfit(*one) for one in each)), "")
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-# A form for `misfit`.
-COUNT = ("a whole number of 1 or more", _is_count)
+# Forms for `misfit`.
+SIZE = ("a whole number of 0 or more", lambda x: type(x) is int and x >= 0)
+COUNT = ("a whole number of 1 or more", lambda x: type(x) is int and x >= 1)
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:

@@ -44,6 +44,14 @@ _MANIFEST = "manifest.json"
 _STATE = "state"
 _WRITING = ".writing"
 _REPLACED = "replaced "
+# What a manifest holds, beside its own hash and format, and what the caller told.
+_FIELDS = {
+    "leaves": {...: {"shape": [_files.SIZE], "dtype": str, "sha256": str}},
+    "files": {...: str},
+    "about": ("any JSON", lambda _: True),
+}
+# The most words that a typed key is made of.
+_KEY = 16
 
 
 class CheckpointMismatch(ValueError):
@@ -79,6 +87,8 @@ def _steps(folder: pathlib.Path) -> list[int]:
 
 def _put_back(folder: pathlib.Path) -> None:
     """Undoes a replacement that was cut short between its two renames."""
+    if (folder / _WRITING).is_symlink():  # It is not ours.
+        return
     for replaced in folder.glob(f"{_WRITING}/{_REPLACED}*"):
         place = folder / replaced.name.removeprefix(_REPLACED)
         # (Several processes may do it at once.)
@@ -257,7 +267,7 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
       CheckpointMismatch: Another version of rdljax wrote it.
     """
     try:
-        manifest = json.loads((where / _MANIFEST).read_bytes())
+        manifest = _files.words(where / _MANIFEST)
         whole = manifest["sha256"] == _files.sha256_of_words(manifest)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if (where / "about").is_dir():
@@ -270,11 +280,13 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
         ) from error
     if not whole:
         raise CheckpointDamaged(f"{where} is damaged: its manifest was changed")
-    if manifest["format"] != _FORMAT:
+    if manifest.get("format") != _FORMAT:
         raise CheckpointMismatch(
-            f"{where} is stored in format {manifest['format']}, and this version of "
-            f"rdljax reads format {_FORMAT}"
+            f"{where} is stored in format {manifest.get('format')}, and this version "
+            f"of rdljax reads format {_FORMAT}"
         )
+    if wrong := _files.misfit(manifest, _FIELDS, _MANIFEST):
+        raise CheckpointDamaged(f"{where} is damaged: {wrong}")
     # Read before orbax does: its threads would print tracebacks of their own.
     found = _sha256_of_files(where)
     for path, digest in manifest["files"].items():
@@ -292,13 +304,32 @@ def _arrays(
     Raises:
       CheckpointDamaged: One is not what was saved.
     """
-    with _orbax() as checkpointer:
-        arrays = checkpointer.restore(where / _STATE, args=ocp.args.StandardRestore())
-    arrays = {path: np.asarray(x, order="C") for path, x in arrays.items()}
+    expected = {path for path, leaf in leaves.items() if 0 not in leaf["shape"]}
+    try:
+        with _orbax() as checkpointer:
+            told = checkpointer.metadata(where / _STATE).item_metadata.items()
+            # (Shapes before numbers: none that the manifest has not is read.)
+            fitting = {k for k, x in told if k in expected and _fits(x, leaves[k])}
+            if len(told) != len(fitting) or fitting != expected:
+                raise ValueError("its arrays are not those of its manifest")
+            args = ocp.args.StandardRestore()
+            arrays = checkpointer.restore(where / _STATE, args=args)
+        arrays = {path: np.asarray(x, order="C") for path, x in arrays.items()}
+    except Exception as error:  # What is damaged fails in many ways.
+        raise CheckpointDamaged(f"{where} is damaged: {_first_line(error)}") from error
     for path, array in arrays.items():
         if _sha256(array) != leaves[path]["sha256"]:
             raise CheckpointDamaged(f"{where} is damaged: {path} was changed")
     return arrays
+
+
+def _fits(array: Any, leaf: Mapping[str, Any]) -> bool:
+    """Whether what orbax says of an array is what the manifest says of the leaf."""
+    shape, dtype = list(array.shape), str(array.dtype)
+    if leaf["dtype"].startswith("key<"):
+        *shape, words = shape
+        return words <= _KEY and (shape, dtype) == (leaf["shape"], "uint32")
+    return (shape, dtype) == (leaf["shape"], leaf["dtype"])
 
 
 def _first_line(error: Exception) -> str:
@@ -374,6 +405,8 @@ def _store(
     Where it is killed between two renames, `_put_back` finds the old one.
     """
     place, aside = folder / str(step), folder / _WRITING
+    if aside.is_symlink():  # (Nothing is written through it.)
+        aside.unlink()
     _put_back(folder)
     if place.exists() and not _is_checkpoint(place):
         raise FileExistsError(f"{place} is in the way: it is no checkpoint")

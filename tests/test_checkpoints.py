@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 import shutil
 import subprocess
@@ -540,6 +541,92 @@ def empty(file: pathlib.Path, rng: np.random.Generator) -> None:
 
 def remove(file: pathlib.Path, rng: np.random.Generator) -> None:
     file.unlink()
+
+
+def rewritten(folder, **changes):
+    """Changes a manifest, or drops what is ..., and makes all its hashes right."""
+    text = folder / "manifest.json"
+    manifest = json.loads(text.read_text())
+    manifest["files"] = checkpoints._sha256_of_files(folder)
+    manifest = {k: x for k, x in (manifest | changes).items() if x is not ...}
+    manifest["sha256"] = _files.sha256_of_words(manifest)
+    text.write_text(json.dumps(manifest))
+
+
+class TestUntrusted:
+    """Manifests whose hashes are right, and folders with links."""
+
+    LEAF = {"shape": [2], "dtype": "float32", "sha256": "0" * 64}
+
+    def test_wrong_fields_are_damages(self, tmp_path):
+        checkpoints.save(tmp_path, 4, {"x": np.ones(2, np.float32)}, {"epoch": 1})
+        whole = (tmp_path / "4" / "manifest.json").read_text()
+        for changes, words in (
+            ({"leaves": ...}, "manifest.json lacks 'leaves'"),
+            ({"files": ...}, "manifest.json lacks 'files'"),
+            ({"about": ...}, "manifest.json lacks 'about'"),
+            ({"leaves": [self.LEAF]}, "leaves is .*, expected dict"),
+            ({"leaves": {"['x']": 3}}, r"leaves.\['x'\] is '3', expected dict"),
+            ({"leaves": {"['x']": self.LEAF | {"shape": None}}}, "expected list"),
+            ({"leaves": {"['x']": self.LEAF | {"shape": [2.0]}}}, "a whole number"),
+            ({"leaves": {"['x']": self.LEAF | {"dtype": 4}}}, "'4', expected str"),
+            ({"leaves": {"['x']": self.LEAF | {"sha256": []}}}, "expected str"),
+            ({"files": {"state": 1}}, "files.state is '1', expected str"),
+            ({"files": []}, "files is .*, expected dict"),
+        ):
+            (tmp_path / "4" / "manifest.json").write_text(whole)
+            rewritten(tmp_path / "4", **changes)
+            for read in (
+                lambda: checkpoints.about(tmp_path),
+                lambda: checkpoints.restore(tmp_path, {"x": np.ones(2, np.float32)}),
+            ):
+                with pytest.raises(checkpoints.CheckpointDamaged, match=words):
+                    read()
+        rewritten(tmp_path / "4", format=...)
+        with pytest.raises(checkpoints.CheckpointMismatch, match="in format None"):
+            checkpoints.about(tmp_path)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"['x']": np.zeros(2**20, np.float32)},
+            {"['x']": np.ones(2)},
+            {"['x']": np.ones(2, np.float32), "['y']": np.zeros(2)},
+            {"['y']": np.ones(2, np.float32)},
+        ],
+        ids=["larger", "dtype", "more", "other"],
+    )
+    def test_arrays_that_are_not_those_of_the_manifest(
+        self, other, tmp_path, monkeypatch
+    ):
+        like = {"x": np.ones(2, np.float32)}
+        checkpoints.save(tmp_path, 4, like, {})
+        shutil.rmtree(tmp_path / "4" / "state")
+        with checkpoints._orbax() as checkpointer:
+            args = ocp.args.StandardSave(other)
+            checkpointer.save(tmp_path / "4" / "state", args=args)
+        rewritten(tmp_path / "4")
+        # They are compared before one of them is read.
+        monkeypatch.setattr(ocp.Checkpointer, "restore", None)
+        with pytest.raises(checkpoints.CheckpointDamaged, match="not those of its man"):
+            checkpoints.restore(tmp_path, like)
+
+    def test_nothing_is_written_or_moved_through_a_link(self, tmp_path):
+        theirs = tmp_path / "theirs" / "replaced 3"
+        checkpoints.save(tmp_path / "mine", 4, STORED, {})
+        shutil.copytree(tmp_path / "mine" / "4", theirs)
+        (tmp_path / "mine" / ".writing").symlink_to(theirs.parent)
+        assert checkpoints.latest(tmp_path / "mine") == 4
+        checkpoints.save(tmp_path / "mine", 5, STORED, {})
+        assert sorted(x.name for x in (tmp_path / "mine").iterdir()) == ["4", "5"]
+        assert [x.name for x in theirs.parent.iterdir()] == ["replaced 3"]
+
+    def test_a_pipe_is_no_manifest(self, tmp_path):
+        checkpoints.save(tmp_path, 4, STORED, {})
+        (tmp_path / "4" / "manifest.json").unlink()
+        os.mkfifo(tmp_path / "4" / "manifest.json")
+        with pytest.raises(checkpoints.CheckpointDamaged, match="cannot be read"):
+            checkpoints.about(tmp_path)
 
 
 class TestDamage:
