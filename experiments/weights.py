@@ -17,7 +17,7 @@ import optax
 
 from experiments import command, data, modalities
 from experiments.command import UsageError
-from rdljax import _names, checkpoints, nets
+from rdljax import _files, _names, checkpoints, nets
 from rdljax.nets import _weights, from_keras, from_torch
 
 Array = jax.Array
@@ -230,6 +230,32 @@ def _check(normalisation: Normalisation, channels: int) -> None:
         )
 
 
+def _is_normalisation(value: Any) -> bool:
+    wrong = _files.misfit(value, [[("a number", _is_number)]], "")
+    return value is None or (not wrong and len(value) == 2)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+# What a folder of a net tells about it.
+_FIELDS = {
+    "name": ("the name of a net", lambda x: isinstance(x, str) and x in nets.NETS),
+    "classes": _files.COUNT,
+    "shape": (
+        "height, width and channels",
+        lambda x: isinstance(x, list) and len(x) == 3,
+    ),
+    "normalisation": ("mean and std of each channel, or null", _is_normalisation),
+    "source": {...: str},
+    "modality?": (
+        "a part of images",
+        lambda x: x in (modalities.IMAGE, *modalities.PARTS),
+    ),
+}
+
+
 def save(trained: Trained, folder: str | os.PathLike) -> None:
     """Writes a net to a folder, as a checkpoint of step 0."""
     about = {**trained._asdict(), "kind": "weights"}
@@ -237,23 +263,35 @@ def save(trained: Trained, folder: str | os.PathLike) -> None:
     checkpoints.save(folder, 0, trained.variables, about)
 
 
-def load(folder: str | os.PathLike) -> Trained:
+def load(folder: str | os.PathLike, *, limit: int | None = _files.LIMIT) -> Trained:
     """Reads a net back from its folder.
 
+    Args:
+      folder: From `save`.
+      limit: Bytes that the variables may take; or 20 times the folder's, where that is
+        more. None for any number.
+
     Raises:
-      UsageError: The folder holds no such net.
+      UsageError: The folder holds no such net, or a larger one.
     """
     folder = command.path("the folder of weights", os.fspath(folder))
     try:
         about = checkpoints.about(folder)
-        if about.get("kind") != "weights":
+        if not isinstance(about, dict) or about.get("kind") != "weights":
             raise ValueError(f"{folder} is a checkpoint of a run")
+        wrong = _files.misfit(about, _FIELDS, "it")
+        wrong = wrong or _files.misfit(about["shape"], [_files.COUNT], "it.shape")
+        if wrong:
+            raise ValueError(wrong)
         net = nets.build(about["name"], about["classes"])
         *size, channels = about["shape"]
         modality = about.get("modality", modalities.IMAGE)
         seen = (1, *size, modalities.channels(modality, channels))
         images = jax.ShapeDtypeStruct(seen, jnp.float32)
         like = jax.eval_shape(net.init, jax.random.key(0), images)
+        asked = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+        own = sum(x.stat().st_size for x in folder.rglob("*") if x.is_file())
+        _files.check_size(folder, asked, limit, own)
         variables, about, _ = checkpoints.restore(folder, like)
         shape, normalisation = tuple(about["shape"]), about["normalisation"]
         if normalisation is not None:

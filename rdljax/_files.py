@@ -218,15 +218,18 @@ def _lock(file: int) -> bool:
     return True
 
 
-def check_size(path: pathlib.Path, size: int, limit: int | None) -> None:
+def check_size(
+    path: pathlib.Path, size: int, limit: int | None, own: int | None = None
+) -> None:
     """Raises `CannotRead` where arrays take more memory than a file may ask for.
 
     Args:
-      path: Of the file.
+      path: Of the file, or of a folder.
       size: Bytes of the arrays.
       limit: Bytes that are allowed, or `TIMES` those of the file; None for any number.
+      own: Bytes of what is in a folder.
     """
-    own = path.stat().st_size
+    own = path.stat().st_size if own is None else own
     if limit is not None and size > max(limit, TIMES * own):
         raise CannotRead(
             f"{path} has {own:,} bytes, and its arrays would take {size:,}: a file may "

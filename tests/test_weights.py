@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import command, data, export_torch, import_torch, run, weights
-from rdljax import checkpoints, nets
+from rdljax import _files, checkpoints, nets
 from rdljax.nets import _weights, from_torch
 from tests import quick
 
@@ -147,6 +147,47 @@ class TestTrained:
         checkpoints.save(tmp_path / "run", 3, {"x": np.ones(2)}, {"epoch": 1})
         with pytest.raises(command.UsageError, match="checkpoint of a run"):
             weights.load(tmp_path / "run")
+
+
+class TestUntrusted:
+    """A folder whose hashes are right, and whose words are not."""
+
+    def test_wrong_fields_and_sizes_are_told(self, tmp_path):
+        about = {
+            **{"kind": "weights", "name": "mlp", "classes": 2, "shape": [4, 4, 1]},
+            **{"normalisation": [[0.5], [0.25]], "source": {"file": "x.npz"}},
+        }
+        variables = drawn(nets.build("mlp", 2), (4, 4, 1))
+        checkpoints.save(tmp_path / "net", 0, variables, about)
+        assert weights.load(tmp_path / "net").shape == (4, 4, 1)
+        text = tmp_path / "net" / "0" / "manifest.json"
+        for changes, words in (
+            *(({key: ...}, f"it lacks '{key}'") for key in about.keys() - {"kind"}),
+            ({"kind": ...}, "is a checkpoint of a run"),
+            ({"name": ["mlp"]}, "name is .*, expected the name of a net"),
+            ({"name": "mlpp"}, "name is 'mlpp', expected the name of a net"),
+            ({"classes": 0}, "classes is '0'"),
+            ({"classes": "2"}, "classes is '2'"),
+            ({"classes": 10**12}, "its arrays would take .*limit"),
+            ({"shape": [10**7, 10**7, 1]}, "its arrays would take .*limit"),
+            ({"shape": [4, 4]}, "expected height, width and channels"),
+            ({"shape": [4, 4.0, 1]}, r"shape\[1\] is '4.0'"),
+            ({"normalisation": [[0.5]]}, "expected mean and std"),
+            ({"normalisation": "0"}, "expected mean and std"),
+            ({"normalisation": [["a"], [1]]}, "expected mean and std"),
+            ({"normalisation": [[0.5, 1], [1, 1]]}, "of 1 channels"),
+            ({"source": "here"}, "source is 'here', expected dict"),
+            ({"source": {}}, "where it is from"),
+            ({"source": {"file": 1}}, "source.file is '1'"),
+            ({"modality": "smell"}, "modality is 'smell'"),
+        ):
+            manifest = json.loads(text.read_text())
+            told = {k: x for k, x in (about | changes).items() if x is not ...}
+            manifest["about"] = told
+            manifest["sha256"] = _files.sha256_of_words(manifest)
+            text.write_text(json.dumps(manifest))
+            with pytest.raises(command.UsageError, match=words):
+                weights.load(tmp_path / "net")
 
 
 class TestExport:
