@@ -1,4 +1,8 @@
-"""A folder for results is one process's at a time."""
+"""A folder is written by one process at a time.
+
+`held` is for a folder of results: another process is refused. `turn` is for what one
+process writes for all: another waits.
+"""
 
 import contextlib
 import errno
@@ -9,8 +13,8 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import filelock
 
@@ -22,6 +26,10 @@ NAME = ".rdljax.lock"
 BEAT, DEAD_AFTER = 15.0, 120.0
 # What file systems without locks answer.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+class InUse(command.UsageError):
+    """Another process holds a folder."""
 
 
 class Owner(NamedTuple):
@@ -52,21 +60,58 @@ def held(folder: pathlib.Path) -> Iterator[None]:
       folder: The folder; it is made where it is missing.
 
     Raises:
-      UsageError: Another holds it, or it cannot be written to.
+      InUse: Another holds it.
+      UsageError: It cannot be written to.
     """
-    path = folder / NAME
+    with _locked(folder / NAME, folder):
+        yield
+
+
+@contextlib.contextmanager
+def turn(
+    folder: pathlib.Path, tell: Callable[[str], Any], heed: Callable[[], Any]
+) -> Iterator[None]:
+    """Holds a folder once nobody else does, by a file beside it.
+
+    Args:
+      folder: The folder, which need not be there.
+      tell: Told whom it waits for.
+      heed: Called each second; what it raises ends the waiting.
+
+    Raises:
+      UsageError: The file cannot be written.
+    """
+    folder = pathlib.Path(os.path.abspath(folder))
+    path, told = folder.parent / f".{folder.name}{NAME}", False
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(_locked(path, folder))
+                break
+            except InUse as error:
+                if not told:
+                    tell(f"{error}; this one waits")
+                told = True
+                heed()
+                time.sleep(1)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
+    """Holds the file that stands for a folder."""
     lock = filelock.FileLock(path, blocking=False, fallback_to_soft=False)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shown = _acquire(lock)
-        _check_free(path, shown)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        locked = _acquire(lock)
+        _check_free(path, folder, locked)
         _write(path)
     except filelock.Timeout:
         raise _in_use(folder, _read(path)) from None
     except OSError as error:
         lock.release()
         raise command.UsageError(f"cannot write to {folder}: {error}") from error
-    except command.UsageError:
+    except InUse:
         lock.release()
         raise
     stop = threading.Event()
@@ -95,8 +140,8 @@ def _acquire(lock: filelock.BaseFileLock) -> bool:
     return True
 
 
-def _check_free(path: pathlib.Path, locked: bool) -> None:
-    """Raises `UsageError` where a living process holds what the kernel has free."""
+def _check_free(path: pathlib.Path, folder: pathlib.Path, locked: bool) -> None:
+    """Raises `InUse` where a living process holds what the kernel has free."""
     owner = _read(path)
     if owner is None:
         return
@@ -108,7 +153,7 @@ def _check_free(path: pathlib.Path, locked: bool) -> None:
             now = os.fstat(file.fileno()).st_mtime
         lives = now - path.stat().st_mtime < DEAD_AFTER
     if lives:
-        raise _in_use(path.parent, owner)
+        raise _in_use(folder, owner)
 
 
 def _runs(pid: int) -> bool:
@@ -143,11 +188,11 @@ def _beat(path: pathlib.Path, stop: threading.Event) -> None:
             os.utime(path)
 
 
-def _in_use(folder: pathlib.Path, owner: Owner | None) -> command.UsageError:
+def _in_use(folder: pathlib.Path, owner: Owner | None) -> InUse:
     who = "another process"
     if owner is not None:
         who = f"process {owner.pid} on {owner.host} since {owner.since}"
-    words = f"{folder} is in use by {who}: wait for it, or name another folder"
+    words = f"{folder} is in use by {who}"
     if owner is not None and owner.host != platform.node():
-        words += f". (If it was killed, within {DEAD_AFTER:.0f} seconds it is free.)"
-    return command.UsageError(words)
+        words += f" (if that was killed, it is free within {DEAD_AFTER:.0f} seconds)"
+    return InUse(words)

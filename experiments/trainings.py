@@ -20,6 +20,7 @@ from experiments import (
     command,
     data,
     files,
+    locks,
     loop,
     methods,
     profile,
@@ -175,6 +176,10 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, L
     def see(index):
         return view(lab.train, load(np.asarray(index)), key)
 
+    def heed():
+        if lab.interrupt.requested:
+            raise loop.Interrupted(f"waiting for {config.activations}")
+
     if config.activations is not None and layers:
         kept = lab.given.activations
         if kept is None:
@@ -188,7 +193,10 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, L
                 "seen": lab.given.teacher and lab.given.teacher.normalisation,
             }
             try:
-                kept = stored.write(place, teacher, see, images, layers, about=about)
+                with locks.turn(place, lab.tell, heed):
+                    kept = stored.write(
+                        place, teacher, see, images, layers, about=about
+                    )
             except ValueError as error:
                 raise command.UsageError(f"activations: {error}") from error
         return teachers.brought(), lab._replace(taught=stored.of_batch(kept))

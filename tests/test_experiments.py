@@ -972,6 +972,35 @@ class TestLock:
             else:
                 raise AssertionError("no sign of life")
 
+    def test_a_turn_is_waited_for(self, tmp_path, monkeypatch):
+        folder, said, slept = tmp_path / "kept", [], []
+        lock = tmp_path / f".kept{locks.NAME}"
+
+        def sleep(seconds):
+            slept.append(seconds)
+            if len(slept) == 3:  # The other has died.
+                os.utime(lock, (1, 1))
+
+        self.other(tmp_path)
+        (tmp_path / locks.NAME).rename(lock)
+        monkeypatch.setattr(time, "sleep", sleep)
+        stopped = loop.Interrupted("a")
+
+        def stop():
+            raise stopped
+
+        def wait(heed):
+            with locks.turn(folder, said.append, heed):
+                assert lock.exists() and not folder.exists()
+
+        with pytest.raises(loop.Interrupted):
+            wait(stop)
+        assert not slept and len(said) == 1
+        wait(lambda: None)
+        assert slept == [1, 1, 1] and not list(tmp_path.iterdir())
+        words = f"{folder} is in use by process {os.getpid()} on elsewhere since noon"
+        assert len(said) == 2 and all(of.startswith(words) for of in said)
+
     def test_an_error_within_frees_it_and_is_not_changed(self, tmp_path):
         folder = tmp_path / "a" / "b"
         with pytest.raises(OSError, match="^full$"), locks.held(folder):
