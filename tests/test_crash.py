@@ -1,16 +1,22 @@
 """After a crash: what was broken off ends with the same bytes as the unbroken run."""
 
 import contextlib
+import fcntl
 import functools
 import json
 import os
 import pathlib
+import pty
 import re
 import resource
+import select
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import termios
+import time
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -294,6 +300,163 @@ class TestAskedToStop:
             said = process.stderr.read()
         assert process.returncode == status
         assert said.endswith("\nstopped\n") and "Traceback" not in said
+
+
+FEW = ["--train_per_class=20", "--seeds=1"]
+MLPS = ["--teacher=mlp", "--student=mlp", "--layers", "pooled", "logits"]
+LONG = [*FEW, "--teacher_epochs=100000"]
+
+
+def call(module, *arguments, **settings):
+    """Runs a command in a process of its own."""
+    command = [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **settings)
+
+
+SHORT = [*FEW, *MLPS, "--teacher_epochs=1", "--epochs=1", "--methods", "plain"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    call("run", "mnist_rdl", *SHORT, f"--out={folder}", check=True)
+    return folder
+
+
+@pytest.mark.slow
+class TestCommands:
+    # Each with what it has written when it is amidst of it.
+    TRAINING = {
+        "run": (["mnist_rdl", *LONG, *MLPS, "--methods", "plain"], "teacher/rdms/*"),
+        "table": (["rdl_mnist", *LONG, "--only=one teacher"], "*/teacher/rdms/*"),
+        "detection": (
+            ["drawn=drawn:resnet8", "--epochs=100000", "--canvases=8", "--size=48"]
+            + ["--test_canvases=6", "--batch=4", "--objects=2", "--frozen"],
+            "detection.json",
+        ),
+    }
+
+    @pytest.mark.parametrize(
+        ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    )
+    @pytest.mark.parametrize("module", TRAINING)
+    def test_a_training_goes_on_from_a_checkpoint(
+        self, tmp_path, module, number, status
+    ):
+        arguments, begun = self.TRAINING[module]
+        command = [sys.executable, "-m", f"experiments.{module}", *arguments]
+        reached = 0
+        for _ in range(2):
+            with subprocess.Popen(
+                command if reached else [*command, f"--out={tmp_path}"],
+                cwd=ROOT,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process:
+                self.wait(process, tmp_path, begun)
+                process.send_signal(number)
+                said = process.stderr.read()
+            assert process.returncode == status
+            assert "Traceback" not in said and "\nstopped in " in said
+            if module == "detection":  # (Which begins a net anew.)
+                return
+            command = shlex.split(said.strip().splitlines()[-1])
+            before, reached = reached, max(map(newest, self.nets(tmp_path)))
+            assert reached > before
+
+    def nets(self, folder):
+        return [path.parent for path in folder.rglob("checkpoint")]
+
+    def wait(self, process, folder, begun, read=lambda: None):
+        """Until a process that goes on has written more of the files."""
+        known, deadline = set(folder.glob(begun)), time.monotonic() + 200
+        while set(folder.glob(begun)) <= known:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+            read()
+
+    def test_a_closed_terminal(self, tmp_path):
+        arguments, begun = self.TRAINING["run"]
+        ours, its = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.run", *arguments, f"--out={tmp_path}"],
+            cwd=ROOT,
+            **dict.fromkeys(("stdin", "stdout", "stderr"), its),
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(its)
+
+        def read():
+            if select.select([ours], [], [], 0)[0]:
+                os.read(ours, 10_000)
+
+        self.wait(process, tmp_path, begun, read)
+        os.close(ours)
+        assert process.wait(120) == 129
+        assert newest(tmp_path / "teacher") > 0
+
+    @pytest.mark.parametrize("module", ["report", "probe", "correlations"])
+    def test_others_leave_whole_files(self, finished, tmp_path, module):
+        out = tmp_path / {"probe": "probe", "report": "a.html"}.get(module, "a.png")
+        arguments = [finished, f"--out={out}"]
+        arguments += ["--data=digits"] if module == "probe" else []
+        command = [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)]
+        begin = time.monotonic()
+        assert call(module, *arguments).returncode == 0
+        seconds, whole = time.monotonic() - begin, self.files(tmp_path)
+        for share in (0.4, 0.7, 0.85, 0.95):
+            for path in whole:
+                path.unlink(missing_ok=True)
+            with subprocess.Popen(
+                command, cwd=ROOT, stderr=subprocess.PIPE, text=True
+            ) as process:
+                time.sleep(share * seconds)
+                process.send_signal(signal.SIGTERM)
+                said = process.stderr.read()
+            # (When Python ends, the signal's own action is back.)
+            assert process.returncode in (0, 143, -signal.SIGTERM)
+            assert "Traceback" not in said
+            assert process.returncode != 143 or "\nstopped\n" in said
+            left = self.files(tmp_path)
+            assert left.keys() <= whole.keys()
+            assert all(left[path] == whole[path] for path in left)
+
+    @pytest.mark.parametrize("module", ["report", "probe", "correlations"])
+    def test_a_full_disk_in_others(self, finished, tmp_path, module):
+        out = tmp_path / {"probe": "probe", "report": "a.html"}.get(module, "a.png")
+        arguments = [finished, f"--out={out}"]
+        arguments += ["--data=digits"] if module == "probe" else []
+        done = call(module, *arguments, preexec_fn=lambda: limited(100))
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
+        assert not self.files(tmp_path)
+
+    def files(self, folder):
+        """By path, how long each file is."""
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return {path: path.stat().st_size for path in files if path.name[0] != "."}
+
+    @pytest.mark.parametrize("room", [100, 3_000, 50_000])
+    def test_a_full_disk_in_a_run(self, finished, tmp_path, room):
+        arguments = ["mnist_rdl", *SHORT, f"--out={tmp_path / 'run'}"]
+        limit = {"preexec_fn": lambda: limited(room)}
+        done = call("run", *arguments, **limit)
+        assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+        for path in (tmp_path / "run").rglob("*.json"):
+            json.loads(path.read_text())
+        assert call("run", *arguments, "--resume").returncode == 0
+        expected, found = (
+            json.loads((folder / "result.json").read_text())["methods"]["plain"]
+            for folder in (finished, tmp_path / "run")
+        )
+        assert found["test_error"] == expected["test_error"]
+
+
+def limited(room):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
 
 def flip(folder):
