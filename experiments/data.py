@@ -491,6 +491,9 @@ def _folder(
             f"{folder} is read by TFDS ({error}): pip install -r requirements.txt"
         ) from error
     with _or_damaged(folder):
+        for path in folder.iterdir():
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ValueError(f"{path.name} is no file")  # (A pipe, say.)
         named = [*_classes(_files.words(folder / "dataset_info.json"))]
         if (folder / "features.json").exists():
             named += _classes(_files.words(folder / "features.json"))

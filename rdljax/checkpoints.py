@@ -287,6 +287,9 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
         )
     if wrong := _files.misfit(manifest, _FIELDS, _MANIFEST):
         raise CheckpointDamaged(f"{where} is damaged: {wrong}")
+    for path in where.rglob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointDamaged(f"{where} is damaged: {path.name} is no file")
     # Read before orbax does: its threads would print tracebacks of their own.
     found = _sha256_of_files(where)
     for path, digest in manifest["files"].items():

@@ -356,7 +356,8 @@ def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
         _descriptors(arrays, group)
         for group in ("descriptors/", "rdm_descriptors/", "pattern_descriptors/")
     )
-    known = {name: x * count for name, x in shared.items() if len(x) == 1} | of_rdms
+    named = {k: x for k, x in shared.items() if k.lower() in (*SUBJECTS, *SESSIONS)}
+    known = {name: x * count for name, x in named.items() if len(x) == 1} | of_rdms
     subjects, sessions = (_first(known, names) for names in (SUBJECTS, SESSIONS))
     others = _others(of_rdms)
     if subjects is None and sessions is None:
@@ -366,7 +367,13 @@ def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
     subjects, sessions = subjects or ("0",) * count, sessions or ("0",) * count
     if len(subjects) != count or len(sessions) != count:
         raise CannotRead(f"{path}: a descriptor is not one for each RDM")
-    people, occasions = (list(dict.fromkeys(x)) for x in (subjects, sessions))
+    people, occasions = (
+        {name: place for place, name in enumerate(dict.fromkeys(x))}
+        for x in (subjects, sessions)
+    )
+    # (Of as many subjects as sessions each may have one.)
+    asked = len(people) * len(occasions) * distances[0].nbytes
+    _files.check_size(path, asked, limit)
     found = np.full((len(people), len(occasions), distances.shape[-1]), np.nan)
     seen = set()
     for distance, *place in zip(distances, subjects, sessions, strict=True):
@@ -376,7 +383,7 @@ def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
                 f"{others and ': '}{others}"
             )
         seen.add(tuple(place))
-        found[people.index(place[0]), occasions.index(place[1])] = distance
+        found[people[place[0]], occasions[place[1]]] = distance
     names = {name: x for name, x in of_stimuli.items() if len(set(x)) == len(x)}
     return Rdms(found, tuple(people), _first(names, STIMULI))
 

@@ -621,8 +621,11 @@ class TestUntrusted:
         assert sorted(x.name for x in (tmp_path / "mine").iterdir()) == ["4", "5"]
         assert [x.name for x in theirs.parent.iterdir()] == ["replaced 3"]
 
-    def test_a_pipe_is_no_manifest(self, tmp_path):
+    def test_pipes_are_not_waited_for(self, tmp_path):
         checkpoints.save(tmp_path, 4, STORED, {})
+        os.mkfifo(tmp_path / "4" / "state" / "_sharding")
+        with pytest.raises(checkpoints.CheckpointDamaged, match="_sharding is no file"):
+            checkpoints.restore(tmp_path, STORED)
         (tmp_path / "4" / "manifest.json").unlink()
         os.mkfifo(tmp_path / "4" / "manifest.json")
         with pytest.raises(checkpoints.CheckpointDamaged, match="cannot be read"):

@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import os
 import shutil
 import socket
 import struct
@@ -812,6 +813,13 @@ class TestUntrusted:
             split["filepathTemplate"] = where
         path.write_text(json.dumps(info))
         with pytest.raises(data.DataMissing, match="not in the folder"):
+            data.load("tiny", str(folder.parents[1]))
+
+    def test_a_pipe_is_not_waited_for(self, folder):
+        os.mkfifo(folder / "label.labels.txt")
+        with pytest.raises(
+            data.DataMissing, match=r"damaged .label\.labels\.txt is no"
+        ):
             data.load("tiny", str(folder.parents[1]))
 
     def test_images_larger_than_the_folder_says(self, tmp_path):

@@ -230,6 +230,35 @@ class TestBombs:
         np.savez(tmp_path / "x.npz", x=np.zeros((100, 1000)))
         assert stored.read(tmp_path / "x.npz", limit=1).layers["x"].shape[0] == 100
 
+    def test_a_chunk_larger_than_its_array(self, tmp_path):
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file.create_dataset("x", (3,), "f8", chunks=(2**28,), maxshape=(None,))
+        with pytest.raises(_files.CannotRead, match="take 2,147,483,648: "):
+            stored.read(tmp_path / "x.h5")
+
+    def test_groups_of_which_there_are_more_ways_than_numbers(self, tmp_path):
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            group = file
+            for _ in range(64):
+                below = group.create_group("a")
+                group["b"] = below
+                group = below
+            group["x"] = np.ones((2, 3))
+        assert len(stored.read(tmp_path / "x.h5").layers) == 1
+
+    def test_as_many_subjects_as_sessions(self, tmp_path):
+        count = 12_000
+        distances = np.ones((count, 1, 3), np.float32)
+        of_each = {f"descriptor {i}": "x" for i in range(3)}
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file["dissimilarities"] = distances[:, 0]
+            file.create_group("descriptors").attrs.update(of_each)
+            for name in ("subject", "session"):
+                file[f"rdm_descriptors/{name}"] = np.arange(count)
+            file.create_group("pattern_descriptors")
+        with pytest.raises(_files.CannotRead, match="take 3,456,000,000: .*limit"):
+            measured.read(tmp_path / "x.h5")
+
     @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
     def test_a_header_without_end_is_not_read(self, version, tmp_path):
         path = tmp_path / "x.npz"
