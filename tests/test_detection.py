@@ -618,6 +618,7 @@ class TestCommand:
         assert {name: (out / name).read_bytes() for name in left} == before
         result = json.loads((out / "result.json").read_text())
         assert result["settings"]["canvases"] == 8
+        assert len(json.loads((out / "detection.json").read_text())["images"]) == 64
         assert result["versions"].keys() > {"jax", "flax", "numpy"}
         assert list(result["backbones"]) == ["drawn", "own"]
         for name, of in result["backbones"].items():

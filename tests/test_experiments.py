@@ -867,6 +867,23 @@ class TestReadBack:
         assert result["test_error"] == 12.5 and kept == [place / "weights"]
         assert "no weights" in lab.said[-1]
 
+    def test_images_replaced_under_the_same_path(
+        self, finished, tmp_path, capsys, monkeypatch
+    ):
+        folder = shutil.copytree(finished, tmp_path / "run")
+        dataset = data.load("digits", train_per_class=20)
+        image = dataset.test.image.copy()
+        image[0, 0, 0, 0] ^= 1
+        test = dataset.test._replace(image=image)
+        monkeypatch.setattr(data, "load", lambda *_, **__: dataset._replace(test=test))
+        before = (folder / "config.json").read_bytes()
+        for seeds in (2, 3):
+            more = [f"--seeds={seeds}", "--methods", *METHODS, "--resume"]
+            assert call(f"--out={folder}", *more) == 2
+            said = capsys.readouterr().err
+            assert re.search("images '[0-9a-f]{64}' there and '[0-9a-f]{64}'", said)
+        assert (folder / "config.json").read_bytes() == before
+
     def test_a_finished_run_without_weights_says_so(self, finished, tmp_path, capsys):
         folder = shutil.copytree(finished, tmp_path / "run")
         again = ["--seeds=2", "--methods", *METHODS, "--resume", f"--out={folder}"]
