@@ -34,6 +34,8 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # What it calls pixels of 32 bits, of which nothing says which are white, but in these
 # formats: theirs have 16 (and are called "I;16" too, as newer versions do of PNG).
 WIDE, SIXTEEN = ("I", "F"), ("PNG", "PPM")
+# The formats that are decoded. (Of EPS, say, Pillow has Ghostscript run the program.)
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # Pixels of the largest image that is decoded: few kilobytes may stand for gigabytes.
 LARGEST = 2**26
 # The labels of fewer records are read anew each time.
@@ -356,7 +358,7 @@ def look(
     def one(number):
         with _or_damaged(source, number):
             example = source.examples[number]
-            with PIL.Image.open(io.BytesIO(example["image"])) as image:
+            with _opened(example["image"]) as image:
                 return int(example["label"]), image.size[::-1]
 
     found = list(_pool(THREADS).map(one, numbers))
@@ -476,11 +478,15 @@ def _pool(threads: int) -> concurrent.futures.Executor:
     return concurrent.futures.ThreadPoolExecutor(threads, "decode")
 
 
+def _opened(encoded: bytes) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(encoded), formats=FORMATS)
+
+
 def _decoded(
     encoded: bytes, see: Callable[[PIL.Image.Image], PIL.Image.Image]
 ) -> np.ndarray:
     """What is seen of an image, uint8 `[H, W, C]`."""
-    with PIL.Image.open(io.BytesIO(encoded)) as image:
+    with _opened(encoded) as image:
         if math.prod(image.size) > LARGEST:
             raise ValueError(
                 f"its {math.prod(image.size):,} pixels are more than {LARGEST:,} "

@@ -815,6 +815,16 @@ class TestUntrusted:
         with pytest.raises(data.DataMissing, match="not in the folder"):
             data.load("tiny", str(folder.parents[1]))
 
+    def test_no_program_that_is_an_image_runs(self, tmp_path):
+        pil = pytest.importorskip("PIL.Image")
+        program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+        assert pil.open(io.BytesIO(program)).format == "EPS"
+        odd = {"image": program, "label": 0}
+        _write(tmp_path, "tiny", {"train": [*_examples(5), odd], "test": _examples(3)})
+        for limit in (None, 0):
+            with pytest.raises(data.DataMissing, match=r"record \d .*\(no image\)"):
+                data.load("tiny", str(tmp_path), in_memory=limit, size=8)
+
     def test_a_pipe_is_not_waited_for(self, folder):
         os.mkfifo(folder / "label.labels.txt")
         with pytest.raises(
