@@ -13,6 +13,7 @@ import select
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -22,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from matplotlib import figure
+from tensorboardX.proto import event_pb2
 
 from experiments import command, findings, loop, report
 from rdljax import checkpoints
@@ -187,6 +189,25 @@ def test_a_full_disk(start, unbroken, broken_off):
     assert status == 1 and "could not be written" in said
     assert newest(folder) == kept
     ends_alike(start, folder, unbroken)
+
+
+def test_events_are_read_back(tmp_path):
+    for step, found in ((3, {"loss": 1.5, "rdl/pairs": 0.25}), (6, {"loss": 2.0})):
+        with contextlib.closing(loop.Events(tmp_path / "net")) as events:
+            events.add(found, step)
+            events.flush()
+            (path, *_) = sorted((tmp_path / "net").iterdir(), reverse=True)
+            content, read = path.read_bytes(), []
+            while content:  # A length, its checksum, the event, its checksum.
+                (length,) = struct.unpack("<Q", content[:8])
+                read.append(event_pb2.Event.FromString(content[12 : 12 + length]))
+                content = content[16 + length :]
+        assert read[0].file_version == "brain.Event:2"
+        values = [(x.step, value) for x in read[1:] for value in x.summary.value]
+        assert {v.tag: v.simple_value for _, v in values} == found
+        assert {at for at, _ in values} == {step}
+    names = [path.name for path in (tmp_path / "net").iterdir()]
+    assert len(names) == 2 and all("tfevents" in name for name in names)
 
 
 @pytest.mark.parametrize("room", [pytest.param(0, marks=pytest.mark.slow), 300])
