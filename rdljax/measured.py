@@ -416,7 +416,7 @@ def _others(of_rdms: Mapping[str, tuple]) -> str:
 
 def _texts(values: Any) -> tuple[str, ...]:
     return tuple(
-        x.decode() if isinstance(x, bytes) else str(x)
+        x.decode(errors="backslashreplace") if isinstance(x, bytes) else str(x)
         for x in np.atleast_1d(np.asarray(values)).tolist()
     )
 

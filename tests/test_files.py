@@ -1,19 +1,25 @@
 """Files: whole or not at all, through no link; and readers that trust nobody."""
 
+import copy
+import functools
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import time
 import tracemalloc
 import zipfile
 
 import h5py
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import files
-from rdljax import _files, measured, stored
+from experiments import command, files, weights
+from rdljax import _files, checkpoints, measured, nets, stored, teachers
 from rdljax.nets import from_keras, from_torch
 
 
@@ -304,3 +310,68 @@ class TestBombs:
 def test_fields_are_compared_with_a_form(value, form, words):
     found = _files.misfit(value, form, "m")
     assert re.match(words, found) if words else found == ""
+
+
+def places(words, at=()):
+    """The paths to all that is in JSON."""
+    yield at
+    below = words.items() if isinstance(words, dict) else ()
+    below = enumerate(words) if isinstance(words, list) else below
+    for key, x in below:
+        yield from places(x, (*at, key))
+
+
+def changed(words, at, value):
+    """JSON with another value in a place; `...` drops it."""
+    if not at:
+        return words if value is ... else value
+    words = copy.deepcopy(words)
+    *above, last = at
+    place = functools.reduce(lambda x, key: x[key], above, words)
+    place[last] = value
+    if value is ...:
+        del place[last]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stored", "checkpoints", "weights"])
+def test_whatever_a_manifest_says_it_is_read_or_refused(kind, tmp_path):
+    values = [None, True, 0, -1, 2.5, 10**12, float("nan"), "", "float32", [], [[1]]]
+    values += [{}, {"a": 1}, {"shape": [2]}, ...]
+    state = {"x": np.ones(2, np.float32), "key": jax.random.key(1)}
+    if kind == "stored":
+        targets = lambda _, batch: {"a": batch["image"], "b/c": batch["image"] + 1}  # noqa: E731
+        teacher = teachers.Teacher(np.ones(1, np.float32), targets)
+        see = lambda index: {"image": jnp.ones((len(index), 2))}  # noqa: E731
+        stored.write(tmp_path, teacher, see, 6, ["a", "b/c"], chunk=4, quiet=True)
+        path, refusals = tmp_path / "manifest.json", stored.CannotRead
+        read = lambda: stored.read(tmp_path)  # noqa: E731
+    elif kind == "checkpoints":
+        checkpoints.save(tmp_path, 1, state, {"epoch": 1})
+        path = tmp_path / "1" / "manifest.json"
+        refusals = checkpoints.CheckpointDamaged, checkpoints.CheckpointMismatch
+        read = lambda: checkpoints.restore(tmp_path, state)  # noqa: E731
+    else:
+        net = jax.jit(nets.build("mlp", 2).init)
+        variables = net(jax.random.key(0), np.ones((1, 2, 2, 1), np.float32))
+        about = ("mlp", 2, (2, 2, 1), variables, ((0.5,), (0.2,)), {"file": "x"})
+        weights.save(weights.Trained(*about), tmp_path)
+        path, refusals = tmp_path / "0" / "manifest.json", command.UsageError
+        read = lambda: weights.load(tmp_path)  # noqa: E731
+    whole = json.loads(path.read_text())
+    seen = [0, 0]
+    for at in places(whole):
+        for value in values if at[:1] != ("sha256",) else ():
+            manifest = changed(whole, at, value)
+            if isinstance(manifest, dict):
+                manifest["sha256"] = _files.sha256_of_words(manifest)
+            path.write_text(json.dumps(manifest))
+            start = time.monotonic()
+            try:
+                read()
+                seen[0] += 1
+            except refusals:
+                seen[1] += 1
+            assert time.monotonic() - start < 10
+    assert seen[1] > 5 * seen[0] > 0

@@ -2,6 +2,7 @@
 
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from scipy.spatial import distance
@@ -194,6 +195,13 @@ class TestFiles:
         assert ours[1:] == rdms[1:]
         with pytest.raises(FileExistsError):
             measured.write(rdms, tmp_path / "a.h5")
+
+    def test_names_that_are_no_text_stay_apart(self, tmp_path):
+        measured.write(measured.Rdms(drawn(2, 1), ("ann", "bob")), tmp_path / "a.h5")
+        with h5py.File(tmp_path / "a.h5", "a") as file:
+            del file["rdm_descriptors/subject"]
+            file["rdm_descriptors/subject"] = np.array([b"\xb4", b"\xb5"])
+        assert measured.read(tmp_path / "a.h5").subjects == (r"\xb4", r"\xb5")
 
     @pytest.mark.parametrize(
         ("content", "message"),
