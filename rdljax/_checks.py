@@ -26,6 +26,7 @@ def check_number(
     *,
     above: float | None = None,
     at_least: float | None = None,
+    at_most: float | None = None,
     whole: bool = False,
     several: bool = False,
 ) -> None:
@@ -37,6 +38,7 @@ def check_number(
         dtype and shape alone are checked.
       above: The number must be larger than this.
       at_least: The number must be this or larger.
+      at_most: The number must be this or smaller.
       whole: Whether it must be an integer.
       several: Whether an array of any shape, not empty, will do.
 
@@ -49,11 +51,13 @@ def check_number(
         expected += f" above {above}"
     if at_least is not None:
         expected += f" of {at_least} or more"
-    if not _is_number(value, above, at_least, whole, several):
+    if at_most is not None:
+        expected += f" and at most {at_most}"
+    if not _is_number(value, above, at_least, at_most, whole, several):
         raise ValueError(f"the {name} must be {expected}, got {value!r}")
 
 
-def _is_number(value, above, at_least, whole: bool, several: bool) -> bool:
+def _is_number(value, above, at_least, at_most, whole: bool, several: bool) -> bool:
     known = is_known(value)
     if known:
         value = np.asarray(value)
@@ -69,6 +73,7 @@ def _is_number(value, above, at_least, whole: bool, several: bool) -> bool:
         np.isfinite(value).all()
         and (above is None or (value > above).all())
         and (at_least is None or (value >= at_least).all())
+        and (at_most is None or (value <= at_most).all())
     )
 
 
@@ -79,13 +84,14 @@ def as_number(
     *,
     above: float | None = None,
     at_least: float | None = None,
+    at_most: float | None = None,
 ):
     """Returns a number for a formula in `dtype`, checked by `check_number`.
 
     A number of Python where it is known, which changes no dtype. Else an array `[]` of
     the dtype: NaN where it is out of range.
     """
-    check_number(name, value, above=above, at_least=at_least)
+    check_number(name, value, above=above, at_least=at_least, at_most=at_most)
     if is_known(value):
         return np.asarray(value).item()
     valid = jnp.isfinite(value)
@@ -93,6 +99,8 @@ def as_number(
         valid &= value > above
     if at_least is not None:
         valid &= value >= at_least
+    if at_most is not None:
+        valid &= value <= at_most
     return nan_unless(valid, value.astype(dtype))
 
 
@@ -136,18 +144,36 @@ def nan_unless(valid: Array, value: Array) -> Array:
     return value * jnp.where(valid, 1, jnp.nan).astype(value.dtype)
 
 
-def as_activations(x) -> Array:
+def as_activations(x, name: str = "activations") -> Array:
     """Returns activations as a JAX array, without a change of their values.
 
     Raises:
-      ValueError: Activations that are not real numbers (complex, strings, objects).
+      ValueError: Activations that are not real numbers (complex, strings, objects), or
+        that JAX cannot hold: float64 beyond the range of float32, unless x64 is on.
     """
     if not isinstance(x, Array):
         x = np.asarray(x)
         if x.dtype.kind in "iu" and x.dtype.itemsize >= 4:
             # JAX would keep the lower 32 bits of wider integers.
             x = x.astype(np.float32)
-    real = (np.bool_, jnp.integer, jnp.floating)
-    if not any(jax.dtypes.issubdtype(x.dtype, kind) for kind in real):
-        raise ValueError(f"expected activations that are real numbers, got {x.dtype}")
+        if x.dtype == np.float64 and not jax.config.jax_enable_x64:
+            _check_range(name, x)
+    check_real(name, x.dtype)
     return jnp.asarray(x)
+
+
+def _check_range(name: str, x: np.ndarray) -> None:
+    """Raises `ValueError` where the largest number is 0 or infinite in float32."""
+    largest, limits = np.abs(x).max(initial=0), np.finfo(np.float32)
+    if 0 < largest < limits.tiny or limits.max < largest < np.inf:
+        raise ValueError(
+            f"expected {name} that float32 can hold, got up to {largest}: scale them, "
+            "or set jax_enable_x64"
+        )
+
+
+def check_real(name: str, dtype: jnp.dtype) -> None:
+    """Raises `ValueError` for numbers that are not real (complex, strings, objects)."""
+    real = (np.bool_, jnp.integer, jnp.floating)
+    if not any(jax.dtypes.issubdtype(dtype, kind) for kind in real):
+        raise ValueError(f"expected {name} that are real numbers, got {dtype}")

@@ -49,6 +49,17 @@ def power_of_two(
     return unit + 0 * largest  # NaN where that is infinite.
 
 
+def of_unit_size(x: np.ndarray) -> np.ndarray:
+    """Returns numbers of NumPy divided by the power of two next to the largest.
+
+    Integers and booleans, and what is no number, stay as they are.
+    """
+    if x.dtype.kind != "f":
+        return x
+    largest = np.abs(x).max(where=np.isfinite(x), initial=0)
+    return np.ldexp(x, -np.frexp(largest)[1])
+
+
 def safe_sqrt(x: Array) -> Array:
     """The square root, with gradient 0 (not infinity) at 0. NaN stays NaN."""
     # (x <= 0, not x > 0, in all that is safe at 0: NaN must not count as 0.)

@@ -295,7 +295,8 @@ def biased(
       kernel: One of the kernels, or any function from `[n, units]` to `[n, n]`.
       block: None builds the kernel matrix; a number of rows goes through it tile by
         tile, in `O((n + m) units + block^2)` memory (one of the kernels, of a fixed
-        width: see `fitted`; its own numbers then have no gradient).
+        width: see `fitted`; its own numbers then have no gradient, and the rows no
+        forward-mode derivative).
 
     Returns:
       A scalar, not negative but for rounding, and 0 for equal samples: the mean of the
@@ -507,15 +508,14 @@ def _samples(x: Array, y: Array, kernel) -> tuple[Array, Array]:
             f"expected a kernel of rdljax.mmd, such as Polynomial() with its "
             f"parentheses, got {kernel!r}"
         )
-    given = x, y
-    x, y = map(_checks.as_activations, given)
+    x, y = map(_checks.as_activations, (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(
             f"expected rows [n, units] and [m, units], got {x.shape} and {y.shape}"
         )
     if 0 in (*x.shape, *y.shape):
         raise ValueError(f"expected rows in both samples, got {x.shape} and {y.shape}")
-    known = [np.asarray(a).astype(np.float64) for a in given if _checks.is_known(a)]
+    known = [np.asarray(a) for a in (x, y) if _checks.is_known(a)]
     if not all(np.isfinite(a).all() for a in known):
         raise ValueError("expected finite rows, got NaN or infinity")
     dtype = _geometry.compute_dtype(x)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from numpy import typing as npt
 
-from rdljax import _checks, rdm
+from rdljax import _checks, _geometry, rdm
 
 
 class McNemar(NamedTuple):
@@ -68,6 +68,13 @@ def _check_paired(name: str, *arrays: np.ndarray) -> None:
     if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0] == (0,):
         listed = ", ".join(map(str, shapes))
         raise ValueError(f"{name} takes vectors of one length, 1 or more: got {listed}")
+
+
+def _real(name: str, values: npt.ArrayLike) -> np.ndarray:
+    """Returns numbers as float64, unless they are not real."""
+    values = np.asarray(values)
+    _checks.check_real(name, values.dtype)
+    return values.astype(np.float64)
 
 
 def _check_confidence(confidence: float) -> None:
@@ -154,7 +161,7 @@ def holm(p_values: npt.ArrayLike) -> np.ndarray:
     References:
       Holm, 1979, A simple sequentially rejective multiple test procedure.
     """
-    values = np.asarray(p_values, np.float64)
+    values = _real("p values", p_values)
     if not np.all((values >= 0) & (values <= 1)):
         raise ValueError(f"p values lie between 0 and 1: got {values}")
     flat = values.ravel()
@@ -190,7 +197,7 @@ def paired_difference(
     """
     from scipy import stats
 
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    first, second = _real("results", first), _real("results", second)
     _check_paired("paired_difference", first, second)
     _check_confidence(confidence)
     if np.isinf(first).any() or np.isinf(second).any():
@@ -223,7 +230,7 @@ def spread(values: npt.ArrayLike) -> Spread:
     Raises:
       ValueError: If there is no value, or the shape is not [seeds].
     """
-    values = np.asarray(values, np.float64)
+    values = _real("results", values)
     _check_paired("spread", values)
     std = float(values.std(ddof=1)) if values.size > 1 else np.nan
     return Spread(float(values.mean()), std, values.size)
@@ -256,7 +263,9 @@ def rdm_agreement(first: npt.ArrayLike, second: npt.ArrayLike) -> Agreement:
     from scipy import stats
     from scipy.spatial import distance
 
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    first, second = (
+        _geometry.of_unit_size(_real("distances", x)) for x in (first, second)
+    )
     _check_paired("rdm_agreement", first, second)
     distance.num_obs_y(first)
     measured = ~(np.isnan(first) | np.isnan(second))
@@ -308,14 +317,15 @@ def bootstrap(
       similarity analysis, PLoS Computational Biology 10, 2014.
     """
     first, second = np.asarray(first), np.asarray(second)
+    for x in (first, second):
+        _checks.check_real("distances", x.dtype)
     _check_paired("bootstrap", first, second)
     _check_confidence(confidence)
-    _checks.check_number("number of draws", draws, whole=True)
+    draws = _checks.as_count("number of draws", draws, at_least=2)
     n = rdm.stimuli(first.size)
-    if n < 3 or draws < 2:
+    if n < 3:
         raise ValueError(
-            f"bootstrap takes RDMs of three stimuli or more and two draws or more: got "
-            f"{n} stimuli and {draws} draws"
+            f"bootstrap takes RDMs of three stimuli or more: got {n} stimuli"
         )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         raise ValueError("bootstrap takes finite distances: got NaN or infinity")
@@ -323,7 +333,7 @@ def bootstrap(
     dtype = np.result_type(first, second, np.float32)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     if getattr(comparison, "own_scales", False):
-        first, second = map(_of_unit_size, (first, second))
+        first, second = map(_geometry.of_unit_size, (first, second))
     first, second = (jnp.asarray(x, dtype) for x in (first, second))
     # With every stimulus once, first: the discrepancy itself.
     counts = np.concatenate([np.ones((1, n), counts.dtype), counts])
@@ -399,11 +409,6 @@ def _bootstrapped(first, second, counts, comparison):
     return values, sure
 
 
-def _of_unit_size(x: np.ndarray) -> np.ndarray:
-    """Numbers divided by the power of two next to the largest magnitude."""
-    return np.ldexp(x, -np.frexp(np.abs(x).max())[1])
-
-
 def _of_unit_norm(x: jax.Array) -> jax.Array:
     size = jnp.sqrt(jnp.mean(x * x))
     return jnp.where(size > 0, x / jnp.where(size > 0, size, 1), 0)
@@ -434,7 +439,7 @@ def noise_ceiling(
       Nili, Wingfield, Walther, Su, Marslen-Wilson & Kriegeskorte, A toolbox for
       representational similarity analysis, PLoS Computational Biology 10, 2014.
     """
-    rdms = np.asarray(rdms, np.float64)
+    rdms = _real("distances", rdms)
     if rdms.ndim != 2 or len(rdms) < 2 or not np.isfinite(rdms).all():
         raise ValueError(
             f"noise_ceiling takes finite RDMs [subjects, pairs] of two subjects or "
@@ -443,6 +448,7 @@ def noise_ceiling(
     rdm.stimuli(rdms.shape[1])
     if isinstance(comparison, rdm.comparisons.MSE):
         raise ValueError("noise_ceiling takes a comparison with a similarity: got MSE")
+    rdms = map(_geometry.of_unit_size, rdms)
     standard = np.stack([comparison.standardised(one) for one in rdms])
     total = standard.sum(axis=0)
 

@@ -474,8 +474,7 @@ def crd(
         raise ValueError(f"crd: expected one of rdljax.negatives, got {choose!r}")
     examples = _checks.as_count("number of examples", examples, at_least=2)
     _checks.check_number("temperature", temperature, above=0)
-    _checks.check_number("momentum", momentum, at_least=0)
-    _checks.check_number("share 1 - momentum", 1 - momentum, at_least=0)
+    _checks.check_number("momentum", momentum, at_least=0, at_most=1)
     init_heads, embed = _heads(features)
 
     def init(key, student, teacher):

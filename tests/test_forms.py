@@ -648,7 +648,10 @@ def test_weighted_pairs(float64):
             },
             "Tiles has no form with MSE",
         ),
-        ({"form": forms.Tiles(0)}, "one stimulus or more"),
+        (
+            {"form": forms.Tiles(0)},
+            "block of a tile must be a whole number of 1 or more",
+        ),
         ({"form": forms.Tiles(2.5)}, "block of a tile must be a whole number, got 2.5"),
         ({"form": forms.Dense(-1)}, "refine must be a whole number of 0 or more"),
         ({"form": forms.Tiles(), "pairs": np.array([[0], [1]])}, "pairs have no form"),
@@ -769,9 +772,9 @@ class TestLargerThanMemory:
         student, teacher = sides()
         with pytest.raises(ValueError, match="50 of the student and 49"):
             rdm.blocks_of(student, teacher[:49])
-        with pytest.raises(ValueError, match="one row or more"):
+        with pytest.raises(ValueError, match="of 1 or more, got 0"):
             rdm.blocks_of(student, teacher, 0)
-        with pytest.raises(ValueError, match="whole number, got 1.5"):
+        with pytest.raises(ValueError, match="whole number of 1 or more, got 1.5"):
             rdm.blocks_of(student, teacher, 1.5)
         with pytest.raises(ValueError, match="real numbers, got complex"):
             rdm.discrepancy_of_blocks([(1j * student, teacher)])

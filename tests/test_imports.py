@@ -34,6 +34,7 @@ ALLOWED = {
         "_checks",
         "_extras",
         "_geometry",
+        "_indices",
         "_pytrees",
         "rdm",
     },
@@ -99,7 +100,7 @@ ALLOWED = {
     },
     "stored": {"jax", "numpy", "tqdm", "teachers", "_extras", "_files", "_names"},
     "checkpoints": {"jax", "numpy", "orbax", "tensorstore", "_extras", "_files"},
-    "statistics": {"jax", "numpy", "scipy", "mlxtend", "rdm", "_checks"},
+    "statistics": {"jax", "numpy", "scipy", "rdm", "_checks", "_geometry"},
 }
 STANDARD = sys.stdlib_module_names
 

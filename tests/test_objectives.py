@@ -2075,8 +2075,9 @@ class TestLogitsAndContrast:
     @pytest.mark.parametrize("name", ["kd", "dkd", "dist"])
     def test_one_class_is_refused(self, name):
         labels = [np.zeros(3, int)] * (name == "dkd")
-        with pytest.raises(ValueError, match=f"{name}: .*two classes or more"):
-            getattr(objectives, name)(np.ones((3, 1)), np.ones((3, 1)), *labels)
+        for x in (np.ones((3, 1)), np.ones((3, 0))):
+            with pytest.raises(ValueError, match=f"{name}: .*two classes or more"):
+                getattr(objectives, name)(x, x, *labels)
 
     def test_kd_is_the_mean_over_tokens(self):
         s, t = np.random.default_rng(5).normal(0, 2, (2, 3, 4, 7))

@@ -808,15 +808,17 @@ class TestSamplePairs:
         pairs = np.asarray(sample_pairs(jax.random.key(1), 100_000, 64))
         assert (pairs[0] < pairs[1]).all() and (pairs >= 0).all()
 
-    @pytest.mark.parametrize(("batch", "count"), [(1, 5), (5, 0)])
-    def test_refuses_the_impossible(self, batch, count):
-        with pytest.raises(ValueError, match=f"{count} pairs of {batch}"):
-            rdm.sample_pairs(jax.random.key(0), batch, count)
-
-    @pytest.mark.parametrize("given", [(4.5, 3), (5, 2.0), (np.float32(5), 3)])
+    @pytest.mark.parametrize(
+        "given", [(1, 5), (5, 0), (4.5, 3), (5, 2.0), (np.float32(5), 3)]
+    )
     def test_refuses_what_is_no_number_of_them(self, given):
-        with pytest.raises(ValueError, match="must be a whole number, got"):
+        with pytest.raises(ValueError, match="must be a whole number of . or more, go"):
             rdm.sample_pairs(jax.random.key(0), *given)
+
+    def test_refuses_a_number_that_is_traced(self):
+        draw = functools.partial(rdm.sample_pairs, jax.random.key(0))
+        with pytest.raises(ValueError, match="number of stimuli must be known"):
+            jax.jit(lambda n: draw(n, 3))(5)
 
 
 class TestNumbers:
@@ -835,7 +837,7 @@ class TestNumbers:
             rdm.compute(x, distance=distances.PoissonKL(1.0, kind(-0.1)))
         with pytest.raises(ValueError, match="a finite number above 0, got 1j"):
             rdm.compare(a, b, comparison=comparisons.SoftKendall(1j))
-        with pytest.raises(ValueError, match="whole number, got .*1.5"):
+        with pytest.raises(ValueError, match="whole number of 0 or more, got .*1.5"):
             rdm.compute(x, refine=kind(1.5))
 
     def test_out_of_range_inside(self):
@@ -862,6 +864,35 @@ class TestNumbers:
         for comparison in EVERY[:-2]:
             self.check_weight_below_0(comparison)
 
+    def test_pairs_of_no_stimulus_inside(self):
+        x = activations().astype(np.float32)
+        given = np.array([[0, 5, 3, 2], [1, 8, -3, 7]])
+
+        @jax.jit
+        def found(x, pairs):
+            own = rdm.compute(x, pairs)
+            return own, rdm.discrepancy(x, x[::-1], pairs), objectives.rdl(x, x, pairs)
+
+        own, *whole = found(x, given)
+        expected = ORACLES["Cosine"](x)[[0, 17]]
+        np.testing.assert_allclose(own[np.array([0, 3])], expected, rtol=1e-4)
+        assert np.isnan(own[1:3]).all() and np.isnan(whole).all()
+        with pytest.raises(ValueError, match="stimuli 0 to 7, got -3 to 8"):
+            rdm.compute(x, given)
+
+    def test_units_beyond_float32(self):
+        a, b = np.random.default_rng(3).uniform(1, 2, (2, 15))
+        for one in (comparisons.Pearson(), comparisons.Spearman(), SOFT[0]):
+            expected = rdm.compare(a, b, comparison=one)
+            for unit in (1e-300, 1e-44, 1e300):
+                found = rdm.compare(unit * a, b * unit, comparison=one)
+                np.testing.assert_allclose(found, expected, rtol=1e-5)
+        for unit in (1e-300, 1e300):
+            with pytest.raises(ValueError, match="distances that float32 can hold"):
+                rdm.compare(unit * a, unit * b, comparison=comparisons.MSE())
+            with pytest.raises(ValueError, match="activations that float32 can hold"):
+                rdm.compute(unit * activations())
+
     def test_activations_of_other_kinds(self):
         x = activations()
         wide = (2**40 * x).astype(np.int64)
@@ -876,6 +907,8 @@ class TestNumbers:
             ):
                 with pytest.raises(ValueError, match="real numbers, got"):
                     form(refused)
+        with pytest.raises(ValueError, match="weights that are real numbers, got comp"):
+            rdm.compare(x[0], x[1], np.ones(6) * 1j)
 
 
 class TestConstantsInside:

@@ -268,6 +268,30 @@ def test_rdm_agreement_is_the_correlation_of_distances_and_of_ranks(stimuli):
     np.testing.assert_allclose(statistics.rdm_agreement(first, -first), (-1, -1))
 
 
+def test_agreement_has_no_units():
+    rdms = np.random.default_rng(4).gamma(2.0, size=(2, 10))
+    rdms[0, 3] = np.nan
+    expected = statistics.rdm_agreement(*rdms)
+    for unit in (1e-300, 1e300):
+        found = statistics.rdm_agreement(unit * rdms[0], rdms[1])
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        statistics.paired_difference,
+        statistics.rdm_agreement,
+        statistics.bootstrap,
+        lambda x, _: statistics.noise_ceiling([x, x]),
+        lambda x, _: statistics.spread(x),
+    ],
+)
+def test_complex_numbers_are_refused(call):
+    with pytest.raises(ValueError, match="real numbers, got complex128"):
+        call(np.arange(10.0) * 1j, np.arange(10.0))
+
+
 def test_pairs_that_were_not_measured_are_left_out_on_both_sides():
     rng = np.random.default_rng(0)
     first, second = rng.gamma(2, 1, (2, 15))
@@ -491,9 +515,9 @@ class TestNoiseCeiling:
     def test_any_units(self):
         rdms = np.random.default_rng(0).gamma(2.0, size=(3, 10))
         expected = statistics.noise_ceiling(rdms)
-        np.testing.assert_allclose(
-            statistics.noise_ceiling(1e-70 * rdms), expected, rtol=1e-5
-        )
+        for unit in (1e-70, 1e-300, 1e300):
+            found = statistics.noise_ceiling(unit * rdms)
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
 
     def test_equal_subjects_leave_no_room(self):
         rdms = np.tile(np.arange(10.0), (3, 1))

@@ -1145,7 +1145,7 @@ class TestNumbers:
                 make(wrong)
 
     def test_others(self):
-        with pytest.raises(ValueError, match=r"share 1 - momentum must be .*got -0.5"):
+        with pytest.raises(ValueError, match=r"momentum must be .*at most 1, got 1.5"):
             terms.crd(B, negatives.given(), momentum=1.5)
         with pytest.raises(ValueError, match="number of classes must be .* 2 or more"):
             teachers.labels(1)

@@ -394,10 +394,9 @@ def _moved(
         )
 
     def moved(rows, new):
-        old = _checks.as_number("momentum", momentum, rows.dtype, at_least=0)
-        rest = _checks.as_number("share 1 - momentum", 1 - old, rows.dtype, at_least=0)
+        old = _checks.as_number("momentum", momentum, rows.dtype, at_least=0, at_most=1)
         new = jax.lax.stop_gradient(new).astype(rows.dtype)
-        mixed = _geometry.unit_rows(old * rows[index] + rest * new)
+        mixed = _geometry.unit_rows(old * rows[index] + (1 - old) * new)
         return rows.at[index].set(_checks.nan_unless(valid, mixed))
 
     return bank._replace(

@@ -16,8 +16,8 @@ def hint(student: Array, teacher: Array) -> Array:
     """Hint of FitNets: the activations themselves.
 
     Compares unit by unit. Maps of different size and one aspect are first pooled, by
-    adaptive averaging, to the smaller of the two. Where the channels differ a regressor comes
-    first: `terms.hint` trains it.
+    adaptive averaging, to the smaller of the two. Where the channels differ a regressor
+    comes first: `terms.hint` trains it.
 
     Args:
       student: Activations `[batch, ...]`.

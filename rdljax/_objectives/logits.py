@@ -9,7 +9,7 @@ Array = jax.Array
 
 
 def _logits(student: tuple, teacher: tuple) -> str | None:
-    if student[-1:] == (1,):
+    if student[-1:] in ((0,), (1,)):
         return "expected logits of two classes or more"
     return _layerwise.same_shape(student, teacher)
 
@@ -26,7 +26,8 @@ def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
 
     Compares the class probabilities of student and teacher, both softened by a
     temperature: their Kullback-Leibler divergence, times the squared temperature so
-    that the gradient's size does not depend on it.
+    that the gradient's size does not depend on it. A class that the teacher excludes (a
+    logit of -inf) contributes nothing.
 
     Args:
       student: Logits `[batch, ..., classes]`, one array.

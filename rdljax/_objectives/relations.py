@@ -49,7 +49,7 @@ def rdl(
       distance: Of two examples' activations, one of `rdm.distances`.
       comparison: Of two RDMs, one of `rdm.comparisons`.
       form: How the RDMs are held in memory, one of `rdm.forms`; None takes the fastest
-        for the batch.
+        for the batch. (Beyond 2,048 examples that has no forward-mode derivative.)
       axis_name: Of the mapped axis over whose devices the batch is divided, if it is:
         the value is that of the whole batch (see `rdm.discrepancy`).
 
@@ -118,7 +118,7 @@ def rdl_target(
       distance: Of two stimuli's activations in the student, one of `rdm.distances`.
       comparison: Of two RDMs, one of `rdm.comparisons`.
       subjects: The weight of each subject `[subjects]`, not negative, such as its
-        reliability. None weighs all alike.
+        reliability. None: uniform weights.
       ceiling: The similarity that a perfect student would have (`noise_ceiling` of
         `rdljax.statistics`), above 0, of all or of each subject `[subjects]`: noisy
         RDMs then ask no more than they can. For a comparison that is one minus a
@@ -495,7 +495,8 @@ def cka(student: Array, teacher: Array) -> Array:
       teacher: Activations `[batch, ...]` of the same examples.
 
     Returns:
-      A scalar in [0, 1], 0 for equal geometry: 1 - CKA, summed over layers. Where the
+      A scalar in [0, 1] but for rounding, 0 for equal geometry: 1 - CKA, summed over
+      layers. Where the
       examples of one side are all alike it is 1, and 0 where those of both are.
 
     Raises:

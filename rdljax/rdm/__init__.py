@@ -7,6 +7,7 @@ order of SciPy's `squareform` and of rsatoolbox.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rdljax import _checks as _numbers
@@ -46,8 +47,8 @@ def compute(
 
     Args:
       activations: `[n, ...]`, flattened to `[n, units]`.
-      pairs: `[2, p]` integers below n, or None for all pairs. Traced values are not
-        checked; what is beyond n then counts as n - 1.
+      pairs: `[2, p]` integers below n, or None for all pairs. The distance of a pair
+        that is traced and none is NaN.
       distance: One of `rdm.distances`.
       refine: How many of the smallest distances to compute again, from the difference
         of the two stimuli. All come from a product of matrices, whose rounding in
@@ -66,11 +67,11 @@ def compute(
     _checks.instance(distance, "rdm.distances", distances.Cosine)
     _checks.activations(activations)
     _checks.finite(activations)
-    _numbers.check_number("number of distances to refine", refine, whole=True)
-    if refine < 0 or (refine and pairs is not None):
+    refine = _numbers.as_count("number of distances to refine", refine, at_least=0)
+    if refine and pairs is not None:
         raise ValueError(
-            f"expected to refine 0 or more of all distances, got {refine}"
-            + ("" if pairs is None else " with given pairs, which are exact")
+            f"expected to refine distances of all pairs, got {refine} with given "
+            "pairs, which are exact"
         )
     return forms.distances_of(activations, pairs, distance, refine)
 
@@ -89,8 +90,8 @@ def compare(
     Args:
       student: `[pairs]`.
       teacher: `[pairs]`, of the same pairs.
-      weights: `[pairs]`, not negative; a pair of weight 0 may be NaN. None weighs all
-        alike.
+      weights: `[pairs]`, not negative; a pair of weight 0 may be NaN. None: uniform
+        weights.
       comparison: One of `rdm.comparisons`.
 
     Returns:
@@ -110,7 +111,15 @@ def compare(
             f"{jnp.shape(student)}, {jnp.shape(teacher)} and "
             f"{None if weights is None else jnp.shape(weights)}"
         )
-    student, teacher = map(_numbers.as_activations, (student, teacher))
+    if getattr(comparison, "own_scales", False):
+        # (Before NumPy's float64 becomes float32: units may be beyond its range.)
+        student, teacher = (
+            x if isinstance(x, Array) else _geometry.of_unit_size(np.asarray(x))
+            for x in (student, teacher)
+        )
+    student, teacher = (
+        _numbers.as_activations(x, "distances") for x in (student, teacher)
+    )
     dtype = _geometry.compute_dtype(student)
     if weights is not None:
         weights = _checks.weights_of(weights, student.shape[0], dtype)
@@ -137,7 +146,7 @@ def discrepancy(
       teacher: `[n, ...]` of the same stimuli; the trailing shape may differ.
       pairs: `[2, p]` pairs of stimuli to compare, or None for all.
       weights: Of each pair, `[p]`, or `[n (n - 1) / 2]` of all, not negative; 0 masks a
-        pair. None weighs all alike.
+        pair. None: uniform weights.
       distance: One of `rdm.distances`.
       comparison: One of `rdm.comparisons`.
       form: One of `rdm.forms`, how the RDMs are held in memory. None takes the fastest:
@@ -191,10 +200,8 @@ def sample_pairs(key: Array, batch: int, count: int) -> Array:
     Raises:
       ValueError: Fewer than two stimuli or fewer than one pair, or no whole number.
     """
-    _numbers.check_number("number of stimuli", batch, whole=True)
-    _numbers.check_number("number of pairs", count, whole=True)
-    if batch < 2 or count < 1:
-        raise ValueError(f"cannot draw {count} pairs of {batch} stimuli")
+    batch = _numbers.as_count("number of stimuli", batch, at_least=2)
+    count = _numbers.as_count("number of pairs", count)
     first_key, step_key = jax.random.split(key)
     first = jax.random.randint(first_key, (count,), 0, batch)
     step = jax.random.randint(step_key, (count,), 1, batch)

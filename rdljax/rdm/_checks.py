@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import _checks
+from rdljax import _checks, _indices
 
 Array = jax.Array
 
@@ -47,7 +47,7 @@ def vary(x: Array, name: str = "activations") -> None:
     if not _checks.is_known(x):
         return
     values = np.asarray(x)
-    if (values == values[:1]).all():
+    if (values[1:2] == values[:1]).all() and (values == values[:1]).all():
         raise ValueError(
             f"{name}: expected stimuli that differ, got the same activations for all "
             f"{len(x)} of them"
@@ -65,19 +65,20 @@ def same_stimuli(student: Array, teacher: Array) -> None:
 
 
 def pairs_of(pairs: Array, n: int) -> Array:
-    """Pairs that are integers `[2, p]`; below n, where their values are known."""
+    """Pairs that are integers `[2, p]`; n for what is traced and no stimulus."""
     shape, dtype = jnp.shape(pairs), jnp.result_type(pairs)
     if len(shape) != 2 or shape[0] != 2 or shape[1] < 1 or dtype.kind not in "iu":
         raise ValueError(
             f"pairs must be integers [2, p], p of 1 or more, got {dtype} {shape}"
         )
-    if _checks.is_known(pairs):
-        values = np.asarray(pairs)
-        if values.min() < 0 or values.max() >= n:
-            raise ValueError(
-                f"pairs must be of stimuli 0 to {n - 1}, got {values.min()} to "
-                f"{values.max()}"
-            )
+    if not _checks.is_known(pairs):
+        return _indices.places(pairs, n)
+    values = np.asarray(pairs)
+    if values.min() < 0 or values.max() >= n:
+        raise ValueError(
+            f"pairs must be of stimuli 0 to {n - 1}, got {values.min()} to "
+            f"{values.max()}"
+        )
     return jnp.asarray(pairs)
 
 
@@ -87,6 +88,7 @@ def weights_of(weights: Array, pairs: int, dtype) -> Array:
         raise ValueError(
             f"expected a weight for each of {pairs} pairs, got {jnp.shape(weights)}"
         )
+    _checks.check_real("weights", jnp.result_type(weights))
     if not _checks.is_known(weights):
         weights = weights.astype(dtype)
         return _checks.nan_unless(weights >= 0, weights)

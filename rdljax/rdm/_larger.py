@@ -34,9 +34,7 @@ def blocks_of(
     Raises:
       ValueError: Another number of rows on either side, or blocks of none.
     """
-    _numbers.check_number("size of a block", size, whole=True)
-    if size < 1:
-        raise ValueError(f"expected blocks of one row or more, got {size}")
+    size = _numbers.as_count("size of a block", size)
     if len(student) != len(teacher):
         raise ValueError(
             f"expected activations of the same stimuli, got {len(student)} of the "

@@ -138,10 +138,7 @@ class Tiles:
     ) -> Array:
         _refuse_unless(self, hasattr(distance, "between"), distance)
         _refuse_unless(self, streams(comparison), comparison)
-        _numbers.check_number("block of a tile", self.block, whole=True)
-        _numbers.check_number("block of a tile", self.block, whole=True)
-        if self.block < 1:
-            raise ValueError(f"expected tiles of one stimulus or more, got {self}")
+        _numbers.as_count("block of a tile", self.block)
         points = tuple(distance.points(x) for x in (student, teacher))
         n, dtype = len(student), points[0][0].dtype
         pairs = jnp.asarray(n * (n - 1) / 2, dtype)
@@ -339,14 +336,16 @@ def distances_of(x: Array, pairs: Array | None, distance, refine: int = 0) -> Ar
     """The condensed RDM, or the distances of given pairs."""
     if pairs is None:
         return _condensed.condense(matrix(x, distance, refine))
-    return distance.pairs(x, _checks.pairs_of(pairs, x.shape[0]))
+    places = _checks.pairs_of(pairs, len(x))
+    found = distance.pairs(x, places)
+    if _numbers.is_known(pairs):
+        return found
+    return _numbers.nan_unless((places < len(x)).all(axis=0), found)
 
 
 def matrix(x: Array, distance, refine: int = 0) -> Array:
     """All distances `[n, n]`, the `refine` smallest of them from differences."""
-    _numbers.check_number(
-        "number of distances to refine", refine, at_least=0, whole=True
-    )
+    refine = _numbers.as_count("number of distances to refine", refine, at_least=0)
     distances = distance(x)
     if not refine:
         return distances
