@@ -15,7 +15,7 @@ import optax
 
 from experiments import command, data, methods, weights
 from experiments import config as configs
-from rdljax import measured, rdm, statistics, teachers, terms
+from rdljax import _files, measured, rdm, statistics, teachers, terms
 
 # An array NAME_subject_session has RDM NAME of each subject and session.
 EACH = "_subject_session"
@@ -138,12 +138,14 @@ def _check_measured(name: str, rdms: measured.Rdms) -> None:
 
 def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
     """The images in a file, and by name of each RDM the array that has it."""
-    path = command.path("brain", file)
+    path, shapes = command.path("brain", file), {}
+
+    def choose(found):
+        shapes.update(found)
+        return [name for name in found if name == "images"]
+
     try:
-        # (Opened here: NumPy leaves a file open that it cannot read.)
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            images = arrays.get("images")
-            shapes = {name: arrays[name].shape for name in arrays}
+        images = _files.npz(path, choose).get("images")
     except Exception as error:  # What is damaged fails in many ways.
         raise command.UsageError(
             f"brain cannot be read from {path}: {error}"

@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import shutil
+import zipfile
 
 import flax.linen as nn
 import jax
@@ -794,6 +795,24 @@ class TestExperiment:
             assert brain.names(config) == names + shuffled
         else:
             with pytest.raises(command.UsageError, match=re.escape(message)):
+                brain.names(config)
+
+    @pytest.mark.parametrize("large", ["other", "images"])
+    def test_a_file_that_asks_for_terabytes(self, large, tmp_path):
+        rows = {"images": (6, 2, 2, 1), "it": (15,)}
+        rows[large] = (10**6, 1000, 1000, 1)
+        with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, shape in rows.items():
+                kind = "|u1" if name == "images" else "<f8"
+                header = {"descr": kind, "fortran_order": False, "shape": shape}
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array_header_1_0(file, header)
+                    file.write(bytes(120))
+        config = configs.Config(brain=str(tmp_path / "a.npz"))
+        if large == "other":  # What no RDM is, is not read.
+            assert brain.names(config) == ["it", "it_shuffled"]
+        else:
+            with pytest.raises(command.UsageError, match="1,000,000,000,000"):
                 brain.names(config)
 
     def test_names_of_the_teacher_s_layers(self):
