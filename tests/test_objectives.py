@@ -1735,6 +1735,16 @@ class TestRDL:
 
         np.testing.assert_allclose(*both(student, teacher))
 
+    def test_of_squared_distances_at_any_scale(self):
+        rng = np.random.default_rng(7)
+        x, target = rng.normal(size=(6, 5)).astype(np.float32), rng.gamma(2, size=15)
+        squared = rdm.distances.SquaredEuclidean()
+        form = jax.jit(functools.partial(objectives.rdl_target, distance=squared))
+        expected = form(x, target)
+        assert 0.1 < expected < 1.9
+        for scale in (1e-25, 1e25):
+            np.testing.assert_allclose(form(scale * x, target), expected, rtol=1e-5)
+
     def test_missing_pairs_are_masked(self, float64):
         student, target = draw((6, 5), 0), np.array(draw(15, 1))
         keep = np.arange(15) % 3 > 0

@@ -137,6 +137,8 @@ def rdl_target(
       Networks <https://doi.org/10.3389/fncom.2016.00131>`_, Front. Comput. Neurosci.
       10:131, 2016.
     """
+    if rdm.forms.blind_to_scale(distance, comparison):
+        student = student / _geometry.power_of_two(student)
     own = rdm.forms.distances_of(student, None, distance)
     compare = functools.partial(rdm.compare, comparison=comparison)
     measured = None
