@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments import command, data, findings, loop, probe, trainings
+from experiments import command, data, files, findings, loop, probe, trainings
 from rdljax import statistics
 
 KEYS = ("seed", "data_dir", "out", "overwrite")
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> None:
         shown = {name: each[options.seed] for name, each in found.items()}
         picture(out, shown, f"{config['data']}, seed {options.seed}")
         loop.write_json(written[1], compared)
-        written[2].write_text(text)
+        files.write(written[2], text)
     except OSError as error:
         raise command.UsageError(f"cannot write {out}: {error}") from error
     print(f"{text}\n{', '.join(map(str, written))}")

@@ -7,9 +7,10 @@
         figure.savefig(file.name)
 
 `is_draft` tells what a process that was killed may leave in a folder; the next `draft`
-of the same file removes it.
+of the same file removes it. `npz` reads the arrays of a file that may be anyone's.
 """
 
 from rdljax import _files
 
 write, draft, is_draft = _files.write, _files.draft, _files.is_draft
+npz = _files.npz

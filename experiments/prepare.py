@@ -344,9 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"error: cannot prepare {name}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("interrupted: nothing was prepared", file=sys.stderr)
-        return 130
+        return getattr(stopped, "status", 130)
     return 0
 
 

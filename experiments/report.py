@@ -220,9 +220,7 @@ def rdms_by_epoch(runs: dict[str, list[dict]], config: dict) -> dict[str, dict]:
 def _rdms(file: pathlib.Path, name: str, config: dict) -> dict[str, np.ndarray]:
     """By layer, in depth order, the condensed RDMs of a file."""
     try:
-        # (Opened here: NumPy leaves a file open that it cannot read.)
-        with file.open("rb") as opened, np.load(opened) as stored:
-            rdms = {layer: stored[layer].astype(np.float64) for layer in stored}
+        rdms = {layer: x.astype(np.float64) for layer, x in files.npz(file).items()}
     except Exception as error:  # What is damaged fails in many ways.
         raise command.UsageError(f"{file} is damaged ({error!r})") from error
     net = config["teacher" if name == "teacher" else "student"]

@@ -553,9 +553,7 @@ def recorded(
     try:
         result = json.loads(record.read_text())
         results_folder.check_net(result, name, seed, lab.config)
-        # (Opened here: NumPy leaves a file open that it cannot read.)
-        with (place / "rdms.npz").open("rb") as file, np.load(file) as rdms:
-            result["rdms"] = {layer: rdms[layer] for layer in net.layers}
+        result["rdms"] = files.npz(place / "rdms.npz", lambda _: net.layers)
     except Exception as error:  # What is damaged fails in many ways.
         raise command.UsageError(
             f"{record} or rdms.npz beside it is damaged ({error!r}); where the first "
@@ -705,8 +703,8 @@ def _look_before(lab: Lab, recipe: Recipe, seed: int) -> None:
 
 def of_brain(lab: Lab, results: list[dict]) -> list[dict]:
     """Of each student, before its training and after, its RDMs of the stimuli."""
-    found = []
-    files = {
+    found, layers = [], brain.layers(lab.config)
+    places = {
         (BEFORE, seed): lab.folder / f"{BEFORE}-seed{seed}.npz"
         for seed in range(lab.config.seeds)
     }
@@ -714,12 +712,11 @@ def of_brain(lab: Lab, results: list[dict]) -> list[dict]:
     for result in results:
         if result["method"] != "teacher":
             key = result["method"], result["seed"]
-            files[key] = lab.folder / folder(*key) / "brain.npz"
+            places[key] = lab.folder / folder(*key) / "brain.npz"
             histories[key] = result["history"]
-    for (method, seed), file in files.items():
+    for (method, seed), file in places.items():
         try:
-            with file.open("rb") as opened, np.load(opened) as rdms:
-                own = {layer: rdms[layer] for layer in brain.layers(lab.config)}
+            own = files.npz(file, lambda _: layers)
         except Exception as error:  # What is damaged fails in many ways.
             raise command.UsageError(
                 f"{file} is damaged ({error!r}); where it is deleted, and result.json "

@@ -57,6 +57,8 @@ TESTS = {
     "experiments/methods.py": "methods",
     "experiments/modalities.py": "modalities",
     "experiments/page.py": "report",
+    "experiments/command.py": "experiments crash",
+    "experiments/loop.py": "experiments crash",
     "experiments/prepare.py": "prepare",
     "experiments/probe.py": "probe",
     "experiments/profile.py": "profile",
