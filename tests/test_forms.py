@@ -652,7 +652,10 @@ def test_weighted_pairs(float64):
             {"form": forms.Tiles(0)},
             "block of a tile must be a whole number of 1 or more",
         ),
-        ({"form": forms.Tiles(2.5)}, "block of a tile must be a whole number, got 2.5"),
+        (
+            {"form": forms.Tiles(2.5)},
+            "block of a tile must be a whole number of 1 or more, got 2.5",
+        ),
         ({"form": forms.Dense(-1)}, "refine must be a whole number of 0 or more"),
         ({"form": forms.Tiles(), "pairs": np.array([[0], [1]])}, "pairs have no form"),
     ],
