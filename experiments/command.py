@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,7 +40,8 @@ def heeding(heed: Callable[[int], Any]) -> Iterator[None]:
     """Has the signals that ask to stop call `heed(number)`.
 
     What is ignored, as a hangup is under `nohup`, stays so. (Ctrl-C does not: a shell
-    that is no terminal ignores it for what runs in the background.)
+    that is no terminal ignores it for what runs in the background.) So does a handler
+    that is not Python's, which nobody could put back.
     """
     before = _listen(heed)
     try:
@@ -68,28 +70,42 @@ def _listen(heed: Callable[[int], Any]) -> dict[int, Any]:
     """Has signals call `heed(number)`; the handlers that they had before."""
 
     def called(number, _):
-        _spare_closed_terminals()
+        _spare_closed_terminals(number)
         heed(number)
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {k: handler for k, handler in found.items() if handler is not None}
     for number, handler in before.items():
         if number == signal.SIGINT or handler is not signal.SIG_IGN:
             signal.signal(number, called)
     return before
 
 
-def _spare_closed_terminals() -> None:
-    """Sends to nowhere what would be written to a terminal that is closed.
+def _spare_closed_terminals(number: int) -> None:
+    """Sends to nowhere what would be written to a terminal or pipe that is closed.
 
     Where it cannot be written, a run would end by that before it leaves a checkpoint.
+    What a hangup ends, such as `tee`, may end a moment later.
     """
+    wait = 0.1 if number == getattr(signal, "SIGHUP", None) else 0.0
     for stream in (1, 2):
-        try:
-            os.write(stream, b"")
-        except OSError:
+        if _is_closed(stream, wait):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream)
             os.close(nowhere)
+
+
+def _is_closed(stream: int, wait: float) -> bool:
+    """Whether nobody reads what is written, now or within some seconds."""
+    try:
+        os.write(stream, b"")  # (Which a pipe without a reader takes.)
+    except OSError:
+        return True
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(stream, 0)  # It tells errors and a hangup, as always.
+    return bool(poll.poll(1000 * wait))
 
 
 def check_keys(arguments: Iterable[str], known: Iterable[str]) -> None:

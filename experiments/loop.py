@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import pathlib
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +26,21 @@ from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 
 from experiments import command, data, files
-from rdljax import checkpoints, training
+from rdljax import _files, checkpoints, training
 
 # Where devices are emulated on a CPU, too many steps in flight can starve one of them.
 STEPS_IN_FLIGHT = 10
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+# What a checkpoint says of itself.
+_NUMBER = ("a number", lambda x: type(x) in (int, float))
+ABOUT = {
+    "job": str,
+    "settings?": dict,
+    "seconds": _NUMBER,
+    "devices": ("a number of devices", lambda x: type(x) is int and 0 < x < 2**20),
+    "history": [{"validation_error": _NUMBER, ...: _NUMBER}],
+    "partial": [{...: _NUMBER}],
+}
 
 
 class Interrupted(Exception):
@@ -49,7 +60,8 @@ class Diverged(Exception):
 class Interrupt:
     """Turns Ctrl-C, SIGTERM and SIGHUP into a request, heeded between two steps.
 
-    A second one stops at once.
+    A second Ctrl-C stops at once. Other signals that follow ask for the same: a closed
+    terminal sends SIGHUP twice (its shell and the kernel do), systemd both others.
     """
 
     def __init__(self):
@@ -67,9 +79,10 @@ class Interrupt:
             error.status = self._status
 
     def _request(self, number: int) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested, self._status = True, 128 + number
+        elif number == signal.SIGINT:
             raise command.Stopped(number)
-        self.requested, self._status = True, 128 + number
 
 
 class Events:
@@ -385,6 +398,8 @@ def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progre
         return begin(job.seed, devices), Progress(0, [], [], 0.0)
 
     def like(about):
+        if wrong := _files.misfit(about, ABOUT, "what it says"):
+            raise checkpoints.CheckpointDamaged(f"{job.checkpoint} is damaged: {wrong}")
         return jax.eval_shape(lambda: begin(job.seed, about["devices"]))
 
     state, about, done = checkpoints.restore(job.checkpoint, like, tell=tqdm.tqdm.write)

@@ -24,6 +24,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -161,8 +162,9 @@ SOURCES = {
     ),
 }
 
-# Seconds a server may stay silent.
+# Seconds a server may stay silent, and bytes a second that it sends at least.
 PATIENCE = 10.0
+SLOWEST = 10_000
 # Bytes of the largest file that is downloaded, and of what it may unpack to before its
 # sum is known. (The largest original has 170 MB, and unpacks to 186 MB.)
 LARGEST = 2**28
@@ -170,6 +172,8 @@ LARGEST = 2**28
 
 # What the folder is called that a new one replaces, until it is there.
 _REPLACED = "replaced"
+# Seconds in which a process locks the hidden folder that it has made.
+_UNLOCKED = 60.0
 
 
 class CannotPrepare(ValueError):
@@ -242,9 +246,12 @@ def _remove_left(name: str, data_dir: pathlib.Path, folder: pathlib.Path) -> Non
             found = {path.name for path in left.iterdir()}
             if left.is_symlink() or found - {_REPLACED, name, "downloads", locks.NAME}:
                 continue
+            age = time.time() - left.stat().st_mtime
+            if found <= {locks.NAME} and age < _UNLOCKED:
+                continue
             with locks.held(left):
                 _put_back(left / _REPLACED, folder)
-            shutil.rmtree(left)
+                shutil.rmtree(left)
 
 
 def _put_back(replaced: pathlib.Path, folder: pathlib.Path) -> None:
@@ -386,12 +393,19 @@ def _download(url: str, path: pathlib.Path, accepted: tuple[str, ...]) -> None:
         size = response.length
         if size is not None and size > LARGEST:
             raise OSError(_too_large(size))
-        bar = tqdm.tqdm.wrapattr(response, "read", total=size, desc=path.name)
-        with bar as counted:
-            while part := counted.read(2**20):
-                file.write(part)
+        began = time.monotonic()
+        shown = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+        with tqdm.tqdm(total=size, desc=path.name, **shown) as bar:
+            while part := response.read1(2**20):
+                bar.update(file.write(part))
                 if file.tell() > LARGEST:
                     raise OSError(_too_large(file.tell()))
+                seconds = time.monotonic() - began
+                if file.tell() < SLOWEST * (seconds - PATIENCE):
+                    raise TimeoutError(
+                        f"{file.tell():,} bytes in {seconds:.0f} s are fewer than "
+                        f"{SLOWEST:,} a second (prepare.SLOWEST)"
+                    )
         file.flush()
         unpack(pathlib.Path(file.name), accepted)
 

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 
 import numpy as np
@@ -273,18 +274,66 @@ class TestAskedToStop:
     ASKING = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
     @pytest.mark.parametrize(("number", "status"), ASKING)
-    def test_once_is_a_request_and_twice_ends(self, number, status):
+    def test_once_is_a_request_and_ctrl_c_then_ends(self, number, status):
         before = signal.getsignal(number)
         with pytest.raises(loop.Interrupted) as stopped, loop.Interrupt() as interrupt:
             assert not interrupt.requested
             signal.raise_signal(number)
             assert interrupt.requested
+            for again in (signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+                signal.raise_signal(again)
             with pytest.raises(command.Stopped):
-                signal.raise_signal(number)
-            assert command.answer(lambda: signal.raise_signal(number)) == status
+                signal.raise_signal(signal.SIGINT)
+            assert command.answer(lambda: signal.raise_signal(signal.SIGINT)) == 130
             raise loop.Interrupted("teacher")
         assert stopped.value.status == status
         assert signal.getsignal(number) is before
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_a_pipe_that_nobody_reads_any_more(self, number):
+        reading, writing = os.pipe()
+        before = os.dup(2)
+        later = threading.Timer(0.02, os.close, [reading])
+        try:
+            os.dup2(writing, 2)
+            if number == signal.SIGHUP:
+                later.start()  # As `tee` ends, which gets the hangup too.
+            else:
+                os.close(reading)
+            with loop.Interrupt():
+                signal.raise_signal(number)
+                os.write(2, b"on")
+        finally:
+            later.cancel()
+            os.dup2(before, 2)
+            os.close(before)
+            os.close(writing)
+
+    def test_a_handler_of_a_library_stays(self, monkeypatch):
+        """One that was not set by Python, which says that it is None."""
+        own = signal.getsignal
+        found = {signal.SIGTERM: None}
+        monkeypatch.setattr(signal, "getsignal", lambda n: found.get(n, own(n)))
+        before = own(signal.SIGTERM)
+        with loop.Interrupt():
+            assert own(signal.SIGTERM) is before
+
+    def test_a_program_that_imports_experiments_keeps_its_own(self, tmp_path):
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "__init__.py").write_text("import experiments")
+        path = tmp_path / "other" / "program.py"
+        path.write_text("import signal; print(signal.getsignal(signal.SIGTERM) == 0)")
+        paths = os.pathsep.join((str(ROOT), str(tmp_path)))
+        for call in (["-m", "other.program"], ["-Bmother.program", "--of", "it"]):
+            done = subprocess.run(
+                [sys.executable, *call],
+                cwd=tmp_path,
+                env=os.environ | {"PYTHONPATH": paths},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert done.stdout == "True\n"
 
     def test_a_hangup_that_is_ignored_stays_so(self):
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -377,6 +426,7 @@ class TestCommands:
             ) as process:
                 self.wait(process, tmp_path, begun)
                 process.send_signal(number)
+                process.send_signal(signal.SIGHUP)  # As bash and systemd do.
                 said = process.stderr.read()
             assert process.returncode == status
             assert "Traceback" not in said and "\nstopped in " in said
@@ -427,6 +477,7 @@ class TestCommands:
         begin = time.monotonic()
         assert call(module, *arguments).returncode == 0
         seconds, whole = time.monotonic() - begin, self.files(tmp_path)
+        statuses = []
         for share in (0.4, 0.7, 0.85, 0.95):
             for path in whole:
                 path.unlink(missing_ok=True)
@@ -437,12 +488,14 @@ class TestCommands:
                 process.send_signal(signal.SIGTERM)
                 said = process.stderr.read()
             # (When Python ends, the signal's own action is back.)
+            statuses.append(process.returncode)
             assert process.returncode in (0, 143, -signal.SIGTERM)
             assert "Traceback" not in said
             assert process.returncode != 143 or "\nstopped\n" in said
             left = self.files(tmp_path)
             assert left.keys() <= whole.keys()
             assert all(left[path] == whole[path] for path in left)
+        assert 143 in statuses
 
     @pytest.mark.parametrize("module", ["report", "probe", "correlations"])
     def test_a_full_disk_in_others(self, finished, tmp_path, module):
