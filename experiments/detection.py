@@ -45,7 +45,6 @@ clipping were chosen on canvases of validation images.
 
 import argparse
 import functools
-import json
 import math
 import pathlib
 import re
@@ -405,7 +404,7 @@ def _check_taken(
 def _read(record: pathlib.Path, hint: str) -> dict:
     """A file of JSON, or `UsageError` with a hint."""
     try:
-        found = json.loads(record.read_text())
+        found = files.words(record)
         if not isinstance(found, dict):
             raise ValueError("it is no dictionary")
     except (OSError, ValueError, RecursionError) as error:

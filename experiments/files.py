@@ -6,11 +6,12 @@
     with files.draft(folder / "figure.png") as file:
         figure.savefig(file.name)
 
-`is_draft` tells what a process that was killed may leave in a folder; the next `draft`
-of the same file removes it. `npz` reads the arrays of a file that may be anyone's.
+`is_draft` tells what a process that was killed may leave in a folder; a `draft` of the
+same file removes it, a minute later or more. `npz` reads the arrays and `words` the
+JSON of a file that may be anyone's.
 """
 
 from rdljax import _files
 
 write, draft, is_draft = _files.write, _files.draft, _files.is_draft
-npz = _files.npz
+npz, words = _files.npz, _files.words

@@ -19,7 +19,6 @@ better than plain in all seeds (McNemar).
 
 import argparse
 import functools
-import json
 import pathlib
 import re
 import sys
@@ -145,7 +144,7 @@ def _check_free(out: pathlib.Path, overwrite: bool) -> None:
             "alone"
         )
     try:
-        if not {"run", "layer", "nets"} <= json.loads(record.read_text()).keys():
+        if not {"run", "layer", "nets"} <= files.words(record).keys():
             raise ValueError("it has no run, layer and nets")
     except Exception as error:  # What is no probe fails in many ways.
         raise command.UsageError(
@@ -187,7 +186,7 @@ def finished(results: str) -> tuple[pathlib.Path, dict]:
     """
     folder = command.path("RESULTS", results)
     try:
-        settings = json.loads((folder / "config.json").read_text())
+        settings = files.words(folder / "config.json")
         if not results_folder.is_run(settings):
             raise ValueError("its config.json is not one of experiments.run")
     except Exception as error:  # What is damaged fails in many ways.
@@ -199,7 +198,7 @@ def finished(results: str) -> tuple[pathlib.Path, dict]:
             "and --resume goes on with it"
         )
     try:
-        summary = json.loads(record.read_text())
+        summary = files.words(record)
         if missing := SETTINGS - summary["config"].keys():
             raise ValueError(f"it has no setting {', '.join(sorted(missing))}")
     except Exception as error:

@@ -10,7 +10,6 @@ and confusion matrices.
 import argparse
 import base64
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -162,7 +161,7 @@ def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:
 
 def _json(path: pathlib.Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.words(path)
     except (OSError, ValueError, RecursionError) as error:
         raise command.UsageError(f"{path} is missing or damaged ({error})") from error
 

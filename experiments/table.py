@@ -14,7 +14,6 @@ import csv
 import dataclasses
 import functools
 import io
-import json
 import os
 import pathlib
 import shlex
@@ -234,7 +233,7 @@ def _check_own(call: Call) -> None:
     if not others:
         return
     try:
-        name = json.loads(record.read_text())["name"]
+        name = files.words(record)["name"]
     except FileNotFoundError:
         name = None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -256,7 +255,7 @@ def _finished(call: Call) -> dict[str, dict]:
         record = call.folder / column / "result.json"
         # (What is missing, damaged or another's is told when the column is run.)
         with contextlib.suppress(Exception):
-            summary = json.loads(record.read_text())
+            summary = files.words(record)
             findings.table(summary)
             if summary["config"]["name"] == f"{call.name}/{column}":
                 found[column] = summary
@@ -307,7 +306,7 @@ def planned(call: Call) -> str:
             if left:
                 cost, how = _estimate(config, folder, left)
             known.append(cost)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             cost, how = None, str(error)
             unknown.append(column)
         taught = config.teacher_from or of.teacher_of or config.teacher or "nobody"
@@ -339,7 +338,7 @@ def _check_same(call: Call, column: str) -> None:
     config, _ = labs.trained_elsewhere(settled(call, column))
     name = f"{call.name}/{column}"
     mine = {"name": name, **results.settings(config)}
-    theirs = json.loads(record.read_text())
+    theirs = files.words(record)
     known = {k: v for k, v in theirs.items() if k in mine}
     if changed := results.differing(known, mine):
         raise commands.UsageError(f"other settings are there: {', '.join(changed)}")
@@ -394,8 +393,8 @@ def _estimate(
                 step = Cost(*map(sum, zip(step, measured["answer"], strict=True)))
         compiling += len(phases) * step.compiling
         seeds = range(max(config.seeds, config.ensemble))
-        files = [_result(folder, config, method, seed) for seed in seeds]
-        found = [json.loads(f.read_text())["seconds"] for f in files if f.exists()]
+        records = [_result(folder, config, method, seed) for seed in seeds]
+        found = [files.words(one)["seconds"] for one in records if one.is_file()]
         known += bool(found)
         one = float(np.mean(found)) if found else sum(phases) * steps * step.steps
         total += one * sum(name == method for name, _ in left)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.metadata
-import json
 import pathlib
 import platform
 from collections.abc import Sequence
@@ -551,7 +550,7 @@ def recorded(
         about |= {"history": outcome.history, "start_up": outcome.start_up}
         loop.write_json(record, about | measured)
     try:
-        result = json.loads(record.read_text())
+        result = files.words(record)
         results_folder.check_net(result, name, seed, lab.config)
         result["rdms"] = files.npz(place / "rdms.npz", lambda _: net.layers)
     except Exception as error:  # What is damaged fails in many ways.

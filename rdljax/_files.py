@@ -15,6 +15,7 @@ import os
 import pathlib
 import re
 import secrets
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
@@ -36,8 +37,10 @@ Choose = Callable[[Mapping[str, tuple[int, ...]]], Iterable[str]]
 LIMIT, TIMES = 2**30, 20
 
 
-# How the names of drafts begin.
-_DRAFT = ".partial-"
+# How the names of drafts begin, and after how many seconds one may be a dead process's.
+_DRAFT, _OLD = ".partial-", 60
+# Where names are no files of anybody's, and a folder there that is like any other.
+_SYSTEM, _MEMORY = ("/dev", "/proc"), "/dev/shm"
 
 # More bytes than the header of an array that NumPy reads.
 _HEADER = 2**14
@@ -146,13 +149,13 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def draft(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def draft(path: str | os.PathLike, *, new: bool = False) -> Iterator[BinaryIO]:
     """Opens a file that appears at `path` when all of it is written, or not at all.
 
     What was there before stays until then, and for good if the block raises. It is a
-    new file in the same folder that is renamed: a link at `path` is replaced, and what
-    it points to is not touched. Drafts of the file that killed processes have left are
-    removed.
+    new file in the same folder that is renamed, with the permissions of the one before:
+    a link at `path` is replaced, and what it points to is not touched. Drafts of the
+    file that killed processes have left are removed, a minute old or older.
 
         with draft("rdms.npz") as file:
             np.savez(file, **rdms)
@@ -161,28 +164,74 @@ def draft(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
     Args:
       path: Of the file; its folder is there.
+      new: It must not exist, also not when all is written.
 
     Raises:
       OSError: It cannot be written, or something is there that is no file, such as a
         folder or a device.
+      FileExistsError: It exists, and was to be `new`.
+      PermissionError: It exists and is read-only.
     """
     path = as_path(path)
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no file: nothing can be written there")
+    mode = _mode(path, new)
     _remove_drafts(path)
     # (Of a long name the end: the longest that a folder takes would be too long.)
     name = path.with_name(f"{_DRAFT}{secrets.token_hex(4)}-{path.name[-50:]}")
     # (Not by `tempfile`, whose files nobody else may read. O_EXCL follows no link.)
-    opener = functools.partial(_open, flags=os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    opener = functools.partial(_open, flags=flags, mode=mode or 0o666)
     try:
         with open(os.fspath(name), "w+b", opener=opener) as file:
             _lock(file.fileno())
+            if mode and mode != _permissions(os.fstat(file.fileno())):
+                os.fchmod(file.fileno(), mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        name.replace(path)
+            if fcntl is not None:  # While it is locked: nobody takes it for a dead one.
+                _place(name, path, new)
+        if fcntl is None:  # Windows renames no file that is open.
+            _place(name, path, new)
     finally:
         name.unlink(missing_ok=True)
+
+
+def _mode(path: pathlib.Path, new: bool) -> int | None:
+    """Returns the permissions of the file that a draft replaces; None without one.
+
+    Raises:
+      OSError: What is there is not to be replaced: see `draft`.
+    """
+    # (Of /dev/stdout, a link to any file, the link would be replaced.)
+    folder = pathlib.Path(os.path.realpath(path.parent))
+    if any(map(folder.is_relative_to, _SYSTEM)) and not folder.is_relative_to(_MEMORY):
+        raise OSError(f"{path} is no file: {folder} is the system's")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is no file: nothing can be written there")
+    if new and os.path.lexists(path):
+        raise FileExistsError(f"there is a file {path} already")
+    if path.is_symlink() or not path.exists():
+        return None
+    mode = _permissions(path.stat())
+    # (Of root every file is writable: the mode says what its owner wants.)
+    if not mode & 0o222 or not os.access(path, os.W_OK):
+        raise PermissionError(f"{path} is read-only: it is not replaced")
+    return mode
+
+
+def _permissions(of: os.stat_result) -> int:
+    return of.st_mode & 0o777
+
+
+def _place(name: pathlib.Path, path: pathlib.Path, new: bool) -> None:
+    """Gives a file its name, which none may have where it is `new`."""
+    if new:
+        with contextlib.suppress(OSError):  # Some file systems have no hard links.
+            os.link(name, path)
+            return
+        if os.path.lexists(path):
+            raise FileExistsError(f"there is a file {path} already")
+    name.replace(path)
 
 
 def is_draft(path: pathlib.Path) -> bool:
@@ -194,17 +243,20 @@ def _remove_drafts(path: pathlib.Path) -> None:
     """Removes the drafts of a file that no process writes any more."""
     if fcntl is None:
         return
-    opener = functools.partial(_open, flags=os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    # (To read alone would not do: NFS locks what is open for writing.)
+    opener = functools.partial(_open, flags=os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     random = "[0-9a-f]" * 8
     for left in path.parent.glob(f"{_DRAFT}{random}-{glob.escape(path.name[-50:])}"):
         # (What cannot be opened or removed is another's.)
         with contextlib.suppress(OSError), open(left, "rb", opener=opener) as file:
-            if _lock(file.fileno()):
+            # (A new one may not be locked yet, and is not locked here either.)
+            old = time.time() - os.fstat(file.fileno()).st_mtime > _OLD
+            if old and _lock(file.fileno()):
                 left.unlink()
 
 
-def _open(path: str, _: int, *, flags: int) -> int:
-    return os.open(path, flags, 0o666)
+def _open(path: str, _: int, *, flags: int, mode: int = 0o666) -> int:
+    return os.open(path, flags, mode)
 
 
 def _lock(file: int) -> bool:
@@ -243,7 +295,7 @@ def npz(
 ) -> dict[str, np.ndarray]:
     """The chosen arrays of an .npz file."""
     with (
-        _telling(f"{path} is not an .npz file of arrays"),
+        _telling(path, "is not an .npz file of arrays"),
         zipfile.ZipFile(path) as archive,
     ):
         members = {x.removesuffix(".npy"): x for x in archive.namelist()}
@@ -281,7 +333,7 @@ def npy(
 ) -> dict[str, np.ndarray]:
     """The array of an .npy file, memory-mapped, by the file's name without `.npy`."""
     del limit  # It has no more bytes than its file.
-    with _telling(f"{path} is not an .npy file of an array"):
+    with _telling(path, "is not an .npy file of an array"):
         array = np.lib.format.open_memmap(path, mode="r")
         return dict.fromkeys(choose({path.stem: array.shape}), array)
 
@@ -293,7 +345,7 @@ def safetensors(
     del limit  # They have no more bytes than their file.
     package = package_safetensors(path)
     with (
-        _telling(f"{path} is not a .safetensors file that NumPy can hold"),
+        _telling(path, "is not a .safetensors file that NumPy can hold"),
         package.safe_open(path, framework="numpy") as file,
     ):
         names = file.keys()
@@ -332,7 +384,7 @@ def hdf5(
     def value(item):
         return np.asarray(item[()] if isinstance(item, h5py.Dataset) else item)
 
-    with _telling(f"{path} is not an HDF5 file of arrays"), h5py.File(path) as file:
+    with _telling(path, "is not an HDF5 file of arrays"), h5py.File(path) as file:
         # (Neither follows a link: what a soft one names has a name of its own.)
         file.visititems(take)
         file.visititems_links(look)
@@ -376,15 +428,17 @@ def package_safetensors(path: pathlib.Path) -> Any:
 
 
 @contextlib.contextmanager
-def _telling(what: str) -> Iterator[None]:
-    """Tells what a file is not.
+def _telling(path: pathlib.Path, what: str) -> Iterator[None]:
+    """Tells what a file is not; at once if it is none, since a pipe is waited for.
 
     What a damaged file makes a parser raise has no end: whatever it is, it is told with
     the file's name.
     """
     try:
+        if not path.is_file():
+            raise CannotRead(f"there is no file {path}")
         yield
     except (_names.UnknownName, CannotRead):
         raise
     except Exception as error:
-        raise CannotRead(f"{what}: {brief(error)}") from error
+        raise CannotRead(f"{path} {what}: {brief(error)}") from error

@@ -82,8 +82,6 @@ def read(
       UnknownName: An `.npz` has no array of that name.
     """
     path = _files.as_path(path)
-    if not path.is_file():
-        raise CannotRead(f"there is no file {path}")
     suffix = _files.suffix(path)
     if suffix in (".h5", ".hdf5") and name is not None:
         raise CannotRead(f"{path} has RDMs of one name alone, got {name!r}")
@@ -213,9 +211,7 @@ def write(rdms: Rdms, path: str | os.PathLike, measure: str = "unknown") -> None
     subjects, sessions, pairs = rdms.distances.shape
     n = rdm.stimuli(pairs)
     names = rdms.subjects or tuple(str(i) for i in range(subjects))
-    if path.exists():
-        raise FileExistsError(f"there is a file {path} already")
-    with _files.draft(path) as draft, h5py.File(draft, "w") as file:
+    with _files.draft(path, new=True) as draft, h5py.File(draft, "w") as file:
         file["dissimilarities"] = rdms.distances.reshape(-1, pairs)
         file.attrs["dissimilarity_measure"] = measure
         file.create_group("descriptors")

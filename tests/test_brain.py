@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -741,6 +742,11 @@ class TestExperiment:
         with pytest.raises((command.UsageError, ValueError), match=message):
             whole(tmp_path / "run", changes.pop("brain"), **changes)
         assert not (tmp_path / "run").exists()
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.npz")
+        with pytest.raises(command.UsageError, match="there is no file .*pipe.npz"):
+            whole(tmp_path / "run", str(tmp_path / "pipe.npz"))
 
     @pytest.mark.parametrize(
         ("arrays", "message"),

@@ -23,6 +23,12 @@ from rdljax import _files, checkpoints, measured, nets, stored, teachers
 from rdljax.nets import from_keras, from_torch
 
 
+def long_ago(folder):
+    """Lets all files of a folder be two minutes old."""
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - 120,) * 2, follow_symlinks=False)
+
+
 class TestDraft:
     def test_a_link_is_replaced_and_its_target_stays(self, tmp_path):
         target, path = tmp_path / "diary.txt", tmp_path / "report.html"
@@ -76,8 +82,13 @@ class TestDraft:
         for at in (path, other):
             subprocess.run([sys.executable, "-c", program, at], check=False)
         assert len(os.listdir(tmp_path)) == 2 and not path.exists()
+        files.write(path, "")
+        assert len(os.listdir(tmp_path)) == 3  # They may be of one that begins.
+        long_ago(tmp_path)
         with files.draft(path) as file:
             file.write(b"first")
+            file.flush()
+            long_ago(tmp_path)
             files.write(path, "second")
             assert path.read_text() == "second"
         assert path.read_text() == "first"
@@ -89,6 +100,7 @@ class TestDraft:
         (tmp_path / ".partial-01234567-x").symlink_to(tmp_path / "diary.txt")
         os.mkfifo(tmp_path / ".partial-01234568-x")
         (tmp_path / ".partial-01234569-x").mkdir()
+        long_ago(tmp_path)
         files.write(tmp_path / "x", "")
         assert (tmp_path / "diary.txt").read_text() == "mine"
 
@@ -100,6 +112,85 @@ class TestDraft:
         with pytest.raises(FileNotFoundError):
             files.write(tmp_path / "absent" / "x", "")
         files.write(tmp_path / ("ä" * 127), "the longest name")
+
+    def test_what_is_the_systems_is_no_place_for_one(self, tmp_path, monkeypatch):
+        for path in ("/dev/fd/999999", "/proc/self/absent"):
+            with pytest.raises(OSError, match="is no file: .* is the system's"):
+                files.write(path, "")
+        system, folder = tmp_path / "system", tmp_path / "folder"
+        (system / "shm").mkdir(parents=True)
+        folder.symlink_to(system)
+        (system / "stdout").symlink_to(tmp_path / "target")
+        (tmp_path / "target").touch()
+        monkeypatch.setattr(_files, "_SYSTEM", (str(system),))
+        monkeypatch.setattr(_files, "_MEMORY", str(system / "shm"))
+        for path in (system / "stdout", folder / "stdout", folder / "new"):
+            with pytest.raises(OSError, match="is no file: .* is the system's"):
+                files.write(path, "")
+        assert sorted(os.listdir(system)) == ["shm", "stdout"]
+        files.write(folder / "shm" / "x", "x")
+        assert (system / "shm" / "x").read_text() == "x"
+
+    def test_permissions_stay(self, tmp_path):
+        path, link = tmp_path / "x", tmp_path / "link"
+        for mode in (0o600, 0o664, 0o755):
+            path.write_text("before")
+            path.chmod(mode)
+            with files.draft(path) as file:
+                file.write(b"after")
+                assert os.stat(file.name).st_mode & 0o777 == mode
+            assert path.stat().st_mode & 0o777 == mode and path.read_text() == "after"
+        path.chmod(0o444)
+        link.symlink_to(path)
+        with pytest.raises(PermissionError, match="x is read-only"):
+            files.write(path, "again")
+        files.write(link, "mine")  # It is a link, which no permissions protect.
+        assert path.read_text() == "after" and link.stat().st_mode & 0o200
+        assert len(os.listdir(tmp_path)) == 2
+
+    @pytest.mark.parametrize("links", [True, False])
+    def test_a_new_one_replaces_none(self, links, tmp_path, monkeypatch):
+        def refused(*_):
+            raise PermissionError("a file system without hard links")
+
+        if not links:
+            monkeypatch.setattr(os, "link", refused)
+        path = tmp_path / "x"
+        with files.draft(path, new=True) as file:
+            file.write(b"first")
+        with pytest.raises(FileExistsError, match="there is a file"):
+            files.draft(path, new=True).__enter__()
+        path.unlink()
+        with (
+            pytest.raises(FileExistsError, match="there is a file"),
+            files.draft(path, new=True),
+        ):
+            path.write_text("another's")
+        assert path.read_text() == "another's" and os.listdir(tmp_path) == ["x"]
+
+    def test_two_processes_write_one_file(self, tmp_path):
+        program = (
+            "import sys; from rdljax import _files\n"
+            "for i in range(400): _files.write(sys.argv[1], bytes(i))"
+        )
+        command = [sys.executable, "-c", program, tmp_path / "x"]
+        both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
+        for one in both:
+            assert one.communicate()[1] == b"" and one.returncode == 0
+        assert os.listdir(tmp_path) == ["x"]
+        assert (tmp_path / "x").stat().st_size == 399
+
+    def test_it_is_renamed_while_it_is_locked(self, tmp_path, monkeypatch):
+        rename = pathlib.Path.replace
+
+        def after_another(name, path):
+            long_ago(tmp_path)
+            _files._remove_drafts(path)
+            return rename(name, path)
+
+        monkeypatch.setattr(pathlib.Path, "replace", after_another)
+        files.write(tmp_path / "x", "mine")
+        assert (tmp_path / "x").read_text() == "mine"
 
     def test_a_full_disk_leaves_what_was_there(self, tmp_path):
         path = tmp_path / "report.html"
@@ -115,6 +206,16 @@ class TestDraft:
         )
         assert run.returncode == 1 and b"File too large" in run.stderr
         assert path.read_text() == "before" and os.listdir(tmp_path) == [path.name]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    path = tmp_path / "x"
+    os.mkfifo(path)
+    for read in (_files.npz, _files.npy, _files.safetensors, _files.hdf5):
+        with pytest.raises(_files.CannotRead, match=f"there is no file {path}"):
+            read(path)
+    with pytest.raises(FileNotFoundError, match=f"there is no file {path}"):
+        files.words(path)
 
 
 class TestOtherFiles:

@@ -193,8 +193,10 @@ class TestFiles:
         ours = measured.read(tmp_path / "a.h5")
         np.testing.assert_array_equal(ours.distances, rdms.distances)
         assert ours[1:] == rdms[1:]
-        with pytest.raises(FileExistsError):
-            measured.write(rdms, tmp_path / "a.h5")
+        (tmp_path / "link.h5").symlink_to(tmp_path / "absent.h5")
+        for name in ("a.h5", "link.h5"):
+            with pytest.raises(FileExistsError, match=f"there is a file .*{name}"):
+                measured.write(rdms, tmp_path / name)
 
     def test_names_that_are_no_text_stay_apart(self, tmp_path):
         measured.write(measured.Rdms(drawn(2, 1), ("ann", "bob")), tmp_path / "a.h5")

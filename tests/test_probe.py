@@ -1,6 +1,7 @@
 """Linear probes of frozen nets, against slow forms of images and classifier."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -471,6 +472,11 @@ class TestCommand:
             (folder / "config.json").write_text(json.dumps(record))
             assert probe.main([str(folder)]) == 2
             assert "is not a run's folder" in capsys.readouterr().err
+        (folder / "config.json").unlink()
+        os.mkfifo(folder / "config.json")  # Which nobody writes to.
+        assert probe.main([str(folder)]) == 2
+        assert "is not a run's folder (there is no file" in capsys.readouterr().err
+        (folder / "config.json").unlink()
         (folder / "config.json").write_text(config)
         assert probe.main([str(folder)]) == 2
         assert "is not finished" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import collections
 import functools
 import html.parser
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -782,6 +783,13 @@ class TestWrongCalls:
         said = self.refused(capsys, folder)
         assert "damaged" in said and str(folder) in said
         assert not (folder / "report.html").exists()
+
+    @pytest.mark.parametrize("file", ["result.json", "kd-seed1/rdms.npz", "table.json"])
+    def test_pipes_that_nobody_writes_to(self, folder, capsys, file):
+        (folder / file).unlink(missing_ok=True)
+        os.mkfifo(folder / file)
+        said = self.refused(capsys, folder)
+        assert "damaged" in said and f"there is no file {folder / file}" in said
 
     def test_nets_with_other_test_images(self, folder, capsys):
         edit(folder / "kd-seed1" / "result.json", lambda r: r["predicted"].pop())
