@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import secrets
 import tempfile
 import threading
 import time
@@ -19,11 +20,14 @@ from typing import Any, NamedTuple
 import filelock
 
 from experiments import command
+from rdljax import _files
 
 NAME = ".rdljax.lock"
 # Seconds between two signs of life of who holds a folder, and without one until it
 # counts as dead where no kernel says so.
 BEAT, DEAD_AFTER = 15.0, 120.0
+# Seconds after which one of two that began at once finds that it is the other's.
+SETTLED = 1.0
 # What file systems without locks answer.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -39,11 +43,13 @@ class Owner(NamedTuple):
       host: Its name.
       pid: The process's number there.
       since: When it began, in words.
+      token: Tells it from others with the same number.
     """
 
     host: str
     pid: int
     since: str
+    token: str = ""
 
 
 @contextlib.contextmanager
@@ -52,9 +58,9 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 
     The lock is the kernel's (`flock`), which ends with its process, however that ends.
     Some network file systems have none, or keep it from other hosts. So the file also
-    says who holds it, and as long as that lives it is touched: of another host, whose
-    numbers of processes mean nothing here, no sign of life for `DEAD_AFTER` seconds
-    says that it is dead.
+    says who holds it, and as long as that lives it is touched: of another host, and
+    where there are no locks of the kernel, no sign of life for `DEAD_AFTER` seconds
+    says that it is dead. (Its number alone may be another process's by now.)
 
     Args:
       folder: The folder; it is made where it is missing.
@@ -63,7 +69,7 @@ def held(folder: pathlib.Path) -> Iterator[None]:
       InUse: Another holds it.
       UsageError: It cannot be written to.
     """
-    with _locked(folder / NAME, folder):
+    with _locked(folder):
         yield
 
 
@@ -71,10 +77,10 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 def turn(
     folder: pathlib.Path, tell: Callable[[str], Any], heed: Callable[[], Any]
 ) -> Iterator[None]:
-    """Holds a folder once nobody else does, by a file beside it.
+    """Holds a folder once nobody else does.
 
     Args:
-      folder: The folder, which need not be there.
+      folder: The folder; it is made where it is missing.
       tell: Told whom it waits for.
       heed: Called each second; what it raises ends the waiting.
 
@@ -82,11 +88,11 @@ def turn(
       UsageError: The file cannot be written.
     """
     folder = pathlib.Path(os.path.abspath(folder))
-    path, told = folder.parent / f".{folder.name}{NAME}", False
+    told = False
     with contextlib.ExitStack() as held:
         while True:
             try:
-                held.enter_context(_locked(path, folder))
+                held.enter_context(_locked(folder))
                 break
             except InUse as error:
                 if not told:
@@ -98,33 +104,46 @@ def turn(
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
-    """Holds the file that stands for a folder."""
-    lock = filelock.FileLock(path, blocking=False, fallback_to_soft=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        locked = _acquire(lock)
-        _check_free(path, folder, locked)
-        _write(path)
-    except filelock.Timeout:
-        raise _in_use(folder, _read(path)) from None
-    except OSError as error:
-        lock.release()
-        raise command.UsageError(f"cannot write to {folder}: {error}") from error
-    except InUse:
-        lock.release()
-        raise
-    stop = threading.Event()
-    beating = threading.Thread(target=_beat, args=(path, stop), daemon=True)
-    beating.start()
-    try:
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the file in a folder that stands for it."""
+    path, since = folder / NAME, time.strftime("%Y-%m-%d %H:%M:%S %z")
+    me = Owner(platform.node(), os.getpid(), since, secrets.token_hex(8))
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise OSError(f"{path} is no file")
+            # (Whoever may write to the folder may take the lock of a dead one.)
+            mode = folder.stat().st_mode & 0o666 | 0o600
+            lock = filelock.FileLock(
+                path, mode=mode, blocking=False, fallback_to_soft=False
+            )
+            held.callback(lock.release)
+            locked = _acquire(lock)
+            _check_free(path, folder, locked)
+            held.callback(_leave, path, me)
+            path.write_text(json.dumps(me._asdict()))
+            if not locked:
+                time.sleep(SETTLED)
+                if (owner := _read(path)) != me:
+                    raise _in_use(folder, owner)
+        except filelock.Timeout:
+            raise _in_use(folder, _read(path)) from None
+        except OSError as error:
+            raise command.UsageError(f"cannot write to {folder}: {error}") from error
+        stop = threading.Event()
+        beating = threading.Thread(target=_beat, args=(path, me, stop), daemon=True)
+        beating.start()
+        held.callback(beating.join)
+        held.callback(stop.set)
         yield
-    finally:
-        stop.set()
-        beating.join()
+
+
+def _leave(path: pathlib.Path, me: Owner) -> None:
+    """Removes the file, unless it is another's by now (where one slept, say)."""
+    if _read(path) == me:
         with contextlib.suppress(OSError):
             path.unlink()
-        lock.release()
 
 
 def _acquire(lock: filelock.BaseFileLock) -> bool:
@@ -145,15 +164,15 @@ def _check_free(path: pathlib.Path, folder: pathlib.Path, locked: bool) -> None:
     owner = _read(path)
     if owner is None:
         return
-    if owner.host == platform.node():
-        lives = not locked and _runs(owner.pid)
-    else:
-        # (By the clock of the file system: those of hosts may differ.)
-        with tempfile.TemporaryFile(dir=path.parent) as file:
-            now = os.fstat(file.fileno()).st_mtime
-        lives = now - path.stat().st_mtime < DEAD_AFTER
-    if lives:
-        raise _in_use(folder, owner)
+    here = owner.host == platform.node()
+    if here and (locked or owner.pid == os.getpid() or not _runs(owner.pid)):
+        return
+    # (By the clock of the file system: those of hosts may differ.)
+    with tempfile.TemporaryFile(dir=path.parent) as file:
+        now = os.fstat(file.fileno()).st_mtime
+    if abs(now - path.stat().st_mtime) < DEAD_AFTER:
+        hint = f" (if that was killed, it is free within {DEAD_AFTER:.0f} seconds)"
+        raise _in_use(folder, owner, hint)
 
 
 def _runs(pid: int) -> bool:
@@ -170,29 +189,24 @@ def _runs(pid: int) -> bool:
 def _read(path: pathlib.Path) -> Owner | None:
     """Who wrote that it holds a folder; None if nobody did, or what is no owner."""
     try:
-        owner = Owner(**json.loads(path.read_text()))
-        return owner if owner.pid > 0 and isinstance(owner.host, str) else None
+        owner = Owner(**_files.words(path))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
+    if type(owner.pid) is not int or not 0 < owner.pid < 2**31:
+        return None
+    return owner if isinstance(owner.host, str) else None
 
 
-def _write(path: pathlib.Path) -> None:
-    owner = Owner(platform.node(), os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S %z"))
-    path.write_text(json.dumps(owner._asdict()))
-
-
-def _beat(path: pathlib.Path, stop: threading.Event) -> None:
-    """Touches the file until it is told to stop."""
+def _beat(path: pathlib.Path, me: Owner, stop: threading.Event) -> None:
+    """Touches the file, as long as it is one's own, until it is told to stop."""
     while not stop.wait(BEAT):
-        with contextlib.suppress(OSError):
-            os.utime(path)
+        if _read(path) == me:
+            with contextlib.suppress(OSError):
+                os.utime(path)
 
 
-def _in_use(folder: pathlib.Path, owner: Owner | None) -> InUse:
+def _in_use(folder: pathlib.Path, owner: Owner | None, hint: str = "") -> InUse:
     who = "another process"
     if owner is not None:
         who = f"process {owner.pid} on {owner.host} since {owner.since}"
-    words = f"{folder} is in use by {who}"
-    if owner is not None and owner.host != platform.node():
-        words += f" (if that was killed, it is free within {DEAD_AFTER:.0f} seconds)"
-    return InUse(words)
+    return InUse(f"{folder} is in use by {who}{hint}")

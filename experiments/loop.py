@@ -32,14 +32,14 @@ from rdljax import _files, checkpoints, training
 STEPS_IN_FLIGHT = 10
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 # What a checkpoint says of itself.
-_NUMBER = ("a number", lambda x: type(x) in (int, float))
+NUMBER = ("a number", lambda x: type(x) in (int, float))
 ABOUT = {
     "job": str,
     "settings?": dict,
-    "seconds": _NUMBER,
-    "devices": ("a number of devices", lambda x: type(x) is int and 0 < x < 2**20),
-    "history": [{"validation_error": _NUMBER, ...: _NUMBER}],
-    "partial": [{...: _NUMBER}],
+    "seconds": NUMBER,
+    "devices": ("a few devices", lambda x: type(x) is int and 0 < x < 2**20),
+    "history": [{...: NUMBER}],
+    "partial": [{...: NUMBER}],
 }
 
 
@@ -400,10 +400,13 @@ def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progre
     def like(about):
         if wrong := _files.misfit(about, ABOUT, "what it says"):
             raise checkpoints.CheckpointDamaged(f"{job.checkpoint} is damaged: {wrong}")
-        return jax.eval_shape(lambda: begin(job.seed, about["devices"]))
+        return form(about["devices"])
+
+    def form(devices):
+        return jax.eval_shape(lambda: begin(job.seed, devices))
 
     state, about, done = checkpoints.restore(job.checkpoint, like, tell=tqdm.tqdm.write)
-    state = training.divided_as(state, like({"devices": devices}))
+    state = training.divided_as(state, form(devices))
     kept = (about[name] for name in ("history", "partial", "seconds"))
     return state, Progress(done, *kept)
 

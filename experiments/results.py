@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments import command, files, findings, locks, loop
 from experiments import config as configs
+from rdljax import _files
 
 # What a run may have more of when it is resumed.
 GROWS = ("seeds", "methods")
@@ -33,16 +34,33 @@ ALWAYS = {
 }
 # What a run writes, and what `experiments.report` and `experiments.correlations` make
 # of it there: forms of names, with None for a file, and of a folder what it holds. (A
-# checkpoint is orbax's and a trace the profiler's: what they hold is not looked at.)
+# trace is the profiler's, and a draft orbax's: what they hold is not looked at.)
 Forms = dict[str, Any]
 ANYTHING = ...
+# What is being deleted; a kill may leave it.
+DELETED = ".deleted"
 
 
 def _files_of(*names: str) -> Forms:
     return {re.escape(name): None for name in names}
 
 
-CHECKPOINTS = {r"\d+(\.orbax-checkpoint-tmp.*)?": ANYTHING, r"\.writing": ANYTHING}
+# What orbax writes.
+STORED = {
+    r"_\w+|commit_success\.txt|manifest\.ocdbt|metadata": None,
+    "d": {"[0-9a-f]{32}": None},
+    r"ocdbt\.process_\d+": {r"manifest\.ocdbt": None, "d": {"[0-9a-f]{32}": None}},
+    "array_metadatas": {r"process_\d+": None},
+}
+CHECKPOINT = {
+    **_files_of("manifest.json", "_CHECKPOINT_METADATA", "commit_success.txt"),
+    **{"state": STORED, "about": STORED},
+}
+CHECKPOINTS = {
+    r"\d+": CHECKPOINT,
+    r"\d+\.orbax-checkpoint-tmp.*": ANYTHING,
+    r"\.writing": ANYTHING,
+}
 TRAINING = {
     r"events\.out\.tfevents\..*": None,
     "checkpoint": CHECKPOINTS,
@@ -61,6 +79,7 @@ RUN = {
     **_files_of("report.html", *(f"correlations.{x}" for x in ("png", "json", "md"))),
     r"before-seed\d+\.npz": None,
     r"teacher(-seed\d+)?": NET,
+    re.escape(DELETED): ANYTHING,
     "profile": {
         ".*": _files_of("profile.json", "profile.partial") | {"plugins": ANYTHING}
     },
@@ -185,8 +204,9 @@ def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
 def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
     """Deletes what a run has written to a folder: nothing else, or nothing at all.
 
-    First what says that something is finished, last what shows that it was a run.
-    (Not the folder itself, which may be a link or the working directory.)
+    First what says that something is finished, last what shows that it was a run; a
+    net is whole or gone, so that the run may also be resumed. (Not the folder itself,
+    which may be a link or the working directory.)
 
     Args:
       folder: The folder.
@@ -205,9 +225,12 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
         )
     for record in (folder / "result.json", *folder.glob("*/result.json")):
         record.unlink(missing_ok=True)
+    deleted = folder / DELETED
+    if deleted.exists():
+        shutil.rmtree(deleted)
     for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
         if path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path.rename(deleted))
         elif path.name != locks.NAME:
             path.unlink()
 
@@ -260,8 +283,8 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
     """
     record = folder / "config.json"
     try:
-        theirs = json.loads(record.read_text()) if record.exists() else None
-    except (ValueError, RecursionError) as error:
+        theirs = _files.words(record) if record.exists() else None
+    except (OSError, ValueError, RecursionError) as error:
         raise command.UsageError(
             f"{record} is damaged ({error}); --out=FOLDER leaves it alone"
         ) from error
@@ -310,7 +333,7 @@ def finished(
     if not record.exists():
         return None
     try:
-        summary = json.loads(record.read_text())
+        summary = _files.words(record)
         findings.table(summary)
         theirs = without_call(summary["config"])
         changes = _said(theirs, mine)
@@ -337,7 +360,7 @@ def check_net(
         raise ValueError(f"it is of another run: {changes}")
 
 
-def check_checkpoint(about: Mapping[str, Any], name: str, mine: dict) -> None:
+def check_checkpoint(about: Any, name: str, mine: dict) -> None:
     """Raises `ValueError` for what a checkpoint of another net says of itself.
 
     Args:
@@ -345,6 +368,9 @@ def check_checkpoint(about: Mapping[str, Any], name: str, mine: dict) -> None:
       name: Of the net.
       mine: The settings. (The first versions' checkpoints say nothing of theirs.)
     """
-    theirs = {"job": about.get("job"), **about.get("settings", mine)}
+    epochs = {"history": [{"validation_error": loop.NUMBER, ...: loop.NUMBER}]}
+    if wrong := _files.misfit(about, loop.ABOUT | epochs, "what it says"):
+        raise ValueError(wrong)
+    theirs = {"job": about["job"], **about.get("settings", mine)}
     if changes := _said(theirs, {"job": name, **mine}):
         raise ValueError(f"it is of another run: {changes}")

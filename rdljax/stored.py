@@ -39,6 +39,8 @@ CannotRead = _files.CannotRead
 
 _FORMAT = 1
 _MANIFEST, _CHUNKS = "manifest.json", "chunks.jsonl"
+# What says that a process of `experiments` writes a folder (`experiments.locks`).
+_LOCK = ".rdljax.lock"
 # The arrays of a file that are not activations.
 _INDEX, _IDS = "index", "ids"
 _READERS = {
@@ -333,7 +335,8 @@ def _begin(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
             raise OtherActivations("\n  ".join(lines))
         return
     holds = folder.exists() and (
-        not folder.is_dir() or not all(map(_files.is_draft, folder.iterdir()))
+        not folder.is_dir()
+        or any(x.name != _LOCK and not _files.is_draft(x) for x in folder.iterdir())
     )
     if holds:
         raise OtherActivations(f"{folder} is there already, and holds something else")

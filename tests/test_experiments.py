@@ -637,7 +637,8 @@ class TestFolder:
         for net in ("plain-seed0", "kd+rdl-seed11"):
             names += [f"{net}/{of}" for of in ("result.json", "rdms.npz", "brain.npz")]
             names += [
-                f"{net}/checkpoint/{of}" for of in ("6/state/d/0", ".writing/6/x")
+                f"{net}/checkpoint/{of}"
+                for of in (f"6/state/d/{'0a' * 16}", "6/manifest.json", ".writing/6/x")
             ]
             names += [f"{net}/rdms/epoch-0001.npz", f"{net}/events.out.tfevents.1.a"]
             names += [f"{net}/start-up/checkpoint/3/manifest.json"]
@@ -663,6 +664,8 @@ class TestFolder:
             *("plain-seed0 copy/result.json", "plain-seed/result.json"),
             *("at-seed0/result.json", "kd-seed0/config.json", "inner/config.json"),
             *("teacher/checkpoint/best/state", "plain-seed0/rdms/mine.npz"),
+            *("teacher/checkpoint/2024/photo.jpg", "teacher/weights/0/thesis.tex"),
+            *("teacher/weights/0/state/thesis.tex", "teacher/weights/0/state/d/a.tex"),
             *("table.md/a", "profile/kd/notes.txt", "probe-stl10/probe.json"),
             *("LINK:away", "LINK:rdms.png", "LINK:rdl-seed0", "LINK:plain-seed0/rdms"),
         ],
@@ -688,6 +691,44 @@ class TestFolder:
         named = str(refused.value).partition("written: ")[2].partition(";")[0]
         assert name == named or name.startswith(f"{named}/")
         assert sorted(folder.rglob("*")) == before
+
+    def test_where_overwriting_is_cut_short_a_net_is_whole_or_gone(
+        self, tmp_path, monkeypatch
+    ):
+        folder, removed = tmp_path / "a", []
+        names = self.written(folder)
+
+        def cut(path):
+            removed.append(path)
+            if len(removed) == 2:
+                next(x for x in path.rglob("*") if x.is_file()).unlink()
+                raise KeyboardInterrupt
+            remove(path)
+
+        remove = shutil.rmtree
+        monkeypatch.setattr(shutil, "rmtree", cut)
+        with pytest.raises(KeyboardInterrupt):
+            self.claim(folder, overwrite=True)
+        nets = {name.split("/")[0] for name in names if "rdms.npz" in name}
+        for net in nets:
+            of = {x for x in names if x.startswith(net) and "/result" not in x}
+            there = {x for x in of if (folder / x).exists()}
+            assert there in (set(), of)
+        assert (folder / "config.json").exists() and (folder / results.DELETED).exists()
+        self.claim(folder, resume=True)
+        self.claim(folder, overwrite=True)
+        left = {path.name for path in folder.iterdir()} - {locks.NAME}
+        assert left == {"config.json"}
+
+    def test_a_pipe_is_no_record(self, tmp_path):
+        self.claim(tmp_path)
+        (tmp_path / "config.json").unlink()
+        os.mkfifo(tmp_path / "config.json")
+        with pytest.raises(command.UsageError, match="config.json is damaged"):
+            self.claim(tmp_path, resume=True)
+        os.mkfifo(tmp_path / "result.json")
+        with pytest.raises(command.UsageError, match="result.json is damaged"):
+            results.finished(tmp_path, "mnist_rdl", configs.Config())
 
     def test_overwrite_takes_only_runs(self, tmp_path):
         (tmp_path / "thesis.tex").touch()
@@ -833,11 +874,27 @@ class TestReadBack:
         assert "batch 64 there and 32 here" in refused(here, "plain-seed0")
         # More seeds and methods are the same run; what says nothing is an old one's.
         mine = results.settings(lab.config)
-        for about in ({"job": "a", "settings": mine}, {"job": "a"}):
+        whole = {"job": "a", "seconds": 1.5, "devices": 1, "history": [], "partial": []}
+        for about in (whole | {"settings": mine}, whole):
             results.check_checkpoint(about, "a", mine | {"seeds": 9})
-        for about in ({}, {"job": "a", "settings": {}}, {"job": "b", "settings": mine}):
+        others = ({"settings": {}}, {"job": "b", "settings": mine})
+        for about in (whole | other for other in others):
             with pytest.raises(ValueError, match="another run"):
                 results.check_checkpoint(about, "a", mine)
+        # What anyone may have written, with its right hash.
+        wrong = [{"settings": "x"}, {"devices": 10**30}, {"seconds": None}]
+        wrong += [{"history": [{"loss": 1.0}]}, {"partial": [[]]}]
+        lacks = {k: v for k, v in whole.items() if k != "devices"}
+        for about in ([], lacks, *(whole | one for one in wrong)):
+            with pytest.raises(ValueError, match="^what it says"):
+                results.check_checkpoint(about, "a", mine)
+
+    def test_a_checkpoint_whose_words_are_wrong_is_damaged(self, tmp_path):
+        job = loop.Job("a", tmp_path, 0, 3, 2, examples=54, batch=8, settings={})
+        about = {"job": "a", "seconds": 0.0, "history": [], "partial": []}
+        checkpoints.save(job.checkpoint, 1, {"x": np.ones(2)}, about)
+        with pytest.raises(checkpoints.CheckpointDamaged, match="lacks 'devices'"):
+            loop.resumed(job, lambda seed, devices: {"x": np.ones(devices)})
 
     def test_a_result_of_another_net_or_run(self, lab, tmp_path):
         here = types.SimpleNamespace(**{**vars(lab), "folder": tmp_path})
@@ -906,6 +963,18 @@ print("held", flush=True)
 time.sleep(60)
 """
 
+# Asks for a folder whose lock is a pipe.
+PIPE = """
+import os, pathlib, sys
+from experiments import command, locks
+os.mkfifo(sys.argv[1])
+try:
+    with locks.held(pathlib.Path(sys.argv[1]).parent):
+        pass
+except command.UsageError as error:
+    print(error)
+"""
+
 
 class TestLock:
     def take(self, folder):
@@ -918,6 +987,43 @@ class TestLock:
         (folder / locks.NAME).write_text(json.dumps(there))
         then = time.time() - age
         os.utime(folder / locks.NAME, (then, then))
+
+    def without_kernel(self, monkeypatch, meanwhile):
+        """A file system without locks, and what happens in the moment of waiting."""
+
+        def without(lock, *_, **__):
+            raise OSError(errno.ENOSYS, "no locks")
+
+        monkeypatch.setattr(filelock.FileLock, "acquire", without)
+        monkeypatch.setattr(locks.time, "sleep", lambda seconds: meanwhile())
+
+    def test_of_two_that_begin_at_once_one_holds_it(self, tmp_path, monkeypatch):
+        self.without_kernel(monkeypatch, lambda: self.other(tmp_path))
+        with pytest.raises(command.UsageError, match="on elsewhere since noon"):
+            self.take(tmp_path)
+        assert "noon" in (tmp_path / locks.NAME).read_text()
+
+    def test_another_s_lock_is_neither_touched_nor_removed(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(locks, "BEAT", 0.01)
+        with locks.held(tmp_path):
+            (tmp_path / locks.NAME).unlink()
+            self.other(tmp_path, 1000.0)
+            before = (tmp_path / locks.NAME).stat().st_mtime
+            time.sleep(0.1)
+            assert (tmp_path / locks.NAME).stat().st_mtime == before
+        assert "noon" in (tmp_path / locks.NAME).read_text()
+
+    def test_who_may_write_to_the_folder_may_take_over(self, tmp_path):
+        for mode in (0o777, 0o775, 0o755):
+            tmp_path.chmod(mode)
+            with locks.held(tmp_path):
+                found = (tmp_path / locks.NAME).stat().st_mode
+                assert found & 0o777 == mode & 0o666
+
+    def test_a_pipe_is_no_lock(self, tmp_path):
+        started = [sys.executable, "-c", PIPE, str(tmp_path / locks.NAME)]
+        said = subprocess.run(started, cwd=ROOT, timeout=20, capture_output=True)
+        assert b"is no file" in said.stdout
 
     def test_it_is_one_process_s_until_that_is_dead(self, tmp_path):
         started = [sys.executable, "-c", HOLDER, str(tmp_path / locks.NAME)]
@@ -947,13 +1053,17 @@ class TestLock:
             ({}, 130.0, True, True),
             ({"pid": 2**22 + 1}, 0.0, False, False),
             ({"pid": 2**22 + 1}, 130.0, False, True),
-            # Of this one it does, and where it does not, the process is looked for.
+            ({}, -100.0, True, False),
+            ({}, -1000.0, True, True),
+            # Of this one it does, and where it does not, the process is looked for,
+            # which may be another with its number by now.
             ({"host": platform.node()}, 0.0, True, True),
-            ({"host": platform.node()}, 1000.0, False, False),
+            ({"host": platform.node()}, 0.0, False, True),
             ({"host": platform.node(), "pid": 1}, 0.0, False, False),
+            ({"host": platform.node(), "pid": 1}, 130.0, False, True),
             ({"host": platform.node(), "pid": 2**22 + 1}, 0.0, False, True),
             # What is no owner holds nothing.
-            *(({"pid": pid}, 0.0, True, True) for pid in ("x", -1, 0, None)),
+            *(({"pid": x}, 0.0, True, True) for x in ("x", -1, 0, None, 10**30)),
             ({"host": 3}, 0.0, True, True),
             ({"more": 3}, 0.0, True, True),
         ],
@@ -961,11 +1071,7 @@ class TestLock:
     def test_who_lives(self, owner, age, kernel, free, tmp_path, monkeypatch):
         self.other(tmp_path, age, **owner)
         if not kernel:
-
-            def without(lock, *_, **__):
-                raise OSError(errno.ENOSYS, "no locks")
-
-            monkeypatch.setattr(filelock.FileLock, "acquire", without)
+            self.without_kernel(monkeypatch, lambda: None)
         before = (tmp_path / locks.NAME).read_text()
         if free:
             with locks.held(tmp_path):
@@ -991,15 +1097,15 @@ class TestLock:
 
     def test_a_turn_is_waited_for(self, tmp_path, monkeypatch):
         folder, said, slept = tmp_path / "kept", [], []
-        lock = tmp_path / f".kept{locks.NAME}"
+        lock = folder / locks.NAME
 
         def sleep(seconds):
             slept.append(seconds)
             if len(slept) == 3:  # The other has died.
                 os.utime(lock, (1, 1))
 
-        self.other(tmp_path)
-        (tmp_path / locks.NAME).rename(lock)
+        folder.mkdir()
+        self.other(folder)
         monkeypatch.setattr(time, "sleep", sleep)
         stopped = loop.Interrupted("a")
 
@@ -1008,13 +1114,13 @@ class TestLock:
 
         def wait(heed):
             with locks.turn(folder, said.append, heed):
-                assert lock.exists() and not folder.exists()
+                assert lock.exists()
 
         with pytest.raises(loop.Interrupted):
             wait(stop)
         assert not slept and len(said) == 1
         wait(lambda: None)
-        assert slept == [1, 1, 1] and not list(tmp_path.iterdir())
+        assert slept == [1, 1, 1] and list(tmp_path.rglob("*")) == [folder]
         words = f"{folder} is in use by process {os.getpid()} on elsewhere since noon"
         assert len(said) == 2 and all(of.startswith(words) for of in said)
 
