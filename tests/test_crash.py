@@ -302,9 +302,10 @@ class TestAskedToStop:
                 os.close(reading)
             with loop.Interrupt():
                 signal.raise_signal(number)
+                if number == signal.SIGHUP:
+                    later.join()
                 os.write(2, b"on")
         finally:
-            later.cancel()
             os.dup2(before, 2)
             os.close(before)
             os.close(writing)
@@ -426,6 +427,7 @@ class TestCommands:
             ) as process:
                 self.wait(process, tmp_path, begun)
                 process.send_signal(number)
+                time.sleep(0.05)
                 process.send_signal(signal.SIGHUP)  # As bash and systemd do.
                 said = process.stderr.read()
             assert process.returncode == status
