@@ -480,7 +480,7 @@ class TestCommands:
         assert call(module, *arguments).returncode == 0
         seconds, whole = time.monotonic() - begin, self.files(tmp_path)
         statuses = []
-        for share in (0.4, 0.7, 0.85, 0.95):
+        for share in (0.1, 0.4, 0.7, 0.85, 0.95):
             for path in whole:
                 path.unlink(missing_ok=True)
             with subprocess.Popen(
@@ -529,6 +529,39 @@ class TestCommands:
             for folder in (finished, tmp_path / "run")
         )
         assert found["test_error"] == expected["test_error"]
+
+    @pytest.mark.parametrize(
+        ("module", "room"), [("table", 50_000), ("detection", 100)]
+    )
+    def test_a_full_disk_in_others_that_train(self, tmp_path, module, room):
+        out = tmp_path / "out"
+        arguments = [*self.TRAINING[module][0], "--epochs=1", f"--out={out}"]
+        if module == "table":
+            arguments += ["--teacher_epochs=1", "--methods", "kd", "hint"]
+        limit = {"preexec_fn": lambda: limited(room)}
+        done = call(module, *arguments, **limit)
+        assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+        assert "error: " in done.stderr
+        for path in out.rglob("*.json"):
+            json.loads(path.read_text())
+        more = ["--resume"] if module == "detection" else []
+        assert call(module, *arguments, *more).returncode == 0
+
+    def test_a_table_that_is_killed_goes_on(self, tmp_path):
+        arguments, begun = self.TRAINING["table"]
+        command = [sys.executable, "-m", "experiments.table", *arguments]
+        command.append(f"--out={tmp_path}")
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            for path in tmp_path.glob(begun):  # (It had left no checkpoint yet.)
+                path.unlink()
+            with subprocess.Popen(
+                command, cwd=ROOT, stderr=subprocess.PIPE, text=True
+            ) as process:
+                self.wait(process, tmp_path, begun)
+                process.send_signal(number)
+                said = process.stderr.read()
+        assert process.returncode == 143
+        assert "Traceback" not in said and "\nstopped in " in said
 
 
 def limited(room):
