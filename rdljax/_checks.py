@@ -138,8 +138,11 @@ def check_indices(name: str, indices, size: int) -> None:
 def nan_unless(valid: Array, value: Array) -> Array:
     """Returns the value, and NaN (value and gradient) where `valid` does not hold.
 
-    For what is traced and out of range. A mask of more axes than the value must hold
-    everywhere.
+    For what is traced and out of range.
+
+    Args:
+      valid: Whether the value is to be kept, of a shape that broadcasts to the value's.
+      value: Numbers of a floating dtype.
     """
     return value * jnp.where(valid, 1, jnp.nan).astype(value.dtype)
 

@@ -74,7 +74,7 @@ def safe_rsqrt(x: Array) -> Array:
 
 
 def safe_inverse(x: Array) -> Array:
-    """`1 / x` of numbers that are not negative, and 0 with gradient 0 where `x` is 0.
+    """Computes `1 / x` of numbers of 0 or more, and 0 with gradient 0 where `x` is 0.
 
     NaN stays NaN.
     """
@@ -93,7 +93,7 @@ def unit_rows(x: Array) -> Array:
 
 
 def one_minus_cosines(x: Array, y: Array) -> Array:
-    """One minus the cosine of each row of `[n, units]` with that of another: `[n]`.
+    """Computes one minus the cosine of each row of `[n, units]` with another's: `[n]`.
 
     Half the squared difference of unit rows: exactly 0, with gradient 0, where they are
     equal. 1 where one of them is zero, and 0 where both are.
@@ -104,7 +104,7 @@ def one_minus_cosines(x: Array, y: Array) -> Array:
 
 
 def centre(x: Array, axis: int) -> Array:
-    """`x` minus its mean along an axis, and zero where it is constant up to rounding.
+    """Subtracts the mean along an axis; what is constant up to rounding becomes zero.
 
     For what is then divided by its norm: the mean of equal numbers is not exactly that
     number, and what rounding leaves of them would be scaled up to noise.

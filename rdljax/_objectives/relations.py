@@ -498,8 +498,8 @@ def cka(student: Array, teacher: Array) -> Array:
 
     Returns:
       A scalar in [0, 1] but for rounding, 0 for equal geometry: 1 - CKA, summed over
-      layers. Where the
-      examples of one side are all alike it is 1, and 0 where those of both are.
+      layers. Where the examples of one side are all alike it is 1, and 0 where those of
+      both are.
 
     Raises:
       ValueError: Different batch.
