@@ -20,8 +20,7 @@ import tyro
 
 from benchmarks import limits, measure, objectives, page
 from experiments import command as commands
-from experiments import files
-from rdljax import _names
+from rdljax import errors, files
 
 # Which settings, beside the rounds, each of them takes.
 TAKES = {
@@ -60,7 +59,7 @@ class Options:
     def check(self) -> None:
         """Raises `UsageError` or `UnknownName` for what cannot be measured."""
         for name in self.benchmarks:
-            _names.check("benchmark", name, BENCHMARKS)
+            errors.check_name("benchmark", name, BENCHMARKS)
         chosen = self.benchmarks or BENCHMARKS
         for name in chosen:
             if importlib.util.find_spec(f"benchmarks.{name}") is None:

@@ -26,15 +26,8 @@ import optax
 
 from benchmarks import measure, steps
 from experiments import command
-from rdljax import (
-    checkpoints,
-    negatives,
-    nets,
-    objectives,
-    teachers,
-    terms,
-    training,
-)
+from rdljax import checkpoints, nets, objectives, teachers, terms, training
+from rdljax.terms import negatives
 
 EVERYONE = 8
 # How many steps there are to a checkpoint: an epoch of about ten seconds.
@@ -50,7 +43,7 @@ def _gathered(name: str) -> dict[str, Callable[[], measure.Contender]]:
     if name == "rdl":
         # As any objective is gathered; `terms.rdl` knows better.
         layers = {x: x for x in (*steps.STAGES, "pooled")}
-        whole = terms.between(layers, terms.plain(objectives.rdl))
+        whole = terms.on_layers(layers, terms.from_objective(objectives.rdl))
         more = {"gathered": lambda: stepping({name: terms.over_global_batch(whole)})}
     return {
         "none": lambda: stepping({}),
@@ -65,7 +58,7 @@ def _banks() -> dict[str, Callable[[], measure.Contender]]:
     choose = negatives.expected(steps.NEGATIVES, labels)
 
     def bank(make):
-        term = terms.between("pooled", make(steps.EXAMPLES, choose))
+        term = terms.on_layers("pooled", make(steps.EXAMPLES, choose))
         return lambda: stepping({"crd": term})
 
     return {"on every device": bank(terms.crd), "divided": bank(terms.crd_sharded)}
@@ -174,8 +167,12 @@ def _made(
     further: Mapping[str, terms.Term], devices: int, batch: int, micro_batches: int
 ) -> tuple[Callable, training.TrainState, list[str]]:
     """The step of a state, the first state, and the names of its terms."""
-    kd = terms.plain(objectives.kd, temperature=4.0)
-    loss = {"task": terms.cross_entropy(), "kd": terms.between("logits", kd), **further}
+    kd = terms.from_objective(objectives.kd, temperature=4.0)
+    loss = {
+        "task": terms.cross_entropy(),
+        "kd": terms.on_layers("logits", kd),
+        **further,
+    }
     phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
     net = nets.build("resnet8x4", 100, axis_name=training.AXIS)
     optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
@@ -195,8 +192,8 @@ def _made(
     state = training.init(
         jax.random.key(0), net, taught, [phase], view, arrays, places, devices
     )
-    state = training.start(state, phase, optimizer)
-    body = training.body(
+    state = training.begin_phase(state, phase, optimizer)
+    body = training.make_step(
         net, taught, phase, optimizer, view, micro_batches=micro_batches
     )
     step, places = training.pmap(body, chosen), training.shard(places, devices)

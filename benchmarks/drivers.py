@@ -27,7 +27,8 @@ import optax
 
 from benchmarks import measure, steps
 from experiments import data
-from rdljax import negatives, nets, objectives, teachers, terms, training
+from rdljax import nets, objectives, teachers, terms, training
+from rdljax.terms import negatives
 
 BATCH, SEEDS = 64, 5
 # Teacher and student, and the steps of an epoch: a CPU takes seconds for one in a loop.
@@ -96,8 +97,8 @@ def laboratory(
     view = data.view(dataset, crop=4, flip=True)
     on_device = training.replicate(split._asdict())
     source = _teacher(taught, classes, teacher, dataset) if not alone else None
-    source = source or teachers.nobody()
-    kd = terms.between("logits", terms.plain(objectives.kd))
+    source = source or teachers.none()
+    kd = terms.on_layers("logits", terms.from_objective(objectives.kd))
     loss = {"task": terms.cross_entropy(), **({} if alone else {"kd": kd})}
     loss |= further or {}
     phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, 1)
@@ -116,9 +117,9 @@ def laboratory(
             example,
             view_key=view_key,
         )
-        return training.start(state, phase, optimizer)
+        return training.begin_phase(state, phase, optimizer)
 
-    body = training.body(net, source, phase, optimizer, view)
+    body = training.make_step(net, source, phase, optimizer, view)
     return Lab(begin, body, arrays, split, batch)
 
 
@@ -134,7 +135,7 @@ def _teacher(name: str, classes: int, kind: str, dataset: data.Dataset):
     def see(index):
         return view(jax.tree.map(jnp.asarray, images), {"index": index}, None)
 
-    return teachers.remembered(teachers.remember(live, see, count, ["logits"]))
+    return teachers.cached(teachers.cache(live, see, count, ["logits"]))
 
 
 def _order(lab: Lab, seed: int) -> np.ndarray:
@@ -146,7 +147,7 @@ def epoch(lab: Lab, chunk: int | None) -> measure.Contender:
 
     The indices of the images alone go there. The epoch is waited for at its end.
     """
-    steps = training.successive(lab.body, unrolled=chunk is not None)
+    steps = training.scan_steps(lab.body, unrolled=chunk is not None)
     steps = training.pmap(steps)
     state, index = lab.begin(0), _order(lab, 0)
     chunk = len(index) if chunk is None else chunk
@@ -213,12 +214,12 @@ def at_once(
     lab: Lab, *, unrolled: bool, chunk: int | None, view_key: Any = None
 ) -> measure.Contender:
     """The same steps, those of all seeds in one program."""
-    body = training.together(lab.body, unrolled=unrolled)
+    body = training.vmap_trainings(lab.body, unrolled=unrolled)
     # (A loop of one step is a loop to XLA:CPU, and as slow.)
-    steps = training.pmap(training.successive(body, unrolled=chunk is not None))
+    steps = training.pmap(training.scan_steps(body, unrolled=chunk is not None))
     same = view_key is not None
     states = [lab.begin(seed, view_key) for seed in range(SEEDS)]
-    state = training.stacked(states, same_view=same)
+    state = training.stack_trainings(states, same_view=same)
     orders = [_order(lab, seed) for seed in range(SEEDS)]
     index = orders[0] if same else np.stack(orders, axis=1)
     chunk = len(index) if chunk is None else chunk
@@ -290,7 +291,7 @@ def _first_step() -> dict[str, Callable[[], measure.Contender]]:
             jax.clear_caches()
             jax.config.update("jax_compilation_cache_dir", folder)
             jax.experimental.compilation_cache.compilation_cache.reset_cache()
-            training.compiled(lab.body, state, lab.arrays, batch)
+            training.compile_step(lab.body, state, lab.arrays, batch)
             jax.config.update("jax_compilation_cache_dir", None)
             return {"seconds": np.float32(0)}
 
@@ -307,7 +308,7 @@ def _first_step() -> dict[str, Callable[[], measure.Contender]]:
 def _crd(examples: int) -> terms.Term:
     labels = np.arange(examples) % 100
     choose = negatives.drawn(steps.NEGATIVES, labels)
-    return terms.between("pooled", terms.crd(examples, choose))
+    return terms.on_layers("pooled", terms.crd(examples, choose))
 
 
 def _rdl() -> terms.Term:
@@ -341,7 +342,7 @@ def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Conte
         contender = at_once(lab, unrolled=on_cpu(), chunk=chunk)
     index = _order(lab, 0)
     batch = training.shard({"index": index[0]})
-    step = training.compiled(lab.body, lab.begin(0), lab.arrays, batch)
+    step = training.compile_step(lab.body, lab.begin(0), lab.arrays, batch)
     facts = {"images": index.size * seeds}
     if step.operations is not None:
         facts["operations"] = step.operations * len(index) * seeds

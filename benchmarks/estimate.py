@@ -9,7 +9,7 @@ Nothing here is measured on such a machine.
 import sys
 from typing import NamedTuple
 
-from rdljax.rdm import _moments
+from rdljax.rdm import forms
 
 # Images an accelerator, and resnet8x4's parameters.
 IMAGES, PARAMETERS = 64, 1_233_540
@@ -85,7 +85,7 @@ def rdl_products(units: int, devices: int) -> Cost:
 
 def rdl_moments(units: int, devices: int) -> Cost:
     """RDL by sums over stimuli: three products of units by units, and two back."""
-    numbers = _moments.size_of_sums(units, units)
+    numbers = forms.size_of_moments(units, units)
     return Cost(2 * summed(numbers, devices), 10 * IMAGES * units**2)
 
 

@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import limits, measure
 from benchmarks.objectives import draw
 from experiments import command as commands
 from experiments import findings
-from rdljax import _geometry, mmd, rdm, statistics
+from rdljax import mmd, rdm, statistics
 from rdljax.rdm import comparisons, distances, forms
 
 Array = jax.Array
@@ -98,7 +98,7 @@ def condensed(comparison) -> Callable[[Array, Array], Array]:
 def grams(student: np.ndarray, teacher: np.ndarray, expected) -> measure.Contender:
     """The two products of all rows with all rows; its numbers are the expected ones."""
     x, y = jnp.asarray(student), jnp.asarray(teacher)
-    form = jax.jit(lambda x, y: (_geometry.inner(x, x), _geometry.inner(y, y)))
+    form = jax.jit(lambda x, y: (limits.inner(x, x), limits.inner(y, y)))
     return measure.Contender(
         lambda: jax.block_until_ready(form(x, y)),
         lambda _: expected(),
@@ -232,7 +232,7 @@ def matrix(n: int, units: int, distance, plain) -> measure.Case:
     x = draw(0, n, units)
     return measure.Case(
         {
-            "gram": lambda: jitted(lambda x: _geometry.inner(x, x), x)._replace(
+            "gram": lambda: jitted(lambda x: limits.inner(x, x), x)._replace(
                 facts={"flop": products(n, units)}
             ),
             "ours": lambda: jitted(distance, x),
@@ -247,13 +247,13 @@ def plain_correlation(x: Array) -> Array:
     """Rows centred and scaled, then their products."""
     x = x - jnp.mean(x, axis=1, keepdims=True)
     x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
-    return 1 - _geometry.inner(x, x)
+    return 1 - limits.inner(x, x)
 
 
 def plain_euclidean(x: Array) -> Array:
     """Norms and products of rows as they are."""
     norms = jnp.sum(x * x, axis=1)
-    return norms[:, None] + norms[None, :] - 2 * _geometry.inner(x, x)
+    return norms[:, None] + norms[None, :] - 2 * limits.inner(x, x)
 
 
 def condensing(n: int) -> measure.Case:
@@ -396,7 +396,7 @@ def gaussian_mmd(n: int, units: int) -> measure.Case:
     def plain(x, y):
         def mean(x, y):
             squared = jnp.sum(x * x, 1)[:, None] + jnp.sum(y * y, 1)[None, :]
-            squared = squared - 2 * _geometry.inner(x, y)
+            squared = squared - 2 * limits.inner(x, y)
             return jnp.mean(jnp.exp(-squared / (2 * units)))
 
         return mean(x, x) + mean(y, y) - 2 * mean(x, y)

@@ -36,8 +36,7 @@ import tyro
 
 import rdljax
 from experiments import command as commands
-from experiments import files
-from rdljax import _names
+from rdljax import errors, files
 
 # How far the ratio of the medians and that of the best samples may lie apart.
 DISAGREEMENT = 0.25
@@ -440,7 +439,7 @@ def main(
         about = sys.modules[build.__module__].__doc__
         chosen = tyro.cli(options, args=arguments, prog=program, description=about)
         for name in chosen.cases:
-            _names.check("case", name, cases)
+            errors.check_name("case", name, cases)
         chosen.check()
         if chosen.part:
             (name,) = chosen.cases
@@ -490,7 +489,7 @@ def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
       names: Of the cases.
 
     Returns:
-      What `head` answers, `rounds`, `cases` (see `measured`), and `left`: the names of
+      What `head` answers, `rounds`, `cases` (see `rdm.io`), and `left`: the names of
       those that are still to be measured.
     """
     results = {
@@ -578,7 +577,7 @@ def measured(ask: Callable[[str], dict]) -> dict:
       `contenders`: by name `median_ms`, `best_ms`, `samples_ms`, `repeats`,
       `memory_mib` and its facts; of all but the first `ratio` (see `ratio`),
       `memory_ratio` and `difference` (see `compare`). `goals`, each with what was
-      `measured` and its `verdict`. `device`, `others` (see `times`), and `error` (or
+      `rdm.io` and its `verdict`. `device`, `others` (see `times`), and `error` (or
       None). `refused`: the samples of the other attempt, where a ratio was not stable
       and there are two.
     """

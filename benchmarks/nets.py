@@ -123,9 +123,9 @@ def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contende
     def view(data, batch, key):
         return data
 
-    step = training.body(net, teachers.nobody(), phase, optimizer, view)
+    step = training.make_step(net, teachers.none(), phase, optimizer, view)
     arrays = jax.tree.map(jnp.asarray, training.Arrays((), data(size)))
-    state = training.start(_state(variables(name, size)), phase, optimizer)
+    state = training.begin_phase(_state(variables(name, size)), phase, optimizer)
     run, facts = compiled(functools.partial(step, batch={}), state, arrays)
 
     def call():

@@ -26,7 +26,8 @@ import numpy as np
 import optax
 
 from benchmarks import measure
-from rdljax import negatives, nets, objectives, stored, teachers, terms, training
+from rdljax import activations, nets, objectives, teachers, terms, training
+from rdljax.terms import negatives
 
 Array = jax.Array
 
@@ -42,12 +43,12 @@ def rkd(student: Array, teacher: Array) -> Array:
 
 
 def _between(layers, objective) -> terms.Term:
-    return terms.between(layers, terms.plain(objective))
+    return terms.on_layers(layers, terms.from_objective(objective))
 
 
 def _crd(choose: Callable[..., negatives.Negatives]) -> terms.Term:
     labels = np.arange(EXAMPLES) % 100
-    return terms.between("pooled", terms.crd(EXAMPLES, choose(NEGATIVES, labels)))
+    return terms.on_layers("pooled", terms.crd(EXAMPLES, choose(NEGATIVES, labels)))
 
 
 _EACH_STAGE = dict(zip(STAGES, STAGES, strict=True))
@@ -55,22 +56,22 @@ _EACH_STAGE = dict(zip(STAGES, STAGES, strict=True))
 _INPUTS = [f"{stage}_preact" for stage in STAGES]
 
 LOSSES = {
-    "dkd": lambda: terms.between("logits", terms.labelled(objectives.dkd)),
+    "dkd": lambda: terms.on_layers("logits", terms.with_labels(objectives.dkd)),
     "dist": lambda: _between("logits", objectives.dist),
-    "hint": lambda: terms.between("stage2", terms.hint()),
+    "hint": lambda: terms.on_layers("stage2", terms.hint()),
     "at": lambda: _between(_EACH_STAGE, objectives.at),
     "nst": lambda: _between(_EACH_STAGE, objectives.nst),
-    "vid": lambda: terms.between(_EACH_STAGE, terms.vid()),
-    "ab": lambda: terms.between(_INPUTS, terms.ab()),
-    "ft": lambda: terms.between(("stage3", "stage3"), terms.ft()),
+    "vid": lambda: terms.on_layers(_EACH_STAGE, terms.vid()),
+    "ab": lambda: terms.on_layers(_INPUTS, terms.ab()),
+    "ft": lambda: terms.on_layers(("stage3", "stage3"), terms.ft()),
     "fsp": lambda: _between(["stem", *STAGES], objectives.fsp),
     "kdsvd": lambda: _between(list(STAGES), objectives.kdsvd),
-    "rdl": lambda: terms.between({**_EACH_STAGE, "pooled": "pooled"}, terms.rdl()),
+    "rdl": lambda: terms.on_layers({**_EACH_STAGE, "pooled": "pooled"}, terms.rdl()),
     "sp": lambda: _between("stage3", objectives.sp),
     "pkt": lambda: _between("pooled", objectives.pkt),
     "rkd": lambda: _between("pooled", rkd),
     "cc": lambda: _between("pooled", objectives.cc),
-    "cc_repdistiller": lambda: terms.between("pooled", terms.cc()),
+    "cc_repdistiller": lambda: terms.on_layers("pooled", terms.cc()),
     "cka": lambda: _between("stage3", objectives.cka),
     "crd": lambda: _crd(negatives.drawn),
     "crd-expected": lambda: _crd(negatives.expected),
@@ -118,7 +119,9 @@ def step(further: Mapping[str, terms.Term], batch: int) -> tuple[Callable, Any, 
 
 
 def _kd() -> terms.Term:
-    return terms.between("logits", terms.plain(objectives.kd, temperature=4.0))
+    return terms.on_layers(
+        "logits", terms.from_objective(objectives.kd, temperature=4.0)
+    )
 
 
 def _seen(name: str, images: np.ndarray) -> dict[str, jax.ShapeDtypeStruct]:
@@ -149,8 +152,8 @@ def _taught(
     state = training.init(
         jax.random.key(0), net, teacher, [phase], view, arrays, batch, devices=1
     )
-    state = training.start(state, phase, optimizer)
-    return training.body(net, teacher, phase, optimizer, view), state, arrays
+    state = training.begin_phase(state, phase, optimizer)
+    return training.make_step(net, teacher, phase, optimizer, view), state, arrays
 
 
 class Source(NamedTuple):
@@ -172,17 +175,19 @@ def sources(images: Mapping[str, np.ndarray]) -> dict[str, Source]:
     def kept():
         seen = _seen("resnet32x4", np.empty((STORED_IMAGES, 32, 32, 3), np.float32))
         targets = example_targets({layer: seen[layer] for layer in (*TWO, "logits")})
-        drawn = teachers.remembered(jax.tree.map(jnp.asarray, targets))
+        drawn = teachers.cached(jax.tree.map(jnp.asarray, targets))
         folder = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
         def see(index):
             return {"index": index}
 
-        return stored.write(folder, drawn, see, STORED_IMAGES, [*targets], quiet=True)
+        return activations.write(
+            folder, drawn, see, STORED_IMAGES, [*targets], quiet=True
+        )
 
     def rows():
-        return stored.of_batch(kept())(images["index"])
+        return activations.batch_reader(kept())(images["index"])
 
     def live():
         net = nets.build("resnet32x4", 100)
@@ -190,8 +195,8 @@ def sources(images: Mapping[str, np.ndarray]) -> dict[str, Source]:
 
     return {
         "given": Source(lambda: _given(rows())),
-        "stored": Source(lambda: stored.teacher(kept())),
-        "mapped": Source(teachers.brought, lambda: {"taught": rows()}),
+        "stored": Source(lambda: activations.teacher(kept())),
+        "mapped": Source(teachers.from_batch, lambda: {"targets": rows()}),
         "live": Source(live),
     }
 
@@ -199,7 +204,7 @@ def sources(images: Mapping[str, np.ndarray]) -> dict[str, Source]:
 def _teachers(batch: int) -> dict[str, Callable[[], measure.Contender]]:
     """By where the targets come from; the loss is the same, but for `without`."""
     images = example_data(batch, STORED_IMAGES)
-    rdl = terms.between(dict(zip(TWO, TWO, strict=True)), terms.rdl())
+    rdl = terms.on_layers(dict(zip(TWO, TWO, strict=True)), terms.rdl())
     further = {"kd": _kd(), "rdl": rdl}
 
     def contender(source, further):
@@ -220,7 +225,7 @@ def _teachers(batch: int) -> dict[str, Callable[[], measure.Contender]]:
         name: functools.partial(contender, source, further)
         for name, source in sources(images).items()
     }
-    return ways | {"without": lambda: contender(Source(teachers.nobody), {})}
+    return ways | {"without": lambda: contender(Source(teachers.none), {})}
 
 
 def example_data(batch: int, examples: int = EXAMPLES) -> dict[str, np.ndarray]:

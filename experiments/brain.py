@@ -15,7 +15,7 @@ import optax
 
 from experiments import command, data, methods, weights
 from experiments import config as configs
-from rdljax import _files, measured, rdm, statistics, teachers, terms
+from rdljax import errors, files, rdm, statistics, teachers, terms
 
 # An array NAME_subject_session has RDM NAME of each subject and session.
 EACH = "_subject_session"
@@ -49,7 +49,7 @@ class Brain(NamedTuple):
 
     images: np.ndarray
     thumbnails: np.ndarray
-    rdms: dict[str, measured.Rdms]
+    rdms: dict[str, rdm.io.Rdms]
     shown: np.ndarray
     held_out: np.ndarray
     fingerprint: str = ""
@@ -94,15 +94,15 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
     for name in sorted(wanted | {*config.brain_rdms}):
         own = name.removesuffix(SHUFFLED) if name not in keys else name
         try:
-            found = measured.read(
+            found = rdm.io.read(
                 path, keys[own], stimuli=n, missing=True, signed=config.brain_signed
             )
-        except measured.CannotRead as error:
+        except errors.CannotRead as error:
             hint = str(error).replace("signed=True", "--brain_signed")
             raise command.UsageError(hint) from error
         rdms[name] = found if name in keys else _shuffled(found, parted)
         for part in parted:
-            _check_measured(name, measured.selected(rdms[name], part))
+            _check_measured(name, rdm.subjects.select(rdms[name], part))
     *size, channels = dataset.shape
     return Brain(
         _of_size(images, size, channels),
@@ -113,7 +113,7 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
     )
 
 
-def _shuffled(rdms: measured.Rdms, parted: Sequence[np.ndarray]) -> measured.Rdms:
+def _shuffled(rdms: rdm.io.Rdms, parted: Sequence[np.ndarray]) -> rdm.io.Rdms:
     """A control: the stimuli of each part in random order among themselves.
 
     So a student is taught the same distances, of other stimuli.
@@ -122,12 +122,12 @@ def _shuffled(rdms: measured.Rdms, parted: Sequence[np.ndarray]) -> measured.Rdm
     order = np.empty(sum(map(len, parted)), np.int64)
     for part in parted:
         order[part] = rng.permutation(part)
-    return measured.selected(rdms, order)._replace(stimuli=rdms.stimuli)
+    return rdm.subjects.select(rdms, order)._replace(stimuli=rdms.stimuli)
 
 
-def _check_measured(name: str, rdms: measured.Rdms) -> None:
+def _check_measured(name: str, rdms: rdm.io.Rdms) -> None:
     """Raises `UsageError` where a subject has fewer than three pairs of a part."""
-    known = np.isfinite(measured.over_sessions(rdms)).sum(axis=1)
+    known = np.isfinite(rdm.subjects.mean_over_sessions(rdms)).sum(axis=1)
     if known.min() < 3:
         raise command.UsageError(
             f"{name}: subject {known.argmin()} has {known.min()} measured pairs of the "
@@ -145,7 +145,7 @@ def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
         return [name for name in found if name == "images"]
 
     try:
-        images = _files.npz(path, choose).get("images")
+        images = files.npz(path, choose).get("images")
     except Exception as error:  # What is damaged fails in many ways.
         raise command.UsageError(
             f"brain cannot be read from {path}: {error}"
@@ -246,7 +246,7 @@ def weighted_terms(
     return {
         f"{name}/{own}": (
             weight,
-            terms.over_global_batch(terms.between((f"stimuli/{own}", name), term)),
+            terms.over_global_batch(terms.on_layers((f"stimuli/{own}", name), term)),
         )
         for own in ([layer] if layer else config.brain_layers)
     }
@@ -256,10 +256,10 @@ def _target(
     config: configs.Config, brain: Brain, name: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """What is taught of an RDM, and the numbers of its objective."""
-    rdms = measured.selected(brain.rdms[name], brain.shown)
+    rdms = rdm.subjects.select(brain.rdms[name], brain.shown)
     weights = None
     if config.brain_reliability and len(rdms.distances) > 1:
-        weights = np.maximum(measured.reliability(rdms), 0)
+        weights = np.maximum(rdm.subjects.reliability(rdms), 0)
         if not np.nansum(weights) > 0:
             raise command.UsageError(
                 f"brain_reliability: of {name} no subject has two sessions that agree"
@@ -267,9 +267,9 @@ def _target(
         # (Of a subject of one session nothing is known: it counts as the others do.)
         weights = np.where(np.isnan(weights), np.nanmean(weights), weights)
     if config.brain_subjects == "mean" or len(rdms.distances) == 1:
-        return measured.over_subjects(rdms, weights).astype(np.float32), {}
+        return rdm.subjects.mean_over_subjects(rdms, weights).astype(np.float32), {}
     numbers = {} if weights is None else {"subjects": weights}
-    each = measured.over_sessions(rdms)
+    each = rdm.subjects.mean_over_sessions(rdms)
     if config.brain_ceiling:
         comparison = configs.BRAIN_COMPARISONS[config.brain_comparison]
         ceiling = statistics.noise_ceiling(each, comparison=comparison)
@@ -293,7 +293,7 @@ def showing(view: Callable, dataset: data.Dataset) -> Callable:
         chosen = batch["stimulus"]
         images = data.normalise(dataset, arrays["stimuli"][chosen])
         seen = view(arrays, batch, key)
-        return {**seen, "also": {"stimuli": images}, "stimulus": chosen}
+        return {**seen, "extra_images": {"stimuli": images}, "stimulus": chosen}
 
     return apply
 
@@ -318,13 +318,15 @@ _rdm = jax.jit(rdm.compute)
 
 def selected(distances: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
     """A condensed RDM `[..., pairs]` of some of its stimuli."""
-    found = measured.selected(measured.Rdms(distances), stimuli)
+    found = rdm.subjects.select(rdm.io.Rdms(distances), stimuli)
     return found.distances
 
 
 def each(brain: Brain, name: str, stimuli: np.ndarray) -> np.ndarray:
     """The RDM of each subject `[subjects, pairs]`, of some stimuli."""
-    return measured.over_sessions(measured.selected(brain.rdms[name], stimuli))
+    return rdm.subjects.mean_over_sessions(
+        rdm.subjects.select(brain.rdms[name], stimuli)
+    )
 
 
 def progress(

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import brain, findings
 from experiments import config as configs
-from rdljax import measured
+from rdljax import rdm
 
 
 def table(summary: dict) -> str:
@@ -174,7 +174,9 @@ def _mds(path, config, stimuli, results) -> None:
 
 def _mean(stimuli, name: str, places: np.ndarray) -> np.ndarray:
     """The mean RDM of all subjects, of some stimuli."""
-    return measured.over_subjects(measured.selected(stimuli.rdms[name], places))
+    return rdm.subjects.mean_over_subjects(
+        rdm.subjects.select(stimuli.rdms[name], places)
+    )
 
 
 def _cut_out(image: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from experiments import canvas, data, loop
-from rdljax.nets import _layers
+from rdljax import nets
 
 Array = jax.Array
 
@@ -164,7 +164,7 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, features: Array) -> Maps:
         """The maps of features `[n, G, G, channels]`, with logits."""
-        x = nn.relu(_layers.conv(WIDTH, use_bias=True, name="hidden")(features))
+        x = nn.relu(nets.conv(WIDTH, use_bias=True, name="hidden")(features))
         # At first nearly all cells are none of a class: Lin et al. 2017, section 4.1.
         rare = nn.initializers.constant(-math.log((1 - PRIOR) / PRIOR))
         heat = nn.Conv(self.classes, (1, 1), bias_init=rare, name="heat")(x)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from experiments import command, methods
 from experiments import config as configs
-from rdljax import _names, nets
+from rdljax import errors, nets
 
 # What a number must be: in words, and from where to below where. Beyond these limits
 # a count does not fit int32, or a product of two numbers is 0 or infinite in float32.
@@ -49,12 +49,12 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
       measured: The names of the RDMs of `brain`.
     """
     if config.teacher is not None:
-        _names.check("net", config.teacher, nets.NETS)
-    _names.check("net", config.student, nets.NETS)
+        errors.check_name("net", config.teacher, nets.NETS)
+    errors.check_name("net", config.student, nets.NETS)
     for field in ("distance", "brain_distance"):
-        _names.check("distance", getattr(config, field), configs.DISTANCES)
-    _names.check("comparison", config.comparison, configs.COMPARISONS)
-    _names.check("comparison", config.brain_comparison, configs.BRAIN_COMPARISONS)
+        errors.check_name("distance", getattr(config, field), configs.DISTANCES)
+    errors.check_name("comparison", config.comparison, configs.COMPARISONS)
+    errors.check_name("comparison", config.brain_comparison, configs.BRAIN_COMPARISONS)
     student = nets.build(config.student, 1)
     for method in config.methods:
         parts = method.split("+")
@@ -63,9 +63,9 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
             known = ["plain", *methods.PARTS, *measured]
             kind = "part of a method"
             kind += "" if config.brain else ", without --brain=FILE,"
-            _names.check(kind, name if name in measured else term, known)
+            errors.check_name(kind, name if name in measured else term, known)
             if at:
-                _names.check(f"layer of {config.student}", layer, student.layers)
+                errors.check_name(f"layer of {config.student}", layer, student.layers)
             if name in measured and config.micro_batches > 1:
                 raise command.UsageError(
                     f"{term} takes stimuli, which micro_batches=1 sees"
@@ -82,19 +82,19 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
     used = {name: None for method in config.methods for name in methods.parts(method)}
     compared = [methods.pair(layer) for layer in config.layers]
     for own, other in compared:
-        _names.check(f"layer of {config.student}", own, student.layers)
+        errors.check_name(f"layer of {config.student}", own, student.layers)
         if config.teacher is not None:
             layers = nets.build(config.teacher, 1).layers
-            _names.check(f"layer of {config.teacher}", other, layers)
+            errors.check_name(f"layer of {config.teacher}", other, layers)
     for own, other in (x for name in used for x in methods.PARTS[name].pairs(config)):
         _check_layer(config.student, own)
         if config.teacher is not None:
             _check_layer(config.teacher, other)
     for layer in config.brain_layers:
-        _names.check(f"layer of {config.student}", layer, student.layers)
+        errors.check_name(f"layer of {config.student}", layer, student.layers)
     if config.brain is not None:
         for name in config.brain_rdms:
-            _names.check("RDM", name, measured)
+            errors.check_name("RDM", name, measured)
     if config.brain_ceiling and config.brain_subjects != "each":
         raise command.UsageError(
             "brain_ceiling is of each subject's RDM: it goes with brain_subjects=each"
@@ -169,7 +169,7 @@ def _check_layer(net: str, layer: str) -> None:
     """Raises `UnknownName` for what is no layer, nor one before its ReLU."""
     built = nets.build(net, 1)
     known = list(dict.fromkeys([*built.layers, *built.preactivations]))
-    _names.check(f"layer of {net}", layer, known)
+    errors.check_name(f"layer of {net}", layer, known)
 
 
 def _check_ensemble(config: configs.Config) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from rdljax import _names
+from rdljax import errors
 
 # Ctrl-C, what `kill` and schedulers send, and what a closed terminal sends.
 SIGNALS = [
@@ -114,7 +114,7 @@ def check_keys(arguments: Iterable[str], known: Iterable[str]) -> None:
     for argument in arguments:
         if argument.startswith("--"):
             key = argument[2:].partition("=")[0].replace("-", "_")
-            _names.check("setting", key.removeprefix("no_"), known)
+            errors.check_name("setting", key.removeprefix("no_"), known)
 
 
 def first(
@@ -183,7 +183,7 @@ def answer(run: Callable[[], None]) -> int:
     """
     try:
         run()
-    except (_names.UnknownName, UsageError) as error:
+    except (errors.UnknownName, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:

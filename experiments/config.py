@@ -9,7 +9,7 @@ import importlib
 import pathlib
 from typing import Literal
 
-from rdljax import _names, rdm
+from rdljax import errors, rdm
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 
@@ -147,8 +147,8 @@ class Config:
     them, over all devices."""
     activations: str | None = None
     """A folder in which those answers are stored, once for all runs, and read from with
-    each batch; or, without a teacher, a file of another program (`rdljax.stored`) whose
-    rows, or whose `index`, are the training images in the order of the split."""
+    each batch; or, without a teacher, a file of another program (`rdljax.activations`)
+    whose rows, or whose `index`, are the training images in the order of the split."""
     learning_rate: float = 0.1
     """The largest."""
     teacher_learning_rate: float | None = None
@@ -204,7 +204,7 @@ def load(name: str, **changes) -> Config:
     Raises:
       UnknownName: There is no such config.
     """
-    _names.check("config", name, names())
+    errors.check_name("config", name, names())
     module = importlib.import_module(f"experiments.configs.{name}")
     return dataclasses.replace(module.get_config(), **changes)
 

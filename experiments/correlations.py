@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments import command, data, files, findings, loop, probe, trainings
-from rdljax import statistics
+from experiments import command, data, findings, loop, probe, trainings
+from rdljax import files, statistics
 
 KEYS = ("seed", "data_dir", "out", "overwrite")
 

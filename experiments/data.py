@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import command, records
-from rdljax import _files, _names
+from rdljax import errors, files
 
 PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 KNOWN = ("digits", *PREPARED_HERE)
@@ -335,7 +335,7 @@ def view(
       `view(arrays, batch, key)`: `arrays` holds `image` uint8 `[N, H, W, C]` and
       `label` int32 `[N]`, `batch` holds `index` int32 `[B]` (and, from a loader such as
       `from_host`, `image` and `label` of its own, instead of `arrays`); it answers
-      `image` float32 `[B, H, W, C]`, `label` `[B]` and `index` `[B]`, and `taught` as
+      `image` float32 `[B, H, W, C]`, `label` `[B]` and `index` `[B]`, and `targets` as
       it is, if the batch brings what a teacher answered. An example's crop and flip
       follow from the key and its index alone, not from its place in the batch,
       nor from the number of devices: give every device the same key, and every step
@@ -367,7 +367,7 @@ def view(
             "label": label,
             "index": index,
         }
-        return seen | {name: batch[name] for name in {"taught"} & batch.keys()}
+        return seen | {name: batch[name] for name in {"targets"} & batch.keys()}
 
     return apply
 
@@ -450,7 +450,7 @@ def _find(name: str, data_dir: str | None) -> pathlib.Path:
     if name in folders:
         return folders[name]
     if name not in KNOWN and not _tfds_knows(name):
-        raise _names.UnknownName("data set", name, dict.fromkeys((*KNOWN, *folders)))
+        raise errors.UnknownName("data set", name, dict.fromkeys((*KNOWN, *folders)))
     where = data_dir or "DIR"
     lacks = f"{data_dir} holds no folder of it" if data_dir else "no data_dir is given"
     raise DataMissing(
@@ -494,9 +494,9 @@ def _folder(
         for path in folder.iterdir():
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise ValueError(f"{path.name} is no file")  # (A pipe, say.)
-        named = [*_classes(_files.words(folder / "dataset_info.json"))]
+        named = [*_classes(files.words(folder / "dataset_info.json"))]
         if (folder / "features.json").exists():
-            named += _classes(_files.words(folder / "features.json"))
+            named += _classes(files.words(folder / "features.json"))
     _check_classes(folder, named)
     with _or_damaged(folder):
         builder = tfds.builder_from_directory(folder)

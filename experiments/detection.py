@@ -66,7 +66,6 @@ from experiments import (
     centernet,
     command,
     data,
-    files,
     findings,
     locks,
     loop,
@@ -76,7 +75,7 @@ from experiments import (
 )
 from experiments import lab as labs
 from experiments.command import UsageError
-from rdljax import _names, nets, statistics
+from rdljax import errors, files, nets, statistics
 
 Array = jax.Array
 
@@ -187,7 +186,9 @@ def load_backbone(
     layer = options.layer
     if layer is None:
         layer = last_stage(name, net, seen, options.size)
-    _names.check(f"map of {name}", layer, [k for k, x in seen.items() if x.ndim == 4])
+    errors.check_name(
+        f"map of {name}", layer, [k for k, x in seen.items() if x.ndim == 4]
+    )
     grid = seen[layer].shape[1]
     if options.size % grid:
         raise UsageError(

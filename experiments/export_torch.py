@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments import command, import_torch, weights
+from rdljax import errors
 from rdljax.nets import from_torch
 
 
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> None:
     try:
         state = from_torch.to_torch(trained.name, trained.variables)
         from_torch.write(file, state)
-    except (OSError, from_torch.CannotRead, from_torch.WeightsMismatch) as error:
+    except (OSError, errors.CannotRead, errors.WeightsMismatch) as error:
         raise command.UsageError(str(error)) from error
     print(
         f"{options.file} has {trained.name}, {trained.classes} classes; images are "

@@ -5,8 +5,7 @@ import pathlib
 
 import numpy as np
 
-from experiments import files
-from rdljax import statistics
+from rdljax import files, statistics
 
 
 def summarise(results: list[dict], labels: np.ndarray) -> dict:

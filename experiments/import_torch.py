@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments import command, data, weights
-from rdljax.nets import from_torch
+from rdljax import errors
 
 KEYS = ("out", "check", "data_dir", "mean", "std", "overwrite")
 
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> None:
     normalisation = options.mean and (tuple(options.mean), tuple(options.std))
     try:
         trained = weights.read(options.name, file, normalisation)
-    except (OSError, from_torch.CannotRead, from_torch.WeightsMismatch) as error:
+    except (OSError, errors.CannotRead, errors.WeightsMismatch) as error:
         raise command.UsageError(str(error)) from error
     print(
         f"{options.file} has the weights of {trained.name}, {trained.classes} classes; "

@@ -22,7 +22,9 @@ from experiments import (
     weights,
 )
 from experiments import config as configs
-from rdljax import nets, stored, teachers, training
+from rdljax import activations, errors, nets, teachers, training
+
+StoredActivations = activations.Stored
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
@@ -41,7 +43,7 @@ class Given(NamedTuple):
     teacher: weights.Trained | None = None
     student: weights.Trained | None = None
     measured: brain.Brain | None = None
-    activations: stored.Stored | None = None
+    activations: StoredActivations | None = None
 
     def fingerprints(self) -> dict[str, str]:
         """What shows that a run is resumed with what it began with."""
@@ -199,7 +201,9 @@ def with_measurements(
     return given._replace(measured=measured, activations=_activations(config, dataset))
 
 
-def _activations(config: configs.Config, dataset: data.Dataset) -> stored.Stored | None:
+def _activations(
+    config: configs.Config, dataset: data.Dataset
+) -> activations.Stored | None:
     """The teacher's activations, if `activations` is a file and not a folder.
 
     Raises:
@@ -219,8 +223,8 @@ def _activations(config: configs.Config, dataset: data.Dataset) -> stored.Stored
         )
     layers = methods.taught(config)
     try:
-        found = stored.read(path, images=len(dataset.train.label), layers=layers)
-    except (stored.CannotRead, OSError) as error:
+        found = activations.read(path, images=len(dataset.train.label), layers=layers)
+    except (errors.CannotRead, OSError) as error:
         raise command.UsageError(f"activations: {error}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return found._replace(about={"sha256": digest})
@@ -328,7 +332,7 @@ def with_brain(
     """A teacher, and the RDMs that a method reads."""
     if not brain.parts(method):
         return teacher
-    return teachers.beside(teacher, brain.teacher(config, given.measured, method))
+    return teachers.merge(teacher, brain.teacher(config, given.measured, method))
 
 
 # ---- batches
@@ -355,7 +359,7 @@ def feed(lab: Lab, method: str = "plain") -> Callable[..., training.Batch]:
             index, entries["stimulus"] = np.split(index, [lab.config.batch], axis=-1)
         entries |= {"index": index} if images is None else images(index, when)
         if taught is not None:
-            entries["taught"] = taught(index)
+            entries["targets"] = taught(index)
         return entries
 
     return load

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from experiments import command
-from rdljax import _files
+from rdljax import files
 
 NAME = ".rdljax.lock"
 # Seconds between two signs of life of who holds a folder, and without one until it
@@ -189,7 +189,7 @@ def _runs(pid: int) -> bool:
 def _read(path: pathlib.Path) -> Owner | None:
     """Who wrote that it holds a folder; None if nobody did, or what is no owner."""
     try:
-        owner = Owner(**_files.words(path))
+        owner = Owner(**files.words(path))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     if type(owner.pid) is not int or not 0 < owner.pid < 2**31:

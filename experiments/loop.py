@@ -25,8 +25,8 @@ import tqdm
 from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 
-from experiments import command, data, files
-from rdljax import _files, checkpoints, training
+from experiments import command, data
+from rdljax import checkpoints, files, training
 
 # Where devices are emulated on a CPU, too many steps in flight can starve one of them.
 STEPS_IN_FLIGHT = 10
@@ -184,10 +184,11 @@ class Method(NamedTuple):
       begin: From a job's seed and a number of devices to the state at the start.
       arrays: What a step reads, on the devices.
       take: `take(state, arrays, batches) -> (state, metrics)`: a call of several steps
-        (`training.successive`), of one training or of several (`training.together`).
+        (`training.scan_steps`), of one training or of several
+        (`training.vmap_trainings`).
       chunk: How many steps a call takes. Where an epoch is not cut at its multiples,
         and there alone, steps are taken one by one.
-      examine: The pmapped `training.examination` of a step of one training.
+      examine: The pmapped `training.make_finite_check` of a step of one training.
       evaluate: `evaluate(state, job, epoch)`: what to measure of a training's state at
         the end of an epoch, counted from 1 (the student's part of it): answers at once,
         with what waits for it.
@@ -201,7 +202,7 @@ class Method(NamedTuple):
     arrays: training.Arrays
     take: Callable[..., tuple[State, dict[str, jax.Array]]]
     chunk: int
-    examine: Callable[..., tuple[State, training.Finite]]
+    examine: Callable[..., tuple[State, training.FiniteReport]]
     evaluate: Callable[[State, Job, int], Callable[[], Metrics]]
     layers: tuple[str, ...]
     same_view: bool = False
@@ -301,7 +302,7 @@ def fit(
     several = len(jobs) > 1
     state = states[0]
     if several:
-        state = training.stacked(states, same_view=method.same_view)
+        state = training.stack_trainings(states, same_view=method.same_view)
     del states
     under_way: collections.deque[_Call] = collections.deque()
     began = saved = time.monotonic()
@@ -379,7 +380,7 @@ def fit(
     return list(map(Fitted, singles(state), histories, seconds))
 
 
-_one_of = jax.jit(training.one_of, static_argnums=1)
+_one_of = jax.jit(training.select_training, static_argnums=1)
 
 
 def _of_student(state: State) -> State:
@@ -398,7 +399,7 @@ def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progre
         return begin(job.seed, devices), Progress(0, [], [], 0.0)
 
     def like(about):
-        if wrong := _files.misfit(about, ABOUT, "what it says"):
+        if wrong := files.misfit(about, ABOUT, "what it says"):
             raise checkpoints.CheckpointDamaged(f"{job.checkpoint} is damaged: {wrong}")
         return form(about["devices"])
 
@@ -406,7 +407,7 @@ def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progre
         return jax.eval_shape(lambda: begin(job.seed, devices))
 
     state, about, done = checkpoints.restore(job.checkpoint, like, tell=tqdm.tqdm.write)
-    state = training.divided_as(state, form(devices))
+    state = training.reshard_like(state, form(devices))
     kept = (about[name] for name in ("history", "partial", "seconds"))
     return state, Progress(done, *kept)
 

@@ -16,7 +16,8 @@ import optax
 
 from experiments import command
 from experiments import config as configs
-from rdljax import _names, mmd, negatives, nets, objectives, terms, training
+from rdljax import errors, mmd, nets, objectives, terms, training
+from rdljax.terms import negatives
 
 Weighted = tuple[float | optax.Schedule, terms.Term]
 Pair = tuple[str, str]
@@ -122,7 +123,7 @@ def _before_relu(config: configs.Config) -> list[Pair]:
         net = nets.build(name, 1)
         in_depth = [layer for layer in net.layers if layer.startswith("stage")]
         found = dict(zip(in_depth, net.preactivations, strict=False))
-        _names.check(f"stage of {name} with a form before its ReLU", layer, found)
+        errors.check_name(f"stage of {name} with a form before its ReLU", layer, found)
         return found[layer]
 
     teacher = config.teacher or config.student
@@ -141,16 +142,16 @@ def _taught(
     setting: Setting, pairs, term: terms.Term, globally: bool = False
 ) -> terms.Term:
     """A term between layers, against each teacher of an ensemble."""
-    names, between = teacher_names(setting.config), terms.between(pairs, term)
+    names, between = teacher_names(setting.config), terms.on_layers(pairs, term)
     between = terms.over_global_batch(between) if globally else between
-    return terms.against(names, between) if names else between
+    return terms.per_teacher(names, between) if names else between
 
 
 def _mean_of(setting: Setting, layers: Pair, mean: terms.Term) -> terms.Term:
     """A term towards the mean of an ensemble."""
     own, other = layers
     names = teacher_names(setting.config)
-    return terms.between((own, [f"{name}/{other}" for name in names]), mean)
+    return terms.on_layers((own, [f"{name}/{other}" for name in names]), mean)
 
 
 def _one(make: Callable[[Setting], terms.Term], globally: bool = False):
@@ -175,7 +176,9 @@ def _kd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
     softened = {"temperature": setting.config.kd_temperature}
     if setting.config.ensemble > 1:
         return {"": (1.0, _mean_of(setting, *pairs, terms.kd_mean(**softened)))}
-    return _one(lambda _: terms.plain(objectives.kd, **softened))(setting, pairs)
+    return _one(lambda _: terms.from_objective(objectives.kd, **softened))(
+        setting, pairs
+    )
 
 
 def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
@@ -190,14 +193,14 @@ def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
         if config.ensemble > 1:
             term = _mean_of(setting, layers, terms.rdl_mean(**numbers))
         else:
-            term = terms.between(layers, terms.rdl(pairs=config.pairs, **numbers))
+            term = terms.on_layers(layers, terms.rdl(pairs=config.pairs, **numbers))
         found[layer] = (share, terms.over_global_batch(term))
     return found
 
 
 def _rkd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
     distance, angle = (
-        _taught(setting, *pairs, terms.plain(objective), globally=True)
+        _taught(setting, *pairs, terms.from_objective(objective), globally=True)
         for objective in (objectives.rkd_distance, objectives.rkd_angle)
     )
     return {"distance": (25.0, distance), "angle": (50.0, angle)}
@@ -219,7 +222,7 @@ def _crd(setting: Setting) -> terms.Term:
 
 
 def _nst(kernel):
-    return _several(lambda _: terms.plain(objectives.nst, kernel=kernel))
+    return _several(lambda _: terms.from_objective(objectives.nst, kernel=kernel))
 
 
 def _below(part: str, paths: Sequence[str], config: configs.Config) -> tuple[str, ...]:
@@ -232,16 +235,20 @@ PARTS: dict[str, Part] = {
     "ab": Part(
         1.0, _before_relu, _several(lambda _: terms.ab()), first=("",), alone=True
     ),
-    "at": Part(1000.0, stages, _several(lambda _: terms.plain(objectives.at))),
+    "at": Part(1000.0, stages, _several(lambda _: terms.from_objective(objectives.at))),
     "cc": Part(0.02, _vector, _one(lambda _: terms.cc(), True), ("",)),
-    "cka": Part(1.0, _vector, _one(lambda _: terms.plain(objectives.cka), True)),
+    "cka": Part(
+        1.0, _vector, _one(lambda _: terms.from_objective(objectives.cka), True)
+    ),
     "crd": Part(0.8, _vector, _one(_crd), ("",)),
-    "dist": Part(1.0, _logits, _one(lambda _: terms.plain(objectives.dist), True)),
-    "dkd": Part(1.0, _logits, _one(lambda _: terms.labelled(objectives.dkd))),
+    "dist": Part(
+        1.0, _logits, _one(lambda _: terms.from_objective(objectives.dist), True)
+    ),
+    "dkd": Part(1.0, _logits, _one(lambda _: terms.with_labels(objectives.dkd))),
     "fsp": Part(
         1.0,
         _from_stem,
-        _several(lambda _: terms.plain(objectives.fsp)),
+        _several(lambda _: terms.from_objective(objectives.fsp)),
         first=(),
         alone=True,
     ),
@@ -259,14 +266,20 @@ PARTS: dict[str, Part] = {
         ("",),
     ),
     "kd": Part(1.0, _logits, _kd),
-    "kdsvd": Part(1.0, stages, _several(lambda _: terms.plain(objectives.kdsvd))),
+    "kdsvd": Part(
+        1.0, stages, _several(lambda _: terms.from_objective(objectives.kdsvd))
+    ),
     "nst": Part(50.0, stages, _nst(mmd.Polynomial())),
     "nst_gaussian": Part(50.0, stages, _nst(mmd.Gaussian(1.0, mmd.by_mean))),
     "nst_linear": Part(50.0, stages, _nst(mmd.Linear())),
-    "pkt": Part(30000.0, _vector, _one(lambda _: terms.plain(objectives.pkt), True)),
+    "pkt": Part(
+        30000.0, _vector, _one(lambda _: terms.from_objective(objectives.pkt), True)
+    ),
     "rdl": Part(1.0, _rdl_layers, _rdl),
     "rkd": Part(1.0, _vector, _rkd),
-    "sp": Part(3000.0, _last, _one(lambda _: terms.plain(objectives.sp), True)),
+    "sp": Part(
+        3000.0, _last, _one(lambda _: terms.from_objective(objectives.sp), True)
+    ),
     "vid": Part(1.0, stages, _several(lambda _: terms.vid()), ("",)),
 }
 
@@ -316,10 +329,10 @@ def check_weights(config: configs.Config) -> None:
             # (It need not be among the methods: a table's columns share weights.)
             within = method[0].split("+")
             for one in within:
-                _names.check("part of a method", one, ["plain", *PARTS])
-            _names.check(f"part of {method[0]}", part, ["task", *within])
+                errors.check_name("part of a method", one, ["plain", *PARTS])
+            errors.check_name(f"part of {method[0]}", part, ["task", *within])
         else:
-            _names.check("part of a method", part, ["task", *PARTS])
+            errors.check_name("part of a method", part, ["task", *PARTS])
 
 
 def plan(
@@ -369,7 +382,7 @@ def plan(
 
 def _started(loss: dict[str, Weighted]) -> dict[str, Weighted]:
     """The start-up of terms that have one of their own."""
-    return {name: (1.0, terms.start_up(term)) for name, (_, term) in loss.items()}
+    return {name: (1.0, terms.pretraining(term)) for name, (_, term) in loss.items()}
 
 
 def _named(

@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments import command, locks
-from rdljax import _files, _names
+from rdljax import errors, files
 
 
 class Split(NamedTuple):
@@ -207,7 +207,7 @@ def prepare(
       CannotPrepare: a file is missing, cannot be had, or is not the original one.
       RuntimeError: a path begins with the home folder of a user who has none.
     """
-    _names.check("data set to prepare", name, SOURCES)
+    errors.check_name("data set to prepare", name, SOURCES)
     import tensorflow_datasets as tfds
 
     data_dir = pathlib.Path(data_dir).expanduser()
@@ -389,7 +389,7 @@ def _download(url: str, path: pathlib.Path, accepted: tuple[str, ...]) -> None:
     """Downloads a file, which appears at `path` when it is whole and checked."""
     import tqdm
 
-    with _open(url) as response, _files.draft(path) as file:
+    with _open(url) as response, files.draft(path) as file:
         size = response.length
         if size is not None and size > LARGEST:
             raise OSError(_too_large(size))

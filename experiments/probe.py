@@ -31,18 +31,9 @@ import numpy as np
 import optax
 import tqdm
 
-from experiments import (
-    command,
-    data,
-    files,
-    findings,
-    locks,
-    loop,
-    trainings,
-    weights,
-)
+from experiments import command, data, findings, locks, loop, trainings, weights
 from experiments import results as results_folder
-from rdljax import _names, nets
+from rdljax import errors, files, nets
 
 KEYS = ("data", "data_dir", "train_per_class", "layer", "out", "overwrite")
 
@@ -109,7 +100,7 @@ def run(arguments: Sequence[str]) -> None:
     every = trained_nets(folder, summary)
     for net in every:
         known = nets.build(net.trained.name, net.trained.classes).layers
-        _names.check(f"layer of {net.trained.name}", options.layer, known)
+        errors.check_name(f"layer of {net.trained.name}", options.layer, known)
         brought(dataset, net.trained, few=1)
     with locks.held(out):
         _check_free(out, options.overwrite)

@@ -102,12 +102,12 @@ def measure(
     taken for three states and the teacher's targets, beside the state given.
 
     Args:
-      net: The student, as given to `training.body`, and so are `teacher`, `phase`,
+      net: The student, as given to `training.make_step`, and so are `teacher`, `phase`,
         `optimizer`, `view` and `micro_batches`. The term "task" is the student's; of a
         phase without one, the student's is the mean of its logits.
       teacher: Where the targets come from.
       phase: The phase, whose terms make the loss.
-      optimizer: As given to `training.start`.
+      optimizer: As given to `training.begin_phase`.
       view: What makes the batch.
       state: At the start of the phase or within it. It is copied, not donated.
       arrays: As the step is given, on the devices.
@@ -137,7 +137,7 @@ def measure(
         return {**view(data, batch["batch"], key), "targets": batch["targets"]}
 
     def stepping(phase, teacher, view, state, batch):
-        body = training.body(
+        body = training.make_step(
             net, teacher, phase, optimizer, view, micro_batches=micro_batches
         )
         return _stepping(body, state, arrays, batch, devices)
@@ -147,7 +147,7 @@ def measure(
     given = teachers.Teacher((), lambda arrays, batch: batch["targets"])
     with_given = {"batch": batch, "targets": targets}
     alone = _student_alone(phase)
-    student = training.start(state, alone, optimizer)
+    student = training.begin_phase(state, alone, optimizer)
     times, rounds = _medians(
         {
             "data": lambda: jax.block_until_ready(look(key, arrays, batch)),
@@ -179,7 +179,7 @@ def measure(
 
 def _student_alone(phase: training.Phase) -> training.Phase:
     """The phase with the student's task alone."""
-    mean = terms.plain(lambda student, teacher: jnp.mean(student["logits"]))
+    mean = terms.from_objective(lambda student, teacher: jnp.mean(student["logits"]))
     # (In the place of a term that there is, whose parameters the state has.)
     name = "task" if "task" in phase.terms else next(iter(phase.terms))
     return phase._replace(
@@ -201,7 +201,7 @@ def _stepping(
     """
     # (A state placed on devices may share memory with the one that was given.)
     state = jax.tree.map(jnp.copy, state)
-    program = training.compiled(step, state, arrays, batch, devices)
+    program = training.compile_step(step, state, arrays, batch, devices)
 
     def call():
         nonlocal state

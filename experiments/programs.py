@@ -120,8 +120,8 @@ class Programs:
 
         Args:
           name: What is trained, for messages.
-          step: From `training.body`.
-          unrolled: As for `training.successive`. (Several trainings are written out on
+          step: From `training.make_step`.
+          unrolled: As for `training.scan_steps`. (Several trainings are written out on
             a CPU, and vectorised elsewhere.)
           tell: Called with what there is to say.
         """
@@ -190,9 +190,9 @@ class Programs:
         if key not in self._compiled:
             step, seeds = self._step, _trainings(state)
             if state.replicated.key.ndim:
-                step = training.together(step, unrolled=not on_accelerator())
-            steps = training.successive(step, unrolled=self._unrolled)
-            program = training.compiled(steps, state, arrays, batches)
+                step = training.vmap_trainings(step, unrolled=not on_accelerator())
+            steps = training.scan_steps(step, unrolled=self._unrolled)
+            program = training.compile_step(steps, state, arrays, batches)
             self._compiled[key] = program
             count = jax.tree.leaves(batches)[0].shape[1]
             self._tell(

@@ -23,7 +23,7 @@ import numpy as np
 import PIL.Image
 import tqdm
 
-from rdljax import _files
+from rdljax import files
 
 # How many images are decoded at a time.
 THREADS = os.cpu_count() or 1
@@ -341,7 +341,7 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
     if count >= KEPT:
         with contextlib.suppress(OSError):  # The cache may be read-only, or full.
             kept.parent.mkdir(parents=True, exist_ok=True)
-            with _files.draft(kept) as file:
+            with files.draft(kept) as file:
                 np.savez(file, label=label, sizes=sorted(sizes))
     return label, sizes
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import command, data, files, methods, page, trainings
-from rdljax import _names, nets
+from experiments import command, data, methods, page, trainings
+from rdljax import errors, files, nets
 
 KEYS = ("out", "data_dir")
 # What is drawn of a history: its key, and what it is.
@@ -225,7 +225,7 @@ def _rdms(file: pathlib.Path, name: str, config: dict) -> dict[str, np.ndarray]:
     net = config["teacher" if name == "teacher" else "student"]
     try:
         order = nets.build(net, classes=2).layers
-    except _names.UnknownName:
+    except errors.UnknownName:
         order = ()
     known = [layer for layer in order if layer in rdms]
     return {layer: rdms[layer] for layer in dict.fromkeys([*known, *rdms])}

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments import command, files, findings, locks, loop
+from experiments import command, findings, locks, loop
 from experiments import config as configs
-from rdljax import _files
+from rdljax import files
 
 # What a run may have more of when it is resumed.
 GROWS = ("seeds", "methods")
@@ -283,7 +283,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
     """
     record = folder / "config.json"
     try:
-        theirs = _files.words(record) if record.exists() else None
+        theirs = files.words(record) if record.exists() else None
     except (OSError, ValueError, RecursionError) as error:
         raise command.UsageError(
             f"{record} is damaged ({error}); --out=FOLDER leaves it alone"
@@ -333,7 +333,7 @@ def finished(
     if not record.exists():
         return None
     try:
-        summary = _files.words(record)
+        summary = files.words(record)
         findings.table(summary)
         theirs = without_call(summary["config"])
         changes = _said(theirs, mine)
@@ -369,7 +369,7 @@ def check_checkpoint(about: Any, name: str, mine: dict) -> None:
       mine: The settings. (The first versions' checkpoints say nothing of theirs.)
     """
     epochs = {"history": [{"validation_error": loop.NUMBER, ...: loop.NUMBER}]}
-    if wrong := _files.misfit(about, loop.ABOUT | epochs, "what it says"):
+    if wrong := files.misfit(about, loop.ABOUT | epochs, "what it says"):
         raise ValueError(wrong)
     theirs = {"job": about["job"], **about.get("settings", mine)}
     if changes := _said(theirs, {"job": name, **mine}):

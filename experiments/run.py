@@ -26,7 +26,6 @@ from experiments import (
     brain_report,
     checks,
     data,
-    files,
     findings,
     locks,
     loop,
@@ -39,7 +38,7 @@ from experiments import command as commands
 from experiments import config as configs
 from experiments import lab as labs
 from experiments import results as results_folder
-from rdljax import checkpoints, stored, teachers, training
+from rdljax import activations, checkpoints, files, teachers, training
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -221,16 +220,18 @@ def rehearse(
 
     def taught(method, batch, seen):
         if given.activations is not None and methods.reads_teacher(method):
-            batch["taught"] = stored.of_batch(given.activations)(batch["index"])
-            return teachers.brought()
+            batch["targets"] = activations.batch_reader(given.activations)(
+                batch["index"]
+            )
+            return teachers.from_batch()
         if given.teacher is not None:
             return teachers.net(own_teacher, given.teacher.variables)
         if config.teacher is None:
-            return teachers.nobody()
+            return teachers.none()
         net = labs.teacher(config, dataset)
         source = teachers.net(net, net.init(key, seen))
         if names := methods.teacher_names(config):
-            return teachers.several(dict.fromkeys(names, source))
+            return teachers.ensemble(dict.fromkeys(names, source))
         return source
 
     def steps(method, plan, of_brain, train):
@@ -239,7 +240,7 @@ def rehearse(
             labs.view(config, dataset, method),
         )
         source = taught(method, batch, view(train, batch, key)["image"])
-        source = teachers.beside(source, of_brain)
+        source = teachers.merge(source, of_brain)
         arrays = training.Arrays(source.arrays, train)
         state = training.init(
             key, student, source, plan, view, arrays, batch, devices=1
@@ -247,15 +248,15 @@ def rehearse(
         if given.student is not None:
             state = labs.begun(state, given.student)
         for phase in plan:
-            state = training.start(state, phase, optimizer)
-            step = training.body(student, source, phase, optimizer, view)
+            state = training.begin_phase(state, phase, optimizer)
+            step = training.make_step(student, source, phase, optimizer, view)
             state, _ = step(state, arrays, batch)
         return state
 
     for method in config.methods:
         try:
             plan = labs.plan(config, dataset, given, method)
-            of_brain = labs.with_brain(config, given, teachers.nobody(), method)
+            of_brain = labs.with_brain(config, given, teachers.none(), method)
             jax.eval_shape(functools.partial(steps, method, plan, of_brain), train)
         except ZeroDivisionError as error:
             raise commands.UsageError(

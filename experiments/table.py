@@ -35,7 +35,6 @@ import tyro
 from experiments import (
     checks,
     columns,
-    files,
     findings,
     locks,
     loop,
@@ -50,7 +49,7 @@ from experiments import (
 from experiments import command as commands
 from experiments import config as configs
 from experiments import lab as labs
-from rdljax import _names, checkpoints, teachers, training
+from rdljax import checkpoints, errors, files, teachers, training
 
 # What a table writes beside its columns, in this order.
 WRITTEN = ("table.json", "table.md", "table.csv", "table.png")
@@ -137,7 +136,7 @@ def parse(arguments: list[str]) -> Call:
         else:
             changes.append(argument)
     for column in only:
-        _names.check(f"column of {name}", column, table.columns)
+        errors.check_name(f"column of {name}", column, table.columns)
     fields = [field.name for field in dataclasses.fields(configs.Config)]
     known = [field for field in fields if field not in OWN]
     commands.check_keys(changes, [*known, "out", "only", "plan"])
@@ -213,7 +212,7 @@ def _make(call: Call, interrupt: loop.Interrupt) -> tuple[dict, dict[str, str]]:
         try:
             config = settled(call, column)
             summaries[column] = run.run(f"{call.name}/{column}", config, interrupt)
-        except (*CANNOT_GO_ON, commands.UsageError, _names.UnknownName) as error:
+        except (*CANNOT_GO_ON, commands.UsageError, errors.UnknownName) as error:
             missing[column] = str(error)
             if column in summaries:
                 missing[column] += "; shown is what an earlier run has left"
@@ -412,7 +411,7 @@ def _measured(
 
         def step(net, name):
             began = time.perf_counter()
-            recipe = trainings.prepare(lab, net, teachers.nobody(), "plain", name)
+            recipe = trainings.prepare(lab, net, teachers.none(), "plain", name)
             (how, _), *_ = recipe.phases
             batch = how.feed(np.arange(config.batch * how.chunk, dtype=np.int32))
             batch = {
@@ -611,12 +610,12 @@ def _rows(found: dict[str, Any]) -> list[list[Any]]:
                 of[key]["values"]
                 for key in ("test_error", "validation_error", "best_validation_error")
             ]
-            for seed, errors in enumerate(zip(*numbers, strict=True)):
+            for seed, of_seed in enumerate(zip(*numbers, strict=True)):
                 test = tests.get((method, seed), {})
                 keys = ("only_first", "only_second", "p_value", "holm")
                 rows.append(
                     [column["name"], method, seed]
-                    + [round(100 - error, 6) for error in errors]
+                    + [round(100 - error, 6) for error in of_seed]
                     + [test.get(key, "") for key in keys]
                     + [round(of["seconds"]["values"][seed], 1)]
                     + [column["published"].get(method, "")]

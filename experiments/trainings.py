@@ -18,7 +18,6 @@ from experiments import (
     brain,
     command,
     data,
-    files,
     locks,
     loop,
     methods,
@@ -29,7 +28,7 @@ from experiments import (
 from experiments import config as configs
 from experiments import lab as labs
 from experiments import results as results_folder
-from rdljax import checkpoints, rdm, statistics, stored, teachers, training
+from rdljax import activations, checkpoints, files, rdm, statistics, teachers, training
 
 # Bytes that a teacher's answers may take without being asked for.
 REMEMBERED = 2**30
@@ -83,7 +82,7 @@ def train_all(lab: Lab) -> list[dict]:
     student = labs.student(config, lab.dataset, given, training.AXIS)
     diverged = []
     for method in config.methods:
-        source = teacher if methods.reads_teacher(method) else teachers.nobody()
+        source = teacher if methods.reads_teacher(method) else teachers.none()
         source = labs.with_brain(config, given, source, method)
         recipe = prepare(lab, student, source, method)
         seeds = range(config.seeds)
@@ -109,7 +108,7 @@ def train_all(lab: Lab) -> list[dict]:
 
 def _teach(lab: Lab) -> tuple[list[dict], teachers.Teacher, Lab]:
     """The teacher's result, if a net teaches, the teacher, and the lab with it."""
-    config, given, nobody = lab.config, lab.given, teachers.nobody()
+    config, given, nobody = lab.config, lab.given, teachers.none()
     if config.teacher is None:
         if given.activations is None:
             return [], nobody, lab
@@ -130,7 +129,7 @@ def _teach(lab: Lab) -> tuple[list[dict], teachers.Teacher, Lab]:
     if config.ensemble == 1:
         ((result, _),) = members
         return [result], *remembered(lab, *taught)
-    teacher = teachers.several(
+    teacher = teachers.ensemble(
         dict(zip(methods.teacher_names(config), taught, strict=True))
     )
     return [_ensemble(lab, net, members)], *remembered(lab, teacher)
@@ -193,12 +192,14 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, L
             }
             try:
                 with locks.turn(place, lab.tell, heed):
-                    kept = stored.write(
+                    kept = activations.write(
                         place, teacher, see, images, layers, about=about
                     )
             except ValueError as error:
                 raise command.UsageError(f"activations: {error}") from error
-        return teachers.brought(), lab._replace(taught=stored.of_batch(kept))
+        return teachers.from_batch(), lab._replace(
+            taught=activations.batch_reader(kept)
+        )
     wanted = config.remember_teacher
     if wanted is None:
         seen = jax.eval_shape(view, lab.train, load(np.arange(1)), key)
@@ -210,8 +211,8 @@ def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, L
         wanted = fits and not drawn
     if not (wanted and layers):
         return teacher, lab
-    kept = teachers.remember(teacher, see, images, layers)
-    return teachers.remembered(kept), lab
+    kept = teachers.cache(teacher, see, images, layers)
+    return teachers.cached(kept), lab
 
 
 # ---- how a method trains
@@ -250,13 +251,13 @@ def prepare(
 
     def trained(phase: training.Phase, epochs: int, last: bool) -> loop.Method:
         optimizer = optimizer_of(config, teaches, epochs, steps_an_epoch, last)
-        step = training.body(net, teacher, phase, optimizer, view, **parts)
+        step = training.make_step(net, teacher, phase, optimizer, view, **parts)
 
         def begin(seed, devices):
             if last and seed in started:
                 # (Copied: the first step takes what it is given.)
                 state = jax.tree.map(_copy, started[seed])
-                return training.start(state, phase, optimizer)
+                return training.begin_phase(state, phase, optimizer)
             key = jax.random.key(seed)
             view_key = jax.random.key(0) if config.same_batches else None
             state = training.init(
@@ -264,7 +265,7 @@ def prepare(
             )
             if begins is not None:
                 state = labs.begun(state, begins)
-            return training.start(state, phase, optimizer)
+            return training.begin_phase(state, phase, optimizer)
 
         def evaluate(state, job, epoch):
             own = variables(state)
@@ -304,7 +305,9 @@ def prepare(
             arrays,
             take,
             driver.chunk,
-            training.pmap(training.examination(net, teacher, phase, view, **parts)),
+            training.pmap(
+                training.make_finite_check(net, teacher, phase, view, **parts)
+            ),
             evaluate,
             net.layers,
             config.same_batches,
@@ -385,7 +388,7 @@ def _together(lab: Lab, how: loop.Method, shown: int, seeds: int) -> int:
         several = size > 1 and not how.same_view
         steps = (how.chunk, size) if several else (how.chunk,)
         states = [state] * size
-        stacked = functools.partial(training.stacked, same_view=how.same_view)
+        stacked = functools.partial(training.stack_trainings, same_view=how.same_view)
         given = (
             state if size == 1 else jax.eval_shape(stacked, states),
             how.arrays,

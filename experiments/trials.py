@@ -106,7 +106,7 @@ def try_all(
     ):
         lab = labs.furnish(base, dataset, pathlib.Path(scratch), interrupt, bar)
         net = labs.teacher(base, dataset, training.AXIS)
-        nobody = teachers.nobody()
+        nobody = teachers.none()
         recipe = trainings.prepare(lab, net, nobody, "plain", "teacher")
         (outcome,) = trainings.fit(lab, {"teacher": 0}, recipe)
         error = outcome.history[-1]["validation_error"]

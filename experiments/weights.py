@@ -17,8 +17,8 @@ import optax
 
 from experiments import command, data, modalities
 from experiments.command import UsageError
-from rdljax import _files, _names, checkpoints, nets
-from rdljax.nets import _weights, from_keras, from_torch
+from rdljax import checkpoints, errors, files, nets
+from rdljax.nets import from_keras, from_torch
 
 Array = jax.Array
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -197,13 +197,13 @@ def read(
       CannotRead: The file cannot be read, or holds more than arrays.
       WeightsMismatch: They are not the net's weights.
     """
-    _names.check("net", name, nets.NETS)
+    errors.check_name("net", name, nets.NETS)
     path = pathlib.Path(file).expanduser()
     keras = path.suffix.lower() in (".h5", ".hdf5")
     source = from_keras if keras else from_torch
     variables = source.to_flax(name, source.read(path))
     classes = variables["params"]["classifier"]["bias"].size
-    channels = _weights.channels(variables)
+    channels = from_torch.channels(variables)
     large = name in IMAGENET
     if normalisation is None and channels == 3:
         usual = CIFAR100 if classes == 100 and not large else None
@@ -231,7 +231,7 @@ def _check(normalisation: Normalisation, channels: int) -> None:
 
 
 def _is_normalisation(value: Any) -> bool:
-    wrong = _files.misfit(value, [[("a number", _is_number)]], "")
+    wrong = files.misfit(value, [[("a number", _is_number)]], "")
     return value is None or (not wrong and len(value) == 2)
 
 
@@ -242,7 +242,7 @@ def _is_number(value: Any) -> bool:
 # What a folder of a net tells about it.
 _FIELDS = {
     "name": ("the name of a net", lambda x: isinstance(x, str) and x in nets.NETS),
-    "classes": _files.COUNT,
+    "classes": files.COUNT,
     "shape": (
         "height, width and channels",
         lambda x: isinstance(x, list) and len(x) == 3,
@@ -263,7 +263,7 @@ def save(trained: Trained, folder: str | os.PathLike) -> None:
     checkpoints.save(folder, 0, trained.variables, about)
 
 
-def load(folder: str | os.PathLike, *, limit: int | None = _files.LIMIT) -> Trained:
+def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Trained:
     """Reads a net back from its folder.
 
     Args:
@@ -279,8 +279,8 @@ def load(folder: str | os.PathLike, *, limit: int | None = _files.LIMIT) -> Trai
         about = checkpoints.about(folder)
         if not isinstance(about, dict) or about.get("kind") != "weights":
             raise ValueError(f"{folder} is a checkpoint of a run")
-        wrong = _files.misfit(about, _FIELDS, "it")
-        wrong = wrong or _files.misfit(about["shape"], [_files.COUNT], "it.shape")
+        wrong = files.misfit(about, _FIELDS, "it")
+        wrong = wrong or files.misfit(about["shape"], [files.COUNT], "it.shape")
         if wrong:
             raise ValueError(wrong)
         net = nets.build(about["name"], about["classes"])
@@ -291,7 +291,7 @@ def load(folder: str | os.PathLike, *, limit: int | None = _files.LIMIT) -> Trai
         like = jax.eval_shape(net.init, jax.random.key(0), images)
         asked = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
         own = sum(x.stat().st_size for x in folder.rglob("*") if x.is_file())
-        _files.check_size(folder, asked, limit, own)
+        files.check_size(folder, asked, limit, own)
         variables, about, _ = checkpoints.restore(folder, like)
         shape, normalisation = tuple(about["shape"]), about["normalisation"]
         if normalisation is not None:

@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from rdljax import errors
+
 # By the name that pip knows: the extra of `pyproject.toml` that brings each.
 EXTRAS = {
     "flax": "training",
@@ -35,9 +37,9 @@ def needed(package: str, what: str) -> Iterator[None]:
       what: What takes it, such as "progress=True".
 
     Raises:
-      ImportError: An import failed; its cause is the error before.
+      MissingPackage: An import failed; its cause is the error before.
     """
     try:
         yield
     except ImportError as error:
-        raise ImportError(missing(package, what), name=package) from error
+        raise errors.MissingPackage(missing(package, what), name=package) from error

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rdljax import _extras, _files
+from rdljax import _extras, files
 
 with _extras.needed("orbax-checkpoint", "rdljax.checkpoints"):
     import orbax.checkpoint as ocp
@@ -46,7 +46,7 @@ _WRITING = ".writing"
 _REPLACED = "replaced "
 # What a manifest holds, beside its own hash and format, and what the caller told.
 _FIELDS = {
-    "leaves": {...: {"shape": [_files.SIZE], "dtype": str, "sha256": str}},
+    "leaves": {...: {"shape": [files.SIZE], "dtype": str, "sha256": str}},
     "files": {...: str},
     "about": ("any JSON", lambda _: True),
 }
@@ -67,7 +67,7 @@ class CheckpointNotWritten(OSError):
 
 
 def _folder(directory: str | os.PathLike) -> pathlib.Path:
-    return _files.as_path(directory).absolute()
+    return files.as_path(directory).absolute()
 
 
 def _is_checkpoint(folder: pathlib.Path) -> bool:
@@ -267,8 +267,8 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
       CheckpointMismatch: Another version of rdljax wrote it.
     """
     try:
-        manifest = _files.words(where / _MANIFEST)
-        whole = manifest["sha256"] == _files.sha256_of_words(manifest)
+        manifest = files.words(where / _MANIFEST)
+        whole = manifest["sha256"] == files.sha256_of_words(manifest)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if (where / "about").is_dir():
             raise CheckpointMismatch(
@@ -285,7 +285,7 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
             f"{where} is stored in format {manifest.get('format')}, and this version "
             f"of rdljax reads format {_FORMAT}"
         )
-    if wrong := _files.misfit(manifest, _FIELDS, _MANIFEST):
+    if wrong := files.misfit(manifest, _FIELDS, _MANIFEST):
         raise CheckpointDamaged(f"{where} is damaged: {wrong}")
     for path in where.rglob("*"):
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -420,7 +420,7 @@ def _store(
         with _orbax() as checkpointer:
             checkpointer.save(draft / _STATE, args=ocp.args.StandardSave(arrays))
         manifest["files"] = _sha256_of_files(draft)
-        manifest["sha256"] = _files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_words(manifest)
         (draft / _MANIFEST).write_text(json.dumps(manifest))
         if place.exists():
             place.rename(aside / f"{_REPLACED}{step}")

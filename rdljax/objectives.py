@@ -41,18 +41,20 @@ and holds the teacher fixed (but for `cc_repdistiller`, `crd` and `crd_shared`, 
 train that side too). A wrong call raises `ValueError` with the names of objective and
 layer and both shapes. All work under `jit`, `grad`, `vmap`, `pmap`, `shard_map`, `scan`
 and `checkpoint`, and need jax alone. What `crd` remembers is a `Bank`, with its
-functions `normalizers` and `update_bank`; where a bank is divided over devices, its
-parts are summed with `exponentials_of_rows` and `crd_of_rows`, and `update_rows`
-updates each.
+functions `crd_normalizers` and `crd_update_bank`; where a bank is divided over devices,
+its parts are summed with `crd_exponentials_of_rows` and `crd_of_rows`, and each is
+updated by `crd_update_rows`.
 """
 
 from rdljax._objectives.contrast import Bank as Bank
 from rdljax._objectives.contrast import crd, crd_shared
+from rdljax._objectives.contrast import (
+    crd_exponentials_of_rows as crd_exponentials_of_rows,
+)
+from rdljax._objectives.contrast import crd_normalizers as crd_normalizers
 from rdljax._objectives.contrast import crd_of_rows as crd_of_rows
-from rdljax._objectives.contrast import exponentials_of_rows as exponentials_of_rows
-from rdljax._objectives.contrast import normalizers as normalizers
-from rdljax._objectives.contrast import update_bank as update_bank
-from rdljax._objectives.contrast import update_rows as update_rows
+from rdljax._objectives.contrast import crd_update_bank as crd_update_bank
+from rdljax._objectives.contrast import crd_update_rows as crd_update_rows
 from rdljax._objectives.features import (
     ab,
     at,

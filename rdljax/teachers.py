@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rdljax import _checks, _indices, _names, rdm
+from rdljax import _checks, _indices, errors, rdm
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -37,21 +37,21 @@ def net(module, variables, *, inputs: str = "image") -> Teacher:
       module: A Flax module whose `apply(variables, images, train=False)` answers a dict
         of activations.
       variables: Its variables: parameters and, if any, running statistics.
-      inputs: The entry of the batch that the net sees, or of its `also`.
+      inputs: The entry of the batch that the net sees, or of its `extra_images`.
     """
 
     def targets(arrays, batch):
-        images = {**batch.get("also", {}), **batch}[inputs]
+        images = {**batch.get("extra_images", {}), **batch}[inputs]
         return lax.stop_gradient(module.apply(arrays, images, train=False))
 
     return Teacher(variables, targets)
 
 
-def remembered(activations: Mapping[str, Array], *, index: str = "index") -> Teacher:
+def cached(activations: Mapping[str, Array], *, index: str = "index") -> Teacher:
     """What a teacher answered for each training image, so that it need not run.
 
     Args:
-      activations: By layer `[images, ...]`, as from `remember`.
+      activations: By layer `[images, ...]`, as from `cache`.
       index: The entry of the batch by which it is looked up: the view's crops and
         mirrors change nothing of it.
 
@@ -133,17 +133,17 @@ def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teach
     return Teacher((), targets)
 
 
-def brought(*, entry: str = "taught") -> Teacher:
+def from_batch(*, entry: str = "targets") -> Teacher:
     """What the batch brings with it, for activations that the device cannot hold.
 
     Args:
       entry: The entry of the batch with the targets, `{layer: [batch, ...]}`, as from
-        `stored.of_batch`; the view has to pass it on.
+        `activations.batch_reader`; the view has to pass it on.
     """
     return Teacher((), lambda arrays, batch: dict(batch[entry]))
 
 
-def remember(
+def cache(
     teacher: Teacher,
     see: Callable[[Array], Batch],
     images: int,
@@ -151,7 +151,7 @@ def remember(
     *,
     chunk: int = 500,
 ) -> dict[str, Array]:
-    """What a teacher answers for each training image, for `remembered`.
+    """What a teacher answers for each training image, for `cached`.
 
     Args:
       teacher: The teacher.
@@ -169,7 +169,7 @@ def remember(
     """
     images = _checks.as_count("number of images", images)
     chunk = _checks.as_count("chunk", chunk)
-    answer = answering(teacher, layers)
+    answer = compile_targets(teacher, layers)
     parts = [
         answer(teacher.arrays, see(jnp.arange(at, min(at + chunk, images))))
         for at in range(0, images, chunk)
@@ -177,7 +177,7 @@ def remember(
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
-def answering(
+def compile_targets(
     teacher: Teacher, layers: Sequence[str], dtype: Any = None
 ) -> Callable[[Any, Batch], dict[str, Array]]:
     """What a teacher answers in some layers, compiled: a function `(arrays, batch)`.
@@ -192,16 +192,16 @@ def answering(
     def answer(arrays, batch):
         targets = teacher.targets(arrays, batch)
         for layer in layers:
-            _names.check("layer", layer, targets)
+            errors.check_name("layer", layer, targets)
         return {layer: jnp.asarray(targets[layer], dtype) for layer in layers}
 
     return answer
 
 
-def several(teachers: Mapping[str, Teacher]) -> Teacher:
+def ensemble(teachers: Mapping[str, Teacher]) -> Teacher:
     """Several teachers as one, whose layers are called `name/layer`.
 
-    For `terms.against` (each of them) and `terms.kd_mean` and `terms.rdl_mean` (the
+    For `terms.per_teacher` (each of them) and `terms.kd_mean` and `terms.rdl_mean` (the
     mean of what they teach). They may see different inputs.
 
     Args:
@@ -225,7 +225,7 @@ def several(teachers: Mapping[str, Teacher]) -> Teacher:
     return Teacher({name: t.arrays for name, t in teachers.items()}, targets)
 
 
-def beside(*given: Teacher) -> Teacher:
+def merge(*given: Teacher) -> Teacher:
     """Teachers of different layers as one, whose layers keep their names.
 
     Raises:
@@ -237,14 +237,16 @@ def beside(*given: Teacher) -> Teacher:
         for teacher, own in zip(given, arrays, strict=True):
             answered = teacher.targets(own, batch)
             if twice := sorted(found.keys() & answered.keys()):
-                raise ValueError(f"two teachers have a layer {twice[0]!r}: see several")
+                raise ValueError(
+                    f"two teachers have a layer {twice[0]!r}: see ensemble"
+                )
             found |= answered
         return found
 
     return Teacher(tuple(teacher.arrays for teacher in given), targets)
 
 
-def nobody() -> Teacher:
+def none() -> Teacher:
     """No teacher: a net that learns its task alone."""
     return Teacher((), lambda arrays, batch: {})
 

@@ -74,7 +74,7 @@ names = ("task", "hint", "rdl/pairs", "crd", "crd/sharded", "count")
 phase = training.Phase({name: setting.LOSS[name] for name in names}, epochs=2)
 student, teacher, arrays = setting.setting(training.AXIS)
 setup = (student, teacher, phase)
-step = training.body(*setup, setting.OPTIMIZER, setting.view)
+step = training.make_step(*setup, setting.OPTIMIZER, setting.view)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -91,9 +91,9 @@ def evaluate(state, job, epoch):
 method = loop.Method(
     begin,
     training.replicate(arrays),
-    training.pmap(training.successive(step, unrolled=True)),
+    training.pmap(training.scan_steps(step, unrolled=True)),
     1,
-    training.pmap(training.examination(*setup, setting.view)),
+    training.pmap(training.make_finite_check(*setup, setting.view)),
     evaluate,
     student.layers,
 )

@@ -95,7 +95,7 @@ def changed(state):
 
 
 step, arrays = names["step"], names["arrays"]
-own = training.shard(training.of_this_process(batches[2]))
+own = training.shard(training.local_batch(batches[2]))
 of = "of process 1 differs from that of process 0"
 for mine, where in (
     ({"seed": 3, "learning rate": 0.1 if number else 0.01}, "learning rate"),
@@ -108,12 +108,12 @@ differ(lambda: step(other, arrays, own), f"state {of}: replicated/{where}")
 state, metric = step(restored, arrays, own)
 metrics.append(jax.device_get(metric))
 other, where = changed(state)
-differ(lambda: training.whole(other), f"state {of}: {where}")
+differ(lambda: training.gather_state(other), f"state {of}: {where}")
 
-own = training.shard(training.of_this_process(batches[3]))
+own = training.shard(training.local_batch(batches[3]))
 state, metric = step(state, arrays, own)
 metrics.append(jax.device_get(metric))
-state = training.whole(state)
+state = training.gather_state(state)
 if number == 0:
     rows = dict(enumerate(state.per_device["crd/sharded"]))
     rows = {f"crd/sharded{i}": np.asarray(x) for i, x in rows.items()}

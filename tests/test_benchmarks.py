@@ -29,10 +29,11 @@ from benchmarks import (
     steps,
 )
 from experiments import data
-from rdljax import checkpoints, negatives, terms
+from rdljax import checkpoints, terms
 from rdljax import nets as library_nets
 from rdljax import objectives as library
 from rdljax.rdm import comparisons, distances, forms
+from rdljax.terms import negatives
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -551,7 +552,7 @@ class TestDevices:
     def test_a_divided_bank_has_the_same_loss(self):
         labels = np.arange(steps.EXAMPLES) % 100
         choose = negatives.expected(50, labels)
-        term = terms.between("pooled", terms.crd_sharded(steps.EXAMPLES, choose))
+        term = terms.on_layers("pooled", terms.crd_sharded(steps.EXAMPLES, choose))
         contender = devices.stepping({"crd": term}, devices=2, batch=4)
         values = contender.read(contender.call())
         assert len(values) == 4 and np.isfinite(values).all()

@@ -27,16 +27,7 @@ from experiments import (
 )
 from experiments import config as configs
 from experiments import lab as labs
-from rdljax import (
-    measured,
-    nets,
-    objectives,
-    rdm,
-    stored,
-    teachers,
-    terms,
-    training,
-)
+from rdljax import activations, nets, objectives, rdm, teachers, terms, training
 from rdljax.nets import from_torch
 from tests import quick
 from tests import test_experiments as experiments
@@ -159,13 +150,13 @@ def view(arrays, batch, key):
     return {
         "image": arrays["image"][batch["index"]],
         "label": arrays["label"][batch["index"]],
-        "also": {"stimuli": stimuli},
+        "extra_images": {"stimuli": stimuli},
         "stimulus": batch["stimulus"],
     }
 
 
 def towards(name="it", **numbers):
-    term = terms.between(("stimuli/hidden", name), terms.rdl_target(**numbers))
+    term = terms.on_layers(("stimuli/hidden", name), terms.rdl_target(**numbers))
     return terms.over_global_batch(term)
 
 
@@ -184,10 +175,10 @@ class TestStep:
         state = training.init(
             key, net, teacher, [phase], view, arrays, self.BATCH, devices
         )
-        state = training.start(state, phase, optimizer)
+        state = training.begin_phase(state, phase, optimizer)
         chosen = jax.local_devices()[:devices]
         step = training.pmap(
-            training.body(net, teacher, phase, optimizer, view), chosen
+            training.make_step(net, teacher, phase, optimizer, view), chosen
         )
         arrays = training.replicate(arrays, chosen)
         for _ in range(count):
@@ -258,11 +249,11 @@ class TestStep:
     def test_images_of_another_size(self):
         def larger(arrays, batch, key):
             seen = view(arrays, batch, key)
-            return seen | {"also": {"stimuli": jnp.zeros((4, 3, 3, 1))}}
+            return seen | {"extra_images": {"stimuli": jnp.zeros((4, 3, 3, 1))}}
 
         phase = training.Phase({"task": (1.0, terms.cross_entropy())}, 1)
         arrays = training.Arrays((), self.ARRAYS)
-        given = (Net(), teachers.nobody(), [phase], larger, arrays, self.BATCH)
+        given = (Net(), teachers.none(), [phase], larger, arrays, self.BATCH)
         with pytest.raises(ValueError, match=r"one size, got stimuli \(4, 3, 3, 1\)"):
             training.init(jax.random.key(0), *given, 1)
 
@@ -280,20 +271,20 @@ class TestTeachers:
         variables = jax.jit(net.init)(jax.random.key(1), SEEN)
         batch = {
             "image": IMAGES[:4],
-            "also": {"stimuli": SEEN},
+            "extra_images": {"stimuli": SEEN},
             "stimulus": np.arange(STIMULI),
         }
         live = teachers.net(net, variables, inputs="stimuli")
         taught = jax.jit(live.targets)(live.arrays, batch)["hidden"]
         np.savez(tmp_path / "activations.npz", hidden=taught)
-        kept = stored.read(tmp_path / "activations.npz", images=STIMULI)
-        of_file = stored.teacher(kept, index="stimulus")
-        measured.write(
-            measured.Rdms(np.asarray(jax.jit(rdm.compute)(taught))[None, None]),
+        kept = activations.read(tmp_path / "activations.npz", images=STIMULI)
+        of_file = activations.teacher(kept, index="stimulus")
+        rdm.io.write(
+            rdm.io.Rdms(np.asarray(jax.jit(rdm.compute)(taught))[None, None]),
             tmp_path / "rdm.h5",
         )
-        read = measured.read(tmp_path / "rdm.h5", stimuli=STIMULI)
-        of_rdm = teachers.rdms({"hidden": measured.over_subjects(read)})
+        read = rdm.io.read(tmp_path / "rdm.h5", stimuli=STIMULI)
+        of_rdm = teachers.rdms({"hidden": rdm.subjects.mean_over_subjects(read)})
         pairs = (
             (live, terms.rdl()),
             (of_file, terms.rdl()),
@@ -315,7 +306,7 @@ class TestTeachers:
 
     def test_a_row_that_is_not_there(self):
         rows = teachers.rdms({"it": rdms_of()})
-        kept = teachers.remembered({"a": jnp.ones((6, 2))})
+        kept = teachers.cached({"a": jnp.ones((6, 2))})
         for teacher, batch in (
             (rows, {"stimulus": np.array([0, STIMULI])}),
             (kept, {"index": np.array([0, 6])}),
@@ -340,11 +331,11 @@ class TestTeachers:
         np.testing.assert_allclose(found(LABELS[:6]), ~same, atol=1e-6)
 
     def test_beside_each_other(self):
-        both = teachers.beside(teachers.labels(3), teachers.rdms({"it": rdms_of()}))
+        both = teachers.merge(teachers.labels(3), teachers.rdms({"it": rdms_of()}))
         batch = {"label": LABELS[:6], "stimulus": np.arange(3)}
         found = jax.eval_shape(both.targets, both.arrays, batch)
         assert {k: x.shape for k, x in found.items()} == {"label": (6, 3), "it": (3, 8)}
-        twice = teachers.beside(teachers.labels(3), teachers.labels(3))
+        twice = teachers.merge(teachers.labels(3), teachers.labels(3))
         with pytest.raises(ValueError, match="two teachers have a layer 'label'"):
             jax.eval_shape(twice.targets, twice.arrays, batch)
 
@@ -477,7 +468,9 @@ class TestExperiment:
         assert arrays["it"].shape == (10, 10)
         np.testing.assert_allclose(
             rdm.condense(arrays["it"]),
-            brain.selected(measured.over_subjects(loaded.rdms["it"]), loaded.shown),
+            brain.selected(
+                rdm.subjects.mean_over_subjects(loaded.rdms["it"]), loaded.shown
+            ),
             rtol=1e-6,
         )
 
@@ -495,7 +488,7 @@ class TestExperiment:
         loaded = brain.load(config, data.load("digits"))
         for part in (loaded.shown, loaded.held_out):
             own, control = (
-                measured.selected(loaded.rdms[name], part).distances
+                rdm.subjects.select(loaded.rdms[name], part).distances
                 for name in ("it", "it_shuffled")
             )
             np.testing.assert_allclose(np.sort(own), np.sort(control))
@@ -598,7 +591,7 @@ class TestExperiment:
             changes |= {"teacher_from": str(tmp_path / "a" / "teacher" / "weights")}
         cache = tmp_path / "cache"
         found = go(tmp_path / "b", None, **changes, activations=str(cache))
-        kept = stored.read(cache, images=80)
+        kept = activations.read(cache, images=80)
         again = go(
             tmp_path / "c", None, **changes, activations=str(cache), driver="chunk"
         )
@@ -641,9 +634,9 @@ class TestExperiment:
         )
         loaded = brain.load(config, data.load("digits"))
         target, found = brain._target(config, loaded, "it")
-        shown = measured.selected(loaded.rdms["it"], loaded.shown)
+        shown = rdm.subjects.select(loaded.rdms["it"], loaded.shown)
         assert target.shape == (3, 45)
-        np.testing.assert_allclose(found["subjects"], measured.reliability(shown))
+        np.testing.assert_allclose(found["subjects"], rdm.subjects.reliability(shown))
         assert 0.5 < found["ceiling"] <= 1
         numbers |= {"brain_subjects": "each", "methods": ("it",)}
         go(tmp_path / "run", made, seeds=count, epochs=count, **numbers)

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from rdljax import _names, objectives, teachers, terms, training
+from rdljax import errors, objectives, teachers, terms, training
 from rdljax.nets import capture
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 4, 4, 1)).astype(np.float32)
@@ -245,7 +245,7 @@ class TestLinenTransforms:
             x = x @ stacked["kernel"][k] + stacked["bias"][k][None]
             equal(seen[f"block/dense[{k}]"], x)
             x = nn.relu(x)
-        with pytest.raises(_names.UnknownName, match=r"did you mean 'block/dense\["):
+        with pytest.raises(errors.UnknownName, match=r"did you mean 'block/dense\["):
             capture.linen(model, ["block/dense"], X)
 
     @pytest.mark.parametrize("kind", ["mute scan", "vmap"])
@@ -450,9 +450,9 @@ class TestNames:
         assert self.layers(["*", "head"]) == ("encoder", "head")
 
     def test_unknown_ones_are_answered_with_the_nearest(self):
-        with pytest.raises(_names.UnknownName, match="did you mean 'encoder/block_1'"):
+        with pytest.raises(errors.UnknownName, match="did you mean 'encoder/block_1'"):
             self.layers({"a": "encoder/blok_1"})
-        with pytest.raises(_names.UnknownName, match="'encoder/\\*\\*/conv'"):
+        with pytest.raises(errors.UnknownName, match="'encoder/\\*\\*/conv'"):
             self.layers(["encoder/**/conv"])
 
     def test_a_name_is_one_activation(self):
@@ -537,15 +537,15 @@ def test_learns_and_teaches_across_devices(student, teacher):
     net = NETS[student]()
     taught, variables = made(teacher)
     source = teachers.net(taught, variables)
-    term = terms.between({"stage2": "stage2"}, terms.plain(objectives.hint))
+    term = terms.on_layers({"stage2": "stage2"}, terms.from_objective(objectives.hint))
     phase = training.Phase({"hint": (1.0, term)}, epochs=1)
     optimizer = optax.sgd(0.1)
     arrays = training.Arrays(source.arrays, jnp.asarray(np.tile(IMAGES, (2, 1, 1, 1))))
     batch = {"index": np.arange(16, dtype=np.int32)}
     state = training.init(KEY, net, source, [phase], view, arrays, batch)
     before = jax.device_get(state.replicated)
-    state = training.start(state, phase, optimizer)
-    step = training.pmap(training.body(net, source, phase, optimizer, view))
+    state = training.begin_phase(state, phase, optimizer)
+    step = training.pmap(training.make_step(net, source, phase, optimizer, view))
     arrays = training.replicate(arrays)
     losses = []
     for _ in range(6):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from experiments import data, records
-from rdljax import _names
+from rdljax import errors
 
 
 @pytest.fixture(autouse=True)
@@ -305,7 +305,7 @@ class TestFolders:
         splits = {"train": _examples(6), "test": _examples(3)}
         _write(tmp_path, "tiny", splits, config="grey")
         assert data.load("tiny/grey", str(tmp_path)).name == "tiny/grey"
-        with pytest.raises(_names.UnknownName, match="did you mean 'tiny/grey'"):
+        with pytest.raises(errors.UnknownName, match="did you mean 'tiny/grey'"):
             data.load("tiny", str(tmp_path))
 
     def test_without_test_images_those_for_validation_serve(self, tmp_path):
@@ -514,7 +514,7 @@ class TestMissing:
         assert time.monotonic() - start < 1
 
     def test_an_unknown_name(self):
-        with pytest.raises(_names.UnknownName, match="data set.* mean 'cifar100'"):
+        with pytest.raises(errors.UnknownName, match="data set.* mean 'cifar100'"):
             data.load("cifar1000")
 
     def test_an_unknown_name_is_compared_with_the_folders(self, tmp_path):
@@ -522,7 +522,7 @@ class TestMissing:
         (tmp_path / "flowers" / "2.0.0" / "dataset_info.json").write_text("{}")
         (tmp_path / ".trees-x" / "trees" / "2.0.0").mkdir(parents=True)
         (tmp_path / ".trees-x" / "trees" / "2.0.0" / "dataset_info.json").touch()
-        with pytest.raises(_names.UnknownName, match="mean 'flowers'") as error:
+        with pytest.raises(errors.UnknownName, match="mean 'flowers'") as error:
             data.load("flower", str(tmp_path))
         assert "trees" not in str(error.value)
 

@@ -16,7 +16,8 @@ import numpy as np
 import optax
 import pytest
 
-from rdljax import mmd, negatives, objectives, rdm, teachers, terms, training
+from rdljax import mmd, objectives, rdm, teachers, terms, training
+from rdljax.terms import negatives
 
 # Eight devices have one example each, and do not divide the rows of a bank.
 N, BATCH, CLASSES = 42, 8, 4
@@ -63,32 +64,32 @@ def globally(term):
 
 
 def plain(layers, objective, **numbers):
-    return terms.between(layers, terms.plain(objective, **numbers))
+    return terms.on_layers(layers, terms.from_objective(objective, **numbers))
 
 
 ALIKE = dict(zip(MAPS, MAPS, strict=True))
 # By the name of what is tested, the term as a user would put it into a plan.
 PER_EXAMPLE = {
     "kd": lambda: plain("logits", objectives.kd),
-    "dkd": lambda: terms.between("logits", terms.labelled(objectives.dkd)),
+    "dkd": lambda: terms.on_layers("logits", terms.with_labels(objectives.dkd)),
     "at": lambda: plain(ALIKE, objectives.at),
     "nst": lambda: plain(ALIKE, objectives.nst),
     "nst gaussian": lambda: plain("stage1", objectives.nst, kernel=mmd.Gaussian()),
-    "hint": lambda: terms.between(ALIKE, terms.hint()),
-    "vid": lambda: terms.between(ALIKE, terms.vid()),
-    "ft": lambda: terms.between(("stage2", "stage2"), terms.ft()),
-    "ft_repdistiller": lambda: terms.between(
+    "hint": lambda: terms.on_layers(ALIKE, terms.hint()),
+    "vid": lambda: terms.on_layers(ALIKE, terms.vid()),
+    "ft": lambda: terms.on_layers(("stage2", "stage2"), terms.ft()),
+    "ft_repdistiller": lambda: terms.on_layers(
         ("stage2", "stage2"), terms.ft(objective=objectives.ft_repdistiller)
     ),
     "fsp": lambda: plain([("stage1", "same1"), ("stage2", "same2")], objectives.fsp),
-    "ab": lambda: terms.between([(layer, layer) for layer in MAPS], terms.ab()),
-    "hint normalised": lambda: terms.between(
+    "ab": lambda: terms.on_layers([(layer, layer) for layer in MAPS], terms.ab()),
+    "hint normalised": lambda: terms.on_layers(
         ALIKE, terms.hint(normalize=True, activation=nn.relu)
     ),
     "kdsvd": lambda: plain(
         [("stage1", "same1"), ("stage2", "same2")], objectives.kdsvd
     ),
-    "kd_mean": lambda: terms.between(("logits", ["logits", "same"]), terms.kd_mean()),
+    "kd_mean": lambda: terms.on_layers(("logits", ["logits", "same"]), terms.kd_mean()),
     "crd": lambda: crd(terms.crd, negatives.drawn(12, LABELS)),
     "crd relaxed": lambda: crd(terms.crd, negatives.drawn(12, LABELS, relax=True)),
     "crd_shared": lambda: crd(terms.crd, negatives.expected(12, LABELS)),
@@ -104,29 +105,31 @@ RELATIONAL = {
     "rkd_distance": lambda: plain("pooled", objectives.rkd_distance),
     "rkd_angle": lambda: plain("pooled", objectives.rkd_angle),
     "cc": lambda: plain("pooled", objectives.cc),
-    "cc_repdistiller": lambda: terms.between("pooled", terms.cc(features=6)),
+    "cc_repdistiller": lambda: terms.on_layers("pooled", terms.cc(features=6)),
     "cka": lambda: plain("pooled", objectives.cka),
-    "rdl": lambda: terms.between({**ALIKE, "pooled": "pooled"}, terms.rdl()),
-    "rdl pairs": lambda: terms.between("pooled", terms.rdl(pairs=30)),
-    "rdl correlation": lambda: terms.between(
+    "rdl": lambda: terms.on_layers({**ALIKE, "pooled": "pooled"}, terms.rdl()),
+    "rdl pairs": lambda: terms.on_layers("pooled", terms.rdl(pairs=30)),
+    "rdl correlation": lambda: terms.on_layers(
         "stage1", terms.rdl(distance=rdm.distances.Correlation())
     ),
-    "rdl moments": lambda: terms.between(
+    "rdl moments": lambda: terms.on_layers(
         "pooled",
         terms.rdl(distance=rdm.distances.MeanSquared(), form=rdm.forms.Moments()),
     ),
-    "rdl_mean": lambda: terms.between(("pooled", ["pooled", "same"]), terms.rdl_mean()),
-    "rdl_target": lambda: terms.between(
-        "pooled",
-        terms.plain(lambda s, t: objectives.rdl_target(s, rdm.compute(t))),
+    "rdl_mean": lambda: terms.on_layers(
+        ("pooled", ["pooled", "same"]), terms.rdl_mean()
     ),
-    "rdl_target rows": lambda: terms.between(
+    "rdl_target": lambda: terms.on_layers(
+        "pooled",
+        terms.from_objective(lambda s, t: objectives.rdl_target(s, rdm.compute(t))),
+    ),
+    "rdl_target rows": lambda: terms.on_layers(
         ("pooled", "rows"), terms.rdl_target(stimulus="index")
     ),
-    "rdl_target subjects": lambda: terms.between(
+    "rdl_target subjects": lambda: terms.on_layers(
         ("pooled", "subjects"), terms.rdl_target(stimulus="index", ceiling=0.8)
     ),
-    "crd_of_batch": lambda: terms.between("pooled", terms.crd_of_batch(features=6)),
+    "crd_of_batch": lambda: terms.on_layers("pooled", terms.crd_of_batch(features=6)),
 }
 CASES = {
     **PER_EXAMPLE,
@@ -138,13 +141,13 @@ TOLERANCE = {"kdsvd": {np.float32: 5e-3, np.float64: 1e-8}}
 
 
 def crd(make, choose):
-    return terms.between("pooled", make(N, choose, features=6))
+    return terms.on_layers("pooled", make(N, choose, features=6))
 
 
 def test_every_objective_and_every_factory_of_terms_has_a_case():
     assert {name.split()[0] for name in CASES} >= set(objectives.__all__)
     cases = inspect.getsource(inspect.getmodule(data)).split("def crd(")[0]
-    elsewhere = ("start_up", "against", "over_global_batch", "cross_entropy")
+    elsewhere = ("pretraining", "per_teacher", "over_global_batch", "cross_entropy")
     for name, maker in vars(terms).items():
         makes = getattr(maker, "__annotations__", {}).get("return") is terms.Term
         if makes and name not in elsewhere and name[0] != "_":
@@ -206,8 +209,8 @@ def go(loss, devices, dtype=np.float32, steps=4, place=None):
     state = training.init(
         jax.random.key(0), net, source, [phase], view, arrays, batches[0], devices or 1
     )
-    state = training.start(of_dtype(state, dtype), phase, optimizer)
-    body = training.body(net, source, phase, optimizer, view)
+    state = training.begin_phase(of_dtype(state, dtype), phase, optimizer)
+    body = training.make_step(net, source, phase, optimizer, view)
     if devices:
         step = training.pmap(body, chosen)
         arrays = training.replicate(arrays, chosen)
@@ -441,7 +444,7 @@ class TestMoments:
         def gradients(case, form, axis_name=None):
             distance, comparison = case
             loss = functools.partial(
-                objectives.rdl,
+                rdm.discrepancy,
                 distance=getattr(rdm.distances, distance)(),
                 comparison=getattr(rdm.comparisons, comparison)(),
                 form=form,
@@ -485,7 +488,7 @@ class TestMoments:
         numbers = {"distance": rdm.distances.MeanSquared(), "form": rdm.forms.Moments()}
 
         def loss(weights, x, teacher, **over):
-            return objectives.rdl(jnp.tanh(x @ weights), teacher, **numbers, **over)
+            return rdm.discrepancy(jnp.tanh(x @ weights), teacher, **numbers, **over)
 
         def step(weights, x, teacher):
             value, gradient = jax.value_and_grad(loss)(
@@ -535,7 +538,7 @@ class TestMoments:
 
     def test_by_default_few_stimuli_are_gathered_and_many_are_not(self):
         def moved(rows):
-            loss = functools.partial(objectives.rdl, axis_name="d")
+            loss = functools.partial(rdm.discrepancy, axis_name="d")
             x = jax.ShapeDtypeStruct((rows, 8), np.float32)
             return str(jax.make_jaxpr(loss, axis_env=[("d", 8)])(x, x))
 
@@ -608,9 +611,9 @@ def test_an_empty_batch_is_refused():
 
 def test_too_few_stimuli_on_all_devices_are_refused():
     one = jnp.ones((1, 1, 3))
-    for loss in (objectives.rdl, rdm.discrepancy):
-        with pytest.raises(ValueError, match="two or more|3|three"):
-            jax.vmap(functools.partial(loss, axis_name="d"), axis_name="d")(one, one)
+    loss = functools.partial(rdm.discrepancy, axis_name="d")
+    with pytest.raises(ValueError, match="3|three"):
+        jax.vmap(loss, axis_name="d")(one, one)
 
 
 def test_one_seed_is_one_result():

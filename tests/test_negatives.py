@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdljax import _names, negatives, objectives
+from rdljax import errors, objectives
+from rdljax.terms import negatives
 
 N = 12
 # Classes that are neither sorted nor of equal size.
@@ -197,12 +198,12 @@ def test_wrong_calls(make):
         make(5, relax=True)
     with pytest.raises(ValueError, match=r"each of 12 training examples.*\(11,\)"):
         choose(make(5, LABELS[:-1]))
-    with pytest.raises(_names.UnknownName, match="'index'; did you mean 'indx'"):
+    with pytest.raises(errors.UnknownName, match="'index'; did you mean 'indx'"):
         make(5)(jax.random.key(0), {"indx": INDEX}, N)
 
 
 def test_given_negatives_must_be_in_the_batch():
-    with pytest.raises(_names.UnknownName, match="entry of the batch 'mine'"):
+    with pytest.raises(errors.UnknownName, match="entry of the batch 'mine'"):
         choose(negatives.given("mine"))
 
 

@@ -13,7 +13,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from rdljax import _names, nets, teachers, terms, training
+from rdljax import errors, nets, teachers, terms, training
 from rdljax.nets import _convolutions, _layers, mobile, regressors, resnet
 
 # One of each kind; the others differ in depth and width alone.
@@ -220,7 +220,7 @@ def steps(name, count, synchronised=True, batch=8):
     images += np.linspace(-1, 1, batch, dtype=np.float32).reshape(-1, 1, 1, 1)
     data = {"image": images, "label": np.arange(batch, dtype=np.int32)}
     phase = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)
-    optimizer, teacher = optax.sgd(0.1), teachers.nobody()
+    optimizer, teacher = optax.sgd(0.1), teachers.none()
 
     def view(_, batch, key):
         return batch
@@ -231,9 +231,9 @@ def steps(name, count, synchronised=True, batch=8):
         jax.random.key(0), net, teacher, [phase], view, arrays, data, devices=count
     )
     start = jax.device_get(state.replicated.params["student"])
-    state = training.start(state, phase, optimizer)
+    state = training.begin_phase(state, phase, optimizer)
     step = training.pmap(
-        training.body(net, teacher, phase, optimizer, view), devices=devices
+        training.make_step(net, teacher, phase, optimizer, view), devices=devices
     )
     state, metrics = step(state, arrays, training.shard(data, count))
     assert np.isfinite(metrics["loss"])
@@ -377,7 +377,7 @@ class TestDropout:
         images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
         data = {"image": images.astype(np.float32), "label": np.arange(2)}
         phase = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)
-        teacher, optimizer = teachers.nobody(), optax.sgd(0.0)
+        teacher, optimizer = teachers.none(), optax.sgd(0.0)
 
         def view(_, batch, key):
             return batch
@@ -386,8 +386,8 @@ class TestDropout:
         state = training.init(
             jax.random.key(0), net, teacher, [phase], view, arrays, data, devices=1
         )
-        state = training.start(state, phase, optimizer)
-        step = jax.jit(training.body(net, teacher, phase, optimizer, view))
+        state = training.begin_phase(state, phase, optimizer)
+        step = jax.jit(training.make_step(net, teacher, phase, optimizer, view))
         second, metrics = step(state, arrays, data)
         _, again = step(state, arrays, data)
         _, later = step(second, arrays, data)
@@ -479,7 +479,7 @@ def test_max_pool_and_its_gradient_equal_flax(size):
 
 
 def test_an_unknown_net_is_answered_with_the_nearest():
-    with pytest.raises(_names.UnknownName, match="did you mean 'mnist_cnn'"):
+    with pytest.raises(errors.UnknownName, match="did you mean 'mnist_cnn'"):
         nets.build("mnist_cn", 10)
 
 

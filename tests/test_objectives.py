@@ -1467,8 +1467,8 @@ def fresh_bank():
     return each(np.copy, BANK)
 
 
-normalizers = jax.jit(objectives.normalizers)
-update_bank = jax.jit(objectives.update_bank, static_argnames="momentum")
+normalizers = jax.jit(objectives.crd_normalizers)
+update_bank = jax.jit(objectives.crd_update_bank, static_argnames="momentum")
 
 
 class TestCRD:
@@ -1492,7 +1492,7 @@ class TestCRD:
                 t = self.embedded(now["teacher"], other, case["embed_teacher_bias"])
                 indices = now["contrast_index"]
                 if bank.normalizers is None:
-                    found = objectives.normalizers(s, t, bank, indices)
+                    found = objectives.crd_normalizers(s, t, bank, indices)
                     bank = bank._replace(normalizers=found)
                 return objectives.crd(s, t, bank, indices), (s, t, bank)
 
@@ -1898,10 +1898,10 @@ class TestLogitsAndContrast:
             lambda: objectives.crd_of_rows(
                 s, t, bank, index, wide, jnp.sum(wide, axis=1), 20, **numbers
             ),
-            lambda: objectives.normalizers(s, t, bank, indices, **numbers),
-            lambda: objectives.exponentials_of_rows(s, t, bank, wide, **numbers),
-            lambda: objectives.update_bank(bank, s, t, index, **moving)[:2],
-            lambda: objectives.update_rows(bank, s, t, index, **moving)[:2],
+            lambda: objectives.crd_normalizers(s, t, bank, indices, **numbers),
+            lambda: objectives.crd_exponentials_of_rows(s, t, bank, wide, **numbers),
+            lambda: objectives.crd_update_bank(bank, s, t, index, **moving)[:2],
+            lambda: objectives.crd_update_rows(bank, s, t, index, **moving)[:2],
         )
         named = dict(zip(TestLogitsAndContrast.TAKEN_FROM, forms, strict=True))
         return {
@@ -2062,13 +2062,17 @@ class TestLogitsAndContrast:
 
         @jax.jit
         def remembered(s, t):
-            own = objectives.normalizers(s, t, fresh_bank(), DRAWN, temperature=0.004)
+            own = objectives.crd_normalizers(
+                s, t, fresh_bank(), DRAWN, temperature=0.004
+            )
             fixed = fresh_bank()._replace(normalizers=own)
             return objectives.crd(s, t, fixed, DRAWN, temperature=0.004)
 
         assert np.isnan(remembered(*unit))
 
-    @pytest.mark.parametrize("form", [objectives.update_bank, objectives.update_rows])
+    @pytest.mark.parametrize(
+        "form", [objectives.crd_update_bank, objectives.crd_update_rows]
+    )
     def test_a_bank_wants_a_row_of_either_side_for_each_example(self, form):
         x, index = np.ones((6, 5)), np.arange(6)
         for s, t, i in (

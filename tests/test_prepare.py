@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from experiments import data, locks, prepare
-from rdljax import _names
+from rdljax import errors
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("PIL.Image")
@@ -203,7 +203,7 @@ class TestRefused:
         self._refused(tmp_path, "up to 10 are not", folder)
 
     def test_an_unknown_name(self, tmp_path):
-        with pytest.raises(_names.UnknownName, match="did you mean 'mnist'"):
+        with pytest.raises(errors.UnknownName, match="did you mean 'mnist'"):
             prepare.prepare("minst", tmp_path)
 
 

@@ -12,7 +12,7 @@ import pytest
 from experiments import data, profile
 from rdljax import nets, objectives, teachers, terms, training
 
-KD = terms.between("logits", terms.plain(objectives.kd))
+KD = terms.on_layers("logits", terms.from_objective(objectives.kd))
 TASK_AND_KD = {"task": (1.0, terms.cross_entropy()), "kd": (1.0, KD)}
 OPTIMIZER = optax.sgd(0.1, momentum=0.9)
 
@@ -29,7 +29,7 @@ def heavy_term():
     def apply(student, teacher):
         return heavy(jax.lax.stop_gradient(student["logits"]))
 
-    return terms.plain(apply)
+    return terms.from_objective(apply)
 
 
 def heavy_teacher(teacher):
@@ -56,7 +56,7 @@ def setting(loss, change=lambda teacher: teacher, devices=1):
     @jax.jit
     def begin(key):
         state = training.init(key, net, teacher, [phase], view, arrays, batch, devices)
-        return training.start(state, phase, OPTIMIZER)
+        return training.begin_phase(state, phase, OPTIMIZER)
 
     state, batch = begin(jax.random.key(0)), training.shard(batch, devices)
     return net, teacher, phase, OPTIMIZER, view, state, arrays, batch
@@ -104,7 +104,7 @@ class TestProfile:
         assert rates == [found.steps_per_second, found.images_per_second]
         (trace,) = folder.glob("plugins/profile/*")
         assert list(trace.glob("*.xplane.pb")) and list(trace.glob("*.trace.json.gz"))
-        # XProf is shown the names of `training.body`.
+        # XProf is shown the names of `training.make_step`.
         content = next(trace.glob("*.xplane.pb")).read_bytes()
         for name in (b"/view/", b"/teacher/", b"(student)", b"(terms/kd)"):
             assert name in content, name
@@ -116,7 +116,7 @@ class TestProfile:
     def test_the_state_given_can_be_used_afterwards(self, measured):
         _, _, (net, teacher, phase, optimizer, view, state, arrays, batch) = measured
         assert int(state.replicated.step) == 0
-        body = training.body(net, teacher, phase, optimizer, view)
+        body = training.make_step(net, teacher, phase, optimizer, view)
         step = training.pmap(body, jax.local_devices()[:2])
         state, _ = step(state, arrays, batch)
         # One that lies where the step takes it, in the buffers to be donated.

@@ -334,8 +334,8 @@ class TestTeacher:
             return view(train, {"index": index}, jax.random.key(0))
 
         layers = ("stage2", "logits")
-        kept = teachers.remember(live, see, 30, layers, chunk=7)
-        found = teachers.remembered(kept)
+        kept = teachers.cache(live, see, 30, layers, chunk=7)
+        found = teachers.cached(kept)
         index = np.array([4, 29, 0, 4])
         answer = jax.jit(found.targets)(found.arrays, {"index": index})
         expected = jax.jit(live.targets)(live.arrays, {"image": images[index]})
@@ -343,7 +343,7 @@ class TestTeacher:
         for layer in layers:
             np.testing.assert_allclose(answer[layer], expected[layer], atol=1e-5)
         with pytest.raises(ValueError, match="layer 'stage9'.*stage"):
-            teachers.remember(live, see, 30, ["stage9"])
+            teachers.cache(live, see, 30, ["stage9"])
 
 
 class TestMemory:
@@ -416,7 +416,7 @@ class TestMemory:
         index = drivers.order(0)[:1]
         if seeds > 1:
             index = np.stack([index] * seeds, axis=1)
-            state = jax.eval_shape(training.stacked, [state] * seeds)
+            state = jax.eval_shape(training.stack_trainings, [state] * seeds)
         batch = training.shard({"index": index}, 2, axis=index.ndim - 1)
         said = []
         take = programs.Programs("x", lab.body, unrolled=True, tell=said.append)

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from rdljax import _names, negatives, objectives, rdm, teachers, terms
+from rdljax import errors, objectives, rdm, teachers, terms
+from rdljax.terms import negatives
 
 B = 8
 
@@ -47,58 +48,64 @@ LAYERS = {"stage1": "stage1", "pooled": "pooled"}
 
 TERMS = {
     "task": terms.cross_entropy(),
-    "kd": terms.between("logits", terms.plain(objectives.kd, temperature=2.0)),
-    "dkd": terms.between("logits", terms.labelled(objectives.dkd, beta=2.0)),
-    "hint": terms.between(("stage1", "stage2"), terms.hint()),
-    "hints": terms.between({"stage2": "stage1", "pooled": "pooled"}, terms.hint()),
-    "rdl": terms.between(LAYERS, terms.rdl()),
-    "rdl pairs": terms.between(LAYERS, terms.rdl(pairs=50)),
-    "global": terms.over_global_batch(terms.between("pooled", terms.rdl(pairs=9))),
-    "in order": terms.between(["stage1", ("stage2", "pooled")], terms.rdl()),
-    "hint as RepDistiller's": terms.between(
+    "kd": terms.on_layers(
+        "logits", terms.from_objective(objectives.kd, temperature=2.0)
+    ),
+    "dkd": terms.on_layers("logits", terms.with_labels(objectives.dkd, beta=2.0)),
+    "hint": terms.on_layers(("stage1", "stage2"), terms.hint()),
+    "hints": terms.on_layers({"stage2": "stage1", "pooled": "pooled"}, terms.hint()),
+    "rdl": terms.on_layers(LAYERS, terms.rdl()),
+    "rdl pairs": terms.on_layers(LAYERS, terms.rdl(pairs=50)),
+    "global": terms.over_global_batch(terms.on_layers("pooled", terms.rdl(pairs=9))),
+    "in order": terms.on_layers(["stage1", ("stage2", "pooled")], terms.rdl()),
+    "hint as RepDistiller's": terms.on_layers(
         ("stage1", "stage2"), terms.hint(normalize=True, activation=jax.nn.relu)
     ),
-    "vid": terms.between(
+    "vid": terms.on_layers(
         {"stage1": "stage2", "stage2": "stage1", "pooled": "pooled"}, terms.vid()
     ),
-    "ab": terms.between(
+    "ab": terms.on_layers(
         [("stage1", "stage1"), ("stage2", "stage2"), ("logits", "logits")], terms.ab()
     ),
-    "ft": terms.between(("stage1", "stage1"), terms.ft()),
-    "ft, smaller": terms.between(
+    "ft": terms.on_layers(("stage1", "stage1"), terms.ft()),
+    "ft, smaller": terms.on_layers(
         ("stage2", "stage1"), terms.ft(objective=objectives.ft_repdistiller)
     ),
-    "ft, start": terms.start_up(terms.between(("stage1", "stage1"), terms.ft())),
-    "global cc": terms.over_global_batch(terms.between("pooled", terms.cc(features=4))),
-    "crd": terms.between(
+    "ft, start": terms.pretraining(terms.on_layers(("stage1", "stage1"), terms.ft())),
+    "global cc": terms.over_global_batch(
+        terms.on_layers("pooled", terms.cc(features=4))
+    ),
+    "crd": terms.on_layers(
         "pooled", terms.crd(B, negatives.drawn(12, LABELS), features=4)
     ),
-    "crd, no labels": terms.between(
+    "crd, no labels": terms.on_layers(
         "pooled", terms.crd(B, negatives.drawn(12), features=4)
     ),
-    "crd, relax": terms.between(
+    "crd, relax": terms.on_layers(
         "pooled", terms.crd(B, negatives.drawn(12, LABELS, relax=True), features=4)
     ),
-    "crd, given": terms.between("pooled", terms.crd(B, negatives.given(), features=4)),
-    "crd, expected": terms.between(
+    "crd, given": terms.on_layers(
+        "pooled", terms.crd(B, negatives.given(), features=4)
+    ),
+    "crd, expected": terms.on_layers(
         "pooled", terms.crd(B, negatives.expected(12, LABELS), features=4)
     ),
-    "crd, shared": terms.between(
+    "crd, shared": terms.on_layers(
         "pooled", terms.crd(B, negatives.shared(6, LABELS), features=4)
     ),
     "global crd of batch": terms.over_global_batch(
-        terms.between("pooled", terms.crd_of_batch(features=4))
+        terms.on_layers("pooled", terms.crd_of_batch(features=4))
     ),
-    "against two": terms.against(
-        ["a", "b"], terms.between("pooled", terms.hint()), weights=(1.0, 0.5)
+    "against two": terms.per_teacher(
+        ["a", "b"], terms.on_layers("pooled", terms.hint()), weights=(1.0, 0.5)
     ),
-    "crd against two": terms.against(
+    "crd against two": terms.per_teacher(
         ["a", "b"],
-        terms.between("pooled", terms.crd(B, negatives.drawn(12), features=4)),
+        terms.on_layers("pooled", terms.crd(B, negatives.drawn(12), features=4)),
     ),
-    "kd, mean": terms.between(("logits", ["a/logits", "b/logits"]), terms.kd_mean()),
+    "kd, mean": terms.on_layers(("logits", ["a/logits", "b/logits"]), terms.kd_mean()),
     "global rdl, mean": terms.over_global_batch(
-        terms.between(("pooled", ["a/pooled", "b/pooled"]), terms.rdl_mean())
+        terms.on_layers(("pooled", ["a/pooled", "b/pooled"]), terms.rdl_mean())
     ),
 }
 # What the term's own phase trains, where it is not all of its parameters.
@@ -308,7 +315,9 @@ class TestBetween:
             seen.append((student, teacher))
             return jnp.zeros(())
 
-        term = terms.between(["stage1", ("stage2", "pooled")], terms.plain(objective))
+        term = terms.on_layers(
+            ["stage1", ("stage2", "pooled")], terms.from_objective(objective)
+        )
         term.apply({}, terms.State(), STUDENT, TEACHER, BATCH)
         ((student, teacher),) = seen
         assert isinstance(student, tuple) and isinstance(teacher, tuple)
@@ -325,10 +334,10 @@ class TestBetween:
         ],
     )
     def test_an_unknown_layer_is_named_with_its_nearest(self, pairs, message):
-        term = terms.between(pairs, terms.rdl())
-        with pytest.raises(_names.UnknownName, match=message):
+        term = terms.on_layers(pairs, terms.rdl())
+        with pytest.raises(errors.UnknownName, match=message):
             made(term, STUDENT, TEACHER)
-        with pytest.raises(_names.UnknownName, match=message):
+        with pytest.raises(errors.UnknownName, match=message):
             term.apply({}, terms.State(), STUDENT, TEACHER, BATCH)
 
 
@@ -458,19 +467,19 @@ class TestFT:
         assert value < 0.3 * before
 
     def test_a_factor_has_a_share_of_the_teachers_channels(self):
-        term = terms.between(("stage1", "stage1"), terms.ft(rate=0.3))
+        term = terms.on_layers(("stage1", "stage1"), terms.ft(rate=0.3))
         params, _ = made(term, STUDENT, TEACHER)
         assert params["translator"]["Conv_2"]["kernel"].shape == (3, 3, 2, 2)
 
     def test_maps_alone(self):
         with pytest.raises(ValueError, match=r"ft: expected maps.*\(8, 6\).*\(8, 9\)"):
-            terms.between("pooled", terms.ft()).init(
+            terms.on_layers("pooled", terms.ft()).init(
                 jax.random.key(0), STUDENT, TEACHER
             )
 
     def test_other_terms_have_no_start_up(self):
-        with pytest.raises(ValueError, match="no start-up"):
-            terms.start_up(TERMS["hint"])
+        with pytest.raises(ValueError, match="no pretraining"):
+            terms.pretraining(TERMS["hint"])
 
 
 class TestCRD:
@@ -572,7 +581,7 @@ class TestCRD:
             "expected": negatives.expected(4, labels),
             "shared": negatives.shared(4, labels),
         }[policy]
-        term = terms.between("pooled", term(n, choose, features=features))
+        term = terms.on_layers("pooled", term(n, choose, features=features))
         of_one = jax.tree.map(lambda x: x[:2], (STUDENT, TEACHER, BATCH))
         params, state = jax.eval_shape(term.init, jax.random.key(0), *of_one[:2])
         several = lambda tree: jax.tree.map(  # noqa: E731
@@ -623,7 +632,7 @@ class TestCRD:
             np.testing.assert_allclose(np.linalg.norm(now[2:5], axis=1), 1, rtol=1e-6)
 
     def test_training_the_heads_tells_examples_apart(self):
-        term = terms.between(
+        term = terms.on_layers(
             "pooled", terms.crd(B, negatives.expected(100, LABELS), features=4)
         )
         params, state = made(term, STUDENT, TEACHER)
@@ -644,7 +653,7 @@ class TestCRD:
         assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
 
     def test_a_batch_of_one_class_is_finite_without_a_bank(self):
-        term = terms.between("pooled", terms.crd_of_batch(features=4))
+        term = terms.on_layers("pooled", terms.crd_of_batch(features=4))
         params, state = made(term, STUDENT, TEACHER)
         batch = {"label": jnp.zeros(B, int)}
         form = lambda p: term.apply(p, state, STUDENT, TEACHER, batch)[0]  # noqa: E731
@@ -666,7 +675,7 @@ class TestCRD:
 
     @staticmethod
     def apply(term):
-        return TestCRD.run(terms.between("pooled", term))
+        return TestCRD.run(terms.on_layers("pooled", term))
 
     @staticmethod
     def run(term):
@@ -689,7 +698,7 @@ class TestValues:
 
     def test_the_margin_and_the_normalised_connector_of_ab(self):
         pairs = [("stage1", "stage1"), ("logits", "logits")]
-        term = terms.between(pairs, terms.ab(margin=0.3))
+        term = terms.on_layers(pairs, terms.ab(margin=0.3))
         params, state = made(term, STUDENT, TEACHER)
         found, _ = run(term, params, state)
         x = STUDENT["stage1"] @ params[0]["Conv_0"]["kernel"][0, 0]
@@ -703,7 +712,7 @@ class TestValues:
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
     def test_the_hint_of_repdistiller_is_normalised_and_rectified(self):
-        term = terms.between("pooled", terms.hint(normalize=True, activation=abs))
+        term = terms.on_layers("pooled", terms.hint(normalize=True, activation=abs))
         params, state = made(term, STUDENT, TEACHER)
         found, _ = run(term, params, state)
         x = STUDENT["pooled"] @ params["Dense_0"]["kernel"]
@@ -740,7 +749,7 @@ class TestValues:
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
     def test_vid_takes_a_vector_beside_maps_as_a_map_of_one_position(self):
-        term = terms.between(("pooled", "stage2"), terms.vid())
+        term = terms.on_layers(("pooled", "stage2"), terms.vid())
         params, state = made(term, STUDENT, TEACHER)
         loss, _ = run(term, params, state)
         x, t = (np.asarray(v, float) for v in (STUDENT["pooled"], TEACHER["stage2"]))
@@ -753,7 +762,7 @@ class TestValues:
         np.testing.assert_allclose(loss, want, rtol=1e-5)
 
     def test_vid_with_another_smallest_variance(self):
-        term = terms.between("pooled", terms.vid(variance=2.0, epsilon=0.5))
+        term = terms.on_layers("pooled", terms.vid(variance=2.0, epsilon=0.5))
         params, state = made(term, STUDENT, TEACHER)
         found, _ = run(term, params, state)
         x = STUDENT["pooled"]
@@ -764,7 +773,7 @@ class TestValues:
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
     def test_the_momentum_of_the_banks(self):
-        term = terms.between(
+        term = terms.on_layers(
             "pooled", terms.crd(B, negatives.given(), features=4, momentum=0.9)
         )
         params, state = made(term, STUDENT, TEACHER)
@@ -779,7 +788,7 @@ class TestValues:
 
     @pytest.mark.parametrize("label", ["label", None])
     def test_the_batch_as_its_own_bank(self, label):
-        term = terms.between(
+        term = terms.on_layers(
             "pooled", terms.crd_of_batch(features=4, temperature=0.5, label=label)
         )
         params, state = made(term, STUDENT, TEACHER)
@@ -807,7 +816,7 @@ class TestValues:
 
 class TestWrongCalls:
     def start(self, layers, term):
-        return terms.between(layers, term).init(jax.random.key(0), STUDENT, TEACHER)
+        return terms.on_layers(layers, term).init(jax.random.key(0), STUDENT, TEACHER)
 
     def test_one_layer_is_embedded(self):
         for term in (terms.cc(), terms.crd(B, negatives.given())):
@@ -817,13 +826,13 @@ class TestWrongCalls:
             self.start({"stage1": "stage1"}, terms.ft())
 
     def test_negatives_are_chosen_by_a_function(self):
-        with pytest.raises(ValueError, match="rdljax.negatives, got 16384"):
+        with pytest.raises(ValueError, match="rdljax.terms.negatives, got 16384"):
             terms.crd(B, 16384)
 
     def test_a_batch_without_index(self):
         term = TERMS["crd, given"]
         batch = {"contrast_index": BATCH["contrast_index"]}
-        with pytest.raises(_names.UnknownName, match="entry of the batch 'index'"):
+        with pytest.raises(errors.UnknownName, match="entry of the batch 'index'"):
             term.apply(*start("crd, given"), STUDENT, TEACHER, batch)
 
     @pytest.mark.parametrize(("variance", "epsilon"), [(0.0, 1e-5), (1.0, 0.0)])
@@ -832,21 +841,21 @@ class TestWrongCalls:
             terms.vid(variance=variance, epsilon=epsilon)
 
     def test_a_large_first_variance(self):
-        term = terms.between("pooled", terms.vid(variance=1000.0))
+        term = terms.on_layers("pooled", terms.vid(variance=1000.0))
         params, _ = made(term, STUDENT, TEACHER)
         np.testing.assert_allclose(params["log_scale"], 1000, rtol=1e-4)
 
     def test_a_weight_for_each_target_of_one_shape(self):
         layers = ("logits", ["a/logits", "b/logits"])
         with pytest.raises(ValueError, match="a weight for each"):
-            TestCRD.run(terms.between(layers, terms.kd_mean(weights=(1, 2, 3))))
+            TestCRD.run(terms.on_layers(layers, terms.kd_mean(weights=(1, 2, 3))))
         layers = ("logits", ["a/logits", "pooled"])
         with pytest.raises(ValueError, match="targets of one shape"):
-            TestCRD.run(terms.between(layers, terms.kd_mean()))
+            TestCRD.run(terms.on_layers(layers, terms.kd_mean()))
 
     def test_a_teacher_named_twice(self):
         with pytest.raises(ValueError, match="a weight for each of"):
-            terms.against(["a", "a"], TERMS["kd"])
+            terms.per_teacher(["a", "a"], TERMS["kd"])
 
 
 class TestSeveralTeachers:
@@ -888,7 +897,7 @@ class TestSeveralTeachers:
 
         expected = of_rdms((0.5, 0.5), TEACHER)
         np.testing.assert_allclose(value_of("global rdl, mean"), expected, rtol=1e-5)
-        term = terms.between(
+        term = terms.on_layers(
             ("logits", ["a/logits", "b/logits"]), terms.kd_mean(weights=(3, 1))
         )
         p = [jax.nn.softmax(TEACHER[f"{n}/logits"] / 4) for n in ("a", "b")]
@@ -896,7 +905,7 @@ class TestSeveralTeachers:
         found, _ = term.apply({}, terms.State(), STUDENT, TEACHER, BATCH)
         kd = objectives.kd(STUDENT["logits"], logits)
         np.testing.assert_allclose(found, kd, rtol=1e-5)
-        term = terms.between(
+        term = terms.on_layers(
             ("pooled", ["a/pooled", "b/pooled"]), terms.rdl_mean(weights=(3, 1))
         )
         found, _ = run(term, {}, terms.State())
@@ -905,14 +914,14 @@ class TestSeveralTeachers:
 
     def test_an_unknown_teacher_is_named_with_its_nearest(self):
         teacher = {"first/logits": TEACHER["logits"]}
-        term = terms.against(["frist"], TERMS["kd"])
-        with pytest.raises(_names.UnknownName, match="did you mean 'first'"):
+        term = terms.per_teacher(["frist"], TERMS["kd"])
+        with pytest.raises(errors.UnknownName, match="did you mean 'first'"):
             term.init(jax.random.key(0), STUDENT, teacher)
 
     @pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0, 3.0)])
     def test_a_weight_for_each_teacher(self, weights):
         with pytest.raises(ValueError, match="a weight for each of"):
-            terms.against(["a", "b"], TERMS["kd"], weights)
+            terms.per_teacher(["a", "b"], TERMS["kd"], weights)
 
 
 class TestRandomPairs:
@@ -925,7 +934,7 @@ class TestRandomPairs:
         assert len(set(losses)) == 3
 
     def test_many_pairs_approach_all_of_them(self):
-        term = terms.between(
+        term = terms.on_layers(
             "pooled", terms.rdl(pairs=20_000, comparison=rdm.comparisons.MSE())
         )
         params, state = made(term, STUDENT, TEACHER)
@@ -973,7 +982,7 @@ class TestTeachers:
             def apply(self, variables, images, train):
                 return {"logits": variables * images}
 
-        teacher = teachers.several(
+        teacher = teachers.ensemble(
             {
                 "a": teachers.net(Scale(), jnp.array(2.0)),
                 "b": teachers.net(Scale(), jnp.array(3.0), inputs="sound"),
@@ -988,10 +997,10 @@ class TestTeachers:
     @pytest.mark.parametrize("names", [[], ["a/b"]])
     def test_several_teachers_have_plain_names(self, names):
         with pytest.raises(ValueError, match="names without a slash"):
-            teachers.several({name: teachers.nobody() for name in names})
+            teachers.ensemble({name: teachers.none() for name in names})
 
     def test_nobody_teaches_nothing(self):
-        teacher = teachers.nobody()
+        teacher = teachers.none()
         assert teacher.targets(teacher.arrays, {}) == {}
 
 
@@ -1025,9 +1034,9 @@ class TestOutOfRange:
     def test_what_teachers_look_up(self):
         stored = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
         measured = np.arange(1, 7, dtype=np.float32)
-        teacher = teachers.beside(
+        teacher = teachers.merge(
             teachers.labels(4, label="index"),
-            teachers.remembered({"stored": stored, "counts": np.arange(4)}),
+            teachers.cached({"stored": stored, "counts": np.arange(4)}),
             teachers.rdms({"rdm": measured}, stimulus="index"),
         )
         run = jax.jit(lambda index: teacher.targets(teacher.arrays, {"index": index}))
@@ -1048,7 +1057,7 @@ class TestOutOfRange:
             for one, arrays in zip(
                 (
                     teachers.labels(4, label="index"),
-                    teachers.remembered({"stored": stored}),
+                    teachers.cached({"stored": stored}),
                     teachers.rdms({"rdm": measured}, stimulus="index"),
                 ),
                 ((), {"stored": stored}, {"rdm": square}),
@@ -1059,7 +1068,7 @@ class TestOutOfRange:
 
     def test_stimuli_of_measured_rdms(self):
         # (Even where pairs that were not measured are left out.)
-        term = terms.between(
+        term = terms.on_layers(
             ("pooled", "rdm"), terms.rdl_target(stimulus="index", missing=True)
         )
         measured = np.abs(np.random.default_rng(1).normal(size=(B, B)))
@@ -1091,7 +1100,7 @@ class TestOutOfRange:
             "expected": negatives.expected(3, LABELS, relax=True),
             "shared": negatives.shared(3, LABELS, relax=True),
         }[policy]
-        term = terms.between("pooled", make(B, choose, features=4))
+        term = terms.on_layers("pooled", make(B, choose, features=4))
         params, state = made(term, STUDENT, TEACHER)
         run = jax.jit(term.apply)
 
@@ -1138,8 +1147,8 @@ class TestNumbers:
             lambda x: terms.kd_mean(temperature=x),
             lambda x: terms.rdl(pairs=x),
             lambda x: teachers.labels(x),
-            lambda x: teachers.remember(teachers.nobody(), None, x, []),
-            lambda x: teachers.remember(teachers.nobody(), None, 3, [], chunk=x),
+            lambda x: teachers.cache(teachers.none(), None, x, []),
+            lambda x: teachers.cache(teachers.none(), None, 3, [], chunk=x),
         ):
             with pytest.raises(ValueError, match=r"must be a .* number .*, got "):
                 make(wrong)
@@ -1150,15 +1159,15 @@ class TestNumbers:
         with pytest.raises(ValueError, match="number of classes must be .* 2 or more"):
             teachers.labels(1)
         with pytest.raises(ValueError, match="weight of b must be a finite number"):
-            terms.against(["a", "b"], TERMS["kd"], (1.0, np.nan))
+            terms.per_teacher(["a", "b"], TERMS["kd"], (1.0, np.nan))
         term = terms.kd_mean(weights=(1.0, np.float32(-1)))
-        term = terms.between(("logits", ["a/logits", "b/logits"]), term)
+        term = terms.on_layers(("logits", ["a/logits", "b/logits"]), term)
         with pytest.raises(ValueError, match="weight of a target must be .*or more"):
             term.apply({}, terms.State(), STUDENT, TEACHER, BATCH)
 
 
 def test_the_batch_as_its_own_bank_at_a_low_temperature():
-    term = terms.between("pooled", terms.crd_of_batch(features=4, temperature=0.004))
+    term = terms.on_layers("pooled", terms.crd_of_batch(features=4, temperature=0.004))
     params, state = made(term, STUDENT, TEACHER)
     form = jax.value_and_grad(lambda *a: term.apply(*a)[0])
     value, gradient = jax.jit(form)(params, state, STUDENT, TEACHER, BATCH)

@@ -17,16 +17,9 @@ import numpy as np
 import optax
 import pytest
 
-from rdljax import (
-    _names,
-    checkpoints,
-    negatives,
-    nets,
-    objectives,
-    teachers,
-    terms,
-    training,
-)
+from rdljax import checkpoints, errors, nets, objectives, teachers, terms, training
+from rdljax.terms import negatives
+from rdljax.training import _student
 
 ROOT = pathlib.Path(__file__).parents[1]
 N, BATCH, CLASSES = 48, 16, 4
@@ -81,26 +74,29 @@ def counting() -> terms.Term:
 
 LOSS = {
     "task": (1.0, terms.cross_entropy()),
-    "kd": (0.5, terms.between("logits", terms.plain(objectives.kd))),
-    "hint": (optax.linear_schedule(1.0, 0.0, 4), terms.between("pooled", terms.hint())),
+    "kd": (0.5, terms.on_layers("logits", terms.from_objective(objectives.kd))),
+    "hint": (
+        optax.linear_schedule(1.0, 0.0, 4),
+        terms.on_layers("pooled", terms.hint()),
+    ),
     "rdl": (
         2.0,
         terms.over_global_batch(
-            terms.between({"pooled": "pooled", "logits": "logits"}, terms.rdl())
+            terms.on_layers({"pooled": "pooled", "logits": "logits"}, terms.rdl())
         ),
     ),
     "rdl/pairs": (
         1.0,
-        terms.over_global_batch(terms.between("pooled", terms.rdl(pairs=20))),
+        terms.over_global_batch(terms.on_layers("pooled", terms.rdl(pairs=20))),
     ),
-    "vid": (0.1, terms.between("pooled", terms.vid())),
+    "vid": (0.1, terms.on_layers("pooled", terms.vid())),
     "crd": (
         0.1,
-        terms.between("pooled", terms.crd(N, negatives.drawn(20), features=4)),
+        terms.on_layers("pooled", terms.crd(N, negatives.drawn(20), features=4)),
     ),
     "crd/sharded": (
         0.1,
-        terms.between("pooled", terms.crd_sharded(N, negatives.expected(20))),
+        terms.on_layers("pooled", terms.crd_sharded(N, negatives.expected(20))),
     ),
     "count": (1.0, counting()),
 }
@@ -141,7 +137,7 @@ def begin(student, teacher, arrays, devices: int | None = 1, phase=PHASE, plan=N
         batches(1)[0],
         devices,
     )
-    return training.start(state, phase, OPTIMIZER)
+    return training.begin_phase(state, phase, OPTIMIZER)
 
 
 @functools.cache
@@ -155,7 +151,7 @@ def mapped(devices, phase_of_all=False):
         return view(data, batch, key)
 
     phase = PHASE_OF_ALL if phase_of_all else PHASE
-    body = training.body(student, teacher, phase, OPTIMIZER, traced)
+    body = training.make_step(student, teacher, phase, OPTIMIZER, traced)
     return training.pmap(body, chosen), training.replicate(arrays, chosen), traces
 
 
@@ -186,7 +182,7 @@ def one_device(phase_of_all=False):
     state = begin(student, teacher, arrays, phase=phase)
     squeeze = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
     state = state._replace(per_device=squeeze(state.per_device))
-    step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+    step = jax.jit(training.make_step(student, teacher, phase, OPTIMIZER, view))
     metrics = []
     for batch in batches(4):
         state, metric = step(state, arrays, batch)
@@ -200,7 +196,7 @@ def on_four(phase_of_all=False):
     phase = PHASE_OF_ALL if phase_of_all else PHASE
     student, teacher, arrays = setting("d")
     state = begin(student, teacher, arrays, 4, phase)
-    step = training.body(student, teacher, phase, OPTIMIZER, view)
+    step = training.make_step(student, teacher, phase, OPTIMIZER, view)
     axes, metrics = training.TrainState(None, 0), []
     step = jax.jit(
         jax.vmap(
@@ -257,7 +253,7 @@ def test_divided_as_keeps_every_row_in_its_order():
     count = jnp.pad(now, (0, 1)).reshape(2, 5)
     state = state._replace(per_device=state.per_device | {"count": count})
     for devices in (4, 8, 1, 2):
-        state = training.divided_as(state, states[devices])
+        state = training.reshard_like(state, states[devices])
         assert state.per_device["count"].shape[0] == devices
         np.testing.assert_array_equal(rows(state), now)
 
@@ -281,7 +277,7 @@ class TestNames:
         student, teacher, arrays = setting()
         phase = training.Phase({name: LOSS[name] for name in self.names}, epochs=1)
         state = begin(student, teacher, arrays, phase=phase)
-        step = training.body(student, teacher, phase, OPTIMIZER, view)
+        step = training.make_step(student, teacher, phase, OPTIMIZER, view)
         return jax.jit(step).lower(state, arrays, batches(1)[0])
 
     def test_the_compiled_step_names_each_part(self):
@@ -390,7 +386,7 @@ class TestDevices:
         phase = PHASE_OF_ALL if phase_of_all else PHASE
         student, teacher, arrays = setting("d")
         state = begin(student, teacher, arrays, 4, phase)
-        step = training.body(student, teacher, phase, OPTIMIZER, view)
+        step = training.make_step(student, teacher, phase, OPTIMIZER, view)
 
         def body(state, arrays, batch):
             first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
@@ -432,7 +428,7 @@ class TestDevices:
         student, teacher, arrays = setting(axis_name=None)
         phase = training.Phase({"task": LOSS["task"]}, epochs=1)
         state = begin(student, teacher, arrays, 2, phase)
-        body = training.body(student, teacher, phase, OPTIMIZER, view)
+        body = training.make_step(student, teacher, phase, OPTIMIZER, view)
         step = functools.partial(body, axis_name="d")
         axes = training.TrainState(None, 0)
         mapped = jax.jit(
@@ -470,7 +466,7 @@ class TestPhases:
         state = begin(student, teacher, arrays, phase=phase)
         state = state._replace(per_device={k: () for k in state.per_device})
         phase = phase._replace(terms={k: LOSS[k] for k in ("task", "hint")})
-        step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+        step = jax.jit(training.make_step(student, teacher, phase, OPTIMIZER, view))
         new, _ = step(state, arrays, batches(1)[0])
         same = jax.tree.map(
             lambda a, b: bool((a == b).all()), new.replicated, state.replicated
@@ -484,7 +480,7 @@ class TestPhases:
         terms_ = {k: LOSS[k] for k in ("task", "hint")}
         phase = training.Phase(terms_, 1, trains=("student/Dense_1", "hint"))
         state = begin(student, teacher, arrays, phase=phase)
-        step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+        step = jax.jit(training.make_step(student, teacher, phase, OPTIMIZER, view))
         new, _ = step(state, arrays, batches(1)[0])
         same = jax.tree.map(
             lambda a, b: bool((a == b).all()),
@@ -501,7 +497,7 @@ class TestPhases:
             phase = training.Phase({"task": LOSS["task"]}, 1, trains=trains)
             state = begin(student, teacher, arrays, phase=phase)
             assert not jax.tree.leaves(state.replicated.params["task"])
-            step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+            step = jax.jit(training.make_step(student, teacher, phase, OPTIMIZER, view))
             new, _ = step(state, arrays, batches(1)[0])
             ends.append(new.replicated.params)
         jax.tree.map(np.testing.assert_array_equal, *ends)
@@ -522,9 +518,9 @@ class TestPhases:
         state = begin(student, teacher, arrays, phase=first, plan=[first, second])
         assert set(state.replicated.params) == {"student", "hint", "task", "kd"}
         for phase in (first, second):
-            state = training.start(state, phase, OPTIMIZER)
+            state = training.begin_phase(state, phase, OPTIMIZER)
             assert state.replicated.step == 0
-            step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+            step = jax.jit(training.make_step(student, teacher, phase, OPTIMIZER, view))
             for batch in batches(2):
                 state, metrics = step(state, arrays, batch)
             assert set(metrics) == {"loss", *phase.terms}
@@ -533,7 +529,7 @@ class TestPhases:
     def test_each_phase_has_its_own_randomness(self):
         student, teacher, arrays = setting()
         state = begin(student, teacher, arrays)
-        later = training.start(state, PHASE, OPTIMIZER)
+        later = training.begin_phase(state, PHASE, OPTIMIZER)
         keys = [jax.random.key_data(s.replicated.key) for s in (state, later)]
         assert (keys[0] != keys[1]).any()
 
@@ -550,7 +546,7 @@ class TestPhases:
     def test_unknown_parameters_are_named(self, name):
         student, teacher, arrays = setting()
         phase = PHASE._replace(trains=(name,))
-        with pytest.raises(_names.UnknownName, match=f"{name}'; did you mean 'student"):
+        with pytest.raises(errors.UnknownName, match=f"{name}'; did you mean 'student"):
             begin(student, teacher, arrays, phase=phase)
 
     def test_a_name_does_not_stand_for_longer_ones(self):
@@ -558,7 +554,7 @@ class TestPhases:
         two = {"hint": LOSS["hint"], "hint/more": LOSS["hint"]}
         phase = training.Phase({"task": LOSS["task"], **two}, 1, trains=("hint",))
         state = begin(student, teacher, arrays, phase=phase)
-        step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, view))
+        step = jax.jit(training.make_step(student, teacher, phase, OPTIMIZER, view))
         new, _ = step(state, arrays, batches(1)[0])
         for name, moves in (("hint", True), ("hint/more", False)):
             pair = (s.replicated.params[name] for s in (state, new))
@@ -625,8 +621,8 @@ class TestStartUp:
         arrays = training.replicate(arrays, some)
         found, losses = [jax.tree.map(np.asarray, state.replicated.params)], []
         for phase in plan:
-            state = training.start(state, phase, OPTIMIZER)
-            body = training.body(student, teacher, phase, OPTIMIZER, view)
+            state = training.begin_phase(state, phase, OPTIMIZER)
+            body = training.make_step(student, teacher, phase, OPTIMIZER, view)
             step = training.pmap(body, some)
             for batch in batches(self.steps):
                 batch = training.shard(batch, self.devices)
@@ -643,10 +639,10 @@ class TestStartUp:
         return [not x for x in jax.tree.leaves(same)]
 
     def test_the_paraphraser_is_trained_and_then_frozen(self):
-        factors = terms.between(("stage3", "stage3"), terms.ft())
+        factors = terms.on_layers(("stage3", "stage3"), terms.ft())
         plan = [
             training.Phase(
-                {"ft": (1.0, terms.start_up(factors))}, 1, trains=("ft/paraphraser",)
+                {"ft": (1.0, terms.pretraining(factors))}, 1, trains=("ft/paraphraser",)
             ),
             training.Phase(
                 {"task": LOSS["task"], "ft": (10.0, factors)},
@@ -668,7 +664,7 @@ class TestStartUp:
     def test_connectors_are_trained_with_the_trunk_and_then_left(self):
         pairs = [(f"stage{i}", f"stage{i}") for i in (1, 2, 3)]
         plan = [
-            training.Phase({"ab": (1.0, terms.between(pairs, terms.ab()))}, 1),
+            training.Phase({"ab": (1.0, terms.on_layers(pairs, terms.ab()))}, 1),
             training.Phase({"task": LOSS["task"]}, 1),
         ]
         start, middle, end = self.run(plan)
@@ -689,7 +685,7 @@ class TestStartUp:
     @pytest.mark.parametrize("phases", [1, pytest.param(2, marks=pytest.mark.slow)])
     def test_fsp_trains_the_trunk(self, phases):
         layers = ["stage1", "stage2", "stage3"]
-        fsp = terms.between(layers, terms.plain(objectives.fsp))
+        fsp = terms.on_layers(layers, terms.from_objective(objectives.fsp))
         plan = [training.Phase({"fsp": (1.0, fsp)}, 1)]
         plan.append(training.Phase({"task": LOSS["task"]}, 1))
         start, end, *_ = self.run(plan[:phases], teacher_channels=(4, 5, 6))
@@ -722,8 +718,8 @@ def test_teacher_and_student_may_see_different_views():
     state = training.init(
         jax.random.key(0), student, teacher, [phase], halves, arrays, batches(1)[0], 1
     )
-    state = training.start(state, phase, OPTIMIZER)
-    step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, halves))
+    state = training.begin_phase(state, phase, OPTIMIZER)
+    step = jax.jit(training.make_step(student, teacher, phase, OPTIMIZER, halves))
     losses = []
     for batch in batches(40):
         state, metrics = step(state, arrays, batch)
@@ -741,8 +737,8 @@ def test_training_lowers_the_loss():
     phase = training.Phase({k: LOSS[k] for k in ("task", "rdl")}, 1)
     optimizer = optax.adam(0.05)
     state = begin(student, teacher, arrays, phase=phase)
-    state = training.start(state, phase, optimizer)
-    step = jax.jit(training.body(student, teacher, phase, optimizer, view))
+    state = training.begin_phase(state, phase, optimizer)
+    step = jax.jit(training.make_step(student, teacher, phase, optimizer, view))
     losses = []
     for batch in batches(150):
         state, metrics = step(state, arrays, batch)
@@ -774,7 +770,7 @@ class TestMicroBatches:
         "sp": (
             100.0,
             terms.over_global_batch(
-                terms.between("pooled", terms.plain(objectives.sp))
+                terms.on_layers("pooled", terms.from_objective(objectives.sp))
             ),
         ),
     }
@@ -785,7 +781,7 @@ class TestMicroBatches:
         phase = training.Phase(self.LOSS, epochs=1)
         state = begin(student, teacher, arrays, devices, phase)
         arrays = training.replicate(arrays, chosen)
-        body = training.body(
+        body = training.make_step(
             student, teacher, phase, OPTIMIZER, view, micro_batches=count
         )
         step = training.pmap(body, chosen)
@@ -847,7 +843,7 @@ class TestMicroBatches:
 
     def test_less_memory(self):
         net, optimizer = nets.build("mnist_cnn", 10), optax.sgd(0.1)
-        nobody = teachers.nobody()
+        nobody = teachers.none()
         phase = training.Phase({"task": LOSS["task"]}, 1)
         data = {
             "image": jnp.zeros((256, 32, 32, 1)),
@@ -858,7 +854,7 @@ class TestMicroBatches:
             see = lambda data, batch, key: data  # noqa: E731
             arrays = training.Arrays((), data)
             state = jax.eval_shape(
-                lambda: training.start(
+                lambda: training.begin_phase(
                     training.init(
                         jax.random.key(0), net, nobody, [phase], see, arrays, {}, 1
                     ),
@@ -866,7 +862,7 @@ class TestMicroBatches:
                     optimizer,
                 )
             )
-            body = training.body(
+            body = training.make_step(
                 net, nobody, phase, optimizer, see, micro_batches=count
             )
             compiled = jax.jit(body).lower(state, arrays, {}).compile()
@@ -897,7 +893,7 @@ class TestMixedPrecision:
         names = ("task", "kd", "rdl", "crd")
         phase = training.Phase({name: LOSS[name] for name in names}, 1)
         state = begin(net, teacher, arrays, devices, phase)
-        body = training.body(net, teacher, phase, OPTIMIZER, view)
+        body = training.make_step(net, teacher, phase, OPTIMIZER, view)
         step, arrays = training.pmap(body, chosen), training.replicate(arrays, chosen)
         metrics = []
         for batch in batches(3):
@@ -930,7 +926,7 @@ def first_above(limit):
     def objective(student, teacher):
         return jnp.mean(jnp.where(student > limit, jnp.nan * student, student) ** 2)
 
-    return terms.plain(objective)
+    return terms.from_objective(objective)
 
 
 def root_of_zero(student, teacher):
@@ -949,7 +945,7 @@ class TestExamination:
         phase = training.Phase({"task": LOSS["task"], **(phase or {})}, 1)
         state = begin(student, teacher, arrays, devices, phase)
         state, arrays = change(state, arrays)
-        examine = training.examination(student, teacher, phase, view)
+        examine = training.make_finite_check(student, teacher, phase, view)
         arrays = training.replicate(arrays, chosen)
         batch = training.shard(batches(1)[0], devices)
         before = jax.device_get(key_words(state))
@@ -966,8 +962,8 @@ class TestExamination:
     @pytest.mark.parametrize("devices", [1, 8])
     def test_a_term_and_its_layer(self, devices):
         # (On eight devices one of them sees the one that is too large.)
-        wrong = terms.between("logits", first_above(0.5))
-        right = terms.between("pooled", terms.plain(objectives.rkd_distance))
+        wrong = terms.on_layers("logits", first_above(0.5))
+        right = terms.on_layers("pooled", terms.from_objective(objectives.rkd_distance))
         phase = {"at/x": (1.0, wrong), "right": (1.0, right)}
         expected = "the term at/x is not finite: layers logits"
         assert self.explanation(phase, devices=devices) == expected
@@ -977,7 +973,7 @@ class TestExamination:
             return jnp.mean(student["logits"]) + root_of_zero(student["pooled"], None)
 
         both = {"pooled": "pooled", "logits": "logits"}
-        phase = {"two": (1.0, terms.between(both, terms.plain(objective)))}
+        phase = {"two": (1.0, terms.on_layers(both, terms.from_objective(objective)))}
         expected = "the gradient of the term two is not finite: layers pooled"
         assert self.explanation(phase) == expected
 
@@ -985,7 +981,10 @@ class TestExamination:
         def large(student, teacher):
             return jnp.float32(3e38) + 0 * jnp.sum(student)
 
-        two = {k: (1.0, terms.between("pooled", terms.plain(large))) for k in "ab"}
+        two = {
+            k: (1.0, terms.on_layers("pooled", terms.from_objective(large)))
+            for k in "ab"
+        }
         assert self.explanation(two) == "the loss is not finite, all terms are"
         weighted = {"a": (1e5, two["a"][1])}
         assert self.explanation(weighted).startswith("the term a is not finite")
@@ -1072,10 +1071,10 @@ def test_every_step_sees_another_view():
         return view(data, batch, key) | {"drawn": drawn}
 
     student, teacher, arrays = setting()
-    term = terms.labelled(lambda s, t, drawn: jnp.mean(drawn), label="drawn")
+    term = terms.with_labels(lambda s, t, drawn: jnp.mean(drawn), label="drawn")
     phase = training.Phase({"drawn": (1.0, term)}, epochs=1)
     state = begin(student, teacher, arrays, phase=phase)
-    step = jax.jit(training.body(student, teacher, phase, OPTIMIZER, drawing))
+    step = jax.jit(training.make_step(student, teacher, phase, OPTIMIZER, drawing))
     (batch,), values = batches(1), set()
     for _ in range(3):
         state, metrics = step(state, arrays, batch)
@@ -1087,13 +1086,13 @@ class TestDropping:
     """What a student drops follows from the seed, the step and the device."""
 
     def run(self, steps, state=None, devices=2):
-        net, teacher, optimizer = Dropping(), teachers.nobody(), optax.sgd(0.1)
+        net, teacher, optimizer = Dropping(), teachers.none(), optax.sgd(0.1)
 
         def kept(student, teacher):
             # One number for each image, which the mean over devices keeps apart.
             return jnp.sum(student["pooled"] * 1.001 ** jnp.arange(64.0)[None])
 
-        loss = {"kept": (1.0, terms.plain(kept))}
+        loss = {"kept": (1.0, terms.from_objective(kept))}
         phase = training.Phase(loss, epochs=1)
         data = {"image": jnp.zeros((4, 3, 3, 1)), "label": jnp.zeros(4, jnp.int32)}
 
@@ -1107,8 +1106,8 @@ class TestDropping:
             state = training.init(
                 key, net, teacher, [phase], all_of_it, arrays, data, devices=devices
             )
-            state = training.start(state, phase, optimizer)
-        body = training.body(net, teacher, phase, optimizer, all_of_it)
+            state = training.begin_phase(state, phase, optimizer)
+        body = training.make_step(net, teacher, phase, optimizer, all_of_it)
         step = training.pmap(body, devices=some)
         values = []
         for _ in range(steps):
@@ -1133,7 +1132,7 @@ class TestDropping:
     def test_every_micro_batch_drops_others(self):
         net, images = Dropping(), jnp.zeros((4, 3, 3, 1))
         variables = net.init(jax.random.key(0), images)
-        run = training._accumulated(training._in_training, 2)
+        run = _student.in_micro_batches(_student.in_training, 2)
         seen, _ = run(net, variables, images, jax.random.key(1))
         assert (seen["pooled"][:2] != seen["pooled"][2:]).any()
 
@@ -1142,11 +1141,11 @@ class TestDropping:
         now = state.replicated
 
         def keys(_):
-            return jax.random.key_data(training._dropout_key(now, "devices"))
+            return jax.random.key_data(_student.dropout_key(now, "devices"))
 
         first, second = jax.vmap(keys, axis_name="devices")(jnp.arange(2))
         seen = {tuple(first.tolist()), tuple(second.tolist())}
-        unmapped = jax.random.key_data(training._dropout_key(now, None))
+        unmapped = jax.random.key_data(_student.dropout_key(now, None))
         of_views = jax.vmap(
             lambda i: jax.random.key_data(jax.random.fold_in(now.key, i))
         )(jnp.arange(1000))
@@ -1199,19 +1198,21 @@ OPTIMIZERS = {
 
 
 def fresh(devices=1):
-    net, teacher, arrays = Linear(), teachers.nobody(), training.Arrays((), ())
+    net, teacher, arrays = Linear(), teachers.none(), training.Arrays((), ())
     key = jax.random.key(0)
     return training.init(key, net, teacher, [TASK], seen, arrays, SEEN[0], devices)
 
 
 def body_of(optimizer, phase=TASK, **options):
-    return training.body(Linear(), teachers.nobody(), phase, optimizer, seen, **options)
+    return training.make_step(
+        Linear(), teachers.none(), phase, optimizer, seen, **options
+    )
 
 
 def take_steps(optimizer, devices, steps=3):
     """States after some pmapped steps, with the metrics."""
     arrays = training.Arrays((), ())
-    state = training.start(fresh(devices), TASK, optimizer)
+    state = training.begin_phase(fresh(devices), TASK, optimizer)
     step = training.pmap(body_of(optimizer), jax.local_devices()[:devices])
     taken = []
     for batch in SEEN[:steps]:
@@ -1236,7 +1237,7 @@ class TestOptimizers:
             ),
             per_device={},
         )
-        state = training.start(state, TASK, OPTIMIZERS[name])
+        state = training.begin_phase(state, TASK, OPTIMIZERS[name])
         leaves = jax.tree.leaves(key_words(state))
         arrays = [x for x in leaves if isinstance(x, jax.Array)]
         assert len({x.unsafe_buffer_pointer() for x in arrays}) == len(arrays)
@@ -1293,7 +1294,7 @@ class TestNumbers:
     @pytest.mark.parametrize("weight", [np.nan, np.float32(np.inf), "1", np.ones(2)])
     def test_weights_are_finite_numbers(self, weight):
         phase = TASK._replace(terms={"task": (weight, TASK.terms["task"][1])})
-        state = training.start(fresh(), TASK, OPTIMIZER)
+        state = training.begin_phase(fresh(), TASK, OPTIMIZER)
         with pytest.raises(ValueError, match="weight of the term 'task' must be a fin"):
             jax.eval_shape(
                 body_of(OPTIMIZER, phase), state, training.Arrays((), ()), SEEN[0]
@@ -1302,7 +1303,7 @@ class TestNumbers:
     def test_no_dtype_is_promoted_without_being_told(self):
         weight = optax.linear_schedule(1.0, 0.0, 4)
         phase = TASK._replace(terms={"task": (weight, TASK.terms["task"][1])})
-        state = training.start(fresh(), TASK, OPTIMIZER)
+        state = training.begin_phase(fresh(), TASK, OPTIMIZER)
         with jax.numpy_dtype_promotion("strict"):
             new, _ = jax.eval_shape(
                 body_of(OPTIMIZER, phase), state, training.Arrays((), ()), SEEN[0]
@@ -1311,9 +1312,9 @@ class TestNumbers:
         assert now == before
 
     def test_one_of_several_trainings(self):
-        state = training.stacked([fresh(), fresh()])
+        state = training.stack_trainings([fresh(), fresh()])
         for number in (-1, 2):
             with pytest.raises(ValueError, match=f"be 0 to 1, got {number}"):
-                training.one_of(state, number)
+                training.select_training(state, number)
         with pytest.raises(ValueError, match="the state of several trainings"):
-            training.one_of(fresh(), 0)
+            training.select_training(fresh(), 0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import command, data, export_torch, import_torch, run, weights
-from rdljax import _files, checkpoints, nets
+from rdljax import checkpoints, files, nets
 from rdljax.nets import _weights, from_torch
 from tests import quick
 
@@ -184,7 +184,7 @@ class TestUntrusted:
             manifest = json.loads(text.read_text())
             told = {k: x for k, x in (about | changes).items() if x is not ...}
             manifest["about"] = told
-            manifest["sha256"] = _files.sha256_of_words(manifest)
+            manifest["sha256"] = files.sha256_of_words(manifest)
             text.write_text(json.dumps(manifest))
             with pytest.raises(command.UsageError, match=words):
                 weights.load(tmp_path / "net")

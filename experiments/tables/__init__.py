@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments import config as configs
-from rdljax import _names
+from rdljax import errors
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -58,7 +58,7 @@ def load(name: str) -> Table:
 
 def module(name: str) -> Any:
     """The file of a table, whose docstring is its lab note."""
-    _names.check("table", name, names())
+    errors.check_name("table", name, names())
     return importlib.import_module(f"experiments.tables.{name}")
 
 

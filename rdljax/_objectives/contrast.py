@@ -21,7 +21,7 @@ class Bank(NamedTuple):
       normalizers: `[2]`, above 0: for the student's embeddings against the teacher's
         bank, and for the teacher's against the student's, an estimate of what the
         exponentiated scores of an example sum to over the bank. None for those of each
-        batch itself (as `normalizers` has them, but at any temperature).
+        batch itself (as `crd_normalizers` has them, but at any temperature).
     """
 
     student: Array
@@ -229,7 +229,7 @@ def crd_of_rows(
     return _checks.nan_unless(valid, _both_ways(direction, student, teacher, rows))
 
 
-def exponentials_of_rows(
+def crd_exponentials_of_rows(
     student: Array,
     teacher: Array,
     rows: Bank,
@@ -269,7 +269,7 @@ def exponentials_of_rows(
     return jax.lax.stop_gradient(found)
 
 
-def normalizers(
+def crd_normalizers(
     student: Array,
     teacher: Array,
     bank: Bank,
@@ -319,7 +319,7 @@ def normalizers(
     return jax.lax.stop_gradient(_checks.nan_unless(valid, found))
 
 
-def update_bank(
+def crd_update_bank(
     bank: Bank, student: Array, teacher: Array, index: Array, *, momentum: float = 0.5
 ) -> Bank:
     """The bank after a batch: its rows moved towards the new embeddings.
@@ -346,10 +346,10 @@ def update_bank(
     return _moved(bank, student, teacher, index, valid, momentum)
 
 
-def update_rows(
+def crd_update_rows(
     rows: Bank, student: Array, teacher: Array, index: Array, *, momentum: float = 0.5
 ) -> Bank:
-    """Some rows of a bank after a batch: `update_bank` of banks that are divided.
+    """Some rows of a bank after a batch: `crd_update_bank` of banks that are divided.
 
     Args:
       rows: R rows of the bank before.
@@ -357,13 +357,13 @@ def update_rows(
       teacher: Unit embeddings `[batch, units]`.
       index: `[batch]` which of these rows is an example's; R where it is not among
         them. (Any other number writes NaN.)
-      momentum: As for `update_bank`.
+      momentum: As for `crd_update_bank`.
 
     Returns:
       The new rows, without a gradient; the normalizers stay.
 
     Raises:
-      ValueError: As `update_bank`.
+      ValueError: As `crd_update_bank`.
     """
     size = len(rows.student)
     _checks.check_indices("index", index, size + 1)

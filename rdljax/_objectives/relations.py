@@ -6,7 +6,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from rdljax import _checks, _geometry, _layerwise, rdm
 
@@ -27,14 +26,16 @@ def rdl(
     *,
     distance=rdm.distances.Cosine(),
     comparison=rdm.comparisons.Pearson(),
-    form=None,
-    axis_name: str | None = None,
 ) -> Array:
     """Representational distance learning (RDL).
 
     Compares representational distance matrices: how far apart the student holds every
     two examples of the batch, with how far apart the teacher holds them. The widths of
     the two layers may differ; no regressor is needed.
+
+    The RDMs are held in memory in the fastest form for the batch; `rdm.discrepancy`
+    takes one by name, and batches that are divided over devices. (Beyond 2,048 examples
+    there is no forward-mode derivative.)
 
     A batch of two has one distance. What compares distances up to a shift, scale or
     order has nothing to compare then: the default, `Pearson`, is 0 for any student,
@@ -48,10 +49,6 @@ def rdl(
         same in every layer; None for all pairs of the batch.
       distance: Of two examples' activations, one of `rdm.distances`.
       comparison: Of two RDMs, one of `rdm.comparisons`.
-      form: How the RDMs are held in memory, one of `rdm.forms`; None takes the fastest
-        for the batch. (Beyond 2,048 examples that has no forward-mode derivative.)
-      axis_name: Of the mapped axis over whose devices the batch is divided, if it is:
-        the value is that of the whole batch (see `rdm.discrepancy`).
 
     Returns:
       A scalar, 0 when the RDMs are equal: in [0, 2] for `Pearson`, in squared units of
@@ -73,12 +70,9 @@ def rdl(
     rescales the teacher's: `comparisons.MSE(scale=...)` has its three scale fixes; (4)
     the gradient is that of the value, where the prototype injects a signal of its own.
     """
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    if devices * len(student) < 2:
+    if len(student) < 2:
         raise ValueError("expected a batch of two or more")
-    return rdm.forms.discrepancy(
-        student, teacher, pairs, None, distance, comparison, form, axis_name
-    )
+    return rdm.forms.discrepancy(student, teacher, pairs, None, distance, comparison)
 
 
 def _condensed_of_batch(student: tuple, target: tuple) -> str | None:

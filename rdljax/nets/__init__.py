@@ -53,7 +53,8 @@ they end without one (`mobilenet_v2`, `efficientnet_lite0`). jit leaves out what
 reads.
 
 Weights trained in PyTorch are read by `nets.from_torch`; nets that are not of this
-package take the same place through `nets.capture`.
+package take the same place through `nets.capture`. `build` makes a net of `NETS` by its
+name; a net of one's own is a subclass of `Net`, whose convolutions are `conv`.
 """
 
 import functools
@@ -62,10 +63,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from rdljax import _names
+from rdljax import errors
 from rdljax.nets import _layers, mlp, mnist, mobile, plain, resnet, shuffle, vgg
 
-__all__ = ["NETS", "build"]
+__all__ = ["NETS", "Net", "build", "conv"]
+
+Net, conv = _layers.Net, _layers.conv
 
 
 def _cifar_resnet(depth: int, factor: int = 1) -> Callable[..., resnet.ResNet]:
@@ -97,7 +100,7 @@ def _mlp(width: int) -> Callable[..., mlp.MLP]:
     return functools.partial(mlp.MLP, widths=(width,) * 4, normalize=True)
 
 
-NETS: Mapping[str, Callable[..., _layers.Net]] = {
+NETS: Mapping[str, Callable[..., Net]] = {
     **{f"resnet{d}": _cifar_resnet(d) for d in (8, 14, 20, 32, 44, 56, 110)},
     **{f"resnet{d}x4": _cifar_resnet(d, 4) for d in (8, 32)},
     **{f"wrn_{d}_{w}": _wide(d, w) for d in (16, 40) for w in (1, 2)},
@@ -125,7 +128,7 @@ NETS: Mapping[str, Callable[..., _layers.Net]] = {
 
 def build(
     name: str, classes: int, *, dtype: Any = jnp.float32, axis_name: str | None = None
-) -> _layers.Net:
+) -> Net:
     """The net of that name.
 
     Args:
@@ -145,5 +148,5 @@ def build(
     Raises:
       UnknownName: There is no such net; the message has the nearest name.
     """
-    _names.check("net", name, NETS)
+    errors.check_name("net", name, NETS)
     return NETS[name](classes=classes, dtype=dtype, axis_name=axis_name)

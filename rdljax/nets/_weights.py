@@ -1,35 +1,17 @@
 """What readers of weights share: nothing may be missing, and nothing left over."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import nets
+from rdljax import errors, nets
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
 Arrays = Mapping[str, np.ndarray]
-
-# Of a message about another net's weights, which may differ in hundreds of entries.
-_LINES = 20
-
-
-class WeightsMismatch(ValueError):
-    """The weights are not those of the net.
-
-    Attributes:
-      wrong: All that is wrong, a line each; the message has the first of them.
-    """
-
-    def __init__(self, name: str, wrong: Sequence[str]):
-        self.wrong = list(wrong)
-        lines = self.wrong[:_LINES]
-        if len(self.wrong) > _LINES:
-            lines.append(f"and {len(self.wrong) - _LINES} more")
-        super().__init__("\n  ".join([f"these are not the weights of {name}:", *lines]))
 
 
 def shapes(name: str, classes: int) -> dict[Path, Shape]:
@@ -101,7 +83,7 @@ def classes(name: str, bias: str, arrays: Arrays) -> int:
     if np.ndim(arrays.get(bias)) != 1:
         few = ", ".join(list(arrays)[:3])
         found = f"{len(arrays)} entries ({few}, ...)" if few else "no entry"
-        raise WeightsMismatch(
+        raise errors.WeightsMismatch(
             name, [f"missing {bias}, the bias of the last layer, in {found}"]
         )
     return len(arrays[bias])
@@ -127,4 +109,4 @@ def check(name: str, expected: Mapping[str, Shape], arrays: Arrays) -> None:
         elif not np.isfinite(arrays[key]).all():
             wrong.append(f"{key} is not finite")
     if wrong:
-        raise WeightsMismatch(name, wrong)
+        raise errors.WeightsMismatch(name, wrong)

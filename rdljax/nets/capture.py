@@ -1,8 +1,8 @@
 """Activations of any Flax model, Linen or NNX, without a change to it.
 
 `linen` and `nnx` answer a net that stands wherever the library takes one: as a student
-(`training.init`, `training.body`) and as a teacher (`teachers.net`). `report` lists
-what can be tapped, by the name to tap it by:
+(`training.init`, `training.make_step`) and as a teacher (`teachers.net`). `report`
+lists what can be tapped, by the name to tap it by:
 
 =================== =================================================================
 `encoder/block_0`   what the module at that path answers
@@ -35,7 +35,7 @@ import numpy as np
 from flax import traverse_util
 from flax.core import scope
 
-from rdljax import _names
+from rdljax import errors
 
 Array = jax.Array
 PyTree = Any
@@ -455,7 +455,7 @@ def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
         matching = _matching(pattern, sites)
         paths = [path for path in matching if sites[path]]
         if not matching:
-            raise _names.UnknownName("activation", pattern, sites)
+            raise errors.UnknownName("activation", pattern, sites)
         if not paths:
             raise ValueError(_not_handed_out(pattern))
         if name is not None and len(paths) > 1:

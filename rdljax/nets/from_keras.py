@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import _files, _names
+from rdljax import errors, files
 from rdljax.nets import _weights
 
 # Layers of one kind are numbered in depth order, the first has no number.
@@ -41,7 +41,7 @@ def to_flax(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
       WeightsMismatch: An entry is missing, left over, of another shape or not finite;
         the error names them all (`wrong`), its message the first twenty.
     """
-    _names.check("net with weights in Keras", name, ["cifar_cnn"])
+    errors.check_name("net with weights in Keras", name, ["cifar_cnn"])
     classes = _weights.classes(name, "dense_2/bias", state)
     shapes = _weights.shapes(name, classes)
     _weights.check(name, {_name(path): s for path, s in shapes.items()}, state)
@@ -51,7 +51,7 @@ def to_flax(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def read(
-    path: str | os.PathLike, *, limit: int | None = _files.LIMIT
+    path: str | os.PathLike, *, limit: int | None = files.LIMIT
 ) -> dict[str, np.ndarray]:
     """The weights in a Keras file by name, without Keras.
 
@@ -65,16 +65,16 @@ def read(
       CannotRead: It is not such a file, its weights lie in other files, or they are
         larger than `limit`.
     """
-    path = _files.as_path(path)
+    path = files.as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
 
     def of_model(names):
         return [name for name in names if name.startswith("model_weights/")]
 
-    arrays = _files.hdf5(path, of_model, limit)
+    arrays = files.hdf5(path, of_model, limit)
     if not arrays:
-        raise _files.CannotRead(f"{path} is not a Keras file: it has no model_weights")
+        raise errors.CannotRead(f"{path} is not a Keras file: it has no model_weights")
     # As in model_weights/conv2d/conv2d/kernel:0
     names = {key: key.partition(":")[0].split("/")[-2:] for key in arrays}
     return {"/".join(names[key]): x for key, x in arrays.items()}

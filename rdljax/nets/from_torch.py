@@ -26,11 +26,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import _files, _names
+from rdljax import errors, files
 from rdljax.nets import _weights
 
-CannotRead = _files.CannotRead
-WeightsMismatch = _weights.WeightsMismatch
+channels = _weights.channels
 # From a module's path here to its name there, as in ("stem", "conv") to "conv1".
 Naming = Callable[[tuple[str, ...]], str]
 
@@ -229,7 +228,7 @@ def read(
     path: str | os.PathLike,
     *,
     entry: str | None = None,
-    limit: int | None = _files.LIMIT,
+    limit: int | None = files.LIMIT,
 ) -> dict[str, np.ndarray]:
     """The arrays of a file by name. No code that a file may hold is run.
 
@@ -250,14 +249,14 @@ def read(
         too old; or it has weights under several names, or none under `entry`; or they
         are larger than `limit`.
     """
-    path = _files.as_path(path)
-    reader = {".npz": _files.npz, ".safetensors": _files.safetensors}
+    path = files.as_path(path)
+    reader = {".npz": files.npz, ".safetensors": files.safetensors}
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    if (suffix := _files.suffix(path)) not in reader:
+    if (suffix := files.suffix(path)) not in reader:
         return _read_pickle(path, entry, limit)
     if entry is not None:
-        raise CannotRead(f"{path} has no entries such as {entry!r}: only arrays")
+        raise errors.CannotRead(f"{path} has no entries such as {entry!r}: only arrays")
     return reader[suffix](path, limit=limit)
 
 
@@ -272,19 +271,19 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
     Raises:
       CannotRead: PyTorch is not installed.
     """
-    path = _files.as_path(path)
+    path = files.as_path(path)
     state = {key: np.asarray(x, order="C") for key, x in state.items()}
-    suffix = _files.suffix(path)
+    suffix = files.suffix(path)
     if suffix == ".npz":
         save = functools.partial(np.savez, **state)
     elif suffix == ".safetensors":
-        content = _files.package_safetensors(path).numpy.save(state)
+        content = files.package_safetensors(path).numpy.save(state)
         save = operator.methodcaller("write", content)
     else:
         torch = _torch(path)
         tensors = {key: torch.from_numpy(x) for key, x in state.items()}
         save = functools.partial(torch.save, tensors)
-    with _files.draft(path) as file:
+    with files.draft(path) as file:
         save(file)
 
 
@@ -298,7 +297,7 @@ def _prefix(name: str, bias: str, state: Mapping[str, Any]) -> str:
     if len(found) < 2:
         return found[0] if found else ""
     under = " and ".join(repr(prefix) for prefix in found)
-    raise _weights.WeightsMismatch(
+    raise errors.WeightsMismatch(
         name,
         [
             f"{bias} is there {len(found)} times, under {under}: keep those of one, as",
@@ -309,7 +308,7 @@ def _prefix(name: str, bias: str, state: Mapping[str, Any]) -> str:
 
 def _names_of(name: str) -> Callable[[_weights.Path], str]:
     """From the path of a leaf, with its collection, to its name in PyTorch."""
-    _names.check("net with weights in PyTorch", name, NAMINGS)
+    errors.check_name("net with weights in PyTorch", name, NAMINGS)
     naming = NAMINGS[name]
 
     def names(path):
@@ -339,7 +338,7 @@ def _read_pickle(
     # (What is none is told by PyTorch.)
     with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
-        _files.check_size(path, unpacked, limit)
+        files.check_size(path, unpacked, limit)
     try:
         # RepDistiller keeps its command line, a Namespace, beside the last weights.
         safe = torch.serialization.safe_globals([argparse.Namespace])
@@ -348,8 +347,8 @@ def _read_pickle(
             warnings.simplefilter("ignore")
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CannotRead(
-            f"{path} holds more than tensors, or is damaged ({_files.brief(error)}). "
+        raise errors.CannotRead(
+            f"{path} holds more than tensors, or is damaged ({files.brief(error)}). "
             "In the program that wrote it, save model.state_dict() alone: "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
@@ -359,15 +358,15 @@ def _read_pickle(
         if all(isinstance(x, torch.Tensor) for x in stored.values()):
             # (One number of a file may be shown a million times.)
             shown = sum(x.numel() * x.element_size() for x in stored.values())
-            _files.check_size(path, shown, limit)
+            files.check_size(path, shown, limit)
             try:
                 return {key: _array(x) for key, x in stored.items()}
             except Exception as error:
-                raise CannotRead(
-                    f"{path} holds tensors that NumPy cannot: {_files.brief(error)}"
+                raise errors.CannotRead(
+                    f"{path} holds tensors that NumPy cannot: {files.brief(error)}"
                 ) from error
         found = f"a dictionary with {', '.join(map(str, list(stored)[:8]))}"
-    raise CannotRead(f"{path} holds no dictionary of tensors, but {found}")
+    raise errors.CannotRead(f"{path} holds no dictionary of tensors, but {found}")
 
 
 def _weights_in(path: pathlib.Path, stored: Any, entry: str | None) -> Any:
@@ -383,9 +382,13 @@ def _weights_in(path: pathlib.Path, stored: Any, entry: str | None) -> Any:
     }
     few = ", ".join(map(repr, found)) or "no such name"
     if entry is not None and entry not in found:
-        raise CannotRead(f"{path} has no weights under {entry!r}, but under {few}")
+        raise errors.CannotRead(
+            f"{path} has no weights under {entry!r}, but under {few}"
+        )
     if entry is None and len(found) > 1:
-        raise CannotRead(f"{path} has weights under {few}: `entry` takes one of them")
+        raise errors.CannotRead(
+            f"{path} has weights under {few}: `entry` takes one of them"
+        )
     return _weights_in(path, found[entry or min(found)], None) if found else stored
 
 
@@ -408,7 +411,7 @@ def _check_version(path: pathlib.Path, torch: Any) -> None:
     """
     version = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
     if version is None or tuple(map(int, version.groups())) < (2, 6):
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{path} takes PyTorch 2.6 or newer, and {torch.__version__} is installed: "
             "older ones run code that such a file may hold (CVE-2025-32434). Either "
             "install a newer one, or use a .safetensors file: in the program that has "
@@ -421,7 +424,7 @@ def _torch(path: pathlib.Path) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{path} takes PyTorch, which is not installed. Either install it, or use "
             "a .safetensors file: in the program that has the model, "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"

@@ -1,5 +1,18 @@
 """Representational distance matrices (RDMs): computed, sampled and compared.
 
+=================== ====================================================================
+where               what
+=================== ====================================================================
+`rdm`               `compute`, `compare`, `discrepancy`, `sample_pairs`; `crossnobis`
+`distances`         the distance of two stimuli's activations: `distances.Cosine`, ...
+`comparisons`       how two RDMs are compared: `comparisons.Pearson`, ...
+`forms`             how RDMs are held in memory: `forms.Dense`, `Moments`, `Tiles`
+`io`                measured RDMs, read from files, checked and written
+`subjects`          measured RDMs of several subjects and sessions: means, reliability
+`condense` ...      `condense`, `square` and `stimuli`: matrices and condensed RDMs
+`blocks_of` ...     `blocks_of` and `discrepancy_of_blocks`: RDMs larger than memory
+=================== ====================================================================
+
 An RDM holds the distance between the activations of every two stimuli. It is kept
 condensed, `[pairs]`: the upper triangle row by row, `n (n - 1) / 2` distances, in the
 order of SciPy's `squareform` and of rsatoolbox.
@@ -12,7 +25,7 @@ from jax import lax
 
 from rdljax import _checks as _numbers
 from rdljax import _geometry
-from rdljax.rdm import _checks, comparisons, distances, forms
+from rdljax.rdm import _checks, comparisons, distances, forms, io, subjects
 from rdljax.rdm._condensed import condense, square, stimuli
 from rdljax.rdm._crossnobis import crossnobis
 from rdljax.rdm._larger import blocks_of, discrepancy_of_blocks
@@ -28,9 +41,11 @@ __all__ = [
     "discrepancy_of_blocks",
     "distances",
     "forms",
+    "io",
     "sample_pairs",
     "square",
     "stimuli",
+    "subjects",
 ]
 
 Array = jax.Array

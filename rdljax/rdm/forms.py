@@ -28,7 +28,7 @@ from rdljax import _blocks, _geometry, _pytrees
 from rdljax import _checks as _numbers
 from rdljax.rdm import _checks, _condensed, _moments, comparisons, distances
 
-__all__ = ["Dense", "Moments", "Tiles", "chosen"]
+__all__ = ["Dense", "Moments", "Tiles", "chosen", "size_of_moments"]
 
 Array = jax.Array
 
@@ -195,6 +195,11 @@ def chosen(student: Array, teacher: Array, weights, distance, comparison):
     return Tiles()
 
 
+def size_of_moments(p: int, q: int) -> int:
+    """Returns how many numbers the sums over stimuli are, for p and for q units."""
+    return _moments.size_of_sums(p, q)
+
+
 def moments_move_less(student: Array, teacher: Array, distance, devices: int) -> bool:
     """Whether summing moments moves fewer numbers than gathering the stimuli does.
 
@@ -279,10 +284,10 @@ def discrepancy(
     weights,
     distance,
     comparison,
-    form,
+    form=None,
     axis_name: str | None = None,
 ) -> Array:
-    """`rdm.discrepancy` of activations whose values are not looked at."""
+    """Computes `rdm.discrepancy` without looking at values."""
     _checks.instance(distance, "rdm.distances", distances.Cosine)
     _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
     dtype = _geometry.compute_dtype(student)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import _checks, _indices, _names, objectives
+from rdljax import _checks, _indices, errors, objectives
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -24,7 +24,7 @@ class Chosen(NamedTuple):
 
     Attributes:
       loss: `loss(student, teacher, bank, temperature=...)`, of unit embeddings.
-      rows: What `objectives.normalizers` takes the normalizers from.
+      rows: What `objectives.crd_normalizers` takes the normalizers from.
       positives: `[batch]` the training example that is an example's positive.
       among: `among(first, size) -> (negatives, counted)`, each `[batch, size]`: how
         often each of `size` training examples, from the number `first` on, is a
@@ -49,7 +49,7 @@ def given(entry: str = "contrast_index") -> Negatives:
     """
 
     def choose(key, batch, n):
-        _names.check("entry of the batch", entry, batch)
+        errors.check_name("entry of the batch", entry, batch)
         _checks.check_indices(entry, batch[entry], n)
         return _contrasted(_indices.places(batch[entry], n), n)
 
@@ -238,7 +238,7 @@ def _index(batch: Batch, labels: Array | None, n: int) -> Array:
 
     (n for what is no place.)
     """
-    _names.check("entry of the batch", "index", batch)
+    errors.check_name("entry of the batch", "index", batch)
     if labels is not None and np.shape(labels) != (n,):
         raise ValueError(
             f"expected a label for each of {n} training examples, got "

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from rdljax import nets, objectives, stored, teachers, training
+from rdljax import activations, errors, files, nets, objectives, teachers, training
 
 COUNT, CHUNK = 23, 4
 LAYERS = ("features", "a/logits")
@@ -46,10 +46,10 @@ def see(index):
 
 def write(folder, teacher=None, see=see, images=COUNT, layers=LAYERS, **settings):
     settings = {"chunk": CHUNK, "about": ABOUT, "quiet": True} | settings
-    return stored.write(folder, teacher or live(), see, images, layers, **settings)
+    return activations.write(folder, teacher or live(), see, images, layers, **settings)
 
 
-def activations():
+def all_activations():
     """What the live teacher answers to all images at once."""
     teacher = live()
     found = teacher.targets(teacher.arrays, see(np.arange(COUNT)))
@@ -116,12 +116,12 @@ def kept(request, tmp_path):
     """The same activations from each kind of file."""
     if request.param == "folder":
         write(tmp_path / "cache")
-        return stored.read(tmp_path / "cache", images=COUNT)
+        return activations.read(tmp_path / "cache", images=COUNT)
     save, name = SAVE[request.param]
-    arrays, order = activations(), np.random.default_rng(2).permutation(COUNT)
+    arrays, order = all_activations(), np.random.default_rng(2).permutation(COUNT)
     arrays = {layer: np.ascontiguousarray(x[order]) for layer, x in arrays.items()}
     save(tmp_path / name, arrays | {"index": order.astype(np.int64)})
-    return stored.read(tmp_path / name, images=COUNT)
+    return activations.read(tmp_path / name, images=COUNT)
 
 
 class TestTeachers:
@@ -138,33 +138,36 @@ class TestTeachers:
             return float(jax.jit(objectives.rdl)(student, taught))
 
         expected = loss(live(), batch)
-        on_device = stored.teacher(kept)
+        on_device = activations.teacher(kept)
         assert loss(on_device, batch) == pytest.approx(expected, rel=1e-6)
-        rows = stored.of_batch(kept)(batch["index"])
-        found = loss(teachers.brought(), {**batch, "taught": rows})
+        rows = activations.batch_reader(kept)(batch["index"])
+        found = loss(teachers.from_batch(), {**batch, "targets": rows})
         assert found == pytest.approx(expected, rel=1e-6)
 
     def test_rows_of_any_batch(self, kept):
-        found = stored.of_batch(kept)(self.index)
+        found = activations.batch_reader(kept)(self.index)
         assert {k: x.shape for k, x in found.items()} == {
             "features": (2, 3, 3, 2),
             "a/logits": (2, 3, 6),
         }
-        for layer, x in activations().items():
+        for layer, x in all_activations().items():
             np.testing.assert_allclose(found[layer], x[self.index], atol=1e-6)
 
     def test_another_entry_of_the_batch(self, tmp_path):
         kept = write(tmp_path / "cache")
-        batch = {"place": np.int32([3]), "rows": stored.of_batch(kept)(np.int32([3]))}
-        looked_up = stored.teacher(kept, index="place")
+        batch = {
+            "place": np.int32([3]),
+            "rows": activations.batch_reader(kept)(np.int32([3])),
+        }
+        looked_up = activations.teacher(kept, index="place")
         first = looked_up.targets(looked_up.arrays, batch)
-        second = teachers.brought(entry="rows").targets((), batch)
+        second = teachers.from_batch(entry="rows").targets((), batch)
         jax.tree.map(np.testing.assert_array_equal, first, second)
 
     def test_what_a_batch_brings_is_divided_over_the_devices(self, tmp_path):
-        rows = stored.of_batch(write(tmp_path / "cache"))
-        batch = training.shard({"taught": rows(np.arange(16))})
-        step = jax.pmap(lambda batch: teachers.brought().targets((), batch))
+        rows = activations.batch_reader(write(tmp_path / "cache"))
+        batch = training.shard({"targets": rows(np.arange(16))})
+        step = jax.pmap(lambda batch: teachers.from_batch().targets((), batch))
         assert step(batch)["features"].shape == (8, 2, 3, 2)
 
     def test_a_net(self, tmp_path):
@@ -176,22 +179,22 @@ class TestTeachers:
             return {"image": images[np.asarray(index)]}
 
         kept = write(tmp_path / "c", teacher, look, 5, ["logits"], dtype=jnp.float16)
-        again = stored.read(tmp_path / "c")
+        again = activations.read(tmp_path / "c")
         assert again.layers["logits"].dtype == np.float16
-        expected = teachers.remember(teacher, look, 5, ["logits"])["logits"]
+        expected = teachers.cache(teacher, look, 5, ["logits"])["logits"]
         for x in (kept, again):
             np.testing.assert_allclose(x.layers["logits"], expected, rtol=2e-3)
 
 
 class TestFolder:
     def test_it_is_memory_mapped_and_says_what_it_is(self, tmp_path):
-        for kept in (write(tmp_path / "c"), stored.read(tmp_path / "c")):
+        for kept in (write(tmp_path / "c"), activations.read(tmp_path / "c")):
             assert kept.about == {
                 "teacher": {"fingerprint": "5a"},
                 "data": ["random", 23],
             }
             assert list(kept.layers) == list(LAYERS)
-            for layer, x in activations().items():
+            for layer, x in all_activations().items():
                 assert isinstance(kept.layers[layer], np.memmap)
                 assert not kept.layers[layer].flags.writeable
                 np.testing.assert_allclose(kept.layers[layer], x, atol=1e-6)
@@ -199,20 +202,20 @@ class TestFolder:
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
     def test_in_fewer_bytes(self, dtype, tmp_path):
         write(tmp_path / "c", dtype=dtype)
-        kept = stored.read(tmp_path / "c", layers=["features"])
+        kept = activations.read(tmp_path / "c", layers=["features"])
         assert list(kept.layers) == ["features"]
         assert kept.layers["features"].dtype == jnp.dtype(dtype)
-        assert stored.teacher(kept).arrays["features"].dtype == dtype
+        assert activations.teacher(kept).arrays["features"].dtype == dtype
         np.testing.assert_allclose(
             kept.layers["features"].astype(np.float32),
-            activations()["features"],
+            all_activations()["features"],
             atol=1e-2,
         )
 
     def test_numpy_alone_reads_a_layer(self, tmp_path):
         write(tmp_path / "c")
         found = np.load(tmp_path / "c" / "a%2Flogits.npy")
-        np.testing.assert_allclose(found, activations()["a/logits"], atol=1e-6)
+        np.testing.assert_allclose(found, all_activations()["a/logits"], atol=1e-6)
 
     @pytest.mark.parametrize("stop", [0, 8, 20])
     def test_it_goes_on_where_it_was_broken_off(self, stop, tmp_path):
@@ -220,8 +223,8 @@ class TestFolder:
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "c", see=Seen(stop))
         words = rf"unfinished: {stop} of 23 images are there; `write`.*goes on"
-        with pytest.raises(stored.CannotRead, match=words):
-            stored.read(tmp_path / "c")
+        with pytest.raises(errors.CannotRead, match=words):
+            activations.read(tmp_path / "c")
         seen = Seen()
         write(tmp_path / "c", see=seen)
         assert seen.computed == list(range(stop, COUNT, CHUNK))
@@ -238,7 +241,7 @@ class TestFolder:
         seen = Seen()
         write(tmp_path / "c", see=seen)
         assert seen.computed[0] == 8
-        assert stored.read(tmp_path / "c", images=COUNT).layers
+        assert activations.read(tmp_path / "c", images=COUNT).layers
 
     def test_a_damaged_chunk_is_computed_again(self, tmp_path):
         write(tmp_path / "c")
@@ -248,10 +251,10 @@ class TestFolder:
             file.seek(128 + 9 * 24)
             file.write(b"\1")
         words = "damaged: images 8 to 11 of layer 'features' were changed"
-        with pytest.raises(stored.CannotRead, match=words):
-            stored.read(tmp_path / "c")
-        stored.read(tmp_path / "c", verify=False)
-        stored.read(tmp_path / "c", layers=["a/logits"])
+        with pytest.raises(errors.CannotRead, match=words):
+            activations.read(tmp_path / "c")
+        activations.read(tmp_path / "c", verify=False)
+        activations.read(tmp_path / "c", layers=["a/logits"])
         seen = Seen()
         write(tmp_path / "c", see=seen)
         assert seen.computed == [8] and content(tmp_path / "c") == whole
@@ -275,19 +278,19 @@ class TestFolder:
             if how == "removed":
                 path.unlink()
             try:
-                kept = stored.read(tmp_path / "c")
-            except stored.CannotRead:
+                kept = activations.read(tmp_path / "c")
+            except errors.CannotRead:
                 pass
             else:
                 assert how == "flipped", "the head's padding, or a line's"
-                for layer, x in stored.read(tmp_path / "whole").layers.items():
+                for layer, x in activations.read(tmp_path / "whole").layers.items():
                     np.testing.assert_array_equal(kept.layers[layer], x)
             if name == "manifest.json":
-                with pytest.raises((stored.CannotRead, stored.OtherActivations)):
+                with pytest.raises((errors.CannotRead, activations.OtherActivations)):
                     write(tmp_path / "c")
             else:
                 write(tmp_path / "c")
-                kept = stored.read(tmp_path / "c")
+                kept = activations.read(tmp_path / "c")
                 if how != "flipped":
                     assert content(tmp_path / "c") == whole
 
@@ -308,20 +311,20 @@ class TestFolder:
         store("plain", chunk=12)
         for kept in (
             store("turned", chunk=12, layout="NCHW"),
-            stored.read(tmp_path / "turned"),
-            stored.read(tmp_path / "turned", layout="NCHW"),
-            stored.read(tmp_path / "plain", layout="NCHW"),
+            activations.read(tmp_path / "turned"),
+            activations.read(tmp_path / "turned", layout="NCHW"),
+            activations.read(tmp_path / "plain", layout="NCHW"),
         ):
             for layer, x in expected.items():
                 np.testing.assert_array_equal(kept.layers[layer], x, layer)
-        plain = stored.read(tmp_path / "plain").layers["maps"]
+        plain = activations.read(tmp_path / "plain").layers["maps"]
         np.testing.assert_array_equal(plain, maps)
         words = "layout: stored NCHW, expected NHWC$"
-        with pytest.raises(stored.OtherActivations, match=words):
+        with pytest.raises(activations.OtherActivations, match=words):
             store("turned", chunk=12)
         for call in (
             lambda: store("new", layout="NWHC"),
-            lambda: stored.read(tmp_path / "turned", layout="NWHC"),
+            lambda: activations.read(tmp_path / "turned", layout="NWHC"),
         ):
             with pytest.raises(ValueError, match="no layout 'NWHC'; did you mean"):
                 call()
@@ -332,13 +335,15 @@ class TestFolder:
         path = tmp_path / "c" / "manifest.json"
         manifest = json.loads(path.read_text())
         del manifest["layout"]
-        manifest["sha256"] = stored._files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_words(manifest)
         path.write_text(json.dumps(manifest))
-        with pytest.raises(stored.OtherActivations, match="stored NHWC, expected NCHW"):
+        with pytest.raises(
+            activations.OtherActivations, match="stored NHWC, expected NCHW"
+        ):
             write(tmp_path / "c", layers=["features"], layout="NCHW")
         seen = Seen()
         write(tmp_path / "c", layers=["features"], see=seen)
-        assert seen.computed == [] and stored.read(tmp_path / "c").layers
+        assert seen.computed == [] and activations.read(tmp_path / "c").layers
 
     def test_where_tqdm_is_absent_it_is_told_first(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "tqdm", None)
@@ -357,7 +362,7 @@ class TestFolder:
 
 KILLED = """
 import os, pathlib, signal, sys
-from tests import test_stored as setting
+from tests import test_activations as setting
 
 folder, how, number = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 seen = 0
@@ -403,8 +408,8 @@ def test_one_that_was_killed_goes_on(how, number, there, tmp_path):
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     words = "no manifest.json" if there is None else f"{there} of 23 images"
-    with pytest.raises(stored.CannotRead, match=words):
-        stored.read(folder)
+    with pytest.raises(errors.CannotRead, match=words):
+        activations.read(folder)
     seen = Seen()
     write(folder, see=seen)
     assert seen.computed[0] == (there or 0)
@@ -444,14 +449,16 @@ class TestWriteRefuses:
     def test_a_folder_of_other_activations(self, changes, words, tmp_path):
         write(tmp_path / "c")
         found = content(tmp_path / "c")
-        with pytest.raises(stored.OtherActivations, match=words):
+        with pytest.raises(activations.OtherActivations, match=words):
             write(tmp_path / "c", **changes)
         assert content(tmp_path / "c") == found
 
     def test_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "mine.txt").touch()
         for path in (tmp_path, tmp_path / "mine.txt"):
-            with pytest.raises(stored.OtherActivations, match="holds something else"):
+            with pytest.raises(
+                activations.OtherActivations, match="holds something else"
+            ):
                 write(path)
 
     def test_layers_that_the_teacher_does_not_have(self, tmp_path):
@@ -484,8 +491,8 @@ class TestWriteRefuses:
         words = "layer '.*' is not finite in float32 for image 10"
         with pytest.raises(ValueError, match=words):
             write(tmp_path / "c", see=broken)
-        with pytest.raises(stored.CannotRead, match="8 of 23 images"):
-            stored.read(tmp_path / "c")
+        with pytest.raises(errors.CannotRead, match="8 of 23 images"):
+            activations.read(tmp_path / "c")
 
     def test_what_the_dtype_cannot_hold(self, tmp_path):
         large = teachers.Teacher((), lambda arrays, batch: {"x": 1e5 + batch["image"]})
@@ -549,24 +556,24 @@ class TestReadRefuses:
         save, file = SAVE[kind]
         save(tmp_path / file, arrays)
         with pytest.raises(ValueError, match=words) as refusal:
-            stored.read(tmp_path / file, **settings)
+            activations.read(tmp_path / file, **settings)
         assert str(tmp_path) in str(refusal.value) or name == "layer"
 
     def test_what_is_of_another_kind(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no file .*none\.npz"):
-            stored.read(tmp_path / "none.npz")
+            activations.read(tmp_path / "none.npz")
         (tmp_path / "x.pt").touch()
-        with pytest.raises(stored.CannotRead, match=r"end with \.npz, \.h5, \.hdf5, "):
-            stored.read(tmp_path / "x.pt")
-        with pytest.raises(stored.CannotRead, match=r"has no manifest\.json"):
-            stored.read(tmp_path)
+        with pytest.raises(errors.CannotRead, match=r"end with \.npz, \.h5, \.hdf5, "):
+            activations.read(tmp_path / "x.pt")
+        with pytest.raises(errors.CannotRead, match=r"has no manifest\.json"):
+            activations.read(tmp_path)
 
     @pytest.mark.parametrize("name", ["x.npz", "x.h5", "x.hdf5", "x.safetensors"])
     def test_what_is_not_what_its_name_says(self, name, tmp_path):
         for text in (b"", b"something else", pickle.dumps({"a": [1.0]})):
             (tmp_path / name).write_bytes(text)
-            with pytest.raises(stored.CannotRead, match=f"{name} is not a"):
-                stored.read(tmp_path / name)
+            with pytest.raises(errors.CannotRead, match=f"{name} is not a"):
+                activations.read(tmp_path / name)
 
     def test_pickled_content(self, tmp_path):
         class Trap:
@@ -574,9 +581,9 @@ class TestReadRefuses:
                 return os.mkdir, (str(tmp_path / "ran"),)
 
         np.savez(tmp_path / "x.npz", a=np.array([Trap()], object), b=np.ones((1, 2)))
-        with pytest.raises(stored.CannotRead, match="allow_pickle"):
-            stored.read(tmp_path / "x.npz")
-        assert stored.read(tmp_path / "x.npz", layers=["b"]).layers["b"].sum() == 2
+        with pytest.raises(errors.CannotRead, match="allow_pickle"):
+            activations.read(tmp_path / "x.npz")
+        assert activations.read(tmp_path / "x.npz", layers=["b"]).layers["b"].sum() == 2
         assert not (tmp_path / "ran").exists()
 
     def test_a_folder_of_other_images_or_layers(self, tmp_path):
@@ -588,16 +595,16 @@ class TestReadRefuses:
             ({"ids": range(COUNT)}, "no array 'ids'"),
         ):
             with pytest.raises(ValueError, match=words):
-                stored.read(tmp_path / "c", **settings)
+                activations.read(tmp_path / "c", **settings)
 
     def test_a_folder_of_a_later_version(self, tmp_path):
         write(tmp_path / "c")
         path = tmp_path / "c" / "manifest.json"
         manifest = json.loads(path.read_text()) | {"format": 2}
-        manifest["sha256"] = stored._files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_words(manifest)
         path.write_text(json.dumps(manifest))
-        with pytest.raises(stored.CannotRead, match="in format 2, .* reads format 1"):
-            stored.read(tmp_path / "c")
+        with pytest.raises(errors.CannotRead, match="in format 2, .* reads format 1"):
+            activations.read(tmp_path / "c")
 
     def test_a_manifest_of_wrong_fields(self, tmp_path):
         write(tmp_path / "c")
@@ -622,11 +629,11 @@ class TestReadRefuses:
             *(({key: ...}, key) for key in whole.keys() - {"sha256", "layout"}),
         ):
             manifest = {k: x for k, x in (whole | changes).items() if x is not ...}
-            manifest["sha256"] = stored._files.sha256_of_words(manifest)
+            manifest["sha256"] = files.sha256_of_words(manifest)
             path.write_text(json.dumps(manifest))
-            with pytest.raises(stored.CannotRead, match=words):
-                stored.read(tmp_path / "c")
-        with pytest.raises(stored.CannotRead, match="damaged|in format"):
+            with pytest.raises(errors.CannotRead, match=words):
+                activations.read(tmp_path / "c")
+        with pytest.raises(errors.CannotRead, match="damaged|in format"):
             write(tmp_path / "c")
 
     def test_as_many_images_as_nobody_counts_to(self, tmp_path):
@@ -636,14 +643,14 @@ class TestReadRefuses:
         path = tmp_path / "c" / "manifest.json"
         manifest = json.loads(path.read_text()) | {"images": images, "chunk": 1}
         manifest["layers"] = {"a": {"shape": [images], "dtype": "float16"}}
-        manifest["sha256"] = stored._files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_words(manifest)
         path.write_text(json.dumps(manifest))
         with (tmp_path / "c" / "a.npy").open("wb") as file:
             head = {"descr": "<f2", "fortran_order": False, "shape": (images,)}
             np.lib.format.write_array_header_1_0(file, head)
             file.truncate(file.tell() + 2 * images)
-        with pytest.raises(stored.CannotRead, match="1 of 1000000000000 images"):
-            stored.read(tmp_path / "c")
+        with pytest.raises(errors.CannotRead, match="1 of 1000000000000 images"):
+            activations.read(tmp_path / "c")
 
     @pytest.mark.parametrize("name", ["manifest.json", "chunks.jsonl", "features.npy"])
     def test_pipes_and_links(self, name, tmp_path):
@@ -653,16 +660,18 @@ class TestReadRefuses:
         before = kept.read_bytes()
         path.symlink_to(kept)
         if name != "manifest.json":  # (It is only read.)
-            with pytest.raises(stored.OtherActivations, match=f"{name} is no file"):
+            with pytest.raises(
+                activations.OtherActivations, match=f"{name} is no file"
+            ):
                 write(tmp_path / "c", about=ABOUT)
         assert kept.read_bytes() == before
         path.unlink()
         os.mkfifo(path)
-        with pytest.raises(stored.CannotRead):
-            stored.read(tmp_path / "c")
+        with pytest.raises(errors.CannotRead):
+            activations.read(tmp_path / "c")
         os.mkfifo(tmp_path / "x.npz")
         with pytest.raises(FileNotFoundError):
-            stored.read(tmp_path / "x.npz")
+            activations.read(tmp_path / "x.npz")
 
     @pytest.mark.parametrize("package", ["h5py", "safetensors"])
     def test_where_a_package_is_absent(self, package, monkeypatch, tmp_path):
@@ -672,8 +681,8 @@ class TestReadRefuses:
         for name in (package, "safetensors.numpy"):
             monkeypatch.setitem(sys.modules, name, None)
         words = rf'pip install {package}, or pip install "rdljax\[weights\]"'
-        with pytest.raises(stored.CannotRead, match=words):
-            stored.read(tmp_path / file)
+        with pytest.raises(errors.CannotRead, match=words):
+            activations.read(tmp_path / file)
 
 
 class TestRead:
@@ -683,17 +692,17 @@ class TestRead:
         words = np.array(["b.png", "a.png", "ö.png"])
         ids = [x.encode() for x in words.tolist()] if kind == "h5" else words
         save(tmp_path / file, rows(ids=ids, index=np.array([1, 0, 2])))
-        kept = stored.read(tmp_path / file, ids=["a.png", "b.png", "ö.png"])
+        kept = activations.read(tmp_path / file, ids=["a.png", "b.png", "ö.png"])
         np.testing.assert_array_equal(kept.layers["a"][0], [2, 3])
-        assert stored.read(tmp_path / file).layers["a"].shape == (3, 2)
-        with pytest.raises(stored.CannotRead, match=r"ids: 'c.png' missing"):
-            stored.read(tmp_path / file, ids=["a.png", "c.png", "ö.png"])
+        assert activations.read(tmp_path / file).layers["a"].shape == (3, 2)
+        with pytest.raises(errors.CannotRead, match=r"ids: 'c.png' missing"):
+            activations.read(tmp_path / file, ids=["a.png", "c.png", "ö.png"])
 
     def test_groups_of_hdf5_and_the_other_order_of_bytes(self, tmp_path):
         save_hdf5(tmp_path / "x.h5", rows(**{"net/block1/c": np.ones((3, 2), ">f4")}))
-        kept = stored.read(tmp_path / "x.h5")
+        kept = activations.read(tmp_path / "x.h5")
         assert set(kept.layers) == {"a", "b", "net/block1/c"}
-        on_device = stored.teacher(kept).arrays
+        on_device = activations.teacher(kept).arrays
         assert on_device["net/block1/c"].sum() == 6
 
     def test_the_array_of_an_npy_file(self, tmp_path):
@@ -702,15 +711,15 @@ class TestRead:
         np.save(tmp_path / "half.npy", np.asfortranarray(x.astype(np.float16)))
         with open(tmp_path / "UP.NPY", "wb") as file:
             np.save(file, x[:, 0, 0])
-        kept = stored.read(tmp_path / "block3.npy", images=5, layout="NCHW").layers
+        kept = activations.read(tmp_path / "block3.npy", images=5, layout="NCHW").layers
         assert list(kept) == ["block3"] and kept["block3"].dtype == np.float32
         expected = np.moveaxis(x.astype(np.float32), 1, 3)
         np.testing.assert_array_equal(kept["block3"], expected)
-        kept = stored.read(tmp_path / "half.npy", layers=["half"])
+        kept = activations.read(tmp_path / "half.npy", layers=["half"])
         assert isinstance(kept.layers["half"], np.memmap)
-        rows = stored.of_batch(kept)(np.array([4, 1]))["half"]
+        rows = activations.batch_reader(kept)(np.array([4, 1]))["half"]
         np.testing.assert_array_equal(rows, x[[4, 1]].astype(np.float16))
-        up = stored.read(tmp_path / "UP.NPY").layers["UP"]
+        up = activations.read(tmp_path / "UP.NPY").layers["UP"]
         np.testing.assert_array_equal(up, x[:, 0, 0])
 
     def test_what_is_no_npy_file_of_activations(self, tmp_path):
@@ -725,12 +734,12 @@ class TestRead:
         ):
             np.save(tmp_path / "a.npy", bad)
             with pytest.raises(ValueError, match=words):
-                stored.read(tmp_path / "a.npy", **settings)
+                activations.read(tmp_path / "a.npy", **settings)
         whole = (tmp_path / "a.npy").read_bytes()
         for content in (whole[:-3], whole[:20], b"", b"\x93NUMPY no"):
             (tmp_path / "a.npy").write_bytes(content)
-            with pytest.raises(stored.CannotRead, match="a.npy is not an .npy file"):
-                stored.read(tmp_path / "a.npy")
+            with pytest.raises(errors.CannotRead, match="a.npy is not an .npy file"):
+                activations.read(tmp_path / "a.npy")
 
     @pytest.mark.parametrize("name", ["X.NPZ", "x.Hdf5", "x.SAFETENSORS"])
     def test_a_suffix_may_be_in_capitals_and_the_path_at_home(
@@ -740,9 +749,9 @@ class TestRead:
         save, file = SAVE[name.lower().partition(".")[2]]
         save(tmp_path / file, rows())
         (tmp_path / file).rename(tmp_path / name)
-        assert stored.read(f"~/{name}").layers["a"].sum() == 15
+        assert activations.read(f"~/{name}").layers["a"].sum() == 15
 
     def test_no_other_layer_is_looked_at(self, tmp_path):
         save_npz(tmp_path / "x.npz", rows(label=np.arange(3), bad=NAN))
-        kept = stored.read(tmp_path / "x.npz", layers=["b"])
+        kept = activations.read(tmp_path / "x.npz", layers=["b"])
         assert list(kept.layers) == ["b"] and kept.about == {}

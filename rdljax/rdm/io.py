@@ -1,14 +1,14 @@
-"""Measured RDMs, of brains or of behaviour: read from files, checked, combined.
+"""Measured RDMs, of brains or of behaviour: read from files, checked, written.
 
 A file holds the RDMs of the same stimuli, of one subject or of several, in one session
 or in several. What is read is `[subjects, sessions, pairs]` with the names of subjects
 and stimuli, if the file has them.
 
-    human = measured.read("92images.npz", "human_it_subject_session")
-    each = measured.over_sessions(human)                       # [subjects, pairs]
+    human = rdm.io.read("92images.npz", "human_it_subject_session")
+    each = rdm.subjects.mean_over_sessions(human)  # [subjects, pairs]
     teacher = teachers.rdms({"human_it": each})
-    term = terms.rdl_target(subjects=measured.reliability(human))
-    loss = terms.between(("stimuli/pooled", "human_it"), term)
+    term = terms.rdl_target(subjects=rdm.subjects.reliability(human))
+    loss = terms.on_layers(("stimuli/pooled", "human_it"), term)
 """
 
 import operator
@@ -20,11 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rdljax import _files, _names, rdm
+from rdljax import errors, files
+from rdljax.rdm import _condensed
 
 # The descriptors of rsatoolbox's files that name subjects, sessions and stimuli.
 SUBJECTS = ("subject", "subj", "sub", "participant", "subject_id", "participant_id")
+
 SESSIONS = ("session", "ses", "run")
+
 STIMULI = ("stimulus", "stim", "stimuli", "conds", "condition", "label", "name")
 
 
@@ -43,9 +46,6 @@ class Rdms(NamedTuple):
     stimuli: tuple[str, ...] | None = None
 
 
-CannotRead = _files.CannotRead
-
-
 def read(
     path: str | os.PathLike,
     name: str | None = None,
@@ -53,7 +53,7 @@ def read(
     stimuli: int | Sequence[Any] | None = None,
     missing: bool = False,
     signed: bool = False,
-    limit: int | None = _files.LIMIT,
+    limit: int | None = files.LIMIT,
 ) -> Rdms:
     """The RDMs in a file.
 
@@ -81,10 +81,10 @@ def read(
         refused: see `check`.
       UnknownName: An `.npz` has no array of that name.
     """
-    path = _files.as_path(path)
-    suffix = _files.suffix(path)
+    path = files.as_path(path)
+    suffix = files.suffix(path)
     if suffix in (".h5", ".hdf5") and name is not None:
-        raise CannotRead(f"{path} has RDMs of one name alone, got {name!r}")
+        raise errors.CannotRead(f"{path} has RDMs of one name alone, got {name!r}")
     if suffix == ".npz":
         found = _of_npz(path, name, limit)
     else:
@@ -93,7 +93,7 @@ def read(
     return check(found, what, stimuli=stimuli, missing=missing, signed=signed)
 
 
-def of_array(array: npt.ArrayLike, what: str = "the RDMs") -> np.ndarray:
+def from_array(array: npt.ArrayLike, what: str = "the RDMs") -> np.ndarray:
     """RDMs as `[subjects, sessions, pairs]` float64, of any shape that `read` takes.
 
     Raises:
@@ -102,11 +102,11 @@ def of_array(array: npt.ArrayLike, what: str = "the RDMs") -> np.ndarray:
     """
     x = np.asarray(array)
     if x.dtype.kind not in "iuf":
-        raise CannotRead(f"{what}: expected numbers, got {x.dtype}")
+        raise errors.CannotRead(f"{what}: expected numbers, got {x.dtype}")
     x = x.astype(np.float64)
     square = x.ndim > 1 and x.shape[-1] == x.shape[-2] and _is_square(x, what)
     if x.ndim < 1 or x.ndim - square > 3 or not x.size:
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{what}: expected [pairs], [subjects, pairs], [subjects, sessions, pairs] "
             f"or squares in place of pairs, got {x.shape}"
         )
@@ -115,17 +115,17 @@ def of_array(array: npt.ArrayLike, what: str = "the RDMs") -> np.ndarray:
         one_is_nan = np.isnan(x) != np.isnan(np.swapaxes(x, -1, -2))
         largest = np.nanmax(np.abs(x), initial=0)
         if one_is_nan.any() or np.nanmax(gap, initial=0) > 1e-6 * largest:
-            raise CannotRead(
+            raise errors.CannotRead(
                 f"{what}: an RDM is symmetric, here the two triangles differ by "
                 f"{np.nanmax(gap, initial=0):.3g}"
             )
         x = x[..., *np.triu_indices(x.shape[-1], 1)]
     try:
-        rdm.stimuli(x.shape[-1])
+        _condensed.stimuli(x.shape[-1])
     except ValueError as error:
         alike = x.ndim > 1 and x.shape[-1] == x.shape[-2]
         hint = " (a square RDM has a diagonal of 0)" if alike else ""
-        raise CannotRead(f"{what}: {error}{hint}") from error
+        raise errors.CannotRead(f"{what}: {error}{hint}") from error
     return x.reshape((1,) * (3 - x.ndim) + x.shape) if x.ndim != 2 else x[:, None]
 
 
@@ -151,41 +151,43 @@ def check(
         infinity, a distance below 0, or an RDM without any distance.
     """
     distances, subjects, names = rdms
-    n = rdm.stimuli(distances.shape[-1])
+    n = _condensed.stimuli(distances.shape[-1])
     for kind, of, count in (
         ("stimuli", names, n),
         ("subjects", subjects, len(distances)),
     ):
         if of is not None and len(of) != count:
-            raise CannotRead(f"{what}: {count} {kind} and {len(of)} names of {kind}")
+            raise errors.CannotRead(
+                f"{what}: {count} {kind} and {len(of)} names of {kind}"
+            )
     if stimuli is not None:
         expected = _texts(stimuli) if np.ndim(stimuli) else None
         count = operator.index(stimuli) if expected is None else len(expected)
         if n != count:
-            raise CannotRead(f"{what}: expected {count} stimuli, got {n}")
+            raise errors.CannotRead(f"{what}: expected {count} stimuli, got {n}")
         if expected is not None and names is None:
-            raise CannotRead(
+            raise errors.CannotRead(
                 f"{what}: the stimuli have no names to compare; stimuli={n} checks how "
                 "many there are"
             )
         if expected is not None and names != expected:
-            raise CannotRead(f"{what}: {_unlike(names, expected)}")
+            raise errors.CannotRead(f"{what}: {_unlike(names, expected)}")
     finite = np.isfinite(distances)
     nan = np.isnan(distances)
     # (A session that a subject does not have is no pair that was not measured.)
     absent = nan.all(axis=-1, keepdims=True) & ~nan.all(axis=(1, 2), keepdims=True)
     if np.isinf(distances).any() or (not missing and (nan & ~absent).any()):
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{what}: expected finite distances, got NaN or infinity for "
             f"{int((~finite & ~absent).sum())} of {distances.size}, the first of them "
             f"{_where(~finite & ~absent)} (missing=True lets NaN stand for pairs that "
             "were not measured)"
         )
     if nan.all(axis=(1, 2)).any():
-        raise CannotRead(f"{what}: a subject without any distance")
+        raise errors.CannotRead(f"{what}: a subject without any distance")
     below = finite & (distances < 0)
     if below.any() and not signed:
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{what}: expected distances of 0 or more, got "
             f"{distances[below].min():.3g}, {int(below.sum())} of {distances.size} "
             f"are below, the first of them {_where(below)} (signed=True takes "
@@ -206,12 +208,12 @@ def write(rdms: Rdms, path: str | os.PathLike, measure: str = "unknown") -> None
       FileExistsError: There is such a file.
       CannotRead: The package h5py is not installed.
     """
-    path = _files.as_path(path)
-    h5py = _files.package_h5py(path)
+    path = files.as_path(path)
+    h5py = files.package_h5py(path)
     subjects, sessions, pairs = rdms.distances.shape
-    n = rdm.stimuli(pairs)
+    n = _condensed.stimuli(pairs)
     names = rdms.subjects or tuple(str(i) for i in range(subjects))
-    with _files.draft(path, new=True) as draft, h5py.File(draft, "w") as file:
+    with files.draft(path, new=True) as draft, h5py.File(draft, "w") as file:
         file["dissimilarities"] = rdms.distances.reshape(-1, pairs)
         file.attrs["dissimilarity_measure"] = measure
         file.create_group("descriptors")
@@ -225,99 +227,6 @@ def write(rdms: Rdms, path: str | os.PathLike, measure: str = "unknown") -> None
             of_stimuli["stimulus"] = _bytes(rdms.stimuli)
 
 
-def selected(rdms: Rdms, stimuli: npt.ArrayLike) -> Rdms:
-    """The RDMs of some of the stimuli, by their places, in that order.
-
-    Raises:
-      ValueError: Fewer than two places, or one twice.
-    """
-    places = np.asarray(stimuli)
-    if places.ndim != 1 or not len(set(places.tolist())) == len(places) > 1:
-        raise ValueError(f"expected places of two stimuli or more, each once: {places}")
-    pairs = rdms.distances.shape[-1]
-    n = rdm.stimuli(pairs)
-    number = np.zeros((n, n), np.int64)
-    number[np.triu_indices(n, 1)] = np.arange(pairs)
-    number += number.T
-    chosen = number[np.ix_(places, places)][np.triu_indices(len(places), 1)]
-    names = rdms.stimuli and tuple(rdms.stimuli[i] for i in places)
-    return Rdms(rdms.distances[..., chosen], rdms.subjects, names)
-
-
-def shuffled(rdms: Rdms, seed: int = 0) -> Rdms:
-    """A control: the same RDMs with the stimuli in another, random order.
-
-    The distances, and what they agree on with each other, are those of the measured
-    RDMs; which stimuli they belong to is not.
-    """
-    n = rdm.stimuli(rdms.distances.shape[-1])
-    order = np.random.default_rng(seed).permutation(n)
-    return selected(rdms, order)._replace(stimuli=rdms.stimuli)
-
-
-def over_sessions(rdms: Rdms) -> np.ndarray:
-    """The mean RDM of each subject, `[subjects, pairs]`; NaN: never measured."""
-    return _mean(rdms.distances, 1)
-
-
-def over_subjects(rdms: Rdms, weights: npt.ArrayLike | None = None) -> np.ndarray:
-    """The mean RDM of all subjects (each the mean of its sessions), `[pairs]`.
-
-    Args:
-      rdms: The RDMs.
-      weights: Of each subject, not negative, such as its `reliability`; all alike by
-        default.
-
-    Raises:
-      ValueError: Not one weight for each subject, or none above 0.
-    """
-    each = over_sessions(rdms)
-    if weights is None:
-        return _mean(each, 0)
-    weights = np.asarray(weights, np.float64)
-    if weights.shape != each.shape[:1] or not ((weights >= 0).all() and weights.any()):
-        raise ValueError(
-            f"expected a weight of 0 or more for each of {len(each)} subjects, got "
-            f"{weights}"
-        )
-    weights = np.where(np.isnan(each), 0, weights[:, None])
-    total = weights.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return (weights * np.nan_to_num(each)).sum(axis=0) / total
-
-
-def reliability(rdms: Rdms) -> np.ndarray:
-    """How well each subject's sessions agree, `[subjects]`.
-
-    The mean of Pearson's correlation over every two sessions, over the pairs of stimuli
-    that both have; NaN for a subject of one session.
-    """
-    found = []
-    for sessions in rdms.distances:
-        sessions = [one for one in sessions if not np.isnan(one).all()]
-        found.append(
-            [
-                _correlation(one, other)
-                for i, one in enumerate(sessions)
-                for other in sessions[:i]
-            ]
-        )
-    return np.array([np.mean(of) if of else np.nan for of in found])
-
-
-def agreement_with_others(rdms: Rdms) -> np.ndarray:
-    """Pearson's correlation of each subject with the mean of the others, `[subjects]`.
-
-    Raises:
-      ValueError: There is one subject.
-    """
-    each = over_sessions(rdms)
-    if len(each) < 2:
-        raise ValueError("agreement_with_others takes two subjects or more, got one")
-    others = (_mean(np.delete(each, i, axis=0), 0) for i in range(len(each)))
-    return np.array(list(map(_correlation, each, others)))
-
-
 def _of_npz(path: pathlib.Path, name: str | None, limit: int | None) -> Rdms:
     named = ("stimuli", "subjects")
 
@@ -326,27 +235,27 @@ def _of_npz(path: pathlib.Path, name: str | None, limit: int | None) -> Rdms:
         if chosen is None:
             candidates = [k for k in arrays if k not in named]
             if len(candidates) != 1:
-                raise CannotRead(
+                raise errors.CannotRead(
                     f"{path} has {len(candidates)} arrays, {', '.join(candidates)}: "
                     "name one"
                 )
             (chosen,) = candidates
-        _names.check(f"array in {path.name}", chosen, arrays)
+        errors.check_name(f"array in {path.name}", chosen, arrays)
         return [chosen, *(k for k in named if k in arrays)]
 
-    found = _files.npz(path, choose, limit)
+    found = files.npz(path, choose, limit)
     names = {k: _texts(found.pop(k)) for k in named if k in found and k != name}
     ((chosen, array),) = found.items()
-    return Rdms(of_array(array, f"{path.name}: {chosen}"), **names)
+    return Rdms(from_array(array, f"{path.name}: {chosen}"), **names)
 
 
 def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
-    arrays = _files.hdf5(path, limit=limit, attributes=True)
+    arrays = files.hdf5(path, limit=limit, attributes=True)
     if "dissimilarities" not in arrays:
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{path} has no dissimilarities: it is no RDMs that rsatoolbox saved"
         )
-    distances = of_array(arrays["dissimilarities"], path.name)[:, 0]
+    distances = from_array(arrays["dissimilarities"], path.name)[:, 0]
     count = len(distances)
     shared, of_rdms, of_stimuli = (
         _descriptors(arrays, group)
@@ -358,23 +267,23 @@ def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
     others = _others(of_rdms)
     if subjects is None and sessions is None:
         if others:
-            raise CannotRead(f"{path}: {others}")
+            raise errors.CannotRead(f"{path}: {others}")
         subjects = tuple(map(str, range(count)))
     subjects, sessions = subjects or ("0",) * count, sessions or ("0",) * count
     if len(subjects) != count or len(sessions) != count:
-        raise CannotRead(f"{path}: a descriptor is not one for each RDM")
+        raise errors.CannotRead(f"{path}: a descriptor is not one for each RDM")
     people, occasions = (
         {name: place for place, name in enumerate(dict.fromkeys(x))}
         for x in (subjects, sessions)
     )
     # (Of as many subjects as sessions each may have one.)
     asked = len(people) * len(occasions) * distances[0].nbytes
-    _files.check_size(path, asked, limit)
+    files.check_size(path, asked, limit)
     found = np.full((len(people), len(occasions), distances.shape[-1]), np.nan)
     seen = set()
     for distance, *place in zip(distances, subjects, sessions, strict=True):
         if tuple(place) in seen:
-            raise CannotRead(
+            raise errors.CannotRead(
                 f"{path} has several RDMs of subject {place[0]}, session {place[1]}"
                 f"{others and ': '}{others}"
             )
@@ -437,7 +346,7 @@ def _is_square(x: np.ndarray, what: str) -> bool:
     if not np.nanmax(np.abs(diagonal), initial=0) > rounding:
         return True
     if np.allclose(x, np.swapaxes(x, -1, -2), 1e-6, equal_nan=True):
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{what}: a square RDM has a diagonal of 0, here it reaches "
             f"{np.nanmax(np.abs(diagonal)):.3g}: similarities are no distances"
         )
@@ -461,19 +370,6 @@ def _unlike(names: tuple[str, ...], expected: tuple[str, ...]) -> str:
 
 def _where(bad: np.ndarray) -> str:
     subject, session, pair = np.argwhere(bad)[0]
-    n = rdm.stimuli(bad.shape[-1])
+    n = _condensed.stimuli(bad.shape[-1])
     i, j = (int(x[pair]) for x in np.triu_indices(n, 1))
     return f"of stimuli {i} and {j} (subject {subject}, session {session})"
-
-
-def _mean(x: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of what is not NaN; NaN where nothing is."""
-    measured = ~np.isnan(x)
-    count = measured.sum(axis=axis)
-    with np.errstate(invalid="ignore"):
-        return np.where(measured, x, 0).sum(axis=axis) / count
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    both = ~(np.isnan(first) | np.isnan(second))
-    return float(np.corrcoef(first[both], second[both])[0, 1])

@@ -1,7 +1,15 @@
 """Files: written whole or not at all, and read without trust in who wrote them.
 
+    files.write(folder / "table.md", text)
+    with files.draft(folder / "rdms.npz") as file:
+        np.savez(file, **rdms)
+    with files.draft(folder / "figure.png") as file:
+        figure.savefig(file.name)
+
 No code that a file may hold is run, nothing is read from other files than the one that
-was named, and no link is followed on writing.
+was named, and no link is followed on writing. `is_draft` tells what a process that was
+killed may leave in a folder; a `draft` of the same file removes it, a minute later or
+more. `npz` reads the arrays and `words` the JSON of a file that may be anyone's.
 """
 
 import contextlib
@@ -22,7 +30,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from rdljax import _extras, _names
+from rdljax import _extras, errors
 
 try:
     import fcntl
@@ -58,10 +66,6 @@ _MET = re.compile(
 )
 
 
-class CannotRead(ValueError):
-    """A file that holds more than arrays, or that cannot be read or written here."""
-
-
 def as_path(path: str | os.PathLike) -> pathlib.Path:
     """Returns a path to read or to write, with `~` as the home folder of its user.
 
@@ -75,9 +79,9 @@ def suffix(path: pathlib.Path) -> str:
     return path.suffix.lower()
 
 
-def needs(package: str, path: pathlib.Path) -> CannotRead:
+def needs(package: str, path: pathlib.Path) -> errors.CannotRead:
     """What to say where an optional package is absent."""
-    return CannotRead(_extras.missing(package, str(path)))
+    return errors.CannotRead(_extras.missing(package, str(path)))
 
 
 def brief(error: Exception) -> str:
@@ -283,7 +287,7 @@ def check_size(
     """
     own = path.stat().st_size if own is None else own
     if limit is not None and size > max(limit, TIMES * own):
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{path} has {own:,} bytes, and its arrays would take {size:,}: a file may "
             f"take {TIMES} times its bytes, or the limit of {limit:,} (`limit` raises "
             "it; arrays that are stored without compression have none)"
@@ -303,7 +307,9 @@ def npz(
         shapes = {name: form[0] if form else () for name, form in forms.items()}
         chosen = list(choose(shapes))
         if wrong := [name for name in chosen if forms[name] is None]:
-            raise CannotRead(f"{path} is not an .npz file of arrays: {wrong[0]!r}")
+            raise errors.CannotRead(
+                f"{path} is not an .npz file of arrays: {wrong[0]!r}"
+            )
         asked = sum(math.prod(shape) * size for shape, size in map(forms.get, chosen))
         check_size(path, asked, limit)
         found = {}
@@ -396,7 +402,7 @@ def hdf5(
         others = [name for name in chosen if name in links]
         others += [x.name for x in stored if x.external or x.is_virtual]
         if others:
-            raise CannotRead(
+            raise errors.CannotRead(
                 f"{path}: {', '.join(others[:3])} lies in another file, and no other "
                 "is read: copy it into this one"
             )
@@ -436,9 +442,9 @@ def _telling(path: pathlib.Path, what: str) -> Iterator[None]:
     """
     try:
         if not path.is_file():
-            raise CannotRead(f"there is no file {path}")
+            raise errors.CannotRead(f"there is no file {path}")
         yield
-    except (_names.UnknownName, CannotRead):
+    except (errors.UnknownName, errors.CannotRead):
         raise
     except Exception as error:
-        raise CannotRead(f"{path} {what}: {brief(error)}") from error
+        raise errors.CannotRead(f"{path} {what}: {brief(error)}") from error

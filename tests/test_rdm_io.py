@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial import distance
 
-from rdljax import _names, measured, statistics
+from rdljax import errors, rdm, statistics
 
 N, PAIRS = 6, 15
 
@@ -28,35 +28,35 @@ class TestFiles:
     def test_every_shape_of_an_npz(self, tmp_path, shape, square):
         x = drawn(*shape)
         np.savez(tmp_path / "a.npz", it=squares(x) if square else x, other=np.ones(3))
-        found = measured.read(tmp_path / "a.npz", "it").distances
+        found = rdm.io.read(tmp_path / "a.npz", "it").distances
         subjects, sessions = (*shape, 1, 1)[:2] if shape else (1, 1)
         np.testing.assert_allclose(found, x.reshape(subjects, sessions, PAIRS))
 
     def test_names_of_stimuli_are_read_and_compared(self, tmp_path):
         names = [f"s{i}" for i in range(N)]
         np.savez(tmp_path / "a.npz", it=drawn(), stimuli=names)
-        found = measured.read(tmp_path / "a.npz", stimuli=names)
+        found = rdm.io.read(tmp_path / "a.npz", stimuli=names)
         assert found.stimuli == tuple(names)
         with pytest.raises(
-            measured.CannotRead, match="in another order: s0 comes where s1 is expected"
+            errors.CannotRead, match="in another order: s0 comes where s1 is expected"
         ):
-            measured.read(tmp_path / "a.npz", stimuli=["s1", "s0", *names[2:]])
-        with pytest.raises(measured.CannotRead, match="other stimuli.*, s0"):
-            measured.read(tmp_path / "a.npz", stimuli=["x", *names[1:]])
+            rdm.io.read(tmp_path / "a.npz", stimuli=["s1", "s0", *names[2:]])
+        with pytest.raises(errors.CannotRead, match="other stimuli.*, s0"):
+            rdm.io.read(tmp_path / "a.npz", stimuli=["x", *names[1:]])
         np.savez(tmp_path / "b.npz", it=drawn(), stimuli=[x.encode() for x in names])
-        assert measured.read(tmp_path / "b.npz", stimuli=names).stimuli == found.stimuli
+        assert rdm.io.read(tmp_path / "b.npz", stimuli=names).stimuli == found.stimuli
         np.savez(tmp_path / "c.npz", it=drawn())
-        with pytest.raises(measured.CannotRead, match="no names to compare"):
-            measured.read(tmp_path / "c.npz", stimuli=names)
-        assert measured.read(tmp_path / "c.npz", stimuli=np.int64(N)).stimuli is None
+        with pytest.raises(errors.CannotRead, match="no names to compare"):
+            rdm.io.read(tmp_path / "c.npz", stimuli=names)
+        assert rdm.io.read(tmp_path / "c.npz", stimuli=np.int64(N)).stimuli is None
         np.savez(tmp_path / "d.npz", it=drawn(2), subjects=["a", "b", "c"])
-        with pytest.raises(measured.CannotRead, match="2 subjects and 3 names"):
-            measured.read(tmp_path / "d.npz", "it")
+        with pytest.raises(errors.CannotRead, match="2 subjects and 3 names"):
+            rdm.io.read(tmp_path / "d.npz", "it")
 
     def test_rounding_on_a_diagonal(self):
         x = drawn()
         square = squares(x[None])[0] + 1e-12 * np.eye(N)
-        np.testing.assert_allclose(measured.of_array(square), x[None, None])
+        np.testing.assert_allclose(rdm.io.from_array(square), x[None, None])
 
     def test_a_damaged_file(self, tmp_path):
         np.savez_compressed(tmp_path / "a.npz", it=drawn(4, 2))
@@ -67,8 +67,8 @@ class TestFiles:
                 bad[place] = rng.integers(256)
             (tmp_path / "b.npz").write_bytes(bad)
             try:
-                measured.read(tmp_path / "b.npz", "it", missing=True, signed=True)
-            except (measured.CannotRead, _names.UnknownName) as error:
+                rdm.io.read(tmp_path / "b.npz", "it", missing=True, signed=True)
+            except (errors.CannotRead, errors.UnknownName) as error:
                 assert "b.npz" in str(error)
 
     def test_what_rsatoolbox_saved(self, tmp_path):
@@ -80,12 +80,12 @@ class TestFiles:
             pattern_descriptors={"conds": [f"s{i}" for i in range(N)]},
         )
         rdms.save(str(tmp_path / "a.h5"))
-        found = measured.read(tmp_path / "a.h5", stimuli=N)
+        found = rdm.io.read(tmp_path / "a.h5", stimuli=N)
         assert found.subjects == ("a", "b", "c") and found.stimuli[0] == "s0"
         np.testing.assert_array_equal(found.distances[0], x[:2])
         np.testing.assert_array_equal(found.distances[2, 1], x[4])
         assert np.isnan(found.distances[2, 0]).all()
-        np.testing.assert_allclose(measured.over_sessions(found)[2], x[4])
+        np.testing.assert_allclose(rdm.subjects.mean_over_sessions(found)[2], x[4])
 
     def test_what_all_share_stands_in_the_object(self, tmp_path):
         """As `rsatoolbox.rdm.concat` leaves it, and tuples are HDF5 attributes."""
@@ -101,11 +101,11 @@ class TestFiles:
             for i in range(3)
         ]
         rsatoolbox.rdm.concat(single).save(str(tmp_path / "a.h5"))
-        found = measured.read(tmp_path / "a.h5", stimuli=names)
+        found = rdm.io.read(tmp_path / "a.h5", stimuli=names)
         assert found.subjects == ("ann",) and found.stimuli == names
         np.testing.assert_array_equal(found.distances, x[None])
         pairs = [np.corrcoef(x[i], x[j])[0, 1] for i, j in ((0, 1), (0, 2), (1, 2))]
-        np.testing.assert_allclose(measured.reliability(found), [np.mean(pairs)])
+        np.testing.assert_allclose(rdm.subjects.reliability(found), [np.mean(pairs)])
 
     @pytest.mark.parametrize(
         ("shared", "of_rdms", "subjects", "sessions"),
@@ -126,7 +126,7 @@ class TestFiles:
         rsatoolbox.rdm.RDMs(x, descriptors=shared, rdm_descriptors=of_rdms).save(
             str(tmp_path / "a.h5")
         )
-        found = measured.read(tmp_path / "a.h5")
+        found = rdm.io.read(tmp_path / "a.h5")
         assert found.subjects == subjects and found.stimuli is None
         shape = len(subjects), sessions, PAIRS
         np.testing.assert_array_equal(found.distances, x.reshape(shape))
@@ -151,38 +151,38 @@ class TestFiles:
         rsatoolbox = pytest.importorskip("rsatoolbox")
         rdms = rsatoolbox.rdm.RDMs(drawn(2), rdm_descriptors=of_rdms)
         rdms.save(str(tmp_path / "a.h5"))
-        with pytest.raises(measured.CannotRead, match=words):
-            measured.read(tmp_path / "a.h5")
+        with pytest.raises(errors.CannotRead, match=words):
+            rdm.io.read(tmp_path / "a.h5")
         if "ROI" in of_rdms:
             # What the message says to do.
             rdms.subset("ROI", "IT").save(str(tmp_path / "b.h5"))
-            found = measured.read(tmp_path / "b.h5").distances
+            found = rdm.io.read(tmp_path / "b.h5").distances
             np.testing.assert_array_equal(found[0], drawn(2)[1:])
 
     def test_upper_case_and_the_home_folder(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.chdir(tmp_path)
-        rdms = measured.Rdms(drawn(2, 1), ("a", "b"))
-        measured.write(rdms, "~/A.H5")
+        rdms = rdm.io.Rdms(drawn(2, 1), ("a", "b"))
+        rdm.io.write(rdms, "~/A.H5")
         assert [path.name for path in tmp_path.iterdir()] == ["A.H5"]
-        assert measured.read("~/A.H5").subjects == ("a", "b")
-        with pytest.raises(measured.CannotRead, match="of one name alone, got 'it'"):
-            measured.read("~/A.H5", "it")
+        assert rdm.io.read("~/A.H5").subjects == ("a", "b")
+        with pytest.raises(errors.CannotRead, match="of one name alone, got 'it'"):
+            rdm.io.read("~/A.H5", "it")
         with open(tmp_path / "~kept.NPZ", "wb") as file:
             np.savez(file, it=drawn())
-        assert measured.read("~kept.NPZ", "it").distances.shape == (1, 1, PAIRS)
+        assert rdm.io.read("~kept.NPZ", "it").distances.shape == (1, 1, PAIRS)
 
     def test_writing_says_which_extra_it_takes(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "h5py", None)
         words = r'a\.h5 takes the package h5py: .*"rdljax\[weights\]"'
-        with pytest.raises(measured.CannotRead, match=words):
-            measured.write(measured.Rdms(drawn(2, 1)), tmp_path / "a.h5")
+        with pytest.raises(errors.CannotRead, match=words):
+            rdm.io.write(rdm.io.Rdms(drawn(2, 1)), tmp_path / "a.h5")
 
     def test_what_is_written_rsatoolbox_reads(self, tmp_path):
         rsatoolbox = pytest.importorskip("rsatoolbox")
         names = tuple(f"s{i}" for i in range(N))
-        rdms = measured.Rdms(drawn(2, 3), ("ann", "bob"), names)
-        measured.write(rdms, tmp_path / "a.h5", "correlation")
+        rdms = rdm.io.Rdms(drawn(2, 3), ("ann", "bob"), names)
+        rdm.io.write(rdms, tmp_path / "a.h5", "correlation")
         theirs = rsatoolbox.rdm.load_rdm(str(tmp_path / "a.h5"))
         np.testing.assert_array_equal(
             theirs.dissimilarities, rdms.distances.reshape(6, PAIRS)
@@ -190,20 +190,20 @@ class TestFiles:
         assert theirs.dissimilarity_measure == "correlation"
         assert list(theirs.pattern_descriptors["stimulus"]) == list(names)
         assert list(theirs.rdm_descriptors["subject"]) == ["ann"] * 3 + ["bob"] * 3
-        ours = measured.read(tmp_path / "a.h5")
+        ours = rdm.io.read(tmp_path / "a.h5")
         np.testing.assert_array_equal(ours.distances, rdms.distances)
         assert ours[1:] == rdms[1:]
         (tmp_path / "link.h5").symlink_to(tmp_path / "absent.h5")
         for name in ("a.h5", "link.h5"):
             with pytest.raises(FileExistsError, match=f"there is a file .*{name}"):
-                measured.write(rdms, tmp_path / name)
+                rdm.io.write(rdms, tmp_path / name)
 
     def test_names_that_are_no_text_stay_apart(self, tmp_path):
-        measured.write(measured.Rdms(drawn(2, 1), ("ann", "bob")), tmp_path / "a.h5")
+        rdm.io.write(rdm.io.Rdms(drawn(2, 1), ("ann", "bob")), tmp_path / "a.h5")
         with h5py.File(tmp_path / "a.h5", "a") as file:
             del file["rdm_descriptors/subject"]
             file["rdm_descriptors/subject"] = np.array([b"\xb4", b"\xb5"])
-        assert measured.read(tmp_path / "a.h5").subjects == (r"\xb4", r"\xb5")
+        assert rdm.io.read(tmp_path / "a.h5").subjects == (r"\xb4", r"\xb5")
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -230,64 +230,68 @@ class TestFiles:
             path.write_bytes(content)
         elif content is not None:
             np.savez(path, **content)
-        with pytest.raises(measured.CannotRead, match=message):
-            measured.read(path)
+        with pytest.raises(errors.CannotRead, match=message):
+            rdm.io.read(path)
 
     def test_what_is_no_file_of_rsatoolbox(self, tmp_path):
         h5py = pytest.importorskip("h5py")
         (tmp_path / "a.h5").write_bytes(b"nothing")
-        with pytest.raises(measured.CannotRead, match="a.h5 is not an HDF5 file"):
-            measured.read(tmp_path / "a.h5")
+        with pytest.raises(errors.CannotRead, match="a.h5 is not an HDF5 file"):
+            rdm.io.read(tmp_path / "a.h5")
         with h5py.File(tmp_path / "b.h5", "w") as file:
             file["x"] = np.ones(3)
-        with pytest.raises(measured.CannotRead, match="no dissimilarities"):
-            measured.read(tmp_path / "b.h5")
+        with pytest.raises(errors.CannotRead, match="no dissimilarities"):
+            rdm.io.read(tmp_path / "b.h5")
         with h5py.File(tmp_path / "c.h5", "w") as file:
             file["dissimilarities"] = drawn(2)
             file.create_group("rdm_descriptors")["subject"] = np.array([b"a", b"a"])
-        with pytest.raises(measured.CannotRead, match="several RDMs of subject a"):
-            measured.read(tmp_path / "c.h5")
+        with pytest.raises(errors.CannotRead, match="several RDMs of subject a"):
+            rdm.io.read(tmp_path / "c.h5")
 
     def test_other_names_and_numbers(self, tmp_path):
         np.savez(tmp_path / "a.npz", human_it=drawn())
-        with pytest.raises(_names.UnknownName, match="human_it"):
-            measured.read(tmp_path / "a.npz", "human_i")
-        with pytest.raises(measured.CannotRead, match="expected 7 stimuli, got 6"):
-            measured.read(tmp_path / "a.npz", stimuli=7)
+        with pytest.raises(errors.UnknownName, match="human_it"):
+            rdm.io.read(tmp_path / "a.npz", "human_i")
+        with pytest.raises(errors.CannotRead, match="expected 7 stimuli, got 6"):
+            rdm.io.read(tmp_path / "a.npz", stimuli=7)
         x = drawn(2)
         x[1] = np.nan
-        with pytest.raises(measured.CannotRead, match="a subject without any distance"):
-            measured.check(measured.Rdms(x[:, None]), missing=True)
-        measured.write(measured.Rdms(drawn(1, 1)), tmp_path / "a.h5")
-        with pytest.raises(measured.CannotRead, match="of one name alone, got 'it'"):
-            measured.read(tmp_path / "a.h5", "it")
+        with pytest.raises(errors.CannotRead, match="a subject without any distance"):
+            rdm.io.check(rdm.io.Rdms(x[:, None]), missing=True)
+        rdm.io.write(rdm.io.Rdms(drawn(1, 1)), tmp_path / "a.h5")
+        with pytest.raises(errors.CannotRead, match="of one name alone, got 'it'"):
+            rdm.io.read(tmp_path / "a.h5", "it")
         for places in ([1, 1, 2], [3]):
             with pytest.raises(ValueError, match="two stimuli or more, each once"):
-                measured.selected(measured.Rdms(drawn(1, 1)), places)
+                rdm.subjects.select(rdm.io.Rdms(drawn(1, 1)), places)
 
     def test_missing_pairs_and_signed_distances_where_they_are_meant(self, tmp_path):
         x = drawn(2)
         x[0, 3], x[1, 4] = np.nan, -0.1
         np.savez(tmp_path / "a.npz", it=x)
-        found = measured.read(tmp_path / "a.npz", missing=True, signed=True)
+        found = rdm.io.read(tmp_path / "a.npz", missing=True, signed=True)
         np.testing.assert_array_equal(found.distances[:, 0], x)
 
 
 class TestCombined:
     def test_means_and_reliability(self):
         x = drawn(3, 2)
-        rdms = measured.Rdms(x)
-        np.testing.assert_allclose(measured.over_sessions(rdms), x.mean(1))
-        np.testing.assert_allclose(measured.over_subjects(rdms), x.mean((0, 1)))
+        rdms = rdm.io.Rdms(x)
+        np.testing.assert_allclose(rdm.subjects.mean_over_sessions(rdms), x.mean(1))
+        np.testing.assert_allclose(
+            rdm.subjects.mean_over_subjects(rdms), x.mean((0, 1))
+        )
         weights = np.array([1.0, 0.0, 3.0])
         expected = np.average(x.mean(1), axis=0, weights=weights)
-        np.testing.assert_allclose(measured.over_subjects(rdms, weights), expected)
         np.testing.assert_allclose(
-            measured.reliability(rdms), [np.corrcoef(*one)[0, 1] for one in x]
+            rdm.subjects.mean_over_subjects(rdms, weights), expected
+        )
+        np.testing.assert_allclose(
+            rdm.subjects.reliability(rdms), [np.corrcoef(*one)[0, 1] for one in x]
         )
         others = [np.delete(x.mean(1), i, 0).mean(0) for i in range(3)]
         np.testing.assert_allclose(
-            measured.agreement_with_others(rdms),
+            rdm.subjects.agreement_with_others(rdms),
             [np.corrcoef(*two)[0, 1] for two in zip(x.mean(1), others, strict=True)],
         )
 
@@ -295,36 +299,36 @@ class TestCombined:
         x = drawn(3, 2)
         x[0, 0, 3] = x[0, 1, 4] = np.nan
         x[:, :, 7] = np.nan
-        rdms = measured.Rdms(x)
-        mean = measured.over_subjects(rdms)
+        rdms = rdm.io.Rdms(x)
+        mean = rdm.subjects.mean_over_subjects(rdms)
         assert np.isnan(mean[7]) and np.isfinite(np.delete(mean, 7)).all()
         expected = np.mean([x[0, 1, 3], *x[1:, :, 3].mean(1)])
         np.testing.assert_allclose(mean[3], expected)
-        weighted = measured.over_subjects(rdms, np.ones(3))
+        weighted = rdm.subjects.mean_over_subjects(rdms, np.ones(3))
         np.testing.assert_allclose(weighted, mean)
         both = ~np.isnan(x[0]).any(0)
         np.testing.assert_allclose(
-            measured.reliability(rdms)[0], np.corrcoef(x[0][:, both])[0, 1]
+            rdm.subjects.reliability(rdms)[0], np.corrcoef(x[0][:, both])[0, 1]
         )
 
     def test_a_single_session_has_no_reliability(self):
-        assert np.isnan(measured.reliability(measured.Rdms(drawn(2, 1)))).all()
+        assert np.isnan(rdm.subjects.reliability(rdm.io.Rdms(drawn(2, 1)))).all()
         with pytest.raises(ValueError, match="two subjects or more"):
-            measured.agreement_with_others(measured.Rdms(drawn(1, 2)))
+            rdm.subjects.agreement_with_others(rdm.io.Rdms(drawn(1, 2)))
 
     @pytest.mark.parametrize("weights", [[1, 1], [0, 0, 0], [1, 1, -1]], ids=str)
     def test_wrong_weights(self, weights):
         with pytest.raises(ValueError, match="each of 3 subjects"):
-            measured.over_subjects(measured.Rdms(drawn(3, 2)), weights)
+            rdm.subjects.mean_over_subjects(rdm.io.Rdms(drawn(3, 2)), weights)
 
     def test_selected_stimuli_and_a_shuffled_control(self):
         names = tuple("abcdef")
-        rdms = measured.Rdms(drawn(2, 1), None, names)
-        found = measured.selected(rdms, [4, 0, 3])
+        rdms = rdm.io.Rdms(drawn(2, 1), None, names)
+        found = rdm.subjects.select(rdms, [4, 0, 3])
         square = squares(rdms.distances)[:, :, [4, 0, 3]][..., [4, 0, 3]]
         np.testing.assert_allclose(found.distances, square[..., *np.triu_indices(3, 1)])
         assert found.stimuli == ("e", "a", "d")
-        control = measured.shuffled(rdms, seed=1)
+        control = rdm.subjects.shuffle(rdms, seed=1)
         assert control.stimuli == names
         assert (control.distances != rdms.distances).any()
         np.testing.assert_allclose(np.sort(control.distances), np.sort(rdms.distances))
@@ -338,25 +342,27 @@ class TestKriegeskorte:
     """The values that are known of the 92 images (Kriegeskorte et al. 2008)."""
 
     def test_human_and_monkey(self, brain_file):
-        human = measured.read(brain_file, "human_it_subject_session", stimuli=92)
-        monkey = measured.read(brain_file, "monkey_it", stimuli=92).distances[0, 0]
-        mean = measured.over_subjects(human)
+        human = rdm.io.read(brain_file, "human_it_subject_session", stimuli=92)
+        monkey = rdm.io.read(brain_file, "monkey_it", stimuli=92).distances[0, 0]
+        mean = rdm.subjects.mean_over_subjects(human)
         pearson, _ = statistics.rdm_agreement(mean, monkey)
         assert pearson == pytest.approx(0.491, abs=5e-4)
-        given = measured.read(brain_file, "human_it").distances[0, 0]
+        given = rdm.io.read(brain_file, "human_it").distances[0, 0]
         np.testing.assert_allclose(mean, given, atol=1e-6)
 
     def test_sessions_and_subjects(self, brain_file):
-        human = measured.read(brain_file, "human_it_subject_session")
+        human = rdm.io.read(brain_file, "human_it_subject_session")
         np.testing.assert_allclose(
-            measured.reliability(human), [0.29, 0.10, 0.40, 0.12], atol=5e-3
+            rdm.subjects.reliability(human), [0.29, 0.10, 0.40, 0.12], atol=5e-3
         )
         np.testing.assert_allclose(
-            measured.agreement_with_others(human), [0.46, 0.31, 0.45, 0.36], atol=5e-3
+            rdm.subjects.agreement_with_others(human),
+            [0.46, 0.31, 0.45, 0.36],
+            atol=5e-3,
         )
 
     def test_animacy(self, brain_file):
-        mean = measured.read(brain_file, "human_it").distances[0, 0]
+        mean = rdm.io.read(brain_file, "human_it").distances[0, 0]
         with np.load(brain_file) as arrays:
             animate = arrays["animate"]
         model = distance.pdist(animate[:, None], "hamming")

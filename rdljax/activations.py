@@ -1,13 +1,13 @@
 """Activations of a teacher in files: of a net that runs once, or of another program.
 
-    kept = stored.write("cache", teacher, see, 50_000, ["stage2", "logits"])
-    kept = stored.read("activations.npz", images=50_000)
-    source = stored.teacher(kept)  # on the device, looked up by the batch's `index`
+    kept = activations.write("cache", teacher, see, 50_000, ["stage2", "logits"])
+    kept = activations.read("activations.npz", images=50_000)
+    source = activations.teacher(kept)  # on the device, by the batch's `index`
 
 Where the device cannot hold them, each batch brings its rows with it:
 
-    rows, source = stored.of_batch(kept), teachers.brought()
-    batch = {"index": index, "taught": rows(index)}
+    rows, source = activations.batch_reader(kept), teachers.from_batch()
+    batch = {"index": index, "targets": rows(index)}
 
 Maps are `[images, height, width, channels]` (NHWC), as everywhere in this package;
 `layout="NCHW"` turns those of PyTorch and Equinox, `[images, channels, height, width]`.
@@ -33,9 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdljax import _extras, _files, _names, teachers
-
-CannotRead = _files.CannotRead
+from rdljax import _extras, errors, files, teachers
 
 _FORMAT = 1
 _MANIFEST, _CHUNKS = "manifest.json", "chunks.jsonl"
@@ -44,11 +42,11 @@ _LOCK = ".rdljax.lock"
 # The arrays of a file that are not activations.
 _INDEX, _IDS = "index", "ids"
 _READERS = {
-    ".npz": _files.npz,
-    ".h5": _files.hdf5,
-    ".hdf5": _files.hdf5,
-    ".safetensors": _files.safetensors,
-    ".npy": _files.npy,
+    ".npz": files.npz,
+    ".h5": files.hdf5,
+    ".hdf5": files.hdf5,
+    ".safetensors": files.safetensors,
+    ".npy": files.npy,
 }
 _LAYOUTS = ("NHWC", "NCHW")
 
@@ -67,11 +65,11 @@ def _names_float(value: Any) -> bool:
 
 # What a manifest holds, beside its own hash and format.
 _FIELDS = {
-    "images": _files.COUNT,
-    "chunk": _files.COUNT,
+    "images": files.COUNT,
+    "chunk": files.COUNT,
     "layout?": ("NHWC or NCHW", lambda x: x in _LAYOUTS),
     "layers": {
-        ...: {"shape": [_files.COUNT], "dtype": ("that of real numbers", _names_float)}
+        ...: {"shape": [files.COUNT], "dtype": ("that of real numbers", _names_float)}
     },
     "about": dict,
 }
@@ -142,15 +140,15 @@ def write(
     if not quiet:
         with _extras.needed("tqdm", "a progress bar (quiet=False)"):
             import tqdm
-    _names.check("layout", layout, _LAYOUTS)
-    folder, layers = _files.as_path(folder), list(layers)
+    errors.check_name("layout", layout, _LAYOUTS)
+    folder, layers = files.as_path(folder), list(layers)
     images, chunk = operator.index(images), operator.index(chunk)
     if images < 1 or chunk < 1 or not layers:
         raise ValueError(
             f"expected 1 or more, got {images} images, {len(layers)} layers and chunks "
             f"of {chunk}"
         )
-    own = teachers.answering(teacher, layers, dtype)
+    own = teachers.compile_targets(teacher, layers, dtype)
 
     def answer(arrays, batch):
         return _channels_last(own(arrays, batch), layout)
@@ -212,7 +210,7 @@ def read(
     layers: Sequence[str] | None = None,
     layout: str = "NHWC",
     verify: bool = True,
-    limit: int | None = _files.LIMIT,
+    limit: int | None = files.LIMIT,
 ) -> Stored:
     """The activations in a folder of `write`, or in a file of any program.
 
@@ -241,8 +239,8 @@ def read(
         or its rows are not those of the data set; or its arrays lie in other files
         (external or virtual ones of HDF5), or are larger than `limit`.
     """
-    _names.check("layout", layout, _LAYOUTS)
-    path = _files.as_path(path)
+    errors.check_name("layout", layout, _LAYOUTS)
+    path = files.as_path(path)
     if ids is not None:
         ids = _plain(ids)
         images = len(ids) if images is None else images
@@ -254,10 +252,12 @@ def read(
         others = (_INDEX,) if ids is None else (_INDEX, _IDS)
         kept, stored_ids = _read_file(path, layers, layout, others, images, limit)
     if not kept.layers:
-        raise CannotRead(f"{path} holds no array of activations, or none is chosen")
+        raise errors.CannotRead(
+            f"{path} holds no array of activations, or none is chosen"
+        )
     rows = len(next(iter(kept.layers.values())))
     if images is not None and rows != images:
-        raise CannotRead(f"{path} has {rows} rows, expected {images}")
+        raise errors.CannotRead(f"{path} has {rows} rows, expected {images}")
     if ids is not None:
         _check_ids(path, stored_ids, ids)
     return kept
@@ -271,13 +271,13 @@ def teacher(stored: Stored, *, index: str = "index") -> teachers.Teacher:
       index: The entry of the batch by which they are looked up.
     """
     arrays = {layer: jnp.asarray(x) for layer, x in stored.layers.items()}
-    return teachers.remembered(arrays, index=index)
+    return teachers.cached(arrays, index=index)
 
 
-def of_batch(stored: Stored) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """From indices int32 `[...]` to the rows `{layer: [..., ...]}`, for `brought`.
+def batch_reader(stored: Stored) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+    """Returns a function from indices `[...]` to their rows `{layer: [..., ...]}`.
 
-    Of a memory map only these rows are read.
+    For `teachers.from_batch`. Of a memory map only these rows are read.
     """
 
     def rows(index):
@@ -336,13 +336,13 @@ def _begin(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
         return
     holds = folder.exists() and (
         not folder.is_dir()
-        or any(x.name != _LOCK and not _files.is_draft(x) for x in folder.iterdir())
+        or any(x.name != _LOCK and not files.is_draft(x) for x in folder.iterdir())
     )
     if holds:
         raise OtherActivations(f"{folder} is there already, and holds something else")
     folder.mkdir(parents=True, exist_ok=True)
-    words = {**manifest, "sha256": _files.sha256_of_words(manifest)}
-    _files.write(folder / _MANIFEST, json.dumps(words))
+    words = {**manifest, "sha256": files.sha256_of_words(manifest)}
+    files.write(folder / _MANIFEST, json.dumps(words))
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -364,29 +364,31 @@ def _layout(manifest: Mapping[str, Any]) -> str:
 
 def _manifest(folder: pathlib.Path) -> dict[str, Any]:
     if not (folder / _MANIFEST).exists():
-        raise CannotRead(f"{folder} has no {_MANIFEST}: `write` did not write it")
+        raise errors.CannotRead(
+            f"{folder} has no {_MANIFEST}: `write` did not write it"
+        )
     try:
-        manifest = _files.words(folder / _MANIFEST)
-        whole = manifest["sha256"] == _files.sha256_of_words(manifest)
+        manifest = files.words(folder / _MANIFEST)
+        whole = manifest["sha256"] == files.sha256_of_words(manifest)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise CannotRead(
-            f"{folder} is damaged: {_MANIFEST} cannot be read ({_files.brief(error)})"
+        raise errors.CannotRead(
+            f"{folder} is damaged: {_MANIFEST} cannot be read ({files.brief(error)})"
         ) from error
     if not whole:
-        raise CannotRead(f"{folder} is damaged: {_MANIFEST} was changed")
+        raise errors.CannotRead(f"{folder} is damaged: {_MANIFEST} was changed")
     if manifest.get("format") != _FORMAT:
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{folder} is stored in format {manifest.get('format')}, and this version "
             f"of rdljax reads format {_FORMAT}"
         )
-    wrong = _files.misfit(manifest, _FIELDS, _MANIFEST)
+    wrong = files.misfit(manifest, _FIELDS, _MANIFEST)
     images = manifest.get("images")
     if not wrong and any(
         x["shape"][:1] != [images] for x in manifest["layers"].values()
     ):
         wrong = f"{_MANIFEST} has a layer that has not {images} rows"
     if wrong:
-        raise CannotRead(f"{folder} is damaged: {wrong}")
+        raise errors.CannotRead(f"{folder} is damaged: {wrong}")
     return manifest
 
 
@@ -406,7 +408,7 @@ def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.m
     """A layer's file, which is made where it is missing or damaged."""
     try:
         return _mapped(folder, manifest, layer)
-    except CannotRead:
+    except errors.CannotRead:
         form = manifest["layers"][layer]
         np.lib.format.open_memmap(
             _path(folder, layer),
@@ -429,12 +431,14 @@ def _mapped(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np
             raise FileNotFoundError("there is no such file")
         x = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # As many kinds as there are damages.
-        raise CannotRead(
-            f"{folder} is damaged: {path.name} ({_files.brief(error)})"
+        raise errors.CannotRead(
+            f"{folder} is damaged: {path.name} ({files.brief(error)})"
         ) from error
     expected = form["shape"], _as_stored(form["dtype"]), True
     if (list(x.shape), x.dtype, x.flags.c_contiguous) != expected:
-        raise CannotRead(f"{folder} is damaged: {path.name} is {x.dtype}{x.shape}")
+        raise errors.CannotRead(
+            f"{folder} is damaged: {path.name} is {x.dtype}{x.shape}"
+        )
     return x.view(jnp.dtype(form["dtype"]))
 
 
@@ -450,7 +454,7 @@ def _read_folder(
     }
     there = sum(end - at for at, end in ends.items())
     if there < images:
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{folder} is unfinished: {there} of {images} images are there; `write`, "
             "called as before, goes on"
         )
@@ -458,7 +462,7 @@ def _read_folder(
     for at, end in sorted(ends.items()) if verify else ():
         for layer, digest in _sha256(_content(mapped, slice(at, end))).items():
             if known[at].get(layer) != digest:
-                raise CannotRead(
+                raise errors.CannotRead(
                     f"{folder} is damaged: images {at} to {end - 1} of layer {layer!r} "
                     "were changed; `write`, called as before, computes them again"
                 )
@@ -479,9 +483,9 @@ def _read_file(
     limit: int | None,
 ) -> tuple[Stored, np.ndarray | None]:
     """The activations, and the file's array `ids` where it is among the others."""
-    suffix = _files.suffix(path)
+    suffix = files.suffix(path)
     if suffix not in _READERS:
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{path} is no folder, and does not end with {', '.join(_READERS)}"
         )
 
@@ -490,29 +494,33 @@ def _read_file(
         chosen = [*_chosen(known, layers), *(x for x in others if x in shapes)]
         most = max((shapes[name][0] for name in chosen if shapes[name]), default=0)
         if images is not None and most > images:  # (They may not fit into memory.)
-            raise CannotRead(f"{path} has {most} rows, expected {images}")
+            raise errors.CannotRead(f"{path} has {most} rows, expected {images}")
         return chosen
 
     arrays = _READERS[suffix](path, choose, limit)
     of_rows = {name: arrays.pop(name) for name in others if name in arrays}
     for name, x in arrays.items():
         if not _is_float(x.dtype):
-            raise CannotRead(
+            raise errors.CannotRead(
                 f"{path}: {name!r} is {x.dtype}, and activations are floating-point "
                 "numbers; `layers` names what is to be read"
             )
         if not x.size or not x.ndim:
-            raise CannotRead(f"{path}: {name!r} is {list(x.shape)}, without a row")
+            raise errors.CannotRead(
+                f"{path}: {name!r} is {list(x.shape)}, without a row"
+            )
     for name, x in of_rows.items():
         if x.ndim != 1:
-            raise CannotRead(f"{path}: {name!r} is {list(x.shape)}, not one a row")
+            raise errors.CannotRead(
+                f"{path}: {name!r} is {list(x.shape)}, not one a row"
+            )
     counts = {name: len(x) for name, x in (arrays | of_rows).items()}
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{name!r} {count}" for name, count in counts.items())
-        raise CannotRead(f"{path} has different numbers of rows: {each}")
+        raise errors.CannotRead(f"{path} has different numbers of rows: {each}")
     for name, x in arrays.items():
         if (row := _not_finite(x)) is not None:
-            raise CannotRead(f"{path}: {name!r} is not finite in row {row}")
+            raise errors.CannotRead(f"{path}: {name!r} is not finite in row {row}")
         # Of a machine with the other order of bytes.
         arrays[name] = x.astype(x.dtype.newbyteorder("="), copy=False)
     ids = of_rows.get(_IDS)
@@ -525,7 +533,7 @@ def _read_file(
 
 def _chosen(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
     for layer in layers or ():
-        _names.check("layer", layer, known)
+        errors.check_name("layer", layer, known)
     return list(known if layers is None else layers)
 
 
@@ -538,12 +546,14 @@ def _not_finite(x: np.ndarray) -> int | None:
 def _places(path: pathlib.Path, index: np.ndarray) -> np.ndarray:
     """Which row each image is."""
     if not np.issubdtype(index.dtype, np.integer):
-        raise CannotRead(f"{path}: {_INDEX!r} is {index.dtype}, expected integers")
+        raise errors.CannotRead(
+            f"{path}: {_INDEX!r} is {index.dtype}, expected integers"
+        )
     places, count = np.argsort(index), len(index)
     if not np.array_equal(index[places], np.arange(count)):
         times = collections.Counter(index.tolist())
         first = next(i for i in range(count) if times[i] != 1)
-        raise CannotRead(
+        raise errors.CannotRead(
             f"{path}: {_INDEX!r} is not each of 0 to {count - 1} once: {first} is "
             f"there {times[first]} times"
         )
@@ -558,16 +568,16 @@ def _plain(ids: Sequence[Any]) -> list[Any]:
 
 def _check_ids(path: pathlib.Path, stored: np.ndarray | None, ids: list[Any]) -> None:
     if stored is None:
-        raise CannotRead(f"{path} has no array {_IDS!r} to compare")
+        raise errors.CannotRead(f"{path} has no array {_IDS!r} to compare")
     found = _plain(stored)
     if found == ids:
         return
     if missing := list(collections.Counter(ids) - collections.Counter(found)):
         few = ", ".join(map(repr, missing[:3]))
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise CannotRead(f"{path} has other ids: {few}{more} missing")
+        raise errors.CannotRead(f"{path} has other ids: {few}{more} missing")
     row = next(i for i, x in enumerate(found) if x != ids[i])
-    raise CannotRead(
+    raise errors.CannotRead(
         f"{path} has the same ids in another order: row {row} is {found[row]!r}, "
         f"expected {ids[row]!r}; an array {_INDEX!r} would put the rows in order"
     )

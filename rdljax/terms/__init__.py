@@ -1,0 +1,73 @@
+"""Terms: an objective together with what it trains or remembers.
+
+==================== ==================================================================
+where                what
+==================== ==================================================================
+`terms.base`         `Term`, `State`; of an objective `from_objective`, `with_labels`;
+                     of a term `on_layers`, `over_global_batch`, `pretraining`; the task
+                     is `cross_entropy`
+`terms.rdms`         `rdl`, `rdl_target`
+`terms.contrast`     `crd`, `crd_sharded`, `crd_of_batch`
+`terms.negatives`    what an example is contrasted with: `drawn`, `expected`, `shared`,
+                     `given`
+`terms.regressors`   `hint`, `vid`, `ab`, `ft`, `cc`
+`terms.ensembles`    of several teachers: `per_teacher`, `kd_mean`, `rdl_mean`
+==================== ==================================================================
+
+All but `negatives` is reached as `terms.NAME`.
+
+A term is a pair of pure functions over the whole dicts of activations of student and
+teacher. Terms compose: `on_layers(pairs, term)` picks layers, `over_global_batch(term)`
+gathers the batch over the devices first. A loss is a weighted sum of terms.
+
+    terms.on_layers("logits", terms.from_objective(objectives.kd, temperature=4.0))
+    terms.over_global_batch(
+        terms.on_layers({"stage1": "stage2"}, terms.rdl(pairs=50))
+    )
+    terms.on_layers("pooled", terms.crd(50_000, negatives.drawn(16384, labels)))
+    pkt = terms.from_objective(objectives.pkt)
+    terms.per_teacher(["a", "b"], terms.on_layers("pooled", pkt))
+"""
+
+from rdljax.terms.base import (
+    Batch,
+    Pair,
+    State,
+    Term,
+    cross_entropy,
+    from_objective,
+    on_layers,
+    over_global_batch,
+    pretraining,
+    with_labels,
+)
+from rdljax.terms.contrast import crd, crd_of_batch, crd_sharded
+from rdljax.terms.ensembles import kd_mean, per_teacher, rdl_mean
+from rdljax.terms.rdms import rdl, rdl_target
+from rdljax.terms.regressors import ab, cc, ft, hint, vid
+
+__all__ = [
+    "Batch",
+    "Pair",
+    "State",
+    "Term",
+    "ab",
+    "cc",
+    "crd",
+    "crd_of_batch",
+    "crd_sharded",
+    "cross_entropy",
+    "from_objective",
+    "ft",
+    "hint",
+    "kd_mean",
+    "on_layers",
+    "over_global_batch",
+    "per_teacher",
+    "pretraining",
+    "rdl",
+    "rdl_mean",
+    "rdl_target",
+    "vid",
+    "with_labels",
+]

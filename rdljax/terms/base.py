@@ -1,0 +1,242 @@
+"""Terms, and the functions that make one of an objective or of another term."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from rdljax import _checks, _geometry, _indices, errors
+
+Array = jax.Array
+
+PyTree = Any
+Batch = Mapping[str, Array]
+Pair = str | tuple[str, str] | tuple[str, list[str]]
+
+
+class State(NamedTuple):
+    """The memory of a term from step to step.
+
+    Attributes:
+      replicated: The part that is the same on all devices.
+      per_device: The part that is divided over the devices by rows (a bank). `init`
+        returns all rows, leaves `[rows, ...]`; `apply` sees those of its device. If the
+        number of rows does not divide by the devices, the last are padded with zeros.
+    """
+
+    replicated: PyTree = ()
+    per_device: PyTree = ()
+
+
+class Term(NamedTuple):
+    """An objective with what it trains or remembers: two pure functions.
+
+    Attributes:
+      init: `init(key, student, teacher) -> (params, state)`, from the activations of
+        one batch, of which only shapes and dtypes count (`jax.ShapeDtypeStruct` will
+        do). `params` is the pytree to train, {} if there is nothing; `state` a `State`.
+      apply: `apply(params, state, student, teacher, batch, axis_name=None) -> (loss,
+        state)`. `batch` has what came with the images, such as `label` and `index`;
+        `axis_name` is the mapped axis of the devices, if any.
+      pretrain: None, or a function as `apply`: the loss of a phase before the main one
+        (`pretraining`).
+      apply_globally: None, or a function as `apply`: the loss of the global batch, of
+        which each device sees its part, for a term that can do without gathering the
+        batch (`over_global_batch`).
+    """
+
+    init: Callable[..., tuple[PyTree, State]]
+    apply: Callable[..., tuple[Array, State]]
+    pretrain: Callable[..., tuple[Array, State]] | None = None
+    apply_globally: Callable[..., tuple[Array, State]] | None = None
+
+
+def from_objective(objective: Callable[..., Array], **numbers) -> Term:
+    """Makes a term of an objective that trains and remembers nothing.
+
+    Args:
+      objective: `objective(student, teacher, **numbers) -> scalar`.
+      **numbers: The keyword arguments of each call of the objective.
+    """
+
+    def init(key, student, teacher):
+        return {}, State()
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        return objective(student, teacher, **numbers), state
+
+    return Term(init, apply)
+
+
+def with_labels(
+    objective: Callable[..., Array], *, label: str = "label", **numbers
+) -> Term:
+    """Makes a term of an objective that also takes labels, such as `objectives.dkd`.
+
+    Args:
+      objective: `objective(student, teacher, labels, **numbers) -> scalar`.
+      label: The entry of the batch with the right classes `[batch]`.
+      **numbers: The keyword arguments of each call of the objective.
+    """
+
+    def init(key, student, teacher):
+        return {}, State()
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        return objective(student, teacher, batch[label], **numbers), state
+
+    return Term(init, apply)
+
+
+def on_layers(pairs: Pair | Mapping[str, str] | Sequence[Pair], term: Term) -> Term:
+    """Applies a term to chosen layers of student and teacher.
+
+    Args:
+      pairs: The layers, and the form in which the term sees them.
+        One name: that layer of both nets, as arrays.
+        A tuple of two names: the student's layer and the teacher's, as arrays. The
+          second may be a list of names, seen as a tuple of arrays, for several
+          teachers.
+        A dict from student's to teacher's names: those layers, as dicts.
+        A list of names or pairs: those layers in that order, as tuples, for objectives
+          that relate successive layers (`ab`, `fsp`, `kdsvd`).
+      term: The term that sees these layers.
+
+    Raises:
+      UnknownName: From `init` and `apply`, for a layer that a net does not have.
+    """
+    pick_student, pick_teacher = _pickers(pairs)
+
+    def init(key, student, teacher):
+        return term.init(key, pick_student(student), pick_teacher(teacher))
+
+    def picking(apply):
+        def picked(params, state, student, teacher, batch, axis_name=None):
+            student, teacher = pick_student(student), pick_teacher(teacher)
+            return apply(params, state, student, teacher, batch, axis_name)
+
+        return picked
+
+    return wrap_applies(init, term, picking)
+
+
+def over_global_batch(term: Term) -> Term:
+    """Applies a term to the batch of all devices, for relations between examples.
+
+    Activations and batch are gathered over the devices before the term is applied, so
+    that the result does not depend on the number of devices. (`rdl` divides the work
+    and sums products instead where that moves fewer numbers.) The gradient flows back
+    through the gathering; its mean over the devices (`pmean` after `grad`) is that of
+    the global loss. Without a mapped axis it is the term itself.
+    """
+
+    def gathering(apply):
+        def gathered(params, state, student, teacher, batch, axis_name=None):
+            if axis_name is not None:
+                student, teacher, batch = lax.all_gather(
+                    (student, teacher, batch), axis_name, tiled=True
+                )
+            return apply(params, state, student, teacher, batch)
+
+        return gathered
+
+    pretrain = None if term.pretrain is None else gathering(term.pretrain)
+    return Term(term.init, term.apply_globally or gathering(term.apply), pretrain)
+
+
+def pretraining(term: Term) -> Term:
+    """Returns the term of a pretraining phase, which comes before the main phase.
+
+    It trains the same parameters, and has the same name in the plan:
+
+        factors = terms.on_layers(("stage3", "stage3"), terms.ft())
+        plan = [
+            training.Phase(
+                {"ft": (1.0, terms.pretraining(factors))}, 5, trains=("ft/paraphraser",)
+            ),
+            training.Phase(
+                {"task": (1.0, terms.cross_entropy()), "ft": (500.0, factors)},
+                200,
+                trains=("student", "ft/translator"),
+            ),
+        ]
+
+    Raises:
+      ValueError: The term has no pretraining.
+    """
+    if term.pretrain is None:
+        raise ValueError("this term has no pretraining")
+    return Term(term.init, term.pretrain)
+
+
+def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
+    """Makes the term of the task, classification: the softmax cross-entropy.
+
+    Args:
+      logits: The student's layer `[batch, classes]`.
+      label: The entry of the batch with the right classes `[batch]`. A label out of
+        range is a `ValueError` where its value is known, and makes the loss NaN where
+        it is traced.
+    """
+
+    def init(key, student, teacher):
+        errors.check_name("student layer", logits, student)
+        return {}, State()
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        own = student[logits]
+        classes = own.shape[-1]
+        _checks.check_indices(label, batch[label], classes)
+        right = _indices.places(batch[label], classes)
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(
+            own.astype(_geometry.compute_dtype(own)), right
+        )
+        return jnp.mean(_checks.nan_unless(right < classes, losses)), state
+
+    return Term(init, apply)
+
+
+def wrap_applies(init: Callable, term: Term, wrap: Callable) -> Term:
+    """Returns a term with another `init`, all its other functions wrapped."""
+    _, *applies = term
+    return Term(init, *(None if f is None else wrap(f) for f in applies))
+
+
+def _pickers(pairs) -> tuple[Callable, Callable]:
+    """Returns the functions that pick the student's and the teacher's layers."""
+    if isinstance(pairs, str):
+        pairs = (pairs, pairs)
+    if isinstance(pairs, tuple):
+        first, second = pairs
+        if isinstance(second, list):
+            return _one("student", first), _in_order("teacher", second)
+        return _one("student", first), _one("teacher", second)
+    if isinstance(pairs, Mapping):
+        return (
+            _several("student", dict(zip(pairs, pairs, strict=True))),
+            _several("teacher", pairs),
+        )
+    both = [(pair, pair) if isinstance(pair, str) else pair for pair in pairs]
+    students, teachers = zip(*both, strict=True)
+    return _in_order("student", students), _in_order("teacher", teachers)
+
+
+def _one(side: str, name: str) -> Callable:
+    def pick(activations):
+        errors.check_name(f"{side} layer", name, activations)
+        return activations[name]
+
+    return pick
+
+
+def _several(side: str, names: Mapping[str, str]) -> Callable:
+    picks = {key: _one(side, name) for key, name in names.items()}
+    return lambda activations: {key: pick(activations) for key, pick in picks.items()}
+
+
+def _in_order(side: str, names: Sequence[str]) -> Callable:
+    picks = [_one(side, name) for name in names]
+    return lambda activations: tuple(pick(activations) for pick in picks)

@@ -1,0 +1,280 @@
+"""Contrastive representation distillation with its heads, banks and negatives."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rdljax import _checks, _geometry, _indices, errors, objectives
+from rdljax.terms import _modules, negatives
+from rdljax.terms.base import State, Term
+
+Array = jax.Array
+
+
+def crd(
+    examples: int,
+    choose: negatives.Negatives,
+    *,
+    features: int = 128,
+    temperature: float = 0.07,
+    momentum: float = 0.5,
+) -> Term:
+    """Makes `objectives.crd` with its embedding heads, banks and sampling.
+
+    The heads are linear, one for the student's layer and one for the teacher's, and
+    both are trained. The banks start random; their normalizers are those of the first
+    batch. The batch must have `index` `[batch]`, the number of each example among the
+    training examples, none twice. The gradient is computed together with the loss, and
+    then the banks are updated in place if the state is donated; second derivatives are
+    0.
+
+    Args:
+      examples: The number of training examples: the rows of a bank.
+      choose: The negatives of an example: `negatives.drawn(...)`, `expected(...)`,
+        `shared(...)` or `given(...)`. The released code is nearest to
+        `drawn(16384, labels)`.
+      features: The number of units of the embeddings.
+      temperature: The number that scores are divided by. At about 0.012 and below, the
+        normalizers overflow in single precision and the loss is NaN.
+      momentum: The share of the old row when a bank is updated.
+
+    Returns:
+      The term. It raises `ValueError` for several layers, for labels that are not one
+      for each training example, for a batch without `index`, and for known indices
+      that are no training examples. Of traced ones the loss is NaN.
+
+    Raises:
+      ValueError: Numbers of a wrong kind or out of range, or negatives that are none of
+        `rdljax.terms.negatives`.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, and its released code.
+    """
+    if not callable(choose):
+        raise ValueError(f"crd: expected one of rdljax.terms.negatives, got {choose!r}")
+    examples = _checks.as_count("number of examples", examples, at_least=2)
+    _checks.check_number("temperature", temperature, above=0)
+    _checks.check_number("momentum", momentum, at_least=0, at_most=1)
+    init_heads, embed = _modules.heads(features)
+
+    def init(key, student, teacher):
+        heads, students, teachers, draws = jax.random.split(key, 4)
+        params, _ = init_heads(heads, student, teacher)
+        limit = 1 / math.sqrt(features / 3)
+        bank = objectives.Bank(
+            *(
+                jax.random.uniform(k, (examples, features), minval=-limit, maxval=limit)
+                for k in (students, teachers)
+            ),
+            # 0 until the first batch sets them.
+            normalizers=jnp.zeros(2),
+        )
+        return params, State(replicated={"bank": bank, "key": draws})
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        errors.check_name("entry of the batch", "index", batch)
+        _checks.check_indices("index", batch["index"], examples)
+        index = _indices.places(batch["index"], examples)
+        bank = state.replicated["bank"]
+        key, step = jax.random.split(state.replicated["key"])
+        s, t = map(_geometry.unit_rows, embed(params, student, teacher))
+        chosen = choose(step, batch, examples)
+
+        first = objectives.crd_normalizers(
+            s, t, bank, chosen.rows, temperature=temperature
+        ).astype(bank.normalizers.dtype)
+        everyone = s, t, index
+        if axis_name is not None:
+            first = lax.pmean(first, axis_name)
+            everyone = lax.all_gather(everyone, axis_name, tiled=True)
+        bank = _normalized(bank, first)
+        contrast = functools.partial(chosen.loss, bank=bank, temperature=temperature)
+        loss, zero = _with_gradient(contrast, s, t)
+        if axis_name is not None:
+            zero = lax.psum(zero, axis_name)
+        s, t, index = everyone
+        bank = objectives.crd_update_bank(
+            bank, s + zero, t + zero, index, momentum=momentum
+        )
+        loss = _checks.nan_unless(jnp.all(index < examples), loss)
+        return loss, State(replicated={"bank": bank, "key": key})
+
+    return Term(init, apply)
+
+
+def crd_sharded(
+    examples: int,
+    choose: negatives.Negatives,
+    *,
+    features: int = 128,
+    temperature: float = 0.07,
+    momentum: float = 0.5,
+) -> Term:
+    """Makes `crd` with banks divided by rows over the devices, for very many examples.
+
+    The same loss, to rounding, with the same key. Each device remembers `examples /
+    devices` rows of either bank and compares the embeddings of the whole batch with
+    them, so that memory and products are shared out. (With `negatives.drawn` every
+    device draws for the whole batch: `negatives.expected` fits better.) Not to be
+    wrapped in `over_global_batch`.
+
+    Args:
+      examples: The number of training examples, over all devices.
+      choose: As for `crd`; so are all others.
+      features: The number of units of the embeddings.
+      temperature: The number that scores are divided by.
+      momentum: The share of the old row when a bank is updated.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, and its released code.
+    """
+    init_heads, embed = _modules.heads(features)
+    numbers = {"temperature": temperature, "momentum": momentum}
+    init_whole = crd(examples, choose, features=features, **numbers).init
+
+    def init(key, student, teacher):
+        params, state = init_whole(key, student, teacher)
+        bank = state.replicated["bank"]
+        replicated = {"normalizers": bank.normalizers, "key": state.replicated["key"]}
+        return params, State(replicated, (bank.student, bank.teacher))
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        errors.check_name("entry of the batch", "index", batch)
+        s, t = map(_geometry.unit_rows, embed(params, student, teacher))
+        device = 0
+        if axis_name is not None:
+            s, t, batch = lax.all_gather((s, t, batch), axis_name, tiled=True)
+            device = lax.axis_index(axis_name)
+
+        def over_devices(part):
+            return part if axis_name is None else lax.psum(part, axis_name)
+
+        key, step = jax.random.split(state.replicated["key"])
+        chosen = choose(step, batch, examples)
+        rows = objectives.Bank(*state.per_device, state.replicated["normalizers"])
+        count = len(rows.student)
+        first = device * count
+        negative, counted = (x.astype(s.dtype) for x in chosen.among(first, count))
+
+        def place(index):
+            """Returns places among own rows; `count` on other devices, -1 nowhere."""
+            _checks.check_indices("index", index, examples)
+            index = _indices.places(index, examples)
+            mine = (index >= first) & (index < first + count)
+            place = jnp.where(mine, index - first, count)
+            return jnp.where(index < examples, place, -1)
+
+        sums = objectives.crd_exponentials_of_rows(
+            s, t, rows, counted, temperature=temperature
+        )
+        sums, weight = over_devices((sums, jnp.sum(counted)))
+        fresh = (sums * (examples / weight)).astype(rows.normalizers.dtype)
+        rows = _normalized(rows, fresh)
+        part, zero = _with_gradient(
+            functools.partial(
+                objectives.crd_of_rows,
+                rows=rows,
+                positives=place(chosen.positives),
+                negatives=negative,
+                counts=over_devices(jnp.sum(negative, axis=1)),
+                n=examples,
+                temperature=temperature,
+            ),
+            s,
+            t,
+        )
+        index = place(batch["index"])
+        part = _checks.nan_unless(jnp.all(index >= 0), part)
+        moved = objectives.crd_update_rows(
+            rows, s + zero, t + zero, index, momentum=momentum
+        )
+        replicated = {"normalizers": rows.normalizers, "key": key}
+        return over_devices(part), State(replicated, (moved.student, moved.teacher))
+
+    return Term(init, apply)
+
+
+def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
+    """Sets a bank's normalizers to those of the first batch, if it has none yet."""
+    unknown = bank.normalizers <= 0
+    return bank._replace(normalizers=jnp.where(unknown, first, bank.normalizers))
+
+
+def _with_gradient(
+    loss: Callable[[Array, Array], Array], s: Array, t: Array
+) -> tuple[Array, Array]:
+    """Computes a loss with its gradient, and a zero that is known after both.
+
+    A bank that is updated where it lies must not be read later, or XLA copies it. The
+    backward pass would read it: the gradient is therefore computed with the loss, and
+    whatever the zero is added to comes after them. (On CPUs XLA drops
+    `lax.optimization_barrier`, which would order them too.) Second derivatives are 0.
+    """
+    fixed = jax.tree.map(lax.stop_gradient, (s, t))
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*fixed)
+    after = value + sum(jnp.sum(g) for g in gradients)
+    # (NaN remains NaN, so that no compiler takes it for a constant.)
+    zero = jnp.where(after == after, 0, after)
+    return _backed(value, (s, t), gradients), zero
+
+
+@jax.custom_vjp
+def _backed(value: Array, inputs: Any, gradients: Any) -> Array:
+    """Returns the value, with the given gradient with respect to the inputs."""
+    del inputs, gradients
+    return value
+
+
+_backed.defvjp(
+    lambda value, inputs, gradients: (value, gradients),
+    lambda gradients, of_value: (
+        None,
+        jax.tree.map(lambda g: (of_value * g).astype(g.dtype), gradients),
+        None,
+    ),
+)
+
+
+def crd_of_batch(
+    *, features: int = 128, temperature: float = 0.07, label: str | None = "label"
+) -> Term:
+    """Makes `objectives.crd_shared` without a bank: the batch takes its place.
+
+    For very large batches or data sets. Wrapped in `over_global_batch` the negatives
+    are those of all devices. Positives and negatives are the current embeddings, and
+    both sides of each pair receive a gradient; the normalizers are each batch's own.
+
+    Args:
+      features: The number of units of the embeddings.
+      temperature: The number that scores are divided by.
+      label: The entry of the batch with the classes; negatives are of other classes.
+        None: all other examples are negatives.
+
+    References:
+      Tian, Krishnan & Isola, `Contrastive Representation Distillation
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020; the bank's author suggests large
+      batches in its place (RepDistiller, issue 40).
+    """
+    _checks.check_number("temperature", temperature, above=0)
+    init, embed = _modules.heads(features)
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        s, t = map(_geometry.unit_rows, embed(params, student, teacher))
+        rows = jnp.arange(len(s))
+        weights = negatives.is_other(
+            None if label is None else batch[label], rows, rows
+        )
+        bank = objectives.Bank(s, t, normalizers=None)
+        loss = objectives.crd_shared(
+            s, t, bank, rows, weights=weights, temperature=temperature
+        )
+        return loss, state
+
+    return Term(init, apply)

@@ -1,0 +1,123 @@
+"""Representational distance learning, from a teacher or from measured RDMs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rdljax import _checks, _geometry, _indices, objectives, rdm
+from rdljax.terms.base import State, Term
+
+
+def rdl(
+    *,
+    pairs: int | None = None,
+    distance=rdm.distances.Cosine(),
+    comparison=rdm.comparisons.Pearson(),
+    form=None,
+) -> Term:
+    """Makes `objectives.rdl` over all pairs of the batch, or over random pairs.
+
+    Wrapped in `over_global_batch` the pairs are drawn from the global batch, the same
+    on all devices, and devices exchange no more than they must (`rdm.discrepancy`).
+
+    Args:
+      pairs: The number of random pairs that each step draws. None: all pairs.
+      distance: The distance of two examples' activations, one of `rdm.distances`.
+      comparison: The comparison of two RDMs, one of `rdm.comparisons`.
+      form: How the RDMs are held in memory, one of `rdm.forms`. None: the fastest.
+
+    References:
+      McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
+      Networks <https://doi.org/10.3389/fncom.2016.00131>`_, 2016; its first author's
+      prototype draws 50 pairs a step.
+    """
+    if pairs is not None:
+        pairs = _checks.as_count("number of pairs", pairs)
+    chosen = {"distance": distance, "comparison": comparison}
+
+    def init(key, student, teacher):
+        return {}, State(replicated=() if pairs is None else key)
+
+    def compare(student, teacher, drawn, axis_name):
+        if form is None and axis_name is None:
+            return objectives.rdl(student, teacher, drawn, **chosen)
+
+        def one(s, t):
+            dtype = _geometry.compute_dtype(s)
+            t = lax.stop_gradient(t.astype(dtype))
+            return rdm.discrepancy(
+                s.astype(dtype), t, drawn, **chosen, form=form, axis_name=axis_name
+            )
+
+        values = jax.tree.map(one, student, teacher)
+        return functools.reduce(jnp.add, jax.tree.leaves(values))
+
+    def loss_of(state, student, teacher, axis_name):
+        if pairs is None:
+            return compare(student, teacher, None, axis_name), state
+        key, draw = jax.random.split(state.replicated)
+        devices = 1 if axis_name is None else lax.axis_size(axis_name)
+        size = jax.tree.leaves(student)[0].shape[0] * devices
+        drawn = rdm.sample_pairs(draw, size, pairs)
+        return compare(student, teacher, drawn, axis_name), State(replicated=key)
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        return loss_of(state, student, teacher, None)
+
+    def apply_globally(params, state, student, teacher, batch, axis_name=None):
+        return loss_of(state, student, teacher, axis_name)
+
+    return Term(init, apply, apply_globally=apply_globally)
+
+
+def rdl_target(*, missing: bool = False, stimulus: str = "stimulus", **numbers) -> Term:
+    """Makes `objectives.rdl_target` towards measured RDMs of the batch's stimuli.
+
+        term = terms.on_layers(("stimuli/pooled", "human_it"), terms.rdl_target())
+        terms.over_global_batch(term)
+
+    Args:
+      missing: Whether the RDMs have pairs that were not measured (NaN), which are then
+        left out.
+      stimulus: The entry of the batch with the numbers of its stimuli `[stimuli]`. A
+        number out of range is a `ValueError` where its value is known, and makes the
+        loss NaN where it is traced.
+      **numbers: `distance`, `comparison`, `subjects` and `ceiling` of
+        `objectives.rdl_target`.
+
+    The teacher's layer has the rows of the RDMs: see `teachers.rdms`.
+    """
+
+    def one(student, rows, chosen):
+        if rows.ndim not in (2, 3) or rows.shape[0] != chosen.shape[0]:
+            raise ValueError(
+                f"rdl_target takes rows of RDMs [stimuli, n] or [stimuli, subjects, n] "
+                f"of {chosen.shape[0]} stimuli, as teachers.rdms answers, got "
+                f"{rows.shape}"
+            )
+        stimuli = rows.shape[-1]
+        _checks.check_indices(stimulus, chosen, stimuli)
+        chosen = _indices.places(chosen, stimuli)
+        square = jnp.take(rows, chosen, axis=-1)
+        if square.ndim == 2:
+            target = rdm.condense(square)
+        else:
+            target = jax.vmap(rdm.condense, in_axes=1)(square)
+        weights = None
+        if missing:
+            measured = ~jnp.isnan(target)
+            weights = measured.astype(target.dtype)
+            target = jnp.where(measured, target, 0)
+        loss = objectives.rdl_target(student, target, weights, **numbers)
+        return _checks.nan_unless(jnp.all(chosen < stimuli), loss)
+
+    def init(key, student, teacher):
+        return {}, State()
+
+    def apply(params, state, student, teacher, batch, axis_name=None):
+        losses = jax.tree.map(lambda s, t: one(s, t, batch[stimulus]), student, teacher)
+        return functools.reduce(jnp.add, jax.tree.leaves(losses)), state
+
+    return Term(init, apply)

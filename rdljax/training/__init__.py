@@ -1,0 +1,96 @@
+"""Training: the state and the optax step, pmapped across devices.
+
+================== =====================================================================
+where              what
+================== =====================================================================
+`training.state`   `Phase` (a part of the plan), `TrainState`, `Replicated`, `Arrays`
+`training.begin`   `init`, `begin_phase`: the state at the start
+`training.step`    `make_step`: one step of a phase
+`training.many`    `scan_steps`: several steps as one; `vmap_trainings`, `vmap_over`,
+                   `stack_trainings`, `select_training`: several trainings as one
+`training.devices` `pmap`, `compile_step` (a `Program`), `shard`, `replicate`, `AXIS`;
+                   of several processes `local_batch`, `gather_state`, `check_alike`
+                   (raises `ProcessesDiffer`); `reshard_like`
+`training.finite`  `make_finite_check`, `FiniteReport`: where a loss became NaN
+================== =====================================================================
+
+All of it is reached as `training.NAME`.
+
+A training plan is a sequence of phases. A phase has the terms of its loss with their
+weights, which parameters it trains, and for how long. The step knows of the devices an
+axis name only, so the same step runs under `pmap`, `vmap(axis_name=...)`,
+`jit(shard_map(...))`, or unmapped with `axis_name=None`. Of several processes
+(`jax.distributed`) each holds its own devices' part: see `docs/devices.md`.
+
+    plan = [training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=20)]
+    arrays = training.replicate(training.Arrays(teacher.arrays, data))
+    state = training.init(key, net, teacher, plan, view, arrays, batch)
+    state = training.begin_phase(state, plan[0], optimizer)
+    step = training.pmap(training.make_step(net, teacher, plan[0], optimizer, view))
+    state, metrics = step(state, arrays, training.shard(batch))
+"""
+
+from rdljax.training.begin import begin_phase, init
+from rdljax.training.devices import (
+    AXIS,
+    ProcessesDiffer,
+    Program,
+    check_alike,
+    compile_step,
+    gather_state,
+    local_batch,
+    pmap,
+    replicate,
+    reshard_like,
+    shard,
+)
+from rdljax.training.finite import FiniteReport, make_finite_check
+from rdljax.training.many import (
+    scan_steps,
+    select_training,
+    stack_trainings,
+    vmap_over,
+    vmap_trainings,
+)
+from rdljax.training.state import (
+    Arrays,
+    Batch,
+    Phase,
+    Replicated,
+    TrainState,
+    View,
+    Weight,
+)
+from rdljax.training.step import Step, make_step
+
+__all__ = [
+    "AXIS",
+    "Arrays",
+    "Batch",
+    "FiniteReport",
+    "Phase",
+    "ProcessesDiffer",
+    "Program",
+    "Replicated",
+    "Step",
+    "TrainState",
+    "View",
+    "Weight",
+    "begin_phase",
+    "check_alike",
+    "compile_step",
+    "gather_state",
+    "init",
+    "local_batch",
+    "make_finite_check",
+    "make_step",
+    "pmap",
+    "replicate",
+    "reshard_like",
+    "scan_steps",
+    "select_training",
+    "shard",
+    "stack_trainings",
+    "vmap_over",
+    "vmap_trainings",
+]

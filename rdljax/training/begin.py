@@ -1,0 +1,158 @@
+"""The state at the start of a training, and at the start of each of its phases."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rdljax import _checks, teachers, terms
+from rdljax.training import _params, _rows, _student
+from rdljax.training import state as states
+from rdljax.training.state import (
+    Arrays,
+    Batch,
+    Phase,
+    Replicated,
+    TrainState,
+    View,
+)
+
+Array = jax.Array
+
+
+def init(
+    key: Array,
+    student,
+    teacher: teachers.Teacher,
+    plan: Sequence[Phase],
+    view: View,
+    arrays: Arrays,
+    batch: Batch,
+    devices: int | None = None,
+    view_key: Array | None = None,
+) -> TrainState:
+    """Makes the state before the first phase; `begin_phase` readies it for a phase.
+
+    Args:
+      key: The random key of the whole training.
+      student: A Flax module that returns a dict of activations.
+      teacher: The source of the targets.
+      plan: All phases. The parameters of all their terms are made here. A name stands
+        for the same term in every phase.
+      view: `view(data, batch, key)` returns the batch that nets and terms see: at least
+        `image`. If it has `extra_images`, a dict of further images by name (such as the
+        stimuli of a measured RDM), the student sees those in the same step, behind the
+        others; their activations are called `name/layer`.
+      arrays: The teacher's arrays and the data.
+      batch: A batch, of which only the shapes are read.
+      devices: The number of devices that the step will be mapped over. None: all
+        devices of all processes.
+      view_key: The random key of the view. Trainings with the same one see the same
+        images, given the same batches. None: it follows from `key`.
+
+    Returns:
+      The state, at step 0.
+
+    Raises:
+      ValueError: A term is called "student" or "loss"; a name stands for different
+        terms in different phases; a term divides a scalar over the devices; or the
+        batch is empty.
+      UnknownName: A term names a layer that a net does not have.
+    """
+    student_key, terms_key, phase_key = jax.random.split(key, 3)
+    example = jax.eval_shape(view, arrays.data, batch, phase_key)
+    if not example["image"].shape[0]:
+        raise ValueError("a batch has one image or more, got none")
+    # One image will do: only the shape of an image counts. Not jitted: XLA would take
+    # minutes to compile the drawing of a deep net's arrays in one program.
+    images = jnp.zeros((1, *example["image"].shape[1:]), example["image"].dtype)
+    variables = dict(student.init(student_key, images))
+    look = functools.partial(
+        _student.with_further_images(_student.in_evaluation), student
+    )
+    seen, _ = jax.eval_shape(look, variables, example, phase_key)
+    taught = jax.eval_shape(teacher.targets, arrays.teacher, example)
+
+    params, states = {"student": variables.pop("params")}, {}
+    for i, (name, term) in enumerate(sorted(_all_terms(plan).items())):
+        if name in ("student", "loss"):
+            raise ValueError(f"a term may not be called {name!r}")
+        own_key = jax.random.fold_in(terms_key, i)
+        params[name], states[name] = term.init(own_key, seen, taught)
+        if any(x.ndim == 0 for x in jax.tree.leaves(states[name].per_device)):
+            raise ValueError(f"the term {name!r} divides a scalar over the devices")
+
+    count = jax.device_count() if devices is None else devices
+    count = _checks.as_count("number of devices", count)
+    state = TrainState(
+        Replicated(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state=variables,
+            opt_state=(),
+            terms={name: state.replicated for name, state in states.items()},
+            key=phase_key,
+            view_key=phase_key if view_key is None else view_key,
+        ),
+        per_device={
+            name: jax.tree.map(lambda x: _rows.divided(x, count), state.per_device)
+            for name, state in states.items()
+        },
+    )
+    return _unaliased(state)
+
+
+def begin_phase(
+    state: TrainState, phase: Phase, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Returns the state at the start of a phase, with a new optimizer state and key.
+
+    Args:
+      state: The state of `init`, or of the last step of the phase before.
+      phase: The phase to begin.
+      optimizer: The optimizer that `make_step` will be given.
+
+    Raises:
+      UnknownName: The phase trains a parameter that does not exist.
+      ValueError: The state is that of several trainings.
+    """
+    states.check_one(state)
+    trained, _ = _params.partition(state.replicated.params, phase)
+    keys = (state.replicated.key, state.replicated.view_key)
+    key, view_key = (jax.random.split(key)[0] for key in keys)
+    replicated = state.replicated._replace(
+        step=jnp.zeros((), jnp.int32),
+        opt_state=optimizer.init(trained),
+        key=key,
+        view_key=view_key,
+    )
+    return _unaliased(state._replace(replicated=replicated))
+
+
+def _unaliased(state: TrainState) -> TrainState:
+    """Copies each array that a state holds more than once.
+
+    A state is donated, and no buffer can be donated twice. (Some optimizers begin with
+    the parameters themselves as a part of their state.)
+    """
+    seen = set()
+
+    def own(x):
+        if isinstance(x, Array) and id(x) in seen:
+            return x.copy()
+        seen.add(id(x))
+        return x
+
+    return jax.tree.map(own, state)
+
+
+def _all_terms(plan: Sequence[Phase]) -> dict[str, terms.Term]:
+    """Returns the terms of all phases by name."""
+    found: dict[str, terms.Term] = {}
+    for phase in plan:
+        for name, (_, term) in phase.terms.items():
+            if found.setdefault(name, term).init is not term.init:
+                raise ValueError(f"the term {name!r} is another one in another phase")
+    return found

@@ -1,0 +1,266 @@
+"""Steps, batches and states over devices, and over processes (`docs/devices.md`)."""
+
+import functools
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from rdljax import _checks
+from rdljax.training import _rows
+from rdljax.training import state as states
+from rdljax.training.state import Arrays, Batch, TrainState
+from rdljax.training.step import Step
+
+PyTree = Any
+
+AXIS = "devices"
+
+
+def pmap(step: Step, devices: Sequence[jax.Device] | None = None) -> Step:
+    """Maps a step over devices.
+
+    The replicated state stays replicated, without a leading axis. The given state is
+    donated: its buffers are reused, do not read it afterwards.
+
+    Args:
+      step: A step of `make_step`, `scan_steps`, `vmap_trainings` or
+        `make_finite_check`.
+      devices: The devices to map over. None: all local devices.
+
+    Returns:
+      `step(state, arrays, batch) -> (state, metrics)` for a batch from `shard` and
+      arrays from `replicate`.
+    """
+    return _placing(_mapped(step, devices), devices)
+
+
+class Program(NamedTuple):
+    """A compiled step.
+
+    Attributes:
+      step: The mapped step, as of `pmap`, for these shapes alone.
+      seconds: The time that it took to compile.
+      memory: The bytes that a call takes on each device, arguments included, by XLA's
+        account; other arrays on the device are not in it.
+      arguments: The bytes of the arguments: the part of state, arrays and batch that
+        the step reads.
+      operations: The floating-point operations of a call on each device, by XLA's count
+        (the body of a loop counts once); None where it does not count.
+    """
+
+    step: Step
+    seconds: float
+    memory: int
+    arguments: int
+    operations: float | None
+
+
+def compile_step(
+    step: Step,
+    state: TrainState,
+    arrays: Arrays,
+    batch: Batch,
+    devices: Sequence[jax.Device] | None = None,
+) -> Program:
+    """Maps a step as `pmap` does, and compiles it before its first call.
+
+    Args:
+      step: As for `pmap`.
+      state: A state, or its shapes (`jax.eval_shape`).
+      arrays: The arrays that the step reads, or their shapes.
+      batch: A batch of `shard`, or its shapes.
+      devices: As for `pmap`.
+    """
+    begin = time.perf_counter()
+    program = _mapped(step, devices).lower(state, arrays, batch).compile()
+    seconds = time.perf_counter() - begin
+    taken = program.memory_analysis()
+    memory = (
+        taken.argument_size_in_bytes
+        + taken.output_size_in_bytes
+        - taken.alias_size_in_bytes  # What is donated is argument and output.
+        + taken.temp_size_in_bytes
+        + taken.generated_code_size_in_bytes
+    )
+    costs = program.cost_analysis() or {}
+    return Program(
+        _placing(program, devices),
+        seconds,
+        memory,
+        taken.argument_size_in_bytes,
+        costs.get("flops"),
+    )
+
+
+def _mapped(step: Step, devices: Sequence[jax.Device] | None) -> Any:
+    return jax.pmap(
+        functools.partial(step, axis_name=AXIS),
+        axis_name=AXIS,
+        in_axes=(TrainState(None, 0), None, 0),
+        out_axes=(TrainState(None, 0), None),
+        donate_argnums=0,
+        devices=devices,
+    )
+
+
+def _placing(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
+    """Lets a mapped step take a state that lies elsewhere."""
+    everywhere = _sharding(devices)
+    where = TrainState(everywhere, _sharding(devices, AXIS))
+
+    def run(state, arrays, batch):
+        # For a state that comes from elsewhere (made or restored on one device) the
+        # step would be compiled once more.
+        if state.replicated.step.sharding != everywhere:
+            check_alike("state", state)
+            state = state._replace(per_device=local_batch(state.per_device))
+            state = TrainState(*map(jax.device_put, state, where))
+        return mapped(state, arrays, batch)
+
+    return run
+
+
+def shard(batch: Batch, devices: int | None = None, *, axis: int = 0) -> Batch:
+    """Divides a batch `[batch, ...]` over devices: `[devices, batch / devices, ...]`.
+
+    Args:
+      batch: This process's part of the batch (`local_batch`); with one process, the
+        whole batch.
+      devices: The number of devices of this process. None: all of them.
+      axis: The axis of the examples. Axes before it, of steps (`scan_steps`) and of
+        trainings (`vmap_trainings`), come behind that of the devices.
+
+    Raises:
+      ValueError: The batch is empty or does not divide by the devices.
+    """
+    count = jax.local_device_count() if devices is None else devices
+    count = _checks.as_count("number of devices", count)
+    return jax.tree.map(lambda x: _rows.split(x, count, "devices", axis), batch)
+
+
+def local_batch(batch: Batch, *, axis: int = 0) -> Batch:
+    """Returns this process's rows of a batch `[batch, ...]` that all processes know.
+
+    (A process that reads data of its own has its part already.)
+
+    Args:
+      batch: The whole batch, the same in all processes.
+      axis: The axis of the examples, as for `shard`.
+
+    Raises:
+      ValueError: The batch is empty or does not divide by the processes.
+    """
+    count, me = jax.process_count(), jax.process_index()
+    if count == 1:
+        return batch
+    return jax.tree.map(lambda x: _rows.split(x, count, "processes", axis)[me], batch)
+
+
+class ProcessesDiffer(ValueError):
+    """The processes of one training hold different values of what should be equal."""
+
+
+def check_alike(what: str, tree: PyTree) -> None:
+    """Raises `ProcessesDiffer` unless all processes hold the same values.
+
+    Every process must call it, and it raises in each. With one process it does nothing.
+    A mapped step checks the state that it begins with, and `gather_state` the one that
+    is to be saved.
+
+    Args:
+      what: A word for the message, such as "settings".
+      tree: A pytree of arrays, numbers and strings.
+
+    Raises:
+      ProcessesDiffer: With the processes, and the first entry that differs.
+    """
+    if jax.process_count() == 1:
+        return
+    found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None)
+    names = [jax.tree_util.keystr(x, simple=True, separator="/") for x, _ in found]
+    hashes = [_sha256(x) for _, x in found]
+    # The names alone first: of other entries there may be more.
+    _check_hashes(what, ["what its entries are called"], [_sha256("\n".join(names))])
+    _check_hashes(what, names, hashes)
+
+
+def _check_hashes(what: str, names: Sequence[str], hashes: Sequence[bytes]) -> None:
+    # (Of few shapes, each of which is a program to compile.)
+    own = np.zeros((-(-len(hashes) // 64) * 64, 32), np.uint8)
+    own[: len(hashes)] = [list(x) for x in hashes]
+    differs = multihost_utils.process_allgather(own)
+    differs = (differs != differs[0]).any(axis=2)  # [processes, entries]
+    if differs.any():
+        processes = ", ".join(map(str, np.flatnonzero(differs.any(axis=1))))
+        first = names[np.flatnonzero(differs.any(axis=0))[0]]
+        raise ProcessesDiffer(
+            f"the {what} of process {processes} differs from that of process 0: {first}"
+        )
+
+
+def _sha256(x: Any) -> bytes:
+    if not hasattr(x, "dtype"):
+        return hashlib.sha256(repr(x).encode()).digest()
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
+    x = np.asarray(x)
+    content = np.ascontiguousarray(np.atleast_1d(x)).view(np.uint8)
+    kind = f"{x.dtype} {x.shape}".encode()
+    return hashlib.sha256(kind + content.tobytes()).digest()
+
+
+def gather_state(state: TrainState) -> TrainState:
+    """Gathers the rows of all processes' devices, for a state that is to be saved.
+
+    With one process it is the state itself; with several, each must call.
+
+    Raises:
+      ProcessesDiffer: The replicated state differs between processes.
+    """
+    check_alike("state", state.replicated)
+
+    def one(x):
+        parted = jax.process_count() > 1 and x.shape[0] < jax.device_count()
+        if not parted:  # (A state before its first step is not.)
+            return x
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return state._replace(per_device=jax.tree.map(one, state.per_device))
+
+
+def reshard_like(state: TrainState, like: TrainState) -> TrainState:
+    """Divides a state over another number of devices.
+
+    Args:
+      state: A restored state, or one of `gather_state`.
+      like: A state of `init` for the wanted number of devices, or its shapes.
+
+    Raises:
+      ValueError: The state is that of several trainings.
+    """
+    states.check_one(state)
+
+    def one(x, target):
+        rows = jnp.reshape(x, (-1, *x.shape[2:]))
+        return _rows.divided(rows, target.shape[0], target.shape[1])
+
+    per_device = jax.tree.map(one, state.per_device, like.per_device)
+    return state._replace(per_device=per_device)
+
+
+def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
+    """Copies a pytree of arrays to each device, by default to all local devices."""
+    return jax.device_put(tree, _sharding(devices))
+
+
+def _sharding(
+    devices: Sequence[jax.Device] | None, *axes: str
+) -> jax.sharding.NamedSharding:
+    mesh = jax.sharding.Mesh(devices or jax.local_devices(), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))

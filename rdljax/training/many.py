@@ -1,0 +1,184 @@
+"""Several steps, and the steps of several trainings, as one program."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rdljax import _checks
+from rdljax.training.state import Replicated, TrainState
+from rdljax.training.step import Step
+
+PyTree = Any
+
+
+def scan_steps(step: Step, *, unrolled: bool = False) -> Step:
+    """Makes several successive steps one call, so that the host is asked only once.
+
+    Args:
+      step: A step of `make_step` or `vmap_trainings`.
+      unrolled: Whether the steps are written out one after the other instead of a loop
+        on the device. The program then takes as many times as long to compile; but
+        XLA:CPU is 10 to 40 times slower at the gradients of convolutions in a loop.
+
+    Returns:
+      `steps(state, arrays, batches, *, axis_name=None) -> (state, metrics)`, to be
+      mapped as a step is. Batches and metrics have leaves `[steps, ...]`.
+    """
+
+    def steps(state, arrays, batches, *, axis_name=None):
+        def next_step(state, batch):
+            return step(state, arrays, batch, axis_name=axis_name)
+
+        if unrolled and jax.tree.leaves(batches)[0].shape[0] == 1:
+            # `scan` makes a loop of one step that is to be unrolled.
+            state, metrics = next_step(state, jax.tree.map(lambda x: x[0], batches))
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return lax.scan(next_step, state, batches, unroll=unrolled or 1)
+
+    return steps
+
+
+def vmap_trainings(step: Step, *, unrolled: bool = False) -> Step:
+    """Vectorises a step over several trainings, which are then one program.
+
+    Trainings that share the key of their view (`stack_trainings(same_view=True)`) share
+    their batches too, and what follows from the batch alone is computed once: the view
+    and the teacher.
+
+    Args:
+      step: A step of `make_step`.
+      unrolled: Whether the trainings are written out one after the other instead of
+        being vectorised: XLA:CPU is slow at convolutions whose kernels differ from
+        example to example.
+
+    Returns:
+      `step(state, arrays, batch, *, axis_name=None) -> (state, metrics)`, to be mapped
+      as a step is. The state is that of `stack_trainings`; the batch has leaves
+      `[trainings, ...]`, or is the one that all share; metrics are `[trainings]`.
+    """
+    return vmap_over(lambda _: step, (), unrolled=unrolled)
+
+
+def vmap_over(
+    step_of: Callable[[PyTree], Step], numbers: PyTree, *, unrolled: bool = False
+) -> Step:
+    """Vectorises over trainings that differ in numbers: weights, temperatures, rates.
+
+        kd = terms.on_layers("logits", terms.from_objective(objectives.kd))
+
+        def weighing(weight):
+            phase = training.Phase({"task": (1.0, task), "kd": (weight, kd)}, epochs=20)
+            return training.make_step(net, teacher, phase, optimizer, view)
+
+        step = training.vmap_over(weighing, jnp.array([0.1, 0.3, 1.0]))
+
+    Args:
+      step_of: A function from the numbers of one training to its step.
+      numbers: A pytree of leaves `[trainings, ...]`.
+      unrolled: As for `vmap_trainings`.
+
+    Returns:
+      A step as that of `vmap_trainings`.
+    """
+
+    def steps(state, arrays, batch, *, axis_name=None):
+        def one(numbers, state, batch):
+            return step_of(numbers)(state, arrays, batch, axis_name=axis_name)
+
+        shared = state.replicated.view_key.ndim == 0
+        if unrolled:
+
+            def alone(number):
+                pick = operator.itemgetter(number)
+                own = batch if shared else jax.tree.map(pick, batch)
+                taken = _taken(state, number, axis=0)
+                return one(jax.tree.map(pick, numbers), taken, own)
+
+            count = state.replicated.key.shape[0]
+            states, metrics = zip(*map(alone, range(count)), strict=True)
+            metrics = jax.tree.map(lambda *x: jnp.stack(x), *metrics)
+            return _stack(states, shared, axis=0), metrics
+        axes = TrainState(_axes(shared), per_device=0)
+        return jax.vmap(
+            one, in_axes=(0, axes, None if shared else 0), out_axes=(axes, 0)
+        )(numbers, state, batch)
+
+    return steps
+
+
+def stack_trainings(
+    states: Sequence[TrainState], *, same_view: bool = False
+) -> TrainState:
+    """Stacks the states of several trainings, for `vmap_trainings`.
+
+    Args:
+      states: The states, all at the same step and for the same number of devices.
+      same_view: Whether all see the same batches, through a view with the key of the
+        first.
+
+    Returns:
+      A state of leaves `[trainings, ...]`, in `per_device` `[devices, trainings, ...]`.
+
+    Raises:
+      ValueError: They are at different steps.
+    """
+    numbers = [state.replicated.step for state in states]
+    known = [int(n) for n in numbers if not isinstance(n, jax.core.Tracer)]
+    if len({*known}) > 1:
+        raise ValueError(f"trainings together must be at one step, got {known}")
+
+    return _stack(states, same_view, axis=1)
+
+
+def select_training(state: TrainState, number: int) -> TrainState:
+    """Returns the state of one of several trainings (`stack_trainings`).
+
+    Args:
+      state: The state of several trainings.
+      number: Which of them, counted from 0.
+
+    Raises:
+      ValueError: The state is that of one training, or there is no such number.
+    """
+    trainings = state.replicated.key.shape
+    if not trainings:
+        raise ValueError("expected the state of several trainings (`stack_trainings`)")
+    _checks.check_indices("training", number, *trainings)
+    return _taken(state, number, axis=1)
+
+
+def _axes(same_view: bool) -> Replicated:
+    """Returns for each field of the state which axis has the trainings."""
+    return Replicated(None, 0, 0, 0, 0, 0, None if same_view else 0)
+
+
+def _stack(states: Sequence[TrainState], same_view: bool, axis: int) -> TrainState:
+    """Stacks states; `per_device` has the trainings along the given axis."""
+
+    def one(axis, *trees):
+        if axis is None:
+            return trees[0]
+        return jax.tree.map(lambda *x: jnp.stack(x, axis), *trees)
+
+    return TrainState(
+        Replicated(*map(one, _axes(same_view), *(s.replicated for s in states))),
+        one(axis, *(state.per_device for state in states)),
+    )
+
+
+def _taken(state: TrainState, number: int, axis: int) -> TrainState:
+    """Selects a state; `per_device` has the trainings along the given axis."""
+
+    def one(axis, tree):
+        if axis is None:
+            return tree
+        return jax.tree.map(lambda x: x[(slice(None),) * axis + (number,)], tree)
+
+    axes = _axes(state.replicated.view_key.ndim == 0)
+    return TrainState(
+        Replicated(*map(one, axes, state.replicated)), one(axis, state.per_device)
+    )

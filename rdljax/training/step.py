@@ -1,0 +1,156 @@
+"""One step of a phase: the loss, its gradient and the optimizer."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from rdljax import _checks, teachers, terms
+from rdljax.training import _params, _student
+from rdljax.training.state import Batch, Phase, TrainState, View, Weight
+
+Array = jax.Array
+PyTree = Any
+
+# `step(state, arrays, batch) -> (state, metrics)`; before it is mapped it takes an
+# `axis_name` too.
+Step = Callable[..., tuple["TrainState", dict[str, Array]]]
+
+
+def make_step(
+    student,
+    teacher: teachers.Teacher,
+    phase: Phase,
+    optimizer: optax.GradientTransformation,
+    view: View,
+    *,
+    micro_batches: int = 1,
+) -> Step:
+    """Makes one step of a phase, as it runs on each device.
+
+    Micro-batches are for a batch that is too large for the memory. The student sees
+    them one after the other, and only the activations of each are kept; the loss is
+    that of the whole batch, relations between examples of different micro-batches
+    included, and each micro-batch is computed a second time for the gradient. The step
+    equals that of the whole batch, except for the statistics of batch normalisation,
+    which are those of each micro-batch, and for dropout. The teacher sees the whole
+    batch at once. (XLA:CPU is slow at convolutions in such a loop, and would keep
+    everything without it.)
+
+    A student with dropout takes its key as `rngs["dropout"]`. The masks differ from
+    step to step and from device to device, so that the result of such a student depends
+    on the number of devices.
+
+    Args:
+      student: The module that `init` was given; so are `teacher` and `view`.
+      teacher: The source of the targets.
+      phase: The phase, whose terms make the loss.
+      optimizer: The optimizer that `begin_phase` was given. If it takes `value=`, it is
+        given the loss, the mean over the devices.
+      view: The function that makes the batch that nets and terms see.
+      micro_batches: The number of micro-batches in which the student sees a device's
+        batch. (Plain gradient accumulation would compare only examples of one
+        micro-batch, which is another loss.)
+
+    Returns:
+      `step(state, arrays, batch, *, axis_name=None) -> (state, metrics)`. The batch is
+      this device's; `state.per_device` is without its device axis. Metrics are the loss
+      and the unweighted value of each term, the mean over the devices.
+    """
+    run = _student.of_phase(phase, micro_batches)
+    takes_value = _takes(optimizer.update, "value")
+
+    def step(state, arrays, batch, *, axis_name=None):
+        now, per_device = state
+
+        def mean(tree):
+            return tree if axis_name is None else _mean(tree, axis_name)
+
+        with jax.named_scope("view"):
+            key = jax.random.fold_in(now.view_key, now.step)
+            batch = view(arrays.data, batch, key)
+        with jax.named_scope("teacher"):
+            targets = teacher.targets(arrays.teacher, batch)
+        dropout = _student.dropout_key(now, axis_name)
+        trained, frozen = _params.partition(now.params, phase)
+
+        def loss(trained):
+            params = _params.combine(trained, frozen)
+            variables = _params.variables(now, params)
+            with jax.named_scope("student"):
+                seen, model_state = run(student, variables, batch, dropout)
+            total, values, remembered = weighted_sum(
+                phase, params, state, seen, targets, batch, axis_name
+            )
+            return total, (values, remembered, model_state)
+
+        (total, (values, remembered, model_state)), gradient = jax.value_and_grad(
+            loss, has_aux=True
+        )(trained)
+        gradient, metrics = mean(gradient), mean({"loss": total, **values})
+        with jax.named_scope("optimizer"):
+            extra = {"value": metrics["loss"]} if takes_value else {}
+            updates, opt_state = optimizer.update(
+                gradient, now.opt_state, trained, **extra
+            )
+            trained = optax.apply_updates(trained, updates)
+        new = now._replace(
+            step=now.step + 1,
+            params=_params.combine(trained, frozen),
+            # Equal already where the net synchronises its statistics itself.
+            model_state=mean(model_state),
+            opt_state=opt_state,
+            terms=now.terms | {k: s.replicated for k, s in remembered.items()},
+        )
+        per_device = per_device | {k: s.per_device for k, s in remembered.items()}
+        return TrainState(new, per_device), metrics
+
+    return step
+
+
+def _takes(function: Callable, name: str) -> bool:
+    """Returns whether a function takes a keyword argument of that name."""
+    parameters = inspect.signature(function).parameters
+    kinds = [parameter.kind for parameter in parameters.values()]
+    return name in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def weighted_sum(
+    phase: Phase,
+    params: dict[str, PyTree],
+    state: TrainState,
+    seen: Mapping[str, Array],
+    targets: Mapping[str, Array],
+    batch: Batch,
+    axis_name: str | None,
+) -> tuple[Array, dict[str, Array], dict[str, terms.State]]:
+    """Returns a phase's loss, the value of each term, and the new state of each."""
+    total, values, remembered = 0.0, {}, {}
+    for name, (weight, term) in phase.terms.items():
+        memory = terms.State(state.replicated.terms[name], state.per_device[name])
+        with jax.named_scope(f"terms/{name}"):
+            values[name], remembered[name] = term.apply(
+                params[name], memory, seen, targets, batch, axis_name
+            )
+        weight = _at(weight, state.replicated.step)
+        _checks.check_number(f"weight of the term {name!r}", weight)
+        total += jnp.asarray(weight, values[name].dtype) * values[name]
+    return total, values, remembered
+
+
+def _mean(tree: PyTree, axis_name: str) -> PyTree:
+    """Averages over the devices all that is not an integer (such as a counter)."""
+    return jax.tree.map(
+        lambda x: (
+            lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+        ),
+        tree,
+    )
+
+
+def _at(weight: Weight, step: Array) -> Array | float:
+    return weight(step) if callable(weight) else weight
