@@ -331,6 +331,7 @@ def in_this_process(monkeypatch):
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_a_case_from_the_command_line(self, tmp_path):
         out = tmp_path / "kd.json"
         options = ["--batch=4", "--rounds=1", f"--out={out}", "--markdown"]
@@ -635,7 +636,9 @@ class TestDrivers:
         ways = [drivers.from_host(lab), *(drivers.epoch(lab, n) for n in chunks)]
         assert self.losses(ways).shape == (3,)
 
-    @pytest.mark.parametrize("same", [False, True])
+    @pytest.mark.parametrize(
+        "same", [True, pytest.param(False, marks=pytest.mark.slow)]
+    )
     def test_seeds(self, lab, same):
         key = jax.random.key(1) if same else None
         ways = [drivers.in_turn(lab, key)]

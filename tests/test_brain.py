@@ -656,6 +656,7 @@ class TestExperiment:
         assert {"kd", "it/pooled"} <= set(history[0])
 
     @pytest.mark.parametrize("side", [24, pytest.param(48, marks=pytest.mark.slow)])
+    @pytest.mark.slow
     def test_from_given_weights_in_another_size(self, made, tmp_path, side):
         net, shape = nets.build("mnist_cnn_small", 7), (side, side, 3)
         normalisation = ((0.5,) * 3, (0.25,) * 3)

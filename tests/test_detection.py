@@ -594,6 +594,7 @@ class Countdown(loop.Interrupt):
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_compares_backbones_and_resumes(
         self, folder, tmp_path, capsys, monkeypatch
     ):

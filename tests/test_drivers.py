@@ -287,7 +287,7 @@ class TestTogether:
 
 # What draws, remembers or trains. (How an objective alone is vectorised and scanned,
 # test_objectives.py says.)
-SOME = ["crd", "crd_sharded", "rdl pairs", "rdl_target rows", "vid"]
+SOME = ["crd_sharded", "rdl pairs", "vid"]
 
 
 @pytest.mark.parametrize(

@@ -485,7 +485,7 @@ class TestSettings:
         for _ in range(15):
             self.check(scene, *draw(rng), tmp_path, monkeypatch, capsys)
 
-    @pytest.mark.parametrize("seed", seeds(2, 10))
+    @pytest.mark.parametrize("seed", seeds(1, 10))
     def test_with_a_rehearsal(
         self, seed, scene, prepared, tmp_path, monkeypatch, capsys
     ):

@@ -765,7 +765,7 @@ def check_dtypes(case, dtype):
     assert finite(gradient)
 
 
-@every
+@first_of_every
 def test_is_a_scalar_of_the_compute_dtype(case):
     check_dtypes(case, jnp.float32)
 
@@ -813,7 +813,8 @@ def same_values(values, expected, name):
     np.testing.assert_allclose(values, expected, rtol=2e-5, atol=1e-7, err_msg=name)
 
 
-@first_of_every
+# (Those that look at values where these are known, and one of each kind.)
+@parametrize(firsts(CASES, now=("crd", "dkd", "kd", "nst", "rdl", "rdl_target", "vid")))
 def test_the_same_without_jit(case):
     student, teacher = pair(case, np.float32)
     expected, _ = value_and_gradient(case, student, teacher)

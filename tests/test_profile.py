@@ -129,6 +129,7 @@ class TestHeavy:
         given, one = setting(loss, **changes), jax.local_devices()[:1]
         return profile.measure(*given, folder, devices=one, seconds=0.1)
 
+    @pytest.mark.slow
     def test_a_teacher_unless_no_term_looks_at_it(self, tmp_path):
         found = self.measured(tmp_path, TASK_AND_KD, change=heavy_teacher)
         assert found.teacher > 0.5 * found.step

@@ -189,7 +189,11 @@ class TestDrivers:
         ("first", "then"),
         [
             ({"driver": "step"}, {"driver": "epoch", "together": 2}),
-            ({"driver": "step", "together": 2}, {"driver": "step"}),
+            pytest.param(
+                {"driver": "step", "together": 2},
+                {"driver": "step"},
+                marks=pytest.mark.slow,
+            ),
             ({"driver": "chunk"}, {"driver": "step", "stream": True}),
         ],
         ids=["in turn, then together", "together, then in turn", "then streaming"],
@@ -235,7 +239,10 @@ class TestDrivers:
         found, expected = histories(folder), histories(in_steps)
         np.testing.assert_allclose(found, expected, rtol=2e-3)
 
-    def test_the_same_batches(self, tmp_path):
+    @pytest.mark.parametrize(
+        "beside", [False, pytest.param(True, marks=pytest.mark.slow)]
+    )
+    def test_the_same_batches(self, beside, tmp_path):
         """Seeds in turn and together see them, and then have one order of images."""
         changes = {"same_batches": True, "crop": 2, "methods": ("kd",)}
         go(tmp_path / "turn", driver="step", **changes)
@@ -243,6 +250,8 @@ class TestDrivers:
         found, expected = (histories(tmp_path / x, "kd") for x in ("together", "turn"))
         np.testing.assert_allclose(found, expected, rtol=2e-3)
         assert not np.allclose(expected[0], expected[1], rtol=0.01)
+        if not beside:
+            return
         # A seed is the same training beside others and without them.
         go(tmp_path / "one", driver="step", seeds=1, **changes)
         alone = histories(tmp_path / "one", "kd")
@@ -379,7 +388,7 @@ class TestMemory:
     @pytest.mark.parametrize(
         ("same", "epochs"),
         [
-            (False, 1),
+            pytest.param(False, 1),
             pytest.param(False, 2, marks=pytest.mark.slow),
             pytest.param(True, 2, marks=pytest.mark.slow),
         ],
@@ -390,7 +399,6 @@ class TestMemory:
         """Of three that do not fit, two and one."""
         changes = {"seeds": 3, "epochs": epochs, "driver": "step", "same_batches": same}
         changes["methods"] = ("kd",)
-        go(tmp_path / "turn", **changes)
         fit, asked = programs.Programs.fit, []
 
         def no_more_than_two(self, state, arrays, batches, share=1.0):
@@ -402,6 +410,10 @@ class TestMemory:
         go(tmp_path / "split", together=3, **changes)
         assert asked == [3, 2]
         assert "3 seeds together do not fit into the memory" in capsys.readouterr().err
+        assert len(records(tmp_path / "split", "kd")) == 3
+        if epochs == 1:
+            return
+        go(tmp_path / "turn", **changes)
         found, expected = (histories(tmp_path / x, "kd") for x in ("split", "turn"))
         np.testing.assert_allclose(found, expected, rtol=2e-3)
 
@@ -550,7 +562,7 @@ class TestCompiled:
         assert first == second
 
     @pytest.mark.parametrize(
-        "seconds", [0.0, pytest.param(5.0, marks=pytest.mark.slow)]
+        "seconds", [pytest.param(s, marks=pytest.mark.slow) for s in (0.0, 5.0)]
     )
     def test_profile(self, seconds, tmp_path, monkeypatch, capsys):
         few = functools.partial(profile.measure, seconds=seconds)

@@ -704,6 +704,7 @@ class TestRun:
         ]
         assert states[0] == states[1] and len(states[0]) > 5
 
+    @pytest.mark.slow
     def test_every_driver_sees_the_same_images(self, folder, unbroken, tmp_path):
         ways = ["--driver=chunk", "--together=2", "--seeds=2"]
         go(folder, tmp_path / "run", *ways)

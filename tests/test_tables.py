@@ -374,6 +374,7 @@ class TestCommand:
         assert "in use by process" in capsys.readouterr().err
         assert not list(folder.iterdir())
 
+    @pytest.mark.slow
     def test_a_net_that_diverges_leaves_the_others(self, finished, tmp_path, capsys):
         # Of the first column the students of KD; the second is trained.
         changes = ["--weights", "kd=1e14", "--clip=None", "--learning_rate=1e9"]
@@ -579,12 +580,12 @@ def coloured(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "columns", "method"),
     [
-        ("rdl_cifar", ("cifar10", "transfer"), "rdl"),
         ("crd_cross_modal", ("cifar100",), "crd"),
-        ("vid_mlp", ("mlp_1024",), "vid"),
         *(
             pytest.param(*of, marks=pytest.mark.slow)
             for of in (
+                ("rdl_cifar", ("cifar10", "transfer"), "rdl"),
+                ("vid_mlp", ("mlp_1024",), "vid"),
                 ("nst_cifar", ("cifar100",), "nst_gaussian"),
                 ("crd_ensemble", ("2 teachers",), "crd"),
                 ("crd_ablations", ("default", "16 drawn"), "crd"),

@@ -381,6 +381,7 @@ class TestDevices:
         (state, metrics), expected = on_four(phase_of_all), one_device(phase_of_all)
         assert_close((state.replicated, metrics), (expected[0].replicated, expected[1]))
 
+    @pytest.mark.slow
     @either_phase
     def test_the_same_body_under_shard_map(self, phase_of_all):
         phase = PHASE_OF_ALL if phase_of_all else PHASE

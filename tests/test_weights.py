@@ -295,6 +295,7 @@ def _few_tests(monkeypatch):
 
 
 @pytest.mark.usefixtures("_few_tests")
+@pytest.mark.slow
 def test_students_learn_from_it(tmp_path, tfds_dir, capsys):
     """The whole experiment, on 200 images, with the teacher that is not trained."""
     folder, out = tmp_path / "net", tmp_path / "run"
