@@ -20,12 +20,12 @@ Tree = Any
 
 
 def rows(n: int, block: int) -> np.ndarray:
-    """The first row of every block of n rows: `[blocks, 1]`, for `total`."""
+    """Returns the first row of every block of n rows: `[blocks, 1]`, for `total`."""
     return np.arange(0, n, min(block, n), dtype=np.int32)[:, None]
 
 
 def tiles(n: int, block: int) -> np.ndarray:
-    """The first row and column of every tile at or above the diagonal: `[tiles, 2]`."""
+    """Returns first row and column of every tile from the diagonal on: `[tiles, 2]`."""
     starts = rows(n, block)[:, 0]
     upper = np.triu_indices(len(starts))
     return np.stack([starts[i] for i in upper], axis=1)
@@ -38,7 +38,7 @@ def total(
     points: Tree,
     constants: Tree = (),
 ) -> Tree:
-    """The sum over blocks of `summand(constants, *places, *blocks)`.
+    """Sums `summand(constants, *places, *blocks)` over blocks.
 
     Args:
       summand: A function without state of its own (traced values reach it through
@@ -135,7 +135,7 @@ def _nothing_of_the_sum(summand, block, starts, points, constants):
 
 
 def _cut(points: Tree, start: Array, block: int) -> list[Tree]:
-    """The rows of every block of a step."""
+    """Returns the rows of every block of a step."""
     return [
         jax.tree.map(lambda x, s=s: lax.dynamic_slice_in_dim(x, s, block), points)
         for s in start
@@ -143,7 +143,7 @@ def _cut(points: Tree, start: Array, block: int) -> list[Tree]:
 
 
 def _at(summand, block, points, start, constants):
-    """The summand of a step, as a function of its blocks alone."""
+    """Returns the summand of a step, as a function of its blocks alone."""
     n = jax.tree.leaves(points)[0].shape[0]
     places = []
     for first in start:

@@ -24,7 +24,7 @@ def compute_dtype(x: Array) -> jnp.dtype:
 
 
 def flatten(x: Array) -> Array:
-    """Activations `[batch, ...]` as rows `[batch, units]`, in at least float32."""
+    """Flattens activations `[batch, ...]` to rows, in at least float32."""
     return x.reshape(x.shape[0], -1).astype(compute_dtype(x))
 
 
@@ -61,14 +61,14 @@ def of_unit_size(x: np.ndarray) -> np.ndarray:
 
 
 def safe_sqrt(x: Array) -> Array:
-    """The square root, with gradient 0 (not infinity) at 0. NaN stays NaN."""
+    """Computes the square root, with gradient 0 (not infinity) at 0. NaN stays NaN."""
     # (x <= 0, not x > 0, in all that is safe at 0: NaN must not count as 0.)
     zero = x <= 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def safe_rsqrt(x: Array) -> Array:
-    """`1 / sqrt(x)`, and 0 with gradient 0 where `x` is 0. NaN stays NaN."""
+    """Computes `1 / sqrt(x)`; 0 with gradient 0 where `x` is 0. NaN stays NaN."""
     zero = x <= 0
     return jnp.where(zero, 0, lax.rsqrt(jnp.where(zero, 1, x)))
 
@@ -83,7 +83,7 @@ def safe_inverse(x: Array) -> Array:
 
 
 def unit_rows(x: Array) -> Array:
-    """Rows `[n, units]` divided by their Euclidean norm; a zero row stays zero.
+    """Divides rows `[n, units]` by their Euclidean norm; a zero row stays zero.
 
     A row with an entry that is not finite is NaN. Of `[n, units, m]`, the vectors along
     the second axis.
@@ -118,12 +118,12 @@ def centre(x: Array, axis: int) -> Array:
 
 
 def centre_rows(x: Array) -> Array:
-    """Rows `[n, units]` minus the mean over units; a constant row becomes zero."""
+    """Subtracts from rows their mean over units; a constant row becomes 0."""
     return centre(x, axis=1)
 
 
 def inner(x: Array, y: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
-    """All inner products of the rows of `[n, units]` and `[m, units]`: `[n, m]`.
+    """Computes all inner products of rows `[n, units]` and `[m, units]`: `[n, m]`.
 
     Asks for full float32 precision: by default GPUs and TPUs round the inputs of a
     matrix product to 10 or 7 bits, and differences of its entries keep nothing of that.
@@ -133,7 +133,7 @@ def inner(x: Array, y: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def gram(x: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
-    """The Gram matrix `[n, n]` of rows `[n, units]`: `inner(x, x)`.
+    """Computes the Gram matrix `[n, n]` of rows `[n, units]`: `inner(x, x)`.
 
     Its gradient takes one matrix product instead of the two of `inner(x, x)`, since the
     matrix is symmetric.
@@ -149,12 +149,12 @@ def _gram_jvp(precision, primals: tuple[Array], tangents: tuple[Array]):
 
 
 def centre_columns(x: Array) -> Array:
-    """Rows `[n, units]` minus their mean."""
+    """Subtracts from rows `[n, units]` the mean row."""
     return x - jnp.mean(x, axis=0, keepdims=True)
 
 
 def squared_distances(x: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
-    """Squared Euclidean distances between the rows of `[n, units]`: `[n, n]`.
+    """Computes squared Euclidean distances of rows `[n, units]`: `[n, n]`.
 
     From the Gram matrix of centred rows. Centring changes no distance and keeps the
     cancellation in `|x|^2 + |y|^2 - 2 xy` harmless where the rows share a large mean.
@@ -165,7 +165,7 @@ def squared_distances(x: Array, precision: lax.PrecisionLike = HIGHEST) -> Array
 def squared_distances_between(
     x: Array, y: Array, precision: lax.PrecisionLike = HIGHEST
 ) -> Array:
-    """Squared Euclidean distances of `[n, units]` and `[m, units]`: `[n, m]`.
+    """Computes squared Euclidean distances of two sets of rows: `[n, m]`.
 
     The rows are to be centred, both by the same mean (see `squared_distances`).
     """
@@ -175,7 +175,7 @@ def squared_distances_between(
 
 
 def squared_distances_from(products: Array) -> Array:
-    """Squared Euclidean distances `[n, n]` from the Gram matrix of centred rows.
+    """Computes squared distances `[n, n]` from the Gram matrix of centred rows.
 
     0, with gradient 0, where they are below their own rounding.
     """
@@ -197,7 +197,7 @@ def _window_means(size: int, target: int) -> np.ndarray:
 
 
 def pool(x: Array, height: int, width: int) -> Array:
-    """Adaptive average pooling of maps `[batch, H, W, C]` to another height and width.
+    """Pools maps `[batch, H, W, C]` adaptively to another height and width.
 
     Window i of n over a side of length s is `floor(i s / n)` to `ceil((i + 1) s / n)`,
     so sizes need not divide: the rule of PyTorch's `adaptive_avg_pool2d`.
@@ -212,7 +212,7 @@ def pool(x: Array, height: int, width: int) -> Array:
 
 
 def pool_to_smaller(x: Array, y: Array) -> tuple[Array, Array]:
-    """Two maps `[batch, H, W, C]`, each side pooled to the smaller of the two.
+    """Pools two maps `[batch, H, W, C]`, each side to the smaller of the two.
 
     Raises:
       ValueError: It would change the aspect of a map by more than sides that are whole

@@ -101,7 +101,7 @@ def layerwise(
 def single(
     check: Check, *, teacher_is_fixed: bool = True
 ) -> Callable[[Callable], Callable]:
-    """As `layerwise`, for an objective of one array on either side (logits)."""
+    """Makes a formula an objective of one array on either side (logits)."""
 
     def decorate(formula: Callable) -> Callable:
         signature = inspect.signature(formula)
@@ -162,14 +162,14 @@ def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
 
 
 def _sides(signature: inspect.Signature, args: tuple, numbers: dict) -> tuple:
-    """The first two arguments of a call, and the others by name."""
+    """Returns the first two arguments of a call, and the others by name."""
     rest = signature.bind(*args, **numbers).arguments
     first, second, *_ = signature.parameters
     return rest.pop(first), rest.pop(second), rest
 
 
 def _pair(name: str, student, teacher) -> list[tuple[str | None, jax.Array, jax.Array]]:
-    """The layers of both trees as (path, student's, teacher's)."""
+    """Returns the layers of both trees as (path, student's, teacher's)."""
     students, structure = jax.tree_util.tree_flatten_with_path(student)
     if structure != jax.tree_util.tree_structure(teacher):
         raise ValueError(

@@ -212,7 +212,7 @@ def read(
     verify: bool = True,
     limit: int | None = files.LIMIT,
 ) -> Stored:
-    """The activations in a folder of `write`, or in a file of any program.
+    """Reads the activations of a folder of `write`, or of any program's file.
 
     Args:
       path: A folder of `write`; or an `.npz`, `.h5`, `.hdf5` or `.safetensors` file
@@ -264,7 +264,7 @@ def read(
 
 
 def teacher(stored: Stored, *, index: str = "index") -> teachers.Teacher:
-    """A teacher that holds the activations on the device.
+    """Makes a teacher that holds the activations on the device.
 
     Args:
       stored: From `write` or `read`.
@@ -405,7 +405,7 @@ def _chunks(folder: pathlib.Path) -> dict[int, dict[str, str]]:
 
 
 def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.memmap:
-    """A layer's file, which is made where it is missing or damaged."""
+    """Returns a layer's file, which is made where it is missing or damaged."""
     try:
         return _mapped(folder, manifest, layer)
     except errors.CannotRead:
@@ -538,7 +538,7 @@ def _chosen(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
 
 
 def _not_finite(x: np.ndarray) -> int | None:
-    """The first row with an infinity or no number, if any."""
+    """Returns the first row with an infinity or no number, if any."""
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
     return None if finite.all() else int(np.argmin(finite))
 

@@ -71,7 +71,7 @@ def _folder(directory: str | os.PathLike) -> pathlib.Path:
 
 
 def _is_checkpoint(folder: pathlib.Path) -> bool:
-    """Whether a folder is one of ours, whole or damaged."""
+    """Returns whether a folder is one of ours, whole or damaged."""
     of_orbax = (f"{_STATE}/{name}" for name in ("_METADATA", "manifest.ocdbt"))
     return any((folder / name).exists() for name in (_MANIFEST, *of_orbax))
 
@@ -169,7 +169,7 @@ def _to_host(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _is_stored(dtype: np.dtype) -> bool:
-    """Whether TensorStore, which orbax writes with, has the dtype."""
+    """Returns whether TensorStore, which orbax writes with, has the dtype."""
     try:
         tensorstore.dtype(dtype.name)
     except ValueError:
@@ -260,7 +260,7 @@ def _first_whole(
 
 
 def _manifest(where: pathlib.Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, as it was written.
+    """Returns the manifest of a checkpoint, as it was written.
 
     Raises:
       CheckpointDamaged: It is missing or another, or a file is.
@@ -343,7 +343,7 @@ def _first_line(error: Exception) -> str:
 def save(
     directory: str | os.PathLike, step: int, state: PyTree, about: dict[str, Any]
 ) -> None:
-    """Stores a state as the checkpoint of a step, and waits until it is written.
+    """Saves a state as the checkpoint of a step, and waits until it is written.
 
     The step is kept and the newest before it that is whole; older ones are removed. A
     step that is stored already is replaced. Of several processes (`jax.distributed`)

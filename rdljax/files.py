@@ -80,12 +80,12 @@ def suffix(path: pathlib.Path) -> str:
 
 
 def needs(package: str, path: pathlib.Path) -> errors.CannotRead:
-    """What to say where an optional package is absent."""
+    """Returns the error for a file whose reader is an absent package."""
     return errors.CannotRead(_extras.missing(package, str(path)))
 
 
 def brief(error: Exception) -> str:
-    """What an error says in a line: of PyTorch's advice, only what it met."""
+    """Returns an error in one line, without PyTorch's advice."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).strip()
     met = _MET.match(text)
     text = met.group("what") if met else text.partition("\n")[0].strip()
@@ -93,7 +93,7 @@ def brief(error: Exception) -> str:
 
 
 def sha256_of_words(manifest: Mapping[str, Any]) -> str:
-    """Of a manifest, without its own hash."""
+    """Computes the hash of a manifest, without its own hash."""
     words = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
@@ -297,7 +297,7 @@ def check_size(
 def npz(
     path: pathlib.Path, choose: Choose = list, limit: int | None = LIMIT
 ) -> dict[str, np.ndarray]:
-    """The chosen arrays of an .npz file."""
+    """Reads the chosen arrays of an .npz file."""
     with (
         _telling(path, "is not an .npz file of arrays"),
         zipfile.ZipFile(path) as archive,
@@ -337,7 +337,7 @@ def _form(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], int] 
 def npy(
     path: pathlib.Path, choose: Choose = list, limit: int | None = LIMIT
 ) -> dict[str, np.ndarray]:
-    """The array of an .npy file, memory-mapped, by the file's name without `.npy`."""
+    """Maps the array of an .npy file into memory, by the file's name without `.npy`."""
     del limit  # It has no more bytes than its file.
     with _telling(path, "is not an .npy file of an array"):
         array = np.lib.format.open_memmap(path, mode="r")
@@ -347,7 +347,7 @@ def npy(
 def safetensors(
     path: pathlib.Path, choose: Choose = list, limit: int | None = LIMIT
 ) -> dict[str, np.ndarray]:
-    """The chosen arrays of a .safetensors file."""
+    """Reads the chosen arrays of a .safetensors file."""
     del limit  # They have no more bytes than their file.
     package = package_safetensors(path)
     with (
@@ -366,7 +366,7 @@ def hdf5(
     *,
     attributes: bool = False,
 ) -> dict[str, np.ndarray]:
-    """The chosen arrays of an HDF5 file; the names of groups are joined by "/".
+    """Reads the chosen arrays of an HDF5 file; names of groups are joined by "/".
 
     With `attributes`, those of groups and arrays are among them, named alike.
 
@@ -416,7 +416,7 @@ def hdf5(
 
 
 def package_h5py(path: pathlib.Path) -> Any:
-    """The package, or what to say of a file where it is absent."""
+    """Returns the package h5py, or raises `CannotRead` for a file."""
     try:
         import h5py
     except ImportError as error:
@@ -425,7 +425,7 @@ def package_h5py(path: pathlib.Path) -> Any:
 
 
 def package_safetensors(path: pathlib.Path) -> Any:
-    """The package, or what to say of a file where it is absent."""
+    """Returns the package safetensors, or raises `CannotRead` for a file."""
     try:
         import safetensors.numpy
     except ImportError as error:

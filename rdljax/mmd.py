@@ -51,15 +51,15 @@ class Linear:
         return _geometry.gram(x)
 
     def cross(self, x: Array, y: Array) -> Array:
-        """The kernel `[n, m]` of rows `[n, units]` with rows `[m, units]`."""
+        """Computes the kernel `[n, m]` of rows `[n, units]` with rows `[m, units]`."""
         return _geometry.inner(x, y)
 
     def rows(self, x: Array, y: Array) -> Array:
-        """The kernel `[n]` of each row of `[n, units]` with that of another."""
+        """Computes the kernel `[n]` of each row with that of another sample."""
         return jnp.sum(x * y, axis=1)
 
     def between(self, x: Array, y: Array) -> Array:
-        """The biased estimate, from the two means."""
+        """Returns the biased estimate, from the two means."""
         return _squared_norm(jnp.mean(x, axis=0) - jnp.mean(y, axis=0))
 
 
@@ -91,11 +91,11 @@ class Polynomial:
         return self._of(_geometry.gram(x))
 
     def cross(self, x: Array, y: Array) -> Array:
-        """The kernel `[n, m]` of rows `[n, units]` with rows `[m, units]`."""
+        """Computes the kernel `[n, m]` of rows `[n, units]` with rows `[m, units]`."""
         return self._of(_geometry.inner(x, y))
 
     def rows(self, x: Array, y: Array) -> Array:
-        """The kernel `[n]` of each row of `[n, units]` with that of another."""
+        """Computes the kernel `[n]` of each row with that of another sample."""
         return self._of(jnp.sum(x * y, axis=1))
 
     def between(self, x: Array, y: Array) -> Array:
@@ -139,7 +139,7 @@ class _Radial:
         return self._of(squared, self._length(squared, unit))
 
     def cross(self, x: Array, y: Array) -> Array:
-        """The kernel `[n, m]` of rows `[n, units]` with rows `[m, units]`.
+        """Computes the kernel `[n, m]` of rows `[n, units]` with rows `[m, units]`.
 
         Accurate for rows whose mean is small beside their spread.
 
@@ -151,7 +151,7 @@ class _Radial:
         return self._of(_geometry.squared_distances_between(x, y), 1 / unit)
 
     def rows(self, x: Array, y: Array) -> Array:
-        """The kernel `[n]` of each row of `[n, units]` with that of another.
+        """Computes the kernel `[n]` of each row with that of another sample.
 
         Raises:
           ValueError: The width follows from the data: see `fitted`.
@@ -161,7 +161,7 @@ class _Radial:
         return self._of(jnp.sum((x - y) ** 2, axis=1), 1 / unit)
 
     def fitted(self, x: Array):
-        """This kernel with the width that follows from the sample `[n, units]`."""
+        """Returns the kernel with the width that follows from a sample."""
         if self.scale is None:
             return self
         x = _rows(x)
@@ -194,7 +194,7 @@ class _Radial:
             )
 
     def _of(self, squared: Array, length: Array) -> Array:
-        """The mean over the widths, which are multiples of a length."""
+        """Returns the mean over the widths, which are multiples of a length."""
         self._check()
         widths = jnp.ravel(jnp.asarray(self.width, squared.dtype))
         widths = _checks.nan_unless((widths > 0) & jnp.isfinite(widths), widths)
@@ -266,7 +266,7 @@ class InverseMultiquadric(_Radial):
 
 
 def by_median(squared_distances: Array) -> Array:
-    """The median distance between the rows of a sample that differ.
+    """Computes the median distance between the rows of a sample that differ.
 
     (Where most rows are equal, as after a ReLU, that of all pairs is 0.) 0 where all
     are equal.
@@ -280,14 +280,14 @@ def by_median(squared_distances: Array) -> Array:
 
 
 def by_mean(squared_distances: Array) -> Array:
-    """The root of the mean squared distance between the rows of a sample."""
+    """Computes the root of the mean squared distance between a sample's rows."""
     return _geometry.safe_sqrt(jnp.mean(_pairs(squared_distances)))
 
 
 def biased(
     x: Array, y: Array, *, kernel=Polynomial(), block: int | None = None
 ) -> Array:
-    """The squared MMD of the two samples as they are: the V-statistic.
+    """Computes the squared MMD of the two samples as they are: the V-statistic.
 
     Args:
       x: Rows `[n, units]`.
@@ -325,7 +325,7 @@ def biased(
 def unbiased(
     x: Array, y: Array, *, kernel=Polynomial(), block: int | None = None
 ) -> Array:
-    """An unbiased estimate of the squared MMD of what the samples are from.
+    """Estimates the squared MMD of the samples' distributions without bias.
 
     As `biased`, without the kernel of each row with itself.
 
@@ -360,7 +360,7 @@ def unbiased(
 
 
 def linear_time(x: Array, y: Array, *, kernel=Polynomial()) -> Array:
-    """An unbiased estimate of the squared MMD in time linear in the samples.
+    """Estimates the squared MMD without bias in time linear in the samples.
 
     From disjoint pairs of neighbouring rows, which are to be in random order: noisier
     than `unbiased`, and as cheap as reading the samples.
@@ -457,7 +457,7 @@ def permutation_test(
 
 
 def _others(within: Array) -> Array:
-    """The mean beside the diagonal."""
+    """Returns the mean beside the diagonal."""
     count = float(len(within))
     return (jnp.sum(within) - jnp.trace(within)) / (count * (count - 1))
 
@@ -473,7 +473,7 @@ def _streamed(
     *,
     own: bool,
 ) -> Array:
-    """The kernel's weighted sum over ordered pairs, tile by tile."""
+    """Returns the kernel's weighted sum over ordered pairs, tile by tile."""
     _check_pairwise(kernel)
     block = _checks.as_count("block", block)
     n, pooled = len(x), jnp.concatenate([x, y])
@@ -502,7 +502,7 @@ def _streamed(
 
 
 def _samples(x: Array, y: Array, kernel) -> tuple[Array, Array]:
-    """Both samples in at least float32, checked, and the kernel checked too."""
+    """Returns both samples in at least float32, checked, and the kernel checked too."""
     if isinstance(kernel, type) or not callable(kernel):
         raise ValueError(
             f"expected a kernel of rdljax.mmd, such as Polynomial() with its "
@@ -527,7 +527,7 @@ def _rows(x: Array) -> Array:
 
 
 def _in_one_unit(x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """Both in a unit of their largest magnitude, and that unit."""
+    """Returns both in a unit of their largest magnitude, and that unit."""
     x, y = _rows(x), _rows(y)
     unit = jnp.maximum(_geometry.power_of_two(x), _geometry.power_of_two(y))
     return x / unit, y / unit, unit
@@ -543,6 +543,6 @@ def _squared_norm(x: Array) -> Array:
 
 
 def _pairs(matrix: Array) -> Array:
-    """The entries `[n - 1, n]` beside the diagonal: each pair twice."""
+    """Returns the entries `[n - 1, n]` beside the diagonal: each pair twice."""
     n = matrix.shape[0]
     return matrix.ravel()[1:].reshape(n - 1, n + 1)[:, :-1]

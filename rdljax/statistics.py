@@ -286,7 +286,7 @@ def bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Bootstrap:
-    """How sure the discrepancy of two RDMs is, were other stimuli drawn.
+    """Estimates how much the discrepancy of two RDMs varies with the stimuli.
 
     Stimuli are drawn with replacement; a pair of stimuli counts as often as both were
     drawn, and the pairs of a stimulus with its copies are left out. For MSE, cosine and
@@ -417,7 +417,7 @@ def _of_unit_norm(x: jax.Array) -> jax.Array:
 def noise_ceiling(
     rdms: npt.ArrayLike, *, comparison=rdm.comparisons.Pearson()
 ) -> Ceiling:
-    """How similar to noisy RDMs a perfect model could be.
+    """Estimates how similar to noisy RDMs a perfect model could be.
 
     The true RDM is estimated by the mean of the subjects', each standardised as the
     comparison sees it (z scores, unit length or ranks). A model as good as that would

@@ -31,7 +31,7 @@ class Teacher(NamedTuple):
 
 
 def net(module, variables, *, inputs: str = "image") -> Teacher:
-    """A live net, in evaluation mode.
+    """Makes a teacher of a live net, in evaluation mode.
 
     Args:
       module: A Flax module whose `apply(variables, images, train=False)` answers a dict
@@ -48,7 +48,7 @@ def net(module, variables, *, inputs: str = "image") -> Teacher:
 
 
 def cached(activations: Mapping[str, Array], *, index: str = "index") -> Teacher:
-    """What a teacher answered for each training image, so that it need not run.
+    """Makes a teacher of its stored activations, so that it need not run.
 
     Args:
       activations: By layer `[images, ...]`, as from `cache`.
@@ -67,7 +67,7 @@ def cached(activations: Mapping[str, Array], *, index: str = "index") -> Teacher
 
 
 def rdms(measured: Mapping[str, Array], *, stimulus: str = "stimulus") -> Teacher:
-    """Measured RDMs, for `terms.rdl_target`.
+    """Makes a teacher of measured RDMs, for `terms.rdl_target`.
 
     A stimulus of the batch is answered by its row: its distances to all stimuli. So
     the batch may hold any of them, divided over the devices as its images are.
@@ -107,7 +107,7 @@ def rdms(measured: Mapping[str, Array], *, stimulus: str = "stimulus") -> Teache
 
 
 def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teacher:
-    """The geometry of the classes alone: images of one class are alike.
+    """Makes a teacher of the labels alone: images of one class are alike.
 
     Answers one-hot codes, whose cosine distance is 0 within a class and 1 between two:
     a plain RDM of labels, for `terms.rdl`.
@@ -134,7 +134,7 @@ def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teach
 
 
 def from_batch(*, entry: str = "targets") -> Teacher:
-    """What the batch brings with it, for activations that the device cannot hold.
+    """Makes a teacher of targets in the batch, which the device cannot hold.
 
     Args:
       entry: The entry of the batch with the targets, `{layer: [batch, ...]}`, as from
@@ -151,7 +151,7 @@ def cache(
     *,
     chunk: int = 500,
 ) -> dict[str, Array]:
-    """What a teacher answers for each training image, for `cached`.
+    """Computes a teacher's activations of all training images, for `cached`.
 
     Args:
       teacher: The teacher.
@@ -180,7 +180,7 @@ def cache(
 def compile_targets(
     teacher: Teacher, layers: Sequence[str], dtype: Any = None
 ) -> Callable[[Any, Batch], dict[str, Array]]:
-    """What a teacher answers in some layers, compiled: a function `(arrays, batch)`.
+    """Compiles a teacher's activations in some layers: a function `(arrays, batch)`.
 
     Args:
       teacher: The teacher.
@@ -199,7 +199,7 @@ def compile_targets(
 
 
 def ensemble(teachers: Mapping[str, Teacher]) -> Teacher:
-    """Several teachers as one, whose layers are called `name/layer`.
+    """Makes one teacher of several, whose layers are called `name/layer`.
 
     For `terms.per_teacher` (each of them) and `terms.kd_mean` and `terms.rdl_mean` (the
     mean of what they teach). They may see different inputs.
@@ -226,7 +226,7 @@ def ensemble(teachers: Mapping[str, Teacher]) -> Teacher:
 
 
 def merge(*given: Teacher) -> Teacher:
-    """Teachers of different layers as one, whose layers keep their names.
+    """Makes one teacher of several whose layers have different names.
 
     Raises:
       ValueError: From `targets`: two have a layer of one name.
@@ -247,7 +247,7 @@ def merge(*given: Teacher) -> Teacher:
 
 
 def none() -> Teacher:
-    """No teacher: a net that learns its task alone."""
+    """Makes no teacher: for a net that learns its task alone."""
     return Teacher((), lambda arrays, batch: {})
 
 

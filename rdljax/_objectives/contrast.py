@@ -44,7 +44,7 @@ def crd(
     *,
     temperature: float = 0.07,
 ) -> Array:
-    """Contrastive representation distillation (CRD).
+    """Computes the contrastive representation distillation loss (CRD).
 
     Compares each embedding of one net with the bank of the other: noise-contrastive
     estimation tells the same example (the positive) from K others (the negatives), for
@@ -105,7 +105,7 @@ def crd_shared(
     *,
     temperature: float = 0.07,
 ) -> Array:
-    """Contrastive representation distillation, the batch sharing its negatives.
+    """Computes the CRD loss with negatives that the batch shares.
 
     As `crd`, with one set of negatives for all examples and a weight for each: how
     often it was drawn, or is expected to be; 0 for one of the example's own class.
@@ -179,7 +179,7 @@ def crd_of_rows(
     *,
     temperature: float = 0.07,
 ) -> Array:
-    """What some rows of a bank contribute to `crd`: their parts add up to it.
+    """Computes the part of `crd` of some rows of a bank; the parts add up to it.
 
     For banks that are divided over devices.
 
@@ -237,7 +237,7 @@ def crd_exponentials_of_rows(
     *,
     temperature: float = 0.07,
 ) -> Array:
-    """What some rows of a bank contribute to its normalizers, without a gradient.
+    """Computes the part of a bank's normalizers of some rows, without a gradient.
 
     Args:
       student: Unit embeddings `[batch, units]`.
@@ -277,7 +277,7 @@ def crd_normalizers(
     *,
     temperature: float = 0.07,
 ) -> Array:
-    """The normalizers of a bank, from one batch: `[2]`, without a gradient.
+    """Computes the normalizers `[2]` of a bank from one batch, without a gradient.
 
     The released code takes them from the first batch and keeps them. They overflow in
     float32 at temperatures below about 0.012, and the loss is then NaN.
@@ -322,7 +322,7 @@ def crd_normalizers(
 def crd_update_bank(
     bank: Bank, student: Array, teacher: Array, index: Array, *, momentum: float = 0.5
 ) -> Bank:
-    """The bank after a batch: its rows moved towards the new embeddings.
+    """Moves the batch's rows of a bank towards the new embeddings.
 
     Args:
       bank: The bank before.
@@ -349,7 +349,7 @@ def crd_update_bank(
 def crd_update_rows(
     rows: Bank, student: Array, teacher: Array, index: Array, *, momentum: float = 0.5
 ) -> Bank:
-    """Some rows of a bank after a batch: `crd_update_bank` of banks that are divided.
+    """Updates some rows of a bank: `crd_update_bank` of banks that are divided.
 
     Args:
       rows: R rows of the bank before.
@@ -414,7 +414,7 @@ def _both_ways(
 
 
 def _embeddings(student: Array, teacher: Array) -> tuple[Array, Array]:
-    """Both sides in the student's compute dtype, if their shapes are right."""
+    """Returns both sides in the student's compute dtype, if their shapes are right."""
     shapes = jnp.shape(student), jnp.shape(teacher)
     if expected := _rows_of_same_shape(*shapes):
         raise ValueError(f"{expected}, got student {shapes[0]} and teacher {shapes[1]}")
@@ -424,7 +424,7 @@ def _embeddings(student: Array, teacher: Array) -> tuple[Array, Array]:
 
 
 def _checked(bank: Bank, units: int) -> Bank:
-    """The bank, if its shapes are right."""
+    """Returns the bank, if its shapes are right."""
     shapes = tuple(jnp.shape(x) for x in bank[:2])
     if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][1] != units:
         raise ValueError(
@@ -487,7 +487,7 @@ _GATHER = 10
 
 
 def _nce(*scores_and_numbers) -> Array:
-    """The mean over the batch of `_nce_each`, of positives and negatives."""
+    """Returns the mean over the batch of `_nce_each`, of positives and negatives."""
     positives, negatives = _nce_each(*scores_and_numbers)
     return jnp.mean(positives + negatives)
 

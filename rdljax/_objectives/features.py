@@ -13,7 +13,7 @@ Array = jax.Array
 
 @_layerwise.layerwise(_layerwise.same_shape_but_size)
 def hint(student: Array, teacher: Array) -> Array:
-    """Hint of FitNets: the activations themselves.
+    """Computes the hint loss of FitNets: the error of the activations themselves.
 
     Compares unit by unit. Maps of different size and one aspect are first pooled, by
     adaptive averaging, to the smaller of the two. Where the channels differ a regressor
@@ -44,7 +44,7 @@ def hint(student: Array, teacher: Array) -> Array:
 
 @_layerwise.layerwise(_layerwise.maps)
 def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
-    """Attention transfer (AT).
+    """Computes the attention transfer loss (AT).
 
     Compares where in a map the energy lies: the mean over channels of a power of the
     activations, as a unit vector over positions. Maps of different size are pooled to
@@ -89,7 +89,7 @@ def nst(
     kernel=mmd.Polynomial(),
     estimate: Callable[..., Array] = mmd.biased,
 ) -> Array:
-    """Neuron selectivity transfer (NST).
+    """Computes the neuron selectivity transfer loss (NST).
 
     Compares the distributions of what neurons select: of each example, every channel's
     map as a unit vector over positions is one draw, and the two nets' draws are
@@ -135,7 +135,7 @@ def _selectivities(x: Array) -> Array:
 def vid(
     student: Array, teacher: Array, log_scale: Array, *, epsilon: float = 1e-5
 ) -> Array:
-    """Variational information distillation (VID).
+    """Computes the variational information distillation loss (VID).
 
     Compares activations under a Gaussian: a bound on the information that the student
     has of the teacher. Mean and scale are trained.
@@ -172,7 +172,7 @@ def vid(
 
 @_layerwise.in_depth_order(_layerwise.same_shape)
 def ab(student: tuple, teacher: tuple, *, margin: float = 1.0) -> Array:
-    """Activation boundaries (AB).
+    """Computes the activation boundary loss (AB).
 
     Compares which units are active: a student's unit on the wrong side of zero, or
     within a margin of it, is pushed to the teacher's side.
@@ -210,7 +210,7 @@ def ab(student: tuple, teacher: tuple, *, margin: float = 1.0) -> Array:
 
 @_layerwise.layerwise(_layerwise.same_shape)
 def ft(student: Array, teacher: Array) -> Array:
-    """Factor transfer (FT).
+    """Computes the factor transfer loss (FT).
 
     Compares the factors that a translator makes of the student and a paraphraser of the
     teacher, each as a unit vector.
@@ -237,7 +237,7 @@ def ft(student: Array, teacher: Array) -> Array:
 
 @_layerwise.layerwise(_layerwise.maps)
 def ft_repdistiller(student: Array, teacher: Array) -> Array:
-    """Factor transfer as RepDistiller has it.
+    """Computes the factor transfer loss as RepDistiller has it.
 
     Compares where in the factors the energy lies, as `at` does, by absolute difference.
 
@@ -267,7 +267,7 @@ def _absolute(x: Array) -> Array:
 
 @_layerwise.in_depth_order(_layerwise.maps_of_same_channels)
 def fsp(student: tuple, teacher: tuple) -> Array:
-    """Flow of the solution procedure (FSP).
+    """Computes the loss of the flow of the solution procedure (FSP).
 
     Compares how successive layers go together: the products of their channels, averaged
     over positions. The larger of two successive maps is pooled to the smaller.
@@ -308,7 +308,7 @@ def fsp(student: tuple, teacher: tuple) -> Array:
 
 @_layerwise.in_depth_order(_layerwise.maps_of_same_channels)
 def kdsvd(student: tuple, teacher: tuple, *, k: int = 1) -> Array:
-    """Knowledge distillation by singular value decomposition (KDSVD).
+    """Computes the loss of distillation by singular value decomposition (KDSVD).
 
     Compares how the main directions of successive layers relate. Of each example and
     layer, the matrix of positions by channels is summarised by its first right singular
@@ -356,7 +356,7 @@ def kdsvd(student: tuple, teacher: tuple, *, k: int = 1) -> Array:
 
 
 def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
-    """The main directions `[batch, k, C]` of a layer, in the teacher's order.
+    """Returns the main directions `[batch, k, C]` of a layer, in the teacher's order.
 
     Each is a singular vector times the teacher's singular value, whose k are scaled to
     a unit vector.

@@ -22,7 +22,7 @@ def _same_logits(student: tuple, teacher: tuple) -> str | None:
 
 @_layerwise.single(_logits)
 def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
-    """Knowledge distillation (KD).
+    """Computes the knowledge distillation loss (KD).
 
     Compares the class probabilities of student and teacher, both softened by a
     temperature: their Kullback-Leibler divergence, times the squared temperature so
@@ -71,7 +71,7 @@ def dkd(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Array:
-    """Decoupled knowledge distillation (DKD).
+    """Computes the decoupled knowledge distillation loss (DKD).
 
     Compares apart what `kd` mixes: the probability of the right class against all
     others together, and the probabilities among the others.
@@ -133,7 +133,7 @@ def dist(
     gamma: float = 1.0,
     temperature: float = 1.0,
 ) -> Array:
-    """Distillation from a stronger teacher (DIST).
+    """Computes the loss of distillation from a stronger teacher (DIST).
 
     Compares class probabilities by correlation, not value: of an example over the
     classes, and of a class over the examples.

@@ -27,7 +27,7 @@ def rdl(
     distance=rdm.distances.Cosine(),
     comparison=rdm.comparisons.Pearson(),
 ) -> Array:
-    """Representational distance learning (RDL).
+    """Computes the representational distance learning loss (RDL).
 
     Compares representational distance matrices: how far apart the student holds every
     two examples of the batch, with how far apart the teacher holds them. The widths of
@@ -97,7 +97,7 @@ def rdl_target(
     subjects: Array | None = None,
     ceiling: Array | float | None = None,
 ) -> Array:
-    """Representational distance learning from a measured RDM (of a brain, say).
+    """Computes the RDL loss towards a measured RDM (of a brain, say).
 
     As `rdl`, with the teacher's RDM given instead of its activations. Of several
     subjects' RDMs the student is compared with each, and the mean is taken.
@@ -151,7 +151,7 @@ def rdl_target(
 
 
 def _over_subjects(values: Array, subjects, ceiling, comparison, measured) -> Array:
-    """The weighted mean over subjects, each in relation to its ceiling.
+    """Returns the weighted mean over subjects, each in relation to its ceiling.
 
     Without those of whom no pair was measured.
     """
@@ -191,7 +191,7 @@ def _check_shape(name: str, given: tuple, shapes: set[tuple]) -> None:
 
 
 def _number_of_each(name: str, given, **limits):
-    """A number or one of each subject, checked."""
+    """Returns a number or one of each subject, checked."""
     if not _checks.is_known(given):
         given = jnp.asarray(given)
     _checks.check_number(name, given, several=True, **limits)
@@ -200,7 +200,7 @@ def _number_of_each(name: str, given, **limits):
 
 @_layerwise.layerwise(_layerwise.same_batch)
 def sp(student: Array, teacher: Array) -> Array:
-    """Similarity-preserving distillation (SP).
+    """Computes the similarity-preserving distillation loss (SP).
 
     Compares how similar each example is to all of the batch: rows of the Gram matrix,
     as unit vectors.
@@ -229,7 +229,7 @@ def sp(student: Array, teacher: Array) -> Array:
 
 @_layerwise.layerwise(_layerwise.same_batch)
 def pkt(student: Array, teacher: Array, *, epsilon: float = 1e-7) -> Array:
-    """Probabilistic knowledge transfer (PKT).
+    """Computes the probabilistic knowledge transfer loss (PKT).
 
     Compares, for each example, the probability of the others under a cosine kernel.
 
@@ -269,7 +269,7 @@ def pkt(student: Array, teacher: Array, *, epsilon: float = 1e-7) -> Array:
 
 @_layerwise.layerwise(_same_batch_with_pairs)
 def rkd_distance(student: Array, teacher: Array) -> Array:
-    """Relational distillation of distances (RKD-D).
+    """Computes the relational distillation loss of distances (RKD-D).
 
     Compares the Euclidean distances of the batch, each net's divided by their mean.
 
@@ -315,7 +315,7 @@ def _centred(x: Array) -> Array:
 
 @_layerwise.layerwise(_same_batch_with_pairs)
 def rkd_angle(student: Array, teacher: Array) -> Array:
-    """Relational distillation of angles (RKD-A).
+    """Computes the relational distillation loss of angles (RKD-A).
 
     Compares the cosines of the angles that every three examples form.
 
@@ -362,7 +362,7 @@ def _angles(gram: Array, scale: Array, gram_t: Array, scale_t: Array) -> Array:
 def _angles_pass(
     gram: Array, scale: Array, gram_t: Array, scale_t: Array
 ) -> tuple[Array, Array, Array]:
-    """The value of `_angles`, and its gradients by `gram` and `scale`."""
+    """Returns the value of `_angles`, and its gradients by `gram` and `scale`."""
     n = gram.shape[0]
 
     def at_vertex(i):
@@ -418,7 +418,7 @@ def _huber(x: Array) -> Array:
 
 @_layerwise.layerwise(_layerwise.same_batch)
 def cc(student: Array, teacher: Array, *, gamma: float = 0.4, order: int = 2) -> Array:
-    """Correlation congruence (CC).
+    """Computes the correlation congruence loss (CC).
 
     Compares how examples correlate under a Gaussian kernel, in its Taylor series.
 
@@ -455,7 +455,7 @@ def cc(student: Array, teacher: Array, *, gamma: float = 0.4, order: int = 2) ->
 
 @_layerwise.layerwise(_layerwise.same_shape, teacher_is_fixed=False)
 def cc_repdistiller(student: Array, teacher: Array) -> Array:
-    """Correlation congruence as RepDistiller has it.
+    """Computes the correlation congruence loss as RepDistiller has it.
 
     Not the paper's: correlates the absolute errors of successive examples. Both sides
     receive a gradient, as both have a trained embedding there.
@@ -481,7 +481,7 @@ def cc_repdistiller(student: Array, teacher: Array) -> Array:
 
 @_layerwise.layerwise(_layerwise.same_batch)
 def cka(student: Array, teacher: Array) -> Array:
-    """Centred kernel alignment (CKA), linear, as a loss.
+    """Computes 1 minus the linear centred kernel alignment (CKA).
 
     Compares the Gram matrices of the centred batch by their cosine: blind to rotation
     and scale. Units that are constant in the batch, up to rounding, count for nothing.

@@ -129,7 +129,7 @@ NETS: Mapping[str, Callable[..., Net]] = {
 def build(
     name: str, classes: int, *, dtype: Any = jnp.float32, axis_name: str | None = None
 ) -> Net:
-    """The net of that name.
+    """Builds the net of a name.
 
     Args:
       name: One of `NETS`.

@@ -25,7 +25,7 @@ def conv_general_dilated(
     feature_group_count: int = 1,
     **options: Any,
 ) -> Array:
-    """As `lax.conv_general_dilated`, for `nn.Conv` without dilation.
+    """Computes `lax.conv_general_dilated`, for `nn.Conv` without dilation.
 
     On the CPU, a convolution channel by channel is a sum over the shifts of its kernel,
     and one of 1 x 1 in groups is a product of matrices for each group.
@@ -90,7 +90,7 @@ def _split(inputs: Array, kernel: Array, *, groups: int) -> Array:
 
 
 def kept(x: Array) -> Array:
-    """The same numbers, computed once.
+    """Returns the same numbers, computed once.
 
     XLA on the CPU computes the sum of a block's input and output anew wherever it is
     read, and in it the sum of the block before, and so on: deep nets would take time

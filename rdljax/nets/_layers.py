@@ -90,7 +90,7 @@ def conv(
     dtype: Any = jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution, padded alike on all sides unless told otherwise.
+    """Makes a square convolution, padded alike on all sides unless told otherwise.
 
     (Flax's and TensorFlow's "SAME" with stride 2 pads on one side only: other outputs
     than PyTorch's.)
@@ -166,7 +166,7 @@ class Stage(nn.Module):
 
 
 def through(stages: Iterable[nn.Module], x: Array, out: dict[str, Array]) -> Array:
-    """What the last of several stages answers, all noted by their names.
+    """Applies several stages, and notes the output of each by its name.
 
     Args:
       stages: Each answers its activations after the last ReLU and before it.
@@ -180,7 +180,7 @@ def through(stages: Iterable[nn.Module], x: Array, out: dict[str, Array]) -> Arr
 
 
 def max_pool(x: Array, size: int) -> Array:
-    """Max-pooling of `[batch, H, W, C]` over windows that do not overlap.
+    """Max-pools `[batch, H, W, C]` over windows that do not overlap.
 
     As `nn.max_pool`, but its gradient is three times faster on the CPU, and goes to
     equal largest numbers in equal parts, not to the first of them.
@@ -192,7 +192,7 @@ def max_pool(x: Array, size: int) -> Array:
 
 
 def mean_pool(x: Array) -> Array:
-    """The mean over the positions of `[batch, H, W, C]`, as `[batch, C]`."""
+    """Averages `[batch, H, W, C]` over positions: `[batch, C]`."""
     return jnp.mean(x, axis=(1, 2))
 
 
@@ -204,5 +204,5 @@ def shuffle(x: Array, groups: int) -> Array:
 
 
 def names(count: int, suffix: str = "") -> tuple[str, ...]:
-    """`stage1`, `stage2`, ... with a suffix."""
+    """Returns `stage1`, `stage2`, ... with a suffix."""
     return tuple(f"stage{i + 1}{suffix}" for i in range(count))

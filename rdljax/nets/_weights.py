@@ -15,7 +15,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def shapes(name: str, classes: int) -> dict[Path, Shape]:
-    """The shapes of a net's variables, for images `[32, 32, 3]`.
+    """Returns the shapes of a net's variables, for images `[32, 32, 3]`.
 
     Args:
       name: Of the net.
@@ -31,7 +31,7 @@ def shapes(name: str, classes: int) -> dict[Path, Shape]:
 
 
 def with_channels_of(kernel: Any, shapes: Mapping[Path, Shape]) -> dict[Path, Shape]:
-    """The shapes for images of as many channels as a first kernel has.
+    """Returns the shapes for images of as many channels as a first kernel has.
 
     Args:
       kernel: `[H, W, channels, features]`. If it is of another form, nothing changes:
@@ -47,24 +47,24 @@ def with_channels_of(kernel: Any, shapes: Mapping[Path, Shape]) -> dict[Path, Sh
 
 
 def stem(shapes: Mapping[Path, Shape]) -> Path:
-    """The path of the first kernel."""
+    """Returns the path of the first kernel."""
     return next(p for p in shapes if p[1] in ("stem", "conv0") and p[-1] == "kernel")
 
 
 def channels(variables: Mapping[str, Any]) -> int:
-    """Of the images that variables are for."""
+    """Returns the number of channels of the images that variables are for."""
     found = {path: np.shape(leaf) for path, leaf in leaves(variables).items()}
     return found[stem(found)][2]
 
 
 def leaves(variables: Mapping[str, Any]) -> dict[Path, Any]:
-    """The leaves of nested dicts by path."""
+    """Returns the leaves of nested dicts by path."""
     flat = jax.tree_util.tree_leaves_with_path(variables)
     return {tuple(key.key for key in path): leaf for path, leaf in flat}
 
 
 def nested(flat: Mapping[Path, Any]) -> dict[str, Any]:
-    """Nested dicts of leaves by path."""
+    """Returns nested dicts of leaves by path."""
     tree: dict[str, Any] = {}
     for (*scopes, last), leaf in flat.items():
         place = tree
@@ -75,7 +75,7 @@ def nested(flat: Mapping[Path, Any]) -> dict[str, Any]:
 
 
 def classes(name: str, bias: str, arrays: Arrays) -> int:
-    """The number of classes: the length of the last layer's bias.
+    """Returns the number of classes: the length of the last layer's bias.
 
     Raises:
       WeightsMismatch: There is no such vector.

@@ -92,7 +92,7 @@ class _Net:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the activations in the order in which they are computed."""
+        """Returns the names of the activations in the order of computation."""
         return tuple(name for name, _ in self.places)
 
     def apply(
@@ -103,7 +103,7 @@ class _Net:
         mutable: bool | Sequence[str] = False,
         rngs: Mapping[str, Array] | None = None,
     ) -> dict[str, Array] | tuple[dict[str, Array], dict[str, PyTree]]:
-        """Activations by name, and with `mutable` the updated collections.
+        """Returns activations by name, and with `mutable` the updated collections.
 
         Args:
           variables: As `init` makes them.
@@ -153,7 +153,7 @@ class LinenNet(_Net):
     places: tuple[tuple[str, _Place], ...] = ()
 
     def init(self, key: Array, images: PyTree) -> PyTree:
-        """The module's own variables."""
+        """Returns the model's own variables."""
         return self.module.init(key, images, False, method=self.call)
 
     def _answers(self, variables, images, train, mutable, rngs):
@@ -209,16 +209,16 @@ class NNXNet(_Net):
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """The given model's variables, as nested dicts of its own arrays."""
+        """Returns the given model's variables, as nested dicts of its own arrays."""
         return _collections(self.model)
 
     def init(self, key: Array | None = None, images: PyTree = None) -> PyTree:
-        """A copy of the given model's variables: key and images count for nothing."""
+        """Returns a copy of the model's variables; key and images are ignored."""
         # A copy, for training donates its state.
         return jax.tree.map(jnp.copy, self.variables)
 
     def merge(self, variables: Mapping[str, PyTree]) -> flax.nnx.Module:
-        """A model with these variables.
+        """Returns a model with these variables.
 
         Raises:
           ValueError: They are not of the given model's structure.
@@ -285,7 +285,7 @@ class NNXNet(_Net):
 def linen(
     module: flax.linen.Module, taps: Taps, images: PyTree, *, call: Call | None = None
 ) -> LinenNet:
-    """A Linen module as a net that answers its activations.
+    """Wraps a Linen module as a net that returns its activations.
 
         net = capture.linen(model, {"stage1": "encoder/*0", "logits": ""}, images)
         variables = net.init(key, images)  # Or pretrained ones, as they are.
@@ -312,7 +312,7 @@ def linen(
 def nnx(
     model: flax.nnx.Module, taps: Taps, images: PyTree, *, call: Call | None = None
 ) -> NNXNet:
-    """An NNX model as a net that answers its activations.
+    """Wraps an NNX model as a net that returns its activations.
 
         net = capture.nnx(model, ["blocks/*", ""], images)
         teacher = teachers.net(net, net.variables)
@@ -346,7 +346,7 @@ def nnx(
 
 
 def report(model, images: PyTree, *, call: Call | None = None) -> Report:
-    """What can be tapped in a model, in the order in which it is computed.
+    """Lists the layers of a model that can be tapped, in the order of computation.
 
         print(capture.report(model, jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")))
 
@@ -378,7 +378,7 @@ def _net(model, call: Call | None, *kinds: type) -> LinenNet | NNXNet:
 
 
 def _arrays(tree: PyTree) -> PyTree:
-    """The answer of a module without what is no number, such as a string."""
+    """Returns the answer of a module without what is no number, such as a string."""
     numbers = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
     numbers |= bool | int | float | complex
     return jax.tree.map(lambda x: x if isinstance(x, numbers) else None, tree)
@@ -402,7 +402,7 @@ def _by_path(sown: Mapping[tuple, PyTree], answer: PyTree) -> _Answers:
 
 
 def _named(log: list[_Called], answers: _Answers, kind: str) -> _Sites:
-    """Each array of the answers under its name, in the order of the calls."""
+    """Returns each array of the answers under its name, in the order of the calls."""
     paths = {called.path for called in log}
     inside = [called for called in log if called.path]
     sown = [
@@ -467,7 +467,7 @@ def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
 
 
 def _matching(pattern: str, names: _Sites) -> list[str]:
-    """The one of that very name, or else those that the pattern matches."""
+    """Returns the one of that very name, or else those that the pattern matches."""
     if pattern in names:
         return [pattern]
     globs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}

@@ -27,7 +27,7 @@ _LEAVES = {
 
 
 def to_flax(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The Flax variables of a net from its Keras weights.
+    """Converts a net's Keras weights to Flax variables.
 
     Args:
       name: "cifar_cnn", the only such net.
@@ -53,7 +53,7 @@ def to_flax(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def read(
     path: str | os.PathLike, *, limit: int | None = files.LIMIT
 ) -> dict[str, np.ndarray]:
-    """The weights in a Keras file by name, without Keras.
+    """Reads the weights in a Keras file by name, without Keras.
 
     Args:
       path: An HDF5 file (`.h5`) of `model.save`.

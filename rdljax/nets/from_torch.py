@@ -149,7 +149,7 @@ _WEIGHTS = re.compile(r"model|net|module|(model_)?state_dict|(\w+_)?ema(_\w+)?")
 
 
 def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The Flax variables of a net from its PyTorch weights.
+    """Converts a net's PyTorch weights to Flax variables.
 
     Args:
       name: One of `NAMINGS`.
@@ -193,7 +193,7 @@ def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The PyTorch weights of a net from its Flax variables.
+    """Converts a net's Flax variables to PyTorch weights.
 
     Args:
       name: One of `NAMINGS`.
@@ -230,7 +230,7 @@ def read(
     entry: str | None = None,
     limit: int | None = files.LIMIT,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a file by name. No code that a file may hold is run.
+    """Reads the arrays of a file by name. No code that a file may hold is run.
 
     Args:
       path: A `.safetensors` or a `.npz` file, or else a file of `torch.save` (`.pth`,
@@ -370,7 +370,7 @@ def _read_pickle(
 
 
 def _weights_in(path: pathlib.Path, stored: Any, entry: str | None) -> Any:
-    """The weights in a checkpoint: itself, or under a name, or a name below it.
+    """Returns the weights in a checkpoint: itself, or under a name, or a name below it.
 
     Raises:
       CannotRead: Under several names, or not under `entry`.

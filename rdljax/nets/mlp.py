@@ -24,12 +24,12 @@ class MLP(_layers.Net):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the activations in depth order."""
+        """Returns the names of the activations in depth order."""
         return (*_layers.names(len(self.widths) - 1), "pooled", "logits")
 
     @property
     def preactivations(self) -> tuple[str, ...]:
-        """The names of the stages before their ReLU, in depth order."""
+        """Returns the names of the stages before their ReLU, in depth order."""
         return _layers.names(len(self.widths) - 1, "_preact")
 
     @nn.compact

@@ -86,12 +86,12 @@ class ResNet(_layers.Net):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the activations in depth order."""
+        """Returns the names of the activations in depth order."""
         return ("stem", *_layers.names(len(self.counts)), "pooled", "logits")
 
     @property
     def preactivations(self) -> tuple[str, ...]:
-        """The names of the stages before their last ReLU, in depth order."""
+        """Returns the names of the stages before their last ReLU, in depth order."""
         return _layers.names(len(self.counts), "_preact")
 
     @nn.compact
@@ -127,7 +127,7 @@ class _WideBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """The sum, and what the first normalisation answered."""
+        """Returns the sum, and what the first normalisation answered."""
         before = self.norm(name="norm1")(x)
         y = nn.relu(before)
         if x.shape[-1] != self.width:
@@ -148,7 +148,7 @@ class _WideStage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """The last sum, and what the first normalisation answered."""
+        """Returns the last sum, and what the first normalisation answered."""
         for i in range(self.count):
             stride = self.stride if i == 0 else 1
             block = _WideBlock(

@@ -58,7 +58,7 @@ def compute(
     distance=distances.Cosine(),
     refine: int = 0,
 ) -> Array:
-    """The condensed RDM of one layer, or its distances at given pairs.
+    """Computes the condensed RDM of one layer, or its distances at given pairs.
 
     Args:
       activations: `[n, ...]`, flattened to `[n, units]`.
@@ -98,7 +98,7 @@ def compare(
     *,
     comparison=comparisons.Pearson(),
 ) -> Array:
-    """How far apart two condensed RDMs, or their distances at given pairs, are.
+    """Computes how far apart two condensed RDMs, or distances at pairs, are.
 
     0 when equal (`KendallTauA` and `RhoA`: where no distances tie).
 
@@ -154,7 +154,7 @@ def discrepancy(
     form=None,
     axis_name: str | None = None,
 ) -> Array:
-    """How far apart the RDMs of two sets of activations are: 0 when equal.
+    """Computes how far apart the RDMs of two sets of activations are: 0 when equal.
 
     Args:
       student: `[n, ...]`.
@@ -199,7 +199,7 @@ def discrepancy(
 
 
 def sample_pairs(key: Array, batch: int, count: int) -> Array:
-    """Random pairs of different stimuli, drawn independently and uniformly.
+    """Samples pairs of different stimuli, independently and uniformly.
 
     The random pairs of RDL (McClure & Kriegeskorte 2016): a step then costs `count`
     distances, whatever the batch.

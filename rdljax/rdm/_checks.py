@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 def instance(chosen, room: str, example: type) -> None:
-    """An instance of what `room` has, not a class."""
+    """Returns an instance of what `room` has, not a class."""
     if isinstance(chosen, type) or not callable(chosen):
         name = getattr(chosen, "__name__", None)
         hint = f"{name}() with its parentheses" if name else f"{example.__name__}()"

@@ -13,7 +13,7 @@ LARGEST = 65_536
 
 
 def condense(matrix: Array) -> Array:
-    """The upper triangle of `[n, n]`, row by row: `[n (n - 1) / 2]`.
+    """Returns the upper triangle of `[n, n]`, row by row: `[n (n - 1) / 2]`.
 
     Raises:
       ValueError: Not a square matrix of 2 to 65,536 stimuli.
@@ -44,7 +44,7 @@ def condense(matrix: Array) -> Array:
 
 
 def square(condensed: Array) -> Array:
-    """The symmetric matrix `[n, n]`, zero on the diagonal, of a condensed RDM.
+    """Returns the symmetric matrix `[n, n]`, zero on the diagonal, of a condensed RDM.
 
     Raises:
       ValueError: No RDM has that many distances.
@@ -60,7 +60,7 @@ def square(condensed: Array) -> Array:
 
 
 def stimuli(pairs: int) -> int:
-    """How many stimuli a condensed RDM of `pairs` distances has.
+    """Returns the number of stimuli of a condensed RDM of `pairs` distances.
 
     Raises:
       ValueError: No number n of stimuli has `n (n - 1) / 2 == pairs`.
@@ -92,7 +92,7 @@ def _above_diagonal(n: int) -> Array:
 
 
 def _as_distances(x: Array) -> Array:
-    """An array whose values JAX does not change: wide integers are refused."""
+    """Returns an array whose values JAX does not change: wide integers are refused."""
     if not isinstance(x, Array):
         x = np.asarray(x)
         given = jax.dtypes.canonicalize_dtype(x.dtype)

@@ -20,7 +20,7 @@ def crossnobis(
     *,
     matmul_precision: lax.PrecisionLike = _geometry.HIGHEST,
 ) -> Array:
-    """The crossvalidated Mahalanobis distance of every two stimuli.
+    """Computes the crossvalidated Mahalanobis distance of every two stimuli.
 
     `(x_i - x_j)' P (y_i - y_j)` of two independent measurements x and y (folds), the
     mean over all pairs of folds. Noise that is independent between folds has mean 0 in
@@ -104,7 +104,7 @@ def _check_measured(measurements: Array, measured, folds: int, n: int) -> None:
 
 
 def _covariances(precision: Array, folds: int, units: int, dtype) -> Array:
-    """The covariance of each fold, the inverse of its precision."""
+    """Returns the covariance of each fold, the inverse of its precision."""
     if jnp.shape(precision) != (folds, units, units):
         raise ValueError(
             f"crossnobis: expected a precision {(units, units)}, or one for each fold "
@@ -124,7 +124,7 @@ def _covariances(precision: Array, folds: int, units: int, dtype) -> Array:
 
 
 def _between_folds(x: Array, precision) -> Array:
-    """The mean over ordered pairs of folds of products of stimuli, `[n, n]`."""
+    """Returns the mean over ordered pairs of folds of products of stimuli, `[n, n]`."""
     folds, n, units = x.shape
     whole = _geometry.gram(jnp.sum(x, axis=0), precision)
     within = jnp.swapaxes(x, 0, 1).reshape(n, folds * units)
@@ -132,7 +132,7 @@ def _between_folds(x: Array, precision) -> Array:
 
 
 def _where_measured(x: Array, measured: Array, covariances, precision) -> Array:
-    """The mean over the pairs of folds that have both stimuli, `[n, n]`."""
+    """Returns the mean over the pairs of folds that have both stimuli, `[n, n]`."""
 
     def add(carry, pair):
         total, count = carry
@@ -154,7 +154,7 @@ def _where_measured(x: Array, measured: Array, covariances, precision) -> Array:
 
 
 def _whitened(first: Array, second: Array, covariance: Array) -> tuple[Array, Array]:
-    """The stimuli of two folds `[n, units]` in units of their common noise."""
+    """Returns the stimuli of two folds `[n, units]` in units of their common noise."""
     root = jnp.linalg.cholesky(covariance)
     both = jnp.concatenate([first, second]).T
     return tuple(jnp.split(linalg.solve_triangular(root, both, lower=True).T, 2))

@@ -20,7 +20,7 @@ Array = jax.Array
 def blocks_of(
     student: npt.ArrayLike, teacher: npt.ArrayLike, size: int = 4096
 ) -> Iterable[tuple[npt.ArrayLike, npt.ArrayLike]]:
-    """Rows of both sets of activations, some at a time: for `discrepancy_of_blocks`.
+    """Yields rows of both sets of activations, for `discrepancy_of_blocks`.
 
     Args:
       student: `[n, ...]`: an array, a `numpy.memmap`, or whatever answers slices of
@@ -54,7 +54,7 @@ def discrepancy_of_blocks(
     stimuli: int | None = None,
     progress: bool = False,
 ) -> float:
-    """`rdm.discrepancy` of features that are larger than memory, in one pass.
+    """Computes `rdm.discrepancy` of features larger than memory, in one pass.
 
     Neither the features nor an RDM are ever held: what is kept of a block are sums of
     its points and of their products (`rdm.forms.Moments`), in float64. Not for jit, and
@@ -148,7 +148,7 @@ def _summed(
 
 
 def _size(x: Array) -> float:
-    """The power of two next to the largest magnitude; 1 of zeros alone."""
+    """Returns the power of two next to the largest magnitude; 1 of zeros alone."""
     largest = float(np.max(np.abs(np.asarray(x, np.float64))))
     return 2.0 ** np.frexp(largest)[1] if largest else 1.0
 

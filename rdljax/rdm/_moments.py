@@ -83,7 +83,7 @@ def of_points(
     precision: lax.PrecisionLike = lax.Precision.HIGHEST,
     axis_name: str | None = None,
 ) -> tuple[comparisons.Products, Array]:
-    """The products of the squared Euclidean distances of two sets of points.
+    """Computes the products of the squared distances of two sets of points.
 
     Args:
       student: `[n, p]`.
@@ -118,7 +118,7 @@ def of_points(
 
 
 def size_of_sums(p: int, q: int) -> int:
-    """How many numbers the sums over stimuli are, for sets of p and of q units."""
+    """Returns how many numbers the sums over stimuli are, for p and for q units."""
     forms = len((CLOSE if p == q else APART)[0])
     return (p + q) * (1 + forms) + forms * (1 + forms) + p * p + p * q + q * q
 
@@ -132,7 +132,7 @@ def origin_of(
     close: bool,
     axis_name: str | None = None,
 ) -> Origin:
-    """The means of the points, scales of about 1, and about the means of the forms.
+    """Computes the means of the points, scales of about 1, and means of the forms.
 
     Args:
       student: `[n, p]`.
@@ -176,7 +176,7 @@ def _scale(
 
 
 def sums_of(student: Array, teacher: Array, origin: Origin, precision) -> Sums:
-    """The sums over stimuli, block by block."""
+    """Computes the sums over stimuli, block by block."""
     return _blocks.total(
         functools.partial(_sums, precision=precision),
         _blocks.rows(len(student), BLOCK),
@@ -201,7 +201,7 @@ def _features(origin: Origin, student: Array, teacher: Array):
 
 
 def _sums(origin: Origin, place, block, *, precision) -> Sums:
-    """The sums over a block of both sets of points."""
+    """Returns the sums over a block of both sets of points."""
     _, fresh = place
     sets, forms = _features(origin, *block)
     fresh = fresh[:, None]
@@ -222,7 +222,7 @@ def _sums(origin: Origin, place, block, *, precision) -> Sums:
 
 
 def of_sums(sums: Sums, origin, n: int) -> comparisons.Products:
-    """The products from the sums over n stimuli: of NumPy's or of JAX's arrays."""
+    """Computes the products from the sums over n stimuli (NumPy's or JAX's arrays)."""
     close = len(origin) == len(CLOSE[0])
     forms, combine = CLOSE if close else APART
     pairs = {
@@ -256,7 +256,7 @@ def of_sums(sums: Sums, origin, n: int) -> comparisons.Products:
 
 
 def _mean(sums: Sums, origin, n: int, forms: Sequence, i: int):
-    """The mean over pairs of a form."""
+    """Returns the mean over pairs of a form."""
     a, b = forms[i]
     whole = n * origin[i] + sums.forms[i]
     return 2 * (whole - (sums.points[a] @ sums.points[b]) / n) / (n - 1)

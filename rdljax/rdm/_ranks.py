@@ -16,7 +16,7 @@ COMPARED = 2**22
 
 
 def of(x: Array, weights: Array) -> Array:
-    """The mean ranks of `[pairs]`, a distance of weight w counting as w equal ones.
+    """Computes mean ranks of `[pairs]`; weight w counts as w equal distances.
 
     Ranks are relative: the lowest of weight 1 has rank 1/2.
     """
@@ -30,7 +30,7 @@ def of(x: Array, weights: Array) -> Array:
 
 
 def of_known(x: np.ndarray) -> np.ndarray:
-    """The mean ranks, from 1, of `[pairs]` numbers outside jit."""
+    """Computes the mean ranks, from 1, of `[pairs]` numbers outside jit."""
     order, ordered = _sorted(x)
     ranks = np.empty(len(x))
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -58,7 +58,7 @@ def _sorted(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def concordance_of_known(x: np.ndarray, y: np.ndarray) -> float:
-    """Concordant minus discordant pairs, over all, of `[pairs]` outside jit."""
+    """Computes concordant minus discordant pairs, over all, outside jit."""
     from scipy import stats
 
     def tied(ranks):
@@ -98,7 +98,7 @@ def compared(sign, x: Array, y: Array, weights: Array) -> tuple[Array, Array, Ar
 
 
 def soft(x: Array, weights: Array) -> Array:
-    """Ranks, less their mean, with the order of every two distances made gradual."""
+    """Computes ranks, less their mean, with the order of distances made gradual."""
 
     @jax.checkpoint
     def row(a):

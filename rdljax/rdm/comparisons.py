@@ -94,7 +94,7 @@ class Products(NamedTuple):
 
 
 def by_maximum(student: Array, teacher: Array, weights: Array) -> Array:
-    """The factor that gives the teacher's RDM the student's largest distance."""
+    """Returns the factor that makes the largest distances of both RDMs equal."""
     largest_student, largest_teacher = (
         jnp.max(jnp.where(weights > 0, rdm, 0)) for rdm in (student, teacher)
     )
@@ -102,13 +102,13 @@ def by_maximum(student: Array, teacher: Array, weights: Array) -> Array:
 
 
 def by_norm(student: Array, teacher: Array, weights: Array) -> Array:
-    """The factor that gives the teacher's RDM the student's Euclidean norm."""
+    """Returns the factor that gives the teacher's RDM the student's norm."""
     squares = (jnp.sum(weights * rdm * rdm) for rdm in (student, teacher))
     return jnp.sqrt(_ratio(*squares))
 
 
 def by_least_squares(student: Array, teacher: Array, weights: Array) -> Array:
-    """The slope of the student's distances on the teacher's, through the origin."""
+    """Returns the slope of the student's distances on the teacher's, through 0."""
     return _ratio(
         jnp.sum(weights * student * teacher), jnp.sum(weights * teacher * teacher)
     )
@@ -165,7 +165,7 @@ class _OfLength:
     own_scales = True
 
     def standardised(self, rdm: np.ndarray) -> np.ndarray:
-        """The RDM `[pairs]` as others are averaged with it."""
+        """Returns the RDM `[pairs]` as others are averaged with it."""
         return rdm / (np.linalg.norm(rdm) or 1)
 
 
@@ -298,11 +298,11 @@ class OfRanks:
         return jnp.asarray(self.known(student, teacher, weights), dtype)
 
     def standardised(self, rdm: np.ndarray) -> np.ndarray:
-        """The ranks of an RDM `[pairs]`, as others are averaged with it."""
+        """Returns the ranks of an RDM `[pairs]`, as others are averaged with it."""
         return _ranks.of_known(rdm)
 
     def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
-        """The value by JAX; distances of weight 0 are 0."""
+        """Returns the value by JAX; distances of weight 0 are 0."""
         raise NotImplementedError
 
     def known(
@@ -522,7 +522,7 @@ def _of_unit_size(rdm: Array) -> Array:
 def _masked(
     student: Array, teacher: Array, weights: Array | None
 ) -> tuple[Array, Array, Array]:
-    """Both RDMs, 0 where masked, and weights that sum to 1 (or are all 0).
+    """Returns both RDMs, 0 where masked, and weights that sum to 1 (or are all 0).
 
     In the dtype in which the student's is computed.
     """
@@ -579,7 +579,7 @@ def _one_minus_ratio(
 
 
 def _in_widths(width, student: Array, teacher: Array, weights: Array) -> list[Array]:
-    """Both RDMs in units of a width over their standard deviation.
+    """Returns both RDMs in units of a width over their standard deviation.
 
     The deviation is a constant in the gradient, and 1 where there is none.
     """

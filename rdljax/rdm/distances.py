@@ -60,15 +60,15 @@ class _ByProducts:
     homogeneous = False
 
     def rows(self, x: Array) -> tuple[Array, ...]:
-        """What `apart` needs of activations `[n, ...]`: arrays `[n, units]`."""
+        """Returns the arrays `[n, units]` that `apart` takes."""
         raise NotImplementedError
 
     def noise(self, x: Array, rows: tuple[Array, ...]) -> Array:
-        """What the rounding of each row may add to a distance, `[n]`."""
+        """Returns how much the rounding of each row may add to a distance, `[n]`."""
         return _length(_rounding(rows[0])) * _length(_rounding(rows[-1]))
 
     def points(self, x: Array) -> tuple[Array, ...]:
-        """What `between` needs: the rows centred, each one's product and its rounding.
+        """Returns for `between` the centred rows, each one's product and its rounding.
 
         Centring changes no distance; see `_geometry.squared_distances`. A distance no
         larger than the rounding of its two stimuli is 0.
@@ -81,7 +81,7 @@ class _ByProducts:
         return *rows, own, noise + _of_products(products, rows[0].shape[1])
 
     def scale(self, x: Array) -> Array:
-        """One over the mean distance, about; 0 where all rows are alike."""
+        """Returns one over the mean distance, about; 0 where all rows are alike."""
         *_, own, rounding = self.points(x)
         # The products' mean over pairs is twice that over rows about their mean.
         mean = 2 * jnp.mean(own)
@@ -92,20 +92,20 @@ class _ByProducts:
     def between(
         x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
     ) -> Array:
-        """The distances `[n, m]` between two sets of stimuli, from their points."""
+        """Computes the distances `[n, m]` between two sets of stimuli, from points."""
         raise NotImplementedError
 
     @staticmethod
     def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
-        """The distances `[...]` of stimuli from others, from rows `[..., units]`."""
+        """Computes the distances `[...]` of stimuli from others, from rows."""
         raise NotImplementedError
 
     def tied(self, distances: Array, noise: Array, other: Array) -> Array:
-        """The distances, exact where the noise of both stimuli tells what they are."""
+        """Returns distances, exact where the noise of both stimuli determines them."""
         return distances
 
     def pairs(self, x: Array, pairs: Array) -> Array:
-        """The distances `[p]` of the stimuli `pairs` `[2, p]`, from differences."""
+        """Computes the distances `[p]` of pairs `[2, p]`, from differences."""
         rows = self.rows(x)
         noise = self.noise(x, rows)
 
@@ -123,12 +123,12 @@ class _ByProducts:
 
 
 def _length(rows: Array) -> Array:
-    """The length of every row, a constant in the gradient."""
+    """Returns the length of every row, a constant in the gradient."""
     return jnp.sqrt(jnp.sum(lax.stop_gradient(rows) ** 2, axis=1))
 
 
 def _rounding(rows: Array) -> Array:
-    """How far from what was meant the entries of rows are, at most."""
+    """Returns how far from what was meant the entries of rows are, at most."""
     return 8 * jnp.finfo(rows.dtype).eps * rows
 
 
@@ -151,18 +151,18 @@ class Embedded(_ByProducts):
     """A distance that is squared Euclidean distance between embedded activations."""
 
     def embed(self, x: Array) -> Array:
-        """Activations `[n, ...]` as points `[n, dimensions]`."""
+        """Embeds activations `[n, ...]` as points `[n, dimensions]`."""
         raise NotImplementedError
 
     def __call__(self, x: Array) -> Array:
-        """The matrix `[n, n]` of activations `[n, ...]`."""
+        """Returns the matrix `[n, n]` of activations `[n, ...]`."""
         points = self.embed(x)
         centred = _geometry.centre_columns(points)
         products = _geometry.gram(centred, self.matmul_precision)
         return self.from_products(products, self.noise(x, (points,)), points.shape[1])
 
     def from_products(self, products: Array, noise: Array, units: int) -> Array:
-        """The matrix `[n, n]` from the products of centred points of so many units."""
+        """Computes the matrix `[n, n]` from the products of centred points."""
         own = lax.stop_gradient(jnp.diagonal(products))
         rounding = noise + _of_products(own, units)
         distances = _geometry.squared_distances_from(products)
@@ -301,7 +301,7 @@ class Euclidean(_ByProducts):
     homogeneous = True
 
     def _rooted(self, x: Array, squared) -> Array:
-        """The root of what is squared, at any scale of the activations."""
+        """Returns the root of what is squared, at any scale of the activations."""
         x = _geometry.flatten(x)
         size = _geometry.power_of_two(x)
         plain = SquaredEuclidean(matmul_precision=self.matmul_precision)

@@ -60,7 +60,7 @@ class Dense:
 
     @staticmethod
     def compared(student: Array, teacher: Array, weights, comparison) -> Array:
-        """The discrepancy of two matrices of distances `[n, n]`."""
+        """Compares two matrices of distances `[n, n]`."""
         if weights is not None or not streams(comparison):
             return comparison(
                 _condensed.condense(student), _condensed.condense(teacher), weights
@@ -180,7 +180,7 @@ class Tiles:
 
 
 def chosen(student: Array, teacher: Array, weights, distance, comparison):
-    """The form for activations of these shapes, and this distance and comparison."""
+    """Chooses the form for these shapes, this distance and this comparison."""
     n = student.shape[0]
     tiled = streams(comparison) and hasattr(distance, "between")
     if n <= DENSE or not tiled:
@@ -201,7 +201,7 @@ def size_of_moments(p: int, q: int) -> int:
 
 
 def moments_move_less(student: Array, teacher: Array, distance, devices: int) -> bool:
-    """Whether summing moments moves fewer numbers than gathering the stimuli does.
+    """Returns whether summing moments moves fewer numbers than gathering stimuli.
 
     For value and gradient: in both, sums go there and back; of what is gathered the
     student's gradient goes back.
@@ -218,7 +218,7 @@ def moments_move_less(student: Array, teacher: Array, distance, devices: int) ->
 
 
 def products_move_less(student: Array, teacher: Array, devices: int) -> bool:
-    """Whether summing products moves fewer numbers than gathering the stimuli does.
+    """Returns whether summing products moves fewer numbers than gathering stimuli.
 
     Args:
       student: A device's stimuli `[n, ...]`.
@@ -302,7 +302,7 @@ def discrepancy(
 
 
 def blind_to_scale(distance, comparison) -> bool:
-    """Whether activations times a number have the same discrepancy."""
+    """Returns whether activations times a number have the same discrepancy."""
     homogeneous = getattr(distance, "homogeneous", False)
     return homogeneous and getattr(comparison, "own_scales", False)
 
@@ -338,7 +338,7 @@ def _discrepancy(
 
 
 def distances_of(x: Array, pairs: Array | None, distance, refine: int = 0) -> Array:
-    """The condensed RDM, or the distances of given pairs."""
+    """Computes the condensed RDM, or the distances of given pairs."""
     if pairs is None:
         return _condensed.condense(matrix(x, distance, refine))
     places = _checks.pairs_of(pairs, len(x))
@@ -349,7 +349,7 @@ def distances_of(x: Array, pairs: Array | None, distance, refine: int = 0) -> Ar
 
 
 def matrix(x: Array, distance, refine: int = 0) -> Array:
-    """All distances `[n, n]`, the `refine` smallest of them from differences."""
+    """Computes all distances `[n, n]`, the `refine` smallest from differences."""
     refine = _numbers.as_count("number of distances to refine", refine, at_least=0)
     distances = distance(x)
     if not refine:
@@ -370,7 +370,7 @@ def matrix(x: Array, distance, refine: int = 0) -> Array:
 def _tile(
     constants, row_place, column_place, rows, columns, *, between, terms, precision
 ) -> tuple[Array, ...]:
-    """The means' parts of the pairs in a tile."""
+    """Returns the means' parts of the pairs in a tile."""
     scales, centres, pairs, weights = constants
     (i, fresh_i), (j, fresh_j) = row_place, column_place
     student, teacher = (
@@ -391,7 +391,7 @@ def _both(student: Array, teacher: Array, centres) -> tuple[Array, Array]:
 
 
 def streams(comparison) -> bool:
-    """Whether a comparison follows from means over pairs."""
+    """Returns whether a comparison follows from means over pairs."""
     scaled = getattr(comparison, "scale", None) is not None
     return hasattr(comparison, "from_means") and not scaled
 

@@ -55,7 +55,7 @@ def read(
     signed: bool = False,
     limit: int | None = files.LIMIT,
 ) -> Rdms:
-    """The RDMs in a file.
+    """Reads the RDMs in a file.
 
     Args:
       path: An `.npz` of arrays, of which one is called `name` and one, if any, is
@@ -94,7 +94,7 @@ def read(
 
 
 def from_array(array: npt.ArrayLike, what: str = "the RDMs") -> np.ndarray:
-    """RDMs as `[subjects, sessions, pairs]` float64, of any shape that `read` takes.
+    """Converts RDMs, of any shape that `read` takes, to `[subjects, sessions, pairs]`.
 
     Raises:
       CannotRead: Of another shape, or a square that is not symmetric with a diagonal
@@ -137,7 +137,7 @@ def check(
     missing: bool = False,
     signed: bool = False,
 ) -> Rdms:
-    """The RDMs, if they are what was expected.
+    """Returns the RDMs if they are as expected.
 
     Args:
       rdms: What to check.
@@ -336,7 +336,7 @@ def _bytes(names: Sequence[str]) -> np.ndarray:
 
 
 def _is_square(x: np.ndarray, what: str) -> bool:
-    """Whether `[..., n, n]` are RDMs, by their diagonals of 0 (or NaN).
+    """Returns whether `[..., n, n]` are RDMs, by their diagonals of 0 (or NaN).
 
     Raises:
       CannotRead: They are symmetric, and have another diagonal.

@@ -11,7 +11,7 @@ from rdljax.rdm.io import Rdms
 
 
 def select(rdms: Rdms, stimuli: npt.ArrayLike) -> Rdms:
-    """The RDMs of some of the stimuli, by their places, in that order.
+    """Selects the RDMs of some of the stimuli, by their places, in that order.
 
     Raises:
       ValueError: Fewer than two places, or one twice.
@@ -30,7 +30,7 @@ def select(rdms: Rdms, stimuli: npt.ArrayLike) -> Rdms:
 
 
 def shuffle(rdms: Rdms, seed: int = 0) -> Rdms:
-    """A control: the same RDMs with the stimuli in another, random order.
+    """Returns a control: the same RDMs with the stimuli in a random order.
 
     The distances, and what they agree on with each other, are those of the measured
     RDMs; which stimuli they belong to is not.
@@ -41,12 +41,12 @@ def shuffle(rdms: Rdms, seed: int = 0) -> Rdms:
 
 
 def mean_over_sessions(rdms: Rdms) -> np.ndarray:
-    """The mean RDM of each subject, `[subjects, pairs]`; NaN: never measured."""
+    """Averages each subject's RDMs: `[subjects, pairs]`; NaN was never measured."""
     return _mean(rdms.distances, 1)
 
 
 def mean_over_subjects(rdms: Rdms, weights: npt.ArrayLike | None = None) -> np.ndarray:
-    """The mean RDM of all subjects (each the mean of its sessions), `[pairs]`.
+    """Averages the subjects' mean RDMs: `[pairs]`.
 
     Args:
       rdms: The RDMs.
@@ -72,7 +72,7 @@ def mean_over_subjects(rdms: Rdms, weights: npt.ArrayLike | None = None) -> np.n
 
 
 def reliability(rdms: Rdms) -> np.ndarray:
-    """How well each subject's sessions agree, `[subjects]`.
+    """Computes how well each subject's sessions agree, `[subjects]`.
 
     The mean of Pearson's correlation over every two sessions, over the pairs of stimuli
     that both have; NaN for a subject of one session.
@@ -91,7 +91,7 @@ def reliability(rdms: Rdms) -> np.ndarray:
 
 
 def agreement_with_others(rdms: Rdms) -> np.ndarray:
-    """Pearson's correlation of each subject with the mean of the others, `[subjects]`.
+    """Correlates each subject with the mean of the others (Pearson), `[subjects]`.
 
     Raises:
       ValueError: There is one subject.
@@ -104,7 +104,7 @@ def agreement_with_others(rdms: Rdms) -> np.ndarray:
 
 
 def _mean(x: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of what is not NaN; NaN where nothing is."""
+    """Returns the mean of what is not NaN; NaN where nothing is."""
     measured = ~np.isnan(x)
     count = measured.sum(axis=axis)
     with np.errstate(invalid="ignore"):

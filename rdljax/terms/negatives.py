@@ -42,7 +42,7 @@ Negatives = Callable[[Array, Batch, int], Chosen]
 
 
 def given(entry: str = "contrast_index") -> Negatives:
-    """Positives and negatives that come with the batch.
+    """Takes positives and negatives from the batch.
 
     Args:
       entry: Of the batch: `[batch, K + 1]` training examples, column 0 the positive.
@@ -57,7 +57,7 @@ def given(entry: str = "contrast_index") -> Negatives:
 
 
 def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Negatives:
-    """Negatives drawn anew in each step for each example, on the device.
+    """Draws negatives in each step for each example, on the device.
 
     An example's draw follows from the step's key and its index alone, and so not from
     the number of devices.
@@ -92,7 +92,7 @@ def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Ne
 def expected(
     count: int, labels: Array | None = None, *, relax: bool = False
 ) -> Negatives:
-    """All negatives, each weighted by how often `drawn` is expected to draw it.
+    """Takes all negatives, each weighted by how often `drawn` is expected to draw it.
 
     The loss is the mean of that with `drawn` over all draws, without its noise.
 
@@ -129,7 +129,7 @@ def expected(
 def shared(
     count: int, labels: Array | None = None, *, relax: bool = False
 ) -> Negatives:
-    """Negatives drawn anew in each step, the same for the whole batch.
+    """Draws negatives in each step, the same for the whole batch.
 
     Drawn without replacement from all examples; those of an example's own class have
     weight 0, and the others are weighted so that on average they count as `count`.
@@ -167,7 +167,7 @@ def shared(
 
 
 def of_same_class(key: Array, labels: Array, index: Array) -> Array:
-    """For each example, one of its class, uniformly: `[batch]` positives.
+    """Draws for each example one of its class, uniformly: `[batch]` positives.
 
     Args:
       key: A random key.
@@ -185,7 +185,7 @@ def of_same_class(key: Array, labels: Array, index: Array) -> Array:
 
 
 def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
-    """`[batch, rows]`: 1 where a row is of another class (another example, without)."""
+    """Returns 1 where a row is of another class (without labels, another example)."""
     if labels is not None:
         if _checks.is_known(labels):
             # (By number: JAX would keep the lower 32 bits of large labels.)
