@@ -499,6 +499,7 @@ def some_digits(digits, classes):
 
 
 class TestTrain:
+    @pytest.mark.slow
     def test_detects_digits_that_it_did_not_before(self, digits):
         dataset = some_digits(digits, 3)
         train, test = (
