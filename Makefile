@@ -5,7 +5,7 @@ VENV ?= .venv
 bin := $(VENV)/bin
 options :=
 
-.PHONY: mnist test check times lint clean
+.PHONY: mnist test check times lint types clean
 
 mnist: $(VENV)/ready  ## train a teacher and its students on real digits
 	$(bin)/python -m experiments.run mnist_rdl --resume $(options)
@@ -22,6 +22,11 @@ times: $(VENV)/ready  ## the whole suite, and how long each test and file takes
 lint: $(VENV)/ready  ## style, as CI checks it
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
+
+types: $(VENV)/ready  ## types of the library, by mypy
+	@$(bin)/python -c 'import mypy' 2>/dev/null || \
+	  $(bin)/python -m pip install --quiet --disable-pip-version-check 'mypy>=1.15'
+	$(bin)/python -m mypy --cache-dir .cache/mypy
 
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

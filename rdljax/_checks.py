@@ -135,7 +135,7 @@ def check_indices(name: str, indices, size: int) -> None:
             raise ValueError(f"the {name} must be 0 to {size - 1}, got {low} to {high}")
 
 
-def nan_unless(valid: Array, value: Array) -> Array:
+def nan_unless(valid: Array | bool, value: Array) -> Array:
     """Returns the value, and NaN (value and gradient) where `valid` does not hold.
 
     For what is traced and out of range.
@@ -159,7 +159,7 @@ def as_activations(x, name: str = "activations") -> Array:
         if x.dtype.kind in "iu" and x.dtype.itemsize >= 4:
             # JAX would keep the lower 32 bits of wider integers.
             x = x.astype(np.float32)
-        if x.dtype == np.float64 and not jax.config.jax_enable_x64:
+        if x.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
             _check_range(name, x)
     check_real(name, x.dtype)
     return jnp.asarray(x)

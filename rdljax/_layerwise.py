@@ -9,6 +9,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +171,7 @@ def _sides(signature: inspect.Signature, args: tuple, numbers: dict) -> tuple:
 
 def _pair(name: str, student, teacher) -> list[tuple[str | None, jax.Array, jax.Array]]:
     """Returns the layers of both trees as (path, student's, teacher's)."""
+    structure: Any
     students, structure = jax.tree_util.tree_flatten_with_path(student)
     if structure != jax.tree_util.tree_structure(teacher):
         raise ValueError(
@@ -195,8 +197,8 @@ def _layers(tree) -> str:
 
 def _leaves_like(name: str, student, arrays) -> list[jax.Array]:
     """The leaves of a pytree of trained arrays, one for each layer of the student."""
-    structures = [jax.tree_util.tree_structure(tree) for tree in (student, arrays)]
-    if structures[0] != structures[1]:
+    own: Any = jax.tree_util.tree_structure(student)
+    if own != jax.tree_util.tree_structure(arrays):
         raise ValueError(
             f"{name}: trained arrays must have the student's layers "
             f"{_layers(student)}, got {_layers(arrays)}"

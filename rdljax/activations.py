@@ -84,7 +84,7 @@ class Stored(NamedTuple):
       about: What `write` was told about them; empty for a file of another program.
     """
 
-    layers: dict[str, np.ndarray]
+    layers: Mapping[str, np.ndarray]
     about: dict[str, Any]
 
 
@@ -560,7 +560,7 @@ def _places(path: pathlib.Path, index: np.ndarray) -> np.ndarray:
     return places
 
 
-def _plain(ids: Sequence[Any]) -> list[Any]:
+def _plain(ids: Sequence[Any] | np.ndarray) -> list[Any]:
     """Numbers and strings, however an array held them."""
     ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     return [x.decode(errors="replace") if isinstance(x, bytes) else x for x in ids]

@@ -253,8 +253,8 @@ def _first_whole(
         except CheckpointDamaged as damage:
             damages.append(str(damage))
         else:
-            for damage in damages:
-                tell(f"{damage}; step {found} is used")
+            for words in damages:
+                tell(f"{words}; step {found} is used")
             return answer, found
     raise CheckpointDamaged("\n  ".join(damages))
 

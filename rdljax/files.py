@@ -35,7 +35,7 @@ from rdljax import _extras, errors
 try:
     import fcntl
 except ImportError:  # On Windows, where drafts of killed processes stay.
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 # From the shapes of all arrays of a file, by name, to the names of those that are read.
 # What it raises is raised before any of them is.
@@ -310,7 +310,8 @@ def npz(
             raise errors.CannotRead(
                 f"{path} is not an .npz file of arrays: {wrong[0]!r}"
             )
-        asked = sum(math.prod(shape) * size for shape, size in map(forms.get, chosen))
+        sizes = [forms[name] or ((), 0) for name in chosen]
+        asked = sum(math.prod(shape) * size for shape, size in sizes)
         check_size(path, asked, limit)
         found = {}
         for name in chosen:

@@ -15,7 +15,7 @@ difference of two moments, and no kernel matrix is built where that costs less.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,18 @@ __all__ = [
 ]
 
 Array = jax.Array
+# A function from rows `[n, units]` to their kernel `[n, n]`.
+Kernel = Callable[[Array], Array]
+
+
+class RowKernel(Protocol):
+    """A kernel that is computed row by row too."""
+
+    def __call__(self, x: Array, /) -> Array:
+        """Returns the kernel `[n, n]` of rows `[n, units]`."""
+
+    def rows(self, x: Array, y: Array, /) -> Array:
+        """Returns the kernel `[n]` of each row with that of another sample."""
 
 
 @_pytrees.register
@@ -172,7 +184,8 @@ class _Radial:
     def _times(self, factor: Array):
         """This kernel with a fixed width, as wide times the factor."""
         width = jnp.asarray(self.width, factor.dtype) * factor
-        return dataclasses.replace(self, width=width, scale=None)
+        # (The kernels are dataclasses.)
+        return dataclasses.replace(self, width=width, scale=None)  # type: ignore
 
     def _length(self, squared: Array, unit: Array) -> Array:
         """What the width is a multiple of, in the unit of the distances."""
@@ -201,7 +214,7 @@ class _Radial:
         # (None so narrow that its square is 0.)
         widths = jnp.maximum(widths * length, jnp.finfo(squared.dtype).tiny ** 0.5)
         kernels = (self.profile(squared / width**2) for width in widths)
-        return sum(kernels) / len(widths)
+        return functools.reduce(jnp.add, kernels) / len(widths)
 
 
 @_pytrees.register
@@ -285,7 +298,7 @@ def by_mean(squared_distances: Array) -> Array:
 
 
 def biased(
-    x: Array, y: Array, *, kernel=Polynomial(), block: int | None = None
+    x: Array, y: Array, *, kernel: Kernel = Polynomial(), block: int | None = None
 ) -> Array:
     """Computes the squared MMD of the two samples as they are: the V-statistic.
 
@@ -323,7 +336,7 @@ def biased(
 
 
 def unbiased(
-    x: Array, y: Array, *, kernel=Polynomial(), block: int | None = None
+    x: Array, y: Array, *, kernel: Kernel = Polynomial(), block: int | None = None
 ) -> Array:
     """Estimates the squared MMD of the samples' distributions without bias.
 
@@ -359,7 +372,7 @@ def unbiased(
     )
 
 
-def linear_time(x: Array, y: Array, *, kernel=Polynomial()) -> Array:
+def linear_time(x: Array, y: Array, *, kernel: RowKernel = Polynomial()) -> Array:
     """Estimates the squared MMD without bias in time linear in the samples.
 
     From disjoint pairs of neighbouring rows, which are to be in random order: noisier
@@ -402,7 +415,12 @@ class PermutationTest(NamedTuple):
 
 
 def permutation_test(
-    key: Array, x: Array, y: Array, *, kernel=Polynomial(), permutations: int = 1000
+    key: Array,
+    x: Array,
+    y: Array,
+    *,
+    kernel: Kernel = Polynomial(),
+    permutations: int = 1000,
 ) -> PermutationTest:
     """Tests whether two samples are from the same distribution.
 
@@ -444,9 +462,9 @@ def permutation_test(
     within_x = jnp.sum(product(first, matrix) * first, axis=1)
     by_row = product(first, jnp.sum(matrix, axis=1))
     between = by_row - within_x
-    n, m = float(n), float(m)
+    pairs_x, pairs_y, both = float(n * (n - 1)), float(m * (m - 1)), float(n * m)
     within_y = jnp.sum(matrix) - within_x - 2 * between
-    values = within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
+    values = within_x / pairs_x + within_y / pairs_y - 2 * between / both
     # Up to rounding: a division may be the given one again.
     rounding = 32 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(matrix))
     as_large = jnp.sum(values[1:] >= values[0] - rounding)

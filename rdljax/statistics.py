@@ -36,7 +36,7 @@ class Spread(NamedTuple):
 
     mean: float
     std: float
-    count: int
+    count: int  # type: ignore[assignment]  # (A tuple has a method of that name.)
 
 
 class Agreement(NamedTuple):
@@ -115,8 +115,8 @@ def mcnemar(
     truth, first, second = np.asarray(truth), np.asarray(first), np.asarray(second)
     _check_paired("mcnemar", truth, first, second)
     _check_labels(truth=truth, first=first, second=second)
-    first, second = first == truth, second == truth
-    only_first, only_second = int(np.sum(first > second)), int(np.sum(second > first))
+    right, others = first == truth, second == truth
+    only_first, only_second = int(np.sum(right > others)), int(np.sum(others > right))
     total, ahead = only_first + only_second, abs(only_first - only_second)
     # Of equal counts the correction would make a difference of one.
     if total < 25 or ahead == 0:
@@ -263,17 +263,17 @@ def rdm_agreement(first: npt.ArrayLike, second: npt.ArrayLike) -> Agreement:
     from scipy import stats
     from scipy.spatial import distance
 
-    first, second = (
+    own, other = (
         _geometry.of_unit_size(_real("distances", x)) for x in (first, second)
     )
-    _check_paired("rdm_agreement", first, second)
-    distance.num_obs_y(first)
-    measured = ~(np.isnan(first) | np.isnan(second))
-    first, second = first[measured], second[measured]
-    if first.size < 2 or _is_constant(first) or _is_constant(second):
+    _check_paired("rdm_agreement", own, other)
+    distance.num_obs_y(own)
+    measured = ~(np.isnan(own) | np.isnan(other))
+    own, other = own[measured], other[measured]
+    if own.size < 2 or _is_constant(own) or _is_constant(other):
         return Agreement(np.nan, np.nan)
-    pearson = stats.pearsonr(first, second).statistic
-    spearman = stats.spearmanr(first, second).statistic
+    pearson = stats.pearsonr(own, other).statistic
+    spearman = stats.spearmanr(own, other).statistic
     return Agreement(float(pearson), float(spearman))
 
 
@@ -281,7 +281,7 @@ def bootstrap(
     first: npt.ArrayLike,
     second: npt.ArrayLike,
     *,
-    comparison=rdm.comparisons.Pearson(),
+    comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
     draws: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -415,7 +415,9 @@ def _of_unit_norm(x: jax.Array) -> jax.Array:
 
 
 def noise_ceiling(
-    rdms: npt.ArrayLike, *, comparison=rdm.comparisons.Pearson()
+    rdms: npt.ArrayLike,
+    *,
+    comparison: rdm.comparisons.Similarity = rdm.comparisons.Pearson(),
 ) -> Ceiling:
     """Estimates how similar to noisy RDMs a perfect model could be.
 
@@ -448,8 +450,8 @@ def noise_ceiling(
     rdm.stimuli(rdms.shape[1])
     if isinstance(comparison, rdm.comparisons.MSE):
         raise ValueError("noise_ceiling takes a comparison with a similarity: got MSE")
-    rdms = map(_geometry.of_unit_size, rdms)
-    standard = np.stack([comparison.standardised(one) for one in rdms])
+    scaled = map(_geometry.of_unit_size, rdms)
+    standard = np.stack([comparison.standardised(one) for one in scaled])
     total = standard.sum(axis=0)
 
     def similarity(own, best):

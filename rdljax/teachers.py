@@ -140,7 +140,11 @@ def from_batch(*, entry: str = "targets") -> Teacher:
       entry: The entry of the batch with the targets, `{layer: [batch, ...]}`, as from
         `activations.batch_reader`; the view has to pass it on.
     """
-    return Teacher((), lambda arrays, batch: dict(batch[entry]))
+
+    def targets(arrays, batch):
+        return dict(batch[entry])
+
+    return Teacher((), targets)
 
 
 def cache(

@@ -302,7 +302,7 @@ def crd_normalizers(
     student, teacher = _embeddings(student, teacher)
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
     bank = _checked(bank, student.shape[1])
-    valid = True
+    valid: Array | bool = True
     if indices is not None:
         indices, valid = _rows_of(bank, indices)
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ def nst(
     student: Array,
     teacher: Array,
     *,
-    kernel=mmd.Polynomial(),
+    kernel: mmd.Kernel = mmd.Polynomial(),
     estimate: Callable[..., Array] = mmd.biased,
 ) -> Array:
     """Computes the neuron selectivity transfer loss (NST).
@@ -196,7 +197,7 @@ def ab(student: tuple, teacher: tuple, *, margin: float = 1.0) -> Array:
       code.
     """
     margin = _checks.as_number("margin", margin, student[0].dtype, at_least=0)
-    total = 0.0
+    total: Any = 0.0
     pairs = zip(reversed(student), reversed(teacher), strict=True)
     for depth, (s, t) in enumerate(pairs):
         excess = jnp.where(
@@ -303,7 +304,7 @@ def fsp(student: tuple, teacher: tuple) -> Array:
             )
 
     pairs = zip(flows(student), flows(teacher), strict=True)
-    return sum(jnp.mean((s - t) ** 2) for s, t in pairs)
+    return jnp.asarray(sum(jnp.mean((s - t) ** 2) for s, t in pairs))
 
 
 @_layerwise.in_depth_order(_layerwise.maps_of_same_channels)

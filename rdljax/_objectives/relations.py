@@ -24,8 +24,8 @@ def rdl(
     teacher: Array,
     pairs: Array | None = None,
     *,
-    distance=rdm.distances.Cosine(),
-    comparison=rdm.comparisons.Pearson(),
+    distance: rdm.distances.Distance = rdm.distances.Cosine(),
+    comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
 ) -> Array:
     """Computes the representational distance learning loss (RDL).
 
@@ -92,8 +92,8 @@ def rdl_target(
     target: Array,
     weights: Array | None = None,
     *,
-    distance=rdm.distances.Cosine(),
-    comparison=rdm.comparisons.Pearson(),
+    distance: rdm.distances.Distance = rdm.distances.Cosine(),
+    comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
     subjects: Array | None = None,
     ceiling: Array | float | None = None,
 ) -> Array:
@@ -140,11 +140,11 @@ def rdl_target(
         # (Known ones stay known, inside jit too.)
         weights = (np if _checks.is_known(weights) else jnp).asarray(weights)
         _check_shape("row of weights", weights.shape[:1], {target.shape[:1]})
-        pairs = zip(target, weights, strict=True)
+        pairs = list(zip(target, weights, strict=True))
         # (Not weights > 0: one that is NaN is to be found.)
         measured = (~(weights <= 0)).any(axis=1)
     else:
-        pairs = ((one, weights) for one in target.reshape(-1, target.shape[-1]))
+        pairs = [(one, weights) for one in target.reshape(-1, target.shape[-1])]
     # (A loop: what a comparison refuses can be looked at outside jit.)
     values = jnp.stack([compare(own, one, weight) for one, weight in pairs])
     return _over_subjects(values, subjects, ceiling, comparison, measured)
@@ -400,7 +400,8 @@ def _angles_pass(
     by_own, by_log_scale = (row.reshape(-1, n)[:n] for row in rows)
     by_gram = by_gram - 2 * by_own + jnp.diag(jnp.sum(by_own, axis=1))
     by_scale = 2 * by_log_scale * _geometry.safe_inverse(scale)
-    return tuple(x / float(n) ** 3 for x in (total, by_gram, by_scale))
+    count = float(n) ** 3
+    return total / count, by_gram / count, by_scale / count
 
 
 @_angles.defjvp

@@ -59,7 +59,7 @@ name; a net of one's own is a subclass of `Net`, whose convolutions are `conv`.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
@@ -68,7 +68,8 @@ from rdljax.nets import _layers, mlp, mnist, mobile, plain, resnet, shuffle, vgg
 
 __all__ = ["NETS", "Net", "build", "conv"]
 
-Net, conv = _layers.Net, _layers.conv
+Net: TypeAlias = _layers.Net
+conv = _layers.conv
 
 
 def _cifar_resnet(depth: int, factor: int = 1) -> Callable[..., resnet.ResNet]:

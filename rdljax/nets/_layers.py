@@ -46,10 +46,19 @@ class Net(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
-    # Overridden: names in depth order; of each stage, the name of what has no ReLU yet,
-    # for the objectives that compare signs (`ab`).
-    layers = ()
-    preactivations = ()
+    # Overridden, by an attribute or a property.
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Returns the names of the activations in depth order."""
+        return ()
+
+    @property
+    def preactivations(self) -> tuple[str, ...]:
+        """Returns of each stage the name of what has no ReLU yet, in depth order.
+
+        For the objectives that compare signs (`ab`).
+        """
+        return ()
 
     def _norm(self, train: bool, **changes) -> Callable[..., nn.BatchNorm]:
         defaults = {"momentum": 0.9, "epsilon": 1e-5, "dtype": self.dtype}
@@ -175,7 +184,7 @@ def through(stages: Iterable[nn.Module], x: Array, out: dict[str, Array]) -> Arr
     """
     for stage in stages:
         x, before = stage(x)
-        out[stage.name], out[f"{stage.name}_preact"] = x, before
+        out[str(stage.name)], out[f"{stage.name}_preact"] = x, before
     return x
 
 

@@ -80,7 +80,7 @@ def classes(name: str, bias: str, arrays: Arrays) -> int:
     Raises:
       WeightsMismatch: There is no such vector.
     """
-    if np.ndim(arrays.get(bias)) != 1:
+    if bias not in arrays or np.ndim(arrays[bias]) != 1:
         few = ", ".join(list(arrays)[:3])
         found = f"{len(arrays)} entries ({few}, ...)" if few else "no entry"
         raise errors.WeightsMismatch(

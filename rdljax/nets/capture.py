@@ -72,7 +72,7 @@ class _Place(NamedTuple):
     path: str
     call: int
     leaf: int
-    index: int | None  # On axis 0 of what a lifted transform has stacked.
+    index: int | None  # type: ignore[assignment]  # On axis 0 of what a lifted transform has stacked.
 
 
 class _Called(NamedTuple):
@@ -89,6 +89,8 @@ _Sites = dict[str, tuple[Row, _Place] | None]
 
 class _Net:
     places: tuple[tuple[str, _Place], ...]
+    _answers: Callable[..., tuple[Any, Any]]
+    _sites: Callable[[PyTree], _Sites]
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -223,7 +225,7 @@ class NNXNet(_Net):
         Raises:
           ValueError: They are not of the given model's structure.
         """
-        got = jax.tree.structure(dict(variables))
+        got: Any = jax.tree.structure(dict(variables))
         expected = jax.tree.structure(self.variables)
         if got != expected:
             raise ValueError(f"expected variables {expected}, got {got}")
@@ -363,7 +365,7 @@ def report(model, images: PyTree, *, call: Call | None = None) -> Report:
     return Report(site[0] for site in net._sites(images).values() if site)
 
 
-def _net(model, call: Call | None, *kinds: type) -> LinenNet | NNXNet:
+def _net(model, call: Call | None, *kinds: type) -> Any:
     if not isinstance(model, kinds):
         names = " or ".join(f"{kind.__module__}.{kind.__name__}" for kind in kinds)
         raise TypeError(f"expected a {names}, got {type(model).__name__}")
@@ -432,6 +434,7 @@ def _named(log: list[_Called], answers: _Answers, kind: str) -> _Sites:
             part = name + "".join(
                 f"[{jax.tree_util.keystr((key,), simple=True)}]" for key in keys
             )
+            parts: dict[str, int | None]
             if got.shape == own.shape:
                 parts = {part: None}
             elif got.shape[1:] == own.shape:
@@ -461,9 +464,9 @@ def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
         if name is not None and len(paths) > 1:
             raise ValueError(f"{pattern!r} is not one activation but {paths}")
         named |= {path if name is None else name: path for path in paths}
-    order = list(sites)
+    order, places = list(sites), {tap: site[1] for tap, site in sites.items() if site}
     in_order = sorted(named.items(), key=lambda item: order.index(item[1]))
-    return tuple((name, sites[path][1]) for name, path in in_order)
+    return tuple((name, places[path]) for name, path in in_order)
 
 
 def _matching(pattern: str, names: _Sites) -> list[str]:
@@ -518,7 +521,7 @@ def _reseed(model: flax.nnx.Module, rngs: Mapping[str, Array]) -> None:
         tag: rngs[tag] if tag in rngs else jax.random.fold_in(first, i)
         for i, tag in enumerate(sorted(tags))
     }
-    flax.nnx.reseed(model, policy="match_shape", **keys)
+    flax.nnx.reseed(model, policy="match_shape", **keys)  # type: ignore[arg-type]
 
 
 class _Kept(flax.nnx.Variable):
@@ -545,12 +548,14 @@ def _have_noted(module: flax.nnx.Module, note: Callable[[Any, PyTree], None]) ->
     stays as it is. What NNX transforms make of the module keeps class and note.
     """
     object.__setattr__(module, "__class__", _noting(type(module)))
-    module._note = note
+    module._note = note  # type: ignore[attr-defined]
 
 
 @functools.cache
 def _noting(kind: type) -> type:
-    class Noting(kind, pytree=getattr(kind, "_pytree__is_pytree", True)):
+    pytree = getattr(kind, "_pytree__is_pytree", True)
+
+    class Noting(kind, pytree=pytree):  # type: ignore
         def __call__(self, *args, **kwargs):
             answer = kind.__call__(self, *args, **kwargs)
             self._note(self, answer)

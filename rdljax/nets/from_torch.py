@@ -178,7 +178,7 @@ def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
     classes = _weights.classes(name, names(("params", "classifier", "bias")), state)
     shapes = _weights.shapes(name, classes)
     kernel = state.get(names(_weights.stem(shapes)))
-    if np.ndim(kernel) == 4:
+    if kernel is not None and np.ndim(kernel) == 4:
         shapes = _weights.with_channels_of(_from_torch(np.asarray(kernel)), shapes)
     state = {
         key: np.asarray(x)
@@ -274,8 +274,9 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
     path = files.as_path(path)
     state = {key: np.asarray(x, order="C") for key, x in state.items()}
     suffix = files.suffix(path)
+    save: Callable[[Any], Any]
     if suffix == ".npz":
-        save = functools.partial(np.savez, **state)
+        save = functools.partial(np.savez, **state)  # type: ignore[arg-type]
     elif suffix == ".safetensors":
         content = files.package_safetensors(path).numpy.save(state)
         save = operator.methodcaller("write", content)
@@ -284,7 +285,7 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
         tensors = {key: torch.from_numpy(x) for key, x in state.items()}
         save = functools.partial(torch.save, tensors)
     with files.draft(path) as file:
-        save(file)
+        save(file)  # type: ignore[call-arg]
 
 
 def _prefix(name: str, bias: str, state: Mapping[str, Any]) -> str:

@@ -45,19 +45,23 @@ class Regressor(nn.Module):
 
     def _linear(self, x: Array) -> Array:
         # Normalisation would take away a bias, which no gradient would then reach.
-        bias = {"use_bias": not self.normalize}
+        use_bias = not self.normalize
         if x.ndim != 4:
-            return nn.Dense(self.shape[-1], **bias)(x)
+            return nn.Dense(self.shape[-1], use_bias=use_bias)(x)
         size, target = x.shape[1:3], self.shape[:2]
         channels = self.shape[2]
         if all(s == 2 * t for s, t in zip(size, target, strict=True)):
-            return nn.Conv(channels, (3, 3), strides=(2, 2), padding=1, **bias)(x)
+            return nn.Conv(
+                channels, (3, 3), strides=(2, 2), padding=1, use_bias=use_bias
+            )(x)
         if all(2 * s == t for s, t in zip(size, target, strict=True)):
-            return nn.ConvTranspose(channels, (4, 4), strides=(2, 2), **bias)(x)
+            return nn.ConvTranspose(
+                channels, (4, 4), strides=(2, 2), use_bias=use_bias
+            )(x)
         if all(s >= t for s, t in zip(size, target, strict=True)):
             window = tuple(1 + s - t for s, t in zip(size, target, strict=True))
-            return nn.Conv(channels, window, padding="VALID", **bias)(x)
-        return nn.Conv(channels, (1, 1), **bias)(x)
+            return nn.Conv(channels, window, padding="VALID", use_bias=use_bias)(x)
+        return nn.Conv(channels, (1, 1), use_bias=use_bias)(x)
 
 
 class Pointwise(nn.Module):

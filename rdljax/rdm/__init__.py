@@ -55,7 +55,7 @@ def compute(
     activations: Array,
     pairs: Array | None = None,
     *,
-    distance=distances.Cosine(),
+    distance: distances.Distance = distances.Cosine(),
     refine: int = 0,
 ) -> Array:
     """Computes the condensed RDM of one layer, or its distances at given pairs.
@@ -96,7 +96,7 @@ def compare(
     teacher: Array,
     weights: Array | None = None,
     *,
-    comparison=comparisons.Pearson(),
+    comparison: comparisons.Comparison = comparisons.Pearson(),
 ) -> Array:
     """Computes how far apart two condensed RDMs, or distances at pairs, are.
 
@@ -149,9 +149,9 @@ def discrepancy(
     pairs: Array | None = None,
     weights: Array | None = None,
     *,
-    distance=distances.Cosine(),
-    comparison=comparisons.Pearson(),
-    form=None,
+    distance: distances.Distance = distances.Cosine(),
+    comparison: comparisons.Comparison = comparisons.Pearson(),
+    form: forms.Form | None = None,
     axis_name: str | None = None,
 ) -> Array:
     """Computes how far apart the RDMs of two sets of activations are: 0 when equal.

@@ -30,7 +30,7 @@ def activations(x: Array, name: str = "activations", fewest: int = 2) -> None:
         )
 
 
-def finite(x: Array, name: str = "activations") -> None:
+def finite(x: Array | np.ndarray, name: str = "activations") -> None:
     """No NaN and no infinity, where the values are known."""
     if not _checks.is_known(x):
         return

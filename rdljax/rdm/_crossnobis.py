@@ -96,7 +96,7 @@ def crossnobis(
 def _check_measured(measurements: Array, measured, folds: int, n: int) -> None:
     """Finite where they were measured, where the values are known."""
     if _numbers.is_known(measurements, measured):
-        values = np.asarray(measurements).reshape(folds, n, -1)
+        values: np.ndarray = np.asarray(measurements).reshape(folds, n, -1)
         if measured is not None:
             values = np.where(np.asarray(measured)[..., None], values, 0)
         values = values.reshape(folds * n, -1)
@@ -157,4 +157,5 @@ def _whitened(first: Array, second: Array, covariance: Array) -> tuple[Array, Ar
     """Returns the stimuli of two folds `[n, units]` in units of their common noise."""
     root = jnp.linalg.cholesky(covariance)
     both = jnp.concatenate([first, second]).T
-    return tuple(jnp.split(linalg.solve_triangular(root, both, lower=True).T, 2))
+    first, second = jnp.split(linalg.solve_triangular(root, both, lower=True).T, 2)
+    return first, second

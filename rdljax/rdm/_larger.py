@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,16 @@ from rdljax.rdm import _checks, _moments, comparisons, distances, forms
 Array = jax.Array
 
 
+class Rows(Protocol):
+    """What returns slices of rows: an array, a memory map, a data set of HDF5."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
 def blocks_of(
-    student: npt.ArrayLike, teacher: npt.ArrayLike, size: int = 4096
+    student: Rows, teacher: Rows, size: int = 4096
 ) -> Iterable[tuple[npt.ArrayLike, npt.ArrayLike]]:
     """Yields rows of both sets of activations, for `discrepancy_of_blocks`.
 
@@ -49,8 +57,8 @@ def blocks_of(
 def discrepancy_of_blocks(
     blocks: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
     *,
-    distance=distances.Cosine(),
-    comparison=comparisons.Pearson(),
+    distance: distances.Distance = distances.Cosine(),
+    comparison: comparisons.OfProducts = comparisons.Pearson(),
     stimuli: int | None = None,
     progress: bool = False,
 ) -> float:

@@ -147,15 +147,16 @@ def origin_of(
         mean = jnp.mean(x, axis=0)
         return mean if axis_name is None else lax.pmean(mean, axis_name)
 
-    points = tuple(mean_of(x) for x in (student, teacher))
-    scales = tuple(
-        _scale(x, mean, noise, mean_of)
-        for x, mean, noise in zip((student, teacher), points, noises, strict=True)
+    points = mean_of(student), mean_of(teacher)
+    scales: tuple[Array, Array] = (
+        _scale(student, points[0], noises[0], mean_of),
+        _scale(teacher, points[1], noises[1], mean_of),
     )
     if not own_scales:
         # The scale of the wider spread, of those that have one.
         smaller = jnp.minimum(*(jnp.where(s > 0, s, jnp.inf) for s in scales))
-        scales = (jnp.where(jnp.isinf(smaller), 1, smaller),) * 2
+        common = jnp.where(jnp.isinf(smaller), 1, smaller)
+        scales = common, common
     kinds = jnp.zeros(len((CLOSE if close else APART)[0]), student.dtype)
     origin = Origin(points, scales, kinds)
     # (Of some rows: all of them, less their mean, would be a copy of both sets.)

@@ -93,8 +93,10 @@ def compared(sign, x: Array, y: Array, weights: Array) -> tuple[Array, Array, Ar
         s, t = sign(a - x), sign(b - y)
         return tuple(weight * jnp.sum(weights * p) for p in (s * t, s * s, t * t))
 
-    sums = lax.map(row, (x, y, weights), batch_size=max(1, COMPARED // x.size))
-    return tuple(jnp.sum(a) for a in sums)
+    both, own, other = lax.map(
+        row, (x, y, weights), batch_size=max(1, COMPARED // x.size)
+    )
+    return jnp.sum(both), jnp.sum(own), jnp.sum(other)
 
 
 def soft(x: Array, weights: Array) -> Array:

@@ -17,7 +17,7 @@ of those. `own_scales` is whether a comparison is blind to the scale of each RDM
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,22 @@ __all__ = [
 Array = jax.Array
 
 
+class Comparison(Protocol):
+    """What a comparison of two RDMs has to be."""
+
+    def __call__(
+        self, student: Array, teacher: Array, weights: Array | None = None, /
+    ) -> Array:
+        """Returns a scalar, 0 for equal RDMs `[pairs]`; weights are not negative."""
+
+
+class Similarity(Comparison, Protocol):
+    """A comparison that is one minus a similarity, for which RDMs can be averaged."""
+
+    def standardised(self, rdm: np.ndarray, /) -> np.ndarray:
+        """Returns the RDM `[pairs]` as others are averaged with it."""
+
+
 class Products(NamedTuple):
     """How the distances d and e of two RDMs vary, alone and together, over pairs.
 
@@ -64,7 +80,7 @@ class Products(NamedTuple):
     teachers: Array
     students: Array
 
-    def resolved(self, floor: float) -> "Products":
+    def resolved(self, floor: float | np.floating) -> "Products":
         """Without what is no more than rounding, of RDMs of about unit size.
 
         A variance below `floor` (in relation to the square of the mean, if that is
@@ -91,6 +107,15 @@ class Products(NamedTuple):
             teachers,
             students,
         )
+
+
+class OfProducts(Comparison, Protocol):
+    """A comparison that follows from `Products`, without any distance."""
+
+    own_scales: bool
+
+    def from_products(self, products: Products, /) -> Array:
+        """Returns the value from how the distances vary over pairs."""
 
 
 def by_maximum(student: Array, teacher: Array, weights: Array) -> Array:
@@ -286,16 +311,16 @@ class OfRanks:
             value = self.traced(student, teacher, weights)
             # What is not finite has no rank.
             return value + 0 * (jnp.sum(student) + jnp.sum(teacher) + jnp.sum(weights))
-        student, teacher = np.asarray(student), np.asarray(teacher)
+        own, other, weighs = np.asarray(student), np.asarray(teacher), None
         if weights is not None:
-            weights = np.asarray(weights)
-            kept = weights > 0
-            student, teacher, weights = student[kept], teacher[kept], weights[kept]
-        if not (np.isfinite(student).all() and np.isfinite(teacher).all()):
+            weighs = np.asarray(weights)
+            kept = weighs > 0
+            own, other, weighs = own[kept], other[kept], weighs[kept]
+        if not (np.isfinite(own).all() and np.isfinite(other).all()):
             return jnp.asarray(jnp.nan, dtype)
-        if len(student) < 2:
+        if len(own) < 2:
             return jnp.zeros((), dtype)
-        return jnp.asarray(self.known(student, teacher, weights), dtype)
+        return jnp.asarray(self.known(own, other, weighs), dtype)
 
     def standardised(self, rdm: np.ndarray) -> np.ndarray:
         """Returns the ranks of an RDM `[pairs]`, as others are averaged with it."""
@@ -328,8 +353,8 @@ class Spearman(OfRanks):
     """
 
     def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
-        ranks = (_ranks.of(rdm, weights) for rdm in (student, teacher))
-        return Pearson()(*ranks, weights)
+        student, teacher = (_ranks.of(rdm, weights) for rdm in (student, teacher))
+        return Pearson()(student, teacher, weights)
 
     def known(self, student, teacher, weights):
         if weights is not None and np.ptp(weights):
@@ -419,11 +444,11 @@ class SoftSpearman(_OfScores):
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
         student, teacher, weights = _masked(student, teacher, weights)
-        ranks = (
+        student, teacher = (
             _ranks.soft(rdm, weights)
             for rdm in _in_widths(self.width, student, teacher, weights)
         )
-        return Pearson().weighted(*ranks, weights)
+        return Pearson().weighted(student, teacher, weights)
 
 
 @_pytrees.register

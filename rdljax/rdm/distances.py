@@ -16,6 +16,7 @@ tiles and of pairs a distance below its own rounding is 0, with a gradient of 0.
 
 import dataclasses
 import math
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,17 @@ __all__ = [
 ]
 
 Array = jax.Array
+
+
+class Distance(Protocol):
+    """What a distance of two stimuli's activations has to be."""
+
+    def __call__(self, x: Array, /) -> Array:
+        """Returns the matrix `[n, n]` of activations `[n, ...]`."""
+
+    def pairs(self, x: Array, pairs: Array, /) -> Array:
+        """Returns the distances `[p]` of pairs `[2, p]` of stimuli."""
+
 
 # So many numbers are gathered at a time for the distances of given pairs.
 GATHERED = 2**24
@@ -176,8 +188,9 @@ class Embedded(_ByProducts):
     def between(
         x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
     ) -> Array:
-        (x, own, rounding), (y, other, others) = x, y
-        squared = own[:, None] + other[None, :] - 2 * _geometry.inner(x, y, precision)
+        (rows, own, rounding), (columns, other, others) = x, y
+        products = _geometry.inner(rows, columns, precision)
+        squared = own[:, None] + other[None, :] - 2 * products
         return _resolved(squared, rounding[:, None] + others[None, :])
 
     @staticmethod

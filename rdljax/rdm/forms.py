@@ -19,6 +19,7 @@ a forward-mode derivative too (`jax.jvp`, `jax.hessian`), of any number of stimu
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from rdljax.rdm import _checks, _condensed, _moments, comparisons, distances
 __all__ = ["Dense", "Moments", "Tiles", "chosen", "size_of_moments"]
 
 Array = jax.Array
+Shaped = Array | jax.ShapeDtypeStruct
 
 # Up to so many stimuli both matrices are written down.
 DENSE = 2048
@@ -69,7 +71,7 @@ class Dense:
         n = student.shape[0]
         beside = jnp.arange(n)[:, None] != jnp.arange(n)[None, :]
         pairs = float(n * (n - 1))
-        centres = (0.0, 0.0)
+        centres: tuple[Any, ...] = (0.0, 0.0)
         if comparison.own_scales:
             means = [lax.stop_gradient(jnp.sum(d)) / pairs for d in (student, teacher)]
             student, teacher = (
@@ -78,8 +80,8 @@ class Dense:
             )
             centres = tuple((mean != 0).astype(mean.dtype) for mean in means)
         terms = comparison.terms(student, teacher, centres)
-        means = (jnp.sum(jnp.where(beside, term, 0)) / pairs for term in terms)
-        return comparison.from_means(tuple(means), centres)
+        found = (jnp.sum(jnp.where(beside, term, 0)) / pairs for term in terms)
+        return comparison.from_means(tuple(found), centres)
 
 
 @_pytrees.register
@@ -105,13 +107,11 @@ class Moments:
         _refuse_unless(self, isinstance(distance, distances.Embedded), distance)
         _refuse_unless(self, streams(comparison), comparison)
         _refuse_unless(self, weights is None, "weights")
-        points = [distance.embed(x) for x in (student, teacher)]
-        noises = [
-            distance.noise(x, (own,))
-            for x, own in zip((student, teacher), points, strict=True)
-        ]
+        own, other = (distance.embed(x) for x in (student, teacher))
+        noises = distance.noise(student, (own,)), distance.noise(teacher, (other,))
         products, scale = _moments.of_points(
-            *points,
+            own,
+            other,
             noises,
             own_scales=comparison.own_scales,
             precision=distance.matmul_precision,
@@ -164,7 +164,8 @@ class Tiles:
             )
 
         one = jnp.ones((), dtype)
-        scales, centres = (one, one), (0 * one, 0 * one)
+        scales: tuple[Array, ...] = (one, one)
+        centres: tuple[Array, ...] = (0 * one, 0 * one)
         if comparison.own_scales:
             if weights is None:
                 scales = tuple(distance.scale(x) for x in (student, teacher))
@@ -179,7 +180,10 @@ class Tiles:
         )
 
 
-def chosen(student: Array, teacher: Array, weights, distance, comparison):
+Form = Dense | Moments | Tiles
+
+
+def chosen(student: Shaped, teacher: Shaped, weights, distance, comparison):
     """Chooses the form for these shapes, this distance and this comparison."""
     n = student.shape[0]
     tiled = streams(comparison) and hasattr(distance, "between")
@@ -259,7 +263,8 @@ def _over_devices(
     ]
     if pairs is None:
         if form is None:
-            form = chosen(*everyone, weights, distance, comparison)
+            own, other = everyone
+            form = chosen(own, other, weights, distance, comparison)
         embedded = isinstance(distance, distances.Embedded)
         if embedded and isinstance(form, Moments):
             if moments_move_less(student, teacher, distance, devices):

@@ -15,7 +15,7 @@ import operator
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -162,7 +162,9 @@ def check(
             )
     if stimuli is not None:
         expected = _texts(stimuli) if np.ndim(stimuli) else None
-        count = operator.index(stimuli) if expected is None else len(expected)
+        count = (
+            operator.index(cast(int, stimuli)) if expected is None else len(expected)
+        )
         if n != count:
             raise errors.CannotRead(f"{what}: expected {count} stimuli, got {n}")
         if expected is not None and names is None:
@@ -170,7 +172,7 @@ def check(
                 f"{what}: the stimuli have no names to compare; stimuli={n} checks how "
                 "many there are"
             )
-        if expected is not None and names != expected:
+        if expected is not None and names is not None and names != expected:
             raise errors.CannotRead(f"{what}: {_unlike(names, expected)}")
     finite = np.isfinite(distances)
     nan = np.isnan(distances)

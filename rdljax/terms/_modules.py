@@ -117,6 +117,7 @@ def as_maps(student: PyTree, teacher: PyTree) -> tuple[PyTree, PyTree]:
     def one(s, t):
         return s[:, None, None, :] if (s.ndim, t.ndim) == (2, 4) else s
 
-    if jax.tree_util.tree_structure(student) != jax.tree_util.tree_structure(teacher):
+    structure: Any = jax.tree_util.tree_structure(student)
+    if structure != jax.tree_util.tree_structure(teacher):
         return student, teacher  # What takes them says so.
     return jax.tree.map(one, student, teacher), jax.tree.map(one, teacher, student)

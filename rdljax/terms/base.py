@@ -201,8 +201,12 @@ def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
 
 def wrap_applies(init: Callable, term: Term, wrap: Callable) -> Term:
     """Returns a term with another `init`, all its other functions wrapped."""
-    _, *applies = term
-    return Term(init, *(None if f is None else wrap(f) for f in applies))
+
+    def wrapped(apply):
+        return None if apply is None else wrap(apply)
+
+    pretrain, globally = wrapped(term.pretrain), wrapped(term.apply_globally)
+    return Term(init, wrap(term.apply), pretrain, globally)
 
 
 def _pickers(pairs) -> tuple[Callable, Callable]:

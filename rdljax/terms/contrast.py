@@ -203,8 +203,8 @@ def crd_sharded(
 
 def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
     """Sets a bank's normalizers to those of the first batch, if it has none yet."""
-    unknown = bank.normalizers <= 0
-    return bank._replace(normalizers=jnp.where(unknown, first, bank.normalizers))
+    known = jnp.asarray(bank.normalizers)
+    return bank._replace(normalizers=jnp.where(known <= 0, first, known))
 
 
 def _with_gradient(

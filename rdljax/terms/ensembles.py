@@ -1,5 +1,6 @@
 """Terms of several teachers."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -103,8 +104,8 @@ def kd_mean(
 
 def rdl_mean(
     *,
-    distance=rdm.distances.Cosine(),
-    comparison=rdm.comparisons.Pearson(),
+    distance: rdm.distances.Distance = rdm.distances.Cosine(),
+    comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
     weights: Sequence[float] | None = None,
 ) -> Term:
     """Makes `objectives.rdl_target` towards the mean of several teachers' RDMs.
@@ -142,6 +143,6 @@ def _weighted_mean(arrays: Sequence[Array], weights: Sequence[float] | None) -> 
             f"expected a weight for each of several targets of one shape, got weights "
             f"{weights} and {shapes}"
         )
-    weights = [jnp.asarray(w, a.dtype) for w, a in zip(weights, arrays, strict=True)]
-    pairs = zip(weights, arrays, strict=True)
-    return sum(w * a for w, a in pairs) / sum(weights)
+    factors = [jnp.asarray(w, a.dtype) for w, a in zip(weights, arrays, strict=True)]
+    products = [w * a for w, a in zip(factors, arrays, strict=True)]
+    return functools.reduce(jnp.add, products) / functools.reduce(jnp.add, factors)

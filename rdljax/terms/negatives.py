@@ -189,9 +189,11 @@ def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
     if labels is not None:
         if _checks.is_known(labels):
             # (By number: JAX would keep the lower 32 bits of large labels.)
-            _, labels = np.unique(np.asarray(labels), return_inverse=True)
-        labels = jnp.asarray(labels)
-        index, rows = labels[index], labels[rows]
+            _, numbers = np.unique(np.asarray(labels), return_inverse=True)
+            classes = jnp.asarray(numbers)
+        else:
+            classes = jnp.asarray(labels)
+        index, rows = classes[index], classes[rows]
     return (index[:, None] != rows[None, :]).astype(float)
 
 
@@ -267,11 +269,11 @@ def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
     """
     if labels is None:
 
-        def draw(key, index, n, count):
+        def draw_other(key, index, n, count):
             place = _draw(key, (count,), n - 1)
             return place + (place >= index).astype(place.dtype)
 
-        return draw
+        return draw_other
 
     _check_classes(labels)
     order, starts, sizes, own = _by_class(labels)
@@ -316,4 +318,7 @@ def _by_class(labels: Array) -> tuple[Array, Array, Array, Array]:
     )
     starts = np.cumsum(sizes) - sizes
     order = np.argsort(own, kind="stable")
-    return tuple(jnp.asarray(x, jnp.int32) for x in (order, starts, sizes, own))
+    first, second, third, fourth = (
+        jnp.asarray(x, jnp.int32) for x in (order, starts, sizes, own)
+    )
+    return first, second, third, fourth

@@ -13,9 +13,9 @@ from rdljax.terms.base import State, Term
 def rdl(
     *,
     pairs: int | None = None,
-    distance=rdm.distances.Cosine(),
-    comparison=rdm.comparisons.Pearson(),
-    form=None,
+    distance: rdm.distances.Distance = rdm.distances.Cosine(),
+    comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
+    form: rdm.forms.Form | None = None,
 ) -> Term:
     """Makes `objectives.rdl` over all pairs of the batch, or over random pairs.
 

@@ -30,7 +30,8 @@ def partition(params: dict[str, PyTree], phase: Phase) -> tuple[PyTree, PyTree]:
         empty = name in params and not jax.tree.leaves(params[name])
         if not empty and not any(is_below(path, name) for path, _ in leaves_of(params)):
             raise errors.UnknownName("parameter to train", name, params)
-    leaves, structure = leaves_of(params), jax.tree_util.tree_structure(params)
+    leaves = leaves_of(params)
+    structure: Any = jax.tree_util.tree_structure(params)
     mine = [any(is_below(path, name) for name in trains) for path, _ in leaves]
     trained = [x if yes else None for (_, x), yes in zip(leaves, mine, strict=True)]
     frozen = [None if yes else x for (_, x), yes in zip(leaves, mine, strict=True)]

@@ -1,5 +1,7 @@
 """Rows of arrays divided into equal parts."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import numpy as np
 Array = jax.Array
 
 
-def split(x: Array, count: int, over: str, axis: int = 0) -> Array:
+def split(x: Any, count: int, over: str, axis: int = 0) -> Array:
     """Splits an axis into `count` equal parts, whose axis comes first."""
     before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
     if size % count or not size:

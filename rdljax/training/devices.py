@@ -99,11 +99,13 @@ def compile_step(
 
 
 def _mapped(step: Step, devices: Sequence[jax.Device] | None) -> Any:
+    axes: tuple[Any, Any] = (None, 0)
+    state = TrainState(*axes)
     return jax.pmap(
         functools.partial(step, axis_name=AXIS),
         axis_name=AXIS,
-        in_axes=(TrainState(None, 0), None, 0),
-        out_axes=(TrainState(None, 0), None),
+        in_axes=(state, None, 0),
+        out_axes=(state, None),
         donate_argnums=0,
         devices=devices,
     )
@@ -112,7 +114,7 @@ def _mapped(step: Step, devices: Sequence[jax.Device] | None) -> Any:
 def _placing(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
     """Lets a mapped step take a state that lies elsewhere."""
     everywhere = _sharding(devices)
-    where = TrainState(everywhere, _sharding(devices, AXIS))
+    where = (everywhere, _sharding(devices, AXIS))
 
     def run(state, arrays, batch):
         # For a state that comes from elsewhere (made or restored on one device) the

@@ -153,7 +153,8 @@ def select_training(state: TrainState, number: int) -> TrainState:
 
 def _axes(same_view: bool) -> Replicated:
     """Returns for each field of the state which axis has the trainings."""
-    return Replicated(None, 0, 0, 0, 0, 0, None if same_view else 0)
+    axes: tuple[Any, ...] = (None, 0, 0, 0, 0, 0, None if same_view else 0)
+    return Replicated(*axes)
 
 
 def _stack(states: Sequence[TrainState], same_view: bool, axis: int) -> TrainState:

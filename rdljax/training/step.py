@@ -129,7 +129,8 @@ def weighted_sum(
     axis_name: str | None,
 ) -> tuple[Array, dict[str, Array], dict[str, terms.State]]:
     """Returns a phase's loss, the value of each term, and the new state of each."""
-    total, values, remembered = 0.0, {}, {}
+    total: Any = 0.0
+    values, remembered = {}, {}
     for name, (weight, term) in phase.terms.items():
         memory = terms.State(state.replicated.terms[name], state.per_device[name])
         with jax.named_scope(f"terms/{name}"):
