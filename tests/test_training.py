@@ -543,7 +543,9 @@ class TestPhases:
             expected = sum(weights[k] * values[k] for k in loss)
             np.testing.assert_allclose(values["loss"], expected, rtol=1e-5)
 
-    @pytest.mark.parametrize("name", ["studnet", "student/Dense_7", "stud"])
+    @pytest.mark.parametrize(
+        "name", ["studnet", "student/Dense_7", "student/Dense", "stud"]
+    )
     def test_unknown_parameters_are_named(self, name):
         student, teacher, arrays = setting()
         phase = PHASE._replace(trains=(name,))
