@@ -268,7 +268,7 @@ def _target(
         weights = np.where(np.isnan(weights), np.nanmean(weights), weights)
     if config.brain_subjects == "mean" or len(rdms.distances) == 1:
         return rdm.subjects.mean_over_subjects(rdms, weights).astype(np.float32), {}
-    numbers = {} if weights is None else {"subjects": weights}
+    numbers = {} if weights is None else {"subject_weights": weights}
     each = rdm.subjects.mean_over_sessions(rdms)
     if config.brain_ceiling:
         comparison = configs.BRAIN_COMPARISONS[config.brain_comparison]

@@ -17,6 +17,7 @@ objective         what is compared                          paper
 `kdsvd`           main directions of successive layers      Lee et al. 2018
 `rdl`             representational distance matrices        McClure & Kriegeskorte 2016
 `rdl_target`      a student's RDM with a measured one       McClure & Kriegeskorte 2016
+`rdl_subjects`    the same, with that of each subject       McClure & Kriegeskorte 2016
 `sp`              similarities of each example to all       Tung & Mori 2019
 `pkt`             probabilities of the others as neighbours Passalis & Tefas 2018
 `rkd_distance`    distances relative to their mean          Park et al. 2019
@@ -73,6 +74,7 @@ from rdljax._objectives.relations import (
     cka,
     pkt,
     rdl,
+    rdl_subjects,
     rdl_target,
     rkd_angle,
     rkd_distance,
@@ -98,6 +100,7 @@ __all__ = [
     "nst",
     "pkt",
     "rdl",
+    "rdl_subjects",
     "rdl_target",
     "rkd_angle",
     "rkd_distance",

@@ -53,8 +53,8 @@ class TestObjective:
         @jax.jit
         def values(student):
             alone = [objectives.rdl_target(student, one) for one in targets]
-            found = objectives.rdl_target(student, targets)
-            weighed = objectives.rdl_target(student, targets, subjects=weights)
+            found = objectives.rdl_subjects(student, targets)
+            weighed = objectives.rdl_subjects(student, targets, subject_weights=weights)
             return alone, found, weighed
 
         alone, found, weighed = values(student)
@@ -68,7 +68,7 @@ class TestObjective:
         @jax.jit
         def values(student):
             alone = [objectives.rdl_target(student, one) for one in targets]
-            return alone, objectives.rdl_target(student, targets, ceiling=ceiling)
+            return alone, objectives.rdl_subjects(student, targets, ceiling=ceiling)
 
         alone, found = values(student)
         r = 1 - np.array(alone)
@@ -78,7 +78,7 @@ class TestObjective:
         student, targets = drawn(STIMULI, UNITS), rdms_of(2)
         targets[0, :5] = np.nan
         keep = np.isfinite(targets).astype(float)
-        form = lambda s: objectives.rdl_target(s, targets, keep)  # noqa: E731
+        form = lambda s: objectives.rdl_subjects(s, targets, keep)  # noqa: E731
         value, gradient = jax.jit(jax.value_and_grad(form))(student)
         own = np.asarray(jax.jit(rdm.compute)(student))
         expected = [
@@ -92,12 +92,12 @@ class TestObjective:
         student, targets = drawn(STIMULI, UNITS), rdms_of(2)
         weights = np.stack([np.zeros(PAIRS), np.ones(PAIRS)])
         targets[0] = np.nan
-        cases = ({}, {"subjects": np.array([0.7, 0.2])}, {"ceiling": 1.0})
+        cases = ({}, {"subject_weights": np.array([0.7, 0.2])}, {"ceiling": 1.0})
 
         @jax.jit
         def values(student):
             found = [
-                objectives.rdl_target(student, targets, weights, **numbers)
+                objectives.rdl_subjects(student, targets, weights, **numbers)
                 for numbers in cases
             ]
             return found, objectives.rdl_target(student, targets[1])
@@ -108,12 +108,15 @@ class TestObjective:
     @pytest.mark.parametrize(
         ("numbers", "message"),
         [
-            ({"subjects": np.ones(3)}, r"weight for each of 2 subjects, got \(3,\)"),
             (
-                {"subjects": np.array([1, -1])},
+                {"subject_weights": np.ones(3)},
+                r"weight for each of 2 subjects, got \(3,\)",
+            ),
+            (
+                {"subject_weights": np.array([1, -1])},
                 "weight of a subject must be .* 0 or more",
             ),
-            ({"subjects": np.zeros(2)}, "weights of subjects must not all be 0"),
+            ({"subject_weights": np.zeros(2)}, "weights of subjects must not all be 0"),
             ({"ceiling": 0.0}, "ceiling must be a finite number above 0, got 0.0"),
             ({"ceiling": np.ones(3)}, r"ceiling for each of 2 subjects, got \(3,\)"),
             ({"ceiling": 0.5, "comparison": rdm.comparisons.MSE()}, "no similarity"),
@@ -122,8 +125,8 @@ class TestObjective:
         ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
     )
     def test_what_is_not_of_these_subjects(self, numbers, message):
-        form = functools.partial(objectives.rdl_target, target=rdms_of(2), **numbers)
-        with pytest.raises(ValueError, match=f"^rdl_target: .*{message}"):
+        form = functools.partial(objectives.rdl_subjects, targets=rdms_of(2), **numbers)
+        with pytest.raises(ValueError, match=f"^rdl_subjects: .*{message}"):
             jax.eval_shape(form, drawn(STIMULI, UNITS))
 
 
@@ -636,7 +639,9 @@ class TestExperiment:
         target, found = brain._target(config, loaded, "it")
         shown = rdm.subjects.select(loaded.rdms["it"], loaded.shown)
         assert target.shape == (3, 45)
-        np.testing.assert_allclose(found["subjects"], rdm.subjects.reliability(shown))
+        np.testing.assert_allclose(
+            found["subject_weights"], rdm.subjects.reliability(shown)
+        )
         assert 0.5 < found["ceiling"] <= 1
         numbers |= {"brain_subjects": "each", "methods": ("it",)}
         go(tmp_path / "run", made, seeds=count, epochs=count, **numbers)
@@ -656,7 +661,6 @@ class TestExperiment:
         assert {"kd", "it/pooled"} <= set(history[0])
 
     @pytest.mark.parametrize("side", [24, pytest.param(48, marks=pytest.mark.slow)])
-    @pytest.mark.slow
     def test_from_given_weights_in_another_size(self, made, tmp_path, side):
         net, shape = nets.build("mnist_cnn_small", 7), (side, side, 3)
         normalisation = ((0.5,) * 3, (0.25,) * 3)

@@ -595,10 +595,36 @@ class Countdown(loop.Interrupt):
 
 
 class TestCommand:
-    @pytest.mark.slow
+    def without_training(self, monkeypatch):
+        """Trainings only count their two steps, and detections are drawn."""
+        rng = np.random.default_rng(0)
+
+        def train(detector, state, *_, epochs, batch, seed, advance):
+            assert (epochs, batch) == (1, 4) and seed in (0, 1)
+            advance()
+            advance()
+            return state, [{"loss": 1.0}]
+
+        def detect(detector, state, images):
+            corner = rng.uniform(0, 20, (len(images), 5, 2))
+            return centernet.Detections(
+                np.concatenate([corner, corner + 20], axis=-1),
+                rng.integers(0, 10, (len(images), 5)),
+                rng.uniform(size=(len(images), 5)),
+            )
+
+        monkeypatch.setattr(centernet, "begin", lambda *_: None)
+        monkeypatch.setattr(centernet, "train", train)
+        monkeypatch.setattr(centernet, "detect", detect)
+
+    @pytest.mark.parametrize(
+        "trained", [False, pytest.param(True, marks=pytest.mark.slow)]
+    )
     def test_compares_backbones_and_resumes(
-        self, folder, tmp_path, capsys, monkeypatch
+        self, folder, tmp_path, capsys, monkeypatch, trained
     ):
+        if not trained:
+            self.without_training(monkeypatch)
         out = tmp_path / "my results"
         backbones = ["drawn=drawn:resnet8", f"own={folder}"]
         tiny = [*TINY, "--seeds=2"]

@@ -126,7 +126,7 @@ RELATIONAL = {
     "rdl_target rows": lambda: terms.on_layers(
         ("pooled", "rows"), terms.rdl_target(stimulus="index")
     ),
-    "rdl_target subjects": lambda: terms.on_layers(
+    "rdl_subjects": lambda: terms.on_layers(
         ("pooled", "subjects"), terms.rdl_target(stimulus="index", ceiling=0.8)
     ),
     "crd_of_batch": lambda: terms.on_layers("pooled", terms.crd_of_batch(features=6)),

@@ -72,6 +72,12 @@ def rdl_cosine_slow(student, teacher):
     return cosine_slow(rdm_slow(student), rdm_slow(teacher))
 
 
+def rdl_subjects_slow(student, targets, weights=None):
+    each = [weights] * len(targets)
+    pairs = zip(targets, each, strict=True)
+    return np.mean([rdl_target_slow(student, *one) for one in pairs])
+
+
 def rdl_target_slow(student, target, weights=None):
     own = rdm_slow(student)
     if weights is None:
@@ -477,6 +483,15 @@ CASES = [
         MAPS,
         (15,),
         extra=(np.arange(15.0) % 4,),
+        equal_is_zero=False,
+        of_batch=False,
+    ),
+    Case(
+        "rdl_subjects",
+        rdl_subjects_slow,
+        (6, 5),
+        (2, 15),
+        wrong=(((6, 5), (15,)), ((6, 5), (0, 15)), ((6, 5), (2, 14)), ((1, 5), (2, 1))),
         equal_is_zero=False,
         of_batch=False,
     ),
@@ -1773,8 +1788,8 @@ class TestRDL:
 
         @jax.jit
         def values(student, weights, subjects, ceiling):
-            form = lambda w, s, c: objectives.rdl_target(  # noqa: E731
-                student, targets, w, subjects=s, ceiling=c
+            form = lambda w, s, c: objectives.rdl_subjects(  # noqa: E731
+                student, targets, w, subject_weights=s, ceiling=c
             )
             return form(weights, subjects, ceiling), form(*constants)
 

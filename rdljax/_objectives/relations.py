@@ -77,12 +77,8 @@ def rdl(
 
 def _condensed_of_batch(student: tuple, target: tuple) -> str | None:
     expected = student[0] * (student[0] - 1) // 2 if len(student) > 1 else 0
-    subjects = target[:-1]
-    if expected < 1 or target[-1:] != (expected,) or len(subjects) > 1 or 0 in subjects:
-        return (
-            f"expected [batch, ...] and its condensed RDM ({expected},), or that of "
-            f"each subject (subjects, {expected})"
-        )
+    if expected < 1 or target != (expected,):
+        return f"expected [batch, ...] and its condensed RDM ({expected},)"
     return None
 
 
@@ -94,25 +90,81 @@ def rdl_target(
     *,
     distance: rdm.distances.Distance = rdm.distances.Cosine(),
     comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
-    subjects: Array | None = None,
-    ceiling: Array | float | None = None,
 ) -> Array:
     """Computes the RDL loss towards a measured RDM (of a brain, say).
 
-    As `rdl`, with the teacher's RDM given instead of its activations. Of several
-    subjects' RDMs the student is compared with each, and the mean is taken.
+    As `rdl`, with the teacher's RDM given instead of its activations. `rdl_subjects`
+    takes the RDM of each of several subjects.
 
     Args:
       student: Activations `[n, ...]` of the n stimuli of the RDM, in its order.
-      target: The condensed RDM `[n (n - 1) / 2]`: the upper triangle row by row; or
-        that of each subject `[subjects, n (n - 1) / 2]`. Pairs of weight 0 may be NaN.
-      weights: As the target or as one subject's, not negative, the same in every layer:
-        0 masks a pair, and a subject without any other counts for nothing. None weighs
-        all alike.
-      distance: Of two stimuli's activations in the student, one of `rdm.distances`.
-      comparison: Of two RDMs, one of `rdm.comparisons`.
-      subjects: The weight of each subject `[subjects]`, not negative, such as its
-        reliability. None: uniform weights.
+      target: The condensed RDM `[n (n - 1) / 2]`: the upper triangle row by row. Pairs
+        of weight 0 may be NaN.
+      weights: The weight of each pair, as the target, not negative, the same in every
+        layer; 0 masks a pair. None: uniform weights.
+      distance: The distance of two stimuli's activations in the student, one of
+        `rdm.distances`.
+      comparison: The comparison of two RDMs, one of `rdm.comparisons`.
+
+    Returns:
+      A scalar, 0 when the RDMs are equal; summed over layers.
+
+    Raises:
+      ValueError: A target or weights of another length than the student's RDM.
+
+    References:
+      McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
+      Networks <https://doi.org/10.3389/fncom.2016.00131>`_, Front. Comput. Neurosci.
+      10:131, 2016.
+    """
+    own = _rdm_of(student, distance, comparison)
+    return rdm.compare(own, target, weights, comparison=comparison)
+
+
+def _rdm_of(student: Array, distance, comparison) -> Array:
+    """Returns the student's condensed RDM, in its own unit where that is the same."""
+    if rdm.forms.blind_to_scale(distance, comparison):
+        student = student / _geometry.power_of_two(student)
+    return rdm.forms.distances_of(student, None, distance)
+
+
+def _condensed_of_subjects(student: tuple, targets: tuple) -> str | None:
+    expected = student[0] * (student[0] - 1) // 2 if len(student) > 1 else 0
+    if expected < 1 or len(targets) != 2 or targets[1] != expected or not targets[0]:
+        return (
+            f"expected [batch, ...] and the condensed RDM of each subject (subjects, "
+            f"{expected})"
+        )
+    return None
+
+
+@_layerwise.layerwise(_condensed_of_subjects)
+def rdl_subjects(
+    student: Array,
+    targets: Array,
+    weights: Array | None = None,
+    *,
+    distance: rdm.distances.Distance = rdm.distances.Cosine(),
+    comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
+    subject_weights: Array | None = None,
+    ceiling: Array | float | None = None,
+) -> Array:
+    """Computes the RDL loss towards the measured RDM of each of several subjects.
+
+    The student is compared with each as by `rdl_target`, and the mean is taken.
+
+    Args:
+      student: Activations `[n, ...]` of the n stimuli of the RDMs, in their order.
+      targets: The condensed RDM of each subject `[subjects, n (n - 1) / 2]`. Pairs of
+        weight 0 may be NaN.
+      weights: The weight of each pair, as the targets or as one subject's RDM, not
+        negative, the same in every layer; 0 masks a pair. A subject all of whose pairs
+        have weight 0 counts for nothing. None: uniform weights.
+      distance: The distance of two stimuli's activations in the student, one of
+        `rdm.distances`.
+      comparison: The comparison of two RDMs, one of `rdm.comparisons`.
+      subject_weights: The weight of each subject `[subjects]`, not negative, such as
+        its reliability. None: uniform weights.
       ceiling: The similarity that a perfect student would have (`noise_ceiling` of
         `rdljax.statistics`), above 0, of all or of each subject `[subjects]`: noisy
         RDMs then ask no more than they can. For a comparison that is one minus a
@@ -122,32 +174,29 @@ def rdl_target(
       A scalar, 0 when the RDMs are equal; summed over layers.
 
     Raises:
-      ValueError: A target or weights of another length than the student's RDM; weights
+      ValueError: Targets or weights of another length than the student's RDM; weights
         or ceilings of another number of subjects; a ceiling of 0 or less, or one with
         `MSE`, which has no similarity.
 
     References:
       McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
       Networks <https://doi.org/10.3389/fncom.2016.00131>`_, Front. Comput. Neurosci.
-      10:131, 2016.
+      10:131, 2016; the ceiling is that of Nili et al., A toolbox for representational
+      similarity analysis, PLoS Computational Biology 10, 2014.
     """
-    if rdm.forms.blind_to_scale(distance, comparison):
-        student = student / _geometry.power_of_two(student)
-    own = rdm.forms.distances_of(student, None, distance)
-    compare = functools.partial(rdm.compare, comparison=comparison)
-    measured = None
-    if target.ndim > 1 and weights is not None and np.ndim(weights) > 1:
+    own = _rdm_of(student, distance, comparison)
+    measured, each = None, [weights] * len(targets)
+    if weights is not None and np.ndim(weights) > 1:
         # (Known ones stay known, inside jit too.)
         weights = (np if _checks.is_known(weights) else jnp).asarray(weights)
-        _check_shape("row of weights", weights.shape[:1], {target.shape[:1]})
-        pairs = list(zip(target, weights, strict=True))
+        _check_shape("row of weights", weights.shape[:1], {targets.shape[:1]})
         # (Not weights > 0: one that is NaN is to be found.)
-        measured = (~(weights <= 0)).any(axis=1)
-    else:
-        pairs = [(one, weights) for one in target.reshape(-1, target.shape[-1])]
+        measured, each = (~(weights <= 0)).any(axis=1), list(weights)
     # (A loop: what a comparison refuses can be looked at outside jit.)
+    pairs = zip(targets, each, strict=True)
+    compare = functools.partial(rdm.compare, comparison=comparison)
     values = jnp.stack([compare(own, one, weight) for one, weight in pairs])
-    return _over_subjects(values, subjects, ceiling, comparison, measured)
+    return _over_subjects(values, subject_weights, ceiling, comparison, measured)
 
 
 def _over_subjects(values: Array, subjects, ceiling, comparison, measured) -> Array:

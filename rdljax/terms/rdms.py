@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy.typing as npt
 from jax import lax
 
 from rdljax import _checks, _geometry, _indices, objectives, rdm
@@ -72,8 +73,18 @@ def rdl(
     return Term(init, apply, apply_globally=apply_globally)
 
 
-def rdl_target(*, missing: bool = False, stimulus: str = "stimulus", **numbers) -> Term:
+def rdl_target(
+    *,
+    missing: bool = False,
+    stimulus: str = "stimulus",
+    distance: rdm.distances.Distance = rdm.distances.Cosine(),
+    comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
+    subject_weights: npt.ArrayLike | None = None,
+    ceiling: npt.ArrayLike | None = None,
+) -> Term:
     """Makes `objectives.rdl_target` towards measured RDMs of the batch's stimuli.
+
+    Of several subjects' RDMs it is `objectives.rdl_subjects`.
 
         term = terms.on_layers(("stimuli/pooled", "human_it"), terms.rdl_target())
         terms.over_global_batch(term)
@@ -84,11 +95,15 @@ def rdl_target(*, missing: bool = False, stimulus: str = "stimulus", **numbers) 
       stimulus: The entry of the batch with the numbers of its stimuli `[stimuli]`. A
         number out of range is a `ValueError` where its value is known, and makes the
         loss NaN where it is traced.
-      **numbers: `distance`, `comparison`, `subjects` and `ceiling` of
-        `objectives.rdl_target`.
+      distance: The distance of two stimuli's activations, one of `rdm.distances`.
+      comparison: The comparison of two RDMs, one of `rdm.comparisons`.
+      subject_weights: The weight of each subject. None: uniform weights.
+      ceiling: The similarity that a perfect student would have, of all subjects or of
+        each.
 
     The teacher's layer has the rows of the RDMs: see `teachers.rdms`.
     """
+    chosen_by = {"distance": distance, "comparison": comparison}
 
     def one(student, rows, chosen):
         if rows.ndim not in (2, 3) or rows.shape[0] != chosen.shape[0]:
@@ -110,7 +125,14 @@ def rdl_target(*, missing: bool = False, stimulus: str = "stimulus", **numbers) 
             measured = ~jnp.isnan(target)
             weights = measured.astype(target.dtype)
             target = jnp.where(measured, target, 0)
-        loss = objectives.rdl_target(student, target, weights, **numbers)
+        if target.ndim == 1 and subject_weights is None and ceiling is None:
+            loss = objectives.rdl_target(student, target, weights, **chosen_by)
+        else:
+            numbers = {"subject_weights": subject_weights, "ceiling": ceiling}
+            targets = jnp.atleast_2d(target)
+            loss = objectives.rdl_subjects(
+                student, targets, weights, **chosen_by, **numbers
+            )
         return _checks.nan_unless(jnp.all(chosen < stimuli), loss)
 
     def init(key, student, teacher):
