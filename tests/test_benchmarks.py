@@ -636,9 +636,7 @@ class TestDrivers:
         ways = [drivers.from_host(lab), *(drivers.epoch(lab, n) for n in chunks)]
         assert self.losses(ways).shape == (3,)
 
-    @pytest.mark.parametrize(
-        "same", [True, pytest.param(False, marks=pytest.mark.slow)]
-    )
+    @pytest.mark.parametrize("same", [False, True])
     def test_seeds(self, lab, same):
         key = jax.random.key(1) if same else None
         ways = [drivers.in_turn(lab, key)]

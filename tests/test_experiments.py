@@ -253,6 +253,9 @@ class TestResults:
 
     def test_the_trained_student_is_kept(self, finished):
         assert checkpoints.latest(finished / "kd+rdl-seed0" / "checkpoint") == 6
+        # Its epochs are closed: no step is left whose mean is to be taken.
+        about = checkpoints.about(finished / "kd+rdl-seed0" / "checkpoint")
+        assert about["partial"] == [] and len(about["history"]) == 2
 
     def test_a_run_that_diverges_stops_and_says_where(self, tmp_path, capsys):
         folder = tmp_path / "run"
