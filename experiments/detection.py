@@ -73,7 +73,7 @@ from experiments import (
     trainings,
     weights,
 )
-from experiments import lab as labs
+from experiments import context as contexts
 from experiments.command import UsageError
 from rdljax import errors, files, nets, statistics
 
@@ -266,7 +266,7 @@ def compare(options: argparse.Namespace, interrupt: loop.Interrupt) -> dict:
     }
     settings = {k: v for k, v in vars(options).items() if k not in OF_THE_CALL}
     with locks.held(place(options)):
-        claim(options, settings | labs.fingerprint(dataset))
+        claim(options, settings | contexts.fingerprint(dataset))
         return _compare(options, settings, dataset, canvases, backbones, interrupt)
 
 

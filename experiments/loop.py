@@ -1,9 +1,10 @@
 """The one training loop: a teacher is a student without terms.
 
-Steps reach the devices a few at a time (`Method.chunk`) and are waited for later: on an
-accelerator the next epoch is under way before the metrics of the last are read. Several
-trainings of the same kind may go together, as one program; each has a checkpoint, a
-history and events of its own, so that they may be resumed in other company.
+Steps reach the devices a few at a time (`Trainer.chunk`) and are waited for later: on
+an accelerator the next epoch is under way before the metrics of the last are read.
+Several trainings of the same kind may go together, as one program; each has a
+checkpoint, a history and events of its own, so that they may be resumed in other
+company.
 """
 
 import collections
@@ -177,14 +178,14 @@ Metrics = dict[str, float]
 State = training.TrainState
 
 
-class Method(NamedTuple):
+class Trainer(NamedTuple):
     """How nets are trained, the same for all seeds.
 
     Attributes:
       begin: From a job's seed and a number of devices to the state at the start.
       arrays: What a step reads, on the devices.
-      take: `take(state, arrays, batches) -> (state, metrics)`: a call of several steps
-        (`training.scan_steps`), of one training or of several
+      step_fn: `step_fn(state, arrays, batches) -> (state, metrics)`: a call of several
+        steps (`training.scan_steps`), of one training or of several
         (`training.vmap_trainings`).
       chunk: How many steps a call takes. Where an epoch is not cut at its multiples,
         and there alone, steps are taken one by one.
@@ -200,7 +201,7 @@ class Method(NamedTuple):
 
     begin: Callable[[int, int], State]
     arrays: training.Arrays
-    take: Callable[..., tuple[State, dict[str, jax.Array]]]
+    step_fn: Callable[..., tuple[State, dict[str, jax.Array]]]
     chunk: int
     examine: Callable[..., tuple[State, training.FiniteReport]]
     evaluate: Callable[[State, Job, int], Callable[[], Metrics]]
@@ -256,7 +257,7 @@ class _Call(NamedTuple):
 
 def fit(
     jobs: Sequence[Job],
-    method: Method,
+    trainer: Trainer,
     interrupt: Interrupt,
     advance: Callable[[int, list[Metrics]], Any],
 ) -> list[Fitted]:
@@ -264,7 +265,7 @@ def fit(
 
     Args:
       jobs: What to train together: jobs that differ in their names, folders and seeds.
-      method: How.
+      trainer: How.
       interrupt: Looked at before each call.
       advance: Told how many steps were taken, and of the first job's epochs so far.
 
@@ -281,15 +282,15 @@ def fit(
         fitted = {}
         for done in sorted({*taken.values()}):
             equal = [job for job in jobs if taken[job.name] == done]
-            found = fit(equal, method, interrupt, advance)
+            found = fit(equal, trainer, interrupt, advance)
             fitted |= zip((job.name for job in equal), found, strict=True)
         return [fitted[job.name] for job in jobs]
-    begun = [resumed(job, method.begin) for job in jobs]
+    begun = [resumed(job, trainer.begin) for job in jobs]
     states, progress = map(list, zip(*begun, strict=True))
     del begun
     if len({p.done for p in progress}) > 1:  # A newest checkpoint is damaged.
         del states
-        return [fit([job], method, interrupt, advance)[0] for job in jobs]
+        return [fit([job], trainer, interrupt, advance)[0] for job in jobs]
     histories = [list(p.history) for p in progress]
     partial = [list(p.partial) for p in progress]
     done = progress[0].done
@@ -302,7 +303,7 @@ def fit(
     several = len(jobs) > 1
     state = states[0]
     if several:
-        state = training.stack_trainings(states, same_view=method.same_view)
+        state = training.stack_trainings(states, same_view=trainer.same_view)
     del states
     under_way: collections.deque[_Call] = collections.deque()
     began = saved = time.monotonic()
@@ -332,7 +333,7 @@ def fit(
         state = None  # To find out why takes its place.
         under_way.clear()
         others = "; --together=1 --resume finishes the others" if several else ""
-        return Diverged(_why(job, method, bad) + others)
+        return Diverged(_why(job, trainer, bad) + others)
 
     def save() -> list[float]:
         read()
@@ -352,15 +353,17 @@ def fit(
         events = [
             opened.enter_context(contextlib.closing(Events(job.folder))) for job in jobs
         ]
-        batches = data.ahead(itertools.starmap(method.feed, _calls(jobs, method, done)))
+        batches = data.ahead(
+            itertools.starmap(trainer.feed, _calls(jobs, trainer, done))
+        )
         for batch in opened.enter_context(contextlib.closing(batches)):
             if interrupt.requested:
                 save()
                 raise Interrupted(", ".join(job.name for job in jobs))
             index = batch["index"]
-            several_batches = several and not method.same_view
+            several_batches = several and not trainer.same_view
             batch = training.shard(batch, axis=1 + several_batches)
-            state, metrics = method.take(state, method.arrays, batch)
+            state, metrics = trainer.step_fn(state, trainer.arrays, batch)
             first, done = done, done + len(index)
             # An epoch is closed before it is saved: a resumed run begins the next one.
             closes = done % jobs[0].steps_an_epoch == 0
@@ -368,11 +371,11 @@ def fit(
             if closes:
                 epoch = done // jobs[0].steps_an_epoch
                 evaluated = [
-                    method.evaluate(x, job, epoch)
+                    trainer.evaluate(x, job, epoch)
                     for x, job in zip(singles(_of_student(state)), jobs, strict=True)
                 ]
             under_way.append(_Call(first, metrics, evaluated))
-            read(leave=max(1, STEPS_IN_FLIGHT // method.chunk))
+            read(leave=max(1, STEPS_IN_FLIGHT // trainer.chunk))
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 save()
                 saved = time.monotonic()
@@ -413,17 +416,17 @@ def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progre
 
 
 def _calls(
-    jobs: Sequence[Job], method: Method, done: int
+    jobs: Sequence[Job], trainer: Trainer, done: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The indices of each call's batches, `[steps, (trainings,) batch + shown]`.
 
     Without those of the steps that are done. With them the seed of the order of their
     images, and the epoch: `[(trainings,) 2]`.
     """
-    an_epoch, chunk = jobs[0].steps_an_epoch, method.chunk
+    an_epoch, chunk = jobs[0].steps_an_epoch, trainer.chunk
     for epoch in range(done // an_epoch, jobs[0].epochs):
         batches = [_batches(job, epoch) for job in jobs]
-        alone = len(jobs) == 1 or method.same_view
+        alone = len(jobs) == 1 or trainer.same_view
         index = batches[0] if alone else np.stack(batches, axis=1)
         when = np.array([(job.order, epoch) for job in jobs])
         when = when[0] if alone else when
@@ -445,32 +448,32 @@ def _batches(job: Job, epoch: int) -> np.ndarray:
     return np.concatenate([images, stimuli], axis=1)
 
 
-def _why(job: Job, method: Method, bad: int) -> str:
+def _why(job: Job, trainer: Trainer, bad: int) -> str:
     """Why a job diverged, found by taking its last steps once more, one by one.
 
     Args:
       job: What diverged.
-      method: How it is trained.
+      trainer: How it is trained.
       bad: The number of the step whose loss is the first that is not finite, or before
         which the parameters are not.
     """
-    state, (done, *_) = resumed(job, method.begin)
+    state, (done, *_) = resumed(job, trainer.begin)
     kept = f"from the checkpoint of step {done}" if done else "from the start"
-    batches, batch = _calls([job], method._replace(chunk=1), done), None
+    batches, batch = _calls([job], trainer._replace(chunk=1), done), None
     for number in range(done, bad + 1):
         # (After the last step there is no batch: any shows what the parameters do.)
         call = next(batches, None)
-        batch = batch if call is None else method.feed(*call)
+        batch = batch if call is None else trainer.feed(*call)
         if number >= bad - 1:
             one = training.shard(jax.tree.map(lambda x: x[0], batch))
-            state, found = method.examine(state, method.arrays, one)
-            if words := jax.device_get(found).explanation(method.layers):
+            state, found = trainer.examine(state, trainer.arrays, one)
+            if words := jax.device_get(found).explanation(trainer.layers):
                 if number == job.steps:
                     return f"{job.name} diverged after its last step: {words}"
                 epoch = 1 + number // job.steps_an_epoch
                 where = f"step {number + 1}, in epoch {epoch}"
                 return f"{job.name} diverged in {where}: {words}"
-        state, _ = method.take(state, method.arrays, training.shard(batch, axis=1))
+        state, _ = trainer.step_fn(state, trainer.arrays, training.shard(batch, axis=1))
     return (
         f"{job.name} diverged in step {bad + 1}; when the steps were taken once more "
         f"{kept}, all was finite"

@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> None:
     for net in every:
         known = nets.build(net.trained.name, net.trained.classes).layers
         errors.check_name(f"layer of {net.trained.name}", options.layer, known)
-        brought(dataset, net.trained, few=1)
+        resize_to_net(dataset, net.trained, few=1)
     with locks.held(out):
         _check_free(out, options.overwrite)
         found = [
@@ -245,7 +245,7 @@ def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:
     ]
 
 
-def brought(
+def resize_to_net(
     dataset: data.Dataset, trained: weights.Trained, few: int | None = None
 ) -> data.Dataset:
     """Images in the size and number of channels that a net was made for.
@@ -346,7 +346,7 @@ def probe(trained: weights.Trained, dataset: data.Dataset, layer: str) -> dict:
       `l2`, the weight chosen; `validation_loss` (nats), `validation_error` and
       `test_error` in percent; `predicted` classes, a list over the test images.
     """
-    dataset = brought(dataset, trained)
+    dataset = resize_to_net(dataset, trained)
     net = trained.seeing(dataset, nets.build(trained.name, trained.classes))
 
     def of(split):

@@ -140,7 +140,7 @@ class Programs:
         self._called = program, _trainings(state)
         return program.step(state, arrays, batches)
 
-    def fit(
+    def fits_in_memory(
         self,
         state: training.TrainState,
         arrays: training.Arrays,
@@ -171,7 +171,7 @@ class Programs:
         batches: training.Batch,
     ) -> None:
         """Raises `OutOfMemory` if a step does not `fit`."""
-        if not self.fit(state, arrays, batches):
+        if not self.fits_in_memory(state, arrays, batches):
             program = self.program(state, arrays, batches)
             raise OutOfMemory(
                 f"{self.name} takes {_amount(program.memory)} on each device, of which "

@@ -36,7 +36,7 @@ from experiments import (
 )
 from experiments import command as commands
 from experiments import config as configs
-from experiments import lab as labs
+from experiments import context as contexts
 from experiments import results as results_folder
 from rdljax import activations, checkpoints, files, teachers, training
 
@@ -119,10 +119,10 @@ def run(name: str, config: configs.Config, interrupt: loop.Interrupt) -> dict:
       UsageError: A setting is impossible, the data are missing, or the folder is taken.
       Interrupted: Stopped; the folder can be resumed.
     """
-    config, given = labs.trained_elsewhere(config)
+    config, given = contexts.trained_elsewhere(config)
     checks.check(config, brain.names(config))
-    dataset = labs.load(config)
-    given = labs.with_measurements(config, dataset, given)
+    dataset = contexts.load(config)
+    given = contexts.with_measurements(config, dataset, given)
     rehearse(config, dataset, given)
     with locks.held(results_folder.place(name, config)):
         return _run(name, config, dataset, given, interrupt)
@@ -132,11 +132,11 @@ def _run(
     name: str,
     config: configs.Config,
     dataset: data.Dataset,
-    given: labs.Given,
+    given: contexts.Inputs,
     interrupt: loop.Interrupt,
 ) -> dict:
     """`run`, where nobody else writes to the folder."""
-    fingerprints = {**labs.fingerprint(dataset), **given.fingerprints()}
+    fingerprints = {**contexts.fingerprint(dataset), **given.fingerprints()}
     folder = results_folder.claim(name, config, fingerprints)
     if summary := results_folder.finished(folder, name, config):
         print(f"{folder} is finished:\n\n{described(summary)}")
@@ -154,8 +154,8 @@ def _run(
     steps = len(dataset.train.label) // config.batch
     total = steps * epochs(config, dataset, given)
     with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
-        lab = labs.furnish(config, dataset, folder, interrupt, bar, given)
-        results = trainings.train_all(lab)
+        context = contexts.build_context(config, dataset, folder, interrupt, bar, given)
+        results = trainings.train_all(context)
     summary = {
         "config": {"name": name, **dataclasses.asdict(config)},
         "teacher_source": _source(given.teacher),
@@ -166,9 +166,9 @@ def _run(
         **findings.summarise(results, dataset.test.label),
     }
     written = ["result.json", "table.md", "rdms.png", "learning_curves.png"]
-    findings.pictures(folder, results, dataset.test.label[lab.stimuli])
+    findings.pictures(folder, results, dataset.test.label[context.stimuli])
     if given.measured is not None:
-        seen = trainings.of_brain(lab, results)
+        seen = trainings.of_brain(context, results)
         own = config, given.measured, seen
         summary["brain"] = brain.summarise(*own, summary["baseline"])
         written += brain_report.pictures(folder, *own, summary)
@@ -184,9 +184,11 @@ def described(summary: dict) -> str:
     return findings.table(summary) + brain_report.table(summary)
 
 
-def epochs(config: configs.Config, dataset: data.Dataset, given: labs.Given) -> int:
+def epochs(
+    config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
+) -> int:
     """The epochs of all nets that a run trains."""
-    plans = [labs.plan(config, dataset, given, method) for method in config.methods]
+    plans = [contexts.plan(config, dataset, given, method) for method in config.methods]
     total = config.seeds * sum(phase.epochs for plan in plans for phase in plan)
     if config.teacher is not None and given.teacher is None:
         total += config.ensemble * config.teacher_epochs
@@ -203,7 +205,7 @@ def _source(trained: weights.Trained | None) -> dict[str, str] | None:
 def rehearse(
     config: configs.Config,
     dataset: data.Dataset,
-    given: labs.Given = labs.Given(),  # noqa: B008 (a tuple)
+    given: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (a tuple)
 ) -> None:
     """Traces one step of every phase, so that what cannot work is said at once.
 
@@ -211,7 +213,7 @@ def rehearse(
       UsageError: A step cannot be made with these settings.
     """
     own_teacher = given.teacher and given.teacher.net(dataset, other_classes=True)
-    student = labs.student(config, dataset, given)
+    student = contexts.student(config, dataset, given)
     key, optimizer = jax.random.key(0), optax.sgd(1.0)
     train = dataset.train._asdict()
     if given.measured is not None:
@@ -228,7 +230,7 @@ def rehearse(
             return teachers.net(own_teacher, given.teacher.variables)
         if config.teacher is None:
             return teachers.none()
-        net = labs.teacher(config, dataset)
+        net = contexts.teacher(config, dataset)
         source = teachers.net(net, net.init(key, seen))
         if names := methods.teacher_names(config):
             return teachers.ensemble(dict.fromkeys(names, source))
@@ -236,8 +238,8 @@ def rehearse(
 
     def steps(method, plan, of_brain, train):
         batch, view = (
-            labs.first(config, given, method),
-            labs.view(config, dataset, method),
+            contexts.first(config, given, method),
+            contexts.view(config, dataset, method),
         )
         source = taught(method, batch, view(train, batch, key)["image"])
         source = teachers.merge(source, of_brain)
@@ -246,7 +248,7 @@ def rehearse(
             key, student, source, plan, view, arrays, batch, devices=1
         )
         if given.student is not None:
-            state = labs.begun(state, given.student)
+            state = contexts.begun(state, given.student)
         for phase in plan:
             state = training.begin_phase(state, phase, optimizer)
             step = training.make_step(student, source, phase, optimizer, view)
@@ -255,8 +257,8 @@ def rehearse(
 
     for method in config.methods:
         try:
-            plan = labs.plan(config, dataset, given, method)
-            of_brain = labs.with_brain(config, given, teachers.none(), method)
+            plan = contexts.plan(config, dataset, given, method)
+            of_brain = contexts.with_brain(config, given, teachers.none(), method)
             jax.eval_shape(functools.partial(steps, method, plan, of_brain), train)
         except ZeroDivisionError as error:
             raise commands.UsageError(

@@ -48,7 +48,7 @@ from experiments import (
 )
 from experiments import command as commands
 from experiments import config as configs
-from experiments import lab as labs
+from experiments import context as contexts
 from rdljax import checkpoints, errors, files, teachers, training
 
 # What a table writes beside its columns, in this order.
@@ -334,7 +334,7 @@ def _check_same(call: Call, column: str) -> None:
     record = call.folder / column / "config.json"
     if not record.exists():
         return
-    config, _ = labs.trained_elsewhere(settled(call, column))
+    config, _ = contexts.trained_elsewhere(settled(call, column))
     name = f"{call.name}/{column}"
     mine = {"name": name, **results.settings(config)}
     theirs = files.words(record)
@@ -374,19 +374,19 @@ def _estimate(
     Raises:
       UsageError: The data are missing.
     """
-    config, given = labs.trained_elsewhere(config)
+    config, given = contexts.trained_elsewhere(config)
     checks.check(config)
-    dataset = labs.load(config)
+    dataset = contexts.load(config)
     steps = len(dataset.train.label) // config.batch
     measured = _measured(config, dataset, given)
     # (A teacher that sees images as they are looks at each once.)
-    asks = any(labs.augmentation(config, dataset).values())
+    asks = any(contexts.augmentation(config, dataset).values())
     total, compiling, known = 0.0, 0.0, 0
     for method in dict.fromkeys(method for method, _ in left):
         if method == "teacher":
             step, phases = measured["teacher"], [config.teacher_epochs]
         else:
-            plan = labs.plan(config, dataset, given, method)
+            plan = contexts.plan(config, dataset, given, method)
             step, phases = measured["student"], [phase.epochs for phase in plan]
             if asks and methods.reads_teacher(method):
                 step = Cost(*map(sum, zip(step, measured["answer"], strict=True)))
@@ -402,16 +402,18 @@ def _estimate(
 
 
 def _measured(
-    config: configs.Config, dataset: Any, given: labs.Given
+    config: configs.Config, dataset: Any, given: contexts.Inputs
 ) -> dict[str, Cost]:
     """A plain step of student and teacher, and a teacher's answer."""
     with tempfile.TemporaryDirectory() as scratch, tqdm.tqdm(disable=True) as bar:
         folder = pathlib.Path(scratch)
-        lab = labs.furnish(config, dataset, folder, loop.Interrupt(), bar, given)
+        context = contexts.build_context(
+            config, dataset, folder, loop.Interrupt(), bar, given
+        )
 
         def step(net, name):
             began = time.perf_counter()
-            recipe = trainings.prepare(lab, net, teachers.none(), "plain", name)
+            recipe = trainings.prepare(context, net, teachers.none(), "plain", name)
             (how, _), *_ = recipe.phases
             batch = how.feed(np.arange(config.batch * how.chunk, dtype=np.int32))
             batch = {
@@ -423,20 +425,22 @@ def _measured(
 
             def once():
                 nonlocal state
-                state, metrics = how.take(state, how.arrays, batch)
+                state, metrics = how.step_fn(state, how.arrays, batch)
                 return metrics
 
             return _cost(once, began, how.chunk)
 
         found = {
-            "student": step(labs.student(config, dataset, given, training.AXIS), None)
+            "student": step(
+                contexts.student(config, dataset, given, training.AXIS), None
+            )
         }
         if config.teacher is not None and given.teacher is None:
             found["teacher"] = step(
-                labs.teacher(config, dataset, training.AXIS), "teacher"
+                contexts.teacher(config, dataset, training.AXIS), "teacher"
             )
         if config.teacher is not None:
-            net = labs.teacher(config, dataset)
+            net = contexts.teacher(config, dataset)
             images = np.zeros((config.batch, *dataset.shape), np.float32)
             variables = jax.jit(net.init)(jax.random.key(0), images[:1])
             answer = functools.partial(weights.activations, net, variables, images)

@@ -1,4 +1,4 @@
-"""From a lab to trained nets and their results."""
+"""From a context to trained nets and their results."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from experiments import (
     weights,
 )
 from experiments import config as configs
-from experiments import lab as labs
+from experiments import context as contexts
 from experiments import results as results_folder
 from rdljax import activations, checkpoints, files, rdm, statistics, teachers, training
 
@@ -35,7 +35,7 @@ REMEMBERED = 2**30
 # What students are called before they are trained, and a net in its start-up.
 BEFORE, START = "before", "start-up"
 
-Lab = labs.Lab
+Context = contexts.Context
 
 
 class Recipe(NamedTuple):
@@ -49,7 +49,7 @@ class Recipe(NamedTuple):
     """
 
     net: Any
-    phases: list[tuple[loop.Method, int]]
+    phases: list[tuple[loop.Trainer, int]]
     begun: dict[int, training.TrainState]
     shown: int = 0
 
@@ -73,26 +73,26 @@ class Outcome(NamedTuple):
 # ---- all nets of a run
 
 
-def train_all(lab: Lab) -> list[dict]:
+def train_all(context: Context) -> list[dict]:
     """Trains the teacher and every student; answers the results, the teacher first."""
-    config, given = lab.config, lab.given
+    config, given = context.config, context.given
     programs.keep_compiled(config.compilation_cache)
-    results, teacher, lab = _teach(lab)
+    results, teacher, context = _teach(context)
     taught_by = results[0]["rdms"] if results else None
-    student = labs.student(config, lab.dataset, given, training.AXIS)
+    student = contexts.student(config, context.dataset, given, training.AXIS)
     diverged = []
     for method in config.methods:
         source = teacher if methods.reads_teacher(method) else teachers.none()
-        source = labs.with_brain(config, given, source, method)
-        recipe = prepare(lab, student, source, method)
+        source = contexts.with_brain(config, given, source, method)
+        recipe = prepare(context, student, source, method)
         seeds = range(config.seeds)
         done = all(
-            (lab.folder / folder(method, i) / "result.json").exists() for i in seeds
+            (context.folder / folder(method, i) / "result.json").exists() for i in seeds
         )
-        size = 1 if done else together(lab, recipe, config.seeds)
+        size = 1 if done else seeds_per_program(context, recipe, config.seeds)
         for at in seeds[::size]:
             try:
-                trained = train(lab, method, recipe, seeds[at : at + size])
+                trained = train(context, method, recipe, seeds[at : at + size])
             except loop.Diverged as error:
                 diverged.append(str(error))
                 continue
@@ -106,42 +106,42 @@ def train_all(lab: Lab) -> list[dict]:
     return results
 
 
-def _teach(lab: Lab) -> tuple[list[dict], teachers.Teacher, Lab]:
-    """The teacher's result, if a net teaches, the teacher, and the lab with it."""
-    config, given, nobody = lab.config, lab.given, teachers.none()
+def _teach(context: Context) -> tuple[list[dict], teachers.Teacher, Context]:
+    """The teacher's result, if a net teaches, the teacher, and the context with it."""
+    config, given, nobody = context.config, context.given, teachers.none()
     if config.teacher is None:
         if given.activations is None:
-            return [], nobody, lab
-        return [], *remembered(lab, nobody)
+            return [], nobody, context
+        return [], *remembered(context, nobody)
     if given.teacher is not None:
-        net = given.teacher.net(lab.dataset, other_classes=True)
+        net = given.teacher.net(context.dataset, other_classes=True)
         outcome = Outcome(given.teacher.variables)
-        (lab.folder / "teacher").mkdir(exist_ok=True)
-        result = recorded(lab, "teacher", 0, net, outcome)
-        return [result], *remembered(lab, teachers.net(net, outcome.variables))
-    net = labs.teacher(config, lab.dataset, training.AXIS)
-    recipe = prepare(lab, net, nobody, "plain", "teacher")
-    together(lab, recipe, 1)
+        (context.folder / "teacher").mkdir(exist_ok=True)
+        result = recorded(context, "teacher", 0, net, outcome)
+        return [result], *remembered(context, teachers.net(net, outcome.variables))
+    net = contexts.teacher(config, context.dataset, training.AXIS)
+    recipe = prepare(context, net, nobody, "plain", "teacher")
+    seeds_per_program(context, recipe, 1)
     members = []
     for seed in range(config.ensemble):
-        members += train(lab, "teacher", recipe, [seed])
+        members += train(context, "teacher", recipe, [seed])
     taught = [teachers.net(net, variables) for _, variables in members]
     if config.ensemble == 1:
         ((result, _),) = members
-        return [result], *remembered(lab, *taught)
+        return [result], *remembered(context, *taught)
     teacher = teachers.ensemble(
         dict(zip(methods.teacher_names(config), taught, strict=True))
     )
-    return [_ensemble(lab, net, members)], *remembered(lab, teacher)
+    return [_ensemble(context, net, members)], *remembered(context, teacher)
 
 
-def _ensemble(lab: Lab, net: Any, members: list[tuple[dict, dict]]) -> dict:
+def _ensemble(context: Context, net: Any, members: list[tuple[dict, dict]]) -> dict:
     """The result of several teachers: their mean probabilities and mean RDMs."""
     results = [result for result, _ in members]
-    images = lab.dataset.test
+    images = context.dataset.test
     probabilities = 0.0
     for _, variables in members:
-        logits = weights.logits(net, variables, lab.dataset, images)
+        logits = weights.logits(net, variables, context.dataset, images)
         probabilities = probabilities + np.asarray(jax.nn.softmax(logits))
     correct = probabilities.argmax(axis=1) == images.label
     return results[0] | {
@@ -157,69 +157,73 @@ def _ensemble(lab: Lab, net: Any, members: list[tuple[dict, dict]]) -> dict:
     }
 
 
-def remembered(lab: Lab, teacher: teachers.Teacher) -> tuple[teachers.Teacher, Lab]:
+def remembered(
+    context: Context, teacher: teachers.Teacher
+) -> tuple[teachers.Teacher, Context]:
     """A teacher that need not run for each batch, where the config wants one.
 
     Returns:
-      The teacher, and the lab with what is stored of it.
+      The teacher, and the context with what is stored of it.
 
     Raises:
       UsageError: `activations` holds something else.
     """
-    config, layers = lab.config, methods.taught(lab.config)
-    view, images = data.view(lab.dataset), len(lab.dataset.train.label)
+    config, layers = context.config, methods.taught(context.config)
+    view, images = data.view(context.dataset), len(context.dataset.train.label)
     key = jax.random.key(0)
-    load = labs.feed(lab)
+    load = contexts.feed(context)
 
     def see(index):
-        return view(lab.train, load(np.asarray(index)), key)
+        return view(context.train, load(np.asarray(index)), key)
 
     def heed():
-        if lab.interrupt.requested:
+        if context.interrupt.requested:
             raise loop.Interrupted(f"waiting for {config.activations}")
 
     if config.activations is not None and layers:
-        kept = lab.given.activations
+        kept = context.given.activations
         if kept is None:
             place = command.path("activations", config.activations)
             about = {
                 "net": config.teacher,
                 "teacher": weights.fingerprint(teacher.arrays),
-                "images": weights.fingerprint(data.identity(lab.dataset.train.image)),
-                "size": lab.dataset.shape,
-                "normalised": (lab.dataset.mean, lab.dataset.std),
-                "seen": lab.given.teacher and lab.given.teacher.normalisation,
+                "images": weights.fingerprint(
+                    data.identity(context.dataset.train.image)
+                ),
+                "size": context.dataset.shape,
+                "normalised": (context.dataset.mean, context.dataset.std),
+                "seen": context.given.teacher and context.given.teacher.normalisation,
             }
             try:
-                with locks.turn(place, lab.tell, heed):
+                with locks.turn(place, context.tell, heed):
                     kept = activations.write(
                         place, teacher, see, images, layers, about=about
                     )
             except ValueError as error:
                 raise command.UsageError(f"activations: {error}") from error
-        return teachers.from_batch(), lab._replace(
+        return teachers.from_batch(), context._replace(
             taught=activations.batch_reader(kept)
         )
     wanted = config.remember_teacher
     if wanted is None:
-        seen = jax.eval_shape(view, lab.train, load(np.arange(1)), key)
+        seen = jax.eval_shape(view, context.train, load(np.arange(1)), key)
         taught = jax.eval_shape(teacher.targets, teacher.arrays, seen)
         size = sum(4 * taught[layer].size for layer in layers) * images
         fits = size * jax.local_device_count() <= REMEMBERED
-        drawn = any(labs.augmentation(config, lab.dataset).values())
-        drawn = drawn or data.crops_at_random(lab.dataset.train.image)
+        drawn = any(contexts.augmentation(config, context.dataset).values())
+        drawn = drawn or data.crops_at_random(context.dataset.train.image)
         wanted = fits and not drawn
     if not (wanted and layers):
-        return teacher, lab
+        return teacher, context
     kept = teachers.cache(teacher, see, images, layers)
-    return teachers.cached(kept), lab
+    return teachers.cached(kept), context
 
 
 # ---- how a method trains
 
 
 def prepare(
-    lab: Lab,
+    context: Context,
     net: Any,
     teacher: teachers.Teacher,
     method: str,
@@ -228,28 +232,30 @@ def prepare(
     """What the runs of a method share, its programs above all.
 
     Args:
-      lab: Settings and data.
+      context: Settings and data.
       net: What is trained.
       teacher: Where its targets come from.
       method: `plain`, or parts of `experiments.methods` joined by `+`.
       name: In messages and folders; the method's by default. A "teacher" begins as
         drawn and has epochs and a learning rate of its own.
     """
-    config, dataset, name = lab.config, lab.dataset, name or method
+    config, dataset, name = context.config, context.dataset, name or method
     teaches = name == "teacher"
     # (The weights are the students': a teacher learns its task.)
     own = dataclasses.replace(config, weights=()) if teaches else config
-    plan = labs.plan(own, dataset, lab.given, method)
-    view, load = labs.view(config, dataset, method), labs.feed(lab, method)
-    example = load(np.concatenate([*labs.first(config, lab.given, method).values()]))
-    begins = None if teaches else lab.given.student
+    plan = contexts.plan(own, dataset, context.given, method)
+    view, load = contexts.view(config, dataset, method), contexts.feed(context, method)
+    example = load(
+        np.concatenate([*contexts.first(config, context.given, method).values()])
+    )
+    begins = None if teaches else context.given.student
     parts = {"micro_batches": config.micro_batches}
-    arrays = training.Arrays(training.replicate(teacher.arrays), lab.train)
+    arrays = training.Arrays(training.replicate(teacher.arrays), context.train)
     steps_an_epoch = len(dataset.train.label) // config.batch
     driver = programs.driver(config.driver, steps_an_epoch, stream=config.stream)
     started: dict[int, training.TrainState] = {}
 
-    def trained(phase: training.Phase, epochs: int, last: bool) -> loop.Method:
+    def trained(phase: training.Phase, epochs: int, last: bool) -> loop.Trainer:
         optimizer = optimizer_of(config, teaches, epochs, steps_an_epoch, last)
         step = training.make_step(net, teacher, phase, optimizer, view, **parts)
 
@@ -264,32 +270,34 @@ def prepare(
                 key, net, teacher, plan, view, arrays, example, devices, view_key
             )
             if begins is not None:
-                state = labs.begun(state, begins)
+                state = contexts.begun(state, begins)
             return training.begin_phase(state, phase, optimizer)
 
         def evaluate(state, job, epoch):
             own = variables(state)
-            wait = weights.predicting(net, own, dataset, lab.validation)
+            wait = weights.predicting(net, own, dataset, context.validation)
             of_brain = rdms = None
-            if lab.given.measured is not None and not teaches:
-                of_brain = brain.rdms(config, lab.given.measured, dataset, net, own)
+            if context.given.measured is not None and not teaches:
+                of_brain = brain.rdms(config, context.given.measured, dataset, net, own)
             if last and job.seed == 0 and _is_recorded(epoch, job.epochs):
-                rdms = _rdms(lab, net, own)
+                rdms = _rdms(context, net, own)
 
             def metrics():
                 predicted, loss = wait()
-                error = 100 * np.mean(predicted != lab.validation.label)
+                error = 100 * np.mean(predicted != context.validation.label)
                 found = {"validation_error": float(error), "validation_loss": loss}
                 if of_brain is not None:
-                    found |= brain.progress(config, lab.given.measured, of_brain())
+                    found |= brain.progress(config, context.given.measured, of_brain())
                 if rdms is not None:
-                    _record(job.folder / "rdms", epoch, lab, rdms)
+                    _record(job.folder / "rdms", epoch, context, rdms)
                 return found
 
             return metrics
 
-        take = programs.Programs(name, step, unrolled=driver.unrolled, tell=lab.tell)
-        place = lab.folder / "profile" / name
+        take = programs.Programs(
+            name, step, unrolled=driver.unrolled, tell=context.tell
+        )
+        place = context.folder / "profile" / name
         if last and config.profile and not (place / "profile.json").exists():
             measured = profile.measure(
                 *(net, teacher, phase, optimizer, view),
@@ -299,8 +307,8 @@ def prepare(
                 place,
                 **parts,
             )
-            lab.bar.write(f"{name}:\n\n{measured.table()}\n\n{place}")
-        return loop.Method(
+            context.bar.write(f"{name}:\n\n{measured.table()}\n\n{place}")
+        return loop.Trainer(
             begin,
             arrays,
             take,
@@ -367,7 +375,7 @@ def optimizer_of(
     return optax.chain(*clip, *decay, sgd)
 
 
-def together(lab: Lab, recipe: Recipe, seeds: int) -> int:
+def seeds_per_program(context: Context, recipe: Recipe, seeds: int) -> int:
     """How many seeds go together: as many as are wanted, or the part of them that fits.
 
     To know what a step takes is to compile it, so that no training waits for that.
@@ -375,12 +383,12 @@ def together(lab: Lab, recipe: Recipe, seeds: int) -> int:
     Raises:
       OutOfMemory: Not one fits.
     """
-    sizes = [_together(lab, how, recipe.shown, seeds) for how, _ in recipe.phases]
+    sizes = [_together(context, how, recipe.shown, seeds) for how, _ in recipe.phases]
     return min(sizes)
 
 
-def _together(lab: Lab, how: loop.Method, shown: int, seeds: int) -> int:
-    config = lab.config
+def _together(context: Context, how: loop.Trainer, shown: int, seeds: int) -> int:
+    config = context.config
     size = programs.trainings(config.together, seeds)
     state = jax.eval_shape(lambda: how.begin(0, jax.device_count()))
     one = how.feed(np.zeros(config.batch + shown, np.int32))
@@ -395,11 +403,11 @@ def _together(lab: Lab, how: loop.Method, shown: int, seeds: int) -> int:
             jax.tree.map(functools.partial(_divided, steps), one),
         )
         if size == 1:
-            how.take.check(*given)
+            how.step_fn.check(*given)
             return size
-        if how.take.fit(*given, share=programs.SHARE):
+        if how.step_fn.fits_in_memory(*given, share=programs.SHARE):
             return size
-        lab.tell(f"{size} seeds together do not fit into the memory")
+        context.tell(f"{size} seeds together do not fit into the memory")
         size = -(-size // 2)
 
 
@@ -414,17 +422,17 @@ def _divided(steps: tuple[int, ...], x: np.ndarray) -> jax.ShapeDtypeStruct:
 
 
 def train(
-    lab: Lab, name: str, recipe: Recipe, seeds: Sequence[int]
+    context: Context, name: str, recipe: Recipe, seeds: Sequence[int]
 ) -> list[tuple[dict, dict]]:
     """Trains nets together and measures them; answers their results and variables."""
-    ensemble = lab.config.ensemble
+    ensemble = context.config.ensemble
     runs = {folder(name, seed, ensemble): seed for seed in seeds}
-    fitted = fit(lab, runs, recipe)
-    if lab.given.measured is not None and name != "teacher":
+    fitted = fit(context, runs, recipe)
+    if context.given.measured is not None and name != "teacher":
         for seed in seeds:
-            _look_before(lab, recipe, seed)
+            _look_before(context, recipe, seed)
     return [
-        (recorded(lab, name, seed, recipe.net, outcome), outcome.variables)
+        (recorded(context, name, seed, recipe.net, outcome), outcome.variables)
         for seed, outcome in zip(seeds, fitted, strict=True)
     ]
 
@@ -435,11 +443,11 @@ def folder(name: str, seed: int, ensemble: int = 1) -> str:
     return name if alone else f"{name}-seed{seed}"
 
 
-def fit(lab: Lab, runs: dict[str, int], recipe: Recipe) -> list[Outcome]:
+def fit(context: Context, runs: dict[str, int], recipe: Recipe) -> list[Outcome]:
     """Trains nets together.
 
     Args:
-      lab: Settings and data.
+      context: Settings and data.
       runs: By name, the seed.
       recipe: How.
     """
@@ -448,7 +456,7 @@ def fit(lab: Lab, runs: dict[str, int], recipe: Recipe) -> list[Outcome]:
     for i, (how, epochs) in enumerate(recipe.phases):
         last = i == len(recipe.phases) - 1
         names = runs if last else {f"{name}/{START}": s for name, s in runs.items()}
-        fitted = _fit(lab, names, how, epochs, recipe.shown)
+        fitted = _fit(context, names, how, epochs, recipe.shown)
         for name, own in zip(runs, fitted, strict=True):
             seconds[name] += own.seconds
             if not last:
@@ -462,20 +470,20 @@ def fit(lab: Lab, runs: dict[str, int], recipe: Recipe) -> list[Outcome]:
 
 
 def _fit(
-    lab: Lab, runs: dict[str, int], how: loop.Method, epochs: int, shown: int
+    context: Context, runs: dict[str, int], how: loop.Trainer, epochs: int, shown: int
 ) -> list[loop.Fitted]:
     """One phase of `fit`."""
     jobs = [
         loop.Job(
             name=name,
-            folder=lab.folder / name,
+            folder=context.folder / name,
             seed=seed,
-            order=0 if lab.config.same_batches else seed,
+            order=0 if context.config.same_batches else seed,
             epochs=epochs,
-            examples=len(lab.dataset.train.label),
-            batch=lab.config.batch,
-            settings=results_folder.settings(lab.config),
-            stimuli=len(lab.given.measured.shown) if shown else 0,
+            examples=len(context.dataset.train.label),
+            batch=context.config.batch,
+            settings=results_folder.settings(context.config),
+            stimuli=len(context.given.measured.shown) if shown else 0,
             shown=shown,
         )
         for name, seed in runs.items()
@@ -483,18 +491,20 @@ def _fit(
     for job in jobs:
         job.folder.mkdir(parents=True, exist_ok=True)
         _check_checkpoint(job)
-    lab.bar.set_description(
+    context.bar.set_description(
         ", ".join(runs) if len(runs) < 3 else f"{jobs[0].name}, ..."
     )
 
     def advance(steps, history):
-        lab.bar.update(steps)
+        context.bar.update(steps)
         if history:
             error = history[-1]["validation_error"]
-            lab.bar.set_postfix_str(f"validation error {error:.1f} %", refresh=False)
+            context.bar.set_postfix_str(
+                f"validation error {error:.1f} %", refresh=False
+            )
 
-    with how.take.advised():
-        return loop.fit(jobs, how, lab.interrupt, advance)
+    with how.step_fn.advised():
+        return loop.fit(jobs, how, context.interrupt, advance)
 
 
 def _check_checkpoint(job: loop.Job) -> None:
@@ -523,7 +533,7 @@ def _has_weights(net: pathlib.Path) -> bool:
 
 
 def recorded(
-    lab: Lab,
+    context: Context,
     name: str,
     seed: int,
     net: Any,
@@ -534,27 +544,29 @@ def recorded(
     Of a net that was trained here and whose weights are gone it is written again.
     """
     own = outcome.variables
-    place = lab.folder / folder(name, seed, lab.config.ensemble)
+    place = context.folder / folder(name, seed, context.config.ensemble)
     record = place / "result.json"
     if outcome.history and record.exists() and not _has_weights(place):
-        lab.tell(f"{place} has a result and no weights: both are written again")
+        context.tell(f"{place} has a result and no weights: both are written again")
         record.unlink()
     if not record.exists():
         if outcome.history:
-            keep(lab, name, own, place / "weights")
-        measured = measure(lab, net, own)
+            keep(context, name, own, place / "weights")
+        measured = measure(context, net, own)
         _savez(place / "rdms.npz", measured.pop("rdms"))
-        if lab.given.measured is not None and name != "teacher":
-            of_brain = brain.rdms(lab.config, lab.given.measured, lab.dataset, net, own)
+        if context.given.measured is not None and name != "teacher":
+            of_brain = brain.rdms(
+                context.config, context.given.measured, context.dataset, net, own
+            )
             _savez(place / "brain.npz", of_brain())
         about = {"method": name, "seed": seed, "seconds": outcome.seconds}
-        about |= {"versions": versions(), "compared": compared(lab.config, name)}
-        about |= {"config": dataclasses.asdict(lab.config)}
+        about |= {"versions": versions(), "compared": compared(context.config, name)}
+        about |= {"config": dataclasses.asdict(context.config)}
         about |= {"history": outcome.history, "start_up": outcome.start_up}
         loop.write_json(record, about | measured)
     try:
         result = files.words(record)
-        results_folder.check_net(result, name, seed, lab.config)
+        results_folder.check_net(result, name, seed, context.config)
         result["rdms"] = files.npz(place / "rdms.npz", lambda _: net.layers)
     except Exception as error:  # What is damaged fails in many ways.
         raise command.UsageError(
@@ -570,16 +582,16 @@ def _savez(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **arrays)
 
 
-def keep(lab: Lab, name: str, trained: dict, place: pathlib.Path) -> None:
+def keep(context: Context, name: str, trained: dict, place: pathlib.Path) -> None:
     """Writes a trained net to a folder that `--teacher_from` takes."""
-    config, dataset = lab.config, lab.dataset
+    config, dataset = context.config, context.dataset
     normalisation = tuple(
         tuple(x / 255 for x in of) for of in (dataset.mean, dataset.std)
     )
     modality = config.teacher_modality if name == "teacher" else config.modality
-    if name != "teacher" and lab.given.student is not None:
-        normalisation = lab.given.student.normalisation or normalisation
-        modality = lab.given.student.modality
+    if name != "teacher" and context.given.student is not None:
+        normalisation = context.given.student.normalisation or normalisation
+        modality = context.given.student.modality
     net = weights.Trained(
         config.teacher if name == "teacher" else config.student,
         dataset.classes,
@@ -604,7 +616,7 @@ def variables(state: training.TrainState) -> dict:
     return {"params": now.params["student"], **now.model_state}
 
 
-def measure(lab: Lab, net: Any, trained: dict) -> dict:
+def measure(context: Context, net: Any, trained: dict) -> dict:
     """What a trained net does on the test images: read once, at the end.
 
     Returns:
@@ -612,10 +624,10 @@ def measure(lab: Lab, net: Any, trained: dict) -> dict:
       the test images, all None of a net of another task; `rdms`, by layer the condensed
       RDM of the stimuli.
     """
-    test, rdms = lab.dataset.test, _rdms(lab, net, trained)
-    found = weights.logits(net, trained, lab.dataset, test)
+    test, rdms = context.dataset.test, _rdms(context, net, trained)
+    found = weights.logits(net, trained, context.dataset, test)
     rdms = {layer: np.asarray(x) for layer, x in rdms.items()}
-    if found.shape[1] != lab.dataset.classes:
+    if found.shape[1] != context.dataset.classes:
         nothing = dict.fromkeys(("test_error", "predicted", "correct"))
         return nothing | {"rdms": rdms}
     predicted = found.argmax(axis=1)
@@ -628,11 +640,13 @@ def measure(lab: Lab, net: Any, trained: dict) -> dict:
     }
 
 
-def _rdms(lab: Lab, net: Any, trained: dict) -> dict[str, jax.Array]:
+def _rdms(context: Context, net: Any, trained: dict) -> dict[str, jax.Array]:
     """By layer, the RDM of the stimuli; under way."""
-    images = data.normalise(lab.dataset, lab.dataset.test.image[lab.stimuli])
+    images = data.normalise(
+        context.dataset, context.dataset.test.image[context.stimuli]
+    )
     seen = weights.activations(net, trained, images, net.layers)
-    distance = configs.DISTANCES[lab.config.distance]
+    distance = configs.DISTANCES[context.config.distance]
     return {name: _rdm(x, distance=distance) for name, x in seen.items()}
 
 
@@ -646,10 +660,10 @@ def _is_recorded(epoch: int, epochs: int) -> bool:
 
 
 def _record(
-    place: pathlib.Path, epoch: int, lab: Lab, rdms: dict[str, jax.Array]
+    place: pathlib.Path, epoch: int, context: Context, rdms: dict[str, jax.Array]
 ) -> None:
     """Keeps the RDMs of half of the stimuli of each class at an epoch's end."""
-    label = lab.dataset.test.label[lab.stimuli]
+    label = context.dataset.test.label[context.stimuli]
     half = np.concatenate(
         [
             np.flatnonzero(label == one)[: max(1, np.sum(label == one) // 2)]
@@ -693,28 +707,28 @@ def versions() -> dict[str, str]:
 # ---- what a brain says of them
 
 
-def _look_before(lab: Lab, recipe: Recipe, seed: int) -> None:
+def _look_before(context: Context, recipe: Recipe, seed: int) -> None:
     """Keeps the RDMs of the stimuli in the student of a seed before it is trained."""
-    file = lab.folder / f"{BEFORE}-seed{seed}.npz"
+    file = context.folder / f"{BEFORE}-seed{seed}.npz"
     if not file.exists():
         (how, _), *_ = recipe.phases
         begun = variables(how.begin(seed, jax.device_count()))
-        own = (lab.dataset, recipe.net, begun)
-        _savez(file, brain.rdms(lab.config, lab.given.measured, *own)())
+        own = (context.dataset, recipe.net, begun)
+        _savez(file, brain.rdms(context.config, context.given.measured, *own)())
 
 
-def of_brain(lab: Lab, results: list[dict]) -> list[dict]:
+def of_brain(context: Context, results: list[dict]) -> list[dict]:
     """Of each student, before its training and after, its RDMs of the stimuli."""
-    found, layers = [], brain.layers(lab.config)
+    found, layers = [], brain.layers(context.config)
     places = {
-        (BEFORE, seed): lab.folder / f"{BEFORE}-seed{seed}.npz"
-        for seed in range(lab.config.seeds)
+        (BEFORE, seed): context.folder / f"{BEFORE}-seed{seed}.npz"
+        for seed in range(context.config.seeds)
     }
     histories = {}
     for result in results:
         if result["method"] != "teacher":
             key = result["method"], result["seed"]
-            places[key] = lab.folder / folder(*key) / "brain.npz"
+            places[key] = context.folder / folder(*key) / "brain.npz"
             histories[key] = result["history"]
     for (method, seed), file in places.items():
         try:

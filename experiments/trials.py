@@ -19,7 +19,7 @@ import tqdm
 
 from experiments import command as commands
 from experiments import config as configs
-from experiments import lab as labs
+from experiments import context as contexts
 from experiments import loop, run, trainings
 from rdljax import statistics, teachers, training
 
@@ -96,7 +96,7 @@ def try_all(
     base: configs.Config, settings: list[Setting], interrupt: loop.Interrupt
 ) -> None:
     """Trains a teacher and the students of every setting; prints a row for each."""
-    dataset = labs.load(base)
+    dataset = contexts.load(base)
     print(dataset.note, "\n")
     print("| method | setting | validation error, % | of each seed |")
     print("|---|---|---|---|")
@@ -104,15 +104,17 @@ def try_all(
         tempfile.TemporaryDirectory() as scratch,
         tqdm.tqdm(unit="step") as bar,
     ):
-        lab = labs.furnish(base, dataset, pathlib.Path(scratch), interrupt, bar)
-        net = labs.teacher(base, dataset, training.AXIS)
+        context = contexts.build_context(
+            base, dataset, pathlib.Path(scratch), interrupt, bar
+        )
+        net = contexts.teacher(base, dataset, training.AXIS)
         nobody = teachers.none()
-        recipe = trainings.prepare(lab, net, nobody, "plain", "teacher")
-        (outcome,) = trainings.fit(lab, {"teacher": 0}, recipe)
+        recipe = trainings.prepare(context, net, nobody, "plain", "teacher")
+        (outcome,) = trainings.fit(context, {"teacher": 0}, recipe)
         error = outcome.history[-1]["validation_error"]
         print(f"| teacher | | {error:.2f} | |", flush=True)
         for i, (method, change) in enumerate(settings):
-            tried = lab._replace(config=dataclasses.replace(base, **change))
+            tried = context._replace(config=dataclasses.replace(base, **change))
             errors = students(
                 tried, method, teachers.net(net, outcome.variables), f"{i}-{method}"
             )
@@ -129,24 +131,26 @@ def _said(field: str, value: Any) -> str:
 
 
 def students(
-    lab: labs.Lab, method: str, teacher: teachers.Teacher, name: str
+    context: contexts.Context, method: str, teacher: teachers.Teacher, name: str
 ) -> list[float]:
     """The validation errors at the last epoch of the students of all seeds.
 
     Of one that diverged, NaN.
     """
-    net = labs.student(lab.config, lab.dataset, lab.given, training.AXIS)
-    recipe = trainings.prepare(lab, net, teacher, method)
+    net = contexts.student(
+        context.config, context.dataset, context.given, training.AXIS
+    )
+    recipe = trainings.prepare(context, net, teacher, method)
 
     def error(seed):
         try:
-            (outcome,) = trainings.fit(lab, {f"{name}-{seed}": seed}, recipe)
+            (outcome,) = trainings.fit(context, {f"{name}-{seed}": seed}, recipe)
         except loop.Diverged as diverged:
             tqdm.tqdm.write(str(diverged))
             return math.nan
         return outcome.history[-1]["validation_error"]
 
-    return [error(seed) for seed in range(lab.config.seeds)]
+    return [error(seed) for seed in range(context.config.seeds)]
 
 
 if __name__ == "__main__":

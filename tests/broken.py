@@ -88,7 +88,7 @@ def evaluate(state, job, epoch):
     return lambda: {"validation": total}
 
 
-method = loop.Method(
+method = loop.Trainer(
     begin,
     training.replicate(arrays),
     training.pmap(training.scan_steps(step, unrolled=True)),

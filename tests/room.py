@@ -54,7 +54,7 @@ TESTS = {
     "experiments/export_torch.py": "weights",
     "experiments/findings.py": "tables report",
     "experiments/import_torch.py": "weights",
-    "experiments/lab.py": "methods",
+    "experiments/context.py": "methods",
     "experiments/methods.py": "methods",
     "experiments/modalities.py": "modalities",
     "experiments/page.py": "report",

@@ -26,7 +26,7 @@ from experiments import (
     weights,
 )
 from experiments import config as configs
-from experiments import lab as labs
+from experiments import context as contexts
 from rdljax import activations, nets, objectives, rdm, teachers, terms, training
 from rdljax.nets import from_torch
 from tests import quick
@@ -481,8 +481,8 @@ class TestExperiment:
         config = configs.load("mnist_rdl", **SETTINGS, brain=str(made))
         digits = data.load("digits")
         loaded = brain.load(config, digits)
-        given = labs.Given(measured=loaded)
-        lab = labs.furnish(config, digits, tmp_path, None, None, given)
+        given = contexts.Inputs(measured=loaded)
+        lab = contexts.build_context(config, digits, tmp_path, None, None, given)
         images = np.asarray(lab.train["stimuli"])
         np.testing.assert_array_equal(images, loaded.images[loaded.shown])
 

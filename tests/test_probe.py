@@ -227,7 +227,7 @@ class TestImages:
     )
     def test_are_seen_as_the_net_was_made_for_them(self, own, channels, normalisation):
         images, trained = dataset((20, 20, own)), mlp(channels, normalisation)
-        seen = probe.brought(images, trained)
+        seen = probe.resize_to_net(images, trained)
         net = trained.seeing(seen, nets.build("mlp", 10))
         found = probe.features(
             net, trained.variables, seen, seen.test.image, "stage1", chunk=5
@@ -250,7 +250,7 @@ class TestImages:
 
     def test_of_other_channels_are_refused(self):
         with pytest.raises(command.UsageError, match="3 channels, random has 4"):
-            probe.brought(dataset((32, 32, 4)), mlp(3, None))
+            probe.resize_to_net(dataset((32, 32, 4)), mlp(3, None))
 
     def test_maps_are_flattened(self):
         class Doubling:

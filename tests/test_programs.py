@@ -28,7 +28,7 @@ from experiments import (
     weights,
 )
 from experiments import config as configs
-from experiments import lab as labs
+from experiments import context as contexts
 from rdljax import checkpoints, nets, teachers, training
 from tests import quick
 from tests import test_drivers as drivers
@@ -324,7 +324,7 @@ class TestTeacher:
 
     def lab(self, folder, **changes):
         config = configs.load("mnist_rdl", **(SETTINGS | changes))
-        lab = labs.furnish(config, labs.load(config), folder, None, None)
+        lab = contexts.build_context(config, contexts.load(config), folder, None, None)
         net = nets.build("mlp", 10)
         shape = (1, 32, 32, 1)
         init = jax.jit(net.init)
@@ -399,14 +399,14 @@ class TestMemory:
         """Of three that do not fit, two and one."""
         changes = {"seeds": 3, "epochs": epochs, "driver": "step", "same_batches": same}
         changes["methods"] = ("kd",)
-        fit, asked = programs.Programs.fit, []
+        fit, asked = programs.Programs.fits_in_memory, []
 
         def no_more_than_two(self, state, arrays, batches, share=1.0):
             assert fit(self, state, arrays, batches, share)
             asked.append(state.replicated.key.size)
             return asked[-1] < 3
 
-        monkeypatch.setattr(programs.Programs, "fit", no_more_than_two)
+        monkeypatch.setattr(programs.Programs, "fits_in_memory", no_more_than_two)
         go(tmp_path / "split", together=3, **changes)
         assert asked == [3, 2]
         assert "3 seeds together do not fit into the memory" in capsys.readouterr().err
@@ -444,14 +444,14 @@ class TestMemory:
         assert sum(kept) < needed < program.memory - there / 2
         for free, expected in ((None, True), (needed, True), (needed - 1, False)):
             monkeypatch.setattr(programs, "free", lambda free=free: free)
-            assert take.fit(state, lab.arrays, batch) is expected
+            assert take.fits_in_memory(state, lab.arrays, batch) is expected
         assert len(said) == 1  # Compiled once.
 
     def test_exhausted_elsewhere_it_is_a_line_too(self, tmp_path, monkeypatch, capsys):
         def exhausted(*_):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")
 
-        monkeypatch.setattr(labs, "furnish", exhausted)
+        monkeypatch.setattr(contexts, "build_context", exhausted)
         assert experiments.call(f"--out={tmp_path / 'run'}") == 1
         said = capsys.readouterr().err
         assert said.strip().splitlines()[-1] == (
@@ -632,7 +632,7 @@ class TestStream:
             return real(tree, *args)
 
         monkeypatch.setattr(training, "replicate", replicate)
-        monkeypatch.setattr(labs, "_on_device", given.append)
+        monkeypatch.setattr(contexts, "_on_device", given.append)
         go(tmp_path / "run", seeds=1, stream=True, remember_teacher=False)
         assert given and not [
             x

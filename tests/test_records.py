@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import command, data, lab, loop, records, run, trainings
+from experiments import command, context, data, loop, records, run, trainings
 from rdljax import nets, teachers
 from tests import quick, test_data
 from tests import test_experiments as experiments
@@ -758,7 +758,7 @@ class TestRun:
     ):
         settings = [*TINY, "--teacher=mlp", "--methods", "kd", *changes]
         _, config = run.parse(["mnist_rdl", f"--data_dir={folder}", *settings])
-        own = lab.furnish(config, lab.load(config), tmp_path, None, None)
+        own = context.build_context(config, context.load(config), tmp_path, None, None)
         net = nets.build("mlp", CLASSES)
         init = jax.jit(net.init)
         variables = init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
@@ -787,7 +787,7 @@ class TestStimuli:
     )
     def test_many_classes(self, classes, each, stimuli):
         label = np.tile(np.arange(classes, dtype=np.int32), each)
-        found = label[lab.stimuli(data.Split(np.empty((len(label), 1)), label))]
+        found = label[context.stimuli(data.Split(np.empty((len(label), 1)), label))]
         assert len(found) == stimuli and np.all(np.diff(found) >= 0)
         _, counts = np.unique(found, return_counts=True)
         assert len(set(counts)) == 1

@@ -30,7 +30,7 @@ StoredActivations = activations.Stored
 STIMULI = 200
 
 
-class Given(NamedTuple):
+class Inputs(NamedTuple):
     """What an experiment is given besides images.
 
     Attributes:
@@ -56,7 +56,7 @@ class Given(NamedTuple):
         return {name: of for name, of in found.items() if of is not None}
 
 
-class Lab(NamedTuple):
+class Context(NamedTuple):
     """What the runs of one experiment share.
 
     Attributes:
@@ -82,7 +82,7 @@ class Lab(NamedTuple):
     bar: tqdm.tqdm
     train: dict[str, jax.Array]
     validation: data.Split
-    given: Given = Given()
+    given: Inputs = Inputs()
     taught: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
 
     def tell(self, words: str) -> None:
@@ -158,13 +158,13 @@ def fingerprint(dataset: data.Dataset) -> dict[str, str]:
     return {kind: digest.hexdigest()}
 
 
-def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Given]:
+def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
     """The nets that a config takes from folders, and the config with what they are.
 
     Raises:
       UsageError: A folder holds no weights, or those of another modality.
     """
-    given = Given()
+    given = Inputs()
     if config.teacher_from is not None:
         given = given._replace(teacher=weights.load(config.teacher_from))
         seen = _modality("teacher_modality", config, given.teacher)
@@ -190,8 +190,8 @@ def _modality(field: str, config: configs.Config, trained: weights.Trained) -> s
 
 
 def with_measurements(
-    config: configs.Config, dataset: data.Dataset, given: Given
-) -> Given:
+    config: configs.Config, dataset: data.Dataset, given: Inputs
+) -> Inputs:
     """What is given, and the RDMs and the activations that a config names.
 
     Raises:
@@ -230,20 +230,20 @@ def _activations(
     return found._replace(about={"sha256": digest})
 
 
-def furnish(
+def build_context(
     config: configs.Config,
     dataset: data.Dataset,
     folder: pathlib.Path,
     interrupt: loop.Interrupt,
     bar: tqdm.tqdm,
-    given: Given = Given(),  # noqa: B008 (a tuple)
-) -> Lab:
-    """A lab, with the images where they belong."""
+    given: Inputs = Inputs(),  # noqa: B008 (a tuple)
+) -> Context:
+    """Builds a context, with the images where they belong."""
     train = {} if config.stream else dataset.train._asdict()
     if given.measured is not None:
         train["stimuli"] = given.measured.images[given.measured.shown]
     held_out = dataset.validation
-    return Lab(
+    return Context(
         config,
         dataset,
         stimuli(dataset.test),
@@ -279,7 +279,7 @@ def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
 def student(
     config: configs.Config,
     dataset: data.Dataset,
-    given: Given,
+    given: Inputs,
     axis_name: str | None = None,
 ) -> Any:
     """The students' net, for images that are normalised as the data's are."""
@@ -314,7 +314,7 @@ def begun(state: training.TrainState, begin: weights.Trained) -> training.TrainS
 
 
 def plan(
-    config: configs.Config, dataset: data.Dataset, given: Given, method: str
+    config: configs.Config, dataset: data.Dataset, given: Inputs, method: str
 ) -> list[training.Phase]:
     """The phases of a method, with what it takes from a brain."""
     steps = config.epochs * (len(dataset.train.label) // config.batch)
@@ -327,7 +327,7 @@ def plan(
 
 
 def with_brain(
-    config: configs.Config, given: Given, teacher: teachers.Teacher, method: str
+    config: configs.Config, given: Inputs, teacher: teachers.Teacher, method: str
 ) -> teachers.Teacher:
     """A teacher, and the RDMs that a method reads."""
     if not brain.parts(method):
@@ -338,7 +338,7 @@ def with_brain(
 # ---- batches
 
 
-def first(config: configs.Config, given: Given, method: str) -> training.Batch:
+def first(config: configs.Config, given: Inputs, method: str) -> training.Batch:
     """The first images, and stimuli, in their order: what a step is given."""
     batch = {"index": np.arange(config.batch, dtype=np.int32)}
     if brain.parts(method):
@@ -347,16 +347,18 @@ def first(config: configs.Config, given: Given, method: str) -> training.Batch:
     return batch
 
 
-def feed(lab: Lab, method: str = "plain") -> Callable[..., training.Batch]:
+def feed(context: Context, method: str = "plain") -> Callable[..., training.Batch]:
     """From indices of training images, and of stimuli, to what a step is given."""
-    images = data.from_host(lab.dataset.train) if lab.config.stream else None
+    images = data.from_host(context.dataset.train) if context.config.stream else None
     shows = bool(brain.parts(method))
-    taught = lab.taught if methods.reads_teacher(method) else None
+    taught = context.taught if methods.reads_teacher(method) else None
 
     def load(index, when=None):
         entries = {}
         if shows:
-            index, entries["stimulus"] = np.split(index, [lab.config.batch], axis=-1)
+            index, entries["stimulus"] = np.split(
+                index, [context.config.batch], axis=-1
+            )
         entries |= {"index": index} if images is None else images(index, when)
         if taught is not None:
             entries["targets"] = taught(index)
