@@ -11,6 +11,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import (
     checks,
@@ -242,8 +243,10 @@ class TestCommand:
         assert f"{mean:.2f} ± {deviation:.2f} (80.25)" in text
         assert "(91.00)" in text and "- digits are fewer" in text
         plain = [result(finished, "first", "plain", s)["test_error"] for s in range(2)]
-        difference = np.mean(np.array(plain) - errors)
-        assert f"{difference:+.2f} [" in text
+        each = np.array(plain) - errors
+        ends = stats.t.interval(0.95, 1, each.mean(), stats.sem(each))
+        words = "{:+.2f} [{:+.2f}, {:+.2f}]".format(each.mean(), *ends)
+        assert each[0] != each[1] and words in text
         assert (finished / "table.png").stat().st_size > 5000
 
     def test_a_teacher_is_trained_once(self, finished):
