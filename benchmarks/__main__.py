@@ -144,7 +144,7 @@ def call(name: str, path: pathlib.Path, options: Options) -> int:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """What a benchmark has written; no cases where that is nothing."""
+    """Returns what a benchmark has written; no cases where that is nothing."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -152,7 +152,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def problems(found: Mapping[str, dict], names: Sequence[str]) -> list[str]:
-    """What failed or is not there, in words.
+    """Returns what failed or is not there, in words.
 
     Args:
       found: The results of benchmarks by name.
@@ -173,7 +173,7 @@ def problems(found: Mapping[str, dict], names: Sequence[str]) -> list[str]:
 
 
 def compared(found: Mapping[str, dict]) -> dict[str, dict[str, float | None]]:
-    """Every limit `before` and `after`, None where it was not measured."""
+    """Returns every limit `before` and `after`, None where it was not measured."""
     sides = {
         side: limits.reached(found.get(f"limits-{side}", {"cases": []}))
         for side in ("before", "after")
@@ -186,7 +186,7 @@ def compared(found: Mapping[str, dict]) -> dict[str, dict[str, float | None]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; its exit status is that of `run`, or 2 for a wrong call."""
+    """Returns the command; its exit status is that of `run`, or 2 for a wrong call."""
     arguments = sys.argv[1:] if arguments is None else arguments
     status = 0
 

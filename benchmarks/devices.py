@@ -106,7 +106,7 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 
 
 def build(name: str, options: measure.Options) -> measure.Case:
-    """The contenders of a case.
+    """Returns the contenders of a case.
 
     Raises:
       UsageError: Another batch is asked for.
@@ -124,7 +124,7 @@ def stepping(
     micro_batches: int = 1,
     steps_a_call: int = 1,
 ) -> measure.Contender:
-    """A pmapped step with the task, KD and further terms, as a contender.
+    """Returns a pmapped step with the task, KD and further terms, as a contender.
 
     Args:
       further: The further terms, by name.
@@ -166,7 +166,7 @@ def saving() -> measure.Contender:
 def _made(
     further: Mapping[str, terms.Term], devices: int, batch: int, micro_batches: int
 ) -> tuple[Callable, training.TrainState, list[str]]:
-    """The step of a state, the first state, and the names of its terms."""
+    """Returns the step of a state, the first state, and the names of its terms."""
     kd = terms.from_objective(objectives.kd, temperature=4.0)
     loss = {
         "task": terms.cross_entropy(),

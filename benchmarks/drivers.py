@@ -71,7 +71,7 @@ def laboratory(
     dtype: str = "float32",
     alone: bool = False,
 ) -> Lab:
-    """A student and its teacher on random images.
+    """Returns a student and its teacher on random images.
 
     Args:
       kind: "conv" or "mlp".
@@ -189,7 +189,7 @@ def _losses(metrics: list[dict[str, Any]]) -> list[np.ndarray]:
 
 
 def in_turn(lab: Lab, view_key: Any = None) -> measure.Contender:
-    """An epoch's steps of each of several seeds, one seed after the other."""
+    """Returns an epoch's steps of each of several seeds, one seed after the other."""
     step = training.pmap(lab.body)
     states = [lab.begin(seed, view_key) for seed in range(SEEDS)]
 
@@ -213,7 +213,7 @@ def in_turn(lab: Lab, view_key: Any = None) -> measure.Contender:
 def at_once(
     lab: Lab, *, unrolled: bool, chunk: int | None, view_key: Any = None
 ) -> measure.Contender:
-    """The same steps, those of all seeds in one program."""
+    """Returns the same steps, those of all seeds in one program."""
     body = training.vmap_trainings(lab.body, unrolled=unrolled)
     # (A loop of one step is a loop to XLA:CPU, and as slow.)
     steps = training.pmap(training.scan_steps(body, unrolled=chunk is not None))
@@ -324,7 +324,7 @@ FURTHER: dict[str, Callable[[], dict[str, terms.Term]]] = {
 
 
 def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Contender:
-    """An epoch's steps, with the images that they see and their operations.
+    """Returns an epoch's steps, with the images that they see and their operations.
 
     On an accelerator an epoch of 50,000 images, of all seeds at once; on a CPU as few
     as elsewhere.
@@ -400,7 +400,7 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 
 
 def build(name: str, options: measure.DeviceOptions) -> measure.Case:
-    """The contenders of a case."""
+    """Returns the contenders of a case."""
     options.take_device()
     return CASES[name]()
 

@@ -37,7 +37,7 @@ class Cost(NamedTuple):
 
     @property
     def milliseconds(self) -> float:
-        """Where nothing is done while data move."""
+        """Returns the time if nothing is computed while data move."""
         return 1e3 * (self.received / BYTES_A_SECOND + self.flops / FLOPS_A_SECOND)
 
 
@@ -61,7 +61,7 @@ def bare(devices: int) -> Cost:
 
 
 def rdl_gathered(units: int, devices: int) -> Cost:
-    """RDL on all activations, whose products every device computes.
+    """Returns RDL on all activations, whose products every device computes.
 
     Two Grams of the whole batch, and two products of that size for the gradient. Only
     the student's activations have a gradient that goes back.
@@ -90,14 +90,14 @@ def rdl_moments(units: int, devices: int) -> Cost:
 
 
 def crd(devices: int) -> Cost:
-    """CRD with all rows as negatives, both banks on every device."""
+    """Returns CRD with all rows as negatives, both banks on every device."""
     flops = 8 * IMAGES * BANK * EMBEDDING
     received = (devices - 1) * 4 * 2 * IMAGES * EMBEDDING
     return Cost(received, flops, 2 * 4 * BANK * EMBEDDING)
 
 
 def crd_sharded(devices: int) -> Cost:
-    """CRD with all rows as negatives, the banks divided by rows."""
+    """Returns CRD with all rows as negatives, the banks divided by rows."""
     rows = BANK / devices
     flops = 8 * IMAGES * devices * rows * EMBEDDING
     received = gathered(2 * IMAGES * EMBEDDING, devices)
@@ -119,7 +119,7 @@ DEVICES = (8, 64, 512, 4096)
 
 
 def table() -> str:
-    """The table, in Markdown."""
+    """Returns the table, in Markdown."""
     lines = [
         "| accelerators | part | received, MB | GFLOP | kept, MB | ms |",
         "| -----------: | ---- | -----------: | ----: | -------: | -: |",

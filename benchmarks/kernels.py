@@ -54,7 +54,7 @@ class Options(measure.DeviceOptions):
 
 
 def build(name: str, options: Options) -> measure.Case:
-    """The case of that name, with the contenders that there are."""
+    """Returns the case of that name, with the contenders that there are."""
     options.take_device()
     case = CASES[name]()
     contenders = dict(case.contenders)
@@ -133,7 +133,7 @@ def in_float64(function, *arrays: np.ndarray) -> Callable[[], list[np.ndarray]]:
 
 
 def loss(n: int, units: int, comparison, form=None, plain: bool = True) -> measure.Case:
-    """A discrepancy over two Grams."""
+    """Returns a discrepancy over two Grams."""
     x, y = features(n, units)
     ours = discrepancy(comparison, form)
     exact = in_float64(discrepancy(comparison, forms.Dense()), x, y)
@@ -152,7 +152,7 @@ def loss(n: int, units: int, comparison, form=None, plain: bool = True) -> measu
 
 
 def large(n: int, units: int, form, other=None) -> measure.Case:
-    """A discrepancy of more stimuli than a matrix has room for."""
+    """Returns a discrepancy of more stimuli than a matrix has room for."""
     x, y = features(n, units)
     contenders = {
         name: functools.partial(
@@ -192,7 +192,7 @@ def larger(n: int, units: int) -> measure.Case:
 
 
 def scaling(n: int) -> measure.Case:
-    """All forms that n stimuli allow, and the two Grams."""
+    """Returns all forms that n stimuli allow, and the two Grams."""
     x, y = features(n, 512)
     chosen = {"moments": forms.Moments()}
     if n <= 30_000:
@@ -215,7 +215,7 @@ def scaling(n: int) -> measure.Case:
 
 
 def called(function, *arrays, read=None) -> measure.Contender:
-    """What runs outside jit."""
+    """Returns what runs outside jit."""
     call = functools.partial(function, *arrays)
     return measure.Contender(
         lambda: jax.block_until_ready(call()), read or (lambda x: [np.asarray(x)])
@@ -223,7 +223,7 @@ def called(function, *arrays, read=None) -> measure.Contender:
 
 
 def jitted(function, *arrays) -> measure.Contender:
-    """A jitted function of arrays."""
+    """Returns a jitted function of arrays."""
     return called(jax.jit(function), *map(jnp.asarray, arrays))
 
 
@@ -244,7 +244,7 @@ def matrix(n: int, units: int, distance, plain) -> measure.Case:
 
 
 def plain_correlation(x: Array) -> Array:
-    """Rows centred and scaled, then their products."""
+    """Returns rows centred and scaled, then their products."""
     x = x - jnp.mean(x, axis=1, keepdims=True)
     x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
     return 1 - limits.inner(x, x)
@@ -257,7 +257,7 @@ def plain_euclidean(x: Array) -> Array:
 
 
 def condensing(n: int) -> measure.Case:
-    """A copy row by row over a gather with an index for every pair."""
+    """Returns a copy row by row over a gather with an index for every pair."""
     x = draw(0, n, n)
 
     def gather(x):
@@ -278,7 +278,7 @@ def theirs(method: str, x: np.ndarray, **options):
 
 
 def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
-    """A condensed RDM, with rsatoolbox in float32 and in float64."""
+    """Returns a condensed RDM, with rsatoolbox in float32 and in float64."""
     x = draw(0, n, units)
     form = jax.jit(functools.partial(rdm.compute, distance=distance))
     return measure.Case(
@@ -293,7 +293,7 @@ def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
 
 
 def crossnobis(folds: int, n: int, units: int) -> measure.Case:
-    """All folds, with a precision."""
+    """Returns all folds, with a precision."""
     x = draw(0, n, units) + draw(1, folds, n, units)
     root = draw(2, units, 2 * units)
     precision = root @ root.T / (2 * units) + np.eye(units, dtype=np.float32)
@@ -326,7 +326,7 @@ def crossnobis(folds: int, n: int, units: int) -> measure.Case:
 
 
 def pair_of_rdms(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two condensed RDMs that agree somewhat."""
+    """Returns two condensed RDMs that agree somewhat."""
     return tuple(np.asarray(rdm.compute(x, distance=SQUARED)) for x in features(n, 64))
 
 
@@ -366,7 +366,7 @@ def bootstrap(n: int) -> measure.Case:
 
 
 def compared(method: str, comparison, n: int) -> measure.Case:
-    """Two condensed RDMs compared, outside jit."""
+    """Returns two condensed RDMs compared, outside jit."""
     x, y = pair_of_rdms(n)
 
     def released():
@@ -479,7 +479,7 @@ GOALS = {
 
 
 def picture(results: dict, path: pathlib.Path) -> None:
-    """Time and memory against the number of stimuli, both axes logarithmic.
+    """Draws time and memory against the number of stimuli, on logarithmic axes.
 
     Args:
       results: From `measure.run`, with `scaling-*` cases.

@@ -37,7 +37,7 @@ def inner(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def gemm(rows: int, dtype: str) -> measure.Contender:
-    """The product of two square matrices."""
+    """Returns the product of two square matrices."""
 
     def product(state, x, y):
         return state, inner(x, y)
@@ -48,7 +48,7 @@ def gemm(rows: int, dtype: str) -> measure.Contender:
 
 
 def copy() -> measure.Contender:
-    """Every number of an array read, and another written in its place."""
+    """Returns every number of an array read, and another written in its place."""
     array = jnp.zeros(MEBIBYTES * 2**18)
     contender = measure.stepping(lambda x: (x + 1, ()), array)
     return contender._replace(facts={"bytes": 2 * array.nbytes})

@@ -183,7 +183,7 @@ class DeviceOptions(Options):
 def gradient(
     function: Callable[..., jax.Array], *arguments, trained: tuple[int, ...] = (0,)
 ) -> Contender:
-    """A jitted value and gradient.
+    """Returns a jitted value and gradient.
 
     Args:
       function: `function(*arguments) -> scalar`.
@@ -289,7 +289,7 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def _seconds_of_others() -> float | None:
-    """Seconds of this process's cores that went to other processes."""
+    """Returns seconds of this process's cores that went to other processes."""
     try:
         lines = pathlib.Path("/proc/stat").read_text().splitlines()
         mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
@@ -307,7 +307,7 @@ def _seconds_of_others() -> float | None:
 def compare(
     numbers: Mapping[str, list[np.ndarray]], tolerance: Tolerance
 ) -> dict[str, dict[str, float]]:
-    """How far each contender's numbers are from those of the first.
+    """Returns how far each contender's numbers are from those of the first.
 
     Args:
       numbers: By contender, what `Contender.read` answered.
@@ -340,7 +340,7 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def ratio(reference: list[float], other: list[float]) -> dict[str, Any]:
-    """How many times as long the other takes as the reference.
+    """Returns how many times as long the other takes as the reference.
 
     Args:
       reference: Times of its samples.
@@ -399,7 +399,7 @@ def _resident_peak(call: Callable[[], Any]) -> float | None:
 
 
 def _status(key: str) -> int:
-    """An entry of /proc/self/status in kiB."""
+    """Returns an entry of /proc/self/status in kiB."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     entries = dict(line.split(":", 1) for line in lines)
     return int(entries[key].split()[0])
@@ -416,7 +416,7 @@ def main(
     arguments: list[str] | None = None,
     finish: Callable[[dict, Any], None] = lambda results, options: None,
 ) -> int:
-    """The command line of a benchmark.
+    """Runs the command line of a benchmark.
 
     Args:
       module: That `python -m` runs.
@@ -534,7 +534,7 @@ def _shown(options: Any) -> Any:
 
 
 def _arguments(module: str, options: Any) -> list[str]:
-    """What Python is called with to run a module with these options."""
+    """Returns what Python is called with to run a module with these options."""
     changed = {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)
@@ -548,7 +548,7 @@ def _arguments(module: str, options: Any) -> list[str]:
 
 
 def _ask(module: str, options: Options, name: str, part: str) -> dict:
-    """What a process of its own answers to a part of the work."""
+    """Returns what a process of its own answers to a part of the work."""
     options = dataclasses.replace(options, cases=(name,), part=part)
     command = [sys.executable, *_arguments(module, options)]
     environment = {**ENVIRONMENT, **os.environ}
@@ -568,7 +568,7 @@ def _ask(module: str, options: Options, name: str, part: str) -> dict:
 
 
 def measured(ask: Callable[[str], dict]) -> dict:
-    """The result of a case.
+    """Returns the result of a case.
 
     Args:
       ask: What a fresh process answers to "times" and to "memory:CONTENDER".
@@ -677,7 +677,7 @@ def judge(goal: Goal, found: float | None) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Returns what the numbers were measured on."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # Not Linux.
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -688,7 +688,7 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Returns how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -741,7 +741,7 @@ def _disturbed(cases: list[dict]) -> str:
 
 
 def tables(results: dict) -> str:
-    """The tables of times and of memory, in Markdown that is aligned too."""
+    """Returns the tables of times and of memory, in Markdown that is aligned too."""
     return "\n\n".join(aligned(rows) for rows in tabulated(results["cases"]))
 
 
@@ -769,7 +769,7 @@ def _rows(cases: list[dict], quantity: str) -> list[list[str]]:
 
 
 def aligned(rows: list[list[str]]) -> str:
-    """A table in Markdown that is aligned too; the first row is its head."""
+    """Returns a table in Markdown that is aligned too; the first row is its head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     head, *body = rows
     return "\n".join(

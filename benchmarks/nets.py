@@ -110,7 +110,7 @@ def build(case: str, options: Options) -> measure.Case:
 
 
 def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
-    """A training step: cross-entropy, SGD with momentum, running statistics.
+    """Returns a training step: cross-entropy, SGD with momentum, running statistics.
 
     Args:
       name: Of the net.
@@ -143,7 +143,7 @@ def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contende
 
 
 def evaluated(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
-    """The logits in evaluation mode; arguments are those of `trained`."""
+    """Returns the logits in evaluation mode; arguments are those of `trained`."""
     net = nets.build(name, size.classes, dtype=dtype)
 
     def logits(variables, images):
@@ -161,7 +161,7 @@ def evaluated(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Conten
 def compiled(
     function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...] = (0,)
 ) -> tuple[Callable[..., Any], dict[str, float]]:
-    """A compiled function, and how many seconds each part of that took.
+    """Returns a compiled function, and how many seconds each part of that took.
 
     Args:
       function: What is compiled.
@@ -181,7 +181,7 @@ def compiled(
 
 
 def data(size: Size) -> dict[str, np.ndarray]:
-    """A batch of noise."""
+    """Returns a batch of noise."""
     random = np.random.default_rng(0)
     return {
         "image": random.standard_normal((size.batch, *size.image), np.float32),
@@ -190,7 +190,7 @@ def data(size: Size) -> dict[str, np.ndarray]:
 
 
 def variables(name: str, size: Size) -> dict[str, Any]:
-    """A net's variables, with kernels of He's variance by the inputs.
+    """Returns a net's variables, with kernels of He's variance by the inputs.
 
     Drawn by NumPy: to compile a net's own initializers takes as long as its step.
     """
@@ -240,7 +240,7 @@ def _state(variables: dict[str, Any]) -> training.TrainState:
 
 
 def trained_there(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
-    """The same step in PyTorch.
+    """Returns the same step in PyTorch.
 
     Args:
       name: Of the net, here.
@@ -272,7 +272,7 @@ def trained_there(name: str, size: Size, folder: pathlib.Path) -> measure.Conten
 
 
 def evaluated_there(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
-    """The logits by PyTorch; arguments are those of `trained_there`."""
+    """Returns the logits by PyTorch; arguments are those of `trained_there`."""
     import torch
 
     net, images, _ = _released(name, size, folder)
@@ -290,7 +290,7 @@ def evaluated_there(name: str, size: Size, folder: pathlib.Path) -> measure.Cont
 
 
 def _released(name: str, size: Size, folder: pathlib.Path) -> tuple[Any, Any, Any]:
-    """The released net with our weights, images and labels."""
+    """Returns the released net with our weights, images and labels."""
     import torch
 
     repdistiller.load(folder)

@@ -41,7 +41,7 @@ class Options(measure.Options):
 
 
 def build(name: str, options: Options) -> measure.Case:
-    """The case of that name, with the contenders that there are."""
+    """Returns the case of that name, with the contenders that there are."""
     case = CASES[name](64 if options.batch is None else options.batch)
     contenders = {name: _precise(make) for name, make in case.contenders.items()}
     contenders.pop("repdistiller", None)
@@ -56,7 +56,7 @@ def build(name: str, options: Options) -> measure.Case:
 
 
 def _precise(make: Callable[[], measure.Contender]) -> Callable[[], measure.Contender]:
-    """The same accuracy for all.
+    """Returns the same accuracy for all.
 
     A GPU rounds the inputs of a product to 10 bits unless asked not to, and ours ask.
     """
@@ -72,7 +72,7 @@ def _precise(make: Callable[[], measure.Contender]) -> Callable[[], measure.Cont
 
 
 def draw(seed: int, *shape: int) -> np.ndarray:
-    """Standard normal numbers in float32."""
+    """Returns standard normal numbers in float32."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
@@ -101,7 +101,7 @@ def layers(*sizes: tuple[int, int], lowest: float = -np.inf) -> Callable[[int], 
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows of unit length."""
+    """Returns rows of unit length."""
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
@@ -146,7 +146,7 @@ def plain(
     released: Callable[[repdistiller.Released], Callable] | None = None,
     **options,
 ) -> Callable[[int], measure.Case]:
-    """An objective of a student and a teacher, and the port of its name.
+    """Returns an objective of a student and a teacher, and the port of its name.
 
     Args:
       name: Of the objective.
@@ -165,7 +165,7 @@ def plain(
 
 
 def by_layers(name: str, *settings) -> Callable[[repdistiller.Released], Callable]:
-    """A released class that takes lists of layers, for one layer."""
+    """Returns a released class that takes lists of layers, for one layer."""
 
     def released(modules):
         loss = getattr(modules.losses, name)(*settings)
@@ -175,14 +175,14 @@ def by_layers(name: str, *settings) -> Callable[[repdistiller.Released], Callabl
 
 
 def nst(channels: int, side: int) -> Callable[[int], measure.Case]:
-    """NST with the kernel of the released code."""
+    """Returns NST with the kernel of the released code."""
     return plain(
         "nst", maps(channels, side), by_layers("NSTLoss"), gram=ports.nst_by_grams
     )
 
 
 def nst_with(kernel, port: Callable[..., jax.Array]) -> Callable[[int], measure.Case]:
-    """NST with a kernel that the released code does not have."""
+    """Returns NST with a kernel that the released code does not have."""
 
     def make(batch):
         ours = functools.partial(objectives.nst, kernel=kernel)
@@ -198,7 +198,7 @@ def dkd(batch: int) -> measure.Case:
 
 
 def vid(batch: int) -> measure.Case:
-    """VID and its regressor: in the released loss it is a part of it."""
+    """Returns VID and its regressor: in the released loss it is a part of it."""
     inputs, channels = 64, 256
     student, teacher = draw(0, batch, 8, 8, inputs), draw(1, batch, 8, 8, channels)
     widths = (inputs, channels, channels, channels)
@@ -223,7 +223,7 @@ def vid(batch: int) -> measure.Case:
 
 
 def fsp(lower: int, upper: int) -> Callable[[int], measure.Case]:
-    """FSP of two layers."""
+    """Returns FSP of two layers."""
     sizes = ((lower, 8), (upper, 8))
     shapes = [(None, *size) for size in sizes]
     return plain(
@@ -232,7 +232,7 @@ def fsp(lower: int, upper: int) -> Callable[[int], measure.Case]:
 
 
 def rkd(units: int) -> Callable[[int], measure.Case]:
-    """RKD with the weights of the released code."""
+    """Returns RKD with the weights of the released code."""
 
     def ours(student, teacher):
         by_distance = objectives.rkd_distance(student, teacher)
@@ -312,7 +312,7 @@ def contrast(
 
 
 def crd(batch: int) -> measure.Case:
-    """CRD with the negatives given, K of its own for each example."""
+    """Returns CRD with the negatives given, K of its own for each example."""
     covers = ("crd", "Bank", "update_bank", "normalizers")
     case, arguments = contrast(objectives.crd, ports.crd, covers, batch)
 
@@ -323,7 +323,7 @@ def crd(batch: int) -> measure.Case:
 
 
 def crd_expected(batch: int) -> measure.Case:
-    """CRD with the expectation over the negatives: all rows, weighted."""
+    """Returns CRD with the expectation over the negatives: all rows, weighted."""
 
     def ours(student, teacher, bank, indices):
         weights = jnp.full((len(indices), EXAMPLES), NEGATIVES / EXAMPLES)
@@ -338,7 +338,7 @@ def crd_expected(batch: int) -> measure.Case:
 
 
 def crd_shared(batch: int) -> measure.Case:
-    """CRD with the same K negatives for all examples."""
+    """Returns CRD with the same K negatives for all examples."""
 
     def ours(student, teacher, bank, indices):
         index, negatives = indices[:, 0], indices[0, 1:]

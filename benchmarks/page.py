@@ -39,7 +39,7 @@ td { white-space: nowrap; }
 
 
 def page(results: dict) -> str:
-    """All of it, in HTML.
+    """Returns all of it, in HTML.
 
     Args:
       results: As `benchmarks.json` has them.
@@ -67,7 +67,7 @@ def page(results: dict) -> str:
 
 
 def _section(name: str, found: dict, reached: dict) -> str:
-    """The picture and the tables of a benchmark."""
+    """Returns the picture and the tables of a benchmark."""
     cases = [case for case in found["cases"] if case["contenders"]]
     if not cases:
         return _element("h2", name) + _element("p", "No case was measured.")
@@ -89,7 +89,7 @@ def _section(name: str, found: dict, reached: dict) -> str:
 
 
 def _overview(measured: dict[str, dict]) -> list[list[str]]:
-    """What became of each benchmark."""
+    """Returns what became of each benchmark."""
     rows = [["benchmark", "cases", "failed", *CLASSES, "not judged"]]
     for name, found in measured.items():
         goals = [g["verdict"] for case in found["cases"] for g in case["goals"]]
@@ -166,7 +166,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _element(tag: str, text: str, kind: str | None = None) -> str:
-    """A text; verdicts are set off by themselves."""
+    """Returns a text; verdicts are set off by themselves."""
     kind = kind or (CLASSES.get(text) if tag == "td" else None)
     shown = f' class="{kind}"' if kind else ""
     return f"<{tag}{shown}>{html.escape(text)}</{tag}>"
@@ -176,7 +176,7 @@ def _element(tag: str, text: str, kind: str | None = None) -> str:
 
 
 def picture(cases: list[dict]) -> bytes:
-    """Times and, where there are any, ratios over the reference: a PNG.
+    """Returns times and, where there are any, ratios over the reference: a PNG.
 
     A row is a case, a mark a contender. Refused ratios are hollow; a bar is the floor
     of a goal.
@@ -219,7 +219,7 @@ def picture(cases: list[dict]) -> bytes:
 
 
 def _draw(axis, points: dict[str, list[tuple[float, float, bool]]]) -> None:
-    """Marks on a logarithmic axis."""
+    """Draws marks on a logarithmic axis."""
     looks = zip(itertools.cycle(MARKERS), itertools.cycle(range(10)), strict=False)
     for (name, marks), (marker, color) in zip(points.items(), looks, strict=False):
         values, heights, stable = zip(*marks, strict=True)
@@ -246,7 +246,7 @@ def _draw(axis, points: dict[str, list[tuple[float, float, bool]]]) -> None:
 
 
 def _draw_floors(axis, cases: list[dict]) -> None:
-    """The reference, and what ratios must reach."""
+    """Draws the reference, and what ratios must reach."""
     axis.axvline(1, color="black", linewidth=0.8)
     floors = [
         (goal["floor"], row)

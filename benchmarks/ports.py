@@ -47,7 +47,7 @@ def kd(student: Array, teacher: Array, temperature: float = 4.0) -> Array:
 
 
 def dkd(student: Array, teacher: Array, labels: Array) -> Array:
-    """The right class and the others apart, the right one masked by -1000."""
+    """Returns the right class and the others apart, the right one masked by -1000."""
     right = jax.nn.one_hot(labels, student.shape[1])
 
     def divergence(s, t):
@@ -79,7 +79,7 @@ def dist(student: Array, teacher: Array) -> Array:
 
 
 def hint(student: Array, teacher: Array) -> Array:
-    """Mean squared error."""
+    """Returns mean squared error."""
     return jnp.mean((student - teacher) ** 2)
 
 
@@ -229,7 +229,7 @@ def rdl(student: Array, teacher: Array) -> Array:
 
 
 def sp(student: Array, teacher: Array) -> Array:
-    """Rows of the Gram matrices as unit vectors."""
+    """Returns rows of the Gram matrices as unit vectors."""
 
     def similarities(x):
         return _unit(_rows(x) @ _rows(x).T)
@@ -292,7 +292,7 @@ def cc_repdistiller(student: Array, teacher: Array) -> Array:
 
 
 def cka(student: Array, teacher: Array) -> Array:
-    """One minus the cosine of Gram matrices centred by a matrix."""
+    """Returns one minus the cosine of Gram matrices centred by a matrix."""
     n = student.shape[0]
     centre = jnp.eye(n) - 1 / n
 
@@ -343,7 +343,7 @@ def crd(student: Array, teacher: Array, bank: Bank, indices: Array) -> Array:
 def crd_expected(
     student: Array, teacher: Array, bank: Bank, index: Array, m: float
 ) -> Array:
-    """All rows of the banks as negatives, each m / n times."""
+    """Returns all rows of the banks as negatives, each m / n times."""
     n = len(bank.student)
 
     def side(anchor, rows, normalizer):
@@ -359,14 +359,14 @@ def crd_expected(
 def crd_shared(
     student: Array, teacher: Array, bank: Bank, index: Array, negatives: Array
 ) -> Array:
-    """The same K negatives for all examples, gathered for each."""
+    """Returns the same K negatives for all examples, gathered for each."""
     shared = jnp.broadcast_to(negatives, (len(index), len(negatives)))
     indices = jnp.concatenate([index[:, None], shared], axis=1)
     return crd(student, teacher, bank, indices)
 
 
 def normalizers(student: Array, teacher: Array, bank: Bank, indices: Array) -> Array:
-    """The banks' rows times the mean of the exponentiated scores of a batch."""
+    """Returns the banks' rows times the mean of the exponentiated scores of a batch."""
 
     def side(anchor, rows):
         scores = jnp.take_along_axis(anchor @ rows.T, indices, axis=1)
@@ -376,7 +376,7 @@ def normalizers(student: Array, teacher: Array, bank: Bank, indices: Array) -> A
 
 
 def update_bank(bank: Bank, student: Array, teacher: Array, index: Array) -> Bank:
-    """The batch's rows as unit vectors halfway to the new embeddings."""
+    """Returns the batch's rows as unit vectors halfway to the new embeddings."""
 
     def moved(rows, new):
         new = 0.5 * rows[index] + 0.5 * new

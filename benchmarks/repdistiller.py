@@ -27,7 +27,7 @@ class Released(NamedTuple):
 
 
 def reason_to_do_without(folder: pathlib.Path) -> str | None:
-    """Why the released losses cannot be measured, or None if they can."""
+    """Returns why the released losses cannot be measured, or None if they can."""
     if not (folder / "distiller_zoo").is_dir():
         return f"{folder} is no checkout of RepDistiller: it has no distiller_zoo"
     if importlib.util.find_spec("torch") is None:
@@ -64,7 +64,7 @@ class _NoDraws:
 def contender(
     loss: Callable[..., Any], arguments: tuple, trained: tuple[int, ...] = (0,)
 ) -> measure.Contender:
-    """The value and the gradients of a released loss.
+    """Returns the value and the gradients of a released loss.
 
     Args:
       loss: `loss(*tensors)`, a scalar or a list of them, whose sum is meant.
@@ -81,7 +81,7 @@ def differentiated(
     leaves: list,
     rest: Callable[[], list] = lambda: [],
 ) -> measure.Contender:
-    """The value of `forward` and its gradients.
+    """Returns the value of `forward` and its gradients.
 
     Args:
       forward: A scalar, or a list of them, whose sum is meant.
@@ -117,7 +117,7 @@ def differentiated(
 
 
 def kdsvd(released: Released) -> Callable[..., Any]:
-    """The released KDSVD, on one core.
+    """Returns the released KDSVD, on one core.
 
     On two, PyTorch 2.13 was seen to stand still in its decompositions for a minute and
     more, where they take a tenth of a second.
@@ -129,7 +129,7 @@ def kdsvd(released: Released) -> Callable[..., Any]:
 
 
 def vid(released: Released, arguments: tuple) -> measure.Contender:
-    """The released VID, with the regressor that is part of it.
+    """Returns the released VID, with the regressor that is part of it.
 
     Args:
       released: The modules.
@@ -161,7 +161,7 @@ def crd(
     bank: list[np.ndarray],
     indices: np.ndarray,
 ) -> measure.Contender:
-    """The released CRD after its embeddings, the update of its memory included.
+    """Returns the released CRD after its embeddings, the update of its memory included.
 
     Args:
       released: The modules.

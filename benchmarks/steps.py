@@ -37,7 +37,7 @@ EXAMPLES, NEGATIVES = 50_000, 16_384
 
 
 def rkd(student: Array, teacher: Array) -> Array:
-    """RKD with the weights of the released code."""
+    """Returns RKD with the weights of the released code."""
     by_distance = objectives.rkd_distance(student, teacher)
     return 25 * by_distance + 50 * objectives.rkd_angle(student, teacher)
 
@@ -89,7 +89,7 @@ TWO = ("stage2", "stage3")
 
 
 def build(name: str, options: measure.Options) -> measure.Case:
-    """The step with and without a loss."""
+    """Returns the step with and without a loss."""
     batch = 64 if options.batch is None else options.batch
     if name == "teacher":
         goals = (STORED,) if options.batch is None else ()
@@ -103,7 +103,7 @@ def build(name: str, options: measure.Options) -> measure.Case:
 
 
 def step(further: Mapping[str, terms.Term], batch: int) -> tuple[Callable, Any, Any]:
-    """A training step with the task, KD and further terms.
+    """Returns a training step with the task, KD and further terms.
 
     Args:
       further: The further terms, by name.

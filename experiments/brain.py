@@ -114,7 +114,7 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
 
 
 def _shuffled(rdms: rdm.io.Rdms, parted: Sequence[np.ndarray]) -> rdm.io.Rdms:
-    """A control: the stimuli of each part in random order among themselves.
+    """Returns a control: the stimuli of each part in random order among themselves.
 
     So a student is taught the same distances, of other stimuli.
     """
@@ -137,7 +137,7 @@ def _check_measured(name: str, rdms: rdm.io.Rdms) -> None:
 
 
 def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
-    """The images in a file, and by name of each RDM the array that has it."""
+    """Returns the images in a file, and by name of each RDM the array that has it."""
     path, shapes = command.path("brain", file), {}
 
     def choose(found):
@@ -182,7 +182,7 @@ def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
 
 
 def _of_size(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarray:
-    """Images in another size and number of channels."""
+    """Returns images in another size and number of channels."""
     seen = images.astype(np.float32)
     if channels == 1 and seen.shape[-1] == 3:
         # (Rec. 601 luma, what Pillow's "L" is.)
@@ -212,7 +212,7 @@ def layers(config: configs.Config) -> list[str]:
 
 
 def size(config: configs.Config, brain: Brain) -> int:
-    """How many stimuli a step takes."""
+    """Returns how many stimuli a step takes."""
     return _size(config, len(brain.shown))
 
 
@@ -221,7 +221,7 @@ def _size(config: configs.Config, shown: int) -> int:
 
 
 def teacher(config: configs.Config, brain: Brain, method: str) -> teachers.Teacher:
-    """The RDMs of the stimuli for training that a method reads."""
+    """Returns the RDMs of the stimuli for training that a method reads."""
     read = {part.partition("@")[0] for part in parts(method)}
     return teachers.rdms(
         {name: _target(config, brain, name)[0] for name in sorted(read)}
@@ -255,7 +255,7 @@ def weighted_terms(
 def _target(
     config: configs.Config, brain: Brain, name: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """What is taught of an RDM, and the numbers of its objective."""
+    """Returns what is taught of an RDM, and the numbers of its objective."""
     rdms = rdm.subjects.select(brain.rdms[name], brain.shown)
     weights = None
     if config.brain_reliability and len(rdms.distances) > 1:
@@ -278,7 +278,7 @@ def _target(
 
 
 def showing(view: Callable, dataset: data.Dataset) -> Callable:
-    """A view that has the batch's stimuli beside its images.
+    """Returns a view that has the batch's stimuli beside its images.
 
     Args:
       view: Of the images.
@@ -317,13 +317,13 @@ _rdm = jax.jit(rdm.compute)
 
 
 def selected(distances: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
-    """A condensed RDM `[..., pairs]` of some of its stimuli."""
+    """Returns a condensed RDM `[..., pairs]` of some of its stimuli."""
     found = rdm.subjects.select(rdm.io.Rdms(distances), stimuli)
     return found.distances
 
 
 def each(brain: Brain, name: str, stimuli: np.ndarray) -> np.ndarray:
-    """The RDM of each subject `[subjects, pairs]`, of some stimuli."""
+    """Returns the RDM of each subject `[subjects, pairs]`, of some stimuli."""
     return rdm.subjects.mean_over_sessions(
         rdm.subjects.select(brain.rdms[name], stimuli)
     )
@@ -363,7 +363,7 @@ def similarity(own: np.ndarray, subjects: np.ndarray, kind: str) -> float:
 def summarise(
     config: configs.Config, brain: Brain, results: Sequence[dict], baseline: str
 ) -> dict[str, Any]:
-    """How students agree with brains on the stimuli that were held out.
+    """Returns how students agree with brains on the stimuli that were held out.
 
     Args:
       config: The settings.

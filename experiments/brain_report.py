@@ -173,14 +173,14 @@ def _mds(path, config, stimuli, results) -> None:
 
 
 def _mean(stimuli, name: str, places: np.ndarray) -> np.ndarray:
-    """The mean RDM of all subjects, of some stimuli."""
+    """Returns the mean RDM of all subjects, of some stimuli."""
     return rdm.subjects.mean_over_subjects(
         rdm.subjects.select(stimuli.rdms[name], places)
     )
 
 
 def _cut_out(image: np.ndarray) -> np.ndarray:
-    """An image in colour, transparent where it has the colour of its corner."""
+    """Returns an image in colour, transparent where it has the colour of its corner."""
     pixels = image if image.shape[-1] == 3 else np.repeat(image, 3, axis=-1)
     like = np.abs(pixels.astype(int) - pixels[0, 0].astype(int)).max(axis=-1) < 12
     return np.dstack([pixels, np.where(like, 0, 255).astype(np.uint8)])

@@ -78,7 +78,7 @@ def compose(
 
 
 def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
-    """An image in another size; of one channel, the ink alone."""
+    """Returns an image in another size; of one channel, the ink alone."""
     height, width = (round(scale * length) for length in image.shape[:2])
     seen = Image.fromarray(np.squeeze(image, 2) if image.shape[2] == 1 else image)
     seen = np.array(seen.resize((width, height), Image.Resampling.BILINEAR))

@@ -58,7 +58,7 @@ class Detections(NamedTuple):
 
 
 def encode(boxes: Array, label: Array, *, grid: int, stride: int, classes: int) -> Maps:
-    """What a head is to answer.
+    """Returns what a head is to answer.
 
     The heat is 1 in the cell of a centre and falls around it as a Gaussian whose width
     goes with the box: a box moved by its radius r in x and y still has an IoU of 0.7
@@ -163,7 +163,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> Maps:
-        """The maps of features `[n, G, G, channels]`, with logits."""
+        """Returns the maps of features `[n, G, G, channels]`, with logits."""
         x = nn.relu(nets.conv(WIDTH, use_bias=True, name="hidden")(features))
         # At first nearly all cells are none of a class: Lin et al. 2017, section 4.1.
         rare = nn.initializers.constant(-math.log((1 - PRIOR) / PRIOR))
@@ -208,7 +208,7 @@ class State(NamedTuple):
 
 
 def _trained(detector: Detector, state: State) -> dict[str, Any]:
-    """The parameters that are trained."""
+    """Returns the parameters that are trained."""
     if detector.frozen:
         return {"head": state.head}
     return {"head": state.head, "backbone": state.backbone["params"]}
@@ -221,7 +221,7 @@ def begin(
     image: np.ndarray,
     seed: int,
 ) -> State:
-    """A detector before its training.
+    """Returns a detector before its training.
 
     Args:
       detector: The detector.
@@ -246,7 +246,7 @@ def step(
     canvases: canvas.Canvases,
     index: Array,
 ) -> tuple[State, dict[str, Array]]:
-    """One step of training: the next state, and the losses.
+    """Takes one step of training: returns the next state and the losses.
 
     Args:
       detector: The detector.
@@ -337,7 +337,7 @@ def _detect(detector: Detector, backbone: Any, head: Any, image: Array) -> Detec
 def detect(
     detector: Detector, state: State, image: np.ndarray, chunk: int = 100
 ) -> Detections:
-    """What a detector finds in canvases, uint8 `[n, size, size, channels]`.
+    """Returns what a detector finds in canvases, uint8 `[n, size, size, channels]`.
 
     Args:
       detector: The detector.
@@ -361,7 +361,7 @@ def average_precision(
     classes: int,
     threshold: float = 0.5,
 ) -> np.ndarray:
-    """The area under the curve of precision over recall, of each class.
+    """Returns the area under the curve of precision over recall, of each class.
 
     Detections of a class are looked at by falling score. One is right if its IoU with
     the object of its class in its canvas that it covers best reaches the threshold, and

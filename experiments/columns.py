@@ -64,7 +64,7 @@ def check_apart(
 def changes(
     table: tables.Table, runs: Mapping[str, Mapping[str, Any]], column: str
 ) -> Changes:
-    """What a run has changed of its column.
+    """Returns what a run has changed of its column.
 
     Args:
       table: As its file has it.

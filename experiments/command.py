@@ -96,7 +96,7 @@ def _spare_closed_terminals(number: int) -> None:
 
 
 def _is_closed(stream: int, wait: float) -> bool:
-    """Whether nobody reads what is written, now or within some seconds."""
+    """Returns whether nobody reads what is written, now or within some seconds."""
     try:
         os.write(stream, b"")  # (Which a pipe without a reader takes.)
     except OSError:
@@ -120,7 +120,7 @@ def check_keys(arguments: Iterable[str], known: Iterable[str]) -> None:
 def first(
     arguments: Sequence[str], about: str, kind: str, known: Iterable[str]
 ) -> tuple[str, list[str]]:
-    """The name that a call begins with, and what follows.
+    """Returns the name that a call begins with, and what follows.
 
     Args:
       arguments: Of the command line.
@@ -139,7 +139,7 @@ def first(
 
 
 def path(setting: str, given: str) -> pathlib.Path:
-    """The path that a setting names; nothing need be there.
+    """Returns the path that a setting names; nothing need be there.
 
     Raises:
       UsageError: Nothing can be there, or nobody can look.
@@ -159,7 +159,7 @@ def path(setting: str, given: str) -> pathlib.Path:
 
 
 def line(arguments: Sequence[str] | None = None) -> list[str]:
-    """A command line, by default the process's, with `~` as the home folder.
+    """Returns a command line, by default the process's, with `~` as the home folder.
 
     At the beginning of an argument, and of its value: a shell leaves `--out=~/results`
     as it is. What a run records of its paths is then the same wherever it is resumed.

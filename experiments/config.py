@@ -190,12 +190,12 @@ class Config:
 
 
 def names() -> list[str]:
-    """The names of all configs."""
+    """Returns the names of all configs."""
     return sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
 
 
 def load(name: str, **changes) -> Config:
-    """The config of that name.
+    """Returns the config of that name.
 
     Args:
       name: Of a file in `experiments/configs`.

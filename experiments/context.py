@@ -46,7 +46,7 @@ class Inputs(NamedTuple):
     activations: StoredActivations | None = None
 
     def fingerprints(self) -> dict[str, str]:
-        """What shows that a run is resumed with what it began with."""
+        """Returns what shows that a run is resumed with what it began with."""
         found = {
             "teacher_weights": self.teacher and self.teacher.fingerprint,
             "student_weights": self.student and self.student.fingerprint,
@@ -91,7 +91,7 @@ class Context(NamedTuple):
 
 
 def load(config: configs.Config) -> data.Dataset:
-    """The data set of a config.
+    """Returns the data set of a config.
 
     Raises:
       UsageError: It is not there, or the settings do not suit its images.
@@ -141,7 +141,7 @@ def load(config: configs.Config) -> data.Dataset:
 
 
 def fingerprint(dataset: data.Dataset) -> dict[str, str]:
-    """What shows that a run is resumed with the images that it began with.
+    """Returns what shows that a run is resumed with the images that it began with.
 
     Returns:
       SHA-256 of all splits, by which of `results.IMAGES` it is of: of streamed images
@@ -192,7 +192,7 @@ def _modality(field: str, config: configs.Config, trained: weights.Trained) -> s
 def with_measurements(
     config: configs.Config, dataset: data.Dataset, given: Inputs
 ) -> Inputs:
-    """What is given, and the RDMs and the activations that a config names.
+    """Returns what is given, and the RDMs and the activations that a config names.
 
     Raises:
       UsageError: They cannot be read, or are not of these images.
@@ -204,7 +204,7 @@ def with_measurements(
 def _activations(
     config: configs.Config, dataset: data.Dataset
 ) -> activations.Stored | None:
-    """The teacher's activations, if `activations` is a file and not a folder.
+    """Returns the teacher's activations, if `activations` is a file and not a folder.
 
     Raises:
       UsageError: It cannot be read, or is not of these images or layers.
@@ -282,7 +282,7 @@ def student(
     given: Inputs,
     axis_name: str | None = None,
 ) -> Any:
-    """The students' net, for images that are normalised as the data's are."""
+    """Returns the students' net, for images that are normalised as the data's are."""
     net = nets.build(
         config.student,
         dataset.classes,
@@ -297,13 +297,13 @@ def student(
 def teacher(
     config: configs.Config, dataset: data.Dataset, axis_name: str | None = None
 ) -> Any:
-    """The net of a teacher that is trained here."""
+    """Returns the net of a teacher that is trained here."""
     net = nets.build(config.teacher, dataset.classes, axis_name=axis_name)
     return modalities.seeing(config.teacher_modality, net, dataset)
 
 
 def begun(state: training.TrainState, begin: weights.Trained) -> training.TrainState:
-    """A state whose student begins with given weights."""
+    """Returns a state whose student begins with given weights."""
     now = state.replicated
     own = begin.begun({"params": now.params["student"], **now.model_state})
     params = now.params | {"student": own.pop("params")}
@@ -316,7 +316,7 @@ def begun(state: training.TrainState, begin: weights.Trained) -> training.TrainS
 def plan(
     config: configs.Config, dataset: data.Dataset, given: Inputs, method: str
 ) -> list[training.Phase]:
-    """The phases of a method, with what it takes from a brain."""
+    """Returns the phases of a method, with what it takes from a brain."""
     steps = config.epochs * (len(dataset.train.label) // config.batch)
     setting = methods.Setting(config, dataset.train.label, steps)
     return methods.plan(
@@ -329,7 +329,7 @@ def plan(
 def with_brain(
     config: configs.Config, given: Inputs, teacher: teachers.Teacher, method: str
 ) -> teachers.Teacher:
-    """A teacher, and the RDMs that a method reads."""
+    """Returns a teacher, and the RDMs that a method reads."""
     if not brain.parts(method):
         return teacher
     return teachers.merge(teacher, brain.teacher(config, given.measured, method))
@@ -339,7 +339,7 @@ def with_brain(
 
 
 def first(config: configs.Config, given: Inputs, method: str) -> training.Batch:
-    """The first images, and stimuli, in their order: what a step is given."""
+    """Returns the first images, and stimuli, in their order: what a step is given."""
     batch = {"index": np.arange(config.batch, dtype=np.int32)}
     if brain.parts(method):
         shown = brain.size(config, given.measured)
@@ -370,7 +370,7 @@ def feed(context: Context, method: str = "plain") -> Callable[..., training.Batc
 def view(
     config: configs.Config, dataset: data.Dataset, method: str = "plain"
 ) -> training.View:
-    """The view of the images, augmented as is usual or as the config says.
+    """Returns the view of the images, augmented as is usual or as the config says.
 
     With it a method that learns from a brain sees its stimuli.
     """
@@ -379,7 +379,7 @@ def view(
 
 
 def augmentation(config: configs.Config, dataset: data.Dataset) -> dict[str, Any]:
-    """How images are cropped and mirrored."""
+    """Returns how images are cropped and mirrored."""
     chosen = {"crop": config.crop, "flip": config.flip}
     chosen = {k: v for k, v in chosen.items() if v is not None}
     return data.augmentation(dataset) | chosen

@@ -89,7 +89,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The settings of a command line."""
+    """Parses the settings of a command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.correlations",
         description=__doc__,
@@ -114,7 +114,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def load(config: Mapping, data_dir: str | None) -> data.Dataset:
-    """The images of a run.
+    """Returns the images of a run.
 
     Args:
       config: Its settings.
@@ -136,7 +136,7 @@ def load(config: Mapping, data_dir: str | None) -> data.Dataset:
 
 
 def correlations(logits: np.ndarray) -> np.ndarray:
-    """Pearson's correlations between logits over images, `[classes, classes]`.
+    """Returns Pearson's correlations between logits over images, `[classes, classes]`.
 
     Args:
       logits: `[N, classes]`. A logit that is the same for all images correlates with
@@ -148,19 +148,19 @@ def correlations(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_difference(differences: np.ndarray) -> float:
-    """The mean over pairs of two classes (the diagonal is 1 in every net)."""
+    """Returns the mean over pairs of two classes (the diagonal is 1 in every net)."""
     return float(differences[np.triu_indices(len(differences), 1)].mean())
 
 
 def spread(each: Sequence[np.ndarray]) -> dict:
-    """The mean difference of each seed, their mean and deviation."""
+    """Returns the mean difference of each seed, their mean and deviation."""
     values = [mean_difference(differences) for differences in each]
     mean, std, _ = statistics.spread(values)
     return {"mean": mean, "std": None if np.isnan(std) else std, "values": values}
 
 
 def table(compared: dict) -> str:
-    """What `correlations.json` holds, as Markdown."""
+    """Returns what `correlations.json` holds, as Markdown."""
     config = compared["run"]
     rows = [
         [

@@ -163,7 +163,7 @@ def load(
 
 
 def augmentation(dataset: Dataset) -> dict[str, Any]:
-    """The usual arguments `crop` and `flip` of `view` for a data set.
+    """Returns the usual arguments `crop` and `flip` of `view` for a data set.
 
     Args:
       dataset: from `load`.
@@ -215,7 +215,7 @@ def stratified(
 
 
 def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The indices of an epoch's batches, a pure function of seed and epoch.
+    """Returns the indices of an epoch's batches, a pure function of seed and epoch.
 
     Args:
       count: number of training images.
@@ -255,7 +255,7 @@ def draws(count: int, size: int, steps: int, *, seed: int, epoch: int) -> np.nda
 
 
 def ahead(items: Iterator[Any], count: int = 2) -> Iterator[Any]:
-    """The items, made by a thread of its own, some before they are asked for.
+    """Yields the items, made by a thread of its own, some before they are asked for.
 
     Args:
       items: what a loader makes.
@@ -324,7 +324,7 @@ def view(
 ) -> Callable[
     [dict[str, jax.Array], dict[str, jax.Array], jax.Array], dict[str, jax.Array]
 ]:
-    """What a training step sees of the images that lie on the device.
+    """Returns what a training step sees of the images that lie on the device.
 
     Args:
       dataset: whose normalisation is applied.
@@ -469,7 +469,7 @@ def _tfds_knows(name: str) -> bool:
 
 
 def _how(name: str, data_dir: str) -> str:
-    """What prepares a data set as a folder that `load` can read."""
+    """Returns what prepares a data set as a folder that `load` can read."""
     if name in PREPARED_HERE:
         return f"run `python -m experiments.prepare {name} --data_dir {data_dir}`"
     return (
@@ -483,7 +483,7 @@ def _how(name: str, data_dir: str) -> str:
 def _folder(
     name: str, folder: pathlib.Path, **options
 ) -> tuple[str, int, Split, Split]:
-    """Source, number of classes, training and test images of a TFDS folder."""
+    """Returns source, number of classes, training and test images of a TFDS folder."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -560,7 +560,7 @@ def _folder(
 
 
 def _classes(words: Any) -> Iterator[str]:
-    """The Python classes that the JSON of a TFDS folder names, however deep.
+    """Yields the Python classes that the JSON of a TFDS folder names, however deep.
 
     TFDS imports the module of each: of the features in features.json, of those that
     dataset_info.json may have, and of those in JSON that is a text in them.
@@ -649,7 +649,7 @@ def _usual_moments(
 def _moments(
     image: np.ndarray | records.Records,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, from exact integer sums."""
+    """Returns mean and standard deviation of each channel, from exact integer sums."""
     count, total, square = math.prod(image.shape[:3]), 0, 0
     for start in range(0, len(image), 1000):
         some = image[start : start + 1000]

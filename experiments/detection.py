@@ -111,7 +111,7 @@ class Backbone(NamedTuple):
 
     @property
     def run(self) -> str:
-        """The name of its training."""
+        """Returns the name of its training."""
         return f"{self.name}-seed{self.seed}"
 
 
@@ -140,7 +140,7 @@ def load_backbone(
     normalise: Callable[[Array], Array],
     options: argparse.Namespace,
 ) -> Backbone:
-    """A backbone and the detector around it.
+    """Returns a backbone and the detector around it.
 
     Args:
       name: In the table.
@@ -208,7 +208,7 @@ def load_backbone(
 
 
 def last_stage(name: str, net: Any, seen: dict[str, Array], size: int) -> str:
-    """The deepest stage that is fine enough for a head.
+    """Returns the deepest stage that is fine enough for a head.
 
     Args:
       name: Of the backbone.
@@ -341,12 +341,12 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def place(options: argparse.Namespace) -> pathlib.Path:
-    """The folder for results, of which nothing is known yet."""
+    """Returns the folder for results, of which nothing is known yet."""
     return command.path("out", options.out)
 
 
 def claim(options: argparse.Namespace, settings: dict[str, Any]) -> pathlib.Path:
-    """The folder for results, if it is free or holds such a run to be resumed.
+    """Returns the folder for results, if it is free or holds such a run to be resumed.
 
     Args:
       options: From `parse`.
@@ -403,7 +403,7 @@ def _check_taken(
 
 
 def _read(record: pathlib.Path, hint: str) -> dict:
-    """A file of JSON, or `UsageError` with a hint."""
+    """Returns a file of JSON, or `UsageError` with a hint."""
     try:
         found = files.words(record)
         if not isinstance(found, dict):
@@ -453,7 +453,7 @@ def _result(
     options: argparse.Namespace,
     advance: Callable[[], None],
 ) -> dict:
-    """The result of a backbone and a seed."""
+    """Returns the result of a backbone and a seed."""
     start, detector = time.monotonic(), backbone.detector
     state = centernet.begin(
         detector, backbone.variables, optimizer, test.image, backbone.seed
@@ -488,7 +488,7 @@ def _result(
 
 
 def described(dataset: data.Dataset, canvases: dict[str, canvas.Canvases]) -> str:
-    """The data in words."""
+    """Returns the data in words."""
     size = canvases["train"].image.shape[1]
     objects = {part: np.sum(x.label != canvas.ABSENT) for part, x in canvases.items()}
     how = "black, their boxes around the ink"
@@ -554,7 +554,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def table(summary: dict) -> str:
-    """The summary as Markdown."""
+    """Returns the summary as Markdown."""
     backbones, settings = summary["backbones"], summary["settings"]
     first = next(iter(backbones))
     kept = "kept as it is" if settings["frozen"] else "trained with the head"
@@ -648,7 +648,7 @@ def picture(path: pathlib.Path, results: list[dict], canvases: canvas.Canvases) 
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The settings of a command line.
+    """Parses the settings of a command line.
 
     Raises:
       UnknownName: Of a setting.
@@ -680,7 +680,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; its exit status is that of `experiments.run`."""
+    """Runs the command line; its exit status is that of `experiments.run`."""
     arguments = command.line(arguments)
 
     def detection():

@@ -9,7 +9,7 @@ from rdljax import files, statistics
 
 
 def summarise(results: list[dict], labels: np.ndarray) -> dict:
-    """The numbers of the table.
+    """Returns the numbers of the table.
 
     Args:
       results: Of each run, the teacher's first, if a net teaches.
@@ -53,7 +53,7 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
 
 
 def _sides(results: list[dict]) -> tuple[dict | None, list[dict]]:
-    """The teacher's result, if a net teaches, and the students'."""
+    """Returns the teacher's result, if a net teaches, and the students'."""
     if results[0]["method"] == "teacher":
         return results[0], results[1:]
     return None, results
@@ -103,7 +103,7 @@ def _number(value: float) -> float | None:
 
 
 def table(summary: dict) -> str:
-    """The summary as Markdown, for the terminal and the results folder.
+    """Returns the summary as Markdown, for the terminal and the results folder.
 
     Args:
       summary: From `summarise`, with `config`, `data`, `device` and `seconds`.
@@ -175,7 +175,7 @@ def _methods(summary: dict) -> str:
 
 
 def plus_minus(spread: dict, digits: int) -> str:
-    """A mean and its deviation, as far as there are such."""
+    """Returns a mean and its deviation, as far as there are such."""
     if spread["mean"] is None:
         return "–"
     if spread["std"] is None:
@@ -184,7 +184,7 @@ def plus_minus(spread: dict, digits: int) -> str:
 
 
 def interval(difference: dict | None, digits: int = 2) -> str:
-    """A paired difference with its interval, as far as there is one."""
+    """Returns a paired difference with its interval, as far as there is one."""
     if difference is None:
         return "–"
     mean, *ends = (difference[key] for key in ("mean", "low", "high"))
@@ -217,7 +217,7 @@ def mcnemar(tests: list[dict], baseline: str) -> list[str]:
 
 
 def grid(columns: list[str], rows: list[list]) -> str:
-    """A Markdown table whose source is aligned too."""
+    """Returns a Markdown table whose source is aligned too."""
     cells = [[str(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
@@ -245,7 +245,7 @@ def pictures(folder: pathlib.Path, results: list[dict], labels: np.ndarray) -> N
 
 
 def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
-    """A row a layer, a column a net (seed 0): percentiles of the distances."""
+    """Draws a row a layer, a column a net (seed 0): percentiles of the distances."""
     from matplotlib import pyplot as plt
     from scipy import stats
     from scipy.spatial import distance

@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def described(normalisation: weights.Normalisation | None) -> str:
-    """A normalisation in words."""
+    """Returns a normalisation in words."""
     if normalisation is None:
         return "the mean and deviation of the data's training images"
     mean, std = (", ".join(f"{x:.4g}" for x in numbers) for numbers in normalisation)
@@ -71,7 +71,7 @@ def described(normalisation: weights.Normalisation | None) -> str:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The settings of a command line."""
+    """Parses the settings of a command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.import_torch",
         description=__doc__,

@@ -176,7 +176,7 @@ def _check_free(path: pathlib.Path, folder: pathlib.Path, locked: bool) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether this host has such a process."""
+    """Returns whether this host has such a process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

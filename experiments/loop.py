@@ -449,7 +449,7 @@ def _batches(job: Job, epoch: int) -> np.ndarray:
 
 
 def _why(job: Job, trainer: Trainer, bad: int) -> str:
-    """Why a job diverged, found by taking its last steps once more, one by one.
+    """Returns why a job diverged, found by taking its last steps once more, one by one.
 
     Args:
       job: What diverged.
@@ -482,7 +482,7 @@ def _why(job: Job, trainer: Trainer, bad: int) -> str:
 
 @jax.jit
 def _is_finite(state: training.TrainState) -> jax.Array:
-    """Whether a state is worth keeping."""
+    """Returns whether a state is worth keeping."""
     numbers = jax.tree.leaves(state)
     floats = [x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))

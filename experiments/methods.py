@@ -108,7 +108,7 @@ def _rdl_layers(config: configs.Config) -> list[Pair]:
 
 
 def _from_stem(config: configs.Config) -> list[Pair]:
-    """The maps in depth order, and before them what the first layers answer."""
+    """Returns the maps in depth order, and before them what the first layers answer."""
     names = [config.student, *([] if config.teacher is None else [config.teacher])]
     has_stem = all("stem" in nets.build(name, 1).layers for name in names)
     found = stages(config)
@@ -117,7 +117,7 @@ def _from_stem(config: configs.Config) -> list[Pair]:
 
 
 def _before_relu(config: configs.Config) -> list[Pair]:
-    """The maps as they are before the last ReLU of their stage."""
+    """Returns the maps as they are before the last ReLU of their stage."""
 
     def of(name, layer):
         net = nets.build(name, 1)
@@ -141,14 +141,14 @@ def teacher_names(config: configs.Config) -> list[str]:
 def _taught(
     setting: Setting, pairs, term: terms.Term, globally: bool = False
 ) -> terms.Term:
-    """A term between layers, against each teacher of an ensemble."""
+    """Returns a term between layers, against each teacher of an ensemble."""
     names, between = teacher_names(setting.config), terms.on_layers(pairs, term)
     between = terms.over_global_batch(between) if globally else between
     return terms.per_teacher(names, between) if names else between
 
 
 def _mean_of(setting: Setting, layers: Pair, mean: terms.Term) -> terms.Term:
-    """A term towards the mean of an ensemble."""
+    """Returns a term towards the mean of an ensemble."""
     own, other = layers
     names = teacher_names(setting.config)
     return terms.on_layers((own, [f"{name}/{other}" for name in names]), mean)
@@ -288,12 +288,12 @@ PARTS: dict[str, Part] = {
 
 
 def parts(method: str) -> list[str]:
-    """The names of `PARTS` in a method."""
+    """Returns the names of `PARTS` in a method."""
     return [name for name in method.split("+") if name in PARTS]
 
 
 def weight(config: configs.Config, method: str, part: str) -> float:
-    """The weight of a part, or of the `task`, in a method.
+    """Returns the weight of a part, or of the `task`, in a method.
 
     The config's for this method, or else its own for this part, or else that of
     `PARTS`, 1 for the task.
@@ -381,7 +381,7 @@ def plan(
 
 
 def _started(loss: dict[str, Weighted]) -> dict[str, Weighted]:
-    """The start-up of terms that have one of their own."""
+    """Returns the start-up of terms that have one of their own."""
     return {name: (1.0, terms.pretraining(term)) for name, (_, term) in loss.items()}
 
 
@@ -399,12 +399,12 @@ def _named(
 
 
 def reads_teacher(method: str) -> bool:
-    """Whether any part of a method reads the activations of a teacher."""
+    """Returns whether any part of a method reads the activations of a teacher."""
     return bool(parts(method))
 
 
 def taught(config: configs.Config) -> list[str]:
-    """The layers of the teacher that any of the methods reads."""
+    """Returns the layers of the teacher that any of the methods reads."""
     names = {name for method in config.methods for name in parts(method)}
     layers = {other for name in names for _, other in PARTS[name].pairs(config)}
     prefixes = [f"{name}/" for name in teacher_names(config)] or [""]

@@ -33,12 +33,12 @@ PARTS = {
 
 
 def channels(part: str, images: int) -> int:
-    """How many channels a net sees of images of so many."""
+    """Returns how many channels a net sees of images of so many."""
     return images if part == IMAGE else len(range(3)[PARTS[part][0]])
 
 
 def seeing(part: str, net: Any, dataset: data.Dataset) -> Any:
-    """A net of a part of images that `data.normalise` has normalised."""
+    """Returns a net of a part of images that `data.normalise` has normalised."""
     if part == IMAGE:
         return net
     return Seeing(net, part, dataset.mean, dataset.std)
@@ -62,15 +62,15 @@ class Seeing:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Those of the net."""
+        """Returns those of the net."""
         return self.net.layers
 
     def init(self, key: Array, images: Array) -> Any:
-        """The net's variables, drawn."""
+        """Returns the net's variables, drawn."""
         return self.net.init(key, self._seen(images))
 
     def apply(self, variables: Any, images: Array, **options) -> Any:
-        """The net's activations."""
+        """Returns the net's activations."""
         return self.net.apply(variables, self._seen(images), **options)
 
     def _seen(self, images: Array) -> Array:
@@ -82,7 +82,7 @@ class Seeing:
 
 
 def lab(rgb: Array) -> Array:
-    """CIE L*a*b* of sRGB, under D65.
+    """Returns CIE L*a*b* of sRGB, under D65.
 
     Args:
       rgb: `[..., 3]`, from 0 to 1.

@@ -56,7 +56,7 @@ class Html(str):
 
 
 def escape(text: Any) -> Html:
-    """A text as HTML, in an attribute too."""
+    """Returns a text as HTML, in an attribute too."""
     return text if isinstance(text, Html) else Html(html.escape(str(text)))
 
 
@@ -69,7 +69,7 @@ class Section(NamedTuple):
 
 
 def of_run(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
-    """The page of a run.
+    """Returns the page of a run.
 
     Args:
       summary: What its `result.json` holds.
@@ -103,7 +103,7 @@ def of_run(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
 
 
 def of_table(given: dict, curves: dict[int, list], links: dict[int, str]) -> str:
-    """The page of a table of runs.
+    """Returns the page of a table of runs.
 
     Args:
       given: What `table.json` holds.
@@ -142,7 +142,7 @@ def of_table(given: dict, curves: dict[int, list], links: dict[int, str]) -> str
 def document(
     title: str, note: str, sections: Sequence[Section], numbers: dict[str, Any]
 ) -> str:
-    """A whole page."""
+    """Returns a whole page."""
     sections = [part for part in sections if part.body]
     contents = "".join(
         f'<li><a href="#{part.id}">{escape(part.title)}</a></li>' for part in sections
@@ -181,7 +181,7 @@ def document(
 
 
 def table(columns: Iterable[Any], rows: Iterable[Iterable[Any]]) -> Html:
-    """A table; the first cell of each row is its heading."""
+    """Returns a table; the first cell of each row is its heading."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
     head, body = f"<thead><tr>{head}</tr></thead>", ""
     for first, *rest in rows:
@@ -194,7 +194,7 @@ def table(columns: Iterable[Any], rows: Iterable[Iterable[Any]]) -> Html:
 
 
 def bullets(texts: Iterable[Any]) -> str:
-    """A list of texts; nothing of none."""
+    """Returns a list of texts; nothing of none."""
     items = "".join(f"<li>{escape(text)}</li>" for text in texts)
     return items and f"<ul>{items}</ul>"
 
@@ -225,7 +225,7 @@ def protocol(summary: dict) -> str:
 
 
 def methods(summary: dict) -> str:
-    """The table of a run, a picture of its differences, and McNemar's tests."""
+    """Returns the table of a run, a picture of its differences, and McNemar's tests."""
     every, baseline, tests = (summary[k] for k in ("methods", "baseline", "mcnemar"))
     kinds = [] if summary["teacher"] is None else ["pearson", "spearman"]
     columns = ["method", "test error, %", "difference", "McNemar"]
@@ -356,7 +356,7 @@ def charts(panels: Sequence[dict], first: int = 0) -> str:
 
 
 def _chart(panel: dict, looks: dict[str, str], number: int) -> str:
-    """A chart by epoch, with a logarithmic axis."""
+    """Returns a chart by epoch, with a logarithmic axis."""
     series, (left, top, right, bottom) = panel["series"], PLOT
     values = [v for line in series for v in line["low"] + line["high"] if v]
     low, high = min(values, default=1.0) / 1.05, max(values, default=1.0) * 1.05
@@ -401,7 +401,7 @@ def _text(x: Any, y: Any, text: Any, anchor: str) -> str:
 
 
 def _linear(low: float, high: float) -> list[float]:
-    """Three to nine round numbers in a range."""
+    """Returns three to nine round numbers in a range."""
     rough = (high - low) / 8 or 1.0
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)

@@ -76,13 +76,13 @@ class Source(NamedTuple):
 
 
 def read_mnist(name: str, files: Mapping[str, pathlib.Path]) -> Content:
-    """What four files in MNIST's format hold."""
+    """Returns what four files in MNIST's format hold."""
     splits = {"train": "train", "test": "t10k"}
     return Content({k: _pairs(name, files, v) for k, v in splits.items()}, {})
 
 
 def read_cifar10(name: str, files: Mapping[str, pathlib.Path]) -> Content:
-    """What CIFAR-10's binary archive holds."""
+    """Returns what CIFAR-10's binary archive holds."""
     train = [f"data_batch_{i}.bin" for i in range(1, 6)]
     return _read_cifar(
         name, files, train, ["test_batch.bin"], {"label": "batches.meta.txt"}
@@ -90,7 +90,7 @@ def read_cifar10(name: str, files: Mapping[str, pathlib.Path]) -> Content:
 
 
 def read_cifar100(name: str, files: Mapping[str, pathlib.Path]) -> Content:
-    """What CIFAR-100's binary archive holds."""
+    """Returns what CIFAR-100's binary archive holds."""
     names = {
         "coarse_label": "coarse_label_names.txt",
         "label": "fine_label_names.txt",
@@ -358,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _found(name: str, manual_dir: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The original files in a folder, by name."""
+    """Returns the original files in a folder, by name."""
     files = {file: manual_dir / file for file in SOURCES[name].files}
     missing = [file for file, path in files.items() if not path.is_file()]
     if missing:
@@ -369,7 +369,7 @@ def _found(name: str, manual_dir: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _downloaded(name: str, cache: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The original files, downloaded where the cache lacks them, by name."""
+    """Returns the original files, downloaded where the cache lacks them, by name."""
     source = SOURCES[name]
     cache.mkdir(parents=True, exist_ok=True)
     for file, accepted in source.files.items():
@@ -445,7 +445,7 @@ def _open(url: str) -> http.client.HTTPResponse:
 
 
 def _pairs(name: str, files: Mapping[str, pathlib.Path], prefix: str) -> Split:
-    """One split of a data set in MNIST's format."""
+    """Returns one split of a data set in MNIST's format."""
     parsed = []
     for part, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
         file = f"{prefix}-{part}-ubyte.gz"
@@ -470,7 +470,7 @@ def _read_cifar(
     test: Sequence[str],
     names: Mapping[str, str],
 ) -> Content:
-    """What a binary archive of CIFAR holds.
+    """Returns what a binary archive of CIFAR holds.
 
     Args:
       name: of the data set.

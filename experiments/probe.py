@@ -144,7 +144,7 @@ def _check_free(out: pathlib.Path, overwrite: bool) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The settings of a command line."""
+    """Parses the settings of a command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.probe",
         description=__doc__,
@@ -170,7 +170,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def finished(results: str) -> tuple[pathlib.Path, dict]:
-    """The folder of a finished run, and what its `result.json` holds.
+    """Returns the folder of a finished run, and what its `result.json` holds.
 
     Raises:
       UsageError: It is not a run's folder, or the run is not finished.
@@ -248,7 +248,7 @@ def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:
 def resize_to_net(
     dataset: data.Dataset, trained: weights.Trained, few: int | None = None
 ) -> data.Dataset:
-    """Images in the size and number of channels that a net was made for.
+    """Returns images in the size and number of channels that a net was made for.
 
     One channel becomes several by repetition, three become one by luminance (Rec. 601,
     rounded); so do mean and deviation, which count for a net without a normalisation of
@@ -300,7 +300,7 @@ def features(
     layer: str,
     chunk: int = 500,
 ) -> np.ndarray:
-    """The activations of a layer in evaluation mode, float64 `[N, units]`.
+    """Returns the activations of a layer in evaluation mode, float64 `[N, units]`.
 
     Args:
       net: The net.
@@ -324,7 +324,7 @@ def features(
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each column of `[N, units]`.
+    """Returns mean and deviation of each column of `[N, units]`.
 
     Of what is constant, up to the rounding of float32, the deviation is infinite: what
     is divided by it is 0.
@@ -335,7 +335,7 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def probe(trained: weights.Trained, dataset: data.Dataset, layer: str) -> dict:
-    """The errors of a linear classifier on the features of a frozen net.
+    """Returns the errors of a linear classifier on the features of a frozen net.
 
     Args:
       trained: The net.
@@ -474,7 +474,7 @@ _value_and_gradient = jax.jit(jax.value_and_grad(_loss))
 
 
 def predict(parameters: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """The most probable classes `[N]` of features `[N, units]`."""
+    """Returns the most probable classes `[N]` of features `[N, units]`."""
     return np.argmax(features @ parameters[:-1] + parameters[-1], axis=1)
 
 
@@ -516,7 +516,7 @@ def write(
 
 
 def table(probed: dict) -> str:
-    """What `probe.json` holds, as Markdown."""
+    """Returns what `probe.json` holds, as Markdown."""
     baseline, config = probed["baseline"], probed["run"]
     head = (
         f"Data: {probed['data_name']}: {probed['data']}\n"
@@ -554,7 +554,7 @@ def table(probed: dict) -> str:
 
 
 def _published(name: str) -> list[str]:
-    """The paper's numbers for a data set that it has, as Markdown."""
+    """Returns the paper's numbers for a data set that it has, as Markdown."""
     letters = re.sub("[^a-z0-9]", "", name.lower())
     for known, numbers in PUBLISHED.items():
         if letters.startswith(known):

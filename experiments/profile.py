@@ -67,7 +67,7 @@ class Profile(NamedTuple):
         return self.images / self.step
 
     def table(self) -> str:
-        """The parts in Markdown, with compilation and throughput below."""
+        """Returns the parts in Markdown, with compilation and throughput below."""
         parts = {x: getattr(self, x) for x in ("data", "teacher", "student", "losses")}
         rows = [
             [name, f"{1e3 * seconds:.3f}", f"{100 * seconds / self.step:.1f} %"]
@@ -178,7 +178,7 @@ def measure(
 
 
 def _student_alone(phase: training.Phase) -> training.Phase:
-    """The phase with the student's task alone."""
+    """Returns the phase with the student's task alone."""
     mean = terms.from_objective(lambda student, teacher: jnp.mean(student["logits"]))
     # (In the place of a term that there is, whose parameters the state has.)
     name = "task" if "task" in phase.terms else next(iter(phase.terms))
@@ -195,7 +195,7 @@ def _stepping(
     batch: training.Batch,
     devices: Sequence[jax.Device],
 ) -> tuple[Callable[[], None], float]:
-    """A step to call and wait for, and the seconds that it took to compile.
+    """Returns a step to call and wait for, and the seconds that it took to compile.
 
     A copy of the state goes from call to call.
     """
@@ -213,7 +213,7 @@ def _stepping(
 def _medians(
     calls: Mapping[str, Callable[[], Any]], seconds: float
 ) -> tuple[dict[str, float], int]:
-    """The median seconds of each call, and of how many samples.
+    """Returns the median seconds of each call, and of how many samples.
 
     Samples are taken in turn, A, B, C, A, B, C, ..., so that what disturbs the machine
     disturbs all calls alike.

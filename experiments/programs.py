@@ -44,7 +44,7 @@ def on_accelerator() -> bool:
 
 
 def driver(name: str, steps_an_epoch: int, *, stream: bool = False) -> Driver:
-    """The driver of a name.
+    """Returns the driver of a name.
 
     Args:
       name: "step", "chunk", "epoch", or "auto" for what suits the device. (XLA:CPU is
@@ -85,7 +85,7 @@ def keep_compiled(folder: str | None) -> None:
 
 
 def free() -> float | None:
-    """The bytes that a device has left; None where that is not known.
+    """Returns the bytes that a device has left; None where that is not known.
 
     Emulated devices of a CPU have equal shares of what the machine has left.
     """
@@ -185,7 +185,7 @@ class Programs:
         arrays: training.Arrays,
         batches: training.Batch,
     ) -> training.Program:
-        """The program for these shapes."""
+        """Returns the program for these shapes."""
         key = tuple(x.shape for x in jax.tree.leaves((state.replicated.key, batches)))
         if key not in self._compiled:
             step, seeds = self._step, _trainings(state)
@@ -222,7 +222,7 @@ class Programs:
 
 
 def is_exhausted(error: Exception) -> bool:
-    """Whether XLA had too little memory."""
+    """Returns whether XLA had too little memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 

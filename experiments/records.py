@@ -102,7 +102,7 @@ class Records:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Number, height, width and channels."""
+        """Returns number, height, width and channels."""
         return (len(self.index), *self.frame)
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ class Records:
         return self._decoded(np.asarray(self.index[key]), see)
 
     def cropped(self, index: np.ndarray, when: np.ndarray) -> np.ndarray:
-        """What training sees: of each image a random part, brought to a square.
+        """Returns what training sees: of each image a random part, brought to a square.
 
         A part follows from `when` and the record alone: not from the other images of
         the batch, nor from threads, nor from what was drawn before.
@@ -159,7 +159,7 @@ class Records:
         return self._decoded(record, see)
 
     def taken(self, index: np.ndarray) -> "Records":
-        """Some of the images, by places or by a mask."""
+        """Returns some of the images, by places or by a mask."""
         return Records(
             self.source,
             self.frame,
@@ -179,7 +179,7 @@ class Records:
     def _decoded(
         self, record: np.ndarray, see: Callable[[PIL.Image.Image, int], PIL.Image.Image]
     ) -> np.ndarray:
-        """What `see(image, i)` makes of the i-th of the records."""
+        """Returns what `see(image, i)` makes of the i-th of the records."""
         seen = np.empty((record.size, *self.frame), np.uint8)
 
         def decode(i, number):
@@ -194,7 +194,7 @@ class Records:
 
 
 def source(builder: Any, split: str, where: str) -> Source:
-    """A split of TFDS's builder.
+    """Returns a split of TFDS's builder.
 
     Raises:
       NotImplementedError: Only TensorFlow reads it.
@@ -219,7 +219,7 @@ def source(builder: Any, split: str, where: str) -> Source:
 def loaded(
     source: Source, shape: Sequence[int | None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All images of a split, decoded, and their labels.
+    """Returns all images of a split, decoded, and their labels.
 
     Args:
       source: Where they are.
@@ -349,7 +349,7 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
 def look(
     source: Source, numbers: Sequence[int]
 ) -> tuple[list[int], set[tuple[int, int]]]:
-    """The labels of some records, and each height and width of their images.
+    """Returns the labels of some records, and each height and width of their images.
 
     Raises:
       Damaged: A record cannot be read.
@@ -415,7 +415,7 @@ def random_box(
 def part(
     image: PIL.Image.Image, box: tuple[int, int, int, int], side: int, mode: str
 ) -> PIL.Image.Image:
-    """A part of an image, brought to `side` x `side` pixels.
+    """Returns a part of an image, brought to `side` x `side` pixels.
 
     Args:
       image: Opened, not decoded yet.
@@ -441,7 +441,7 @@ def pad(image: np.ndarray) -> np.ndarray:
 
 
 def in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
-    """An image in the mode that its set declares, with 8 bits a channel.
+    """Returns an image in the mode that its set declares, with 8 bits a channel.
 
     Colours are looked up in the palette, 16 bits keep the upper byte, 1 bit is 0 or
     255, ink (CMYK) becomes light, grey three equal channels, colours their luma (Rec.
@@ -485,7 +485,7 @@ def _opened(encoded: bytes) -> PIL.Image.Image:
 def _decoded(
     encoded: bytes, see: Callable[[PIL.Image.Image], PIL.Image.Image]
 ) -> np.ndarray:
-    """What is seen of an image, uint8 `[H, W, C]`."""
+    """Returns what is seen of an image, uint8 `[H, W, C]`."""
     with _opened(encoded) as image:
         if math.prod(image.size) > LARGEST:
             raise ValueError(

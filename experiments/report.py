@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The settings of a command line."""
+    """Parses the settings of a command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report",
         description=__doc__,
@@ -89,7 +89,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
-    """The page of a run, as HTML.
+    """Returns the page of a run, as HTML.
 
     Args:
       folder: The results folder of a finished run.
@@ -122,7 +122,7 @@ def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
 
 
 def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
-    """The page of a table of runs, as HTML.
+    """Returns the page of a table of runs, as HTML.
 
     Args:
       folder: That holds `table.json`.
@@ -232,7 +232,7 @@ def _rdms(file: pathlib.Path, name: str, config: dict) -> dict[str, np.ndarray]:
 
 
 def percentiles(distances: np.ndarray) -> bytes:
-    """Percentiles of distances among each other, a byte each: 255 is 100 %.
+    """Returns percentiles of distances among each other, a byte each: 255 is 100 %.
 
     Args:
       distances: Condensed, `[pairs]`; of more than `MOST` stimuli every second, third,
@@ -250,7 +250,7 @@ def percentiles(distances: np.ndarray) -> bytes:
 
 
 def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
-    """How every layer's final RDM agrees with every layer's of the teacher.
+    """Returns how every layer's final RDM agrees with every layer's of the teacher.
 
     Returns:
       `rows` (the students' layers), `columns` (the teacher's) and by method `pearson`
@@ -274,7 +274,7 @@ def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
 def correlations(
     student: dict[str, np.ndarray], teacher: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Pearson's and Spearman's of each two layers `[student's, teacher's]`.
+    """Returns Pearson's and Spearman's of each two layers `[student's, teacher's]`.
 
     Args:
       student: By layer, the condensed RDM `[pairs]`.
@@ -294,7 +294,7 @@ def correlations(
 def true_classes(
     runs: dict[str, list[dict]], config: dict
 ) -> tuple[np.ndarray | None, str]:
-    """The classes `[N]` of the test images.
+    """Returns the classes `[N]` of the test images.
 
     What one net is right about is known from its prediction; where that leaves images
     unknown, the data are read.
@@ -326,7 +326,7 @@ def true_classes(
 
 
 def predictions(runs: dict[str, list[dict]]) -> np.ndarray:
-    """The predicted classes `[nets, N]` of the test images."""
+    """Returns the predicted classes `[nets, N]` of the test images."""
     return np.array([own["predicted"] for of in runs.values() for own in of])
 
 
@@ -346,7 +346,7 @@ def confusions(runs: dict[str, list[dict]], truth: np.ndarray, classes: int) -> 
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """The confusion matrix, mean over nets.
+    """Returns the confusion matrix, mean over nets.
 
     Args:
       truth: Classes `[N]`.
@@ -369,7 +369,7 @@ def rounded(values: np.ndarray) -> list:
 
 @functools.cache
 def _viridis() -> str:
-    """The colours of the map, 256 of three bytes, in base64."""
+    """Returns the colours of the map, 256 of three bytes, in base64."""
     import matplotlib
 
     colours = matplotlib.colormaps["viridis"](np.arange(256), bytes=True)

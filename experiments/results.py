@@ -87,7 +87,7 @@ RUN = {
 
 
 def settings(config: configs.Config) -> dict[str, Any]:
-    """The settings that make a run another one, as JSON reads them."""
+    """Returns the settings that make a run another one, as JSON reads them."""
     return json.loads(json.dumps(without_call(dataclasses.asdict(config))))
 
 
@@ -97,7 +97,7 @@ def without_call(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_run(recorded: Any) -> bool:
-    """Whether this is what a `config.json` of `experiments.run` holds."""
+    """Returns whether this is what a `config.json` of `experiments.run` holds."""
     return (
         isinstance(recorded, dict)
         and recorded.keys() >= ALWAYS
@@ -110,7 +110,7 @@ def is_run(recorded: Any) -> bool:
 
 
 def place(name: str, config: configs.Config) -> pathlib.Path:
-    """The results folder, of which nothing is known yet.
+    """Returns the results folder, of which nothing is known yet.
 
     Raises:
       UsageError: It can be none, or what the run reads would be deleted with it.
@@ -159,7 +159,7 @@ def claim(
 
 
 def _is_nothing(path: pathlib.Path) -> bool:
-    """Whether a file is a lock or a draft."""
+    """Returns whether a file is a lock or a draft."""
     return path.name in (locks.NAME, "config.partial") or files.is_draft(path)
 
 
@@ -249,7 +249,7 @@ def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
 
 
 def differing(theirs: dict, mine: dict) -> list[str]:
-    """The settings for which a run cannot be resumed with others.
+    """Returns the settings for which a run cannot be resumed with others.
 
     Args:
       theirs: Of the run in a folder, what its `config.json` holds.
@@ -276,7 +276,7 @@ def differing(theirs: dict, mine: dict) -> list[str]:
 
 
 def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> dict:
-    """What a folder in use holds, if it may be overwritten or resumed.
+    """Returns what a folder in use holds, if it may be overwritten or resumed.
 
     Raises:
       UsageError: It may not.
@@ -307,7 +307,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
 
 
 def _said(theirs: dict, mine: dict) -> str:
-    """What differs, in words."""
+    """Returns what differs, in words."""
     return ", ".join(
         f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here"
         for k in differing(theirs, mine)

@@ -42,7 +42,7 @@ from rdljax import activations, checkpoints, files, teachers, training
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line.
+    """Runs the command line.
 
     Returns:
       The exit status: 0 done, 1 it cannot go on (the loss is not finite, the disk is
@@ -87,7 +87,7 @@ def answer(command: Callable[[], None]) -> int:
 
 
 def parse(arguments: list[str]) -> tuple[str, configs.Config]:
-    """The config's name and the config, from `NAME --field=value ...`.
+    """Returns the config's name and the config, from `NAME --field=value ...`.
 
     Raises:
       UnknownName: Of a config, or of a field.
@@ -180,14 +180,14 @@ def _run(
 
 
 def described(summary: dict) -> str:
-    """A summary as Markdown."""
+    """Returns a summary as Markdown."""
     return findings.table(summary) + brain_report.table(summary)
 
 
 def epochs(
     config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
 ) -> int:
-    """The epochs of all nets that a run trains."""
+    """Returns the epochs of all nets that a run trains."""
     plans = [contexts.plan(config, dataset, given, method) for method in config.methods]
     total = config.seeds * sum(phase.epochs for plan in plans for phase in plan)
     if config.teacher is not None and given.teacher is None:

@@ -86,12 +86,12 @@ class Call(NamedTuple):
 
     @property
     def chosen(self) -> list[str]:
-        """The columns that are asked for."""
+        """Returns the columns that are asked for."""
         return [*self.only] or [*self.table.columns]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line.
+    """Runs the command line.
 
     Returns:
       The exit status: 0 done, 1 it cannot go on, 2 a wrong call or data that are
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> Call:
-    """What is asked for, from `NAME --field=value ...`.
+    """Returns what is asked for, from `NAME --field=value ...`.
 
     Raises:
       UnknownName: Of a table, a column or a field.
@@ -202,7 +202,7 @@ def make(call: Call, interrupt: loop.Interrupt) -> dict:
 
 
 def _make(call: Call, interrupt: loop.Interrupt) -> tuple[dict, dict[str, str]]:
-    """What `table.json` holds, and why columns were not run.
+    """Returns what `table.json` holds, and why columns were not run.
 
     Of a column that is not run again, what its folder holds of an earlier run stays.
     """
@@ -248,7 +248,7 @@ def _check_own(call: Call) -> None:
 
 
 def _finished(call: Call) -> dict[str, dict]:
-    """The summaries of the columns that are in the folder already."""
+    """Returns the summaries of the columns that are in the folder already."""
     found = {}
     for column in call.table.columns:
         record = call.folder / column / "result.json"
@@ -262,7 +262,7 @@ def _finished(call: Call) -> dict[str, dict]:
 
 
 def settled(call: Call, column: str) -> configs.Config:
-    """The settings of a column's run: where to, and whose teacher."""
+    """Returns the settings of a column's run: where to, and whose teacher."""
     of = call.table.columns[column]
     changes: dict[str, Any] = {"out": str(call.folder / column), "resume": True}
     if of.teacher_of is not None and of.config.teacher_from is None:
@@ -288,7 +288,7 @@ class Cost(NamedTuple):
 
 
 def planned(call: Call) -> str:
-    """The runs of a table, which are done, and an estimate of the rest."""
+    """Returns the runs of a table, which are done, and an estimate of the rest."""
     rows, known, unknown = [], [], []
     table = tables.load(call.name)
     for column in call.chosen:
@@ -366,7 +366,7 @@ def _duration(cost: Cost | None) -> str:
 def _estimate(
     config: configs.Config, folder: pathlib.Path, left: list[tuple[str, int]]
 ) -> tuple[Cost, str]:
-    """What the nets that are left take, and what that was estimated from.
+    """Returns what the nets that are left take, and what that was estimated from.
 
     Of a method of which a seed is done, that seed's steps; of the others a few steps.
     Each method is compiled once for all its seeds.
@@ -404,7 +404,7 @@ def _estimate(
 def _measured(
     config: configs.Config, dataset: Any, given: contexts.Inputs
 ) -> dict[str, Cost]:
-    """A plain step of student and teacher, and a teacher's answer."""
+    """Returns a plain step of student and teacher, and a teacher's answer."""
     with tempfile.TemporaryDirectory() as scratch, tqdm.tqdm(disable=True) as bar:
         folder = pathlib.Path(scratch)
         context = contexts.build_context(
@@ -450,7 +450,7 @@ def _measured(
 
 
 def _cost(call: Callable[[], Any], began: float, chunk: int = 1) -> Cost:
-    """The median of a few calls of `chunk` steps, after one that compiles."""
+    """Returns the median of a few calls of `chunk` steps, after one that compiles."""
     jax.block_until_ready(call())
     first, taken = time.perf_counter() - began, []
     for _ in range(STEPS_MEASURED):
@@ -467,7 +467,7 @@ def _cost(call: Callable[[], Any], began: float, chunk: int = 1) -> Cost:
 def gathered(
     call: Call, summaries: dict[str, dict], missing: dict[str, str]
 ) -> dict[str, Any]:
-    """The table as JSON has it.
+    """Returns the table as JSON has it.
 
     Args:
       call: What was asked for.
@@ -525,7 +525,7 @@ def write(folder: pathlib.Path, found: dict[str, Any]) -> None:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The table as Markdown."""
+    """Returns the table as Markdown."""
     title, *_ = found["note"].strip().splitlines()
     given, rows = found["columns"], ["teacher", *found["rows"]]
     parts = [f"# {title}"]
@@ -603,7 +603,7 @@ def _validation(column: dict, method: str) -> str:
 
 
 def _rows(found: dict[str, Any]) -> list[list[Any]]:
-    """A line for each student."""
+    """Returns a line for each student."""
     head = ["column", "method", "seed", "test_accuracy", "validation_accuracy_last"]
     head += ["validation_accuracy_best", "only_right", "only_baseline_right"]
     rows = [[*head, "p", "p_holm", "seconds", "published"]]

@@ -160,7 +160,7 @@ def _ensemble(context: Context, net: Any, members: list[tuple[dict, dict]]) -> d
 def remembered(
     context: Context, teacher: teachers.Teacher
 ) -> tuple[teachers.Teacher, Context]:
-    """A teacher that need not run for each batch, where the config wants one.
+    """Returns a teacher that need not run for each batch, where the config wants one.
 
     Returns:
       The teacher, and the context with what is stored of it.
@@ -229,7 +229,7 @@ def prepare(
     method: str,
     name: str | None = None,
 ) -> Recipe:
-    """What the runs of a method share, its programs above all.
+    """Returns what the runs of a method share, its programs above all.
 
     Args:
       context: Settings and data.
@@ -346,7 +346,7 @@ def optimizer_of(
     steps_an_epoch: int,
     last: bool = True,
 ) -> optax.GradientTransformation:
-    """The optimizer of a phase.
+    """Returns the optimizer of a phase.
 
     Args:
       config: The settings.
@@ -472,7 +472,7 @@ def fit(context: Context, runs: dict[str, int], recipe: Recipe) -> list[Outcome]
 def _fit(
     context: Context, runs: dict[str, int], how: loop.Trainer, epochs: int, shown: int
 ) -> list[loop.Fitted]:
-    """One phase of `fit`."""
+    """Trains one phase of `fit`."""
     jobs = [
         loop.Job(
             name=name,
@@ -539,7 +539,7 @@ def recorded(
     net: Any,
     outcome: Outcome,
 ) -> dict:
-    """The result of a trained net: measured and written, or read again.
+    """Returns the result of a trained net: measured and written, or read again.
 
     Of a net that was trained here and whose weights are gone it is written again.
     """
@@ -605,19 +605,19 @@ def keep(context: Context, name: str, trained: dict, place: pathlib.Path) -> Non
 
 
 def compared(config: configs.Config, name: str) -> list[str]:
-    """The layers of a net whose RDMs are compared."""
+    """Returns the layers of a net whose RDMs are compared."""
     pairs = map(methods.pair, config.layers)
     return [other if name == "teacher" else own for own, other in pairs]
 
 
 def variables(state: training.TrainState) -> dict:
-    """The student's Flax variables in a training state."""
+    """Returns the student's Flax variables in a training state."""
     now = state.replicated
     return {"params": now.params["student"], **now.model_state}
 
 
 def measure(context: Context, net: Any, trained: dict) -> dict:
-    """What a trained net does on the test images: read once, at the end.
+    """Returns what a trained net does on the test images: read once, at the end.
 
     Returns:
       `test_error` in percent; `predicted` classes and `correct` (0 or 1), a list over
@@ -679,7 +679,7 @@ def _record(
 
 
 def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
-    """How a student's RDMs correlate with the teacher's.
+    """Returns how a student's RDMs correlate with the teacher's.
 
     Args:
       config: The settings, for the pairs of layers.
@@ -698,7 +698,7 @@ def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what the numbers depend on."""
+    """Returns the versions of what the numbers depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "rdljax": rdljax.__version__, **found}

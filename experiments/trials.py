@@ -30,7 +30,7 @@ Setting = tuple[str, dict]
 
 
 def distances_and_comparisons() -> list[Setting]:
-    """The method and the fields of the config that it changes."""
+    """Returns the method and the fields of the config that it changes."""
     settings: list[Setting] = [("plain", {})]
     for distance in ("MeanSquared", "Euclidean", "Cosine", "Correlation"):
         for weight in (0.1, 0.3, 1.0, 3.0, 10.0):
@@ -126,14 +126,14 @@ def try_all(
 
 
 def _said(field: str, value: Any) -> str:
-    """A changed field: `distance=Cosine`, but `rdl=0.1` of a weight."""
+    """Returns a changed field: `distance=Cosine`, but `rdl=0.1` of a weight."""
     return ", ".join(value) if field == "weights" else f"{field}={value}"
 
 
 def students(
     context: contexts.Context, method: str, teacher: teachers.Teacher, name: str
 ) -> list[float]:
-    """The validation errors at the last epoch of the students of all seeds.
+    """Returns the validation errors at the last epoch of the students of all seeds.
 
     Of one that diverged, NaN.
     """

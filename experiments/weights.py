@@ -56,22 +56,22 @@ class Renormalised:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Those of the net."""
+        """Returns those of the net."""
         return self.net.layers
 
     def init(self, key: Array, images: Array) -> Any:
-        """The net's variables, drawn."""
+        """Returns the net's variables, drawn."""
         return self.net.init(key, images)
 
     def apply(self, variables: Any, images: Array, **options) -> Any:
-        """The net's activations."""
+        """Returns the net's activations."""
         shape = (1, 1, 1, -1)
         scale, shift = (jnp.asarray(x).reshape(shape) for x in (self.scale, self.shift))
         return self.net.apply(variables, scale * images + shift, **options)
 
 
 def fingerprint(arrays: Any) -> str:
-    """SHA-256 of a pytree of arrays, by path."""
+    """Returns SHA-256 of a pytree of arrays, by path."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -103,11 +103,11 @@ class Trained(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the variables, by path."""
+        """Returns SHA-256 of the variables, by path."""
         return fingerprint(self.variables)
 
     def net(self, dataset: data.Dataset, other_classes: bool = False) -> Any:
-        """The net for images that `data.normalise` has normalised.
+        """Returns the net for images that `data.normalise` has normalised.
 
         Args:
           dataset: The data.
@@ -182,7 +182,7 @@ class Trained(NamedTuple):
 def read(
     name: str, file: str | os.PathLike, normalisation: Normalisation | None = None
 ) -> Trained:
-    """A net with the weights of another program's file.
+    """Returns a net with the weights of another program's file.
 
     Args:
       name: Of the net.
@@ -319,7 +319,7 @@ def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Train
 def activations(
     net: Any, variables: dict, images: Array, layers: tuple[str, ...]
 ) -> dict[str, Array]:
-    """The activations of some layers, in evaluation mode.
+    """Returns the activations of some layers, in evaluation mode.
 
     Args:
       net: The net; hashable.
@@ -334,7 +334,7 @@ def activations(
 def predict(
     net: Any, variables: dict, dataset: data.Dataset, part: str, chunk: int = 500
 ) -> tuple[np.ndarray, float]:
-    """Predicted classes `[N]` and the mean cross-entropy of a part of the data.
+    """Returns predicted classes `[N]` and the mean cross-entropy of a part of the data.
 
     Args:
       net: The net.
@@ -382,7 +382,7 @@ def logits(
     split: data.Split,
     chunk: int = 500,
 ) -> np.ndarray:
-    """A net's logits `[N, classes]` of images; arguments as of `predicting`."""
+    """Returns a net's logits `[N, classes]` of images; arguments as of `predicting`."""
     return np.concatenate(_logits(net, variables, dataset, split, chunk))
 
 
@@ -395,6 +395,6 @@ def _logits(net, variables, dataset, split, chunk) -> list[Array]:
 
 
 def accuracy(trained: Trained, dataset: data.Dataset) -> float:
-    """The share of the test images that a net is right about."""
+    """Returns the share of the test images that a net is right about."""
     predicted, _ = predict(trained.net(dataset), trained.variables, dataset, "test")
     return float(np.mean(predicted == dataset.test.label))

@@ -43,12 +43,12 @@ class Table(NamedTuple):
 
 
 def names() -> list[str]:
-    """The names of all tables."""
+    """Returns the names of all tables."""
     return sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "__init__")
 
 
 def load(name: str) -> Table:
-    """The table of that name.
+    """Returns the table of that name.
 
     Raises:
       UnknownName: There is no such table.
@@ -57,7 +57,7 @@ def load(name: str) -> Table:
 
 
 def module(name: str) -> Any:
-    """The file of a table, whose docstring is its lab note."""
+    """Returns the file of a table, whose docstring is its lab note."""
     errors.check_name("table", name, names())
     return importlib.import_module(f"experiments.tables.{name}")
 
@@ -109,5 +109,5 @@ NOT_REPDISTILLERS = (
 
 
 def repdistiller(**changes) -> configs.Config:
-    """A config with RepDistiller's settings, but for the changes."""
+    """Returns a config with RepDistiller's settings, but for the changes."""
     return configs.Config(**(REPDISTILLER | changes))

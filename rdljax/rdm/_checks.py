@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 def instance(chosen, room: str, example: type) -> None:
-    """Returns an instance of what `room` has, not a class."""
+    """Checks for an instance of what `room` has, not a class."""
     if isinstance(chosen, type) or not callable(chosen):
         name = getattr(chosen, "__name__", None)
         hint = f"{name}() with its parentheses" if name else f"{example.__name__}()"
@@ -22,7 +22,7 @@ def instance(chosen, room: str, example: type) -> None:
 
 
 def activations(x: Array, name: str = "activations", fewest: int = 2) -> None:
-    """Rows of so many stimuli or more."""
+    """Checks for rows of so many stimuli or more."""
     if x.ndim < 2 or x.shape[0] < fewest or x.size == 0:
         number = {1: "one", 2: "two", 3: "three"}[fewest]
         raise ValueError(
@@ -31,7 +31,7 @@ def activations(x: Array, name: str = "activations", fewest: int = 2) -> None:
 
 
 def finite(x: Array | np.ndarray, name: str = "activations") -> None:
-    """No NaN and no infinity, where the values are known."""
+    """Checks for NaN and infinity, where the values are known."""
     if not _checks.is_known(x):
         return
     bad = ~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1)
@@ -43,7 +43,7 @@ def finite(x: Array | np.ndarray, name: str = "activations") -> None:
 
 
 def vary(x: Array, name: str = "activations") -> None:
-    """Not the same activations for all stimuli, where the values are known."""
+    """Checks that stimuli differ, where the values are known."""
     if not _checks.is_known(x):
         return
     values = np.asarray(x)
@@ -55,7 +55,7 @@ def vary(x: Array, name: str = "activations") -> None:
 
 
 def same_stimuli(student: Array, teacher: Array) -> None:
-    """One row a stimulus on both sides."""
+    """Checks for one row a stimulus on both sides."""
     if student.shape[0] != teacher.shape[0]:
         raise ValueError(
             f"expected activations of the same stimuli, got {student.shape[0]} of the "
@@ -101,7 +101,7 @@ def weights_of(weights: Array, pairs: int, dtype) -> Array:
 
 
 def distances(x: Array, weights: Array | None, name: str) -> None:
-    """Finite where they have a weight, where the values are known."""
+    """Checks that distances with a weight are finite, where they are known."""
     if not _checks.is_known(x, weights):
         return
     bad = ~np.isfinite(np.asarray(x))
