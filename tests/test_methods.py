@@ -20,6 +20,7 @@ from experiments import (
     weights,
 )
 from experiments import config as configs
+from experiments import context as contexts
 from rdljax import errors, mmd, nets, objectives, rdm, training
 from rdljax.training import _params
 from tests import quick
@@ -512,6 +513,11 @@ class TestRun:
         changes["teacher_from"] = experiments.drawn_teacher(tmp_path / "digits")
         with pytest.raises(command.UsageError, match="kd cannot be trained: kd"):
             self.go(tmp_path / "kd", methods=("kd",), **changes)
+        # All others are accepted.
+        others = {"methods": ("rdl+crd", "sp+cka"), "layers": ("stage1", "pooled")}
+        config = configs.load("mnist_rdl", **(SMALL | changes | others))
+        config, given = contexts.trained_elsewhere(config)
+        quick.rehearse(config, contexts.load(config), given)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("whole", [False, True])
