@@ -244,9 +244,12 @@ class TestCommand:
         assert "(91.00)" in text and "- digits are fewer" in text
         plain = [result(finished, "first", "plain", s)["test_error"] for s in range(2)]
         each = np.array(plain) - errors
-        ends = stats.t.interval(0.95, 1, each.mean(), stats.sem(each))
+        half = stats.t.ppf(0.975, 1) * stats.sem(each)
+        ends = each.mean() - half, each.mean() + half
         words = "{:+.2f} [{:+.2f}, {:+.2f}]".format(each.mean(), *ends)
-        assert each[0] != each[1] and words in text
+        if each[0] == each[1]:  # (As may happen on another machine.)
+            words = f"{each.mean():+.2f}"
+        assert words in text
         assert (finished / "table.png").stat().st_size > 5000
 
     def test_a_teacher_is_trained_once(self, finished):
