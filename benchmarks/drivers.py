@@ -39,6 +39,7 @@ TABLE_IMAGES = 13 * 15 * 5 * 240 * 50_000
 
 
 def on_cpu() -> bool:
+    """Returns whether programs run on a CPU."""
     return jax.default_backend() == "cpu"
 
 

@@ -265,7 +265,7 @@ def fit(
 
     Args:
       jobs: What to train together: jobs that differ in their names, folders and seeds.
-      trainer: How.
+      trainer: How they are trained, the same for all.
       interrupt: Looked at before each call.
       advance: Told how many steps were taken, and of the first job's epochs so far.
 

@@ -40,6 +40,7 @@ class Driver(NamedTuple):
 
 
 def on_accelerator() -> bool:
+    """Returns whether programs run on an accelerator."""
     return jax.default_backend() != "cpu"
 
 

@@ -629,6 +629,17 @@ def test_too_few_stimuli_on_all_devices_are_refused():
         jax.vmap(loss, axis_name="d")(one, one)
 
 
+def test_a_term_takes_two_examples_on_all_devices():
+    term = terms.over_global_batch(terms.rdl(comparison=rdm.comparisons.MSE()))
+    apply = functools.partial(term.apply, {}, terms.State(), axis_name="d")
+    run = jax.vmap(lambda s, t: apply(s, t, {})[0], axis_name="d")
+    student, teacher = np.eye(2)[:, None], np.ones((2, 1, 2))
+    # Of right angles and of none: the cosine distances are 1 and 0.
+    np.testing.assert_allclose(run(student, teacher), [1, 1], rtol=1e-6)
+    with pytest.raises(ValueError, match="rdl: expected a batch of two or more"):
+        run(student[:1], teacher[:1])
+
+
 def test_one_seed_is_one_result():
     first, second = (go(CASES["crd_sharded"](), 8, steps=2) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, first, second)

@@ -22,6 +22,7 @@ LAYERS = ("stage3", "stage5", "pooled")
 
 
 def get_config() -> config.Config:
+    """Returns the settings."""
     return config.Config(
         data="cifar10",
         train_per_class=64,

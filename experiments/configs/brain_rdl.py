@@ -21,6 +21,7 @@ from experiments import config
 
 
 def get_config() -> config.Config:
+    """Returns the settings."""
     return config.Config(
         data="cifar10",
         teacher=None,

@@ -24,6 +24,7 @@ from experiments import config
 
 
 def get_config() -> config.Config:
+    """Returns the settings."""
     return config.Config(
         data="imagenet2012",
         stream=True,

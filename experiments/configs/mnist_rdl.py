@@ -20,4 +20,5 @@ from experiments import config
 
 
 def get_config() -> config.Config:
+    """Returns the settings."""
     return config.Config()

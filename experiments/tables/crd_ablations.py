@@ -14,6 +14,7 @@ from experiments import tables
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     changes = {
         **{f"t = {t}": {"crd_temperature": t} for t in (0.02, 0.05, 0.1, 0.2, 0.3)},
         **{

@@ -97,6 +97,7 @@ SMALL = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     columns, of_teacher = {}, {}
     for i, (name, (teacher, student)) in enumerate(PAIRS.items()):
         published = {

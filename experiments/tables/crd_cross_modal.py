@@ -11,6 +11,7 @@ from experiments import tables
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     config = tables.repdistiller(
         teacher="resnet56",
         student="resnet20",

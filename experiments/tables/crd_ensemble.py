@@ -11,6 +11,7 @@ from experiments import tables
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     return tables.Table(
         {
             f"{count} teacher{'s' * (count > 1)}": tables.Column(

@@ -18,6 +18,7 @@ EPOCHS = {200: 40, 100: 60, 50: 80}
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     return tables.Table(
         {
             str(count): tables.Column(

@@ -13,6 +13,7 @@ from experiments import config, tables
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     shared = {
         "student": "mlp",
         "methods": ("plain", "kd", "hint", "vid", "rdl"),

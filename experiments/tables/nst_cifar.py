@@ -19,6 +19,8 @@ METHODS = (
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
+
     def column(data):
         return tables.Column(
             tables.repdistiller(

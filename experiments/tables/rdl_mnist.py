@@ -17,6 +17,7 @@ METHODS = ("plain", "rdl", "hint", "at", "kd", "kd+rdl")
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     one = config.Config(methods=METHODS, weights=("hint=1",))
     ensemble = config.Config(ensemble=3, methods=("plain", "rdl", "kd", "kd+rdl"))
     return tables.Table(

@@ -27,6 +27,7 @@ METHODS = (
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     shared = {
         "data": "cifar10",
         "student": "mnist_cnn_small",

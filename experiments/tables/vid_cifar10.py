@@ -21,6 +21,7 @@ PUBLISHED = {
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     columns = {}
     for name, numbers in PUBLISHED.items():
         whole = name == "5000"

@@ -20,6 +20,7 @@ PUBLISHED = {
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     columns = {}
     for student, numbers in PUBLISHED.items():
         config = tables.repdistiller(

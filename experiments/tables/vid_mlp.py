@@ -13,6 +13,7 @@ METHODS = ("plain", "kd", "hint", "vid", "rdl")
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     columns = {}
     for width in (1024, 2048, 4096):
         settings = config.Config(

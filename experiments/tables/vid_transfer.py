@@ -14,6 +14,7 @@ METHODS = ("plain", "hint", "at", "vid", "rdl", "crd")
 
 
 def get_table() -> tables.Table:
+    """Returns the columns, with what is published."""
     source = tables.repdistiller(
         data="cifar100",
         teacher="resnet56",

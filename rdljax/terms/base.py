@@ -11,7 +11,6 @@ from jax import lax
 from rdljax import _checks, _geometry, _indices, errors
 
 Array = jax.Array
-
 PyTree = Any
 Batch = Mapping[str, Array]
 Pair = str | tuple[str, str] | tuple[str, list[str]]

@@ -47,20 +47,21 @@ def rdl(
 
         def one(s, t):
             dtype = _geometry.compute_dtype(s)
-            t = lax.stop_gradient(t.astype(dtype))
-            return rdm.discrepancy(
-                s.astype(dtype), t, drawn, **chosen, form=form, axis_name=axis_name
-            )
+            s, t = s.astype(dtype), lax.stop_gradient(t.astype(dtype))
+            given = distance, comparison, form, axis_name
+            return rdm.forms.discrepancy(s, t, drawn, None, *given)
 
         values = jax.tree.map(one, student, teacher)
         return functools.reduce(jnp.add, jax.tree.leaves(values))
 
     def loss_of(state, student, teacher, axis_name):
+        devices = 1 if axis_name is None else lax.axis_size(axis_name)
+        size = jax.tree.leaves(student)[0].shape[0] * devices
+        if size < 2:
+            raise ValueError("rdl: expected a batch of two or more")
         if pairs is None:
             return compare(student, teacher, None, axis_name), state
         key, draw = jax.random.split(state.replicated)
-        devices = 1 if axis_name is None else lax.axis_size(axis_name)
-        size = jax.tree.leaves(student)[0].shape[0] * devices
         drawn = rdm.sample_pairs(draw, size, pairs)
         return compare(student, teacher, drawn, axis_name), State(replicated=key)
 
@@ -103,7 +104,7 @@ def rdl_target(
 
     The teacher's layer has the rows of the RDMs: see `teachers.rdms`.
     """
-    chosen_by = {"distance": distance, "comparison": comparison}
+    compared_by = {"distance": distance, "comparison": comparison}
 
     def one(student, rows, chosen):
         if rows.ndim not in (2, 3) or rows.shape[0] != chosen.shape[0]:
@@ -126,12 +127,12 @@ def rdl_target(
             weights = measured.astype(target.dtype)
             target = jnp.where(measured, target, 0)
         if target.ndim == 1 and subject_weights is None and ceiling is None:
-            loss = objectives.rdl_target(student, target, weights, **chosen_by)
+            loss = objectives.rdl_target(student, target, weights, **compared_by)
         else:
             numbers = {"subject_weights": subject_weights, "ceiling": ceiling}
             targets = jnp.atleast_2d(target)
             loss = objectives.rdl_subjects(
-                student, targets, weights, **chosen_by, **numbers
+                student, targets, weights, **compared_by, **numbers
             )
         return _checks.nan_unless(jnp.all(chosen < stimuli), loss)
 

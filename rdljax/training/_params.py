@@ -17,6 +17,7 @@ def variables(now: Replicated, params: dict[str, PyTree]) -> dict[str, PyTree]:
 
 
 def trains_student(phase: Phase) -> bool:
+    """Returns whether a phase trains any parameter of the student."""
     return phase.trains is None or any(
         path.split("/")[0] == "student" for path in phase.trains
     )
@@ -50,6 +51,7 @@ def leaves_of(params: dict[str, PyTree]) -> list[tuple[tuple[str, str], Array]]:
 
 
 def is_below(path: tuple[str, str], name: str) -> bool:
+    """Returns whether a leaf (of `leaves_of`) is the named one, or lies below it."""
     term, inside = path
     if name == term:
         return True
@@ -59,6 +61,7 @@ def is_below(path: tuple[str, str], name: str) -> bool:
 
 
 def combine(trained: PyTree, frozen: PyTree) -> PyTree:
+    """Merges what `partition` has split."""
     return jax.tree.map(
         lambda t, f: f if t is None else t,
         trained,

@@ -20,7 +20,7 @@ def of_phase(phase: Phase, micro_batches: int) -> Callable:
     """Returns the function by which a phase runs the student on a batch."""
     micro_batches = _checks.as_count("number of micro-batches", micro_batches)
     run = in_training if _params.trains_student(phase) else in_evaluation
-    return with_further_images(
+    return with_extra_images(
         run if micro_batches == 1 else in_micro_batches(run, micro_batches)
     )
 
@@ -46,7 +46,7 @@ def in_evaluation(
     return student.apply(variables, images), state
 
 
-def with_further_images(run: Callable) -> Callable:
+def with_extra_images(run: Callable) -> Callable:
     """Lets `run` see the batch's images and, behind them, its `extra_images`."""
 
     def look(student, variables, batch, dropout):
@@ -59,8 +59,8 @@ def with_further_images(run: Callable) -> Callable:
                 )
         if not extra:
             return run(student, variables, images, dropout)
-        together = jnp.concatenate([images, *extra.values()])
-        seen, state = run(student, variables, together, dropout)
+        everything = jnp.concatenate([images, *extra.values()])
+        seen, state = run(student, variables, everything, dropout)
         at = len(images)
         found = {layer: x[:at] for layer, x in seen.items()}
         for name, others in extra.items():

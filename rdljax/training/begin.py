@@ -70,18 +70,18 @@ def init(
     images = jnp.zeros((1, *example["image"].shape[1:]), example["image"].dtype)
     variables = dict(student.init(student_key, images))
     look = functools.partial(
-        _student.with_further_images(_student.in_evaluation), student
+        _student.with_extra_images(_student.in_evaluation), student
     )
     seen, _ = jax.eval_shape(look, variables, example, phase_key)
     taught = jax.eval_shape(teacher.targets, arrays.teacher, example)
 
-    params, states = {"student": variables.pop("params")}, {}
+    params, memories = {"student": variables.pop("params")}, {}
     for i, (name, term) in enumerate(sorted(_all_terms(plan).items())):
         if name in ("student", "loss"):
             raise ValueError(f"a term may not be called {name!r}")
         own_key = jax.random.fold_in(terms_key, i)
-        params[name], states[name] = term.init(own_key, seen, taught)
-        if any(x.ndim == 0 for x in jax.tree.leaves(states[name].per_device)):
+        params[name], memories[name] = term.init(own_key, seen, taught)
+        if any(x.ndim == 0 for x in jax.tree.leaves(memories[name].per_device)):
             raise ValueError(f"the term {name!r} divides a scalar over the devices")
 
     count = jax.device_count() if devices is None else devices
@@ -92,13 +92,13 @@ def init(
             params=params,
             model_state=variables,
             opt_state=(),
-            terms={name: state.replicated for name, state in states.items()},
+            terms={name: memory.replicated for name, memory in memories.items()},
             key=phase_key,
             view_key=phase_key if view_key is None else view_key,
         ),
         per_device={
-            name: jax.tree.map(lambda x: _rows.divided(x, count), state.per_device)
-            for name, state in states.items()
+            name: jax.tree.map(lambda x: _rows.divided(x, count), memory.per_device)
+            for name, memory in memories.items()
         },
     )
     return _unaliased(state)
