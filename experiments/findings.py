@@ -308,6 +308,7 @@ def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
             style = {
                 "color": colours.get(name, "0.6"),
                 "linestyle": "--" if name == "teacher" else "-",
+                "marker": "o" if len(epochs) == 1 else None,  # No line is seen then.
             }
             axis.plot(epochs, values.mean(0), label=name, linewidth=1.6, **style)
             if len(values) > 1:
@@ -317,7 +318,8 @@ def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
         axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_locator(ticker.NullLocator())
-        axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        whole = ticker.MaxNLocator(integer=True, min_n_ticks=1)
+        axis.xaxis.set_major_locator(whole)
         axis.grid(alpha=0.25, linewidth=0.5)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=9)

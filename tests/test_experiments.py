@@ -1273,3 +1273,20 @@ def test_comparisons_scale_as_they_are_named():
     }
     names = ("least_squares", "maximum", "norm")
     assert scales == {f"MSE_{name}": f"by_{name}" for name in names}
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_learning_curves_of_one_epoch_are_points(epochs, tmp_path, monkeypatch):
+    from matplotlib import pyplot as plt
+
+    history = [{"validation_error": 9.0 - i, "task": 2.0 - i} for i in range(epochs)]
+    results = [{"method": m, "history": history} for m in ("teacher", "plain")]
+    drawn = []
+    monkeypatch.setattr(findings, "save", lambda figure, _: drawn.append(figure))
+    findings._learning_curves(tmp_path / "curves.png", results)
+    (figure,) = drawn
+    for axis in figure.axes:
+        assert len(axis.lines) == 2
+        points = [line.get_marker() == "o" for line in axis.lines]
+        assert points == [epochs == 1] * 2
+    plt.close(figure)
