@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks import limits, measure
 from benchmarks.objectives import draw
 from experiments import command as commands
-from experiments import findings
+from experiments.results import plots
 from rdljax import mmd, rdm, statistics
 from rdljax.rdm import comparisons, distances, forms
 
@@ -505,7 +505,7 @@ def picture(results: dict, path: pathlib.Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     figure.suptitle("1 - Pearson of two RDMs and its gradient, 512 units", fontsize=11)
-    findings.save(figure, path)
+    plots.save(figure, path)
 
 
 def finish(results: dict, options: Options) -> None:

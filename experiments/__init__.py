@@ -1,6 +1,11 @@
 """Experiments: `python -m experiments.run NAME`."""
 
+import os
 import sys
+
+# Emulated CPU devices wait forever for each other when XLA has too few threads (before
+# jax 0.12); must be set before jax is imported.
+os.environ.setdefault("PJRT_NPROC", "32")
 
 if sys.argv[:1] == ["-m"]:  # A module is yet to be found, named before its arguments.
     called = "".join(sys.orig_argv[-len(sys.argv) :][:1]).partition(".")[0]

@@ -1,6 +1,6 @@
 """The settings of an experiment, and how the command line changes them.
 
-A config is a frozen `Config` made by `experiments/configs/NAME.py`, whose docstring is
+A config is a frozen `Config` made by `experiments/presets/NAME.py`, whose docstring is
 its lab note. Any field is changed by `--field=value`.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 from rdljax import errors, rdm
 
-CONFIGS = pathlib.Path(__file__).parent / "configs"
+CONFIGS = pathlib.Path(__file__).parent / "presets"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,14 +198,14 @@ def load(name: str, **changes) -> Config:
     """Returns the config of that name.
 
     Args:
-      name: Of a file in `experiments/configs`.
+      name: Of a file in `experiments/presets`.
       **changes: Fields with other values.
 
     Raises:
       UnknownName: There is no such config.
     """
     errors.check_name("config", name, names())
-    module = importlib.import_module(f"experiments.configs.{name}")
+    module = importlib.import_module(f"experiments.presets.{name}")
     return dataclasses.replace(module.get_config(), **changes)
 
 

@@ -11,14 +11,15 @@ two classes over the test images, without softmax, and the absolute difference.
 
 import argparse
 import functools
-import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import command, data, findings, loop, probe, trainings
-from rdljax import files, statistics
+from experiments import command
+from experiments.analyses import linear_probe, logit_correlations
+from experiments.training import recording
+from rdljax import files
 
 KEYS = ("seed", "data_dir", "out", "overwrite")
 
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str]) -> None:
       UnknownName: There is no such setting.
     """
     options = parse(arguments)
-    folder, summary = probe.finished(options.results)
+    folder, summary = linear_probe.finished(options.results)
     config = summary["config"]
     if config["teacher"] is None:
         raise command.UsageError(f"no net taught the run of {folder}")
@@ -50,8 +51,8 @@ def run(arguments: Sequence[str]) -> None:
     for file in written:
         if file.exists() and not options.overwrite:
             raise command.UsageError(f"{file} exists; --overwrite replaces it")
-    dataset = load(config, options.data_dir)
-    every = probe.trained_nets(folder, summary)
+    dataset = logit_correlations.load(config, options.data_dir)
+    every = linear_probe.trained_nets(folder, summary)
     teacher, *others = (net for net in every if net.method == "teacher")
     students = [net for net in every if net.method != "teacher"]
     if others or teacher.trained.classes != dataset.classes:
@@ -62,8 +63,8 @@ def run(arguments: Sequence[str]) -> None:
     def of(net):
         variables, images = net.trained.variables, dataset.test.image
         own = net.trained.net(dataset)
-        logits = probe.features(own, variables, dataset, images, "logits")
-        return correlations(logits)
+        logits = linear_probe.features(own, variables, dataset, images, "logits")
+        return logit_correlations.correlations(logits)
 
     taught = of(teacher)
     found: dict[str, list[np.ndarray]] = {}
@@ -73,15 +74,17 @@ def run(arguments: Sequence[str]) -> None:
         "run": config,
         "data": dataset.note,
         "test_images": len(dataset.test.label),
-        "versions": trainings.versions(),
-        "methods": {name: spread(each) for name, each in found.items()},
+        "versions": recording.versions(),
+        "methods": {
+            name: logit_correlations.spread(each) for name, each in found.items()
+        },
     }
-    text = table(compared)
+    text = logit_correlations.table(compared)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shown = {name: each[options.seed] for name, each in found.items()}
-        picture(out, shown, f"{config['data']}, seed {options.seed}")
-        loop.write_json(written[1], compared)
+        logit_correlations.picture(out, shown, f"{config['data']}, seed {options.seed}")
+        files.write_json(written[1], compared)
         files.write(written[2], text)
     except OSError as error:
         raise command.UsageError(f"cannot write {out}: {error}") from error
@@ -113,111 +116,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def load(config: Mapping, data_dir: str | None) -> data.Dataset:
-    """Returns the images of a run.
-
-    Args:
-      config: Its settings.
-      data_dir: Where they are now; None for where they were.
-
-    Raises:
-      UsageError: They are not there.
-    """
-    try:
-        dataset = data.load(
-            config["data"],
-            data_dir or config["data_dir"],
-            train_per_class=config["train_per_class"],
-        )
-    except ValueError as error:
-        raise command.UsageError(str(error)) from error
-    size = config["resize"]
-    return dataset if size is None else dataset._replace(size=(size, size))
-
-
-def correlations(logits: np.ndarray) -> np.ndarray:
-    """Returns Pearson's correlations between logits over images, `[classes, classes]`.
-
-    Args:
-      logits: `[N, classes]`. A logit that is the same for all images correlates with
-        none, and not with itself: 0.
-    """
-    mean, deviation = probe.moments(logits)
-    standard = (logits - mean) / deviation
-    return standard.T @ standard / len(logits)
-
-
-def mean_difference(differences: np.ndarray) -> float:
-    """Returns the mean over pairs of two classes (the diagonal is 1 in every net)."""
-    return float(differences[np.triu_indices(len(differences), 1)].mean())
-
-
-def spread(each: Sequence[np.ndarray]) -> dict:
-    """Returns the mean difference of each seed, their mean and deviation."""
-    values = [mean_difference(differences) for differences in each]
-    mean, std, _ = statistics.spread(values)
-    return {"mean": mean, "std": None if np.isnan(std) else std, "values": values}
-
-
-def table(compared: dict) -> str:
-    """Returns what `correlations.json` holds, as Markdown."""
-    config = compared["run"]
-    rows = [
-        [
-            name,
-            findings.plus_minus(of, 4),
-            ", ".join(f"{value:.4f}" for value in of["values"]),
-        ]
-        for name, of in compared["methods"].items()
-    ]
-    return (
-        f"Data: {compared['data']}\n"
-        f"Correlations between the logits of two classes over "
-        f"{compared['test_images']:,} test images: the absolute difference of teacher "
-        f"({config['teacher']}) and student ({config['student']}), mean over pairs of "
-        "classes.\n\n"
-        f"{findings.grid(['method', 'difference', 'of each seed'], rows)}\n"
-    )
-
-
-def picture(path: pathlib.Path, shown: Mapping[str, np.ndarray], words: str) -> None:
-    """Saves a panel a method, on one scale of colours.
-
-    Args:
-      path: Where to.
-      shown: By method, absolute differences `[classes, classes]`.
-      words: What they are of, for the title.
-    """
-    from matplotlib import pyplot as plt
-
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(2.6 * columns + 0.9, 2.75 * rows + 0.5),
-        squeeze=False,
-        layout="constrained",
-    )
-    largest = max(differences.max() for differences in shown.values())
-    for axis in axes.flat[len(shown) :]:
-        axis.set_axis_off()
-    for axis, (name, differences) in zip(axes.flat, shown.items(), strict=False):
-        classes = len(differences)
-        image = axis.imshow(differences, cmap="magma", vmin=0, vmax=largest or 1)
-        ticks = range(0, classes, 1 if classes <= 20 else 20)
-        axis.set_xticks(ticks)
-        axis.set_yticks(ticks)
-        axis.tick_params(length=2, pad=1, labelsize=6)
-        axis.set_title(f"{name}: mean {mean_difference(differences):.3f}", fontsize=8)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.01)
-    bar.set_label("correlation between logits,\n|teacher − student|", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    figure.suptitle(words, fontsize=9)
-    findings.save(figure, path)
-
-
 main = functools.partial(command.call, run)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,57 +20,17 @@ better than plain in all seeds (McNemar).
 import argparse
 import functools
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import tqdm
 
-from experiments import command, data, findings, locks, loop, trainings, weights
-from experiments import results as results_folder
+from experiments import command, data
+from experiments.analyses import linear_probe
+from experiments.results import locks
 from rdljax import errors, files, nets
 
 KEYS = ("data", "data_dir", "train_per_class", "layer", "out", "overwrite")
-
-# What must be known of a run.
-SETTINGS = {
-    *("data", "data_dir", "train_per_class", "resize"),
-    *("teacher", "teacher_from", "student", "methods", "seeds"),
-}
-# The L2 weights that are tried, the strongest first: its solution is near the next.
-L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-# The largest entry of the gradient at a solution. (At 1e-6 some predictions of weakly
-# regularised classifiers still change, at 1e-7 none was seen to.)
-TOLERANCE = 1e-8
-# Red, green and blue in luminance (Rec. 601).
-LUMINANCE = (0.299, 0.587, 0.114)
-
-# Test accuracy in percent, table 4 of the paper: students WRN-16-2, teacher WRN-40-2.
-PUBLISHED = {
-    "stl10": {
-        "teacher": 68.6,
-        "student": 69.7,
-        "KD": 70.9,
-        "AT": 70.7,
-        "FitNet": 70.3,
-        "CRD": 71.6,
-        "CRD+KD": 72.2,
-    },
-    "tinyimagenet": {
-        "teacher": 31.5,
-        "student": 33.7,
-        "KD": 33.9,
-        "AT": 34.2,
-        "FitNet": 33.5,
-        "CRD": 35.6,
-        "CRD+KD": 35.5,
-    },
-}
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -84,7 +44,7 @@ def run(arguments: Sequence[str]) -> None:
       UnknownName: There is no such layer, or no such setting.
     """
     options = parse(arguments)
-    folder, summary = finished(options.results)
+    folder, summary = linear_probe.finished(options.results)
     name = options.data.replace("/", "-")
     default = str(folder / f"probe-{name}")
     out = command.path("out", default if options.out is None else options.out)
@@ -97,20 +57,20 @@ def run(arguments: Sequence[str]) -> None:
         raise command.UsageError(str(error)) from error
     if not len(dataset.validation.label):
         raise command.UsageError(f"{dataset.name} has too few images for validation")
-    every = trained_nets(folder, summary)
+    every = linear_probe.trained_nets(folder, summary)
     for net in every:
         known = nets.build(net.trained.name, net.trained.classes).layers
         errors.check_name(f"layer of {net.trained.name}", options.layer, known)
-        resize_to_net(dataset, net.trained, few=1)
+        linear_probe.resize_to_net(dataset, net.trained, few=1)
     with locks.held(out):
         _check_free(out, options.overwrite)
         found = [
             {"method": net.method, "seed": net.seed}
-            | probe(net.trained, dataset, options.layer)
+            | linear_probe.probe(net.trained, dataset, options.layer)
             for net in tqdm.tqdm(every, unit="net")
         ]
         try:
-            text = write(out, summary, dataset, options.layer, found)
+            text = linear_probe.write(out, summary, dataset, options.layer, found)
         except OSError as error:
             raise command.UsageError(f"cannot write to {out}: {error}") from error
     print(f"{text}\n{out}: probe.json, probe.md")
@@ -169,405 +129,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def finished(results: str) -> tuple[pathlib.Path, dict]:
-    """Returns the folder of a finished run, and what its `result.json` holds.
-
-    Raises:
-      UsageError: It is not a run's folder, or the run is not finished.
-    """
-    folder = command.path("RESULTS", results)
-    try:
-        settings = files.words(folder / "config.json")
-        if not results_folder.is_run(settings):
-            raise ValueError("its config.json is not one of experiments.run")
-    except Exception as error:  # What is damaged fails in many ways.
-        raise command.UsageError(f"{folder} is not a run's folder ({error})") from error
-    record = folder / "result.json"
-    if not record.exists():
-        raise command.UsageError(
-            f"the run of {folder} is not finished; experiments.run with its settings "
-            "and --resume goes on with it"
-        )
-    try:
-        summary = files.words(record)
-        if missing := SETTINGS - summary["config"].keys():
-            raise ValueError(f"it has no setting {', '.join(sorted(missing))}")
-    except Exception as error:
-        raise command.UsageError(
-            f"{record} is damaged, or of another version ({error!r})"
-        ) from error
-    return folder, summary
-
-
-class Net(NamedTuple):
-    """A net of a run: `method` is "teacher" for the teacher."""
-
-    method: str
-    seed: int
-    trained: weights.Trained
-
-
-def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:
-    """The nets of a finished run: the teacher, if a net taught, and all students.
-
-    Args:
-      folder: Of the run.
-      summary: What its `result.json` holds.
-
-    Raises:
-      UsageError: A net is not there, or the teacher is not the one that taught.
-    """
-    config = summary["config"]
-    found = []
-    if config["teacher_from"] is not None:
-        trained = weights.load(config["teacher_from"])
-        if trained.fingerprint != summary["teacher_source"]["fingerprint"]:
-            raise command.UsageError(
-                f"{config['teacher_from']} holds other weights than those that taught "
-                f"the run of {folder}"
-            )
-        found = [Net("teacher", 0, trained)]
-    elif config["teacher"] is not None:
-        count = config["ensemble"]
-        names = [trainings.folder("teacher", seed, count) for seed in range(count)]
-        found = [
-            Net("teacher", seed, weights.load(folder / name / "weights"))
-            for seed, name in enumerate(names)
-        ]
-    return found + [
-        Net(
-            method,
-            seed,
-            weights.load(folder / trainings.folder(method, seed) / "weights"),
-        )
-        for method in config["methods"]
-        for seed in range(config["seeds"])
-    ]
-
-
-def resize_to_net(
-    dataset: data.Dataset, trained: weights.Trained, few: int | None = None
-) -> data.Dataset:
-    """Returns images in the size and number of channels that a net was made for.
-
-    One channel becomes several by repetition, three become one by luminance (Rec. 601,
-    rounded); so do mean and deviation, which count for a net without a normalisation of
-    its own. The size changes where `data.normalise` is applied: bilinearly.
-
-    Args:
-      dataset: The images.
-      trained: The net.
-      few: Keep so many images of each split; None keeps all.
-
-    Raises:
-      UsageError: There is no such way between their numbers of channels.
-    """
-    height, width, channels = trained.shape
-    own = dataset.shape[-1]
-    if own not in (1, channels) and (own, channels) != (3, 1):
-        raise command.UsageError(
-            f"{trained.name} sees images of {channels} channels, {dataset.name} has "
-            f"{own}"
-        )
-
-    def convert(values):
-        if own == 1:
-            return np.repeat(values, channels, axis=-1)
-        if own == channels:
-            return values
-        weights = np.array(LUMINANCE, np.float32)
-        return np.einsum("...c,c->...", values, weights)[..., None]
-
-    def split(part):
-        images = np.round(convert(part.image[:few]))
-        return data.Split(images.astype(np.uint8, copy=False), part.label[:few])
-
-    return dataset._replace(
-        train=split(dataset.train),
-        validation=split(dataset.validation),
-        test=split(dataset.test),
-        mean=tuple(convert(np.array(dataset.mean)).tolist()),
-        std=tuple(convert(np.array(dataset.std)).tolist()),
-        size=(height, width),
-    )
-
-
-def features(
-    net: Any,
-    variables: dict,
-    dataset: data.Dataset,
-    images: np.ndarray,
-    layer: str,
-    chunk: int = 500,
-) -> np.ndarray:
-    """Returns the activations of a layer in evaluation mode, float64 `[N, units]`.
-
-    Args:
-      net: The net.
-      variables: Its variables.
-      dataset: Whose normalisation is applied.
-      images: uint8 `[N, H, W, C]`.
-      layer: By name; maps are flattened.
-      chunk: Images at a time.
-
-    Raises:
-      UsageError: They are not finite.
-    """
-    found = []
-    for start in range(0, len(images), chunk):
-        seen = data.normalise(dataset, images[start : start + chunk])
-        found.append(weights.activations(net, variables, seen, (layer,))[layer])
-    found = np.concatenate(found).astype(np.float64).reshape(len(images), -1)
-    if not np.isfinite(found).all():
-        raise command.UsageError(f"the activations of {layer} are not finite")
-    return found
-
-
-def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and deviation of each column of `[N, units]`.
-
-    Of what is constant, up to the rounding of float32, the deviation is infinite: what
-    is divided by it is 0.
-    """
-    deviation = values.std(axis=0)
-    varies = deviation > 1e-6 * np.abs(values).max(axis=0)
-    return values.mean(axis=0), np.where(varies, deviation, np.inf)
-
-
-def probe(trained: weights.Trained, dataset: data.Dataset, layer: str) -> dict:
-    """Returns the errors of a linear classifier on the features of a frozen net.
-
-    Args:
-      trained: The net.
-      dataset: The images, as they are; the test images are read once, at the end.
-      layer: Whose activations are the features.
-
-    Returns:
-      `l2`, the weight chosen; `validation_loss` (nats), `validation_error` and
-      `test_error` in percent; `predicted` classes, a list over the test images.
-    """
-    dataset = resize_to_net(dataset, trained)
-    net = trained.seeing(dataset, nets.build(trained.name, trained.classes))
-
-    def of(split):
-        return features(net, trained.variables, dataset, split.image, layer)
-
-    train, held_out, test = dataset.train, dataset.validation, dataset.test
-    seen = of(train)
-    mean, deviation = moments(seen)
-    held_out_seen = (of(held_out) - mean) / deviation
-    l2, loss, parameters = choose(
-        (seen - mean) / deviation,
-        train.label,
-        held_out_seen,
-        held_out.label,
-        dataset.classes,
-    )
-
-    def error(features, label):
-        predicted = predict(parameters, features)
-        return predicted, float(100 * np.mean(predicted != label))
-
-    _, validation_error = error(held_out_seen, held_out.label)
-    predicted, test_error = error((of(test) - mean) / deviation, test.label)
-    return {
-        "l2": l2,
-        "validation_loss": loss,
-        "validation_error": validation_error,
-        "test_error": test_error,
-        "predicted": predicted.tolist(),
-    }
-
-
-def choose(
-    features: np.ndarray,
-    label: np.ndarray,
-    held_out: np.ndarray,
-    held_out_label: np.ndarray,
-    classes: int,
-) -> tuple[float, float, np.ndarray]:
-    """The classifier whose L2 weight makes the smallest loss on images held out.
-
-    Args:
-      features: Standardised, `[N, units]`.
-      label: Their classes, `[N]`.
-      held_out: As `features`, `[M, units]`, of which nothing is learnt but the weight.
-      held_out_label: `[M]`.
-      classes: The number of classes.
-
-    Returns:
-      The L2 weight, the mean cross-entropy on `held_out` (nats) and the parameters.
-    """
-    tried, parameters = [], None
-    for l2 in L2:
-        parameters = fit(features, label, classes, l2, parameters)
-        with jax.enable_x64(True):
-            loss = float(_loss(parameters, held_out, held_out_label, 0.0))
-        tried.append((l2, loss, parameters))
-    return min(tried, key=lambda one: one[1])
-
-
-def fit(
-    features: np.ndarray,
-    label: np.ndarray,
-    classes: int,
-    l2: float,
-    start: np.ndarray | None = None,
-) -> np.ndarray:
-    """Multinomial logistic regression: the mean cross-entropy and an L2 penalty.
-
-    The penalty is `l2 / 2` times the sum of the squared weights, without the biases. It
-    is minimised in double precision until no entry of the gradient exceeds `TOLERANCE`.
-
-    Args:
-      features: Standardised, `[N, units]`.
-      label: Classes, `[N]`.
-      classes: Their number.
-      l2: Above 0.
-      start: Where the search begins, which makes no difference; None for zeros.
-
-    Returns:
-      The weights and in the last row the biases, float64 `[units + 1, classes]`.
-
-    Raises:
-      UsageError: No minimum is found.
-    """
-    from scipy import optimize
-
-    shape = features.shape[1] + 1, classes
-    start = np.zeros(shape) if start is None else start
-    with jax.enable_x64(True):
-        x, y = jnp.asarray(features), jnp.asarray(label)
-
-        def value_and_gradient(flat):
-            value, gradient = _value_and_gradient(flat.reshape(shape), x, y, l2)
-            return float(value), np.asarray(gradient).ravel()
-
-        found = optimize.minimize(
-            value_and_gradient,
-            np.ravel(start),
-            jac=True,
-            method="L-BFGS-B",
-            options={
-                "gtol": TOLERANCE,
-                "ftol": 0.0,
-                "maxcor": 20,
-                "maxiter": 50_000,
-                "maxfun": 100_000,
-            },
-        )
-    if not found.success:
-        raise command.UsageError(
-            f"the classifier of {features.shape[1]} features with L2 weight {l2:g} did "
-            f"not converge: {found.message}"
-        )
-    return found.x.reshape(shape)
-
-
-def _loss(parameters, features, label, l2):
-    logits = features @ parameters[:-1] + parameters[-1:]
-    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
-    return losses.mean() + l2 / 2 * jnp.sum(parameters[:-1] ** 2)
-
-
-_value_and_gradient = jax.jit(jax.value_and_grad(_loss))
-
-
-def predict(parameters: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Returns the most probable classes `[N]` of features `[N, units]`."""
-    return np.argmax(features @ parameters[:-1] + parameters[-1], axis=1)
-
-
-def write(
-    out: pathlib.Path,
-    summary: dict,
-    dataset: data.Dataset,
-    layer: str,
-    found: Sequence[dict],
-) -> str:
-    """Writes `probe.json` and `probe.md`; answers the latter.
-
-    Args:
-      out: The folder.
-      summary: What the run's `result.json` holds.
-      dataset: The images.
-      layer: Whose activations were read.
-      found: Of each net, the teacher's first, `method`, `seed` and what `probe` found.
-    """
-    # (A probe has one epoch, and its seconds are no result.)
-    results = [{**one, "history": [one], "seconds": 0.0} for one in found]
-    probed = findings.summarise(results, dataset.test.label)
-    for of in probed["methods"].values():
-        del of["best_validation_error"], of["seconds"]
-    probed |= {
-        "run": summary["config"],
-        "run_data": summary["data"],
-        "data_name": dataset.name,
-        "data": dataset.note,
-        "layer": layer,
-        "l2_tried": L2,
-        "versions": trainings.versions(),
-        "nets": list(found),
-    }
-    text = table(probed)
-    loop.write_json(out / "probe.json", probed)
-    files.write(out / "probe.md", text)
-    return text
-
-
-def table(probed: dict) -> str:
-    """Returns what `probe.json` holds, as Markdown."""
-    baseline, config = probed["baseline"], probed["run"]
-    head = (
-        f"Data: {probed['data_name']}: {probed['data']}\n"
-        f"Linear probes of {probed['layer']} of frozen nets, trained on "
-        f"{config['data']}: {probed['run_data']}\n"
-        "Logistic regression on standardised features; its L2 weight, of "
-        f"{', '.join(f'{x:g}' for x in probed['l2_tried'])}, has the smallest "
-        "cross-entropy on the validation images. Difference: test error minus that of "
-        f"{baseline}, paired over seeds, with its 95 % t interval. McNemar: seeds with "
-        "p < 0.05 after Holm's correction over all tests."
-    )
-    columns = ["method", "test error, %", "difference", "McNemar"]
-    columns += ["validation error, %", "L2 weight"]
-    rows = [
-        ["teacher", f"{one['test_error']:.2f}", "–", "–"]
-        + [f"{one['validation_error']:.2f}", f"{one['l2']:g}"]
-        for one in probed["nets"]
-        if one["method"] == "teacher"
-    ]
-    for name, of in probed["methods"].items():
-        chosen = {one["l2"] for one in probed["nets"] if one["method"] == name}
-        rows.append(
-            [
-                name,
-                findings.plus_minus(of["test_error"], 2),
-                findings.interval(of.get("difference")),
-                findings.significant(name, probed["mcnemar"]),
-                findings.plus_minus(of["validation_error"], 2),
-                ", ".join(f"{l2:g}" for l2 in sorted(chosen)),
-            ]
-        )
-    parts = [head, findings.grid(columns, rows)]
-    parts += findings.mcnemar(probed["mcnemar"], baseline)
-    return "\n\n".join([*parts, *_published(probed["data_name"])]) + "\n"
-
-
-def _published(name: str) -> list[str]:
-    """Returns the paper's numbers for a data set that it has, as Markdown."""
-    letters = re.sub("[^a-z0-9]", "", name.lower())
-    for known, numbers in PUBLISHED.items():
-        if letters.startswith(known):
-            rows = [[k, f"{x:.1f}", f"{100 - x:.1f}"] for k, x in numbers.items()]
-            return [
-                "Published (Tian et al. 2020, table 4; WRN-16-2 of CIFAR-100, taught "
-                "by WRN-40-2; the recipe is not known):",
-                findings.grid(["method", "accuracy, %", "error, %"], rows),
-            ]
-    return []
-
-
 main = functools.partial(command.call, run)
+
 
 if __name__ == "__main__":
     sys.exit(main())

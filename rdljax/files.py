@@ -152,6 +152,21 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a file whole or not at all; what is not finite becomes null."""
+    write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {k: _finite(v) for k, v in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(v) for v in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
+
+
 @contextlib.contextmanager
 def draft(path: str | os.PathLike, *, new: bool = False) -> Iterator[BinaryIO]:
     """Opens a file that appears at `path` when all of it is written, or not at all.

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from tensorboardX import record_writer
 
-from experiments import loop
+from experiments.training import loop
 from rdljax import training
 from tests import test_training as setting
 

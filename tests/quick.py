@@ -5,9 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from experiments import brain_report, findings, run
+from experiments.brain import plots as brain_plots
+from experiments.results import plots
+from experiments.training import rehearsal
 
-rehearse, pictures = run.rehearse, findings.pictures
+rehearse, pictures = rehearsal.rehearse, plots.pictures
 
 
 @contextlib.contextmanager
@@ -18,7 +20,7 @@ def runs() -> Iterator[pytest.MonkeyPatch]:
       The patch, which puts `rehearse` and `pictures` back where a test needs them.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "rehearse", lambda *_: None)
-        patch.setattr(findings, "pictures", lambda *_: None)
-        patch.setattr(brain_report, "pictures", lambda *_: [])
+        patch.setattr(rehearsal, "rehearse", lambda *_: None)
+        patch.setattr(plots, "pictures", lambda *_: None)
+        patch.setattr(brain_plots, "pictures", lambda *_: [])
         yield patch

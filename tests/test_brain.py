@@ -15,18 +15,12 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import (
-    brain,
-    brain_report,
-    checks,
-    command,
-    data,
-    loop,
-    run,
-    weights,
-)
+from experiments import brain, command, data, run, weights
 from experiments import config as configs
-from experiments import context as contexts
+from experiments.brain import plots as brain_plots
+from experiments.brain import stimuli, targets
+from experiments.training import checks, experiment, interrupts, rehearsal
+from experiments.training import context as contexts
 from rdljax import activations, nets, objectives, rdm, teachers, terms, training
 from rdljax.nets import from_torch
 from tests import quick
@@ -378,14 +372,14 @@ def made(tmp_path_factory):
     return file
 
 
-PICTURES = brain_report.pictures
+PICTURES = brain_plots.pictures
 
 
 def whole(folder, file, looks=10**6, resume=False, **changes):
     """A run of the command."""
     settings = {**SETTINGS, "brain": file and str(file), "out": str(folder), **changes}
     config = configs.load("mnist_rdl", **settings, resume=resume)
-    return run.run("mnist_rdl", config, experiments.Countdown(looks))
+    return experiment.run("mnist_rdl", config, experiments.Countdown(looks))
 
 
 def go(*arguments, **changes):
@@ -407,7 +401,7 @@ def finished(made, tmp_path_factory):
     """A run with the pictures of the brain."""
     folder = tmp_path_factory.mktemp("results") / "run"
     with quick.runs() as patch:
-        patch.setattr(brain_report, "pictures", PICTURES)
+        patch.setattr(brain_plots, "pictures", PICTURES)
         return folder, whole(folder, made)
 
 
@@ -528,7 +522,7 @@ class TestExperiment:
         for made_last in ("result.json", "before-seed1.npz"):
             (broken / made_last).unlink()
         # In its first epoch.
-        with pytest.raises(loop.Interrupted, match=name):
+        with pytest.raises(interrupts.Interrupted, match=name):
             go(broken, made, looks=1, resume=True)
         resumed = go(broken, made, resume=True)
         assert resumed["brain"] == whole["brain"]
@@ -542,7 +536,7 @@ class TestExperiment:
         """A run from its beginning, rehearsed, and with all pictures at its end."""
         folder, unbroken = finished
         # In the second student that a brain teaches, in its first epoch.
-        with pytest.raises(loop.Interrupted, match="it-seed1"):
+        with pytest.raises(interrupts.Interrupted, match="it-seed1"):
             whole(tmp_path / "run", made, looks=4 + 4 + 4 + 1)
         assert not (tmp_path / "run" / "it_shuffled@logits-seed0").exists()
         resumed = whole(tmp_path / "run", made, resume=True)
@@ -636,7 +630,7 @@ class TestExperiment:
             "mnist_rdl", **SETTINGS, brain=str(made), brain_subjects="each", **numbers
         )
         loaded = brain.load(config, data.load("digits"))
-        target, found = brain._target(config, loaded, "it")
+        target, found = targets._target(config, loaded, "it")
         shown = rdm.subjects.select(loaded.rdms["it"], loaded.shown)
         assert target.shape == (3, 45)
         np.testing.assert_allclose(
@@ -697,7 +691,7 @@ class TestExperiment:
         with np.load(tmp_path / "run" / "before-seed0.npz") as arrays:
             found = arrays["stage1"]
         with np.load(made) as arrays:
-            pixels = brain._of_size(arrays["images"], (side, side), 3)
+            pixels = stimuli._of_size(arrays["images"], (side, side), 3)
         seen = jax.jit(net.apply)(given, (pixels.astype(np.float32) / 255 - 0.5) / 0.25)
         stage1 = np.asarray(seen["stage1"], float).reshape(len(pixels), -1)
         expected = 1 - np.corrcoef(stage1)[np.triu_indices(len(pixels), 1)]
@@ -780,7 +774,7 @@ class TestExperiment:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
-            *((["it", name], f"not be called {name}:") for name in brain.TAKEN),
+            *((["it", name], f"not be called {name}:") for name in stimuli.TAKEN),
             *((["it", name], "not be called") for name in ("crd", "a@b", "a+b", "a/b")),
             (["it", ""], "not be called : it may have any name but"),
             (["teacher_subject_session"], "not be called teacher_subject_session"),
@@ -862,7 +856,7 @@ def test_real_stimuli_and_images(net, brain_file, tfds_dir, tmp_path):
     where = [f"--brain={brain_file}", f"--data_dir={tfds_dir}"]
     few = ["--train_per_class=8", "--batch=40", "--epochs=1", "--seeds=1"]
     with quick.runs() as patch:
-        patch.setattr(run, "rehearse", quick.rehearse)
+        patch.setattr(rehearsal, "rehearse", quick.rehearse)
         call = ["brain_rdl", *where, *few, *net, f"--out={tmp_path / 'run'}"]
         assert run.main(call) == 0
     found = json.loads((tmp_path / "run" / "result.json").read_text())["brain"]

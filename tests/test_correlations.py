@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import correlations, data, run, weights
+from experiments.analyses import logit_correlations
 from rdljax import nets
 from tests import quick
 
@@ -56,7 +57,7 @@ class TestCorrelations:
         mixed = random.normal(size=(classes, classes)) + np.eye(classes)
         logits = 5 + random.normal(size=(count, classes)) @ mixed
         np.testing.assert_allclose(
-            correlations.correlations(logits),
+            logit_correlations.correlations(logits),
             np.corrcoef(logits, rowvar=False),
             atol=1e-12,
         )
@@ -66,14 +67,14 @@ class TestCorrelations:
         logits = random.normal(size=(50, 4))
         logits[:, 1] = 0.1
         logits[:, 3] = np.float32(7) * (1 + 1e-7 * random.normal(size=50))
-        found = correlations.correlations(logits)
+        found = logit_correlations.correlations(logits)
         expected = np.zeros((4, 4))
         expected[::2, ::2] = np.corrcoef(logits[:, ::2], rowvar=False)
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
     def test_the_mean_is_over_pairs_of_two_classes(self):
         differences = np.array([[9, 1, 2], [1, 9, 6], [2, 6, 9]])
-        assert correlations.mean_difference(differences) == pytest.approx(3)
+        assert logit_correlations.mean_difference(differences) == pytest.approx(3)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ class TestCommand:
         def keep(path, differences, words):
             shown[words] = differences
 
-        monkeypatch.setattr(correlations, "picture", keep)
+        monkeypatch.setattr(logit_correlations, "picture", keep)
         for seed in (0, 1):
             call = [str(finished), f"--seed={seed}", f"--out={tmp_path}/{seed}.png"]
             assert correlations.main(call) == 0
@@ -230,7 +231,7 @@ def test_pictures_have_a_panel_for_each_method(methods, classes, tmp_path, monke
         for i in range(methods)
     }
     path = tmp_path / "picture.png"
-    correlations.picture(path, shown, "digits, seed 0")
+    logit_correlations.picture(path, shown, "digits, seed 0")
     largest = max(x.max() for x in shown.values())
     for (name, values), (own, *scale), words in zip(
         shown.items(), drawn, titles, strict=True

@@ -26,8 +26,11 @@ import pytest
 from matplotlib import figure
 from tensorboardX.proto import event_pb2
 
-from experiments import command, findings, loop, report
-from rdljax import checkpoints
+from experiments import command, report
+from experiments.analyses.report import numbers
+from experiments.results import plots
+from experiments.training import events, interrupts
+from rdljax import checkpoints, files
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS_AN_EPOCH = 3
@@ -194,9 +197,9 @@ def test_a_full_disk(start, unbroken, broken_off):
 
 def test_events_are_read_back(tmp_path):
     for step, found in ((3, {"loss": 1.5, "rdl/pairs": 0.25}), (6, {"loss": 2.0})):
-        with contextlib.closing(loop.Events(tmp_path / "net")) as events:
-            events.add(found, step)
-            events.flush()
+        with contextlib.closing(events.Events(tmp_path / "net")) as own:
+            own.add(found, step)
+            own.flush()
             (path, *_) = sorted((tmp_path / "net").iterdir(), reverse=True)
             content, read = path.read_bytes(), []
             while content:  # A length, its checksum, the event, its checksum.
@@ -231,7 +234,7 @@ def files_no_longer_than(size):
 
 
 def a_figure(path):
-    findings.save(figure.Figure(), path)
+    plots.save(figure.Figure(), path)
 
 
 def a_page(path):
@@ -239,7 +242,7 @@ def a_page(path):
     run.mkdir(exist_ok=True)
     (run / "result.json").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "of_run", lambda *_: 5000 * "x")
+        patch.setattr(numbers, "of_run", lambda *_: 5000 * "x")
         try:
             report.run([str(run), f"--out={path}"])
         except command.UsageError as error:
@@ -249,7 +252,7 @@ def a_page(path):
 @pytest.mark.parametrize("link", [False, True])
 @pytest.mark.parametrize(
     "write",
-    [a_figure, a_page, lambda path: loop.write_json(path, [*range(1000)])],
+    [a_figure, a_page, lambda path: files.write_json(path, [*range(1000)])],
     ids=["figure", "page", "JSON"],
 )
 def test_on_a_full_disk_what_was_there_stays(tmp_path, write, link):
@@ -276,7 +279,10 @@ class TestAskedToStop:
     @pytest.mark.parametrize(("number", "status"), ASKING)
     def test_once_is_a_request_and_ctrl_c_then_ends(self, number, status):
         before = signal.getsignal(number)
-        with pytest.raises(loop.Interrupted) as stopped, loop.Interrupt() as interrupt:
+        with (
+            pytest.raises(interrupts.Interrupted) as stopped,
+            interrupts.Interrupt() as interrupt,
+        ):
             assert not interrupt.requested
             signal.raise_signal(number)
             assert interrupt.requested
@@ -285,7 +291,7 @@ class TestAskedToStop:
             with pytest.raises(command.Stopped):
                 signal.raise_signal(signal.SIGINT)
             assert command.answer(lambda: signal.raise_signal(signal.SIGINT)) == 130
-            raise loop.Interrupted("teacher")
+            raise interrupts.Interrupted("teacher")
         assert stopped.value.status == status
         assert signal.getsignal(number) is before
 
@@ -300,7 +306,7 @@ class TestAskedToStop:
                 later.start()  # As `tee` ends, which gets the hangup too.
             else:
                 os.close(reading)
-            with loop.Interrupt():
+            with interrupts.Interrupt():
                 signal.raise_signal(number)
                 if number == signal.SIGHUP:
                     later.join()
@@ -316,7 +322,7 @@ class TestAskedToStop:
         found = {signal.SIGTERM: None}
         monkeypatch.setattr(signal, "getsignal", lambda n: found.get(n, own(n)))
         before = own(signal.SIGTERM)
-        with loop.Interrupt():
+        with interrupts.Interrupt():
             assert own(signal.SIGTERM) is before
 
     def test_a_program_that_imports_experiments_keeps_its_own(self, tmp_path):
@@ -339,7 +345,7 @@ class TestAskedToStop:
     def test_a_hangup_that_is_ignored_stays_so(self):
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
-            with loop.Interrupt() as interrupt:
+            with interrupts.Interrupt() as interrupt:
                 signal.raise_signal(signal.SIGHUP)
                 assert not interrupt.requested
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

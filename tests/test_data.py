@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import data, records
+from experiments import data
+from experiments.data import folders, records
 from rdljax import errors
 
 
@@ -802,8 +803,8 @@ class TestUntrusted:
     )
     def test_names_that_look_like_those_of_tfds(self, name):
         with pytest.raises(data.DataMissing, match="is refused"):
-            data._check_classes("tiny", [self.CLASS_LABEL, name])
-        data._check_classes("tiny", [self.CLASS_LABEL])
+            folders._check_classes("tiny", [self.CLASS_LABEL, name])
+        folders._check_classes("tiny", [self.CLASS_LABEL])
 
     @pytest.mark.parametrize("where", ["/other/x-{SHARD_X_OF_Y}", "../y.array_record"])
     def test_no_other_folder_is_read(self, where, folder):

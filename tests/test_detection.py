@@ -13,16 +13,11 @@ import optax
 import pytest
 from PIL import Image
 
-from experiments import (
-    canvas,
-    centernet,
-    command,
-    data,
-    detection,
-    locks,
-    loop,
-    weights,
-)
+from experiments import command, data, detection, weights
+from experiments.analyses.detection import backbones, canvas, centernet, comparison
+from experiments.analyses.detection import folder as folders
+from experiments.results import locks
+from experiments.training import interrupts
 from rdljax import nets
 
 STRIDE = 4
@@ -580,7 +575,7 @@ def folder(tmp_path_factory):
     return f"{tmp_path}/net-seed{{seed}}/weights"
 
 
-class Countdown(loop.Interrupt):
+class Countdown(interrupts.Interrupt):
     """A Ctrl-C that comes when it has been looked for so many times."""
 
     looks = 0
@@ -632,7 +627,7 @@ class TestCommand:
         with monkeypatch.context() as patch:
             # Two steps a training: in the second of the third.
             patch.setattr(Countdown, "looks", 5)
-            patch.setattr(loop, "Interrupt", Countdown)
+            patch.setattr(interrupts, "Interrupt", Countdown)
             assert detection.main(call) == 130
         said = capsys.readouterr().err
         assert "stopped in own-seed0" in said and "Traceback" not in said
@@ -744,7 +739,7 @@ class TestFolder:
     def test_of_other_images_is_not_gone_on_with(self, tmp_path, capsys):
         def claim(**settings):
             options = detection.parse(["a=drawn:mlp", f"--out={tmp_path}", "--resume"])
-            detection.claim(options, settings)
+            folders.claim(options, settings)
 
         claim(epochs=3, images="a")
         with pytest.raises(command.UsageError, match="images 'a' there and 'b' here"):
@@ -761,7 +756,7 @@ class TestFolder:
 
     def test_a_result_of_another_comparison_is_not_taken(self, tmp_path):
         variables = {"params": np.arange(3.0)}
-        backbone = detection.Backbone("a", 1, "mlp", None, variables)
+        backbone = backbones.Backbone("a", 1, "mlp", None, variables)
         settings = {"epochs": 3}
         whole = {"backbone": "a", "seed": 1, "settings": settings}
         whole["weights"] = weights.fingerprint(variables)
@@ -776,13 +771,13 @@ class TestFolder:
         ):
             (tmp_path / "a-seed1.json").write_text(json.dumps(record))
             if message is None:
-                assert detection.recorded(tmp_path, backbone, settings) == record
+                assert comparison.recorded(tmp_path, backbone, settings) == record
             else:
                 with pytest.raises(command.UsageError, match=message):
-                    detection.recorded(tmp_path, backbone, settings)
+                    comparison.recorded(tmp_path, backbone, settings)
 
     def test_in_use_is_left_alone(self, tmp_path, capsys, digits, monkeypatch):
-        monkeypatch.setattr(detection, "load_backbone", lambda *_: None)
+        monkeypatch.setattr(backbones, "load_backbone", lambda *_: None)
         monkeypatch.setattr(data, "load", lambda *_: digits)
         with locks.held(tmp_path):
             assert detection.main(["a=b", *TINY, f"--out={tmp_path}"]) == 2
@@ -795,7 +790,7 @@ class TestBackbone:
         options = detection.parse([f"a={source}", "--size=96"])
         vars(options).update(changes)
         given = (functools.partial(data.normalise, dataset), options)
-        return detection.load_backbone("a", source, 0, dataset, *given)
+        return backbones.load_backbone("a", source, 0, dataset, *given)
 
     @pytest.mark.parametrize(
         ("name", "size", "layer"),
@@ -811,10 +806,10 @@ class TestBackbone:
         net = nets.build(name, 10)
         images = jnp.zeros((1, size, size, 3))
         seen, _ = jax.eval_shape(net.init_with_output, jax.random.key(0), images)
-        assert detection.last_stage("a", net, seen, size) == layer
+        assert backbones.last_stage("a", net, seen, size) == layer
         with pytest.raises(command.UsageError, match="no stage of 8 x 8 cells"):
             tiny = jax.tree.map(lambda x: jnp.zeros((1, 7, 7, 1)), seen)
-            detection.last_stage("a", net, tiny, size)
+            backbones.last_stage("a", net, tiny, size)
 
     def test_a_layer_may_be_named(self, folder, digits):
         detector = self.load(folder, digits, layer="stage2").detector

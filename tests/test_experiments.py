@@ -22,22 +22,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import (
-    checks,
-    command,
-    data,
-    findings,
-    locks,
-    loop,
-    methods,
-    results,
-    run,
-    trainings,
-    trials,
-    weights,
-)
+from experiments import command, data, methods, run, trials, weights
 from experiments import config as configs
-from experiments import context as contexts
+from experiments.analyses import grid
+from experiments.results import folder as results_folder
+from experiments.results import locks, plots
+from experiments.training import (
+    builder,
+    checks,
+    experiment,
+    fitting,
+    interrupts,
+    loop,
+    recording,
+    rehearsal,
+)
+from experiments.training import context as contexts
 from rdljax import checkpoints, nets, objectives, teachers, training
 from tests import quick
 
@@ -74,7 +74,7 @@ def brief():
 @pytest.fixture
 def rehearsed(monkeypatch):
     """Runs of the test are rehearsed."""
-    monkeypatch.setattr(run, "rehearse", quick.rehearse)
+    monkeypatch.setattr(rehearsal, "rehearse", quick.rehearse)
 
 
 METHODS = "plain", "kd+rdl", "hint"
@@ -85,7 +85,7 @@ def finished(brief, tmp_path_factory):
     """A folder with a run of every kind of method, with pictures."""
     folder = tmp_path_factory.mktemp("results") / "all"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(findings, "pictures", quick.pictures)
+        patch.setattr(plots, "pictures", quick.pictures)
         assert call(f"--out={folder}", "--seeds=2", "--methods", *METHODS) == 0
     return folder
 
@@ -159,7 +159,7 @@ class TestResults:
         student = contexts.student(config, dataset, given, training.AXIS)
         states = []
         for method in config.methods:
-            recipe = trainings.prepare(lab, student, teacher, method)
+            recipe = builder.prepare(lab, student, teacher, method)
             ((how, _),) = recipe.phases
             states.append([how.begin(seed, 8).replicated.params for seed in (0, 1)])
         (first, second), others = states
@@ -230,7 +230,7 @@ class TestResults:
     @pytest.mark.slow
     def test_kd_and_rdl_alone(self, rehearsed, tmp_path, monkeypatch):
         """All that is asked of `finished`, with more tests to correct for."""
-        monkeypatch.setattr(findings, "pictures", quick.pictures)
+        monkeypatch.setattr(plots, "pictures", quick.pictures)
         of, folder = ("plain", "rdl", "kd", "kd+rdl", "hint"), tmp_path / "run"
         assert call(f"--out={folder}", "--seeds=2", "--methods", *of) == 0
         result = json.loads((folder / "result.json").read_text())
@@ -301,9 +301,9 @@ class Countdown:
 class Request(Countdown):
     """The same in place of `loop.Interrupt`, for commands."""
 
-    __enter__ = loop.Interrupt.__enter__
-    __exit__ = loop.Interrupt.__exit__
-    _request = loop.Interrupt._request
+    __enter__ = interrupts.Interrupt.__enter__
+    __exit__ = interrupts.Interrupt.__exit__
+    _request = interrupts.Interrupt._request
 
 
 def stored(folder):
@@ -338,7 +338,7 @@ class TestInterrupt:
         config = configs.load(
             "mnist_rdl", **self.SETTINGS, out=str(folder), resume=resume
         )
-        return run.run("mnist_rdl", config, Countdown(looks))
+        return experiment.run("mnist_rdl", config, Countdown(looks))
 
     @pytest.mark.parametrize(
         "stops",
@@ -360,7 +360,7 @@ class TestInterrupt:
         sides = folder, tmp_path / "broken"
         for looks, stopped in stops:
             resume = sides[1].exists()
-            with pytest.raises(loop.Interrupted, match=stopped):
+            with pytest.raises(interrupts.Interrupted, match=stopped):
                 self.go(tmp_path / "broken", looks, resume)
         resumed = self.go(tmp_path / "broken", 10**6, resume=True)
         for name in ("teacher", "rdl-seed0"):
@@ -406,7 +406,7 @@ class TestInterrupt:
         settings += ["--methods=rdl"]
         if trained:
             # (The teacher too, and rehearsed.)
-            monkeypatch.setattr(run, "rehearse", quick.rehearse)
+            monkeypatch.setattr(rehearsal, "rehearse", quick.rehearse)
         else:
             settings += [f"--teacher_from={drawn_teacher(tmp_path / 'teacher')}"]
         assert call(f"--out={tmp_path / 'run'}", *settings) == 0
@@ -442,7 +442,7 @@ class TestInterrupt:
             command = shlex.split(said.strip().splitlines()[-1])
             assert command[:3] == [sys.executable, "-m", "experiments.run"]
             assert reached > before and "--overwrite" not in command
-        monkeypatch.setattr(loop, "Interrupt", lambda: Request(4))
+        monkeypatch.setattr(interrupts, "Interrupt", lambda: Request(4))
         assert run.main(command[3:]) == 130
         assert checkpoints.latest(teacher / "checkpoint") == reached + 4
         again = capsys.readouterr().err.strip().splitlines()[-1]
@@ -546,7 +546,7 @@ def test_pictures_name_both_layers_of_an_unequal_pair(tmp_path, monkeypatch):
         axes.Axes, "set_title", lambda self, title, **_: titles.append(title)
     )
     monkeypatch.setattr(figure.Figure, "savefig", lambda *_, **__: None)
-    monkeypatch.setattr(findings, "pictures", quick.pictures)
+    monkeypatch.setattr(plots, "pictures", quick.pictures)
     pair = ["--layers", "stage1:pooled", "--methods", "rdl"]
     assert call(f"--out={tmp_path / 'run'}", *pair, "--seeds=1") == 0
     assert titles[0] == "teacher" and re.fullmatch(r"rdl, r = -?\d\.\d\d", titles[1])
@@ -579,7 +579,7 @@ def test_pictures_of_many_classes_and_of_a_teacher_from_elsewhere(
 class TestTrials:
     def test_prints_a_row_for_every_setting(self, capsys, monkeypatch):
         few = [("plain", {}), ("rdl", {"weights": ("rdl=0.5",)})]
-        monkeypatch.setitem(trials.PARTS, "1", lambda: few)
+        monkeypatch.setitem(grid.PARTS, "1", lambda: few)
         sizes = ["--train_per_class=20", "--epochs=1", "--teacher_epochs=1"]
         mlps = {"teacher": "mlp", "student": "mlp", "layers": ("pooled", "logits")}
         load = functools.partial(configs.load, **mlps)
@@ -608,7 +608,7 @@ class TestTrials:
         assert message in capsys.readouterr().err
 
     def test_every_setting_of_the_grid_can_be_trained(self):
-        for part in trials.PARTS.values():
+        for part in grid.PARTS.values():
             for method, change in part():
                 checks.check(configs.load("mnist_rdl", methods=(method,), **change))
 
@@ -616,7 +616,7 @@ class TestTrials:
 class TestFolder:
     def claim(self, folder, **changes):
         config = configs.load("mnist_rdl", out=str(folder), **changes)
-        return results.claim("mnist_rdl", config)
+        return results_folder.claim("mnist_rdl", config)
 
     def test_a_free_folder_is_taken(self, tmp_path):
         folder = self.claim(tmp_path / "a" / "b")
@@ -741,7 +741,9 @@ class TestFolder:
             of = {x for x in names if x.startswith(net) and "/result" not in x}
             there = {x for x in of if (folder / x).exists()}
             assert there in (set(), of)
-        assert (folder / "config.json").exists() and (folder / results.DELETED).exists()
+        assert (folder / "config.json").exists() and (
+            folder / results_folder.DELETED
+        ).exists()
         self.claim(folder, resume=True)
         self.claim(folder, overwrite=True)
         left = {path.name for path in folder.iterdir()} - {locks.NAME}
@@ -755,13 +757,13 @@ class TestFolder:
             self.claim(tmp_path, resume=True)
         os.mkfifo(tmp_path / "result.json")
         with pytest.raises(command.UsageError, match="result.json is damaged"):
-            results.finished(tmp_path, "mnist_rdl", configs.Config())
+            results_folder.finished(tmp_path, "mnist_rdl", configs.Config())
 
     def test_overwrite_takes_only_runs(self, tmp_path):
         (tmp_path / "thesis.tex").touch()
         with pytest.raises(command.UsageError, match="not a run"):
             self.claim(tmp_path, overwrite=True)
-        whole = {"name": "a", **results.settings(configs.Config())}
+        whole = {"name": "a", **results_folder.settings(configs.Config())}
         four = {k: whole[k] for k in ("name", "teacher", "student", "methods")}
         wrong = [four, whole | {"methods": "plain"}, whole | {"seeds": "3"}, [whole]]
         wrong += [{k: v for k, v in whole.items() if k != "epochs"}]
@@ -770,7 +772,9 @@ class TestFolder:
             (tmp_path / "config.json").write_text(json.dumps(record))
             with pytest.raises(command.UsageError, match="not a run"):
                 self.claim(tmp_path, overwrite=True)
-        assert results.is_run(whole) and not any(map(results.is_run, wrong))
+        assert results_folder.is_run(whole) and not any(
+            map(results_folder.is_run, wrong)
+        )
 
     def test_killed_while_it_deletes_it_is_not_finished(self, tmp_path, monkeypatch):
         config, at = configs.load("mnist_rdl"), 0
@@ -804,7 +808,7 @@ class TestFolder:
             assert "result.json" not in results_left
             assert not results_left or all((folder / n).exists() for n in names[1:3])
             self.claim(folder, resume=True)
-            assert results.finished(folder, "mnist_rdl", config) is None
+            assert results_folder.finished(folder, "mnist_rdl", config) is None
             self.claim(folder, overwrite=True)
         assert at == 100 and (folder / "config.json").exists()
 
@@ -818,17 +822,19 @@ class TestFolder:
         own |= {"out": str(folder), "resume": True}
         own |= {k: tuple(v) for k, v in own.items() if isinstance(v, list)}
         config = configs.Config(**own)
-        assert results.finished(folder, "mnist_rdl", config)["config"] == recorded
+        assert (
+            results_folder.finished(folder, "mnist_rdl", config)["config"] == recorded
+        )
         more = dataclasses.replace(config, seeds=5, methods=(*METHODS, "cc"))
-        results.claim("mnist_rdl", more)
+        results_folder.claim("mnist_rdl", more)
         assert (folder / "result.json").exists()
-        assert results.finished(folder, "mnist_rdl", more) is None
+        assert results_folder.finished(folder, "mnist_rdl", more) is None
         # And one of other settings than the folder's is none of this run.
         (folder / "result.json").write_text(
             (finished / "result.json").read_text().replace('"batch": 64', '"batch": 32')
         )
         with pytest.raises(command.UsageError, match="another run.*batch 32 there"):
-            results.claim("mnist_rdl", more)
+            results_folder.claim("mnist_rdl", more)
 
     def test_other_images_are_not_gone_on_with(self, tmp_path, capsys):
         rng = np.random.default_rng(0)
@@ -852,24 +858,24 @@ class TestFolder:
         assert len({of["images"] for of in found.values()}) == 7
         config = configs.load("mnist_rdl", out=str(tmp_path), resume=True)
         first, *others = found.values()
-        results.claim("mnist_rdl", config, first)
-        results.claim("mnist_rdl", config, first)
+        results_folder.claim("mnist_rdl", config, first)
+        results_folder.claim("mnist_rdl", config, first)
         assert "not checked" not in capsys.readouterr().err
         with pytest.raises(command.UsageError, match="images '[0-9a-f]{64}' there"):
-            results.claim("mnist_rdl", config, others[0])
+            results_folder.claim("mnist_rdl", config, others[0])
         # Of streamed ones the files are known, beside the others.
         streamed = {"image_files": "0" * 64}
-        results.claim("mnist_rdl", config, streamed)
+        results_folder.claim("mnist_rdl", config, streamed)
         assert "is not checked" in capsys.readouterr().err
         record = json.loads((tmp_path / "config.json").read_text())
         assert first.items() | streamed.items() <= record.items()
         # What earlier versions left has none, and is gone on with.
-        record = {k: v for k, v in record.items() if k not in results.IMAGES}
+        record = {k: v for k, v in record.items() if k not in results_folder.IMAGES}
         (tmp_path / "config.json").write_text(json.dumps(record))
-        results.claim("mnist_rdl", config, others[0])
+        results_folder.claim("mnist_rdl", config, others[0])
         assert "is not checked" in capsys.readouterr().err
         with pytest.raises(command.UsageError, match="images"):
-            results.claim("mnist_rdl", config, first)
+            results_folder.claim("mnist_rdl", config, first)
 
 
 @pytest.fixture(scope="module")
@@ -892,7 +898,7 @@ class TestReadBack:
     def test_a_checkpoint_of_another_net_or_run(self, lab, tmp_path):
         def refused(lab, name):
             with pytest.raises(checkpoints.CheckpointMismatch) as raised:
-                trainings._fit(lab, {name: 0}, None, 2, 0)
+                fitting._fit(lab, {name: 0}, None, 2, 0)
             return str(raised.value)
 
         here = types.SimpleNamespace(**{**vars(lab), "folder": tmp_path})
@@ -902,21 +908,21 @@ class TestReadBack:
         here.folder, here.config = lab.folder, dataclasses.replace(lab.config, batch=32)
         assert "batch 64 there and 32 here" in refused(here, "plain-seed0")
         # More seeds and methods are the same run; what says nothing is an old one's.
-        mine = results.settings(lab.config)
+        mine = results_folder.settings(lab.config)
         whole = {"job": "a", "seconds": 1.5, "devices": 1, "history": [], "partial": []}
         for about in (whole | {"settings": mine}, whole):
-            results.check_checkpoint(about, "a", mine | {"seeds": 9})
+            results_folder.check_checkpoint(about, "a", mine | {"seeds": 9})
         others = ({"settings": {}}, {"job": "b", "settings": mine})
         for about in (whole | other for other in others):
             with pytest.raises(ValueError, match="another run"):
-                results.check_checkpoint(about, "a", mine)
+                results_folder.check_checkpoint(about, "a", mine)
         # What anyone may have written, with its right hash.
         wrong = [{"settings": "x"}, {"devices": 10**30}, {"seconds": None}]
         wrong += [{"history": [{"loss": 1.0}]}, {"partial": [[]]}]
         lacks = {k: v for k, v in whole.items() if k != "devices"}
         for about in ([], lacks, *(whole | one for one in wrong)):
             with pytest.raises(ValueError, match="^what it says"):
-                results.check_checkpoint(about, "a", mine)
+                results_folder.check_checkpoint(about, "a", mine)
 
     def test_a_checkpoint_whose_words_are_wrong_is_damaged(self, tmp_path):
         job = loop.Job("a", tmp_path, 0, 3, 2, examples=54, batch=8, settings={})
@@ -929,14 +935,14 @@ class TestReadBack:
         here = types.SimpleNamespace(**{**vars(lab), "folder": tmp_path})
         for name in ("plain-seed0", "plain-seed1"):
             shutil.copytree(lab.folder / "plain-seed0", tmp_path / name)
-        net, outcome = nets.build("mlp", 10), trainings.Outcome({}, [{"loss": 1.0}])
-        found = trainings.recorded(here, "plain", 0, net, outcome)
+        net, outcome = nets.build("mlp", 10), recording.Outcome({}, [{"loss": 1.0}])
+        found = recording.recorded(here, "plain", 0, net, outcome)
         assert (found["method"], found["seed"]) == ("plain", 0)
         with pytest.raises(command.UsageError, match="seed 0 there and 1 here"):
-            trainings.recorded(here, "plain", 1, net, outcome)
+            recording.recorded(here, "plain", 1, net, outcome)
         here.config = dataclasses.replace(lab.config, learning_rate=0.7)
         with pytest.raises(command.UsageError, match="learning_rate 0.1 there"):
-            trainings.recorded(here, "plain", 0, net, outcome)
+            recording.recorded(here, "plain", 0, net, outcome)
 
     def test_a_result_without_weights_is_written_again(
         self, lab, tmp_path, monkeypatch
@@ -946,10 +952,10 @@ class TestReadBack:
         shutil.rmtree(place / "weights" / "0")
         net, kept = nets.build("mlp", 10), []
         measured = {"test_error": 12.5, "rdms": dict.fromkeys(net.layers, np.ones(3))}
-        monkeypatch.setattr(trainings, "keep", lambda *given: kept.append(given[-1]))
-        monkeypatch.setattr(trainings, "measure", lambda *_: dict(measured))
-        outcome = trainings.Outcome({}, [{"loss": 1.0}])
-        result = trainings.recorded(here, "plain", 0, net, outcome)
+        monkeypatch.setattr(recording, "keep", lambda *given: kept.append(given[-1]))
+        monkeypatch.setattr(recording, "measure", lambda *_: dict(measured))
+        outcome = recording.Outcome({}, [{"loss": 1.0}])
+        result = recording.recorded(here, "plain", 0, net, outcome)
         assert result["test_error"] == 12.5 and kept == [place / "weights"]
         assert "no weights" in lab.said[-1]
 
@@ -1136,7 +1142,7 @@ class TestLock:
         folder.mkdir()
         self.other(folder)
         monkeypatch.setattr(time, "sleep", sleep)
-        stopped = loop.Interrupted("a")
+        stopped = interrupts.Interrupted("a")
 
         def stop():
             raise stopped
@@ -1145,7 +1151,7 @@ class TestLock:
             with locks.turn(folder, said.append, heed):
                 assert lock.exists()
 
-        with pytest.raises(loop.Interrupted):
+        with pytest.raises(interrupts.Interrupted):
             wait(stop)
         assert not slept and len(said) == 1
         wait(lambda: None)
@@ -1282,8 +1288,8 @@ def test_learning_curves_of_one_epoch_are_points(epochs, tmp_path, monkeypatch):
     history = [{"validation_error": 9.0 - i, "task": 2.0 - i} for i in range(epochs)]
     results = [{"method": m, "history": history} for m in ("teacher", "plain")]
     drawn = []
-    monkeypatch.setattr(findings, "save", lambda figure, _: drawn.append(figure))
-    findings._learning_curves(tmp_path / "curves.png", results)
+    monkeypatch.setattr(plots, "save", lambda figure, _: drawn.append(figure))
+    plots._learning_curves(tmp_path / "curves.png", results)
     (figure,) = drawn
     for axis in figure.axes:
         assert len(axis.lines) == 2

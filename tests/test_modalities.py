@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import data, modalities, weights
+from experiments import data, weights
+from experiments.data import colour, sets
 from rdljax import nets
 
 # sRGB from 0 to 255 and L, a, b under D65, as colour tables have them
@@ -39,15 +40,15 @@ def slow(rgb):
 class TestLab:
     @pytest.mark.parametrize("rgb", KNOWN)
     def test_known_colours(self, rgb):
-        found = modalities.lab(jnp.asarray(rgb, jnp.float32) / 255)
+        found = colour.lab(jnp.asarray(rgb, jnp.float32) / 255)
         np.testing.assert_allclose(found, KNOWN[rgb], atol=0.02)
 
     def test_any_colour_and_its_gradient(self):
         rgb = np.random.default_rng(0).random((40, 3))
         rgb[:4] = [[0, 0, 0], [0.001, 0, 0.002], [1, 1, 1], [0.04045] * 3]
-        found = modalities.lab(jnp.asarray(rgb, jnp.float32))
+        found = colour.lab(jnp.asarray(rgb, jnp.float32))
         np.testing.assert_allclose(found, [slow(x) for x in rgb], atol=2e-3)
-        gradient = jax.grad(lambda x: modalities.lab(x).sum())(
+        gradient = jax.grad(lambda x: colour.lab(x).sum())(
             jnp.asarray(rgb, jnp.float32)
         )
         assert np.isfinite(gradient).all()
@@ -57,7 +58,7 @@ def colours(images=24):
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (images, 32, 32, 3)).astype(np.uint8)
     split = data.Split(image, np.arange(images, dtype=np.int32) % 3)
-    mean, std = data._moments(image)
+    mean, std = sets._moments(image)
     return data.Dataset("noise", 3, split, split, split, "noise", mean, std)
 
 
@@ -67,7 +68,7 @@ class TestSeeing:
     )
     def test_a_net_sees_its_part_of_normalised_images(self, part, which):
         dataset = colours()
-        net = modalities.seeing(part, nets.build("mlp", 3), dataset)
+        net = colour.seeing(part, nets.build("mlp", 3), dataset)
         images = data.normalise(dataset, dataset.train.image[:2])
         variables = net.init(jax.random.key(0), images)
         inputs = {x.shape[0] for x in jax.tree.leaves(variables["params"])}
@@ -83,7 +84,7 @@ class TestSeeing:
 
     def test_weights_keep_what_a_net_sees(self, tmp_path):
         dataset = colours()
-        net = modalities.seeing("chrominance", nets.build("mlp", 3), dataset)
+        net = colour.seeing("chrominance", nets.build("mlp", 3), dataset)
         images = data.normalise(dataset, dataset.train.image[:2])
         variables = net.init(jax.random.key(0), images)
         trained = weights.Trained(

@@ -20,7 +20,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from experiments import data, locks, prepare
+from experiments import data, prepare
+from experiments.data import preparing
+from experiments.results import locks
 from rdljax import errors
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -67,8 +69,8 @@ def original(tmp_path, monkeypatch):
             packed = gzip.compress(content)
             (folder / file).write_bytes(packed)
             files[file] = (hashlib.sha256(packed).hexdigest(),)
-        source = prepare.Source(url, files, prepare.read_mnist)
-        monkeypatch.setitem(prepare.SOURCES, name, source)
+        source = preparing.Source(url, files, preparing.read_mnist)
+        monkeypatch.setitem(preparing.SOURCES, name, source)
         return folder
 
     return make
@@ -99,7 +101,7 @@ def _is_whole(data_dir, name):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_both_readers_answer_what_was_written(name, original, tmp_path):
-    folder = prepare.prepare(name, tmp_path / "made", manual_dir=original(name))
+    folder = preparing.prepare(name, tmp_path / "made", manual_dir=original(name))
     assert folder == tmp_path / "made" / name / "3.0.1"
     assert _is_whole(tmp_path / "made", name)
     assert [path.name for path in (tmp_path / "made").iterdir()] == [name]
@@ -108,7 +110,7 @@ def test_both_readers_answer_what_was_written(name, original, tmp_path):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_the_folder_describes_itself_as_tfds_does(name, original, tmp_path):
-    folder = prepare.prepare(name, tmp_path / "made", manual_dir=original(name))
+    folder = preparing.prepare(name, tmp_path / "made", manual_dir=original(name))
     info = tfds.builder_from_directory(folder).info
     stock = tfds.builder_cls(name)(data_dir=tmp_path / "none").info
     assert info.name == name
@@ -124,7 +126,7 @@ def test_the_folder_describes_itself_as_tfds_does(name, original, tmp_path):
 
 
 def test_the_images_come_in_the_order_that_tfds_gives_them(original, tmp_path):
-    prepare.prepare("mnist", tmp_path / "made", manual_dir=original())
+    preparing.prepare("mnist", tmp_path / "made", manual_dir=original())
     # TFDS sorts by the MD5 of the split's name and the example's number.
     source = tfds.data_source("mnist", data_dir=tmp_path / "made", download=False)
     numbers = [int(example["image"][0, 0, 0]) for example in source["test"]]
@@ -134,8 +136,8 @@ def test_the_images_come_in_the_order_that_tfds_gives_them(original, tmp_path):
 
 def test_the_published_sums_are_those_of_tfds():
     package = pathlib.Path(tfds.__file__).parent / "url_checksums"
-    for name in prepare.SOURCES:
-        source = prepare.SOURCES[name]
+    for name in preparing.SOURCES:
+        source = preparing.SOURCES[name]
         lines = (package / f"{name}.txt").read_text().split("\n")
         published = {line.split("\t")[0]: line.split("\t")[2] for line in lines if line}
         ours = {source.url + file: sums[0] for file, sums in source.files.items()}
@@ -146,8 +148,8 @@ class TestRefused:
     """Each is refused by name, and leaves no folder behind."""
 
     def _refused(self, tmp_path, match, folder):
-        with pytest.raises(prepare.CannotPrepare, match=match):
-            prepare.prepare("mnist", tmp_path / "made", manual_dir=folder)
+        with pytest.raises(preparing.CannotPrepare, match=match):
+            preparing.prepare("mnist", tmp_path / "made", manual_dir=folder)
         assert not (tmp_path / "made").exists()
 
     @pytest.mark.parametrize("file", sorted(_contents()))
@@ -204,21 +206,21 @@ class TestRefused:
 
     def test_an_unknown_name(self, tmp_path):
         with pytest.raises(errors.UnknownName, match="did you mean 'mnist'"):
-            prepare.prepare("minst", tmp_path)
+            preparing.prepare("minst", tmp_path)
 
 
 def test_a_file_packed_anew_is_known_by_its_content(original, tmp_path):
     folder = original()
-    source = prepare.SOURCES["mnist"]
+    source = preparing.SOURCES["mnist"]
     for file, content in _contents().items():
         source.files[file] += (hashlib.sha256(content).hexdigest(),)
         (folder / file).write_bytes(gzip.compress(content, 1, mtime=1))
-    prepare.prepare("mnist", tmp_path / "made", manual_dir=folder)
+    preparing.prepare("mnist", tmp_path / "made", manual_dir=folder)
     assert _is_whole(tmp_path / "made", "mnist")
 
 
 def _interrupt_after(monkeypatch, count):
-    encode, seen = prepare._png, []
+    encode, seen = preparing._png, []
 
     def interrupt(image):
         seen.append(image)
@@ -226,7 +228,7 @@ def _interrupt_after(monkeypatch, count):
             raise KeyboardInterrupt
         return encode(image)
 
-    monkeypatch.setattr(prepare, "_png", interrupt)
+    monkeypatch.setattr(preparing, "_png", interrupt)
     return seen
 
 
@@ -234,13 +236,13 @@ def _interrupt_after(monkeypatch, count):
 def test_an_interrupted_run_leaves_nothing(count, original, tmp_path, monkeypatch):
     seen = _interrupt_after(monkeypatch, count)
     with pytest.raises(KeyboardInterrupt):
-        prepare.prepare("mnist", tmp_path / "made", manual_dir=original())
+        preparing.prepare("mnist", tmp_path / "made", manual_dir=original())
     assert len(seen) == count + 1
     assert list((tmp_path / "made").iterdir()) == []
 
 
 def test_what_exists_is_kept_unless_overwritten(original, tmp_path, monkeypatch):
-    make = functools.partial(prepare.prepare, "mnist", tmp_path / "made")
+    make = functools.partial(preparing.prepare, "mnist", tmp_path / "made")
     folder = make(manual_dir=original())
     (folder / "mark").touch()
     assert make(manual_dir=tmp_path / "no such folder") == folder
@@ -268,13 +270,13 @@ def test_what_a_killed_process_has_left_is_removed(original, tmp_path):
         "prepare.prepare('mnist', sys.argv[1], overwrite=True, manual_dir=sys.argv[3])"
     )
     made, files = tmp_path / "made", original()
-    source = f"Source('', {dict(prepare.SOURCES['mnist'].files)!r}, read_mnist)"
-    folder = prepare.prepare("mnist", made, manual_dir=files)
+    source = f"Source('', {dict(preparing.SOURCES['mnist'].files)!r}, read_mnist)"
+    folder = preparing.prepare("mnist", made, manual_dir=files)
     (folder / "mark").touch()
     command = [sys.executable, "-c", program, made, source, files]
     assert subprocess.run(command, check=False).returncode == 9
     assert not folder.exists() and len(list(made.glob(".mnist-*"))) == 1
-    assert prepare.prepare("mnist", made, manual_dir=files) == folder
+    assert preparing.prepare("mnist", made, manual_dir=files) == folder
     assert (folder / "mark").exists() and _is_whole(made, "mnist")
     assert [path.name for path in made.iterdir()] == ["mnist"]
 
@@ -290,11 +292,11 @@ def test_what_is_not_left_by_the_killed_stays(original, tmp_path):
     empty = made / ".mnist-justmade"
     empty.mkdir()
     with locks.held(alive):
-        prepare.prepare("mnist", made, manual_dir=files)
+        preparing.prepare("mnist", made, manual_dir=files)
         assert empty.exists()  # Its process is about to lock it.
         os.utime(empty, (0, 0))
         assert alive.exists() and theirs.exists() and link.is_symlink()
-    prepare.prepare("mnist", made, manual_dir=files)
+    preparing.prepare("mnist", made, manual_dir=files)
     assert theirs.exists() and link.is_symlink()
     assert not alive.exists() and not empty.exists()
 
@@ -303,7 +305,7 @@ def test_where_the_new_folder_does_not_come_the_old_one_stays(
     original, tmp_path, monkeypatch
 ):
     made, files = tmp_path / "made", original()
-    folder = prepare.prepare("mnist", made, manual_dir=files)
+    folder = preparing.prepare("mnist", made, manual_dir=files)
     (folder / "mark").touch()
     rename = pathlib.Path.rename
 
@@ -314,7 +316,7 @@ def test_where_the_new_folder_does_not_come_the_old_one_stays(
 
     monkeypatch.setattr(pathlib.Path, "rename", full)
     with pytest.raises(OSError, match="no space"):
-        prepare.prepare("mnist", made, manual_dir=files, overwrite=True)
+        preparing.prepare("mnist", made, manual_dir=files, overwrite=True)
     assert (folder / "mark").exists()
     assert [path.name for path in made.iterdir()] == ["mnist"]
 
@@ -323,38 +325,40 @@ class TestBombs:
     """Few bytes that stand for many."""
 
     def test_no_more_is_unpacked_than_an_original_has(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(prepare, "LARGEST", 2**20)
+        monkeypatch.setattr(preparing, "LARGEST", 2**20)
         path, content = tmp_path / "x.gz", bytes(2**23)
         path.write_bytes(gzip.compress(content))
         sums = [hashlib.sha256(x).hexdigest() for x in (path.read_bytes(), content)]
         tracemalloc.start()
         for published in ("0" * 64, sums[1]):
-            with pytest.raises(prepare.CannotPrepare, match="x.gz is not the original"):
-                prepare.unpack(path, (published,))
+            with pytest.raises(
+                preparing.CannotPrepare, match="x.gz is not the original"
+            ):
+                preparing.unpack(path, (published,))
         assert tracemalloc.get_traced_memory()[1] < 2**22
         tracemalloc.stop()
-        assert prepare.unpack(path, (sums[0],)) == content
-        monkeypatch.setattr(prepare, "LARGEST", 2**23)
-        assert prepare.unpack(path, (sums[1],)) == content
+        assert preparing.unpack(path, (sums[0],)) == content
+        monkeypatch.setattr(preparing, "LARGEST", 2**23)
+        assert preparing.unpack(path, (sums[1],)) == content
 
     @pytest.mark.parametrize("told", [True, False])
     def test_no_more_is_downloaded(self, told, original, server, tmp_path, monkeypatch):
         folder = original(url=server.url)
-        monkeypatch.setattr(prepare, "LARGEST", 2**20)
+        monkeypatch.setattr(preparing, "LARGEST", 2**20)
         (folder / "train-images-idx3-ubyte.gz").write_bytes(bytes(2**22))
         if not told:
-            opened = prepare._open
+            opened = preparing._open
 
             def untold(url):
                 response = opened(url)
                 response.length = None
                 return response
 
-            monkeypatch.setattr(prepare, "_open", untold)
+            monkeypatch.setattr(preparing, "_open", untold)
         size = f"{2**22:,}" if told else "[12],[0-9,]+"
         words = f"has {size} bytes or more, and no original"
-        with pytest.raises(prepare.CannotPrepare, match=words):
-            prepare.prepare("mnist", tmp_path / "made")
+        with pytest.raises(preparing.CannotPrepare, match=words):
+            preparing.prepare("mnist", tmp_path / "made")
         assert _tree(tmp_path / "made" / "downloads" / "mnist") == []
 
 
@@ -381,20 +385,22 @@ def server(tmp_path):
 class TestDownload:
     def test_files_are_fetched_once(self, original, server, tmp_path):
         original(url=server.url)
-        prepare.prepare("mnist", tmp_path / "made")
+        preparing.prepare("mnist", tmp_path / "made")
         assert _is_whole(tmp_path / "made", "mnist")
         assert len(server.asked) == 4
         cache = tmp_path / "made" / "downloads" / "mnist"
         assert _tree(cache) == sorted(_contents())
-        prepare.prepare("mnist", tmp_path / "made", overwrite=True)
+        preparing.prepare("mnist", tmp_path / "made", overwrite=True)
         assert len(server.asked) == 4
         assert _is_whole(tmp_path / "made", "mnist")
 
     def test_another_file_is_not_kept(self, original, server, tmp_path):
         folder = original(url=server.url)
         (folder / "t10k-images-idx3-ubyte.gz").write_bytes(b"a hotel's login page")
-        with pytest.raises(prepare.CannotPrepare, match="t10k-images.* not the origin"):
-            prepare.prepare("mnist", tmp_path / "made")
+        with pytest.raises(
+            preparing.CannotPrepare, match="t10k-images.* not the origin"
+        ):
+            preparing.prepare("mnist", tmp_path / "made")
         cache = tmp_path / "made" / "downloads" / "mnist"
         assert "t10k-images-idx3-ubyte.gz" not in _tree(cache)
         assert all("partial" not in path for path in _tree(cache))
@@ -403,33 +409,33 @@ class TestDownload:
     def test_a_file_that_the_server_lacks(self, original, server, tmp_path):
         folder = original(url=server.url)
         (folder / "t10k-images-idx3-ubyte.gz").unlink()
-        with pytest.raises(prepare.CannotPrepare, match="404.*--manual_dir"):
-            prepare.prepare("mnist", tmp_path / "made")
+        with pytest.raises(preparing.CannotPrepare, match="404.*--manual_dir"):
+            preparing.prepare("mnist", tmp_path / "made")
 
     def test_no_network(self, original, tmp_path):
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             port = closed.getsockname()[1]
         original(url=f"http://127.0.0.1:{port}/")
-        with pytest.raises(prepare.CannotPrepare, match="refused.*--manual_dir"):
-            prepare.prepare("mnist", tmp_path / "made")
+        with pytest.raises(preparing.CannotPrepare, match="refused.*--manual_dir"):
+            preparing.prepare("mnist", tmp_path / "made")
         assert not (tmp_path / "made" / "mnist").exists()
 
     def test_a_network_that_swallows_everything(self, original, tmp_path, monkeypatch):
         gate = threading.Event()
-        monkeypatch.setattr(prepare, "PATIENCE", 0.2)
+        monkeypatch.setattr(preparing, "PATIENCE", 0.2)
         monkeypatch.setattr(socket, "getaddrinfo", lambda *unused, **more: gate.wait())
         original(url="http://example.invalid/")
         start = time.monotonic()
         try:
-            with pytest.raises(prepare.CannotPrepare, match="no answer within 0.2 s"):
-                prepare.prepare("mnist", tmp_path / "made")
+            with pytest.raises(preparing.CannotPrepare, match="no answer within 0.2 s"):
+                preparing.prepare("mnist", tmp_path / "made")
         finally:
             gate.set()
         assert time.monotonic() - start < 10
 
     def test_a_server_that_falls_silent(self, original, tmp_path, monkeypatch):
-        monkeypatch.setattr(prepare, "PATIENCE", 0.5)
+        monkeypatch.setattr(preparing, "PATIENCE", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             original(url=f"http://127.0.0.1:{listening.getsockname()[1]}/")
 
@@ -441,13 +447,15 @@ class TestDownload:
             kept = []
             thread = threading.Thread(target=answer)
             thread.start()
-            with pytest.raises(prepare.CannotPrepare, match="timed out.*--manual_dir"):
-                prepare.prepare("mnist", tmp_path / "made")
+            with pytest.raises(
+                preparing.CannotPrepare, match="timed out.*--manual_dir"
+            ):
+                preparing.prepare("mnist", tmp_path / "made")
             thread.join()
             kept[0].close()
 
     def test_a_server_that_drips(self, original, tmp_path, monkeypatch):
-        monkeypatch.setattr(prepare, "PATIENCE", 0.3)
+        monkeypatch.setattr(preparing, "PATIENCE", 0.3)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             original(url=f"http://127.0.0.1:{listening.getsockname()[1]}/")
 
@@ -461,8 +469,10 @@ class TestDownload:
 
             thread = threading.Thread(target=answer)
             thread.start()
-            with pytest.raises(prepare.CannotPrepare, match="fewer than 10,000 a seco"):
-                prepare.prepare("mnist", tmp_path / "made")
+            with pytest.raises(
+                preparing.CannotPrepare, match="fewer than 10,000 a seco"
+            ):
+                preparing.prepare("mnist", tmp_path / "made")
             thread.join()
         assert _tree(tmp_path / "made" / "downloads" / "mnist") == []
 
@@ -562,10 +572,10 @@ def _cifar(name, folder, monkeypatch, change=lambda members: members):
             about.size = len(content)
             archive.addfile(about, io.BytesIO(content))
     packed = file.getvalue()
-    source = prepare.SOURCES[name]
+    source = preparing.SOURCES[name]
     (archive_name,) = source.files
     sums = {archive_name: (hashlib.sha256(packed).hexdigest(),)}
-    monkeypatch.setitem(prepare.SOURCES, name, source._replace(files=sums))
+    monkeypatch.setitem(preparing.SOURCES, name, source._replace(files=sums))
     folder.mkdir()
     (folder / archive_name).write_bytes(packed)
     return expected
@@ -576,7 +586,7 @@ class TestCifar:
     def test_what_was_written_is_read(self, name, tmp_path, monkeypatch):
         expected = _cifar(name, tmp_path / "original", monkeypatch)
         made = tmp_path / "made"
-        folder = prepare.prepare(name, made, manual_dir=tmp_path / "original")
+        folder = preparing.prepare(name, made, manual_dir=tmp_path / "original")
         assert folder == made / name / "3.0.2"
         theirs = tfds.data_source(name, data_dir=made, download=False)
         for split, parts in expected.items():
@@ -604,7 +614,7 @@ class TestCifar:
     def test_an_experiment_loads_it(self, name, tmp_path, monkeypatch):
         expected = _cifar(name, tmp_path / "original", monkeypatch)
         made = tmp_path / "made"
-        prepare.prepare(name, made, manual_dir=tmp_path / "original")
+        preparing.prepare(name, made, manual_dir=tmp_path / "original")
         if name == "cifar100":  # A class of each at least is wanted there.
             with pytest.raises(ValueError, match="100 classes and only 12 images"):
                 data.load(name, str(made), validation=0)
@@ -625,8 +635,8 @@ class TestCifar:
     )
     def test_another_archive_is_refused(self, change, message, tmp_path, monkeypatch):
         _cifar("cifar100", tmp_path / "original", monkeypatch, change)
-        with pytest.raises(prepare.CannotPrepare, match=message):
-            prepare.prepare(
+        with pytest.raises(preparing.CannotPrepare, match=message):
+            preparing.prepare(
                 "cifar100", tmp_path / "made", manual_dir=tmp_path / "original"
             )
         assert not (tmp_path / "made").exists()
@@ -638,7 +648,7 @@ def test_the_real_files(tmp_path, tfds_dir):
         pytest.skip(
             "$RDLJAX_FASHION_IDX names no folder with Fashion-MNIST's IDX files"
         )
-    prepare.prepare("fashion_mnist", tmp_path, manual_dir=manual)
+    preparing.prepare("fashion_mnist", tmp_path, manual_dir=manual)
     ours, theirs = (
         tfds.data_source("fashion_mnist", data_dir=data_dir, download=False)
         for data_dir in (tmp_path, tfds_dir)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from experiments import command, data, locks, probe, run, weights
+from experiments import command, data, probe, run, weights
+from experiments.analyses import linear_probe
+from experiments.results import locks
 from rdljax import nets, statistics
 from tests import quick, test_data
 
@@ -115,7 +117,7 @@ class TestClassifier:
             truth -= np.linalg.lstsq(hessian, gradient(truth), rcond=1e-10)[0]
         assert np.abs(gradient(truth)).max() < 1e-10
         expected = truth.reshape(-1, 10)
-        found = probe.fit(features, label, 10, l2)
+        found = linear_probe.fit(features, label, 10, l2)
         assert found.dtype == np.float64
         np.testing.assert_allclose(found[:-1], expected[:-1], atol=1e-4)
         biases = [x[-1] - x[-1].mean() for x in (found, expected)]
@@ -127,31 +129,32 @@ class TestClassifier:
         random = np.random.default_rng(0)
         starts = (None, random.normal(0, 3, (features.shape[1] + 1, 10)))
         first, second = (
-            probe.fit(features, label, 10, 1e-3, start=start) for start in starts
+            linear_probe.fit(features, label, 10, 1e-3, start=start) for start in starts
         )
         np.testing.assert_allclose(first[:-1], second[:-1], atol=1e-3)
         test, _ = digits["test"]
-        predictions = [probe.predict(x, test) for x in (first, second)]
+        predictions = [linear_probe.predict(x, test) for x in (first, second)]
         np.testing.assert_array_equal(*predictions)
 
     def test_the_weight_with_the_smallest_loss_on_held_out_images(
         self, digits, monkeypatch
     ):
         # (With smaller ones the search takes long; the best is neither end.)
-        monkeypatch.setattr(probe, "L2", (1e-1, 1e-2, 1e-3))
+        monkeypatch.setattr(linear_probe, "L2", (1e-1, 1e-2, 1e-3))
         losses = {}
-        for l2 in probe.L2:
-            parameters = probe.fit(*digits["train"], 10, l2)
+        for l2 in linear_probe.L2:
+            parameters = linear_probe.fit(*digits["train"], 10, l2)
             held_out, label = digits["validation"]
             z = held_out @ parameters[:-1] + parameters[-1]
             right = z[np.arange(len(label)), label]
             losses[l2] = np.mean(special.logsumexp(z, axis=1) - right)
-        l2, loss, _ = probe.choose(*digits["train"], *digits["validation"], 10)
+        l2, loss, _ = linear_probe.choose(*digits["train"], *digits["validation"], 10)
         assert l2 == min(losses, key=losses.get)
         assert loss == pytest.approx(losses[l2], rel=1e-4)
         # (Or the choice would be none.)
         assert (
-            probe.L2[0] > l2 > probe.L2[-1] and losses[l2] < 0.9 * losses[probe.L2[0]]
+            linear_probe.L2[0] > l2 > linear_probe.L2[-1]
+            and losses[l2] < 0.9 * losses[linear_probe.L2[0]]
         )
 
     def test_separable_classes_have_no_error(self):
@@ -159,22 +162,22 @@ class TestClassifier:
         label = np.arange(400) % 4
         features = 8 * np.eye(6)[label] + random.uniform(-1, 1, (400, 6))
         (seen, own), (other, known) = np.split(features, 2), np.split(label // 2, 2)
-        *_, parameters = probe.choose(seen, other, own, known, 2)
-        np.testing.assert_array_equal(probe.predict(parameters, own), known)
+        *_, parameters = linear_probe.choose(seen, other, own, known, 2)
+        np.testing.assert_array_equal(linear_probe.predict(parameters, own), known)
 
     def test_of_labels_at_random_nothing_is_learnt(self, digits):
         random = np.random.default_rng(0)
         parts = [(x, random.permutation(label)) for x, label in digits.values()]
         (train, held_out, (test, label)) = parts
-        *_, parameters = probe.choose(*train, *held_out, 10)
-        wrong = np.mean(probe.predict(parameters, test) != label)
+        *_, parameters = linear_probe.choose(*train, *held_out, 10)
+        wrong = np.mean(linear_probe.predict(parameters, test) != label)
         # Four standard errors of 1,000 test images.
         assert abs(wrong - 0.9) < 4 * np.sqrt(0.9 * 0.1 / len(label))
 
     def test_what_does_not_converge_is_said(self):
         features = np.full((4, 2), np.inf)
         with pytest.raises(command.UsageError, match="2 features .* did not converge"):
-            probe.fit(features, np.arange(4) % 2, 2, 1e-3)
+            linear_probe.fit(features, np.arange(4) % 2, 2, 1e-3)
 
 
 def dataset(shape, classes=3, count=12):
@@ -227,9 +230,9 @@ class TestImages:
     )
     def test_are_seen_as_the_net_was_made_for_them(self, own, channels, normalisation):
         images, trained = dataset((20, 20, own)), mlp(channels, normalisation)
-        seen = probe.resize_to_net(images, trained)
+        seen = linear_probe.resize_to_net(images, trained)
         net = trained.seeing(seen, nets.build("mlp", 10))
-        found = probe.features(
+        found = linear_probe.features(
             net, trained.variables, seen, seen.test.image, "stage1", chunk=5
         )
         pixels = images.test.image.astype(float)
@@ -250,7 +253,7 @@ class TestImages:
 
     def test_of_other_channels_are_refused(self):
         with pytest.raises(command.UsageError, match="3 channels, random has 4"):
-            probe.resize_to_net(dataset((32, 32, 4)), mlp(3, None))
+            linear_probe.resize_to_net(dataset((32, 32, 4)), mlp(3, None))
 
     def test_maps_are_flattened(self):
         class Doubling:
@@ -258,7 +261,9 @@ class TestImages:
                 return {"stage1": 2 * images}
 
         images = dataset((4, 5, 3))
-        found = probe.features(Doubling(), {}, images, images.test.image, "stage1", 5)
+        found = linear_probe.features(
+            Doubling(), {}, images, images.test.image, "stage1", 5
+        )
         expected = 2 * (images.test.image / np.array(images.std) - 1)
         np.testing.assert_allclose(found, expected.reshape(12, 60), atol=1e-6)
 
@@ -267,27 +272,27 @@ class TestImages:
         broken = jax.tree.map(lambda x: x * np.nan, trained.variables)
         net = nets.build("mlp", 10)
         with pytest.raises(command.UsageError, match="pooled are not finite"):
-            probe.features(net, broken, images, images.test.image, "pooled")
+            linear_probe.features(net, broken, images, images.test.image, "pooled")
 
     def test_a_dead_unit_is_standardised_to_zero(self):
         random = np.random.default_rng(0)
         values = random.normal(size=(50, 3))
         values[:, 1] = 0.1  # Its mean is not quite 0.1.
         values[:, 2] = 7 + 1e-7 * random.normal(size=50)
-        mean, deviation = probe.moments(values)
+        mean, deviation = linear_probe.moments(values)
         standard = (values - mean) / deviation
         np.testing.assert_allclose(standard[:, 0].std(), 1)
         np.testing.assert_array_equal(standard[:, 1:], 0)
 
 
 def test_the_test_images_choose_nothing(finished, monkeypatch):
-    monkeypatch.setattr(probe, "L2", (1.0, 1e-1, 1e-2))
+    monkeypatch.setattr(linear_probe, "L2", (1.0, 1e-1, 1e-2))
     trained = weights.load(finished / "kd-seed1" / "weights")
     digits = data.load("digits", train_per_class=20)
-    first = probe.probe(trained, digits, "pooled")
+    first = linear_probe.probe(trained, digits, "pooled")
     shuffled = np.random.default_rng(0).permutation(digits.test.label)
     other = digits._replace(test=data.Split(digits.test.image, shuffled))
-    second = probe.probe(trained, other, "pooled")
+    second = linear_probe.probe(trained, other, "pooled")
     assert first["test_error"] < 40 and abs(second["test_error"] - 90) < 4
     del first["test_error"], second["test_error"]
     assert first == second
@@ -303,7 +308,7 @@ def probed(finished, elsewhere):
     before = {f: f.read_bytes() for f in finished.rglob("*") if f.is_file()}
     call = [str(finished), "--data=stl10", f"--data_dir={elsewhere}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probe, "L2", SEVERAL)
+        patch.setattr(linear_probe, "L2", SEVERAL)
         assert probe.main(call) == 0
     # Nothing of the run has changed.
     assert all(file.read_bytes() == was for file, was in before.items())
@@ -367,7 +372,7 @@ class TestCommand:
     def test_a_second_time_it_writes_the_same(
         self, finished, probed, elsewhere, tmp_path, capsys, monkeypatch
     ):
-        monkeypatch.setattr(probe, "L2", SEVERAL)
+        monkeypatch.setattr(linear_probe, "L2", SEVERAL)
         call = [str(finished), "--data=stl10", f"--data_dir={elsewhere}"]
         assert probe.main(call) == 2
         assert "--overwrite replaces it" in capsys.readouterr().err
@@ -378,7 +383,7 @@ class TestCommand:
             assert again == (probed / name).read_bytes()
 
     def test_of_other_data_and_another_layer(self, finished, tmp_path, monkeypatch):
-        monkeypatch.setattr(probe, "L2", (1e-1,))
+        monkeypatch.setattr(linear_probe, "L2", (1e-1,))
         call = [str(finished), "--layer=logits", "--train_per_class=10"]
         assert probe.main([*call, f"--out={tmp_path / 'logits'}"]) == 0
         text = (tmp_path / "logits" / "probe.md").read_text()
@@ -394,7 +399,7 @@ class TestCommand:
     def test_of_a_run_of_one_seed_without_a_teacher(
         self, finished, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr(probe, "L2", (1e-1,))
+        monkeypatch.setattr(linear_probe, "L2", (1e-1,))
         shutil.copytree(finished, tmp_path / "run")
         result = json.loads((finished / "result.json").read_text())
         result["config"] |= {"teacher": None, "seeds": 1}
@@ -436,7 +441,7 @@ class TestCommand:
     def test_what_no_probe_has_written_is_kept(
         self, finished, tmp_path, capsys, monkeypatch
     ):
-        monkeypatch.setattr(probe, "probe", None)  # Not come to.
+        monkeypatch.setattr(linear_probe, "probe", None)  # Not come to.
         call = [str(finished), "--train_per_class=10", f"--out={tmp_path}"]
         for name, content, message in (
             ("probe.md", "notes", "probe.md that no probe has written"),
@@ -458,7 +463,7 @@ class TestCommand:
         images = dataset((32, 32, 1))
         none = data.Split(images.test.image[:0], images.test.label[:0])
         monkeypatch.setattr(
-            probe.data, "load", lambda *_, **__: images._replace(validation=none)
+            data, "load", lambda *_, **__: images._replace(validation=none)
         )
         assert probe.main([str(finished), "--data=random"]) == 2
         assert "random has too few images for" in capsys.readouterr().err

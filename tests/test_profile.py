@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import data, profile
+from experiments import data
+from experiments.training import profile
 from rdljax import nets, objectives, teachers, terms, training
 
 KD = terms.on_layers("logits", terms.from_objective(objectives.kd))

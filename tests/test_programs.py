@@ -16,19 +16,19 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import (
-    command,
-    data,
-    findings,
+from experiments import command, data, run, weights
+from experiments import config as configs
+from experiments.results import plots
+from experiments.training import context as contexts
+from experiments.training import (
+    experiment,
+    interrupts,
     loop,
     profile,
     programs,
-    run,
-    trainings,
-    weights,
+    rehearsal,
+    teaching,
 )
-from experiments import config as configs
-from experiments import context as contexts
 from rdljax import checkpoints, nets, teachers, training
 from tests import quick
 from tests import test_drivers as drivers
@@ -72,7 +72,7 @@ def go(folder, looks=NEVER, resume=False, **changes):
     config = configs.load(
         "mnist_rdl", **(SETTINGS | changes), out=str(folder), resume=resume
     )
-    return run.run("mnist_rdl", config, experiments.Countdown(looks))
+    return experiment.run("mnist_rdl", config, experiments.Countdown(looks))
 
 
 def records(folder, method="kd+rdl"):
@@ -125,7 +125,7 @@ class Runs:
         key = (looks, *changes.items())
         if key not in self.made:
             folder = self.folder / f"run{len(self.made)}"
-            with pytest.raises(loop.Interrupted) as stopped:
+            with pytest.raises(interrupts.Interrupted) as stopped:
                 go(folder, looks, **changes)
             self.made[key] = folder, str(stopped.value)
         folder, stopped = self.made[key]
@@ -179,8 +179,8 @@ class TestDrivers:
 
     @pytest.mark.slow
     def test_rehearsed_and_with_pictures_too(self, in_steps, tmp_path, monkeypatch):
-        monkeypatch.setattr(run, "rehearse", quick.rehearse)
-        monkeypatch.setattr(findings, "pictures", quick.pictures)
+        monkeypatch.setattr(rehearsal, "rehearse", quick.rehearse)
+        monkeypatch.setattr(plots, "pictures", quick.pictures)
         go(tmp_path / "run", driver="step", remember_teacher=False)
         np.testing.assert_array_equal(histories(tmp_path / "run"), histories(in_steps))
         assert (tmp_path / "run" / "learning_curves.png").stat().st_size > 5_000
@@ -228,7 +228,7 @@ class TestDrivers:
     def test_seeds_at_different_steps_go_on_apart(self, runs, in_steps):
         """As a run that was killed between two checkpoints of seeds together."""
         folder, _ = runs.interrupted(3, **TOGETHER)
-        with pytest.raises(loop.Interrupted, match="kd.rdl-seed0$"):
+        with pytest.raises(interrupts.Interrupted, match="kd.rdl-seed0$"):
             go(folder, 1, resume=True, **(TOGETHER | {"together": 1}))
         taken = [
             checkpoints.latest(folder / f"kd+rdl-seed{seed}" / "checkpoint")
@@ -309,7 +309,7 @@ class TestTeacher:
         self, changes, remembers, tmp_path
     ):
         lab, teacher = self.lab(tmp_path, **changes)
-        found, _ = trainings.remembered(lab, teacher)
+        found, _ = teaching.remembered(lab, teacher)
         assert (found is not teacher) is remembers
         if remembers:
             sizes = {name: x.shape for name, x in found.arrays.items()}
@@ -319,8 +319,8 @@ class TestTeacher:
         lab, teacher = self.lab(tmp_path)
         size = IMAGES * (10 + 64) * 4 * jax.local_device_count()
         for there, remembers in ((size, True), (size - 1, False)):
-            monkeypatch.setattr(trainings, "REMEMBERED", there)
-            assert (trainings.remembered(lab, teacher)[0] is not teacher) is remembers
+            monkeypatch.setattr(teaching, "REMEMBERED", there)
+            assert (teaching.remembered(lab, teacher)[0] is not teacher) is remembers
 
     def lab(self, folder, **changes):
         config = configs.load("mnist_rdl", **(SETTINGS | changes))

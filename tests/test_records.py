@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import command, context, data, loop, records, run, trainings
+from experiments import command, data, run
+from experiments.data import records, sets
+from experiments.training import context as contexts
+from experiments.training import experiment, interrupts, loop, teaching
 from rdljax import nets, teachers
 from tests import quick, test_data
 from tests import test_experiments as experiments
@@ -481,13 +484,13 @@ class TestMoments:
         assert "ImageNet's usual" in dataset.note
 
     def test_those_of_a_sample(self, folder, monkeypatch):
-        monkeypatch.setattr(data, "SAMPLE", 25)
+        monkeypatch.setattr(sets, "SAMPLE", 25)
         first, again, other = (
             data.load("flowers", folder, size=32, seed=seed) for seed in (0, 0, 1)
         )
         assert "those of 25 training images (drawn with seed 0)" in first.note
         assert first.mean == again.mean != other.mean
-        monkeypatch.setattr(data, "SAMPLE", 54)
+        monkeypatch.setattr(sets, "SAMPLE", 54)
         every = data.load("flowers", folder, size=32)
         images = [slow_middle(whole(x), 32) for x in encoded(every.train.image)]
         # (Decoded by hand, an image may differ by one grey level.)
@@ -499,7 +502,7 @@ class TestMoments:
         image = np.random.default_rng(0).integers(
             256, size=(2500, 2, 3, 3), dtype=np.uint8
         )
-        mean, std = data._moments(image)
+        mean, std = sets._moments(image)
         np.testing.assert_allclose(mean, image.mean((0, 1, 2)), rtol=1e-12)
         np.testing.assert_allclose(std, image.std((0, 1, 2)), rtol=1e-12)
 
@@ -647,7 +650,7 @@ def go(folder, out, *changes, looks=10**6):
     settings = [f"--data_dir={folder}", f"--out={out}", *TINY, *changes]
     name, config = run.parse(["mnist_rdl", *settings])
     with quick.runs():
-        return run.run(name, config, experiments.Countdown(looks))
+        return experiment.run(name, config, experiments.Countdown(looks))
 
 
 @pytest.fixture(scope="module")
@@ -694,7 +697,7 @@ class TestRun:
     def test_resumed_in_the_middle_of_an_epoch_it_is_the_same(
         self, folder, unbroken, tmp_path
     ):
-        with pytest.raises(loop.Interrupted):
+        with pytest.raises(interrupts.Interrupted):
             go(folder, tmp_path / "run", looks=4)
         go(folder, tmp_path / "run", "--resume")
         np.testing.assert_array_equal(history(tmp_path / "run"), history(unbroken))
@@ -726,8 +729,8 @@ class TestRun:
             for split, count in (("train", 60), ("test", 12))
         }
         write(tmp_path, "imagenette", splits, (32, 32, 3))
-        for out, limit in (("memory", data.IN_MEMORY), ("files", 0)):
-            monkeypatch.setattr(data, "IN_MEMORY", limit)
+        for out, limit in (("memory", sets.IN_MEMORY), ("files", 0)):
+            monkeypatch.setattr(sets, "IN_MEMORY", limit)
             changes = ["--data=imagenette", "--crop=2"]
             summary = go(tmp_path, tmp_path / out, *changes)
             assert ("stay in their files" in summary["data"]) is (out == "files")
@@ -758,12 +761,14 @@ class TestRun:
     ):
         settings = [*TINY, "--teacher=mlp", "--methods", "kd", *changes]
         _, config = run.parse(["mnist_rdl", f"--data_dir={folder}", *settings])
-        own = context.build_context(config, context.load(config), tmp_path, None, None)
+        own = contexts.build_context(
+            config, contexts.load(config), tmp_path, None, None
+        )
         net = nets.build("mlp", CLASSES)
         init = jax.jit(net.init)
         variables = init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
         teacher = teachers.net(net, variables)
-        found, _ = trainings.remembered(own, teacher)
+        found, _ = teaching.remembered(own, teacher)
         assert (found is not teacher) is remembers
         if remembers:
             seen = data.normalise(own.dataset, own.dataset.train.image[:])
@@ -787,7 +792,7 @@ class TestStimuli:
     )
     def test_many_classes(self, classes, each, stimuli):
         label = np.tile(np.arange(classes, dtype=np.int32), each)
-        found = label[context.stimuli(data.Split(np.empty((len(label), 1)), label))]
+        found = label[contexts.stimuli(data.Split(np.empty((len(label), 1)), label))]
         assert len(found) == stimuli and np.all(np.diff(found) >= 0)
         _, counts = np.unique(found, return_counts=True)
         assert len(set(counts)) == 1

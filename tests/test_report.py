@@ -16,7 +16,9 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from experiments import data, findings, page, report, run
+from experiments import data, report, run
+from experiments.analyses.report import numbers, page
+from experiments.results import aggregate, plots
 from rdljax import nets
 
 LAYERS = nets.build("mlp", 10).layers
@@ -105,7 +107,7 @@ def finished(tmp_path_factory):
     call = ["mnist_rdl", *TINY, "--methods", *METHODS, f"--out={folder}"]
     with pytest.MonkeyPatch.context() as patch:
         # (No page shows them.)
-        patch.setattr(findings, "pictures", lambda *_: None)
+        patch.setattr(plots, "pictures", lambda *_: None)
         assert run.main(call) == 0
     for weights in [*folder.glob("*/weights"), *folder.glob("*/checkpoint")]:
         shutil.rmtree(weights)
@@ -209,7 +211,7 @@ def fabricate(folder, methods, seeds, epochs, classes=10, images=60):
         "data": "Images of nothing.",
         "versions": {"python": "3"},
         "device": "1 x cpu",
-        **findings.summarise(results, truth),
+        **aggregate.summarise(results, truth),
     }
     (folder / "result.json").write_text(json.dumps(summary))
     return summary
@@ -400,10 +402,10 @@ class TestNumbers:
     def test_what_is_constant_correlates_with_nothing(self):
         rng = np.random.default_rng(0)
         student = {"a": rng.random(10), "dead": np.zeros(10)}
-        found = report.correlations(student, {"b": rng.random(10)})
+        found = numbers.correlations(student, {"b": rng.random(10)})
         for kind in ("pearson", "spearman"):
             assert np.isfinite(found[kind][0, 0]) and np.isnan(found[kind][1, 0])
-        assert report.rounded(found["pearson"])[1] == [None]
+        assert numbers.rounded(found["pearson"])[1] == [None]
 
 
 class TestRdms:
@@ -468,15 +470,17 @@ class TestRdms:
 
     def test_of_many_stimuli_some_are_shown(self):
         points = np.random.default_rng(0).normal(size=(401, 3))
-        values = np.frombuffer(report.percentiles(distance.pdist(points)), np.uint8)
+        values = np.frombuffer(numbers.percentiles(distance.pdist(points)), np.uint8)
         expected = distance.pdist(points[::3])
         assert len(values) == len(expected) == 134 * 133 / 2
         assert values[5] / 2.55 == pytest.approx(percentile(expected, 5), abs=0.2)
 
     def test_equal_and_missing_distances(self):
-        values = np.frombuffer(report.percentiles(np.array([1.0, 1.0, 9.0])), np.uint8)
+        values = np.frombuffer(numbers.percentiles(np.array([1.0, 1.0, 9.0])), np.uint8)
         np.testing.assert_array_equal(values, np.round([127.5, 127.5, 255]))
-        values = np.frombuffer(report.percentiles(np.array([2.0, np.nan, 1])), np.uint8)
+        values = np.frombuffer(
+            numbers.percentiles(np.array([2.0, np.nan, 1])), np.uint8
+        )
         assert values[1] == 0 < values[2] < values[0]
 
     def test_are_left_out_where_no_net_has_any(self, folder):
@@ -493,9 +497,9 @@ class TestClasses:
 
     def test_follow_from_predictions(self, tmp_path):
         fabricate(tmp_path / "run", ["plain", "kd"], seeds=2, epochs=2)
-        runs = report.results(tmp_path / "run", TAUGHT | {"methods": {}})
+        runs = numbers.results(tmp_path / "run", TAUGHT | {"methods": {}})
         runs["kd"] = [net(tmp_path / "run", "kd", i) for i in range(2)]
-        truth, unknown = report.true_classes(runs, {})
+        truth, unknown = numbers.true_classes(runs, {})
         assert unknown == ""
         for own in (runs["teacher"][0], *runs["kd"]):
             right = np.array(own["predicted"]) == truth
@@ -660,8 +664,8 @@ class TestTable:
         assert head == ["method", "teacher → student", BAD]
         assert list(rows) == ["teacher", "plain", "kd", "at"]
         own = folder / "a run"
-        truth, _ = report.true_classes(
-            report.results(own, TAUGHT | {"methods": column["methods"]}), {}
+        truth, _ = numbers.true_classes(
+            numbers.results(own, TAUGHT | {"methods": column["methods"]}), {}
         )
         errors = {
             method: [

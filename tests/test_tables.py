@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import (
-    checks,
-    columns,
-    command,
-    data,
-    locks,
-    loop,
-    methods,
-    results,
-    run,
-    table,
-    tables,
-    trainings,
-)
+from experiments import command, data, methods, table, tables
 from experiments import config as configs
+from experiments.results import columns, locks
+from experiments.results import folder as results_folder
+from experiments.results import table as result_table
+from experiments.training import (
+    checks,
+    estimate,
+    interrupts,
+    loop,
+    optimizers,
+    rehearsal,
+    table_runs,
+    teaching,
+)
 from rdljax import statistics
 from tests import quick
 
@@ -107,11 +107,10 @@ class TestTables:
         assert weights == [0.1, 0.9, 1.0]
 
     def test_repdistillers_schedule(self):
-        from experiments import trainings
 
         params = {"w": np.float32(0.0)}
         # Of a gradient of 1 without momentum the step is the rate.
-        flat = trainings.optimizer_of(
+        flat = optimizers.optimizer_of(
             tables.repdistiller(momentum=0.0, weight_decay=0.0), False, 240, 10
         )
         state, rates, update = flat.init(params), [], jax.jit(flat.update)
@@ -138,7 +137,7 @@ class TestTables:
             split = data.Split(image, label)
             about = ("noise", *[(1.0,) * 3] * 2)
             noise = data.Dataset(of.config.data, classes, *[split] * 3, *about)
-            run.rehearse(of.config, noise)
+            rehearsal.rehearse(of.config, noise)
 
 
 # ---- the command, on digits and MLPs
@@ -180,14 +179,14 @@ def registered():
         yield
 
 
-picture = table.picture
+picture = result_table.picture
 
 
 @pytest.fixture(scope="module", autouse=True)
 def undrawn():
     """Runs are not rehearsed and draw nothing, and nor does the table."""
     with quick.runs() as patch:
-        patch.setattr(table, "picture", lambda *_: None)
+        patch.setattr(result_table, "picture", lambda *_: None)
         yield
 
 
@@ -200,7 +199,7 @@ def finished(undrawn, tmp_path_factory):
     """A folder with the two columns whose data are there, and the table's picture."""
     folder = tmp_path_factory.mktemp("tables") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "picture", picture)
+        patch.setattr(result_table, "picture", picture)
         assert call(folder, "--only=first,second") == 0
     return folder
 
@@ -290,15 +289,19 @@ class TestCommand:
         assert "0 min 0 s, without elsewhere (not known)." in plan
 
     def test_the_plan_counts_steps_and_compiles_each_phase_once(self, monkeypatch):
-        step, answer = table.Cost(0.5, 30.0), table.Cost(0.25, 7.0)
-        measured = {"student": step, "teacher": table.Cost(2.0, 11.0), "answer": answer}
-        monkeypatch.setattr(table, "_measured", lambda *_: measured)
+        step, answer = estimate.Cost(0.5, 30.0), estimate.Cost(0.25, 7.0)
+        measured = {
+            "student": step,
+            "teacher": estimate.Cost(2.0, 11.0),
+            "answer": answer,
+        }
+        monkeypatch.setattr(estimate, "_measured", lambda *_: measured)
         config = configs.Config(**SETTINGS, start_epochs=3, batch=40, crop=2)
         config = dataclasses.replace(config, methods=("plain", "kd", "ft"), seeds=3)
         # (200 images; two seeds of plain are left, and all of the others.)
         left = [("teacher", 0), ("plain", 1), ("plain", 2)]
         left += [(method, i) for method in ("kd", "ft") for i in range(3)]
-        cost, how = table._estimate(config, pathlib.Path("none"), left)
+        cost, how = estimate._estimate(config, pathlib.Path("none"), left)
         steps = 2 * 5 * 2.0 + 2 * 2 * 5 * 0.5 + 3 * 2 * 5 * 0.75 + 3 * 5 * 5 * 0.75
         assert cost == (pytest.approx(steps), 11 + 30 + 37 + 2 * 37)
         assert how == "a few steps"
@@ -334,7 +337,7 @@ class TestCommand:
         def failing(self, *_):
             raise loop.Diverged("it diverged")
 
-        monkeypatch.setattr(trainings, "train_all", failing)
+        monkeypatch.setattr(teaching, "train_all", failing)
         for change, reason in (
             (["--learning_rate=0.7"], "learning_rate 0.1 there and 0.7 here"),
             (["--batch=10000"], "a batch of 10000 is impossible"),
@@ -417,7 +420,7 @@ class TestCommand:
         from tests import test_experiments as experiments
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "Interrupt", lambda: experiments.Request(looks))
+            patch.setattr(interrupts, "Interrupt", lambda: experiments.Request(looks))
             assert call(tmp_path / "run", *part) == 130
         again = capsys.readouterr().err.strip().splitlines()[-1]
         assert "experiments.table tiny" in again and "--only=first" in again
@@ -455,7 +458,7 @@ class TestCommand:
 
 def gathered(name, *runs):
     """What a table tells of runs: each a column and what it has changed."""
-    summaries, kept = {}, table.Call(name, made(name), pathlib.Path("out"), False)
+    summaries, kept = {}, table_runs.Call(name, made(name), pathlib.Path("out"), False)
     for column, changed in runs:
         config = kept.table.columns[column].config
         summaries[column] = {
@@ -463,7 +466,7 @@ def gathered(name, *runs):
             **{"data": "noise.", "device": "a device", "seconds": 1.0, "mcnemar": []},
             **{"teacher": {"test_error": 50.0}, "baseline": "plain", "versions": {}},
         }
-    return table.gathered(kept, summaries, {})
+    return result_table.gathered(kept.name, kept.table, summaries, {})
 
 
 class TestChanged:
@@ -487,7 +490,7 @@ class TestChanged:
         assert column["folder"] == "r110 to r32" and column["published"] == {}
         name = "r110 to r32, but data=cifar10, train_per_class=30, student=resnet8"
         assert set(column["name"].split(", ")) == set(name.split(", "))
-        text = table.text(found)
+        text = result_table.text(found)
         assert text.startswith("# Other experiments than those of the table crd_cifar")
         for published in ("CIFAR-100", "45,000", "74.31", "71.14", "in brackets"):
             assert published not in text
@@ -515,7 +518,7 @@ class TestChanged:
         ]
 
     def test_every_setting(self):
-        free = {*results.OF_THE_CALL, "data_dir"}
+        free = {*results_folder.OF_THE_CALL, "data_dir"}
         fields = {f.name for f in dataclasses.fields(configs.Config)} - free
         for field in fields:
             found = gathered("vid_cifar100", ("wrn_40_1", {field: "other"}))

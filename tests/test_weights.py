@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import command, data, export_torch, import_torch, run, weights
+from experiments.training import rehearsal
+from experiments.weights import store
 from rdljax import checkpoints, files, nets
 from rdljax.nets import _weights, from_torch
 from tests import quick
@@ -125,8 +127,8 @@ class TestTrained:
         assert trained.fingerprint != again.fingerprint
 
     def test_known_nets_have_known_normalisations(self):
-        assert set(weights.NORMALISATIONS) <= set(nets.NETS)
-        mean, std = weights.NORMALISATIONS["efficientnet_lite0"]
+        assert set(store.NORMALISATIONS) <= set(nets.NETS)
+        mean, std = store.NORMALISATIONS["efficientnet_lite0"]
         pixel = np.array([0.0, 127.0, 255.0]) / 255
         normalised = (pixel - mean) / std
         np.testing.assert_allclose(normalised, [-127 / 128, 0, 1], atol=1e-9)
@@ -232,7 +234,7 @@ class TestExport:
 
 class TestCommand:
     def test_writes_a_folder_and_says_so(self, file, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr(import_torch.data, "load", lambda *_, **__: dataset())
+        monkeypatch.setattr(data, "load", lambda *_, **__: dataset())
         out = tmp_path / "net"
         call = ["resnet8", str(file), f"--out={out}", "--check=cifar10"]
         assert import_torch.main(call) == 0
@@ -309,7 +311,7 @@ def test_students_learn_from_it(tmp_path, tfds_dir, capsys):
     call += ["--train_per_class=20", "--teacher_epochs=50"]
     call += ["--crop=0", "--flip=False", "--remember_teacher=False"]
     with quick.runs() as patch:
-        patch.setattr(run, "rehearse", quick.rehearse)
+        patch.setattr(rehearsal, "rehearse", quick.rehearse)
         assert run.main(call) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["config"]["teacher"] == "mnist_cnn_small"

@@ -9,7 +9,8 @@ shape.
 Command: python -m experiments.table fashion_mnist --data_dir=DIR
 """
 
-from experiments import config, tables
+from experiments import config as configs
+from experiments import tables
 
 
 def get_table() -> tables.Table:
@@ -17,7 +18,7 @@ def get_table() -> tables.Table:
     return tables.Table(
         {
             "fashion_mnist": tables.Column(
-                config.Config(
+                configs.Config(
                     data="fashion_mnist",
                     methods=("plain", "rdl", "kd", "at", "sp", "vid", "crd", "nst"),
                     epochs=5,

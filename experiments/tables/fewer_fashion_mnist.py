@@ -8,7 +8,8 @@ Command: python -m experiments.table fewer_fashion_mnist --data_dir=DIR
 The teacher is trained once, on all images. Epochs are more where images are fewer.
 """
 
-from experiments import config, tables
+from experiments import config as configs
+from experiments import tables
 
 EPOCHS = {"5400": 5, "1000": 12, "500": 20, "100": 50}
 
@@ -18,7 +19,7 @@ def get_table() -> tables.Table:
     columns = {}
     for name, epochs in EPOCHS.items():
         whole = name == "5400"
-        settings = config.Config(
+        settings = configs.Config(
             data="fashion_mnist",
             train_per_class=None if whole else int(name),
             methods=("plain", "kd", "hint", "at", "vid", "rdl"),

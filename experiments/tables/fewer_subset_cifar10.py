@@ -11,7 +11,8 @@ more a class. It has seen 40,000, so that what it teaches of a few is more than 
 hold.
 """
 
-from experiments import config, tables
+from experiments import config as configs
+from experiments import tables
 
 # Epochs, by images a class.
 EPOCHS = {200: 40, 100: 60, 50: 80}
@@ -22,7 +23,7 @@ def get_table() -> tables.Table:
     return tables.Table(
         {
             str(count): tables.Column(
-                config.Config(
+                configs.Config(
                     data="cifar10",
                     train_per_class=count,
                     teacher_from="weights/cifar_cnn",

@@ -9,7 +9,8 @@ The student is an MLP of 256 and 64 hidden units. For the teacher of the column
 `subset_cifar10` see the table of that name.
 """
 
-from experiments import config, tables
+from experiments import config as configs
+from experiments import tables
 
 
 def get_table() -> tables.Table:
@@ -27,12 +28,12 @@ def get_table() -> tables.Table:
     return tables.Table(
         {
             "fashion_mnist": tables.Column(
-                config.Config(
+                configs.Config(
                     data="fashion_mnist", epochs=10, teacher_epochs=5, **shared
                 )
             ),
             "subset_cifar10": tables.Column(
-                config.Config(
+                configs.Config(
                     data="cifar10",
                     teacher_from="weights/cifar_cnn",
                     epochs=30,

@@ -11,15 +11,16 @@ numbers were not at hand: the paper's abstract says that RDL students are signif
 better than plain ones, and as good as those of other methods.
 """
 
-from experiments import config, tables
+from experiments import config as configs
+from experiments import tables
 
 METHODS = ("plain", "rdl", "hint", "at", "kd", "kd+rdl")
 
 
 def get_table() -> tables.Table:
     """Returns the columns, with what is published."""
-    one = config.Config(methods=METHODS, weights=("hint=1",))
-    ensemble = config.Config(ensemble=3, methods=("plain", "rdl", "kd", "kd+rdl"))
+    one = configs.Config(methods=METHODS, weights=("hint=1",))
+    ensemble = configs.Config(ensemble=3, methods=("plain", "rdl", "kd", "kd+rdl"))
     return tables.Table(
         {
             "one teacher": tables.Column(one),

@@ -18,7 +18,8 @@ it answered is kept in 1.3 GiB of memory. FSP and KDSVD, which compare nets of e
 width, are left out.
 """
 
-from experiments import config, tables
+from experiments import config as configs
+from experiments import tables
 
 METHODS = (
     *("plain", "kd", "dkd", "dist", "hint", "at", "nst", "vid", "ab", "ft"),
@@ -45,9 +46,9 @@ def get_table() -> tables.Table:
     return tables.Table(
         {
             "pretrained": tables.Column(
-                config.Config(teacher_from="weights/cifar_cnn", **shared)
+                configs.Config(teacher_from="weights/cifar_cnn", **shared)
             ),
-            "same_data": tables.Column(config.Config(teacher="resnet8", **shared)),
+            "same_data": tables.Column(configs.Config(teacher="resnet8", **shared)),
         },
         (*tables.SMALL, "a small part of the images, neither cropped nor mirrored"),
     )

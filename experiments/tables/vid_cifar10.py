@@ -9,7 +9,8 @@ Command: python -m experiments.table vid_cifar10 --seeds=3 --data_dir=DIR
 The teacher is trained once, on all images.
 """
 
-from experiments import config, tables
+from experiments import config as configs
+from experiments import tables
 
 METHODS = ("plain", "kd", "hint", "at", "vid", "rdl")
 PUBLISHED = {
@@ -25,7 +26,7 @@ def get_table() -> tables.Table:
     columns = {}
     for name, numbers in PUBLISHED.items():
         whole = name == "5000"
-        settings = config.Config(
+        settings = configs.Config(
             train_per_class=None if whole else int(name),
             student="wrn_16_1",
             methods=METHODS,

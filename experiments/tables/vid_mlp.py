@@ -7,7 +7,8 @@ The numbers were not at hand.
 Command: python -m experiments.table vid_mlp --data_dir=DIR
 """
 
-from experiments import config, tables
+from experiments import config as configs
+from experiments import tables
 
 METHODS = ("plain", "kd", "hint", "vid", "rdl")
 
@@ -16,7 +17,7 @@ def get_table() -> tables.Table:
     """Returns the columns, with what is published."""
     columns = {}
     for width in (1024, 2048, 4096):
-        settings = config.Config(
+        settings = configs.Config(
             student=f"mlp_{width}",
             methods=METHODS,
             # (A vector beside maps is a map of one position.)

@@ -1,0 +1,159 @@
+"""Backbones of detectors: trained nets and one of their layers."""
+
+import argparse
+import functools
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from experiments import command, data, weights
+from experiments.analyses.detection import centernet
+from rdljax import errors, nets
+
+Array = jax.Array
+
+# The least height and width of the map that the head reads, if none is named.
+LEAST_GRID = 8
+
+
+class Backbone(NamedTuple):
+    """A net that a detector begins with.
+
+    Attributes:
+      name: In the table.
+      seed: Of the training.
+      net: Its name.
+      detector: With it.
+      variables: Its variables.
+    """
+
+    name: str
+    seed: int
+    net: str
+    detector: centernet.Detector
+    variables: Any
+
+    @property
+    def run(self) -> str:
+        """Returns the name of its training."""
+        return f"{self.name}-seed{self.seed}"
+
+
+def parse_backbones(given: Sequence[str]) -> dict[str, str]:
+    """From `NAME=FOLDER` or `NAME=drawn:NET` to folders or nets, by name.
+
+    Raises:
+      UsageError: One is neither, or two have one name.
+    """
+    found = {}
+    for one in given:
+        name, _, source = one.partition("=")
+        if not (source and re.fullmatch(r"[\w.+-]+", name)):
+            raise command.UsageError(
+                f"expected NAME=FOLDER or NAME=drawn:NET, got {one!r}"
+            )
+        if name in found:
+            raise command.UsageError(f"two backbones are called {name}")
+        found[name] = source
+    return found
+
+
+def load_backbone(
+    name: str,
+    source: str,
+    seed: int,
+    dataset: data.Dataset,
+    normalise: Callable[[Array], Array],
+    options: argparse.Namespace,
+) -> Backbone:
+    """Returns a backbone and the detector around it.
+
+    Args:
+      name: In the table.
+      source: A folder of weights, or `drawn:NET`.
+      seed: Of the training.
+      dataset: The data.
+      normalise: What nets see of its images.
+      options: `size`, `layer` and `frozen`.
+
+    Raises:
+      UsageError: There is no such folder, or the net cannot see the canvases, or has no
+        map for the head.
+      UnknownName: There is no such net, or layer.
+    """
+    drawn = source.removeprefix("drawn:")
+    if drawn != source:
+        net_name, net = drawn, nets.build(drawn, dataset.classes)
+        blank = jnp.zeros((1, *dataset.shape))
+        draw = functools.partial(net.init, jax.random.key(seed), blank)
+    else:
+        trained = weights.load(source.replace("{seed}", str(seed)))
+        own, channels = trained.shape[-1], dataset.shape[-1]
+        if own != channels:
+            raise command.UsageError(
+                f"{name} sees images of {own} channels, {dataset.name} has {channels}"
+            )
+        net_name = trained.name
+        net = trained.seeing(dataset, nets.build(net_name, trained.classes))
+
+        def draw():
+            return trained.variables
+
+    canvas = jnp.zeros((1, options.size, options.size, dataset.shape[-1]))
+    try:
+        seen = jax.eval_shape(lambda: net.apply(draw(), canvas))
+    except flax.errors.FlaxError as error:
+        raise command.UsageError(
+            f"{name}: {net_name} cannot see canvases of {options.size} x "
+            f"{options.size} pixels, since it flattens its maps and so takes images of "
+            "one size alone; nets that take the mean over positions can, such as "
+            "resnet8, wrn_16_1 and vgg8"
+        ) from error
+    layer = options.layer
+    if layer is None:
+        layer = last_stage(name, net, seen, options.size)
+    errors.check_name(
+        f"map of {name}", layer, [k for k, x in seen.items() if x.ndim == 4]
+    )
+    grid = seen[layer].shape[1]
+    if options.size % grid:
+        raise command.UsageError(
+            f"size: {layer} of {name} has {grid} x {grid} cells, which do not divide "
+            f"{options.size} pixels"
+        )
+    detector = centernet.Detector(
+        net,
+        normalise,
+        layer,
+        grid,
+        options.size // grid,
+        dataset.classes,
+        options.frozen,
+    )
+    return Backbone(name, seed, net_name, detector, draw())
+
+
+def last_stage(name: str, net: Any, seen: dict[str, Array], size: int) -> str:
+    """Returns the deepest stage that is fine enough for a head.
+
+    Args:
+      name: Of the backbone.
+      net: The backbone.
+      seen: What it answers, or the form of that.
+      size: Of the canvases.
+
+    Raises:
+      UsageError: None is.
+    """
+    stages = [layer for layer in net.layers if layer.startswith("stage")]
+    fine = [layer for layer in stages if seen[layer].shape[1] >= LEAST_GRID]
+    if not fine:
+        raise command.UsageError(
+            f"{name} has no stage of {LEAST_GRID} x {LEAST_GRID} cells or more for "
+            f"canvases of {size} pixels; --size takes larger ones, --layer names a map"
+        )
+    return fine[-1]

@@ -1,0 +1,237 @@
+"""Trains and measures a detector on every backbone."""
+
+import argparse
+import functools
+import math
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+
+from experiments import command, data, weights
+from experiments.analyses.detection import backbones, canvas, centernet
+from experiments.analyses.detection import folder as folders
+from experiments.analyses.detection import summary as detection_summary
+from experiments.results import locks
+from experiments.training import context as contexts
+from experiments.training import interrupts, loop, recording
+from rdljax import files
+
+# Seeds of the canvases, the same for all seeds of the training.
+PARTS = {"train": 0, "test": 1}
+
+
+COUNTS = ("seeds", "epochs", "batch", "canvases", "test_canvases", "objects", "size")
+
+
+def compare(options: argparse.Namespace, interrupt: interrupts.Interrupt) -> dict:
+    """Trains and measures a detector for each backbone and seed; writes the results.
+
+    Args:
+      options: From `parse`.
+      interrupt: Whether to stop.
+
+    Returns:
+      What `result.json` holds.
+
+    Raises:
+      UsageError: A setting is impossible, data or weights are missing, or the folder
+        is taken.
+      UnknownName: Of a net, a layer or a data set.
+      Interrupted: Stopped; the folder can be resumed.
+      Diverged: A loss is not finite.
+    """
+    sources = backbones.parse_backbones(options.backbones)
+    _check(options)
+    try:
+        dataset = data.load(options.data, options.data_dir)
+    except ValueError as error:
+        raise command.UsageError(str(error)) from error
+    normalise = functools.partial(data.normalise, dataset)
+    every = [
+        backbones.load_backbone(name, source, seed, dataset, normalise, options)
+        for name, source in sources.items()
+        for seed in range(options.seeds)
+    ]
+    size = {"size": options.size, "objects": options.objects}
+    counts = {"train": options.canvases, "test": options.test_canvases}
+    canvases = {
+        part: canvas.compose(dataset, part, count, seed=PARTS[part], **size)
+        for part, count in counts.items()
+    }
+    settings = {k: v for k, v in vars(options).items() if k not in folders.OF_THE_CALL}
+    with locks.held(folders.place(options)):
+        folders.claim(options, settings | contexts.fingerprint(dataset))
+        return _compare(options, settings, dataset, canvases, every, interrupt)
+
+
+def _compare(
+    options: argparse.Namespace,
+    settings: dict[str, Any],
+    dataset: data.Dataset,
+    canvases: dict[str, canvas.Canvases],
+    every: list[backbones.Backbone],
+    interrupt: interrupts.Interrupt,
+) -> dict:
+    """`compare`, in a folder that is claimed."""
+    folder, sources = (
+        folders.place(options),
+        backbones.parse_backbones(options.backbones),
+    )
+    note = described(dataset, canvases)
+    print(f"{note}\nResults: {folder}.")
+
+    epoch = options.canvases // options.batch
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, options.learning_rate, epoch, options.epochs * epoch + 1
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(centernet.CLIP), optax.adam(rate))
+    on_device = canvas.Canvases(*map(jnp.asarray, canvases["train"]))
+    results = []
+    total = len(every) * options.epochs * epoch
+    with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
+        for backbone in every:
+            results.append(recorded(folder, backbone, settings))
+            if results[-1] is not None:
+                bar.update(options.epochs * epoch)
+                continue
+            bar.set_description(backbone.run)
+
+            def advance(name=backbone.run):
+                if interrupt.requested:
+                    raise interrupts.Interrupted(name)
+                bar.update()
+
+            results[-1] = _result(
+                backbone, optimizer, on_device, canvases["test"], options, advance
+            )
+            record = results[-1] | {"settings": settings}
+            files.write_json(folder / f"{backbone.run}.json", record)
+    summary = {
+        "note": note,
+        "settings": {"seeds": options.seeds, **settings},
+        "versions": recording.versions(),
+        "device": jax.devices()[0].device_kind,
+        "backbones": detection_summary.summarise(results, sources),
+    }
+    detection_summary.picture(folder / "detections.png", results, canvases["test"])
+    text = detection_summary.table(summary)
+    files.write(folder / "table.md", text)
+    files.write_json(folder / "result.json", summary)
+    print(f"\n{text}\n{folder}: result.json, table.md, detections.png")
+    return summary
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises `UsageError` for numbers that are impossible."""
+    for name in COUNTS:
+        if getattr(options, name) < 1:
+            raise command.UsageError(
+                f"{name} must be 1 or more, got {getattr(options, name)}"
+            )
+    if options.batch > options.canvases:
+        raise command.UsageError(
+            f"batch must be at most {options.canvases}, the canvases, got "
+            f"{options.batch}"
+        )
+    if not 0 < options.learning_rate < math.inf:
+        raise command.UsageError(
+            f"learning_rate must be above 0 and finite, got {options.learning_rate}"
+        )
+
+
+def recorded(
+    folder: pathlib.Path, backbone: backbones.Backbone, settings: dict[str, Any]
+) -> dict | None:
+    """What a backbone and a seed have left in the folder, if they were finished.
+
+    Args:
+      folder: For results.
+      backbone: The backbone.
+      settings: Of the comparison. (The first versions' records say nothing of theirs.)
+
+    Raises:
+      UsageError: It cannot be read, or is of another backbone, seed or comparison.
+    """
+    record = folder / f"{backbone.run}.json"
+    if not record.exists():
+        return None
+    found = folders.read(record, "where it is deleted, --resume writes it anew")
+    if found.get("weights") != weights.fingerprint(backbone.variables):
+        raise command.UsageError(
+            f"{record} is of other weights; --out=FOLDER leaves it alone, another NAME "
+            "goes beside it"
+        )
+    mine = {"backbone": backbone.name, "seed": backbone.seed, "settings": settings}
+    theirs = {"settings": settings} | found
+    if changed := [k for k, value in mine.items() if theirs.get(k) != value]:
+        raise command.UsageError(
+            f"{record} is of another run, by its {', '.join(changed)}; where it is "
+            "deleted, --resume writes it anew"
+        )
+    return found
+
+
+def _result(
+    backbone: backbones.Backbone,
+    optimizer: optax.GradientTransformation,
+    canvases: canvas.Canvases,
+    test: canvas.Canvases,
+    options: argparse.Namespace,
+    advance: Callable[[], None],
+) -> dict:
+    """Returns the result of a backbone and a seed."""
+    start, detector = time.monotonic(), backbone.detector
+    state = centernet.begin(
+        detector, backbone.variables, optimizer, test.image, backbone.seed
+    )
+    state, history = centernet.train(
+        detector,
+        state,
+        optimizer,
+        canvases,
+        epochs=options.epochs,
+        batch=options.batch,
+        seed=backbone.seed,
+        advance=advance,
+    )
+    if not all(math.isfinite(epoch["loss"]) for epoch in history):
+        raise loop.Diverged(
+            f"{backbone.run}: the loss is not finite; see --learning_rate"
+        )
+    found = centernet.detect(detector, state, test.image)
+    return {
+        "backbone": backbone.name,
+        "seed": backbone.seed,
+        "net": backbone.net,
+        "weights": weights.fingerprint(backbone.variables),
+        "layer": detector.layer,
+        "grid": detector.grid,
+        **centernet.measure(found, test, detector.classes),
+        "history": history,
+        "seconds": time.monotonic() - start,
+        "shown": [x[: detection_summary.SHOWN].tolist() for x in found],
+    }
+
+
+def described(dataset: data.Dataset, canvases: dict[str, canvas.Canvases]) -> str:
+    """Returns the data in words."""
+    size = canvases["train"].image.shape[1]
+    objects = {part: np.sum(x.label != canvas.ABSENT) for part, x in canvases.items()}
+    how = "black, their boxes around the ink"
+    if dataset.train.image.shape[-1] > 1:
+        how = "noise, their boxes around the whole image"
+    return (
+        f"Data: not photographs of scenes, as in PASCAL VOC, but canvases of {size} x "
+        f"{size} pixels composed of real images of {dataset.name} on {how}: "
+        f"{len(canvases['train'].label):,} canvases with {objects['train']:,} objects "
+        f"of its training images to train on, {len(canvases['test'].label):,} with "
+        f"{objects['test']:,} of its test images to test on.\n{dataset.name}: "
+        f"{dataset.note}"
+    )

@@ -1,0 +1,88 @@
+"""The folder of a comparison of detectors."""
+
+import argparse
+import pathlib
+import sys
+from typing import Any
+
+from experiments import command
+from experiments.results import locks
+from rdljax import files
+
+# What leaves the run of a backbone and a seed as it is.
+OF_THE_CALL = ("backbones", "seeds", "data_dir", "out", "resume")
+
+
+def place(options: argparse.Namespace) -> pathlib.Path:
+    """Returns the folder for results, of which nothing is known yet."""
+    return command.path("out", options.out)
+
+
+def claim(options: argparse.Namespace, settings: dict[str, Any]) -> pathlib.Path:
+    """Returns the folder for results, if it is free or holds such a run to be resumed.
+
+    Args:
+      options: From `parse`.
+      settings: What makes a comparison another one, its images included.
+
+    Raises:
+      UsageError: It holds something else, or `resume` is missing.
+    """
+    folder = place(options)
+    record = folder / "detection.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # (A run that is killed while it claims its folder leaves a draft alone.)
+        nothing = ("detection.partial", locks.NAME)
+        there = [path for path in folder.iterdir() if not files.is_draft(path)]
+        if {path.name for path in there}.difference(nothing):
+            _check_taken(folder, record, settings, options.resume)
+        files.write_json(record, settings)
+    except OSError as error:
+        raise command.UsageError(f"cannot write to {folder}: {error}") from error
+    return folder
+
+
+def _check_taken(
+    folder: pathlib.Path, record: pathlib.Path, settings: dict[str, Any], resume: bool
+) -> None:
+    """Raises `UsageError` unless a folder in use may be resumed."""
+    if not record.exists():
+        raise command.UsageError(
+            f"{folder} holds something that is no such run; see --out"
+        )
+    theirs = read(record, "--out=FOLDER leaves it alone")
+    unknown = "images" not in theirs  # Of an earlier version.
+    theirs = {"images": settings.get("images"), **theirs}
+    changed = [
+        f"{k} {theirs.get(k)!r} there and {settings.get(k)!r} here"
+        for k in settings | theirs
+        if theirs.get(k) != settings.get(k)
+    ]
+    if changed:
+        raise command.UsageError(
+            f"{folder} holds a run with other settings ({', '.join(changed)}); "
+            "--out=FOLDER leaves it alone"
+        )
+    if not resume:
+        raise command.UsageError(
+            f"{folder} holds a run with these settings; --resume continues it, or adds "
+            "backbones and seeds"
+        )
+    if unknown:
+        print(
+            f"{folder} does not say which images it began with (an earlier version): "
+            "that they are those of now is not checked",
+            file=sys.stderr,
+        )
+
+
+def read(record: pathlib.Path, hint: str) -> dict:
+    """Returns a file of JSON, or `UsageError` with a hint."""
+    try:
+        found = files.words(record)
+        if not isinstance(found, dict):
+            raise ValueError("it is no dictionary")
+    except (OSError, ValueError, RecursionError) as error:
+        raise command.UsageError(f"{record} is damaged ({error}); {hint}") from error
+    return found

@@ -1,0 +1,157 @@
+"""The result of a comparison of detectors: numbers, table and picture."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.analyses.detection import canvas, centernet
+from experiments.results import markdown, plots
+from rdljax import statistics
+
+# Detections that are shown, and in how many canvases.
+SHOWN_SCORE, SHOWN = 0.3, 5
+
+
+def summarise(results: list[dict], sources: dict[str, str]) -> dict[str, dict]:
+    """By backbone, mean and spread over seeds, and every run.
+
+    Args:
+      results: Of each backbone and seed.
+      sources: Of each backbone, by name, the first one the baseline.
+
+    Returns:
+      With `difference`, of `map` from the baseline's, paired over seeds.
+    """
+    runs = {name: [r for r in results if r["backbone"] == name] for name in sources}
+    first = next(iter(runs))
+    found = {}
+    for name, own in runs.items():
+        found[name] = {
+            "source": sources[name],
+            **{key: own[0][key] for key in ("net", "layer", "grid")},
+            **{
+                key: _spread([r[key] for r in own])
+                for key in ("map", "map_strict", "seconds")
+            },
+            "ap": [
+                None if None in of_class else _spread(of_class)
+                for of_class in zip(*(_numbers(r["ap"]) for r in own), strict=True)
+            ],
+            "runs": [
+                {k: v for k, v in r.items() if k not in ("shown", "settings")}
+                for r in own
+            ],
+        }
+        if name != first:
+            pair = ([r["map"] for r in of] for of in (own, runs[first]))
+            difference = statistics.paired_difference(*pair)._asdict()
+            found[name]["difference"] = dict(
+                zip(difference, _numbers(difference.values()), strict=True)
+            )
+    return found
+
+
+def _numbers(values: Sequence[float | None]) -> list[float | None]:
+    """None in the place of NaN: what was read from JSON, and what was not, alike."""
+    return [None if v is None or math.isnan(v) else float(v) for v in values]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    mean, std, _ = statistics.spread(values)
+    return dict(zip(("mean", "std"), _numbers([mean, std]), strict=True))
+
+
+def table(summary: dict) -> str:
+    """Returns the summary as Markdown."""
+    backbones, settings = summary["backbones"], summary["settings"]
+    first = next(iter(backbones))
+    kept = "kept as it is" if settings["frozen"] else "trained with the head"
+    rows = [
+        [
+            name,
+            f"{of['net']}, {of['layer']}, {of['grid']} x {of['grid']}",
+            markdown.plus_minus(of["map"], 1),
+            markdown.interval(of.get("difference"), 1),
+            markdown.plus_minus(of["map_strict"], 1),
+            markdown.plus_minus(of["seconds"], 0),
+        ]
+        for name, of in backbones.items()
+    ]
+    columns = ["backbone", "net, map and cells", "mAP at 0.5, %", "difference"]
+    columns += ["mAP 0.5 to 0.95, %", "seconds a run"]
+    classes = range(len(backbones[first]["ap"]))
+    by_class = [
+        [one]
+        + [
+            "–" if of["ap"][one] is None else markdown.plus_minus(of["ap"][one], 1)
+            for of in backbones.values()
+        ]
+        for one in classes
+    ]
+    parts = [
+        summary["note"],
+        f"The backbone is {kept}: {settings['epochs']} epochs, {settings['seeds']} "
+        "seeds. mAP: average precision on test canvases, its mean over classes, with "
+        f"mean and deviation over seeds. Difference: mAP at 0.5 minus that of {first}, "
+        "paired over seeds, with its 95 % t interval.",
+        markdown.grid(columns, rows),
+        "Average precision at an IoU of 0.5 by class, %:",
+        markdown.grid(["class", *backbones], by_class),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def picture(path: pathlib.Path, results: list[dict], canvases: canvas.Canvases) -> None:
+    """The first test canvases with true boxes and those of each backbone's seed 0.
+
+    Args:
+      path: Of the PNG.
+      results: Of each run.
+      canvases: For testing.
+    """
+    from matplotlib import patches
+    from matplotlib import pyplot as plt
+
+    results = [r for r in results if r["seed"] == 0]
+    count, size = min(SHOWN, len(canvases.label)), canvases.image.shape[1]
+    figure, axes = plt.subplots(
+        len(results),
+        count,
+        figsize=(2.4 * count + 0.3, 2.4 * len(results) + 0.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    styles = {
+        "true": {"edgecolor": "#56B4E9", "linewidth": 1.6},
+        "detected": {"edgecolor": "#E69F00", "linewidth": 1.2, "linestyle": "--"},
+    }
+    written = {"color": "#E69F00", "fontsize": 7, "clip_on": True}
+    written["bbox"] = {"color": "black", "alpha": 0.5, "pad": 0.3}
+
+    def mark(axis, box, kind):
+        corner, end = np.split(np.asarray(box), 2)
+        patch = patches.Rectangle(corner, *(end - corner), fill=False, **styles[kind])
+        axis.add_patch(patch)
+
+    for row, result in zip(axes, results, strict=True):
+        found = centernet.Detections(*map(np.asarray, result["shown"]))
+        for i, axis in enumerate(row):
+            image = canvases.image[i]
+            image = image[..., 0] if image.shape[-1] == 1 else image
+            axis.imshow(image, "gray", vmin=0, vmax=255, extent=(0, size, size, 0))
+            for box, label in zip(canvases.boxes[i], canvases.label[i], strict=True):
+                if label != canvas.ABSENT:
+                    mark(axis, box, "true")
+            for box, label, score in zip(*(x[i] for x in found), strict=True):
+                if score >= SHOWN_SCORE and label != canvas.ABSENT:
+                    mark(axis, box, "detected")
+                    text, top = f"{label} ({100 * score:.0f} %)", max(box[1], 0)
+                    place = {"va": "bottom" if top > size / 12 else "top"}
+                    axis.text(max(box[0], 0), top, text, **place, **written)
+            axis.set(xticks=[], yticks=[], xlim=(0, size), ylim=(size, 0))
+        row[0].set_ylabel(result["backbone"], fontsize=9)
+    shown = [patches.Patch(fill=False, label=k, **style) for k, style in styles.items()]
+    figure.legend(handles=shown, loc="outside lower center", ncols=2, frameon=False)
+    plots.save(figure, path)

@@ -1,0 +1,114 @@
+"""Students by every setting of a grid, on validation images."""
+
+import dataclasses
+import math
+import pathlib
+import tempfile
+from typing import Any
+
+import tqdm
+
+from experiments import config as configs
+from experiments.training import builder, fitting, interrupts, loop
+from experiments.training import context as contexts
+from rdljax import statistics, teachers, training
+
+LAYERS = ("stage1", "stage2", "pooled", "logits")
+
+
+Setting = tuple[str, dict]
+
+
+def distances_and_comparisons() -> list[Setting]:
+    """Returns the method and the fields of the config that it changes."""
+    settings: list[Setting] = [("plain", {})]
+    for distance in ("MeanSquared", "Euclidean", "Cosine", "Correlation"):
+        for weight in (0.1, 0.3, 1.0, 3.0, 10.0):
+            change = {"distance": distance, "comparison": "Pearson"}
+            settings.append(("rdl", {**change, "weights": (f"rdl={weight}",)}))
+    for comparison in ("Cosine", "MSE", "MSE_norm", "MSE_least_squares"):
+        for distance in ("MeanSquared", "Cosine", "Correlation"):
+            for weight in (0.1, 1.0, 10.0):
+                change = {"distance": distance, "comparison": comparison}
+                settings.append(("rdl", {**change, "weights": (f"rdl={weight}",)}))
+    return settings
+
+
+def around_the_default() -> list[Setting]:
+    """Layers, schedule, random pairs, and KD with and without RDL."""
+    settings: list[Setting] = [("plain", {}), ("rdl", {})]
+    for layers in (LAYERS[:2], LAYERS[2:], LAYERS[:3], LAYERS[2:3], LAYERS[3:]):
+        settings.append(("rdl", {"layers": layers}))
+    settings.append(("rdl", {"rdl_decay": True}))
+    settings += [("rdl", {"pairs": pairs}) for pairs in (50, 500)]
+    settings += [
+        ("kd", {"weights": (f"kd={weight}",)}) for weight in (0.1, 0.3, 1.0, 3.0)
+    ]
+    settings += [
+        ("kd+rdl", {"weights": (f"kd={weight}",)}) for weight in (0.1, 0.3, 1.0)
+    ]
+    return settings
+
+
+PARTS = {"1": distances_and_comparisons, "2": around_the_default}
+
+
+def try_all(
+    base: configs.Config, settings: list[Setting], interrupt: interrupts.Interrupt
+) -> None:
+    """Trains a teacher and the students of every setting; prints a row for each."""
+    dataset = contexts.load(base)
+    print(dataset.note, "\n")
+    print("| method | setting | validation error, % | of each seed |")
+    print("|---|---|---|---|")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        tqdm.tqdm(unit="step") as bar,
+    ):
+        context = contexts.build_context(
+            base, dataset, pathlib.Path(scratch), interrupt, bar
+        )
+        net = contexts.teacher(base, dataset, training.AXIS)
+        nobody = teachers.none()
+        recipe = builder.prepare(context, net, nobody, "plain", "teacher")
+        (outcome,) = fitting.fit(context, {"teacher": 0}, recipe)
+        error = outcome.history[-1]["validation_error"]
+        print(f"| teacher | | {error:.2f} | |", flush=True)
+        for i, (method, change) in enumerate(settings):
+            tried = context._replace(config=dataclasses.replace(base, **change))
+            errors = students(
+                tried, method, teachers.net(net, outcome.variables), f"{i}-{method}"
+            )
+            mean, deviation, _ = statistics.spread(errors)
+            setting = ", ".join(_said(*item) for item in change.items())
+            each = " ".join(f"{e:.2f}" for e in errors)
+            row = f"| {method} | {setting} | {mean:.2f} ± {deviation:.2f} | {each} |"
+            print(row, flush=True)
+
+
+def _said(field: str, value: Any) -> str:
+    """Returns a changed field: `distance=Cosine`, but `rdl=0.1` of a weight."""
+    return ", ".join(value) if field == "weights" else f"{field}={value}"
+
+
+def students(
+    context: contexts.Context, method: str, teacher: teachers.Teacher, name: str
+) -> list[float]:
+    """Returns the validation errors at the last epoch of the students of all seeds.
+
+    Of one that diverged, NaN.
+    """
+    net = contexts.student(
+        context.config, context.dataset, context.given, training.AXIS
+    )
+    recipe = builder.prepare(context, net, teacher, method)
+
+    def error(seed):
+        try:
+            (outcome,) = fitting.fit(context, {f"{name}-{seed}": seed}, recipe)
+        except loop.Diverged as diverged:
+            tqdm.tqdm.write(str(diverged))
+            return math.nan
+        return outcome.history[-1]["validation_error"]
+
+    return [error(seed) for seed in range(context.config.seeds)]

@@ -1,0 +1,316 @@
+"""What a page shows of a run, or of a table of runs."""
+
+import base64
+import functools
+import os
+import pathlib
+import urllib.parse
+from typing import Any
+
+import numpy as np
+
+from experiments import command, data, methods
+from experiments.analyses.report import page
+from experiments.training import recording
+from rdljax import errors, files, nets
+
+# What is drawn of a history: its key, and what it is.
+CURVES = {
+    "validation_error": "Validation error, %",
+    "task": "Cross-entropy on training images, nats",
+}
+
+
+OVER_SEEDS = {"mean": np.mean, "low": np.min, "high": np.max}
+
+
+# Classes whose names have room along a matrix, and stimuli or classes that are shown.
+NAMED, MOST = 20, 200
+
+
+def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
+    """Returns the page of a run, as HTML.
+
+    Args:
+      folder: The results folder of a finished run.
+      data_dir: Where the TFDS sets lie, if not where the run read them.
+
+    Raises:
+      UsageError: A file is missing or damaged.
+    """
+    summary = _json(folder / "result.json")
+    config, runs = dict(summary["config"]), results(folder, summary)
+    config["data_dir"] = data_dir or config["data_dir"]
+    # (A teacher of another task predicts none of these classes.)
+    judged = {name: of for name, of in runs.items() if of[0]["predicted"] is not None}
+    truth, unknown = true_classes(judged, config)
+    classes = 1 + int(
+        np.append(predictions(judged), -1 if truth is None else truth).max()
+    )
+    if classes > MOST:
+        unknown = f"{classes:,} classes are too many to be shown"
+    numbers = {
+        "curves": curves(runs),
+        "rdms": rdms_by_epoch(runs, config),
+        "classes": classes if truth is not None and classes <= NAMED else 0,
+        "compared": [methods.pair(layer) for layer in config["layers"]],
+        "similarity": similarity(runs, config) if "teacher" in runs else None,
+        "confusion": None if unknown else confusions(judged, truth, classes),
+        "viridis": _viridis(),
+    }
+    return page.of_run(summary, numbers, unknown)
+
+
+def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
+    """Returns the page of a table of runs, as HTML.
+
+    Args:
+      folder: That holds `table.json`.
+      out: Where the page will lie, for links from there.
+
+    Raises:
+      UsageError: A file is damaged.
+    """
+    table = _json(folder / "table.json")
+    found, links = {}, {}
+    for place, column in enumerate(table["columns"]):
+        own = folder / column["folder"]
+        if (own / "result.json").exists():
+            found[place] = curves(results(own, _json(own / "result.json")))
+        if (own / "report.html").exists():
+            there = os.path.relpath(own / "report.html", out.parent)
+            links[place] = urllib.parse.quote(there)
+    return page.of_table(table, found, links)
+
+
+def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:
+    """By method the result and the `folder` of every seed, the teacher's first."""
+    folders = {}
+    if summary["teacher"] is not None:
+        count = summary["config"]["ensemble"]
+        names = [recording.folder("teacher", seed, count) for seed in range(count)]
+        folders["teacher"] = [folder / name for name in names]
+    for method, of in summary["methods"].items():
+        seeds = range(len(of["test_error"]["values"]))
+        folders[method] = [folder / recording.folder(method, seed) for seed in seeds]
+    return {
+        method: [_json(own / "result.json") | {"folder": own} for own in of]
+        for method, of in folders.items()
+    }
+
+
+def _json(path: pathlib.Path) -> Any:
+    try:
+        return files.words(path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise command.UsageError(f"{path} is missing or damaged ({error})") from error
+
+
+def curves(runs: dict[str, list[dict]]) -> list[dict]:
+    """Learning curves: of each of `CURVES` a `label` and a `series` of methods.
+
+    Args:
+      runs: From `results`. (A teacher that was trained elsewhere has no history.)
+
+    Returns:
+      Of each method in a series its `name`, and by epoch what `OVER_SEEDS` names.
+    """
+    panels = []
+    for key, label in CURVES.items():
+        series = []
+        for name, of in runs.items():
+            if of[0]["history"]:
+                values = [[epoch[key] for epoch in own["history"]] for own in of]
+                found = {
+                    kind: rounded(over_seeds(np.array(values, float), axis=0))
+                    for kind, over_seeds in OVER_SEEDS.items()
+                }
+                series.append({"name": name, **found})
+        panels.append({"label": label, "series": series})
+    return panels
+
+
+def rdms_by_epoch(runs: dict[str, list[dict]], config: dict) -> dict[str, dict]:
+    """Of each net of seed 0 its RDMs, by recorded epoch or (None) the final ones.
+
+    Returns:
+      By method `epochs` and `layers`, by name the percentiles in base64 of each epoch.
+    """
+    found = {}
+    for name, (own, *_) in runs.items():
+        files = {
+            int(file.stem.removeprefix("epoch-")): file
+            for file in (own["folder"] / "rdms").glob("epoch-*.npz")
+        }
+        if not files and (own["folder"] / "rdms.npz").exists():
+            files = {None: own["folder"] / "rdms.npz"}
+        if not files:
+            continue
+        epochs = sorted(files)
+        rdms = [_rdms(files[epoch], name, config) for epoch in epochs]
+        layers = {
+            k: [base64.b64encode(percentiles(of[k])).decode() for of in rdms]
+            for k in rdms[0]
+        }
+        found[name] = {"epochs": epochs, "layers": layers}
+    return found
+
+
+def _rdms(file: pathlib.Path, name: str, config: dict) -> dict[str, np.ndarray]:
+    """By layer, in depth order, the condensed RDMs of a file."""
+    try:
+        rdms = {layer: x.astype(np.float64) for layer, x in files.npz(file).items()}
+    except Exception as error:  # What is damaged fails in many ways.
+        raise command.UsageError(f"{file} is damaged ({error!r})") from error
+    net = config["teacher" if name == "teacher" else "student"]
+    try:
+        order = nets.build(net, classes=2).layers
+    except errors.UnknownName:
+        order = ()
+    known = [layer for layer in order if layer in rdms]
+    return {layer: rdms[layer] for layer in dict.fromkeys([*known, *rdms])}
+
+
+def percentiles(distances: np.ndarray) -> bytes:
+    """Returns percentiles of distances among each other, a byte each: 255 is 100 %.
+
+    Args:
+      distances: Condensed, `[pairs]`; of more than `MOST` stimuli every second, third,
+        ... is taken.
+    """
+    from scipy import stats
+    from scipy.spatial import distance
+
+    every = -(-distance.num_obs_y(distances) // MOST)
+    if every > 1:
+        square = distance.squareform(distances, checks=False)
+        distances = distance.squareform(square[::every, ::every], checks=False)
+    ranks = stats.rankdata(distances, nan_policy="omit")
+    return np.nan_to_num(255 * ranks / len(ranks)).round().astype(np.uint8).tobytes()
+
+
+def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
+    """Returns how every layer's final RDM agrees with every layer's of the teacher.
+
+    Returns:
+      `rows` (the students' layers), `columns` (the teacher's) and by method `pearson`
+      and `spearman`, the mean over seeds; None where a net left no RDMs.
+    """
+    files = {m: [own["folder"] / "rdms.npz" for own in of] for m, of in runs.items()}
+    if not all(file.exists() for of in files.values() for file in of):
+        return None
+    (teacher,) = (_rdms(file, "teacher", config) for file in files.pop("teacher"))
+    methods = {}
+    for name, of in files.items():
+        students = [_rdms(file, name, config) for file in of]
+        each = [correlations(student, teacher) for student in students]
+        methods[name] = {
+            kind: rounded(np.mean([found[kind] for found in each], axis=0))
+            for kind in ("pearson", "spearman")
+        }
+    return {"rows": [*students[0]], "columns": [*teacher], "methods": methods}
+
+
+def correlations(
+    student: dict[str, np.ndarray], teacher: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns Pearson's and Spearman's of each two layers `[student's, teacher's]`.
+
+    Args:
+      student: By layer, the condensed RDM `[pairs]`.
+      teacher: The same of the teacher, for the same stimuli.
+
+    Returns:
+      `pearson` and `spearman`; nan where an RDM is constant.
+    """
+    from scipy import stats
+
+    rows, own = np.array([*student.values(), *teacher.values()]), len(student)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        pearson, spearman = map(np.corrcoef, (rows, stats.rankdata(rows, axis=1)))
+    return {"pearson": pearson[:own, own:], "spearman": spearman[:own, own:]}
+
+
+def true_classes(
+    runs: dict[str, list[dict]], config: dict
+) -> tuple[np.ndarray | None, str]:
+    """Returns the classes `[N]` of the test images.
+
+    What one net is right about is known from its prediction; where that leaves images
+    unknown, the data are read.
+
+    Returns:
+      The classes, or None and why they are not known.
+
+    Raises:
+      UsageError: Two nets are right about one image and disagree.
+    """
+    every = [own for of in runs.values() for own in of]
+    predicted = predictions(runs)
+    right = np.array([own["correct"] for own in every], bool)
+    known = np.where(right, predicted, -1).max(axis=0)
+    if (right & (predicted != known)).any():
+        raise command.UsageError("the nets' results are of different test images")
+    missing = np.count_nonzero(known < 0)
+    if not missing:
+        return known, ""
+    name, few = config["data"], config["train_per_class"]
+    try:
+        dataset = data.load(name, config["data_dir"], train_per_class=few)
+        truth = dataset.test.label
+        if truth.shape != known.shape or ((predicted == truth) != right).any():
+            raise ValueError(f"the data set {name!r} there has other test images")
+    except ValueError as error:
+        return None, f"no net is right about {missing:,} test images, and {error}"
+    return truth, ""
+
+
+def predictions(runs: dict[str, list[dict]]) -> np.ndarray:
+    """Returns the predicted classes `[nets, N]` of the test images."""
+    return np.array([own["predicted"] for of in runs.values() for own in of])
+
+
+def confusions(runs: dict[str, list[dict]], truth: np.ndarray, classes: int) -> dict:
+    """The `images` of each class, and by method how many are taken for which class.
+
+    Args:
+      runs: From `results`.
+      truth: Classes of the test images, `[N]`.
+      classes: Their number.
+    """
+    counts = {
+        name: rounded(confusion(truth, predictions({name: of}), classes))
+        for name, of in runs.items()
+    }
+    return {"images": np.bincount(truth, minlength=classes).tolist(), "nets": counts}
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Returns the confusion matrix, mean over nets.
+
+    Args:
+      truth: Classes `[N]`.
+      predicted: Classes `[nets, N]`.
+      classes: Their number.
+
+    Returns:
+      Images `[classes, classes]`: rows true, columns predicted.
+    """
+    counts = np.bincount((truth * classes + predicted).ravel(), minlength=classes**2)
+    return counts.reshape(classes, classes) / len(predicted)
+
+
+def rounded(values: np.ndarray) -> list:
+    """To four digits, for JSON, which has no NaN."""
+    if values.ndim:
+        return [rounded(of) for of in values]
+    return float(f"{values:.4g}") if np.isfinite(values) else None
+
+
+@functools.cache
+def _viridis() -> str:
+    """Returns the colours of the map, 256 of three bytes, in base64."""
+    import matplotlib
+
+    colours = matplotlib.colormaps["viridis"](np.arange(256), bytes=True)
+    return base64.b64encode(colours[:, :3].tobytes()).decode()

@@ -1,0 +1,228 @@
+"""Pictures of what a run says of a brain."""
+
+import itertools
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments import brain
+from experiments import config as configs
+from experiments.results import plots
+from rdljax import rdm
+
+
+def pictures(
+    folder: pathlib.Path,
+    config: configs.Config,
+    stimuli: brain.Brain,
+    results: Sequence[dict],
+    summary: dict,
+) -> list[str]:
+    """Saves `brain_rdms.png`, `brain_mds.png` and `brain_agreement.png`.
+
+    Args:
+      folder: Where to.
+      config: The settings.
+      stimuli: Their images and measured RDMs.
+      results: Of each student its `method`, `seed`, `history` and `brain`, its RDMs.
+      summary: What the run came to.
+
+    Returns:
+      The names of the files.
+    """
+    _rdms(folder / "brain_rdms.png", config, stimuli, results, summary["brain"])
+    _mds(folder / "brain_mds.png", config, stimuli, results)
+    _agreement(folder / "brain_agreement.png", config, stimuli, results, summary)
+    return ["brain_rdms.png", "brain_mds.png", "brain_agreement.png"]
+
+
+def _rdms(path, config, stimuli, results, found) -> None:
+    """A row a layer; a column the brain, and each net (seed 0) after the other."""
+    from matplotlib import pyplot as plt
+    from scipy import stats
+    from scipy.spatial import distance
+
+    every = np.arange(len(stimuli.images))
+    brains = {name: _mean(stimuli, name, every) for name in config.brain_rdms}
+    nets = [r for r in results if r["seed"] == 0]
+    layers = brain.layers(config)
+    columns = len(brains) + len(nets)
+    figure, axes = plt.subplots(
+        len(layers),
+        columns,
+        figsize=(1.9 * columns + 0.9, 2.05 * len(layers) + 0.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    first = config.brain_rdms[0]
+    for row, layer in zip(axes, layers, strict=True):
+        shown = [*brains.items()]
+        for net in nets:
+            there = found["rdms"][first]["agreement"][net["method"]][layer]
+            r = there["pearson"]["mean"]
+            shown.append(
+                (f"{net['method']}\nheld out r = {r:.2f}", net["brain"][layer])
+            )
+        for axis, (title, distances) in zip(row, shown, strict=True):
+            ranks = stats.rankdata(distances, nan_policy="omit")
+            percent = 100 * ranks / np.isfinite(distances).sum()
+            image = axis.imshow(
+                distance.squareform(percent), cmap="viridis", vmin=0, vmax=100
+            )
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_title(title, fontsize=7.5)
+        row[0].set_ylabel(layer, fontsize=9)
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.01)
+    bar.set_label("percentile of the distance", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle(
+        f"All {len(every)} stimuli in the order of the file; nets of seed 0; r: with "
+        f"{first}, mean over seeds",
+        fontsize=8,
+    )
+    plots.save(figure, path)
+
+
+def _mds(path, config, stimuli, results) -> None:
+    """The stimuli in the plane that keeps most of their distances, as thumbnails."""
+    from matplotlib import offsetbox
+    from matplotlib import pyplot as plt
+
+    every = np.arange(len(stimuli.images))
+    layer = brain.layers(config)[-1]
+    reference = plane(_mean(stimuli, config.brain_rdms[0], every))
+    panels = [(config.brain_rdms[0], reference)]
+    for net in results:
+        if net["seed"] == 0:
+            own = aligned(plane(net["brain"][layer]), reference)
+            panels.append((f"{net['method']}, {layer}", own))
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(4.3 * columns, 4.4 * rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, places) in zip(axes.flat, panels, strict=False):
+        axis.scatter(*places.T, s=0)
+        for image, place in zip(stimuli.thumbnails, places, strict=True):
+            zoom = 20 / max(image.shape[:2])
+            box = offsetbox.OffsetImage(_cut_out(image), zoom=zoom)
+            axis.add_artist(offsetbox.AnnotationBbox(box, place, frameon=False, pad=0))
+        axis.set_title(title, fontsize=10)
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.margins(0.07)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.suptitle(
+        "Stimuli that are alike lie together: classical multidimensional scaling, "
+        "turned to the first panel; nets of seed 0",
+        fontsize=10,
+    )
+    plots.save(figure, path, dpi=130)
+
+
+def _mean(stimuli, name: str, places: np.ndarray) -> np.ndarray:
+    """Returns the mean RDM of all subjects, of some stimuli."""
+    return rdm.subjects.mean_over_subjects(
+        rdm.subjects.select(stimuli.rdms[name], places)
+    )
+
+
+def _cut_out(image: np.ndarray) -> np.ndarray:
+    """Returns an image in colour, transparent where it has the colour of its corner."""
+    pixels = image if image.shape[-1] == 3 else np.repeat(image, 3, axis=-1)
+    like = np.abs(pixels.astype(int) - pixels[0, 0].astype(int)).max(axis=-1) < 12
+    return np.dstack([pixels, np.where(like, 0, 255).astype(np.uint8)])
+
+
+def plane(distances: np.ndarray) -> np.ndarray:
+    """Classical multidimensional scaling of a condensed RDM: `[n, 2]`, of unit size.
+
+    The distances count as squared Euclidean ones, which most of `rdm.distances` are;
+    what is missing as their mean.
+
+    References:
+      Torgerson, Multidimensional scaling: I. Theory and method, Psychometrika 17, 1952.
+    """
+    from scipy.spatial import distance
+
+    known = np.where(np.isnan(distances), np.nanmean(distances), distances)
+    square = distance.squareform(known)
+    centre = np.eye(len(square)) - 1 / len(square)
+    values, vectors = np.linalg.eigh(-centre @ square @ centre / 2)
+    places = vectors[:, :-3:-1] * np.sqrt(np.maximum(values[:-3:-1], 0))
+    return places / (np.linalg.norm(places) or 1)
+
+
+def aligned(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Points turned and mirrored so that they lie as near to others as they can."""
+    u, _, v = np.linalg.svd(places.T @ reference)
+    return places @ (u @ v)
+
+
+def _agreement(path, config, stimuli, results, summary) -> None:
+    """Held-out agreement over epochs: a panel a layer and RDM, a line a method."""
+    from matplotlib import pyplot as plt
+    from matplotlib import ticker
+
+    layers, names = brain.layers(config), config.brain_rdms
+    by_method: dict[str, list[dict]] = {}
+    before = {}
+    for result in results:
+        if result["history"]:
+            by_method.setdefault(result["method"], []).append(result)
+        else:
+            before[result["seed"]] = result["brain"]
+    before = {
+        seed: summary.progress(config, stimuli, rdms) for seed, rdms in before.items()
+    }
+    figure, axes = plt.subplots(
+        len(names),
+        len(layers),
+        figsize=(3.4 * len(layers) + 0.8, 2.9 * len(names) + 0.5),
+        squeeze=False,
+        sharex=True,
+        sharey="row",
+        layout="constrained",
+    )
+    for row, name in zip(axes, names, strict=True):
+        ceiling = summary["brain"]["rdms"][name]["ceilings"].get("pearson")
+        for axis, layer in zip(row, layers, strict=True):
+            key = f"held out: {name}/{layer}"
+            if ceiling:
+                axis.axhspan(*ceiling, color="0.88", lw=0, label="noise ceiling")
+            for (method, runs), colour in zip(
+                by_method.items(), itertools.cycle(plots.COLOURS)
+            ):
+                values = np.array(
+                    [
+                        [before[run["seed"]][key], *(e[key] for e in run["history"])]
+                        for run in runs
+                    ],
+                    float,
+                )
+                epochs = np.arange(values.shape[1])
+                axis.plot(epochs, values.mean(0), label=method, color=colour, lw=1.6)
+                if len(values) > 1:
+                    band = values.min(0), values.max(0)
+                    axis.fill_between(epochs, *band, color=colour, alpha=0.15, lw=0)
+            axis.set_title(f"{name}, {layer}", fontsize=9)
+            axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+            axis.grid(alpha=0.25, linewidth=0.5)
+            axis.spines[["top", "right"]].set_visible(False)
+        row[0].set_ylabel("Pearson, held-out stimuli", fontsize=9)
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch", fontsize=9)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside right center", frameon=False, fontsize=8
+    )
+    figure.suptitle("Mean over seeds; band: from the best to the worst", fontsize=9)
+    plots.save(figure, path)

@@ -1,0 +1,217 @@
+"""A brain as the teacher: stimuli, their measured RDMs, and what a net makes of them.
+
+The stimuli of a file are divided once, by chance: on some of them students are trained,
+on the others their agreement with the brain is measured.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import command, data, methods
+from experiments import config as configs
+from rdljax import errors, files, rdm
+
+# An array NAME_subject_session has RDM NAME of each subject and session.
+EACH = "_subject_session"
+
+
+# What is added to the name of an RDM for a control with its stimuli in random order.
+SHUFFLED = "_shuffled"
+
+
+# What an RDM may not be called, beside the parts of methods: methods are called after
+# RDMs, and these are what runs call others.
+TAKEN = ("plain", "teacher", "before")
+
+
+# Of the division of the stimuli, and of their random order.
+SEED, SEED_SHUFFLED = 0, 1
+
+
+class Brain(NamedTuple):
+    """Stimuli and what was measured of them.
+
+    Attributes:
+      images: Of the stimuli, uint8 `[n, H, W, C]`, of the task's channels.
+      thumbnails: As the file has them.
+      rdms: By name.
+      shown: The places of the stimuli that students are trained with.
+      held_out: The places of the others.
+      fingerprint: SHA-256 of the file.
+    """
+
+    images: np.ndarray
+    thumbnails: np.ndarray
+    rdms: dict[str, rdm.io.Rdms]
+    shown: np.ndarray
+    held_out: np.ndarray
+    fingerprint: str = ""
+
+
+def names(config: configs.Config) -> list[str]:
+    """The names of the RDMs in the config's file, and of their shuffled controls.
+
+    Raises:
+      UsageError: There is no such file, or it has no images or no RDM.
+    """
+    found = [] if config.brain is None else list(_arrays(config.brain)[1])
+    return [*found, *(f"{name}{SHUFFLED}" for name in found)]
+
+
+def load(config: configs.Config, dataset: data.Dataset) -> Brain:
+    """The stimuli as the task's nets see images, and the RDMs that the config names.
+
+    Raises:
+      UsageError: The file cannot be read, or an RDM in it is none, or too few stimuli
+        are left on either side.
+    """
+    images, keys = _arrays(config.brain)
+    path, n = command.path("brain", config.brain), len(images)
+    order = np.random.default_rng(SEED).permutation(n)
+    held_out = round(config.held_out * n)
+    shown = n - held_out
+    step, devices = _size(config, shown), jax.device_count()
+    if min(held_out, shown, step) < 3 or step > shown:
+        raise command.UsageError(
+            f"of {n} stimuli {held_out} are held out and {shown} are for training, "
+            f"{step} in a step: an RDM needs 3 on either side"
+        )
+    if step % devices:
+        raise command.UsageError(
+            f"{step} stimuli in a step do not divide by {devices} devices; --stimuli "
+            "names another number"
+        )
+    parted = np.sort(order[held_out:]), np.sort(order[:held_out])
+    wanted = {part.partition("@")[0] for m in config.methods for part in parts(m)}
+    rdms = {}
+    for name in sorted(wanted | {*config.brain_rdms}):
+        own = name.removesuffix(SHUFFLED) if name not in keys else name
+        try:
+            found = rdm.io.read(
+                path, keys[own], stimuli=n, missing=True, signed=config.brain_signed
+            )
+        except errors.CannotRead as error:
+            hint = str(error).replace("signed=True", "--brain_signed")
+            raise command.UsageError(hint) from error
+        rdms[name] = found if name in keys else _shuffled(found, parted)
+        for part in parted:
+            _check_measured(name, rdm.subjects.select(rdms[name], part))
+    *size, channels = dataset.shape
+    return Brain(
+        _of_size(images, size, channels),
+        images,
+        rdms,
+        *parted,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def _shuffled(rdms: rdm.io.Rdms, parted: Sequence[np.ndarray]) -> rdm.io.Rdms:
+    """Returns a control: the stimuli of each part in random order among themselves.
+
+    So a student is taught the same distances, of other stimuli.
+    """
+    rng = np.random.default_rng(SEED_SHUFFLED)
+    order = np.empty(sum(map(len, parted)), np.int64)
+    for part in parted:
+        order[part] = rng.permutation(part)
+    return rdm.subjects.select(rdms, order)._replace(stimuli=rdms.stimuli)
+
+
+def _check_measured(name: str, rdms: rdm.io.Rdms) -> None:
+    """Raises `UsageError` where a subject has fewer than three pairs of a part."""
+    known = np.isfinite(rdm.subjects.mean_over_sessions(rdms)).sum(axis=1)
+    if known.min() < 3:
+        raise command.UsageError(
+            f"{name}: subject {known.argmin()} has {known.min()} measured pairs of the "
+            f"{rdm.stimuli(rdms.distances.shape[-1])} stimuli for training, or of "
+            "those held out"
+        )
+
+
+def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
+    """Returns the images in a file, and by name of each RDM the array that has it."""
+    path, shapes = command.path("brain", file), {}
+
+    def choose(found):
+        shapes.update(found)
+        return [name for name in found if name == "images"]
+
+    try:
+        images = files.npz(path, choose).get("images")
+    except Exception as error:  # What is damaged fails in many ways.
+        raise command.UsageError(
+            f"brain cannot be read from {path}: {error}"
+        ) from error
+    if images is None or images.ndim != 4 or images.dtype != np.uint8:
+        raise command.UsageError(
+            f"{path} needs stimuli, an array `images` uint8 [n, height, width, "
+            "channels]"
+        )
+    n = len(images)
+    ends = (n * (n - 1) // 2,), (n, n)
+    keys = [k for k, s in shapes.items() if s[-1:] == ends[0] or s[-2:] == ends[1]]
+    # (Where a name has both, that of each subject counts.)
+    found: dict[str, str] = {}
+    for key in sorted(keys, key=lambda key: key.endswith(EACH)):
+        name = key.removesuffix(EACH)
+        if not name or name in (*TAKEN, *methods.PARTS) or {*"+@/"} & {*name}:
+            raise command.UsageError(
+                f"an RDM of {path} may not be called {key}: it may have any name but "
+                f"{', '.join((*TAKEN, *methods.PARTS))}, and none with +, @ or /"
+            )
+        found[name] = key
+    if both := [name for name in found if f"{name}{SHUFFLED}" in found]:
+        raise command.UsageError(
+            f"an RDM of {path} may not be called {both[0]}{SHUFFLED}, as the control "
+            f"of its {both[0]} is"
+        )
+    if not keys:
+        raise command.UsageError(
+            f"{path} has no RDM of its {n} stimuli: none of {', '.join(shapes)} ends "
+            f"in {ends[0][0]} pairs"
+        )
+    return images, found
+
+
+def _of_size(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarray:
+    """Returns images in another size and number of channels."""
+    seen = images.astype(np.float32)
+    if channels == 1 and seen.shape[-1] == 3:
+        # (Rec. 601 luma, what Pillow's "L" is.)
+        seen = seen @ np.array([[0.299], [0.587], [0.114]], np.float32)
+    elif seen.shape[-1] == 1:
+        seen = np.repeat(seen, channels, axis=-1)
+    if seen.shape[-1] != channels:
+        raise command.UsageError(
+            f"the stimuli have {images.shape[-1]} channels and the images {channels}"
+        )
+    if seen.shape[1:3] != tuple(size):
+        shape = (len(seen), *size, channels)
+        seen = np.asarray(jax.image.resize(seen, shape, "linear", antialias=True))
+    return np.clip(np.round(seen), 0, 255).astype(np.uint8)
+
+
+def parts(method: str) -> list[str]:
+    """Of a method, what is no name of a term: RDMs with their layers."""
+    known = {"plain", *methods.PARTS}
+    return [name for name in method.split("+") if name not in known]
+
+
+def layers(config: configs.Config) -> list[str]:
+    """The student's layers that a method compares with a brain, or that are shown."""
+    named = [part.partition("@")[2] for m in config.methods for part in parts(m)]
+    return list(dict.fromkeys([*config.brain_layers, *filter(None, named)]))
+
+
+def size(config: configs.Config, brain: Brain) -> int:
+    """Returns how many stimuli a step takes."""
+    return _size(config, len(brain.shown))
+
+
+def _size(config: configs.Config, shown: int) -> int:
+    return config.stimuli or shown - shown % 8 or shown

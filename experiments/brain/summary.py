@@ -1,0 +1,166 @@
+"""How nets agree with a brain on stimuli."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import config as configs
+from experiments import data, weights
+from experiments.brain import source
+from rdljax import rdm, statistics
+
+# What agreement is measured by.
+SIMILARITIES = {
+    "pearson": rdm.comparisons.Pearson(),
+    "spearman": rdm.comparisons.Spearman(),
+    "whitened": rdm.comparisons.WhitenedPearson(),
+}
+
+
+def rdms(
+    config: configs.Config,
+    brain: source.Brain,
+    dataset: data.Dataset,
+    net: Any,
+    variables: Any,
+) -> Callable[[], dict[str, np.ndarray]]:
+    """A net's RDM of all stimuli, by layer, under way: with what waits for it."""
+    images = data.normalise(dataset, brain.images)
+    seen = weights.activations(net, variables, images, tuple(source.layers(config)))
+    distance = configs.DISTANCES[config.brain_distance]
+    found = {name: _rdm(x, distance=distance) for name, x in seen.items()}
+    return lambda: {name: np.asarray(x) for name, x in found.items()}
+
+
+_rdm = jax.jit(rdm.compute)
+
+
+def selected(distances: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
+    """Returns a condensed RDM `[..., pairs]` of some of its stimuli."""
+    found = rdm.subjects.select(rdm.io.Rdms(distances), stimuli)
+    return found.distances
+
+
+def each(brain: source.Brain, name: str, stimuli: np.ndarray) -> np.ndarray:
+    """Returns the RDM of each subject `[subjects, pairs]`, of some stimuli."""
+    return rdm.subjects.mean_over_sessions(
+        rdm.subjects.select(brain.rdms[name], stimuli)
+    )
+
+
+def progress(
+    config: configs.Config, brain: source.Brain, found: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Pearson's correlation of a net's RDMs with the brain's, for learning curves."""
+    answered = {}
+    for part, stimuli in (("held out", brain.held_out), ("shown", brain.shown)):
+        for name in config.brain_rdms:
+            subjects = each(brain, name, stimuli)
+            for layer, own in found.items():
+                r = similarity(selected(own, stimuli), subjects, "pearson")
+                answered[f"{part}: {name}/{layer}"] = r
+    return answered
+
+
+def similarity(own: np.ndarray, subjects: np.ndarray, kind: str) -> float:
+    """How similar an RDM is to that of each subject, the mean, by `SIMILARITIES`.
+
+    (To the mean RDM of the subjects it is more similar than to any, so that it could
+    not be held against a noise ceiling.) Without pairs that are missing; NaN where the
+    whitened one would have to do without.
+    """
+    found = []
+    for one in subjects:
+        known = ~np.isnan(one)
+        if kind == "whitened" and not known.all():
+            return float("nan")
+        pair = (jnp.asarray(x[known], jnp.float32) for x in (own, one))
+        found.append(1 - float(rdm.compare(*pair, comparison=SIMILARITIES[kind])))
+    return float(np.mean(found))
+
+
+def summarise(
+    config: configs.Config, brain: source.Brain, results: Sequence[dict], baseline: str
+) -> dict[str, Any]:
+    """Returns how students agree with brains on the stimuli that were held out.
+
+    Args:
+      config: The settings.
+      brain: The stimuli.
+      results: Of each student, with `brain`: by layer its RDM of all stimuli.
+      baseline: The method that others are compared with.
+
+    Returns:
+      By RDM `ceilings` (by similarity, the lower and the upper) and `agreement`: by
+      method and layer, the mean and spread over seeds of each similarity (to each
+      subject, the mean); the 95 % interval of Pearson's correlation, its mean over
+      seeds, were other stimuli drawn; the same of the difference from the baseline;
+      and Pearson's correlation on the stimuli that were shown.
+    """
+    by_method: dict[str, list[dict]] = {}
+    for result in results:
+        by_method.setdefault(result["method"], []).append(result)
+    found = {}
+    for name in config.brain_rdms:
+        held_out, shown = (
+            each(brain, name, part) for part in (brain.held_out, brain.shown)
+        )
+        agreement: dict[str, dict] = {}
+        for layer in source.layers(config):
+            draws = {}
+            for method, runs in by_method.items():
+                own = [selected(run["brain"][layer], brain.held_out) for run in runs]
+                seen = [selected(run["brain"][layer], brain.shown) for run in runs]
+                there = {
+                    kind: [similarity(x, held_out, kind) for x in own]
+                    for kind in SIMILARITIES
+                }
+                there["shown"] = [similarity(x, shown, "pearson") for x in seen]
+                agreement.setdefault(method, {})[layer] = {
+                    k: _spread(values) for k, values in there.items()
+                }
+                if np.isfinite(held_out).all():
+                    draws[method] = _drawn(own, held_out)
+            for method, drawn in draws.items():
+                of = agreement[method][layer]
+                of["interval"] = np.percentile(drawn, [2.5, 97.5]).tolist()
+                if method != baseline:
+                    gap = of["pearson"]["mean"]
+                    gap -= agreement[baseline][layer]["pearson"]["mean"]
+                    ends = np.percentile(drawn - draws[baseline], [2.5, 97.5])
+                    of["difference"] = [gap, *ends.tolist()]
+        found[name] = {"ceilings": ceilings(held_out), "agreement": agreement}
+    return {
+        "held_out": len(brain.held_out),
+        "shown": len(brain.shown),
+        "rdms": found,
+    }
+
+
+def ceilings(each: np.ndarray) -> dict[str, list[float]]:
+    """By similarity the lower and the upper bound of the noise ceiling.
+
+    Empty where there is but one subject, or pairs are missing.
+    """
+    if len(each) < 2 or not np.isfinite(each).all():
+        return {}
+    return {
+        kind: list(statistics.noise_ceiling(each, comparison=comparison))
+        for kind, comparison in SIMILARITIES.items()
+    }
+
+
+def _drawn(own: Sequence[np.ndarray], subjects: np.ndarray) -> np.ndarray:
+    """The mean similarity of RDMs and subjects, were other stimuli drawn: `[draws]`."""
+    return np.mean(
+        [1 - statistics.bootstrap(x, one).draws for x in own for one in subjects],
+        axis=0,
+    )
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    mean, std, _ = statistics.spread(values)
+    return {k: None if np.isnan(x) else x for k, x in (("mean", mean), ("std", std))}

@@ -1,0 +1,92 @@
+"""What a student is taught of a brain: terms, targets, and stimuli beside images."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optax
+
+from experiments import command, data, methods
+from experiments import config as configs
+from experiments.brain import source
+from rdljax import rdm, statistics, teachers, terms
+
+
+def teacher(
+    config: configs.Config, brain: source.Brain, method: str
+) -> teachers.Teacher:
+    """Returns the RDMs of the stimuli for training that a method reads."""
+    read = {part.partition("@")[0] for part in source.parts(method)}
+    return teachers.rdms(
+        {name: _target(config, brain, name)[0] for name in sorted(read)}
+    )
+
+
+def weighted_terms(
+    config: configs.Config, brain: source.Brain, steps: int, part: str
+) -> dict[str, methods.Weighted]:
+    """The terms of a part of a method, such as `human_it` or `human_it@stage1`."""
+    name, _, layer = part.partition("@")
+    target, numbers = _target(config, brain, name)
+    weight = config.brain_weight
+    if config.brain_decay:
+        weight = optax.linear_schedule(weight, 0.0, steps)
+    term = terms.rdl_target(
+        missing=bool(np.isnan(target).any()),
+        distance=configs.DISTANCES[config.brain_distance],
+        comparison=configs.BRAIN_COMPARISONS[config.brain_comparison],
+        **numbers,
+    )
+    return {
+        f"{name}/{own}": (
+            weight,
+            terms.over_global_batch(terms.on_layers((f"stimuli/{own}", name), term)),
+        )
+        for own in ([layer] if layer else config.brain_layers)
+    }
+
+
+def _target(
+    config: configs.Config, brain: source.Brain, name: str
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns what is taught of an RDM, and the numbers of its objective."""
+    rdms = rdm.subjects.select(brain.rdms[name], brain.shown)
+    weights = None
+    if config.brain_reliability and len(rdms.distances) > 1:
+        weights = np.maximum(rdm.subjects.reliability(rdms), 0)
+        if not np.nansum(weights) > 0:
+            raise command.UsageError(
+                f"brain_reliability: of {name} no subject has two sessions that agree"
+            )
+        # (Of a subject of one session nothing is known: it counts as the others do.)
+        weights = np.where(np.isnan(weights), np.nanmean(weights), weights)
+    if config.brain_subjects == "mean" or len(rdms.distances) == 1:
+        return rdm.subjects.mean_over_subjects(rdms, weights).astype(np.float32), {}
+    numbers = {} if weights is None else {"subject_weights": weights}
+    each = rdm.subjects.mean_over_sessions(rdms)
+    if config.brain_ceiling:
+        comparison = configs.BRAIN_COMPARISONS[config.brain_comparison]
+        ceiling = statistics.noise_ceiling(each, comparison=comparison)
+        numbers["ceiling"] = ceiling.upper
+    return each.astype(np.float32), numbers
+
+
+def showing(view: Callable, dataset: data.Dataset) -> Callable:
+    """Returns a view that has the batch's stimuli beside its images.
+
+    Args:
+      view: Of the images.
+      dataset: Whose normalisation is applied.
+
+    Returns:
+      A view of `arrays` with `stimuli`, uint8 `[n, H, W, C]`, and of a batch with
+      `stimulus`, int32: which of them.
+    """
+
+    def apply(arrays, batch, key):
+        chosen = batch["stimulus"]
+        images = data.normalise(dataset, arrays["stimuli"][chosen])
+        seen = view(arrays, batch, key)
+        return {**seen, "extra_images": {"stimuli": images}, "stimulus": chosen}
+
+    return apply

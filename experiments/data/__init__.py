@@ -1,0 +1,41 @@
+"""Image sets: read, divided, streamed, and seen inside the compiled step.
+
+splits     what a set is: three splits, with mean and deviation
+sets       `load`: a set by its name
+folders    TFDS folders
+records    images that stay in files
+loading    the order of images, and batches from the host
+views      what nets see: normalised, cropped, mirrored
+colour     luminance and chrominance of images in colour
+preparing  sets from their publishers' files
+"""
+
+from experiments.data.loading import (
+    ahead,
+    batches,
+    crops_at_random,
+    draws,
+    from_host,
+    identity,
+)
+from experiments.data.sets import load, stratified
+from experiments.data.splits import DataMissing, Dataset, Split
+from experiments.data.views import augmentation, draw, normalise, view
+
+__all__ = [
+    "DataMissing",
+    "Dataset",
+    "Split",
+    "ahead",
+    "augmentation",
+    "batches",
+    "crops_at_random",
+    "draw",
+    "draws",
+    "from_host",
+    "identity",
+    "load",
+    "normalise",
+    "stratified",
+    "view",
+]

@@ -1,0 +1,105 @@
+"""Nets that see a part of an image in colour: its luminance, or its chrominance.
+
+For transfer between modalities, as from a net of luminance to one of chrominance (Tian,
+Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020, section 4.2).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from experiments.data import splits
+
+Array = jax.Array
+
+# From linear sRGB to CIE XYZ, and the white of its day (D65; IEC 61966-2-1).
+_XYZ = (
+    (0.4124564, 0.3575761, 0.1804375),
+    (0.2126729, 0.7151522, 0.0721750),
+    (0.0193339, 0.1191920, 0.9503041),
+)
+_WHITE = (0.95047, 1.0, 1.08883)
+
+IMAGE = "image"
+# Of L, a and b: which, and what is subtracted and divided by, so that natural images
+# have deviations of about 1.
+PARTS = {
+    "luminance": (slice(0, 1), 50.0, 25.0),
+    "chrominance": (slice(1, 3), 0.0, 15.0),
+}
+
+
+def channels(part: str, images: int) -> int:
+    """Returns how many channels a net sees of images of so many."""
+    return images if part == IMAGE else len(range(3)[PARTS[part][0]])
+
+
+def seeing(part: str, net: Any, dataset: splits.Dataset) -> Any:
+    """Returns a net of a part of images that `data.normalise` has normalised."""
+    if part == IMAGE:
+        return net
+    return Seeing(net, part, dataset.mean, dataset.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeing:
+    """A net that sees a part of normalised images in colour.
+
+    Attributes:
+      net: The net, of one channel for luminance and two for chrominance.
+      part: Of `PARTS`.
+      mean: What the images were normalised by, of each channel from 0 to 255.
+      std: Likewise.
+    """
+
+    net: Any
+    part: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Returns those of the net."""
+        return self.net.layers
+
+    def init(self, key: Array, images: Array) -> Any:
+        """Returns the net's variables, drawn."""
+        return self.net.init(key, self._seen(images))
+
+    def apply(self, variables: Any, images: Array, **options) -> Any:
+        """Returns the net's activations."""
+        return self.net.apply(variables, self._seen(images), **options)
+
+    def _seen(self, images: Array) -> Array:
+        shape = (1, 1, 1, -1)
+        mean, std = (jnp.asarray(x).reshape(shape) for x in (self.mean, self.std))
+        which, shift, scale = PARTS[self.part]
+        rgb = jnp.clip((images * std + mean) / 255, 0, 1)
+        return (lab(rgb)[..., which] - shift) / scale
+
+
+def lab(rgb: Array) -> Array:
+    """Returns CIE L*a*b* of sRGB, under D65.
+
+    Args:
+      rgb: `[..., 3]`, from 0 to 1.
+
+    Returns:
+      `[..., 3]`: L from 0 to 100, a and b about -100 to 100.
+
+    References:
+      IEC 61966-2-1 (sRGB); CIE 15:2004 (L*a*b*).
+    """
+    linear = jnp.where(
+        rgb <= 0.04045, rgb / 12.92, jnp.maximum((rgb + 0.055) / 1.055, 0) ** 2.4
+    )
+    to_xyz = jnp.asarray(_XYZ, rgb.dtype).T / jnp.asarray(_WHITE, rgb.dtype)[None, :]
+    xyz = jnp.dot(linear, to_xyz, precision=lax.Precision.HIGHEST)
+    threshold = (6 / 29) ** 3
+    root = jnp.cbrt(jnp.maximum(xyz, threshold))
+    f = jnp.where(xyz > threshold, root, xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = f[..., 0], f[..., 1], f[..., 2]
+    return jnp.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)

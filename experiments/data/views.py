@@ -1,0 +1,124 @@
+"""What nets see of images: normalised, cropped and mirrored in the compiled step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.data import records, splits
+
+
+def augmentation(dataset: splits.Dataset) -> dict[str, Any]:
+    """Returns the usual arguments `crop` and `flip` of `view` for a data set.
+
+    Args:
+      dataset: from `load`.
+
+    Returns:
+      A crop of 4 pixels and flips for CIFAR (He et al. 2016, section 4.2), flips for
+      images that vary in size, else none.
+    """
+    if dataset.name in ("cifar10", "cifar100"):
+        return {"crop": 4, "flip": True}
+    varied = isinstance(dataset.train.image, records.Records)
+    return {"crop": 0, "flip": varied and dataset.train.image.varied}
+
+
+def normalise(dataset: splits.Dataset, images: jax.Array) -> jax.Array:
+    """Subtracts the mean of the training images and divides by their deviation.
+
+    Args:
+      dataset: whose `mean` and `std` are used.
+      images: uint8 `[..., H, W, C]`.
+
+    Returns:
+      float32 of the same shape, or of the size that nets see.
+    """
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    mean = jnp.asarray(dataset.mean, jnp.float32).reshape(shape)
+    std = jnp.asarray(dataset.std, jnp.float32).reshape(shape)
+    seen = (jnp.asarray(images).astype(jnp.float32) - mean) / std
+    if dataset.size in (None, seen.shape[-3:-1]):
+        return seen
+    return jax.image.resize(seen, (*seen.shape[:-3], *dataset.shape), "linear")
+
+
+def view(
+    dataset: splits.Dataset, *, crop: int = 0, flip: bool = False
+) -> Callable[
+    [dict[str, jax.Array], dict[str, jax.Array], jax.Array], dict[str, jax.Array]
+]:
+    """Returns what a training step sees of the images that lie on the device.
+
+    Args:
+      dataset: whose normalisation is applied.
+      crop: pad by that many black pixels and cut back at random; 0 for none.
+      flip: mirror half of the images left to right, at random.
+
+    Returns:
+      `view(arrays, batch, key)`: `arrays` holds `image` uint8 `[N, H, W, C]` and
+      `label` int32 `[N]`, `batch` holds `index` int32 `[B]` (and, from a loader such as
+      `from_host`, `image` and `label` of its own, instead of `arrays`); it answers
+      `image` float32 `[B, H, W, C]`, `label` `[B]` and `index` `[B]`, and `targets` as
+      it is, if the batch brings what a teacher answered. An example's crop and flip
+      follow from the key and its index alone, not from its place in the batch,
+      nor from the number of devices: give every device the same key, and every step
+      its own.
+
+    Raises:
+      ValueError: a negative crop.
+    """
+    if crop < 0:
+        raise ValueError(f"crop is a number of pixels, not {crop}")
+
+    def apply(
+        arrays: dict[str, jax.Array], batch: dict[str, jax.Array], key: jax.Array
+    ) -> dict[str, jax.Array]:
+        index = batch["index"]
+        if "image" in batch:
+            image, label = batch["image"], batch["label"]
+        else:
+            image, label = arrays["image"][index], arrays["label"][index]
+        if crop or flip:
+            offset, mirrored = draw(key, index, crop)
+        if crop:
+            image = jax.vmap(lambda one, at: _crop(one, at, crop))(image, offset)
+        if flip:
+            mirrored = mirrored[:, None, None, None]
+            image = jnp.where(mirrored, image[:, :, ::-1], image)
+        seen = {
+            "image": normalise(dataset, image),
+            "label": label,
+            "index": index,
+        }
+        return seen | {name: batch[name] for name in {"targets"} & batch.keys()}
+
+    return apply
+
+
+def draw(key: jax.Array, index: jax.Array, crop: int) -> tuple[jax.Array, jax.Array]:
+    """Draws each example's crop and flip from the key and its index.
+
+    Args:
+      key: of the step.
+      index: int32 `[B]`, the examples' places in the data set.
+      crop: pixels of padding on each side.
+
+    Returns:
+      The crops' corners in the padded images, int32 `[B, 2]` in 0..2*crop (row,
+      column), and which images to mirror, bool `[B]`.
+    """
+
+    def one(i):
+        crop_key, flip_key = jax.random.split(jax.random.fold_in(key, i))
+        corner = jax.random.randint(crop_key, (2,), 0, 2 * crop + 1)
+        return corner, jax.random.bernoulli(flip_key)
+
+    return jax.vmap(one)(index)
+
+
+def _crop(image: jax.Array, corner: jax.Array, margin: int) -> jax.Array:
+    padded = jnp.pad(image, ((margin, margin), (margin, margin), (0, 0)))
+    start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
+    return jax.lax.dynamic_slice(padded, start, image.shape)

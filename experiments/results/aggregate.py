@@ -1,0 +1,99 @@
+"""The result of a run: means over seeds, differences and tests."""
+
+import numpy as np
+
+from rdljax import statistics
+
+
+def summarise(results: list[dict], labels: np.ndarray) -> dict:
+    """Returns the numbers of the table.
+
+    Args:
+      results: Of each run, the teacher's first, if a net teaches.
+      labels: Of the test images.
+
+    Returns:
+      `teacher`: its test error, or None. `methods`: for each, the test error of every
+      seed with mean and spread, the same at the best epoch on the validation images,
+      agreement by layer, and, but for the baseline, McNemar's test against it seed
+      by seed (Holm's correction over all of them) and the paired difference over seeds.
+    """
+    by_method: dict[str, list[dict]] = {}
+    teacher, students = _sides(results)
+    for result in students:
+        by_method.setdefault(result["method"], []).append(result)
+    baseline = "plain" if "plain" in by_method else next(iter(by_method))
+    methods = {name: _method(runs) for name, runs in by_method.items()}
+    tests = []
+    for name, runs in by_method.items():
+        if name == baseline:
+            continue
+        for own, plain in zip(runs, by_method[baseline], strict=True):
+            test = statistics.mcnemar(labels, own["predicted"], plain["predicted"])
+            tests.append({"method": name, "seed": own["seed"], **test._asdict()})
+        errors = ([run["test_error"] for run in r] for r in (runs, by_method[baseline]))
+        difference = statistics.paired_difference(*errors)
+        methods[name]["difference"] = {
+            k: _number(v) for k, v in difference._asdict().items()
+        }
+    if tests:
+        corrected = statistics.holm([test["p_value"] for test in tests])
+        for test, p in zip(tests, corrected, strict=True):
+            test["holm"] = float(p)
+    return {
+        "teacher": teacher
+        and {k: teacher[k] for k in ("test_error", "members") if k in teacher},
+        "baseline": baseline,
+        "methods": methods,
+        "mcnemar": tests,
+    }
+
+
+def _sides(results: list[dict]) -> tuple[dict | None, list[dict]]:
+    """Returns the teacher's result, if a net teaches, and the students'."""
+    if results[0]["method"] == "teacher":
+        return results[0], results[1:]
+    return None, results
+
+
+def _method(runs: list[dict]) -> dict:
+    return {
+        "test_error": _spread([run["test_error"] for run in runs]),
+        "validation_error": _spread(
+            [run["history"][-1]["validation_error"] for run in runs]
+        ),
+        "best_validation_error": _spread(
+            [min(e["validation_error"] for e in run["history"]) for run in runs]
+        ),
+        **({} if "agreement" not in runs[0] else _agreement(runs)),
+        "seconds": _spread([run["seconds"] for run in runs]),
+    }
+
+
+def _agreement(runs: list[dict]) -> dict:
+    """With the teacher's RDMs, of the mean over layers and by layer."""
+    layers = runs[0]["agreement"]
+    means = {
+        kind: _spread(
+            [np.mean([r["agreement"][k][kind] for k in layers]) for r in runs]
+        )
+        for kind in ("pearson", "spearman")
+    }
+    by_layer = {
+        k: _spread([r["agreement"][k]["pearson"] for r in runs]) for k in layers
+    }
+    return {"agreement": means, "agreement_by_layer": by_layer}
+
+
+def _spread(values: list[float]) -> dict:
+    mean, std, _ = statistics.spread(values)
+    return {
+        "mean": _number(mean),
+        "std": _number(std),
+        "values": [_number(float(v)) for v in values],
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if np.isnan(value) else value

@@ -1,0 +1,389 @@
+"""The folder that a run writes its results to: whose it is, and what may be deleted."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import string
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from experiments import command
+from experiments import config as configs
+from experiments.results import locks, markdown
+from rdljax import files
+
+# What a run may have more of when it is resumed.
+GROWS = ("seeds", "methods")
+# What changes nothing but rounding, and the time.
+OF_THE_CALL = (
+    *("out", "resume", "overwrite"),
+    *("driver", "together", "stream", "compilation_cache", "profile"),
+)
+# Of the images, as arrays or (streamed) by their files: one of them is known.
+IMAGES = ("images", "image_files")
+# The settings that every version has had.
+ALWAYS = {
+    *("name", "data", "data_dir", "train_per_class", "crop", "flip"),
+    *("teacher", "student", "methods", "seeds", "layers", "distance", "comparison"),
+    *("pairs", "layer_weights", "kd_temperature", "hint_layer"),
+    *("epochs", "teacher_epochs", "batch", "learning_rate", "momentum"),
+    *("weight_decay", "clip"),
+}
+# What a checkpoint says of itself.
+NUMBER = ("a number", lambda x: type(x) in (int, float))
+
+
+ABOUT = {
+    "job": str,
+    "settings?": dict,
+    "seconds": NUMBER,
+    "devices": ("a few devices", lambda x: type(x) is int and 0 < x < 2**20),
+    "history": [{...: NUMBER}],
+    "partial": [{...: NUMBER}],
+}
+# What a run writes, and what `experiments.report` and `experiments.correlations` make
+# of it there: forms of names, with None for a file, and of a folder what it holds. (A
+# trace is the profiler's, and a draft orbax's: what they hold is not looked at.)
+Forms = dict[str, Any]
+ANYTHING = ...
+# What is being deleted; a kill may leave it.
+DELETED = ".deleted"
+
+
+def _files_of(*names: str) -> Forms:
+    return {re.escape(name): None for name in names}
+
+
+# What orbax writes.
+STORED = {
+    r"_\w+|commit_success\.txt|manifest\.ocdbt|metadata": None,
+    "d": {"[0-9a-f]{32}": None},
+    r"ocdbt\.process_\d+": {r"manifest\.ocdbt": None, "d": {"[0-9a-f]{32}": None}},
+    "array_metadatas": {r"process_\d+": None},
+}
+CHECKPOINT = {
+    **_files_of("manifest.json", "_CHECKPOINT_METADATA", "commit_success.txt"),
+    **{"state": STORED, "about": STORED},
+}
+CHECKPOINTS = {
+    r"\d+": CHECKPOINT,
+    r"\d+\.orbax-checkpoint-tmp.*": ANYTHING,
+    r"\.writing": ANYTHING,
+}
+TRAINING = {
+    r"events\.out\.tfevents\..*": None,
+    "checkpoint": CHECKPOINTS,
+    "rdms": {r"epoch-\d+\.npz": None},
+}
+NET = {
+    **_files_of("result.json", "result.partial", "rdms.npz", "brain.npz"),
+    **TRAINING,
+    "weights": CHECKPOINTS,
+    "start-up": TRAINING,
+}
+RUN = {
+    **_files_of("config.json", "config.partial", "result.json", "result.partial"),
+    **_files_of("table.md", "rdms.png", "learning_curves.png", locks.NAME),
+    **_files_of("brain_rdms.png", "brain_mds.png", "brain_agreement.png"),
+    **_files_of("report.html", *(f"correlations.{x}" for x in ("png", "json", "md"))),
+    r"before-seed\d+\.npz": None,
+    r"teacher(-seed\d+)?": NET,
+    re.escape(DELETED): ANYTHING,
+    "profile": {
+        ".*": _files_of("profile.json", "profile.partial") | {"plugins": ANYTHING}
+    },
+}
+
+
+def settings(config: configs.Config) -> dict[str, Any]:
+    """Returns the settings that make a run another one, as JSON reads them."""
+    return json.loads(json.dumps(without_call(dataclasses.asdict(config))))
+
+
+def without_call(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Of recorded settings those that make a run another one."""
+    return {k: v for k, v in recorded.items() if k not in OF_THE_CALL}
+
+
+def is_run(recorded: Any) -> bool:
+    """Returns whether this is what a `config.json` of `experiments.run` holds."""
+    return (
+        isinstance(recorded, dict)
+        and recorded.keys() >= ALWAYS
+        and isinstance(recorded["name"], str)
+        and type(recorded["seeds"]) is int
+        and isinstance(recorded["methods"], list)
+        and bool(recorded["methods"])
+        and all(isinstance(method, str) for method in recorded["methods"])
+    )
+
+
+def place(name: str, config: configs.Config) -> pathlib.Path:
+    """Returns the results folder, of which nothing is known yet.
+
+    Raises:
+      UsageError: It can be none, or what the run reads would be deleted with it.
+    """
+    folder = command.path("out", _named(name, config))
+    if folder.exists() and not folder.is_dir():
+        raise command.UsageError(f"{folder} is a file, not a folder for results")
+    if config.overwrite:
+        _check_spares_sources(folder, config)
+    return folder
+
+
+def claim(
+    name: str, config: configs.Config, fingerprints: dict[str, str] | None = None
+) -> pathlib.Path:
+    """The results folder, if it is free or holds this config's run to be resumed.
+
+    The caller holds it (`locks.held`).
+
+    Args:
+      name: Of the config.
+      config: The settings.
+      fingerprints: Of the images (one of `IMAGES`), and of what the run reads besides,
+        such as `teacher_weights`.
+
+    Raises:
+      UsageError: It holds something else, or `resume` or `overwrite` is missing.
+    """
+    folder = place(name, config)
+    mine = {"name": name, **settings(config), **(fingerprints or {})}
+    known = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # (A run that is killed while it claims its folder leaves a draft alone.)
+        if any(not _is_nothing(path) for path in folder.iterdir()):
+            theirs = _check_taken(folder, mine, config)
+            if config.overwrite:
+                _empty(folder, theirs["methods"])
+            else:
+                known = {k: theirs[k] for k in IMAGES if k in theirs}
+                _tell_unknown(folder, known, mine)
+        files.write_json(folder / "config.json", mine | known)
+    except OSError as error:
+        raise command.UsageError(f"cannot write to {folder}: {error}") from error
+    return folder
+
+
+def _is_nothing(path: pathlib.Path) -> bool:
+    """Returns whether a file is a lock or a draft."""
+    return path.name in (locks.NAME, "config.partial") or files.is_draft(path)
+
+
+def _tell_unknown(folder: pathlib.Path, known: dict, mine: dict) -> None:
+    """Says where it is not known that a run goes on with the images it began with."""
+    if mine.keys() & {*IMAGES} and not known.keys() & mine.keys():
+        print(
+            f"{folder} does not say which images it began with (an earlier version, or "
+            "another --stream): that they are those of now is not checked",
+            file=sys.stderr,
+        )
+
+
+def _named(name: str, config: configs.Config) -> str:
+    """`out` with the names of config and data in it."""
+    names = {"config": name, "data": config.data.replace("/", "-")}
+    try:
+        for _, *field in string.Formatter().parse(config.out):
+            if field[0] is not None and (field[0] not in names or any(field[1:])):
+                raise ValueError
+        return config.out.format(**names)
+    except ValueError as error:
+        raise command.UsageError(
+            f"out may name {{config}} and {{data}}, got {config.out!r}"
+        ) from error
+
+
+def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
+    """Raises `UsageError` if what a run reads lies in the folder to be emptied."""
+    for field in ("teacher_from", "student_from", "brain", "activations", "data_dir"):
+        given = getattr(config, field)
+        if given is None:
+            continue
+        source = command.path(field, given).resolve()
+        if folder.resolve() in (source, *source.parents):
+            raise command.UsageError(
+                f"overwrite would delete what {field} names, {given}; --out=FOLDER "
+                "names another folder for results"
+            )
+
+
+def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
+    """Deletes what a run has written to a folder: nothing else, or nothing at all.
+
+    First what says that something is finished, last what shows that it was a run; a
+    net is whole or gone, so that the run may also be resumed. (Not the folder itself,
+    which may be a link or the working directory.)
+
+    Args:
+      folder: The folder.
+      methods: Of the run.
+
+    Raises:
+      UsageError: Something else lies in it.
+    """
+    nets = {rf"{re.escape(method)}-seed\d+": NET for method in methods}
+    if foreign := list(_foreign(folder, RUN | nets)):
+        names = ", ".join(str(path.relative_to(folder)) for path in foreign[:5])
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise command.UsageError(
+            f"{folder} holds what no run has written: {names}{more}; --overwrite takes "
+            "the folder when that lies elsewhere, --out=FOLDER leaves it alone"
+        )
+    for record in (folder / "result.json", *folder.glob("*/result.json")):
+        record.unlink(missing_ok=True)
+    deleted = folder / DELETED
+    if deleted.exists():
+        shutil.rmtree(deleted)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.is_dir():
+            shutil.rmtree(path.rename(deleted))
+        elif path.name != locks.NAME:
+            path.unlink()
+
+
+def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
+    """What lies in a folder, and in those in it, that is none of these forms."""
+    for path in sorted(folder.iterdir()):
+        matching = [of for form, of in forms.items() if re.fullmatch(form, path.name)]
+        if not matching and files.is_draft(path):
+            matching = [None]
+        holds = matching[0] if matching else None
+        if not matching or path.is_symlink() or path.is_dir() == (holds is None):
+            yield path
+        elif isinstance(holds, dict):
+            yield from _foreign(path, holds)
+
+
+def differing(theirs: dict, mine: dict) -> list[str]:
+    """Returns the settings for which a run cannot be resumed with others.
+
+    Args:
+      theirs: Of the run in a folder, what its `config.json` holds.
+      mine: Those it would be resumed with. They may have more seeds and more methods.
+    """
+
+    def value(of, key):
+        # (Earlier versions recorded `~` as it was given.)
+        found = of.get(key)
+        return os.path.expanduser(found) if isinstance(found, str) else found
+
+    changed = [k for k in mine | theirs if value(mine, k) != value(theirs, k)]
+    # (Earlier versions recorded no images.)
+    unknown = {k for k in IMAGES if k not in mine or k not in theirs}
+    changed = [k for k in changed if k not in unknown]
+    # (What a damaged file has there may be anything.)
+    seeds, methods = theirs.get("seeds"), theirs.get("methods")
+    more = {
+        "seeds": isinstance(seeds, int) and seeds <= mine["seeds"],
+        "methods": isinstance(methods, list)
+        and all(method in mine["methods"] for method in methods),
+    }
+    return [k for k in changed if not more.get(k, False)]
+
+
+def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> dict:
+    """Returns what a folder in use holds, if it may be overwritten or resumed.
+
+    Raises:
+      UsageError: It may not.
+    """
+    record = folder / "config.json"
+    try:
+        theirs = files.words(record) if record.exists() else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise command.UsageError(
+            f"{record} is damaged ({error}); --out=FOLDER leaves it alone"
+        ) from error
+    if not is_run(theirs):
+        raise command.UsageError(f"{folder} holds something that is not a run")
+    if config.overwrite:
+        return theirs
+    if changes := _said(theirs, mine):
+        raise command.UsageError(
+            f"{folder} holds a run with other settings ({changes}); --overwrite "
+            "deletes it, --out=FOLDER leaves it alone"
+        )
+    if not config.resume:
+        raise command.UsageError(
+            f"{folder} holds a run with these settings; --resume continues it (or "
+            "shows its table again), --overwrite deletes it"
+        )
+    finished(folder, mine["name"], config)
+    return theirs
+
+
+def _said(theirs: dict, mine: dict) -> str:
+    """Returns what differs, in words."""
+    return ", ".join(
+        f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here"
+        for k in differing(theirs, mine)
+    )
+
+
+def finished(
+    folder: pathlib.Path, name: str, config: configs.Config
+) -> dict[str, Any] | None:
+    """What the `result.json` of a run holds, if it has all of its seeds and methods.
+
+    One of fewer stays until that of all takes its place.
+
+    Args:
+      folder: Of the run.
+      name: Of its config.
+      config: Its settings.
+
+    Raises:
+      UsageError: It is damaged, or of another run.
+    """
+    record, mine = folder / "result.json", {"name": name, **settings(config)}
+    if not record.exists():
+        return None
+    try:
+        summary = files.words(record)
+        markdown.table(summary)
+        theirs = without_call(summary["config"])
+        changes = _said(theirs, mine)
+    except Exception as error:  # What is not a result fails in many ways.
+        raise command.UsageError(
+            f"{record} is damaged ({error!r}); where it is deleted, --resume writes it "
+            "again from what the nets left"
+        ) from error
+    if changes:
+        raise command.UsageError(
+            f"{record} is of another run ({changes}); where it is deleted, --resume "
+            "writes it again from what the nets left"
+        )
+    return summary if all(theirs[k] == mine[k] for k in GROWS) else None
+
+
+def check_net(
+    recorded: Mapping[str, Any], method: str, seed: int, config: configs.Config
+) -> None:
+    """Raises `ValueError` for what the `result.json` of another net holds."""
+    theirs = {k: recorded[k] for k in ("method", "seed")}
+    theirs |= without_call(recorded["config"])
+    if changes := _said(theirs, {"method": method, "seed": seed, **settings(config)}):
+        raise ValueError(f"it is of another run: {changes}")
+
+
+def check_checkpoint(about: Any, name: str, mine: dict) -> None:
+    """Raises `ValueError` for what a checkpoint of another net says of itself.
+
+    Args:
+      about: What it says.
+      name: Of the net.
+      mine: The settings. (The first versions' checkpoints say nothing of theirs.)
+    """
+    epochs = {"history": [{"validation_error": NUMBER, ...: NUMBER}]}
+    if wrong := files.misfit(about, ABOUT | epochs, "what it says"):
+        raise ValueError(wrong)
+    theirs = {"job": about["job"], **about.get("settings", mine)}
+    if changes := _said(theirs, {"job": name, **mine}):
+        raise ValueError(f"it is of another run: {changes}")

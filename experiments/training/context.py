@@ -1,0 +1,379 @@
+"""What the runs of one experiment share: settings, images, what else they are given."""
+
+import dataclasses
+import hashlib
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from experiments import brain, command, data, methods, weights
+from experiments import config as configs
+from experiments.data import colour, sets
+from experiments.training import interrupts
+from rdljax import activations, errors, nets, teachers, training
+
+StoredActivations = activations.Stored
+
+# Test images whose RDMs are reported and shown, over all classes.
+STIMULI = 200
+
+
+class Inputs(NamedTuple):
+    """What an experiment is given besides images.
+
+    Attributes:
+      teacher: The teacher, if it was trained elsewhere.
+      student: What students begin with, if it was trained elsewhere.
+      measured: Stimuli and their RDMs.
+      activations: The teacher's, of all training images, from a file.
+    """
+
+    teacher: weights.Trained | None = None
+    student: weights.Trained | None = None
+    measured: brain.Brain | None = None
+    activations: StoredActivations | None = None
+
+    def fingerprints(self) -> dict[str, str]:
+        """Returns what shows that a run is resumed with what it began with."""
+        found = {
+            "teacher_weights": self.teacher and self.teacher.fingerprint,
+            "student_weights": self.student and self.student.fingerprint,
+            "brain_file": self.measured and self.measured.fingerprint,
+            "activations_file": self.activations and self.activations.about["sha256"],
+        }
+        return {name: of for name, of in found.items() if of is not None}
+
+
+class Context(NamedTuple):
+    """What the runs of one experiment share.
+
+    Attributes:
+      config: The settings.
+      dataset: The images.
+      stimuli: Indices of the test images whose RDMs are reported, sorted by class.
+      folder: The results folder.
+      interrupt: Whether to stop.
+      bar: The progress bar.
+      train: The training images and labels, if they do not stream, and stimuli, on the
+        devices.
+      validation: The validation images, on a device.
+      given: What there is besides images.
+      taught: From indices of training images to what the teacher answered, by layer,
+        where it is stored.
+    """
+
+    config: configs.Config
+    dataset: data.Dataset
+    stimuli: np.ndarray
+    folder: pathlib.Path
+    interrupt: interrupts.Interrupt
+    bar: tqdm.tqdm
+    train: dict[str, jax.Array]
+    validation: data.Split
+    given: Inputs = Inputs()
+    taught: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+
+    def tell(self, words: str) -> None:
+        """Says something beside the progress bar, where results are not printed."""
+        self.bar.write(words, file=sys.stderr)
+
+
+def load(config: configs.Config) -> data.Dataset:
+    """Returns the data set of a config.
+
+    Raises:
+      UsageError: It is not there, or the settings do not suit its images.
+    """
+    try:
+        dataset = data.load(
+            config.data,
+            config.data_dir,
+            train_per_class=config.train_per_class,
+            size=config.resize,
+            in_memory=sets.IN_MEMORY if config.stream else None,
+            random_crops=config.crop is None,
+        )
+        if config.resize is not None:
+            dataset = dataset._replace(size=(config.resize,) * 2)
+    except ValueError as error:
+        raise command.UsageError(str(error)) from error
+    images, devices = len(dataset.train.label), jax.local_device_count()
+    if images < config.batch or config.batch % devices:
+        raise command.UsageError(
+            f"a batch of {config.batch} is impossible with {images} training images on "
+            f"{devices} devices: it must fit into the one and divide by the other"
+        )
+    if config.batch // devices % config.micro_batches:
+        raise command.UsageError(
+            f"a device's {config.batch // devices} images do not divide by "
+            f"{config.micro_batches} micro-batches"
+        )
+    size = min(dataset.train.image.shape[1:3])
+    if (config.crop or 0) >= size:
+        raise command.UsageError(
+            f"crop must be below the {size} pixels of an image, got {config.crop}"
+        )
+    for field in ("modality", "teacher_modality"):
+        if getattr(config, field) != colour.IMAGE and dataset.shape[-1] != 3:
+            raise command.UsageError(
+                f"{field}={getattr(config, field)} takes images in colour, "
+                f"{dataset.name} has {dataset.shape[-1]} channels"
+            )
+    epochs = max(config.epochs, config.teacher_epochs, config.start_epochs)
+    if images // config.batch * epochs >= 2**31:
+        raise command.UsageError(
+            f"epochs, start_epochs and teacher_epochs must make below 2**31 steps, got "
+            f"{epochs} epochs of {images // config.batch}"
+        )
+    return dataset
+
+
+def fingerprint(dataset: data.Dataset) -> dict[str, str]:
+    """Returns what shows that a run is resumed with the images that it began with.
+
+    Returns:
+      SHA-256 of all splits, by which of `results.IMAGES` it is of: of streamed images
+      the names and sizes of the files are known.
+    """
+    digest, kind = hashlib.sha256(), "images"
+    for split in (dataset.train, dataset.validation, dataset.test):
+        images = data.identity(split.image)
+        if images is not split.image:
+            kind = "image_files"
+        for array in map(np.ascontiguousarray, (images, split.label)):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(array.data)
+    return {kind: digest.hexdigest()}
+
+
+def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
+    """The nets that a config takes from folders, and the config with what they are.
+
+    Raises:
+      UsageError: A folder holds no weights, or those of another modality.
+    """
+    given = Inputs()
+    if config.teacher_from is not None:
+        given = given._replace(teacher=weights.load(config.teacher_from))
+        seen = _modality("teacher_modality", config, given.teacher)
+        config = dataclasses.replace(
+            config, teacher=given.teacher.name, teacher_modality=seen
+        )
+    if config.student_from is not None:
+        given = given._replace(student=weights.load(config.student_from))
+        seen = _modality("modality", config, given.student)
+        config = dataclasses.replace(config, student=given.student.name, modality=seen)
+    return config, given
+
+
+def _modality(field: str, config: configs.Config, trained: weights.Trained) -> str:
+    """What a net sees that was trained elsewhere; `UsageError` if not as asked for."""
+    asked = getattr(config, field)
+    if asked not in (colour.IMAGE, trained.modality):
+        raise command.UsageError(
+            f"{field}={asked}, and the weights of {trained.name} are of a net that "
+            f"sees {trained.modality}"
+        )
+    return trained.modality
+
+
+def with_measurements(
+    config: configs.Config, dataset: data.Dataset, given: Inputs
+) -> Inputs:
+    """Returns what is given, and the RDMs and the activations that a config names.
+
+    Raises:
+      UsageError: They cannot be read, or are not of these images.
+    """
+    measured = None if config.brain is None else brain.load(config, dataset)
+    return given._replace(measured=measured, activations=_activations(config, dataset))
+
+
+def _activations(
+    config: configs.Config, dataset: data.Dataset
+) -> activations.Stored | None:
+    """Returns the teacher's activations, if `activations` is a file and not a folder.
+
+    Raises:
+      UsageError: It cannot be read, or is not of these images or layers.
+    """
+    if config.activations is None:
+        return None
+    path = command.path("activations", config.activations)
+    if not path.is_file():
+        if config.teacher is None:
+            raise command.UsageError(f"without a teacher activations is a file: {path}")
+        return None
+    if config.teacher is not None:
+        raise command.UsageError(
+            f"{path} teaches in place of a net: activations of a file go with "
+            "--teacher=None"
+        )
+    layers = methods.taught(config)
+    try:
+        found = activations.read(path, images=len(dataset.train.label), layers=layers)
+    except (errors.CannotRead, OSError) as error:
+        raise command.UsageError(f"activations: {error}") from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found._replace(about={"sha256": digest})
+
+
+def build_context(
+    config: configs.Config,
+    dataset: data.Dataset,
+    folder: pathlib.Path,
+    interrupt: interrupts.Interrupt,
+    bar: tqdm.tqdm,
+    given: Inputs = Inputs(),  # noqa: B008 (a tuple)
+) -> Context:
+    """Builds a context, with the images where they belong."""
+    train = {} if config.stream else dataset.train._asdict()
+    if given.measured is not None:
+        train["stimuli"] = given.measured.images[given.measured.shown]
+    held_out = dataset.validation
+    return Context(
+        config,
+        dataset,
+        stimuli(dataset.test),
+        folder,
+        interrupt,
+        bar,
+        training.replicate(train),
+        held_out if config.stream else _on_device(held_out),
+        given,
+    )
+
+
+def _on_device(split: data.Split) -> data.Split:
+    return split._replace(image=jnp.asarray(split.image))
+
+
+def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
+    """Indices of the first test images of each class, as many of each, by class.
+
+    Of more classes than `count` has pairs of images, every second, third, ...
+    """
+    classes = np.unique(test.label)
+    classes = classes[:: max(1, 2 * len(classes) // count)]
+    per_class = max(2, count // len(classes))
+    return np.concatenate(
+        [np.flatnonzero(test.label == c)[:per_class] for c in classes]
+    )
+
+
+# ---- nets
+
+
+def student(
+    config: configs.Config,
+    dataset: data.Dataset,
+    given: Inputs,
+    axis_name: str | None = None,
+) -> Any:
+    """Returns the students' net, for images that are normalised as the data's are."""
+    net = nets.build(
+        config.student,
+        dataset.classes,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )
+    if given.student is not None:
+        return given.student.seeing(dataset, net)
+    return colour.seeing(config.modality, net, dataset)
+
+
+def teacher(
+    config: configs.Config, dataset: data.Dataset, axis_name: str | None = None
+) -> Any:
+    """Returns the net of a teacher that is trained here."""
+    net = nets.build(config.teacher, dataset.classes, axis_name=axis_name)
+    return colour.seeing(config.teacher_modality, net, dataset)
+
+
+def begun(state: training.TrainState, begin: weights.Trained) -> training.TrainState:
+    """Returns a state whose student begins with given weights."""
+    now = state.replicated
+    own = begin.begun({"params": now.params["student"], **now.model_state})
+    params = now.params | {"student": own.pop("params")}
+    return state._replace(replicated=now._replace(params=params, model_state=own))
+
+
+# ---- losses
+
+
+def plan(
+    config: configs.Config, dataset: data.Dataset, given: Inputs, method: str
+) -> list[training.Phase]:
+    """Returns the phases of a method, with what it takes from a brain."""
+    steps = config.epochs * (len(dataset.train.label) // config.batch)
+    setting = methods.Setting(config, dataset.train.label, steps)
+    return methods.plan(
+        setting,
+        method,
+        lambda part: brain.weighted_terms(config, given.measured, steps, part),
+    )
+
+
+def with_brain(
+    config: configs.Config, given: Inputs, teacher: teachers.Teacher, method: str
+) -> teachers.Teacher:
+    """Returns a teacher, and the RDMs that a method reads."""
+    if not brain.parts(method):
+        return teacher
+    return teachers.merge(teacher, brain.teacher(config, given.measured, method))
+
+
+# ---- batches
+
+
+def first(config: configs.Config, given: Inputs, method: str) -> training.Batch:
+    """Returns the first images, and stimuli, in their order: what a step is given."""
+    batch = {"index": np.arange(config.batch, dtype=np.int32)}
+    if brain.parts(method):
+        shown = brain.size(config, given.measured)
+        batch["stimulus"] = np.arange(shown, dtype=np.int32)
+    return batch
+
+
+def feed(context: Context, method: str = "plain") -> Callable[..., training.Batch]:
+    """From indices of training images, and of stimuli, to what a step is given."""
+    images = data.from_host(context.dataset.train) if context.config.stream else None
+    shows = bool(brain.parts(method))
+    taught = context.taught if methods.reads_teacher(method) else None
+
+    def load(index, when=None):
+        entries = {}
+        if shows:
+            index, entries["stimulus"] = np.split(
+                index, [context.config.batch], axis=-1
+            )
+        entries |= {"index": index} if images is None else images(index, when)
+        if taught is not None:
+            entries["targets"] = taught(index)
+        return entries
+
+    return load
+
+
+def view(
+    config: configs.Config, dataset: data.Dataset, method: str = "plain"
+) -> training.View:
+    """Returns the view of the images, augmented as is usual or as the config says.
+
+    With it a method that learns from a brain sees its stimuli.
+    """
+    seen = data.view(dataset, **augmentation(config, dataset))
+    return brain.showing(seen, dataset) if brain.parts(method) else seen
+
+
+def augmentation(config: configs.Config, dataset: data.Dataset) -> dict[str, Any]:
+    """Returns how images are cropped and mirrored."""
+    chosen = {"crop": config.crop, "flip": config.flip}
+    chosen = {k: v for k, v in chosen.items() if v is not None}
+    return data.augmentation(dataset) | chosen

@@ -1,0 +1,206 @@
+"""What a table of experiments will take: its runs and their seconds."""
+
+import functools
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+
+from experiments import command as commands
+from experiments import config as configs
+from experiments import methods, tables, weights
+from experiments.results import columns, markdown
+from experiments.results import folder as results_folder
+from experiments.training import builder, checks, interrupts, recording, table_runs
+from experiments.training import context as contexts
+from rdljax import files, teachers, training
+
+STEPS_MEASURED = 5
+
+
+class Cost(NamedTuple):
+    """Seconds of steps, and of compiling them."""
+
+    steps: float = 0.0
+    compiling: float = 0.0
+
+
+def planned(call: table_runs.Call) -> str:
+    """Returns the runs of a table, which are done, and an estimate of the rest."""
+    rows, known, unknown = [], [], []
+    table = tables.load(call.name)
+    for column in call.chosen:
+        of, folder = call.table.columns[column], call.folder / column
+        config = of.config
+        nets = [(m, i) for m in config.methods for i in range(config.seeds)]
+        if config.teacher_from is None and of.teacher_of is None and config.teacher:
+            nets = [("teacher", i) for i in range(config.ensemble)] + nets
+        done = [net for net in nets if _result(folder, config, *net).exists()]
+        left = [net for net in nets if net not in done]
+        cost, how = Cost(), "done"
+        try:
+            _check_same(call, column)
+            if left:
+                cost, how = _estimate(config, folder, left)
+            known.append(cost)
+        except (OSError, ValueError) as error:
+            cost, how = None, str(error)
+            unknown.append(column)
+        taught = config.teacher_from or of.teacher_of or config.teacher or "nobody"
+        what = f"{taught} > {config.student}, {config.data}"
+        changed = columns.changes(
+            table, {column: results_folder.settings(config)}, column
+        )
+        rows.append(
+            [columns.name(table, column, changed), what]
+            + [len(config.methods), config.seeds, config.epochs]
+            + [f"{len(done)} of {len(nets)}", _duration(cost), how]
+        )
+    head = ["column", "what", "methods", "seeds", "epochs", "nets done"]
+    grid = markdown.grid([*head, "left", "estimated from"], rows)
+    total = _duration(Cost(*map(sum, zip(*known, strict=True))) if known else None)
+    if known and unknown:
+        total += f", without {', '.join(unknown)} (not known)"
+    return (
+        f"{grid}\n\nLeft in all: {total}. An estimate: "
+        "a method's step counts, and is compiled, as a plain step and, where images "
+        "are cropped or mirrored, an answer of the teacher; the losses' own time comes "
+        "on top, and that of evaluation."
+    )
+
+
+def _check_same(call: table_runs.Call, column: str) -> None:
+    """Raises `UsageError` where a column's folder holds a run of other settings."""
+    record = call.folder / column / "config.json"
+    if not record.exists():
+        return
+    config, _ = contexts.trained_elsewhere(table_runs.settled(call, column))
+    name = f"{call.name}/{column}"
+    mine = {"name": name, **results_folder.settings(config)}
+    theirs = files.words(record)
+    known = {k: v for k, v in theirs.items() if k in mine}
+    if changed := results_folder.differing(known, mine):
+        raise commands.UsageError(f"other settings are there: {', '.join(changed)}")
+
+
+def _result(
+    folder: pathlib.Path, config: configs.Config, method: str, seed: int
+) -> pathlib.Path:
+    name = recording.folder(method, seed, config.ensemble)
+    return folder / name / "result.json"
+
+
+def _duration(cost: Cost | None) -> str:
+    if cost is None:
+        return "not known"
+    seconds = round(cost.steps + cost.compiling)
+    hours, rest = divmod(seconds, 3600)
+    words = f"{rest // 60} min {rest % 60} s"
+    if hours:
+        words = f"{hours} h {rest // 60:02d} min"
+    if cost.compiling:
+        words += f" ({round(cost.compiling)} s to compile)"
+    return words
+
+
+def _estimate(
+    config: configs.Config, folder: pathlib.Path, left: list[tuple[str, int]]
+) -> tuple[Cost, str]:
+    """Returns what the nets that are left take, and what that was estimated from.
+
+    Of a method of which a seed is done, that seed's steps; of the others a few steps.
+    Each method is compiled once for all its seeds.
+
+    Raises:
+      UsageError: The data are missing.
+    """
+    config, given = contexts.trained_elsewhere(config)
+    checks.check(config)
+    dataset = contexts.load(config)
+    steps = len(dataset.train.label) // config.batch
+    measured = _measured(config, dataset, given)
+    # (A teacher that sees images as they are looks at each once.)
+    asks = any(contexts.augmentation(config, dataset).values())
+    total, compiling, known = 0.0, 0.0, 0
+    for method in dict.fromkeys(method for method, _ in left):
+        if method == "teacher":
+            step, phases = measured["teacher"], [config.teacher_epochs]
+        else:
+            plan = contexts.plan(config, dataset, given, method)
+            step, phases = measured["student"], [phase.epochs for phase in plan]
+            if asks and methods.reads_teacher(method):
+                step = Cost(*map(sum, zip(step, measured["answer"], strict=True)))
+        compiling += len(phases) * step.compiling
+        seeds = range(max(config.seeds, config.ensemble))
+        records = [_result(folder, config, method, seed) for seed in seeds]
+        found = [files.words(one)["seconds"] for one in records if one.is_file()]
+        known += bool(found)
+        one = float(np.mean(found)) if found else sum(phases) * steps * step.steps
+        total += one * sum(name == method for name, _ in left)
+    how = [f"{known} methods' seeds"] if known else []
+    return Cost(total, compiling), " and ".join([*how, "a few steps"])
+
+
+def _measured(
+    config: configs.Config, dataset: Any, given: contexts.Inputs
+) -> dict[str, Cost]:
+    """Returns a plain step of student and teacher, and a teacher's answer."""
+    with tempfile.TemporaryDirectory() as scratch, tqdm.tqdm(disable=True) as bar:
+        folder = pathlib.Path(scratch)
+        context = contexts.build_context(
+            config, dataset, folder, interrupts.Interrupt(), bar, given
+        )
+
+        def step(net, name):
+            began = time.perf_counter()
+            recipe = builder.prepare(context, net, teachers.none(), "plain", name)
+            (how, _), *_ = recipe.phases
+            batch = how.feed(np.arange(config.batch * how.chunk, dtype=np.int32))
+            batch = {
+                k: x.reshape(how.chunk, config.batch, *x.shape[1:])
+                for k, x in batch.items()
+            }
+            batch = training.shard(batch, axis=1)
+            state = how.begin(0, jax.device_count())
+
+            def once():
+                nonlocal state
+                state, metrics = how.step_fn(state, how.arrays, batch)
+                return metrics
+
+            return _cost(once, began, how.chunk)
+
+        found = {
+            "student": step(
+                contexts.student(config, dataset, given, training.AXIS), None
+            )
+        }
+        if config.teacher is not None and given.teacher is None:
+            found["teacher"] = step(
+                contexts.teacher(config, dataset, training.AXIS), "teacher"
+            )
+        if config.teacher is not None:
+            net = contexts.teacher(config, dataset)
+            images = np.zeros((config.batch, *dataset.shape), np.float32)
+            variables = jax.jit(net.init)(jax.random.key(0), images[:1])
+            answer = functools.partial(weights.activations, net, variables, images)
+            cost = _cost(lambda: answer(net.layers), time.perf_counter())
+            found["answer"] = Cost(*(config.ensemble * seconds for seconds in cost))
+    return found
+
+
+def _cost(call: Callable[[], Any], began: float, chunk: int = 1) -> Cost:
+    """Returns the median of a few calls of `chunk` steps, after one that compiles."""
+    jax.block_until_ready(call())
+    first, taken = time.perf_counter() - began, []
+    for _ in range(STEPS_MEASURED):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        taken.append(time.perf_counter() - began)
+    one = float(np.median(taken))
+    return Cost(one / chunk, max(first - one, 0.0))

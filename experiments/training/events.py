@@ -1,0 +1,58 @@
+"""Metrics of a net for TensorBoard."""
+
+import contextlib
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+
+from tensorboardX import record_writer, summary
+from tensorboardX.proto import event_pb2
+
+
+class Events:
+    """Metrics of a net for TensorBoard, in a file of its folder.
+
+    They are written by whom they are given to. (`tensorboardX.SummaryWriter` has a
+    thread for it, which a full disk ends; who fills its queue then waits for ever.)
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        """Begins a file.
+
+        Raises:
+          OSError: It cannot be written, with its name; so do the methods.
+        """
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        # (A path that begins with "s3:" is a bucket to tensorboardX.)
+        self._path = folder.absolute() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._telling():
+            self._records = record_writer.RecordWriter(str(self._path))
+        self._write(file_version="brain.Event:2")
+
+    def add(self, metrics: dict[str, float], step: int) -> None:
+        """Writes what was measured after a step."""
+        for name, value in metrics.items():
+            self._write(step=step, summary=summary.scalar(name, value))
+
+    def flush(self) -> None:
+        """Waits until all is on the disk."""
+        with self._telling():
+            self._records.flush()
+
+    def close(self) -> None:
+        with self._telling():
+            self._records.close()
+
+    def _write(self, **content) -> None:
+        event = event_pb2.Event(wall_time=time.time(), **content)
+        with self._telling():
+            self._records.write(event.SerializeToString())
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error

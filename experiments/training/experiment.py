@@ -1,0 +1,116 @@
+"""A run: one experiment and its results folder."""
+
+import dataclasses
+import sys
+
+import jax
+import tqdm
+
+from experiments import brain, data, weights
+from experiments import config as configs
+from experiments.brain import markdown as brain_markdown
+from experiments.brain import plots as brain_plots
+from experiments.results import aggregate, locks, markdown, plots
+from experiments.results import folder as results_folder
+from experiments.training import checks, interrupts, recording, rehearsal, teaching
+from experiments.training import context as contexts
+from rdljax import files
+
+
+def run(name: str, config: configs.Config, interrupt: interrupts.Interrupt) -> dict:
+    """Runs the experiment and writes its results folder.
+
+    Args:
+      name: Of the config.
+      config: The settings.
+      interrupt: Whether to stop.
+
+    Returns:
+      What `result.json` holds.
+
+    Raises:
+      UnknownName: A name in the config is not known.
+      UsageError: A setting is impossible, the data are missing, or the folder is taken.
+      Interrupted: Stopped; the folder can be resumed.
+    """
+    config, given = contexts.trained_elsewhere(config)
+    checks.check(config, brain.names(config))
+    dataset = contexts.load(config)
+    given = contexts.with_measurements(config, dataset, given)
+    rehearsal.rehearse(config, dataset, given)
+    with locks.held(results_folder.place(name, config)):
+        return _run(name, config, dataset, given, interrupt)
+
+
+def _run(
+    name: str,
+    config: configs.Config,
+    dataset: data.Dataset,
+    given: contexts.Inputs,
+    interrupt: interrupts.Interrupt,
+) -> dict:
+    """`run`, where nobody else writes to the folder."""
+    fingerprints = {**contexts.fingerprint(dataset), **given.fingerprints()}
+    folder = results_folder.claim(name, config, fingerprints)
+    if summary := results_folder.finished(folder, name, config):
+        print(f"{folder} is finished:\n\n{described(summary)}")
+        if broken := recording.without_weights(folder, config):
+            print(
+                f"{folder} has no weights of {', '.join(broken)}: where result.json is "
+                "deleted, --resume writes them from the checkpoints of these nets, or "
+                "trains them anew",
+                file=sys.stderr,
+            )
+        return summary
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    print(f"{dataset.name}: {dataset.note}\nDevices: {device}. Results: {folder}.")
+
+    steps = len(dataset.train.label) // config.batch
+    total = steps * epochs(config, dataset, given)
+    with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
+        context = contexts.build_context(config, dataset, folder, interrupt, bar, given)
+        results = teaching.train_all(context)
+    summary = {
+        "config": {"name": name, **dataclasses.asdict(config)},
+        "teacher_source": _source(given.teacher),
+        "data": dataset.note,
+        "versions": recording.versions(),
+        "device": device,
+        "seconds": sum(result["seconds"] for result in results),
+        **aggregate.summarise(results, dataset.test.label),
+    }
+    written = ["result.json", "table.md", "rdms.png", "learning_curves.png"]
+    plots.pictures(folder, results, dataset.test.label[context.stimuli])
+    if given.measured is not None:
+        seen = recording.of_brain(context, results)
+        own = config, given.measured, seen
+        summary["brain"] = brain.summarise(*own, summary["baseline"])
+        written += brain_plots.pictures(folder, *own, summary)
+    text = described(summary)
+    files.write(folder / "table.md", text)
+    files.write_json(folder / "result.json", summary)
+    print(f"\n{text}\n{folder}: {', '.join(written)}")
+    return summary
+
+
+def described(summary: dict) -> str:
+    """Returns a summary as Markdown."""
+    return markdown.table(summary) + brain_markdown.table(summary)
+
+
+def epochs(
+    config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
+) -> int:
+    """Returns the epochs of all nets that a run trains."""
+    plans = [contexts.plan(config, dataset, given, method) for method in config.methods]
+    total = config.seeds * sum(phase.epochs for plan in plans for phase in plan)
+    if config.teacher is not None and given.teacher is None:
+        total += config.ensemble * config.teacher_epochs
+    return total
+
+
+def _source(trained: weights.Trained | None) -> dict[str, str] | None:
+    """Where a teacher comes from that is not trained here, and what its weights are."""
+    if trained is None:
+        return None
+    return {**trained.source, "fingerprint": trained.fingerprint}

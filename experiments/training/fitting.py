@@ -1,0 +1,93 @@
+"""Trains nets together, phase by phase."""
+
+from experiments.results import folder as results_folder
+from experiments.training import builder, loop, recording
+from experiments.training import context as contexts
+from rdljax import checkpoints
+
+# What a net is called in its start-up.
+START = "start-up"
+
+
+def fit(
+    context: contexts.Context, runs: dict[str, int], recipe: builder.Recipe
+) -> list[recording.Outcome]:
+    """Trains nets together.
+
+    Args:
+      context: Settings and data.
+      runs: By name, the seed.
+      recipe: How.
+    """
+    seconds = dict.fromkeys(runs, 0.0)
+    started = {name: [] for name in runs}
+    for i, (how, epochs) in enumerate(recipe.phases):
+        last = i == len(recipe.phases) - 1
+        names = runs if last else {f"{name}/{START}": s for name, s in runs.items()}
+        fitted = _fit(context, names, how, epochs, recipe.shown)
+        for name, own in zip(runs, fitted, strict=True):
+            seconds[name] += own.seconds
+            if not last:
+                started[name] += own.history
+                recipe.begun[runs[name]] = own.state
+    recipe.begun.clear()
+    return [
+        recording.Outcome(
+            recording.variables(own.state), own.history, started[name], seconds[name]
+        )
+        for name, own in zip(runs, fitted, strict=True)
+    ]
+
+
+def _fit(
+    context: contexts.Context,
+    runs: dict[str, int],
+    how: loop.Trainer,
+    epochs: int,
+    shown: int,
+) -> list[loop.Fitted]:
+    """Trains one phase of `fit`."""
+    jobs = [
+        loop.Job(
+            name=name,
+            folder=context.folder / name,
+            seed=seed,
+            order=0 if context.config.same_batches else seed,
+            epochs=epochs,
+            examples=len(context.dataset.train.label),
+            batch=context.config.batch,
+            settings=results_folder.settings(context.config),
+            stimuli=len(context.given.measured.shown) if shown else 0,
+            shown=shown,
+        )
+        for name, seed in runs.items()
+    ]
+    for job in jobs:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        _check_checkpoint(job)
+    context.bar.set_description(
+        ", ".join(runs) if len(runs) < 3 else f"{jobs[0].name}, ..."
+    )
+
+    def advance(steps, history):
+        context.bar.update(steps)
+        if history:
+            error = history[-1]["validation_error"]
+            context.bar.set_postfix_str(
+                f"validation error {error:.1f} %", refresh=False
+            )
+
+    with how.step_fn.advised():
+        return loop.fit(jobs, how, context.interrupt, advance)
+
+
+def _check_checkpoint(job: loop.Job) -> None:
+    """Raises `CheckpointMismatch` where what a job would go on from is another's."""
+    if checkpoints.latest(job.checkpoint) is None:
+        return
+    # (What is damaged is told where it is read.)
+    about = checkpoints.about(job.checkpoint, tell=lambda words: None)
+    try:
+        results_folder.check_checkpoint(about, job.name, job.settings)
+    except ValueError as error:
+        raise checkpoints.CheckpointMismatch(f"{job.checkpoint}: {error}") from error

@@ -1,0 +1,43 @@
+"""Ctrl-C and other signals that ask a training to stop."""
+
+import signal
+
+from experiments import command
+
+
+class Interrupted(Exception):
+    """The run was stopped between two steps and left a checkpoint.
+
+    Attributes:
+      status: The exit status: 128 and the number of the signal.
+    """
+
+    status = 130
+
+
+class Interrupt:
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a request, heeded between two steps.
+
+    A second Ctrl-C stops at once. Other signals that follow ask for the same: a closed
+    terminal sends SIGHUP twice (its shell and the kernel do), systemd both others.
+    """
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self) -> "Interrupt":
+        self._status = Interrupted.status
+        self._heeding = command.heeding(self._request)
+        self._heeding.__enter__()
+        return self
+
+    def __exit__(self, _, error, __) -> None:
+        self._heeding.__exit__(None, None, None)
+        if isinstance(error, Interrupted):
+            error.status = self._status
+
+    def _request(self, number: int) -> None:
+        if not self.requested:
+            self.requested, self._status = True, 128 + number
+        elif number == signal.SIGINT:
+            raise command.Stopped(number)

@@ -1,0 +1,408 @@
+"""The one training loop: a teacher is a student without terms.
+
+Steps reach the devices a few at a time (`Trainer.chunk`) and are waited for later: on
+an accelerator the next epoch is under way before the metrics of the last are read.
+Several trainings of the same kind may go together, as one program; each has a
+checkpoint, a history and events of its own, so that they may be resumed in other
+company.
+"""
+
+import collections
+import contextlib
+import itertools
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from experiments import data
+from experiments.results import folder as results_folder
+from experiments.training import events, interrupts
+from rdljax import checkpoints, files, training
+
+# Where devices are emulated on a CPU, too many steps in flight can starve one of them.
+STEPS_IN_FLIGHT = 10
+
+
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+
+class Diverged(Exception):
+    """The loss is not finite; the last good checkpoint was kept."""
+
+
+class Job(NamedTuple):
+    """One net to train.
+
+    Attributes:
+      name: Of the run, such as `rdl-seed0`.
+      folder: Where its checkpoint and events go.
+      seed: Of its state.
+      order: The seed of the order of the images.
+      epochs: How long.
+      examples: How many training images there are.
+      batch: How many of them a step takes.
+      settings: What its checkpoints say of it.
+      stimuli: How many stimuli of a measured RDM there are, 0 for none.
+      shown: How many of them a step takes.
+    """
+
+    name: str
+    folder: pathlib.Path
+    seed: int
+    order: int
+    epochs: int
+    examples: int
+    batch: int
+    settings: dict[str, Any]
+    stimuli: int = 0
+    shown: int = 0
+
+    @property
+    def checkpoint(self) -> pathlib.Path:
+        return self.folder / "checkpoint"
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return self.examples // self.batch
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.steps_an_epoch
+
+
+Metrics = dict[str, float]
+
+
+State = training.TrainState
+
+
+class Trainer(NamedTuple):
+    """How nets are trained, the same for all seeds.
+
+    Attributes:
+      begin: From a job's seed and a number of devices to the state at the start.
+      arrays: What a step reads, on the devices.
+      step_fn: `step_fn(state, arrays, batches) -> (state, metrics)`: a call of several
+        steps (`training.scan_steps`), of one training or of several
+        (`training.vmap_trainings`).
+      chunk: How many steps a call takes. Where an epoch is not cut at its multiples,
+        and there alone, steps are taken one by one.
+      examine: The pmapped `training.make_finite_check` of a step of one training.
+      evaluate: `evaluate(state, job, epoch)`: what to measure of a training's state at
+        the end of an epoch, counted from 1 (the student's part of it): answers at once,
+        with what waits for it.
+      layers: The student's, in depth order.
+      same_view: Trainings that go together share their batches.
+      feed: From indices of images, and behind them of stimuli, and from when they are
+        seen (`_calls`) to the entries of a batch.
+    """
+
+    begin: Callable[[int, int], State]
+    arrays: training.Arrays
+    step_fn: Callable[..., tuple[State, dict[str, jax.Array]]]
+    chunk: int
+    examine: Callable[..., tuple[State, training.FiniteReport]]
+    evaluate: Callable[[State, Job, int], Callable[[], Metrics]]
+    layers: tuple[str, ...]
+    same_view: bool = False
+    feed: Callable[..., training.Batch] = lambda index, when=None: {"index": index}
+
+
+class Progress(NamedTuple):
+    """How far a job has come.
+
+    Attributes:
+      done: Steps taken.
+      history: For each epoch, the mean of the steps' metrics and what was evaluated.
+      partial: The metrics of each step of an epoch that is not finished.
+      seconds: How long it took, interruptions left out.
+    """
+
+    done: int
+    history: list[Metrics]
+    partial: list[Metrics]
+    seconds: float
+
+
+class Fitted(NamedTuple):
+    """A job that is done.
+
+    Attributes:
+      state: The last.
+      history: For each epoch, the mean of the steps' metrics and what was evaluated.
+      seconds: How long it took, interruptions left out; of trainings that went
+        together, its share.
+    """
+
+    state: State
+    history: list[Metrics]
+    seconds: float
+
+
+class _Call(NamedTuple):
+    """Steps under way.
+
+    Attributes:
+      first: The number of the first of them.
+      metrics: Leaves `[steps, trainings]`.
+      evaluated: At the end of an epoch, what of each training waits for `evaluate`.
+    """
+
+    first: int
+    metrics: dict[str, jax.Array]
+    evaluated: list[Callable[[], Metrics]]
+
+
+def fit(
+    jobs: Sequence[Job],
+    trainer: Trainer,
+    interrupt: interrupts.Interrupt,
+    advance: Callable[[int, list[Metrics]], Any],
+) -> list[Fitted]:
+    """Trains to the end, each job from its checkpoint if it left one.
+
+    Args:
+      jobs: What to train together: jobs that differ in their names, folders and seeds.
+      trainer: How they are trained, the same for all.
+      interrupt: Looked at before each call.
+      advance: Told how many steps were taken, and of the first job's epochs so far.
+
+    Raises:
+      Interrupted: Stopped; checkpoints were left.
+      Diverged: The loss of a job is not finite, or the parameters.
+      CheckpointDamaged: All that a job left is damaged.
+      CheckpointNotWritten: A checkpoint could not be written.
+      OSError: Events could not be written.
+    """
+    taken = {job.name: checkpoints.latest(job.checkpoint) or 0 for job in jobs}
+    if len({*taken.values()}) > 1:
+        # Killed between two of their checkpoints, or resumed in other company.
+        fitted = {}
+        for done in sorted({*taken.values()}):
+            equal = [job for job in jobs if taken[job.name] == done]
+            found = fit(equal, trainer, interrupt, advance)
+            fitted |= zip((job.name for job in equal), found, strict=True)
+        return [fitted[job.name] for job in jobs]
+    begun = [resumed(job, trainer.begin) for job in jobs]
+    states, progress = map(list, zip(*begun, strict=True))
+    del begun
+    if len({p.done for p in progress}) > 1:  # A newest checkpoint is damaged.
+        del states
+        return [fit([job], trainer, interrupt, advance)[0] for job in jobs]
+    histories = [list(p.history) for p in progress]
+    partial = [list(p.partial) for p in progress]
+    done = progress[0].done
+    advance(done * len(jobs), histories[0])
+    if done == jobs[0].steps:
+        return [
+            Fitted(state, p.history, p.seconds)
+            for state, p in zip(states, progress, strict=True)
+        ]
+    several = len(jobs) > 1
+    state = states[0]
+    if several:
+        state = training.stack_trainings(states, same_view=trainer.same_view)
+    del states
+    under_way: collections.deque[_Call] = collections.deque()
+    began = saved = time.monotonic()
+
+    def singles(state: State) -> Iterator[State]:
+        for i in range(len(jobs)):
+            yield _one_of(state, i) if several else state
+
+    def read(leave: int = 0):
+        """Waits for all calls but the last few, and looks at their losses."""
+        while len(under_way) > leave:
+            call = under_way.popleft()
+            metrics = _numbers(call.metrics, len(jobs))
+            for i, job in enumerate(jobs):
+                good = [math.isfinite(m["loss"]) for m in metrics[i]]
+                if not all(good):
+                    raise diverged(job, call.first + good.index(False))
+                partial[i].extend(metrics[i])
+            for i, wait in enumerate(call.evaluated):
+                histories[i].append(_mean(partial[i]) | wait())
+                partial[i].clear()
+                logs[i].add(histories[i][-1], call.first + len(metrics[i]))
+            advance(len(metrics[0]) * len(jobs), histories[0])
+
+    def diverged(job: Job, bad: int) -> Diverged:
+        nonlocal state
+        state = None  # To find out why takes its place.
+        under_way.clear()
+        others = "; --together=1 --resume finishes the others" if several else ""
+        return Diverged(_why(job, trainer, bad) + others)
+
+    def save() -> list[float]:
+        read()
+        spent = (time.monotonic() - began) / len(jobs)
+        seconds = [p.seconds + spent for p in progress]
+        for i, (job, own) in enumerate(zip(jobs, singles(state), strict=True)):
+            if not _is_finite(own):
+                raise diverged(job, done)
+            about = {"job": job.name, "settings": job.settings, "seconds": seconds[i]}
+            about |= {"devices": jax.device_count()}
+            about |= {"history": histories[i], "partial": partial[i]}
+            checkpoints.save(job.checkpoint, done, own, about)
+            logs[i].flush()
+        return seconds
+
+    with contextlib.ExitStack() as opened:
+        logs = [
+            opened.enter_context(contextlib.closing(events.Events(job.folder)))
+            for job in jobs
+        ]
+        batches = data.ahead(
+            itertools.starmap(trainer.feed, _calls(jobs, trainer, done))
+        )
+        for batch in opened.enter_context(contextlib.closing(batches)):
+            if interrupt.requested:
+                save()
+                raise interrupts.Interrupted(", ".join(job.name for job in jobs))
+            index = batch["index"]
+            several_batches = several and not trainer.same_view
+            batch = training.shard(batch, axis=1 + several_batches)
+            state, metrics = trainer.step_fn(state, trainer.arrays, batch)
+            first, done = done, done + len(index)
+            # An epoch is closed before it is saved: a resumed run begins the next one.
+            closes = done % jobs[0].steps_an_epoch == 0
+            evaluated = []
+            if closes:
+                epoch = done // jobs[0].steps_an_epoch
+                evaluated = [
+                    trainer.evaluate(x, job, epoch)
+                    for x, job in zip(singles(_of_student(state)), jobs, strict=True)
+                ]
+            under_way.append(_Call(first, metrics, evaluated))
+            read(leave=max(1, STEPS_IN_FLIGHT // trainer.chunk))
+            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+                save()
+                saved = time.monotonic()
+        seconds = save()
+    return list(map(Fitted, singles(state), histories, seconds))
+
+
+_one_of = jax.jit(training.select_training, static_argnums=1)
+
+
+def _of_student(state: State) -> State:
+    """Without what is no part of the student."""
+    now = state.replicated
+    now = now._replace(
+        params={"student": now.params["student"]}, opt_state=(), terms={}
+    )
+    return State(now, {})
+
+
+def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progress]:
+    """The state that a job's newest whole checkpoint holds, or that at the start."""
+    devices = jax.device_count()
+    if checkpoints.latest(job.checkpoint) is None:
+        return begin(job.seed, devices), Progress(0, [], [], 0.0)
+
+    def like(about):
+        if wrong := files.misfit(about, results_folder.ABOUT, "what it says"):
+            raise checkpoints.CheckpointDamaged(f"{job.checkpoint} is damaged: {wrong}")
+        return form(about["devices"])
+
+    def form(devices):
+        return jax.eval_shape(lambda: begin(job.seed, devices))
+
+    state, about, done = checkpoints.restore(job.checkpoint, like, tell=tqdm.tqdm.write)
+    state = training.reshard_like(state, form(devices))
+    kept = (about[name] for name in ("history", "partial", "seconds"))
+    return state, Progress(done, *kept)
+
+
+def _calls(
+    jobs: Sequence[Job], trainer: Trainer, done: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The indices of each call's batches, `[steps, (trainings,) batch + shown]`.
+
+    Without those of the steps that are done. With them the seed of the order of their
+    images, and the epoch: `[(trainings,) 2]`.
+    """
+    an_epoch, chunk = jobs[0].steps_an_epoch, trainer.chunk
+    for epoch in range(done // an_epoch, jobs[0].epochs):
+        batches = [_batches(job, epoch) for job in jobs]
+        alone = len(jobs) == 1 or trainer.same_view
+        index = batches[0] if alone else np.stack(batches, axis=1)
+        when = np.array([(job.order, epoch) for job in jobs])
+        when = when[0] if alone else when
+        at = done - epoch * an_epoch
+        while at < an_epoch:
+            steps = 1 if at % chunk or at + chunk > an_epoch else chunk
+            yield index[at : at + steps], when
+            at += steps
+        done = (epoch + 1) * an_epoch
+
+
+def _batches(job: Job, epoch: int) -> np.ndarray:
+    """An epoch's images and, behind them, its stimuli: `[steps, batch + shown]`."""
+    when = {"seed": job.order, "epoch": epoch}
+    images = data.batches(job.examples, job.batch, **when)
+    if not job.shown:
+        return images
+    stimuli = data.draws(job.stimuli, job.shown, len(images), **when)
+    return np.concatenate([images, stimuli], axis=1)
+
+
+def _why(job: Job, trainer: Trainer, bad: int) -> str:
+    """Returns why a job diverged, found by taking its last steps once more, one by one.
+
+    Args:
+      job: What diverged.
+      trainer: How it is trained.
+      bad: The number of the step whose loss is the first that is not finite, or before
+        which the parameters are not.
+    """
+    state, (done, *_) = resumed(job, trainer.begin)
+    kept = f"from the checkpoint of step {done}" if done else "from the start"
+    batches, batch = _calls([job], trainer._replace(chunk=1), done), None
+    for number in range(done, bad + 1):
+        # (After the last step there is no batch: any shows what the parameters do.)
+        call = next(batches, None)
+        batch = batch if call is None else trainer.feed(*call)
+        if number >= bad - 1:
+            one = training.shard(jax.tree.map(lambda x: x[0], batch))
+            state, found = trainer.examine(state, trainer.arrays, one)
+            if words := jax.device_get(found).explanation(trainer.layers):
+                if number == job.steps:
+                    return f"{job.name} diverged after its last step: {words}"
+                epoch = 1 + number // job.steps_an_epoch
+                where = f"step {number + 1}, in epoch {epoch}"
+                return f"{job.name} diverged in {where}: {words}"
+        state, _ = trainer.step_fn(state, trainer.arrays, training.shard(batch, axis=1))
+    return (
+        f"{job.name} diverged in step {bad + 1}; when the steps were taken once more "
+        f"{kept}, all was finite"
+    )
+
+
+@jax.jit
+def _is_finite(state: training.TrainState) -> jax.Array:
+    """Returns whether a state is worth keeping."""
+    numbers = jax.tree.leaves(state)
+    floats = [x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
+
+
+def _numbers(metrics: dict[str, jax.Array], jobs: int) -> list[list[Metrics]]:
+    """For each job, the metrics of each step."""
+    found = {k: np.reshape(v, (-1, jobs)) for k, v in jax.device_get(metrics).items()}
+    steps = len(found["loss"])
+    return [
+        [{k: float(v[step, i]) for k, v in found.items()} for step in range(steps)]
+        for i in range(jobs)
+    ]
+
+
+def _mean(metrics: list[Metrics]) -> Metrics:
+    return {k: float(np.mean([m[k] for m in metrics])) for k in metrics[0]}

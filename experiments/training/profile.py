@@ -1,0 +1,231 @@
+"""Where the time of a training step goes.
+
+Programs of which each does more of a step than the one before are compiled and timed in
+turn; what a part takes is the difference between two of them:
+
+    data      the view
+    student   and the student with its task alone: forward, backward and optimizer
+    losses    and all terms of the phase, the teacher's targets given
+    teacher   and the teacher: the whole step
+
+XLA fuses each program in its own way, and leaves out what nothing depends on (such as a
+teacher that no term looks at), so that a part is what the step takes for it and not
+what it would take alone. A difference of two programs that take the same is noise,
+which may be negative.
+"""
+
+import functools
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.results import markdown
+from rdljax import files, teachers, terms, training
+
+# However long a step takes, so many samples have a median.
+LEAST_ROUNDS = 3
+STEPS_TRACED = 3
+
+
+class Profile(NamedTuple):
+    """Where the time of a step goes, in seconds.
+
+    Attributes:
+      compile: Until the step was compiled.
+      step: The whole step, which the next four add up to.
+      data: The view (gather, crop, flip, normalise), and what any call costs the host.
+      teacher: The teacher's targets.
+      student: Forward and backward for the task alone, and the optimizer.
+      losses: All other terms: their values, gradients, and what they train.
+      images: How many a step takes, over all devices.
+      rounds: How many samples each time is the median of.
+      device: What it was measured on.
+    """
+
+    compile: float
+    step: float
+    data: float
+    teacher: float
+    student: float
+    losses: float
+    images: int
+    rounds: int
+    device: str
+
+    @property
+    def steps_per_second(self) -> float:
+        return 1 / self.step
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.step
+
+    def table(self) -> str:
+        """Returns the parts in Markdown, with compilation and throughput below."""
+        parts = {x: getattr(self, x) for x in ("data", "teacher", "student", "losses")}
+        rows = [
+            [name, f"{1e3 * seconds:.3f}", f"{100 * seconds / self.step:.1f} %"]
+            for name, seconds in {**parts, "step": self.step}.items()
+        ]
+        return (
+            f"{markdown.grid(['part', 'ms a step', 'share'], rows)}\n\n"
+            f"compiled in {self.compile:.1f} s; {self.steps_per_second:.4g} steps/s, "
+            f"{self.images_per_second:.4g} images/s on {self.device}"
+        )
+
+
+def measure(
+    net: Any,
+    teacher: teachers.Teacher,
+    phase: training.Phase,
+    optimizer: optax.GradientTransformation,
+    view: training.View,
+    state: training.TrainState,
+    arrays: training.Arrays,
+    batch: training.Batch,
+    folder: pathlib.Path,
+    *,
+    micro_batches: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    seconds: float = 5.0,
+) -> Profile:
+    """Times the parts of a step, and writes what it found and a trace of a few steps.
+
+    Every step takes the same batch, and is waited for: a training that does not wait
+    between steps is quicker by what a call costs the host. For one process. Memory is
+    taken for three states and the teacher's targets, beside the state given.
+
+    Args:
+      net: The student, as given to `training.make_step`, and so are `teacher`, `phase`,
+        `optimizer`, `view` and `micro_batches`. The term "task" is the student's; of a
+        phase without one, the student's is the mean of its logits.
+      teacher: Where the targets come from.
+      phase: The phase, whose terms make the loss.
+      optimizer: As given to `training.begin_phase`.
+      view: What makes the batch.
+      state: At the start of the phase or within it. It is copied, not donated.
+      arrays: As the step is given, on the devices.
+      batch: From `training.shard`.
+      folder: Is given `profile.json`, and below `plugins/profile` what XProf and
+        TensorBoard read, and `perfetto_trace.json.gz` for ui.perfetto.dev.
+      micro_batches: In how many the student sees a device's batch.
+      devices: The devices that the step is mapped over, all local ones by default.
+      seconds: How long to take samples; at least three of each are taken.
+    """
+    devices = jax.local_devices() if devices is None else devices
+    key = training.replicate(jax.random.key(0), devices)
+
+    pmap = functools.partial(
+        jax.pmap, axis_name=training.AXIS, in_axes=(None, None, 0), devices=devices
+    )
+
+    @pmap
+    def look(key, arrays, batch):
+        return view(arrays.data, batch, key)
+
+    @pmap
+    def teach(key, arrays, batch):
+        return teacher.targets(arrays.teacher, view(arrays.data, batch, key))
+
+    def view_and_targets(data, batch, key):
+        return {**view(data, batch["batch"], key), "targets": batch["targets"]}
+
+    def stepping(phase, teacher, view, state, batch):
+        body = training.make_step(
+            net, teacher, phase, optimizer, view, micro_batches=micro_batches
+        )
+        return _stepping(body, state, arrays, batch, devices)
+
+    whole, compile_seconds = stepping(phase, teacher, view, state, batch)
+    images, targets = look(key, arrays, batch)["image"], teach(key, arrays, batch)
+    given = teachers.Teacher((), lambda arrays, batch: batch["targets"])
+    with_given = {"batch": batch, "targets": targets}
+    alone = _student_alone(phase)
+    student = training.begin_phase(state, alone, optimizer)
+    times, rounds = _medians(
+        {
+            "data": lambda: jax.block_until_ready(look(key, arrays, batch)),
+            "student": stepping(alone, given, view_and_targets, student, with_given)[0],
+            "losses": stepping(phase, given, view_and_targets, state, with_given)[0],
+            "whole": whole,
+        },
+        seconds,
+    )
+    profile = Profile(
+        compile=compile_seconds,
+        step=times["whole"],
+        data=times["data"],
+        teacher=times["whole"] - times["losses"],
+        student=times["student"] - times["data"],
+        losses=times["losses"] - times["student"],
+        images=images.shape[0] * images.shape[1],
+        rounds=rounds,
+        device=f"{len(devices)} x {devices[0].device_kind}",
+    )
+    with jax.profiler.trace(folder, create_perfetto_trace=True):
+        for number in range(STEPS_TRACED):
+            with jax.profiler.StepTraceAnnotation("step", step_num=number):
+                whole()
+    rates = {x: getattr(profile, x) for x in ("steps_per_second", "images_per_second")}
+    files.write_json(folder / "profile.json", profile._asdict() | rates)
+    return profile
+
+
+def _student_alone(phase: training.Phase) -> training.Phase:
+    """Returns the phase with the student's task alone."""
+    mean = terms.from_objective(lambda student, teacher: jnp.mean(student["logits"]))
+    # (In the place of a term that there is, whose parameters the state has.)
+    name = "task" if "task" in phase.terms else next(iter(phase.terms))
+    return phase._replace(
+        terms={name: phase.terms.get("task", (1.0, mean))},
+        trains=("student",) if phase.trains is None else phase.trains,
+    )
+
+
+def _stepping(
+    step: training.Step,
+    state: training.TrainState,
+    arrays: training.Arrays,
+    batch: training.Batch,
+    devices: Sequence[jax.Device],
+) -> tuple[Callable[[], None], float]:
+    """Returns a step to call and wait for, and the seconds that it took to compile.
+
+    A copy of the state goes from call to call.
+    """
+    # (A state placed on devices may share memory with the one that was given.)
+    state = jax.tree.map(jnp.copy, state)
+    program = training.compile_step(step, state, arrays, batch, devices)
+
+    def call():
+        nonlocal state
+        state, _ = jax.block_until_ready(program.step(state, arrays, batch))
+
+    return call, program.seconds
+
+
+def _medians(
+    calls: Mapping[str, Callable[[], Any]], seconds: float
+) -> tuple[dict[str, float], int]:
+    """Returns the median seconds of each call, and of how many samples.
+
+    Samples are taken in turn, A, B, C, A, B, C, ..., so that what disturbs the machine
+    disturbs all calls alike.
+    """
+    for call in calls.values():
+        call()
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    rounds, start = 0, time.perf_counter()
+    while rounds < LEAST_ROUNDS or time.perf_counter() - start < seconds:
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            samples[name].append(time.perf_counter() - begin)
+        rounds += 1
+    return {name: statistics.median(x) for name, x in samples.items()}, rounds

@@ -1,0 +1,260 @@
+"""The record of a trained net: what it does on the test images, and its weights."""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import rdljax
+from experiments import brain, command, data, methods, weights
+from experiments import config as configs
+from experiments.results import folder as results_folder
+from experiments.training import context as contexts
+from experiments.training import loop
+from rdljax import checkpoints, files, rdm, statistics, training
+
+# What students are called before they are trained.
+BEFORE = "before"
+
+
+class Outcome(NamedTuple):
+    """A net at the end of its training.
+
+    Attributes:
+      variables: Its parameters and statistics.
+      history: Each epoch's metrics; none of a net that was trained elsewhere.
+      start_up: Those of the phases before the one with the task.
+      seconds: Of its training.
+    """
+
+    variables: dict
+    history: Sequence[loop.Metrics] = ()
+    start_up: Sequence[loop.Metrics] = ()
+    seconds: float = 0.0
+
+
+def folder(name: str, seed: int, ensemble: int = 1) -> str:
+    """Of a net, in the results folder; of an ensemble each teacher has its own."""
+    alone = name == "teacher" and ensemble == 1
+    return name if alone else f"{name}-seed{seed}"
+
+
+def without_weights(folder_of_run: pathlib.Path, config: configs.Config) -> list[str]:
+    """The nets of a finished run that it trained and that are no longer there."""
+    trained = [(method, i) for method in config.methods for i in range(config.seeds)]
+    if config.teacher is not None and config.teacher_from is None:
+        trained += [("teacher", seed) for seed in range(config.ensemble)]
+    names = [folder(name, seed, config.ensemble) for name, seed in trained]
+    return [name for name in names if not _has_weights(folder_of_run / name)]
+
+
+def _has_weights(net: pathlib.Path) -> bool:
+    return checkpoints.latest(net / "weights") is not None
+
+
+def recorded(
+    context: contexts.Context,
+    name: str,
+    seed: int,
+    net: Any,
+    outcome: Outcome,
+) -> dict:
+    """Returns the result of a trained net: measured and written, or read again.
+
+    Of a net that was trained here and whose weights are gone it is written again.
+    """
+    own = outcome.variables
+    place = context.folder / folder(name, seed, context.config.ensemble)
+    record = place / "result.json"
+    if outcome.history and record.exists() and not _has_weights(place):
+        context.tell(f"{place} has a result and no weights: both are written again")
+        record.unlink()
+    if not record.exists():
+        if outcome.history:
+            keep(context, name, own, place / "weights")
+        measured = measure(context, net, own)
+        save_arrays(place / "rdms.npz", measured.pop("rdms"))
+        if context.given.measured is not None and name != "teacher":
+            of_brain = brain.rdms(
+                context.config, context.given.measured, context.dataset, net, own
+            )
+            save_arrays(place / "brain.npz", of_brain())
+        about = {"method": name, "seed": seed, "seconds": outcome.seconds}
+        about |= {"versions": versions(), "compared": compared(context.config, name)}
+        about |= {"config": dataclasses.asdict(context.config)}
+        about |= {"history": outcome.history, "start_up": outcome.start_up}
+        files.write_json(record, about | measured)
+    try:
+        result = files.words(record)
+        results_folder.check_net(result, name, seed, context.config)
+        result["rdms"] = files.npz(place / "rdms.npz", lambda _: net.layers)
+    except Exception as error:  # What is damaged fails in many ways.
+        raise command.UsageError(
+            f"{record} or rdms.npz beside it is damaged ({error!r}); where the first "
+            "is deleted, --resume measures the net again"
+        ) from error
+    return result
+
+
+def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an .npz file whole or not at all."""
+    with files.draft(path) as file:
+        np.savez(file, **arrays)
+
+
+def keep(
+    context: contexts.Context, name: str, trained: dict, place: pathlib.Path
+) -> None:
+    """Writes a trained net to a folder that `--teacher_from` takes."""
+    config, dataset = context.config, context.dataset
+    normalisation = tuple(
+        tuple(x / 255 for x in of) for of in (dataset.mean, dataset.std)
+    )
+    modality = config.teacher_modality if name == "teacher" else config.modality
+    if name != "teacher" and context.given.student is not None:
+        normalisation = context.given.student.normalisation or normalisation
+        modality = context.given.student.modality
+    net = weights.Trained(
+        config.teacher if name == "teacher" else config.student,
+        dataset.classes,
+        dataset.shape,
+        trained,
+        normalisation,
+        {"run": str(place.parent), "data": dataset.note},
+        modality,
+    )
+    weights.save(net, place)
+
+
+def compared(config: configs.Config, name: str) -> list[str]:
+    """Returns the layers of a net whose RDMs are compared."""
+    pairs = map(methods.pair, config.layers)
+    return [other if name == "teacher" else own for own, other in pairs]
+
+
+def variables(state: training.TrainState) -> dict:
+    """Returns the student's Flax variables in a training state."""
+    now = state.replicated
+    return {"params": now.params["student"], **now.model_state}
+
+
+def measure(context: contexts.Context, net: Any, trained: dict) -> dict:
+    """Returns what a trained net does on the test images: read once, at the end.
+
+    Returns:
+      `test_error` in percent; `predicted` classes and `correct` (0 or 1), a list over
+      the test images, all None of a net of another task; `rdms`, by layer the condensed
+      RDM of the stimuli.
+    """
+    test, rdms = context.dataset.test, rdms_of(context, net, trained)
+    found = weights.logits(net, trained, context.dataset, test)
+    rdms = {layer: np.asarray(x) for layer, x in rdms.items()}
+    if found.shape[1] != context.dataset.classes:
+        nothing = dict.fromkeys(("test_error", "predicted", "correct"))
+        return nothing | {"rdms": rdms}
+    predicted = found.argmax(axis=1)
+    correct = predicted == test.label
+    return {
+        "test_error": float(100 * np.mean(~correct)),
+        "predicted": predicted.tolist(),
+        "correct": correct.astype(int).tolist(),
+        "rdms": rdms,
+    }
+
+
+def rdms_of(context: contexts.Context, net: Any, trained: dict) -> dict[str, jax.Array]:
+    """By layer, the RDM of the stimuli; under way."""
+    images = data.normalise(
+        context.dataset, context.dataset.test.image[context.stimuli]
+    )
+    seen = weights.activations(net, trained, images, net.layers)
+    distance = configs.DISTANCES[context.config.distance]
+    return {name: _rdm(x, distance=distance) for name, x in seen.items()}
+
+
+# (In jit: what answers the same for all images has an RDM too, of zeros.)
+_rdm = jax.jit(rdm.compute)
+
+
+def keeps_rdms_of(epoch: int, epochs: int) -> bool:
+    """Whether an epoch's RDMs are kept: the first, second, fourth, ... and the last."""
+    return epoch & (epoch - 1) == 0 or epoch == epochs
+
+
+def keep_rdms(
+    place: pathlib.Path,
+    epoch: int,
+    context: contexts.Context,
+    rdms: dict[str, jax.Array],
+) -> None:
+    """Keeps the RDMs of half of the stimuli of each class at an epoch's end."""
+    label = context.dataset.test.label[context.stimuli]
+    half = np.concatenate(
+        [
+            np.flatnonzero(label == one)[: max(1, np.sum(label == one) // 2)]
+            for one in np.unique(label)
+        ]
+    )
+    rows, columns = (half[i] for i in np.triu_indices(len(half), 1))
+    n = len(label)
+    at = rows * n - rows * (rows + 1) // 2 + columns - rows - 1
+    place.mkdir(exist_ok=True)
+    kept = {name: np.asarray(x)[at] for name, x in rdms.items()}
+    save_arrays(place / f"epoch-{epoch:04d}.npz", kept)
+
+
+def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
+    """Returns how a student's RDMs correlate with the teacher's.
+
+    Args:
+      config: The settings, for the pairs of layers.
+      student: By layer, the condensed RDM `[pairs]`.
+      teacher: The same of the teacher, for the same stimuli.
+
+    Returns:
+      For each entry of `config.layers`, `pearson` and `spearman`.
+    """
+    found = {}
+    for layer in config.layers:
+        own, other = methods.pair(layer)
+        pearson, spearman = statistics.rdm_agreement(student[own], teacher[other])
+        found[layer] = {"pearson": pearson, "spearman": spearman}
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what the numbers depend on."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), "rdljax": rdljax.__version__, **found}
+
+
+def of_brain(context: contexts.Context, results: list[dict]) -> list[dict]:
+    """Of each student, before its training and after, its RDMs of the stimuli."""
+    found, layers = [], brain.layers(context.config)
+    places = {
+        (BEFORE, seed): context.folder / f"{BEFORE}-seed{seed}.npz"
+        for seed in range(context.config.seeds)
+    }
+    histories = {}
+    for result in results:
+        if result["method"] != "teacher":
+            key = result["method"], result["seed"]
+            places[key] = context.folder / folder(*key) / "brain.npz"
+            histories[key] = result["history"]
+    for (method, seed), file in places.items():
+        try:
+            own = files.npz(file, lambda _: layers)
+        except Exception as error:  # What is damaged fails in many ways.
+            raise command.UsageError(
+                f"{file} is damaged ({error!r}); where it is deleted, and result.json "
+                "beside it, --resume measures the net again"
+            ) from error
+        history = histories.get((method, seed), [])
+        found.append({"method": method, "seed": seed, "brain": own, "history": history})
+    return found

@@ -1,0 +1,81 @@
+"""A step of every method, traced before anything is trained."""
+
+import functools
+
+import jax
+import optax
+
+from experiments import command as commands
+from experiments import config as configs
+from experiments import data, methods
+from experiments.training import context as contexts
+from rdljax import activations, teachers, training
+
+
+def rehearse(
+    config: configs.Config,
+    dataset: data.Dataset,
+    given: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (a tuple)
+) -> None:
+    """Traces one step of every phase, so that what cannot work is said at once.
+
+    Raises:
+      UsageError: A step cannot be made with these settings.
+    """
+    own_teacher = given.teacher and given.teacher.net(dataset, other_classes=True)
+    student = contexts.student(config, dataset, given)
+    key, optimizer = jax.random.key(0), optax.sgd(1.0)
+    train = dataset.train._asdict()
+    if given.measured is not None:
+        train["stimuli"] = given.measured.images[given.measured.shown]
+    train = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), train)
+
+    def taught(method, batch, seen):
+        if given.activations is not None and methods.reads_teacher(method):
+            batch["targets"] = activations.batch_reader(given.activations)(
+                batch["index"]
+            )
+            return teachers.from_batch()
+        if given.teacher is not None:
+            return teachers.net(own_teacher, given.teacher.variables)
+        if config.teacher is None:
+            return teachers.none()
+        net = contexts.teacher(config, dataset)
+        source = teachers.net(net, net.init(key, seen))
+        if names := methods.teacher_names(config):
+            return teachers.ensemble(dict.fromkeys(names, source))
+        return source
+
+    def steps(method, plan, of_brain, train):
+        batch, view = (
+            contexts.first(config, given, method),
+            contexts.view(config, dataset, method),
+        )
+        source = taught(method, batch, view(train, batch, key)["image"])
+        source = teachers.merge(source, of_brain)
+        arrays = training.Arrays(source.arrays, train)
+        state = training.init(
+            key, student, source, plan, view, arrays, batch, devices=1
+        )
+        if given.student is not None:
+            state = contexts.begun(state, given.student)
+        for phase in plan:
+            state = training.begin_phase(state, phase, optimizer)
+            step = training.make_step(student, source, phase, optimizer, view)
+            state, _ = step(state, arrays, batch)
+        return state
+
+    for method in config.methods:
+        try:
+            plan = contexts.plan(config, dataset, given, method)
+            of_brain = contexts.with_brain(config, given, teachers.none(), method)
+            jax.eval_shape(functools.partial(steps, method, plan, of_brain), train)
+        except ZeroDivisionError as error:
+            raise commands.UsageError(
+                f"images of {dataset.shape} are too small for "
+                f"{config.teacher} or {config.student}"
+            ) from error
+        except commands.UsageError:
+            raise
+        except ValueError as error:
+            raise commands.UsageError(f"{method} cannot be trained: {error}") from error

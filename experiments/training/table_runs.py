@@ -1,0 +1,156 @@
+"""The runs of a table of experiments."""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+from experiments import command as commands
+from experiments import config as configs
+from experiments import tables
+from experiments.results import locks, markdown
+from experiments.results import table as result_table
+from experiments.training import experiment, interrupts, loop, programs
+from rdljax import checkpoints, errors, files
+
+# What a table writes beside its columns, in this order.
+WRITTEN = ("table.json", "table.md", "table.csv", "table.png")
+
+
+# What leaves one column undone, and the others as they are.
+CANNOT_GO_ON = (
+    loop.Diverged,
+    programs.OutOfMemory,
+    checkpoints.CheckpointDamaged,
+    checkpoints.CheckpointMismatch,
+)
+
+
+class Call(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+      name: Of the table.
+      table: The table, with the changes that were asked for.
+      folder: For results.
+      plan: Show what would be run, and run nothing.
+      only: The columns to run; all if there are none.
+    """
+
+    name: str
+    table: tables.Table
+    folder: pathlib.Path
+    plan: bool
+    only: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> list[str]:
+        """Returns the columns that are asked for."""
+        return [*self.only] or [*self.table.columns]
+
+
+def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
+    """Runs what is missing and writes the table.
+
+    Args:
+      call: What is asked for.
+      interrupt: Whether to stop.
+
+    Returns:
+      What `table.json` holds.
+
+    Raises:
+      UsageError: A column cannot be run; the others were, and the table written.
+      Interrupted: Stopped; what is done stays.
+    """
+    with locks.held(call.folder):
+        _check_own(call)
+        found, missing = _make(call, interrupt)
+    print(
+        f"\n{result_table.text(found)}\n{call.folder}: table.md, table.csv, table.json"
+    )
+    if missing:
+        raise commands.UsageError(
+            f"not run: {', '.join(missing)}. (What a column's folder holds of other "
+            "settings is left alone: --out names another folder for the table.)"
+        )
+    return found
+
+
+def _make(call: Call, interrupt: interrupts.Interrupt) -> tuple[dict, dict[str, str]]:
+    """Returns what `table.json` holds, and why columns were not run.
+
+    Of a column that is not run again, what its folder holds of an earlier run stays.
+    """
+    summaries, missing = _finished(call), {}
+    for column in call.chosen:
+        print(f"\n== {call.name}: {column}")
+        try:
+            config = settled(call, column)
+            summaries[column] = experiment.run(
+                f"{call.name}/{column}", config, interrupt
+            )
+        except (*CANNOT_GO_ON, commands.UsageError, errors.UnknownName) as error:
+            missing[column] = str(error)
+            if column in summaries:
+                missing[column] += "; shown is what an earlier run has left"
+            print(f"{column}: {error}", file=sys.stderr)
+        found = result_table.gathered(call.name, call.table, summaries, missing)
+        result_table.write(call.folder, found)
+    return found, missing
+
+
+def _check_own(call: Call) -> None:
+    """Raises `UsageError` where the folder holds another table, or files of its names.
+
+    (`table.json` is the first that a table writes.)
+    """
+    record = call.folder / "table.json"
+    others = [name for name in WRITTEN if (call.folder / name).exists()]
+    if not others:
+        return
+    try:
+        name = files.words(record)["name"]
+    except FileNotFoundError:
+        name = None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise commands.UsageError(
+            f"{record} is no table ({error!r}); --out=FOLDER leaves it alone"
+        ) from error
+    if name != call.name:
+        what = "what no table has written" if name is None else f"the table {name}"
+        raise commands.UsageError(
+            f"{call.folder} holds {what}: {', '.join(others)}; --out=FOLDER leaves it "
+            "alone"
+        )
+
+
+def _finished(call: Call) -> dict[str, dict]:
+    """Returns the summaries of the columns that are in the folder already."""
+    found = {}
+    for column in call.table.columns:
+        record = call.folder / column / "result.json"
+        # (What is missing, damaged or another's is told when the column is run.)
+        with contextlib.suppress(Exception):
+            summary = files.words(record)
+            markdown.table(summary)
+            if summary["config"]["name"] == f"{call.name}/{column}":
+                found[column] = summary
+    return found
+
+
+def settled(call: Call, column: str) -> configs.Config:
+    """Returns the settings of a column's run: where to, and whose teacher."""
+    of = call.table.columns[column]
+    changes: dict[str, Any] = {"out": str(call.folder / column), "resume": True}
+    if of.teacher_of is not None and of.config.teacher_from is None:
+        if of.config.ensemble > 1:
+            raise commands.UsageError("the teachers of an ensemble are not shared")
+        there = call.folder / of.teacher_of / "teacher" / "weights"
+        if not there.exists():
+            raise commands.UsageError(
+                f"the teacher is that of {of.teacher_of}, which is not run yet"
+            )
+        changes["teacher_from"] = str(there)
+    return dataclasses.replace(of.config, **changes)

@@ -1,0 +1,199 @@
+"""From a context to trained nets and their results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import brain, command, data, methods, weights
+from experiments.results import locks
+from experiments.training import builder, fitting, interrupts, loop, programs, recording
+from experiments.training import context as contexts
+from rdljax import activations, teachers, training
+
+# Bytes that a teacher's answers may take without being asked for.
+REMEMBERED = 2**30
+
+
+def train_all(context: contexts.Context) -> list[dict]:
+    """Trains the teacher and every student; answers the results, the teacher first."""
+    config, given = context.config, context.given
+    programs.keep_compiled(config.compilation_cache)
+    results, teacher, context = _teach(context)
+    taught_by = results[0]["rdms"] if results else None
+    student = contexts.student(config, context.dataset, given, training.AXIS)
+    diverged = []
+    for method in config.methods:
+        source = teacher if methods.reads_teacher(method) else teachers.none()
+        source = contexts.with_brain(config, given, source, method)
+        recipe = builder.prepare(context, student, source, method)
+        seeds = range(config.seeds)
+        done = all(
+            (context.folder / recording.folder(method, i) / "result.json").exists()
+            for i in seeds
+        )
+        size = 1 if done else builder.seeds_per_program(context, recipe, config.seeds)
+        for at in seeds[::size]:
+            try:
+                trained = train(context, method, recipe, seeds[at : at + size])
+            except loop.Diverged as error:
+                diverged.append(str(error))
+                continue
+            for result, _ in trained:
+                if taught_by is not None:
+                    result["agreement"] = recording.agreement(
+                        config, result["rdms"], taught_by
+                    )
+                results.append(result)
+    if diverged:
+        # (All others are trained by now.)
+        raise loop.Diverged("\n".join(diverged))
+    return results
+
+
+def _teach(
+    context: contexts.Context,
+) -> tuple[list[dict], teachers.Teacher, contexts.Context]:
+    """The teacher's result, if a net teaches, the teacher, and the context with it."""
+    config, given, nobody = context.config, context.given, teachers.none()
+    if config.teacher is None:
+        if given.activations is None:
+            return [], nobody, context
+        return [], *remembered(context, nobody)
+    if given.teacher is not None:
+        net = given.teacher.net(context.dataset, other_classes=True)
+        outcome = recording.Outcome(given.teacher.variables)
+        (context.folder / "teacher").mkdir(exist_ok=True)
+        result = recording.recorded(context, "teacher", 0, net, outcome)
+        return [result], *remembered(context, teachers.net(net, outcome.variables))
+    net = contexts.teacher(config, context.dataset, training.AXIS)
+    recipe = builder.prepare(context, net, nobody, "plain", "teacher")
+    builder.seeds_per_program(context, recipe, 1)
+    members = []
+    for seed in range(config.ensemble):
+        members += train(context, "teacher", recipe, [seed])
+    taught = [teachers.net(net, variables) for _, variables in members]
+    if config.ensemble == 1:
+        ((result, _),) = members
+        return [result], *remembered(context, *taught)
+    teacher = teachers.ensemble(
+        dict(zip(methods.teacher_names(config), taught, strict=True))
+    )
+    return [_ensemble(context, net, members)], *remembered(context, teacher)
+
+
+def _ensemble(
+    context: contexts.Context, net: Any, members: list[tuple[dict, dict]]
+) -> dict:
+    """The result of several teachers: their mean probabilities and mean RDMs."""
+    results = [result for result, _ in members]
+    images = context.dataset.test
+    probabilities = 0.0
+    for _, variables in members:
+        logits = weights.logits(net, variables, context.dataset, images)
+        probabilities = probabilities + np.asarray(jax.nn.softmax(logits))
+    correct = probabilities.argmax(axis=1) == images.label
+    return results[0] | {
+        "test_error": float(100 * np.mean(~correct)),
+        "predicted": probabilities.argmax(axis=1).tolist(),
+        "correct": correct.astype(int).tolist(),
+        "rdms": {
+            layer: np.mean([result["rdms"][layer] for result in results], axis=0)
+            for layer in net.layers
+        },
+        "seconds": sum(result["seconds"] for result in results),
+        "members": [result["test_error"] for result in results],
+    }
+
+
+def remembered(
+    context: contexts.Context, teacher: teachers.Teacher
+) -> tuple[teachers.Teacher, contexts.Context]:
+    """Returns a teacher that need not run for each batch, where the config wants one.
+
+    Returns:
+      The teacher, and the context with what is stored of it.
+
+    Raises:
+      UsageError: `activations` holds something else.
+    """
+    config, layers = context.config, methods.taught(context.config)
+    view, images = data.view(context.dataset), len(context.dataset.train.label)
+    key = jax.random.key(0)
+    load = contexts.feed(context)
+
+    def see(index):
+        return view(context.train, load(np.asarray(index)), key)
+
+    def heed():
+        if context.interrupt.requested:
+            raise interrupts.Interrupted(f"waiting for {config.activations}")
+
+    if config.activations is not None and layers:
+        kept = context.given.activations
+        if kept is None:
+            place = command.path("activations", config.activations)
+            about = {
+                "net": config.teacher,
+                "teacher": weights.fingerprint(teacher.arrays),
+                "images": weights.fingerprint(
+                    data.identity(context.dataset.train.image)
+                ),
+                "size": context.dataset.shape,
+                "normalised": (context.dataset.mean, context.dataset.std),
+                "seen": context.given.teacher and context.given.teacher.normalisation,
+            }
+            try:
+                with locks.turn(place, context.tell, heed):
+                    kept = activations.write(
+                        place, teacher, see, images, layers, about=about
+                    )
+            except ValueError as error:
+                raise command.UsageError(f"activations: {error}") from error
+        return teachers.from_batch(), context._replace(
+            taught=activations.batch_reader(kept)
+        )
+    wanted = config.remember_teacher
+    if wanted is None:
+        seen = jax.eval_shape(view, context.train, load(np.arange(1)), key)
+        taught = jax.eval_shape(teacher.targets, teacher.arrays, seen)
+        size = sum(4 * taught[layer].size for layer in layers) * images
+        fits = size * jax.local_device_count() <= REMEMBERED
+        drawn = any(contexts.augmentation(config, context.dataset).values())
+        drawn = drawn or data.crops_at_random(context.dataset.train.image)
+        wanted = fits and not drawn
+    if not (wanted and layers):
+        return teacher, context
+    kept = teachers.cache(teacher, see, images, layers)
+    return teachers.cached(kept), context
+
+
+def train(
+    context: contexts.Context, name: str, recipe: builder.Recipe, seeds: Sequence[int]
+) -> list[tuple[dict, dict]]:
+    """Trains nets together and measures them; answers their results and variables."""
+    ensemble = context.config.ensemble
+    runs = {recording.folder(name, seed, ensemble): seed for seed in seeds}
+    fitted = fitting.fit(context, runs, recipe)
+    if context.given.measured is not None and name != "teacher":
+        for seed in seeds:
+            _look_before(context, recipe, seed)
+    return [
+        (
+            recording.recorded(context, name, seed, recipe.net, outcome),
+            outcome.variables,
+        )
+        for seed, outcome in zip(seeds, fitted, strict=True)
+    ]
+
+
+def _look_before(context: contexts.Context, recipe: builder.Recipe, seed: int) -> None:
+    """Keeps the RDMs of the stimuli in the student of a seed before it is trained."""
+    file = context.folder / f"{recording.BEFORE}-seed{seed}.npz"
+    if not file.exists():
+        (how, _), *_ = recipe.phases
+        begun = recording.variables(how.begin(seed, jax.device_count()))
+        own = (context.dataset, recipe.net, begun)
+        of_brain = brain.rdms(context.config, context.given.measured, *own)
+        recording.save_arrays(file, of_brain())

@@ -1,0 +1,97 @@
+"""What a net makes of many images: activations, logits, classes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from experiments import data
+from experiments.weights import store
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def activations(
+    net: Any, variables: dict, images: store.Array, layers: tuple[str, ...]
+) -> dict[str, store.Array]:
+    """Returns the activations of some layers, in evaluation mode.
+
+    Args:
+      net: The net; hashable.
+      variables: Its variables.
+      images: Normalised, `[N, H, W, C]`.
+      layers: Which layers, by name.
+    """
+    seen = net.apply(variables, images)
+    return {name: seen[name] for name in layers}
+
+
+def predict(
+    net: Any, variables: dict, dataset: data.Dataset, part: str, chunk: int = 500
+) -> tuple[np.ndarray, float]:
+    """Returns predicted classes `[N]` and the mean cross-entropy of a part of the data.
+
+    Args:
+      net: The net.
+      variables: Its variables.
+      dataset: The data.
+      part: "train", "validation" or "test".
+      chunk: Images at a time.
+    """
+    split = getattr(dataset, part)
+    return predicting(net, variables, dataset, split, chunk)()
+
+
+def predicting(
+    net: Any,
+    variables: dict,
+    dataset: data.Dataset,
+    split: data.Split,
+    chunk: int = 500,
+) -> Callable[[], tuple[np.ndarray, float]]:
+    """`predict`, under way: answers at once, with what waits for it.
+
+    Args:
+      net: The net.
+      variables: Its variables.
+      dataset: Whose normalisation is applied.
+      split: The images, which may lie on the device.
+      chunk: Images at a time.
+    """
+    under_way = _logits(net, variables, dataset, split, chunk)
+
+    def wait():
+        found = np.concatenate(under_way)
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(
+            found, split.label
+        )
+        return found.argmax(axis=1), float(losses.mean())
+
+    return wait
+
+
+def logits(
+    net: Any,
+    variables: dict,
+    dataset: data.Dataset,
+    split: data.Split,
+    chunk: int = 500,
+) -> np.ndarray:
+    """Returns a net's logits `[N, classes]` of images; arguments as of `predicting`."""
+    return np.concatenate(_logits(net, variables, dataset, split, chunk))
+
+
+def _logits(net, variables, dataset, split, chunk) -> list[store.Array]:
+    found = []
+    for start in range(0, len(split.label), chunk):
+        images = data.normalise(dataset, split.image[start : start + chunk])
+        found.append(activations(net, variables, images, ("logits",))["logits"])
+    return found
+
+
+def accuracy(trained: store.Trained, dataset: data.Dataset) -> float:
+    """Returns the share of the test images that a net is right about."""
+    predicted, _ = predict(trained.net(dataset), trained.variables, dataset, "test")
+    return float(np.mean(predicted == dataset.test.label))

@@ -1,0 +1,319 @@
+"""Trained nets on their own: a folder with weights and how images go in."""
+
+import dataclasses
+import hashlib
+import math
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import command, data
+from experiments.data import colour
+from rdljax import checkpoints, errors, files, nets
+from rdljax.nets import from_keras, from_torch
+
+Array = jax.Array
+
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+# The nets for images of 224 x 224.
+IMAGENET = (
+    "resnet18_imagenet",
+    "resnet34_imagenet",
+    "resnet50_imagenet",
+    "efficientnet_lite0",
+)
+
+
+# RepDistiller's, of CIFAR-100 (dataset/cifar100.py).
+CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+
+
+# Mean and deviation of pixels from 0 to 1 that the released weights were trained with.
+NORMALISATIONS: dict[str, Normalisation] = {
+    "cifar_cnn": ((0.0,) * 3, (1 / 255,) * 3),
+    **dict.fromkeys(IMAGENET, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    "efficientnet_lite0": ((127 / 255,) * 3, (128 / 255,) * 3),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Renormalised:
+    """A net that sees images normalised otherwise than those that it is given.
+
+    Attributes:
+      net: The net.
+      scale: Of each channel.
+      shift: Of each channel: the net sees `scale * images + shift`.
+    """
+
+    net: Any
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Returns those of the net."""
+        return self.net.layers
+
+    def init(self, key: Array, images: Array) -> Any:
+        """Returns the net's variables, drawn."""
+        return self.net.init(key, images)
+
+    def apply(self, variables: Any, images: Array, **options) -> Any:
+        """Returns the net's activations."""
+        shape = (1, 1, 1, -1)
+        scale, shift = (jnp.asarray(x).reshape(shape) for x in (self.scale, self.shift))
+        return self.net.apply(variables, scale * images + shift, **options)
+
+
+def fingerprint(arrays: Any) -> str:
+    """Returns SHA-256 of a pytree of arrays, by path."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+class Trained(NamedTuple):
+    """A trained net.
+
+    Attributes:
+      name: Of the net.
+      classes: The number of its logits.
+      shape: Of the images that it was made for, `(height, width, channels)`.
+      variables: Its Flax variables.
+      normalisation: Mean and deviation, by channel, of pixels from 0 to 1, that are
+        subtracted and divided by; None for those of the data's training images.
+      source: Where it came from, such as a `file` and its `sha256`.
+      modality: What it sees of an image (`experiments.modalities`).
+    """
+
+    name: str
+    classes: int
+    shape: tuple[int, int, int]
+    variables: Any
+    normalisation: Normalisation | None
+    source: dict[str, str]
+    modality: str = colour.IMAGE
+
+    @property
+    def fingerprint(self) -> str:
+        """Returns SHA-256 of the variables, by path."""
+        return fingerprint(self.variables)
+
+    def net(self, dataset: data.Dataset, other_classes: bool = False) -> Any:
+        """Returns the net for images that `data.normalise` has normalised.
+
+        Args:
+          dataset: The data.
+          other_classes: Let the data have other classes than the net.
+
+        Raises:
+          UsageError: The data have images that the net cannot see, or other classes.
+        """
+        if self.classes != dataset.classes and not other_classes:
+            raise command.UsageError(
+                f"{self.name} has {self.classes} classes and {dataset.name} has "
+                f"{dataset.classes}"
+            )
+        size = dataset.shape
+        if size[-1] != self.shape[-1]:
+            raise command.UsageError(
+                f"{self.name} sees images of {self.shape[-1]} channels, {dataset.name} "
+                f"has {size[-1]}"
+            )
+        net = nets.build(self.name, self.classes)
+        try:
+            seen = (1, *size[:2], colour.channels(self.modality, size[-1]))
+            images = jax.ShapeDtypeStruct(seen, jnp.float32)
+            jax.eval_shape(net.apply, self.variables, images)
+        except (flax.errors.FlaxError, ZeroDivisionError) as error:
+            raise command.UsageError(
+                f"{self.name} was made for images of {list(self.shape)}, "
+                f"{dataset.name} has {list(size)}"
+            ) from error
+        return self.seeing(dataset, net)
+
+    def seeing(self, dataset: data.Dataset, net: Any) -> Any:
+        """A net for images that `data.normalise` has normalised, given one for this.
+
+        Args:
+          dataset: The data.
+          net: What the weights are of, for whatever classes and dtype.
+        """
+        if self.modality != colour.IMAGE:
+            return colour.seeing(self.modality, net, dataset)
+        if self.normalisation is None:
+            return net
+        pairs = zip(dataset.mean, dataset.std, *self.normalisation, strict=True)
+        # From ((pixel - m) / s) to (pixel / 255 - mean) / std.
+        both = [(s / 255 / std, (m / 255 - mean) / std) for m, s, mean, std in pairs]
+        return Renormalised(net, *map(tuple, zip(*both, strict=True)))
+
+    def begun(self, drawn: dict) -> dict:
+        """Variables to begin with: these, and a classifier of other classes as drawn.
+
+        Raises:
+          UsageError: More than the classifier differs.
+        """
+
+        def own(path, x):
+            place = [key.key for key in path]
+            given = self.variables
+            for key in place:
+                given = given.get(key, {})
+            if np.shape(given) == x.shape:
+                return jnp.array(given, x.dtype)
+            if "classifier" in place:
+                return x
+            raise command.UsageError(
+                f"the weights of {self.name} do not begin this student: "
+                f"{'/'.join(place)} is {np.shape(given)} there and {x.shape} here"
+            )
+
+        return jax.tree_util.tree_map_with_path(own, drawn)
+
+
+def read(
+    name: str, file: str | os.PathLike, normalisation: Normalisation | None = None
+) -> Trained:
+    """Returns a net with the weights of another program's file.
+
+    Args:
+      name: Of the net.
+      file: As for `from_torch.read`, or a Keras file (`.h5`).
+      normalisation: As in `Trained`; None for the known one of `NORMALISATIONS`, or
+        for RepDistiller's where there are 100 classes.
+
+    Raises:
+      UsageError: The normalisation is of another number of channels, or impossible.
+      UnknownName: There is no such net, or none with weights elsewhere.
+      FileNotFoundError: There is no such file.
+      CannotRead: The file cannot be read, or holds more than arrays.
+      WeightsMismatch: They are not the net's weights.
+    """
+    errors.check_name("net", name, nets.NETS)
+    path = pathlib.Path(file).expanduser()
+    keras = path.suffix.lower() in (".h5", ".hdf5")
+    source = from_keras if keras else from_torch
+    variables = source.to_flax(name, source.read(path))
+    classes = variables["params"]["classifier"]["bias"].size
+    channels = from_torch.channels(variables)
+    large = name in IMAGENET
+    if normalisation is None and channels == 3:
+        usual = CIFAR100 if classes == 100 and not large else None
+        normalisation = NORMALISATIONS.get(name, usual)
+    if normalisation is not None:
+        _check(normalisation, channels)
+    return Trained(
+        name,
+        classes,
+        (224, 224, channels) if large else (32, 32, channels),
+        variables,
+        normalisation,
+        {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+    )
+
+
+def _check(normalisation: Normalisation, channels: int) -> None:
+    mean, std = normalisation
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if not (len(mean) == len(std) == channels and finite and min(std) > 0):
+        raise command.UsageError(
+            f"expected mean and std of {channels} channels, and no std of 0 or less, "
+            f"got mean {list(mean)} and std {list(std)}"
+        )
+
+
+def _is_normalisation(value: Any) -> bool:
+    wrong = files.misfit(value, [[("a number", _is_number)]], "")
+    return value is None or (not wrong and len(value) == 2)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+# What a folder of a net tells about it.
+_FIELDS = {
+    "name": ("the name of a net", lambda x: isinstance(x, str) and x in nets.NETS),
+    "classes": files.COUNT,
+    "shape": (
+        "height, width and channels",
+        lambda x: isinstance(x, list) and len(x) == 3,
+    ),
+    "normalisation": ("mean and std of each channel, or null", _is_normalisation),
+    "source": {...: str},
+    "modality?": (
+        "a part of images",
+        lambda x: x in (colour.IMAGE, *colour.PARTS),
+    ),
+}
+
+
+def save(trained: Trained, folder: str | os.PathLike) -> None:
+    """Writes a net to a folder, as a checkpoint of step 0."""
+    about = {**trained._asdict(), "kind": "weights"}
+    del about["variables"]
+    checkpoints.save(folder, 0, trained.variables, about)
+
+
+def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Trained:
+    """Reads a net back from its folder.
+
+    Args:
+      folder: From `save`.
+      limit: Bytes that the variables may take; or 20 times the folder's, where that is
+        more. None for any number.
+
+    Raises:
+      UsageError: The folder holds no such net, or a larger one.
+    """
+    folder = command.path("the folder of weights", os.fspath(folder))
+    try:
+        about = checkpoints.about(folder)
+        if not isinstance(about, dict) or about.get("kind") != "weights":
+            raise ValueError(f"{folder} is a checkpoint of a run")
+        wrong = files.misfit(about, _FIELDS, "it")
+        wrong = wrong or files.misfit(about["shape"], [files.COUNT], "it.shape")
+        if wrong:
+            raise ValueError(wrong)
+        net = nets.build(about["name"], about["classes"])
+        *size, channels = about["shape"]
+        modality = about.get("modality", colour.IMAGE)
+        seen = (1, *size, colour.channels(modality, channels))
+        images = jax.ShapeDtypeStruct(seen, jnp.float32)
+        like = jax.eval_shape(net.init, jax.random.key(0), images)
+        asked = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+        own = sum(x.stat().st_size for x in folder.rglob("*") if x.is_file())
+        files.check_size(folder, asked, limit, own)
+        variables, about, _ = checkpoints.restore(folder, like)
+        shape, normalisation = tuple(about["shape"]), about["normalisation"]
+        if normalisation is not None:
+            normalisation = tuple(map(tuple, normalisation))
+            _check(normalisation, shape[-1])
+        if not about["source"].keys() & {"file", "run"}:
+            raise ValueError("it does not say where it is from")
+    except Exception as error:  # Damaged files fail in many ways.
+        raise command.UsageError(
+            f"{folder} holds no weights: a run leaves such a folder for each net, and "
+            f"python -m experiments.import_torch NAME FILE writes one ({error})"
+        ) from error
+    return Trained(
+        about["name"],
+        about["classes"],
+        shape,
+        variables,
+        normalisation,
+        about["source"],
+        modality,
+    )
