@@ -159,8 +159,8 @@ class TestResults:
         student = contexts.student(config, dataset, given, training.AXIS)
         states = []
         for method in config.methods:
-            recipe = builder.prepare(lab, student, teacher, method)
-            ((how, _),) = recipe.phases
+            prepared = builder.prepare(lab, student, teacher, method)
+            (how,) = prepared.trainers
             states.append([how.begin(seed, 8).replicated.params for seed in (0, 1)])
         (first, second), others = states
         leaves = lambda state: jax.tree.leaves(state["student"])  # noqa: E731

@@ -412,14 +412,17 @@ class TestTraining:
         method = types.SimpleNamespace(chunk=4, same_view=same_view)
         calls = list(loop._calls(jobs, method, 0))
         # (Six steps an epoch: the last two are taken one by one.)
-        assert [len(index) for index, _ in calls] == [4, 1, 1] * 2
-        for (index, when), epoch in zip(calls, [0, 0, 0, 1, 1, 1], strict=True):
+        assert [len(call.image) for call in calls] == [4, 1, 1] * 2
+        for call, epoch in zip(calls, [0, 0, 0, 1, 1, 1], strict=True):
             expected = [[3, epoch], [4, epoch]]
-            np.testing.assert_array_equal(when, expected[0] if same_view else expected)
-            assert index.shape[1:] == ((8,) if same_view else (2, 8))
+            np.testing.assert_array_equal(
+                call.when, expected[0] if same_view else expected
+            )
+            assert call.image.shape[1:] == ((8,) if same_view else (2, 8))
         resumed = loop._calls(jobs, method, 5)
         for found, expected in zip(resumed, calls[2:], strict=True):
-            jax.tree.map(np.testing.assert_array_equal, found, expected)
+            np.testing.assert_array_equal(found.image, expected.image)
+            np.testing.assert_array_equal(found.when, expected.when)
 
     def test_without_a_time_and_without_random_crops_it_is_the_middle(
         self, dataset, folder
@@ -470,7 +473,8 @@ class TestOneSize:
                     data.from_host(x)(index, when) for x in (ours, theirs)
                 )
                 assert found.keys() == expected.keys()
-                jax.tree.map(np.testing.assert_array_equal, found, expected)
+                np.testing.assert_array_equal(found.image, expected.image)
+            np.testing.assert_array_equal(found.when, expected.when)
         # All training images are fewer than 2,000.
         assert (opened.mean, opened.std) == (loaded.mean, loaded.std)
         assert "of 27 training images (drawn with seed 0)" in opened.note

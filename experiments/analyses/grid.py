@@ -70,8 +70,8 @@ def try_all(
         )
         net = contexts.teacher(base, dataset, training.AXIS)
         nobody = teachers.none()
-        recipe = builder.prepare(context, net, nobody, "plain", "teacher")
-        (outcome,) = fitting.fit(context, {"teacher": 0}, recipe)
+        prepared = builder.prepare(context, net, nobody, "plain", "teacher")
+        (outcome,) = fitting.fit(context, {"teacher": 0}, prepared)
         error = outcome.history[-1]["validation_error"]
         print(f"| teacher | | {error:.2f} | |", flush=True)
         for i, (method, change) in enumerate(settings):
@@ -101,11 +101,11 @@ def students(
     net = contexts.student(
         context.config, context.dataset, context.given, training.AXIS
     )
-    recipe = builder.prepare(context, net, teacher, method)
+    prepared = builder.prepare(context, net, teacher, method)
 
     def error(seed):
         try:
-            (outcome,) = fitting.fit(context, {f"{name}-{seed}": seed}, recipe)
+            (outcome,) = fitting.fit(context, {f"{name}-{seed}": seed}, prepared)
         except loop.Diverged as diverged:
             tqdm.tqdm.write(str(diverged))
             return math.nan

@@ -11,18 +11,21 @@ preparing  sets from their publishers' files
 """
 
 from experiments.data.loading import (
+    Batches,
     ahead,
     batches,
     crops_at_random,
     draws,
     from_host,
     identity,
+    stack,
 )
 from experiments.data.sets import load, stratified
 from experiments.data.splits import DataMissing, Dataset, Split
 from experiments.data.views import augmentation, draw, normalise, view
 
 __all__ = [
+    "Batches",
     "DataMissing",
     "Dataset",
     "Split",
@@ -36,6 +39,7 @@ __all__ = [
     "identity",
     "load",
     "normalise",
+    "stack",
     "stratified",
     "view",
 ]

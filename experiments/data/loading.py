@@ -2,12 +2,55 @@
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.data import records, splits
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Which images, and stimuli, the steps of a call take, of one training or several.
+
+    Attributes:
+      image: int32 `[steps, (trainings,) batch]`, places of training images.
+      stimulus: int32 `[steps, (trainings,) stimuli]`, places of the stimuli of a
+        measured RDM; None where a step takes none.
+      seed: int `[(trainings,)]`, the seed of the order of the images. With it and the
+        epoch random parts of streamed images are drawn; None: their middle is seen.
+      epoch: Its number, from 0.
+    """
+
+    image: np.ndarray
+    stimulus: np.ndarray | None = None
+    seed: np.ndarray | None = None
+    epoch: int = 0
+
+    @property
+    def when(self) -> np.ndarray | None:
+        """Returns seed and epoch, int `[(trainings,) 2]`, as `from_host` takes them."""
+        if self.seed is None:
+            return None
+        return np.stack([self.seed, np.full_like(self.seed, self.epoch)], axis=-1)
+
+    def steps(self, begin: int, end: int) -> "Batches":
+        """Returns the batches of some of the steps."""
+        stimulus = self.stimulus if self.stimulus is None else self.stimulus[begin:end]
+        return dataclasses.replace(self, image=self.image[begin:end], stimulus=stimulus)
+
+
+def stack(each: Sequence[Batches]) -> Batches:
+    """Returns the batches of several trainings that go together, in the same epoch."""
+    stimuli = [of.stimulus for of in each if of.stimulus is not None]
+    return Batches(
+        np.stack([of.image for of in each], axis=1),
+        np.stack(stimuli, axis=1) if stimuli else None,
+        np.array([of.seed for of in each]),
+        each[0].epoch,
+    )
 
 
 def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:

@@ -1,14 +1,21 @@
-"""How a method trains a net: the one builder of steps."""
+"""How a method trains a net: the one builder of steps.
+
+`make_recipe` has all that a training is made of; the rehearsal of a run traces its
+steps, the training, the profile and the plan of a table run them (`prepare`).
+"""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from experiments import brain, weights
+from experiments import brain, data, weights
+from experiments import config as configs
 from experiments.training import context as contexts
 from experiments.training import (
     loop,
@@ -19,21 +26,135 @@ from experiments.training import (
 )
 from rdljax import teachers, training
 
+State = training.TrainState
 
-class Recipe(NamedTuple):
-    """How a net is trained by a method, compiled once for all seeds.
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a net is trained by a method: the one way that its states and steps are made.
+
+    Phases go by their number in `plan`; the last is the one with the task.
 
     Attributes:
-      net: The net.
-      phases: How each phase of the method is trained, and its epochs.
-      begun: By seed, the state at the end of the phase before; filled by `fit`.
-      shown: Stimuli in a step.
+      name: In messages and folders: the method's, or "teacher".
+      config: The settings.
+      net: What is trained.
+      teacher: Where its targets come from.
+      plan: The phases.
+      optimizers: Of each phase.
+      view: What a step sees of its batch.
+      example: A batch, for its shapes.
+      begins: The weights that the net begins with; None for drawn ones.
     """
 
+    name: str
+    config: configs.Config
     net: Any
-    phases: list[tuple[loop.Trainer, int]]
-    begun: dict[int, training.TrainState]
-    shown: int = 0
+    teacher: teachers.Teacher
+    plan: tuple[training.Phase, ...]
+    optimizers: tuple[optax.GradientTransformation, ...]
+    view: training.View
+    example: training.Batch
+    begins: weights.Trained | None = None
+
+    @property
+    def stimuli(self) -> int:
+        """Returns how many stimuli of a measured RDM a step takes."""
+        return len(self.example.get("stimulus", ()))
+
+    def begin(self, seed: int, arrays: training.Arrays, devices: int) -> State:
+        """Returns the state of a seed before the first phase.
+
+        Args:
+          seed: Of the weights, and of all that the training draws.
+          arrays: What a step reads.
+          devices: How many the step is mapped over.
+        """
+        key = jax.random.key(seed)
+        view_key = jax.random.key(0) if self.config.same_batches else None
+        made = (self.net, self.teacher, self.plan, self.view)
+        state = training.init(key, *made, arrays, self.example, devices, view_key)
+        return state if self.begins is None else contexts.begun(state, self.begins)
+
+    def enter(self, number: int, state: State) -> State:
+        """Returns the state at the start of a phase, from any state."""
+        phase, optimizer = self.plan[number], self.optimizers[number]
+        return training.begin_phase(state, phase, optimizer)
+
+    def step(self, number: int) -> training.Step:
+        """Returns the step of a phase."""
+        return training.make_step(
+            *(self.net, self.teacher, self.plan[number]),
+            *(self.optimizers[number], self.view),
+            micro_batches=self.config.micro_batches,
+        )
+
+    def finite_check(self, number: int) -> Callable[..., Any]:
+        """Returns what finds in a step of a phase what is not finite."""
+        return training.make_finite_check(
+            *(self.net, self.teacher, self.plan[number], self.view),
+            micro_batches=self.config.micro_batches,
+        )
+
+
+def make_recipe(
+    config: configs.Config,
+    dataset: data.Dataset,
+    given: contexts.Inputs,
+    net: Any,
+    teacher: teachers.Teacher,
+    method: str,
+    example: training.Batch,
+    name: str | None = None,
+) -> Recipe:
+    """Returns how a net is trained by a method.
+
+    Args:
+      config: The settings.
+      dataset: The images.
+      given: What there is besides images.
+      net: What is trained.
+      teacher: Where its targets come from.
+      method: `plain`, or parts of `experiments.methods` joined by `+`.
+      example: A batch, for its shapes.
+      name: The method's by default. A "teacher" begins as drawn, learns its task alone,
+        and has epochs and a learning rate of its own.
+    """
+    teaches = name == "teacher"
+    # (The weights are the students': a teacher learns its task.)
+    own = dataclasses.replace(config, weights=()) if teaches else config
+    plan = contexts.plan(own, dataset, given, method)
+    if teaches:
+        plan = [plan[-1]._replace(epochs=config.teacher_epochs)]
+    steps_an_epoch = len(dataset.train.label) // config.batch
+    return Recipe(
+        name=name or method,
+        config=config,
+        net=net,
+        teacher=teacher,
+        plan=tuple(plan),
+        optimizers=tuple(
+            optimizers.optimizer_of(
+                config, teaches, phase.epochs, steps_an_epoch, phase is plan[-1]
+            )
+            for phase in plan
+        ),
+        view=contexts.view(config, dataset, method),
+        example=example,
+        begins=None if teaches else given.student,
+    )
+
+
+class Prepared(NamedTuple):
+    """How a net is trained by a method, with programs that serve all seeds.
+
+    Attributes:
+      recipe: How.
+      trainers: Of each phase.
+    """
+
+    recipe: Recipe
+    trainers: list[loop.Trainer]
 
 
 def prepare(
@@ -42,110 +163,126 @@ def prepare(
     teacher: teachers.Teacher,
     method: str,
     name: str | None = None,
-) -> Recipe:
-    """Returns what the runs of a method share, its programs above all.
+) -> Prepared:
+    """Returns what the runs of a method share; nothing is compiled yet.
 
     Args:
       context: Settings and data.
-      net: What is trained.
+      net: As for `make_recipe`, and so are `teacher`, `method` and `name`.
       teacher: Where its targets come from.
-      method: `plain`, or parts of `experiments.methods` joined by `+`.
-      name: In messages and folders; the method's by default. A "teacher" begins as
-        drawn and has epochs and a learning rate of its own.
+      method: How it is trained.
+      name: In messages and folders.
     """
-    config, dataset, name = context.config, context.dataset, name or method
-    teaches = name == "teacher"
-    # (The weights are the students': a teacher learns its task.)
-    own = dataclasses.replace(config, weights=()) if teaches else config
-    plan = contexts.plan(own, dataset, context.given, method)
-    view, load = contexts.view(config, dataset, method), contexts.feed(context, method)
-    example = load(
-        np.concatenate([*contexts.first(config, context.given, method).values()])
-    )
-    begins = None if teaches else context.given.student
-    parts = {"micro_batches": config.micro_batches}
+    config, feed = context.config, contexts.feed(context, method)
+    example = feed(contexts.first_batches(config, context.given, method))
+    given = (config, context.dataset, context.given)
+    recipe = make_recipe(*given, net, teacher, method, example, name)
     arrays = training.Arrays(training.replicate(teacher.arrays), context.train)
-    steps_an_epoch = len(dataset.train.label) // config.batch
+    numbers = range(len(recipe.plan))
+    trainers = [_trainer(context, recipe, n, arrays, feed) for n in numbers]
+    if config.profile:
+        _profile(context, recipe, arrays)
+    return Prepared(recipe, trainers)
+
+
+def _trainer(
+    context: contexts.Context,
+    recipe: Recipe,
+    number: int,
+    arrays: training.Arrays,
+    feed: contexts.Feed,
+) -> loop.Trainer:
+    """Returns how a phase is trained, from the state of a seed before the first one."""
+    config, steps_an_epoch = context.config, context.steps_an_epoch
     driver = programs.driver(config.driver, steps_an_epoch, stream=config.stream)
-    started: dict[int, training.TrainState] = {}
 
-    def trained(phase: training.Phase, epochs: int, last: bool) -> loop.Trainer:
-        optimizer = optimizers.optimizer_of(
-            config, teaches, epochs, steps_an_epoch, last
-        )
-        step = training.make_step(net, teacher, phase, optimizer, view, **parts)
+    def begin(seed, devices):
+        return recipe.enter(number, recipe.begin(seed, arrays, devices))
 
-        def begin(seed, devices):
-            if last and seed in started:
-                # (Copied: the first step takes what it is given.)
-                state = jax.tree.map(_copy, started[seed])
-                return training.begin_phase(state, phase, optimizer)
-            key = jax.random.key(seed)
-            view_key = jax.random.key(0) if config.same_batches else None
-            state = training.init(
-                key, net, teacher, plan, view, arrays, example, devices, view_key
-            )
-            if begins is not None:
-                state = contexts.begun(state, begins)
-            return training.begin_phase(state, phase, optimizer)
+    return loop.Trainer(
+        begin=begin,
+        arrays=arrays,
+        step_fn=programs.Programs(
+            recipe.name,
+            recipe.step(number),
+            unrolled=driver.unrolled,
+            tell=context.tell,
+        ),
+        chunk=driver.chunk,
+        examine=training.pmap(recipe.finite_check(number)),
+        evaluate=_evaluation(context, recipe, number),
+        layers=recipe.net.layers,
+        same_view=config.same_batches,
+        feed=feed,
+    )
 
-        def evaluate(state, job, epoch):
-            own = recording.variables(state)
-            wait = weights.predicting(net, own, dataset, context.validation)
-            of_brain = rdms = None
-            if context.given.measured is not None and not teaches:
-                of_brain = brain.rdms(config, context.given.measured, dataset, net, own)
-            if last and job.seed == 0 and recording.keeps_rdms_of(epoch, job.epochs):
-                rdms = recording.rdms_of(context, net, own)
 
-            def metrics():
-                predicted, loss = wait()
-                error = 100 * np.mean(predicted != context.validation.label)
-                found = {"validation_error": float(error), "validation_loss": loss}
-                if of_brain is not None:
-                    found |= brain.progress(config, context.given.measured, of_brain())
-                if rdms is not None:
-                    recording.keep_rdms(job.folder / "rdms", epoch, context, rdms)
-                return found
+def after(
+    recipe: Recipe, number: int, trainer: loop.Trainer, before: dict[int, State]
+) -> loop.Trainer:
+    """Returns how a phase is trained after another one.
 
-            return metrics
+    Args:
+      recipe: How the net is trained.
+      number: Of the phase.
+      trainer: Of the phase.
+      before: By seed, the state at the end of the phase before. It is copied: the first
+        step takes what it is given.
+    """
 
-        take = programs.Programs(
-            name, step, unrolled=driver.unrolled, tell=context.tell
-        )
-        place = context.folder / "profile" / name
-        if last and config.profile and not (place / "profile.json").exists():
-            measured = profile.measure(
-                *(net, teacher, phase, optimizer, view),
-                begin(0, jax.device_count()),
-                arrays,
-                training.shard(example),
-                place,
-                **parts,
-            )
-            context.bar.write(f"{name}:\n\n{measured.table()}\n\n{place}")
-        return loop.Trainer(
-            begin,
-            arrays,
-            take,
-            driver.chunk,
-            training.pmap(
-                training.make_finite_check(net, teacher, phase, view, **parts)
-            ),
-            evaluate,
-            net.layers,
-            config.same_batches,
-            load,
-        )
+    def begin(seed, devices):
+        return recipe.enter(number, jax.tree.map(_copy, before[seed]))
 
-    epochs = [phase.epochs for phase in plan]
-    if teaches:
-        epochs = [config.teacher_epochs]
-    phases = [
-        (trained(phase, count, i == len(plan) - 1), count)
-        for i, (phase, count) in enumerate(zip(plan, epochs, strict=True))
-    ]
-    return Recipe(net, phases, started, len(example.get("stimulus", ())))
+    return trainer._replace(begin=begin)
+
+
+def _evaluation(
+    context: contexts.Context, recipe: Recipe, number: int
+) -> Callable[..., Callable[[], loop.Metrics]]:
+    """Returns what measures a net at the end of an epoch (`loop.Trainer.evaluate`)."""
+    config, dataset = context.config, context.dataset
+    of_brain = context.given.measured if recipe.name != "teacher" else None
+    last = number == len(recipe.plan) - 1
+
+    def evaluate(state, job, epoch):
+        own, found_rdms = recording.variables(state), None
+        predicted = weights.predicting(recipe.net, own, dataset, context.validation)
+        agreement = None
+        if of_brain is not None:
+            agreement = brain.rdms(config, of_brain, dataset, recipe.net, own)
+        if last and job.seed == 0 and recording.keeps_rdms_of(epoch, job.epochs):
+            found_rdms = recording.rdms_of(context, recipe.net, own)
+
+        def metrics():
+            classes, loss = predicted()
+            error = 100 * np.mean(classes != context.validation.label)
+            found = {"validation_error": float(error), "validation_loss": loss}
+            if agreement is not None:
+                found |= brain.progress(config, of_brain, agreement())
+            if found_rdms is not None:
+                recording.keep_rdms(job.folder / "rdms", epoch, context, found_rdms)
+            return found
+
+        return metrics
+
+    return evaluate
+
+
+def _profile(
+    context: contexts.Context, recipe: Recipe, arrays: training.Arrays
+) -> None:
+    """Writes where the time of a step of the last phase goes, if that is not known."""
+    place, last = context.folder / "profile" / recipe.name, len(recipe.plan) - 1
+    if (place / "profile.json").exists():
+        return
+    state = recipe.enter(last, recipe.begin(0, arrays, jax.device_count()))
+    measured = profile.measure(
+        *(recipe.net, recipe.teacher, recipe.plan[last]),
+        *(recipe.optimizers[last], recipe.view),
+        *(state, arrays, training.shard(recipe.example), place),
+        micro_batches=context.config.micro_batches,
+    )
+    context.bar.write(f"{recipe.name}:\n\n{measured.table()}\n\n{place}")
 
 
 def _copy(x: jax.Array) -> jax.Array:
@@ -155,7 +292,7 @@ def _copy(x: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
 
 
-def seeds_per_program(context: contexts.Context, recipe: Recipe, seeds: int) -> int:
+def seeds_per_program(context: contexts.Context, prepared: Prepared, seeds: int) -> int:
     """How many seeds go together: as many as are wanted, or the part of them that fits.
 
     To know what a step takes is to compile it, so that no training waits for that.
@@ -163,17 +300,17 @@ def seeds_per_program(context: contexts.Context, recipe: Recipe, seeds: int) -> 
     Raises:
       OutOfMemory: Not one fits.
     """
-    sizes = [_together(context, how, recipe.shown, seeds) for how, _ in recipe.phases]
-    return min(sizes)
+    return min(
+        _together(context, prepared.recipe, how, seeds) for how in prepared.trainers
+    )
 
 
 def _together(
-    context: contexts.Context, how: loop.Trainer, shown: int, seeds: int
+    context: contexts.Context, recipe: Recipe, how: loop.Trainer, seeds: int
 ) -> int:
-    config = context.config
-    size = programs.trainings(config.together, seeds)
+    """Returns `seeds_per_program` of one phase."""
+    size = programs.trainings(context.config.together, seeds)
     state = jax.eval_shape(lambda: how.begin(0, jax.device_count()))
-    one = how.feed(np.zeros(config.batch + shown, np.int32))
     while True:
         several = size > 1 and not how.same_view
         steps = (how.chunk, size) if several else (how.chunk,)
@@ -182,7 +319,7 @@ def _together(
         given = (
             state if size == 1 else jax.eval_shape(stacked, states),
             how.arrays,
-            jax.tree.map(functools.partial(_divided, steps), one),
+            jax.tree.map(functools.partial(_divided, steps), recipe.example),
         )
         if size == 1:
             how.step_fn.check(*given)

@@ -19,6 +19,7 @@ from experiments.training import interrupts
 from rdljax import activations, errors, nets, teachers, training
 
 StoredActivations = activations.Stored
+Feed = Callable[[data.Batches], training.Batch]
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
@@ -78,6 +79,11 @@ class Context(NamedTuple):
     validation: data.Split
     given: Inputs = Inputs()
     taught: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Returns how many steps an epoch has."""
+        return len(self.dataset.train.label) // self.config.batch
 
     def tell(self, words: str) -> None:
         """Says something beside the progress bar, where results are not printed."""
@@ -332,28 +338,25 @@ def with_brain(
 # ---- batches
 
 
-def first(config: configs.Config, given: Inputs, method: str) -> training.Batch:
-    """Returns the first images, and stimuli, in their order: what a step is given."""
-    batch = {"index": np.arange(config.batch, dtype=np.int32)}
+def first_batches(config: configs.Config, given: Inputs, method: str) -> data.Batches:
+    """Returns the first images, and stimuli, in their order: one step, `[n]`."""
+    stimulus = None
     if brain.parts(method):
         shown = brain.size(config, given.measured)
-        batch["stimulus"] = np.arange(shown, dtype=np.int32)
-    return batch
+        stimulus = np.arange(shown, dtype=np.int32)
+    return data.Batches(np.arange(config.batch, dtype=np.int32), stimulus)
 
 
-def feed(context: Context, method: str = "plain") -> Callable[..., training.Batch]:
-    """From indices of training images, and of stimuli, to what a step is given."""
+def feed(context: Context, method: str = "plain") -> Feed:
+    """Returns what makes of `data.Batches` the entries of the batches of steps."""
     images = data.from_host(context.dataset.train) if context.config.stream else None
-    shows = bool(brain.parts(method))
     taught = context.taught if methods.reads_teacher(method) else None
 
-    def load(index, when=None):
-        entries = {}
-        if shows:
-            index, entries["stimulus"] = np.split(
-                index, [context.config.batch], axis=-1
-            )
-        entries |= {"index": index} if images is None else images(index, when)
+    def load(batches):
+        index = batches.image
+        entries = {"index": index} if images is None else images(index, batches.when)
+        if batches.stimulus is not None:
+            entries["stimulus"] = batches.stimulus
         if taught is not None:
             entries["targets"] = taught(index)
         return entries

@@ -13,7 +13,7 @@ import tqdm
 
 from experiments import command as commands
 from experiments import config as configs
-from experiments import methods, tables, weights
+from experiments import data, methods, tables, weights
 from experiments.results import columns, markdown
 from experiments.results import folder as results_folder
 from experiments.training import builder, checks, interrupts, recording, table_runs
@@ -158,14 +158,11 @@ def _measured(
 
         def step(net, name):
             began = time.perf_counter()
-            recipe = builder.prepare(context, net, teachers.none(), "plain", name)
-            (how, _), *_ = recipe.phases
-            batch = how.feed(np.arange(config.batch * how.chunk, dtype=np.int32))
-            batch = {
-                k: x.reshape(how.chunk, config.batch, *x.shape[1:])
-                for k, x in batch.items()
-            }
-            batch = training.shard(batch, axis=1)
+            prepared = builder.prepare(context, net, teachers.none(), "plain", name)
+            how = prepared.trainers[0]
+            images = np.arange(config.batch * how.chunk, dtype=np.int32)
+            batches = data.Batches(images.reshape(how.chunk, config.batch))
+            batch = training.shard(how.feed(batches), axis=1)
             state = how.begin(0, jax.device_count())
 
             def once():

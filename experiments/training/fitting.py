@@ -10,27 +10,29 @@ START = "start-up"
 
 
 def fit(
-    context: contexts.Context, runs: dict[str, int], recipe: builder.Recipe
+    context: contexts.Context, runs: dict[str, int], prepared: builder.Prepared
 ) -> list[recording.Outcome]:
     """Trains nets together.
 
     Args:
       context: Settings and data.
       runs: By name, the seed.
-      recipe: How.
+      prepared: How.
     """
+    recipe, fitted = prepared.recipe, []
     seconds = dict.fromkeys(runs, 0.0)
-    started = {name: [] for name in runs}
-    for i, (how, epochs) in enumerate(recipe.phases):
-        last = i == len(recipe.phases) - 1
+    started: dict[str, list[loop.Metrics]] = {name: [] for name in runs}
+    for number, trainer in enumerate(prepared.trainers):
+        last, how = number == len(recipe.plan) - 1, trainer
+        if number:
+            before = {runs[n]: of.state for n, of in zip(runs, fitted, strict=True)}
+            how = builder.after(recipe, number, trainer, before)
         names = runs if last else {f"{name}/{START}": s for name, s in runs.items()}
-        fitted = _fit(context, names, how, epochs, recipe.shown)
+        fitted = _fit(context, names, how, recipe, number)
         for name, own in zip(runs, fitted, strict=True):
             seconds[name] += own.seconds
             if not last:
                 started[name] += own.history
-                recipe.begun[runs[name]] = own.state
-    recipe.begun.clear()
     return [
         recording.Outcome(
             recording.variables(own.state), own.history, started[name], seconds[name]
@@ -43,17 +45,18 @@ def _fit(
     context: contexts.Context,
     runs: dict[str, int],
     how: loop.Trainer,
-    epochs: int,
-    shown: int,
+    recipe: builder.Recipe,
+    number: int,
 ) -> list[loop.Fitted]:
     """Trains one phase of `fit`."""
+    shown = recipe.stimuli
     jobs = [
         loop.Job(
             name=name,
             folder=context.folder / name,
             seed=seed,
             order=0 if context.config.same_batches else seed,
-            epochs=epochs,
+            epochs=recipe.plan[number].epochs,
             examples=len(context.dataset.train.label),
             batch=context.config.batch,
             settings=results_folder.settings(context.config),

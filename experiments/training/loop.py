@@ -9,7 +9,6 @@ company.
 
 import collections
 import contextlib
-import itertools
 import math
 import pathlib
 import time
@@ -100,8 +99,7 @@ class Trainer(NamedTuple):
         with what waits for it.
       layers: The student's, in depth order.
       same_view: Trainings that go together share their batches.
-      feed: From indices of images, and behind them of stimuli, and from when they are
-        seen (`_calls`) to the entries of a batch.
+      feed: From `data.Batches` to the entries of a batch.
     """
 
     begin: Callable[[int, int], State]
@@ -112,7 +110,7 @@ class Trainer(NamedTuple):
     evaluate: Callable[[State, Job, int], Callable[[], Metrics]]
     layers: tuple[str, ...]
     same_view: bool = False
-    feed: Callable[..., training.Batch] = lambda index, when=None: {"index": index}
+    feed: Callable[..., training.Batch] = lambda batches: {"index": batches.image}
 
 
 class Progress(NamedTuple):
@@ -191,102 +189,133 @@ def fit(
             fitted |= zip((job.name for job in equal), found, strict=True)
         return [fitted[job.name] for job in jobs]
     begun = [resumed(job, trainer.begin) for job in jobs]
-    states, progress = map(list, zip(*begun, strict=True))
-    del begun
-    if len({p.done for p in progress}) > 1:  # A newest checkpoint is damaged.
-        del states
+    if len({progress.done for _, progress in begun}) > 1:
+        # A newest checkpoint is damaged.
+        del begun
         return [fit([job], trainer, interrupt, advance)[0] for job in jobs]
-    histories = [list(p.history) for p in progress]
-    partial = [list(p.partial) for p in progress]
-    done = progress[0].done
-    advance(done * len(jobs), histories[0])
-    if done == jobs[0].steps:
-        return [
-            Fitted(state, p.history, p.seconds)
-            for state, p in zip(states, progress, strict=True)
-        ]
-    several = len(jobs) > 1
-    state = states[0]
-    if several:
-        state = training.stack_trainings(states, same_view=trainer.same_view)
-    del states
-    under_way: collections.deque[_Call] = collections.deque()
-    began = saved = time.monotonic()
+    together = _Trainings(jobs, trainer, advance, begun)
+    del begun  # The first step takes these states' place.
+    return together.run(interrupt)
 
-    def singles(state: State) -> Iterator[State]:
-        for i in range(len(jobs)):
-            yield _one_of(state, i) if several else state
 
-    def read(leave: int = 0):
+class _Trainings:
+    """Trainings that go together, from the same number of steps to the end."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        trainer: Trainer,
+        advance: Callable[[int, list[Metrics]], Any],
+        begun: Sequence[tuple[State, Progress]],
+    ):
+        """Tells how many steps are done.
+
+        Args:
+          jobs: As for `fit`.
+          trainer: As for `fit`.
+          advance: As for `fit`.
+          begun: Of each job the state, and how far it has come.
+        """
+        self.jobs, self.trainer, self.advance = jobs, trainer, advance
+        states, self.before = zip(*begun, strict=True)
+        self.histories = [list(p.history) for p in self.before]
+        self.partial = [list(p.partial) for p in self.before]
+        self.done: int = self.before[0].done
+        self.state: State | None = states[0]
+        if len(jobs) > 1:
+            self.state = training.stack_trainings(states, same_view=trainer.same_view)
+        self.under_way: collections.deque[_Call] = collections.deque()
+        self.logs: list[events.Events] = []
+        self.began = self.saved = time.monotonic()
+        advance(self.done * len(jobs), self.histories[0])
+
+    def run(self, interrupt: interrupts.Interrupt) -> list[Fitted]:
+        """Takes the steps that are left."""
+        if self.done == self.jobs[0].steps:
+            seconds = [progress.seconds for progress in self.before]
+        else:
+            with contextlib.ExitStack() as opened:
+                for job in self.jobs:
+                    log = contextlib.closing(events.Events(job.folder))
+                    self.logs.append(opened.enter_context(log))
+                calls = _calls(self.jobs, self.trainer, self.done)
+                batches = data.ahead(map(self.trainer.feed, calls))
+                for batch in opened.enter_context(contextlib.closing(batches)):
+                    if interrupt.requested:
+                        self.save()
+                        names = ", ".join(job.name for job in self.jobs)
+                        raise interrupts.Interrupted(names)
+                    self.take(batch)
+                seconds = self.save()
+        return list(map(Fitted, self.singles(self.state), self.histories, seconds))
+
+    def take(self, batch: training.Batch) -> None:
+        """Takes the steps of a call; at the end of an epoch evaluates the students."""
+        trainer, steps = self.trainer, len(batch["index"])
+        several_batches = len(self.jobs) > 1 and not trainer.same_view
+        batch = training.shard(batch, axis=1 + several_batches)
+        self.state, metrics = trainer.step_fn(self.state, trainer.arrays, batch)
+        first, self.done = self.done, self.done + steps
+        # An epoch is closed before it is saved: a resumed run begins the next one.
+        epoch, within = divmod(self.done, self.jobs[0].steps_an_epoch)
+        evaluated = []
+        if not within:
+            students = self.singles(_of_student(self.state))
+            evaluated = [
+                trainer.evaluate(student, job, epoch)
+                for student, job in zip(students, self.jobs, strict=True)
+            ]
+        self.under_way.append(_Call(first, metrics, evaluated))
+        self.read(leave=max(1, STEPS_IN_FLIGHT // trainer.chunk))
+        if time.monotonic() - self.saved > SECONDS_BETWEEN_CHECKPOINTS:
+            self.save()
+            self.saved = time.monotonic()
+
+    def read(self, leave: int = 0) -> None:
         """Waits for all calls but the last few, and looks at their losses."""
-        while len(under_way) > leave:
-            call = under_way.popleft()
-            metrics = _numbers(call.metrics, len(jobs))
-            for i, job in enumerate(jobs):
+        while len(self.under_way) > leave:
+            call = self.under_way.popleft()
+            metrics = _numbers(call.metrics, len(self.jobs))
+            for i, job in enumerate(self.jobs):
                 good = [math.isfinite(m["loss"]) for m in metrics[i]]
                 if not all(good):
-                    raise diverged(job, call.first + good.index(False))
-                partial[i].extend(metrics[i])
+                    raise self.diverged(job, call.first + good.index(False))
+                self.partial[i].extend(metrics[i])
             for i, wait in enumerate(call.evaluated):
-                histories[i].append(_mean(partial[i]) | wait())
-                partial[i].clear()
-                logs[i].add(histories[i][-1], call.first + len(metrics[i]))
-            advance(len(metrics[0]) * len(jobs), histories[0])
+                self.histories[i].append(_mean(self.partial[i]) | wait())
+                self.partial[i].clear()
+                self.logs[i].add(self.histories[i][-1], call.first + len(metrics[i]))
+            self.advance(len(metrics[0]) * len(self.jobs), self.histories[0])
 
-    def diverged(job: Job, bad: int) -> Diverged:
-        nonlocal state
-        state = None  # To find out why takes its place.
-        under_way.clear()
-        others = "; --together=1 --resume finishes the others" if several else ""
-        return Diverged(_why(job, trainer, bad) + others)
-
-    def save() -> list[float]:
-        read()
-        spent = (time.monotonic() - began) / len(jobs)
-        seconds = [p.seconds + spent for p in progress]
-        for i, (job, own) in enumerate(zip(jobs, singles(state), strict=True)):
+    def save(self) -> list[float]:
+        """Writes a checkpoint of each; returns the seconds that each took so far."""
+        self.read()
+        spent = (time.monotonic() - self.began) / len(self.jobs)
+        seconds = [progress.seconds + spent for progress in self.before]
+        each = zip(self.jobs, self.singles(self.state), strict=True)
+        for i, (job, own) in enumerate(each):
             if not _is_finite(own):
-                raise diverged(job, done)
+                raise self.diverged(job, self.done)
             about = {"job": job.name, "settings": job.settings, "seconds": seconds[i]}
             about |= {"devices": jax.device_count()}
-            about |= {"history": histories[i], "partial": partial[i]}
-            checkpoints.save(job.checkpoint, done, own, about)
-            logs[i].flush()
+            about |= {"history": self.histories[i], "partial": self.partial[i]}
+            checkpoints.save(job.checkpoint, self.done, own, about)
+            self.logs[i].flush()
         return seconds
 
-    with contextlib.ExitStack() as opened:
-        logs = [
-            opened.enter_context(contextlib.closing(events.Events(job.folder)))
-            for job in jobs
-        ]
-        batches = data.ahead(
-            itertools.starmap(trainer.feed, _calls(jobs, trainer, done))
-        )
-        for batch in opened.enter_context(contextlib.closing(batches)):
-            if interrupt.requested:
-                save()
-                raise interrupts.Interrupted(", ".join(job.name for job in jobs))
-            index = batch["index"]
-            several_batches = several and not trainer.same_view
-            batch = training.shard(batch, axis=1 + several_batches)
-            state, metrics = trainer.step_fn(state, trainer.arrays, batch)
-            first, done = done, done + len(index)
-            # An epoch is closed before it is saved: a resumed run begins the next one.
-            closes = done % jobs[0].steps_an_epoch == 0
-            evaluated = []
-            if closes:
-                epoch = done // jobs[0].steps_an_epoch
-                evaluated = [
-                    trainer.evaluate(x, job, epoch)
-                    for x, job in zip(singles(_of_student(state)), jobs, strict=True)
-                ]
-            under_way.append(_Call(first, metrics, evaluated))
-            read(leave=max(1, STEPS_IN_FLIGHT // trainer.chunk))
-            if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
-                save()
-                saved = time.monotonic()
-        seconds = save()
-    return list(map(Fitted, singles(state), histories, seconds))
+    def singles(self, state: State) -> Iterator[State]:
+        """Yields the state of each."""
+        for i in range(len(self.jobs)):
+            yield _one_of(state, i) if len(self.jobs) > 1 else state
+
+    def diverged(self, job: Job, bad: int) -> Diverged:
+        """Returns what says why a job diverged (`_why`)."""
+        self.state = None  # To find out why takes its place.
+        self.under_way.clear()
+        others = ""
+        if len(self.jobs) > 1:
+            others = "; --together=1 --resume finishes the others"
+        return Diverged(_why(job, self.trainer, bad) + others)
 
 
 _one_of = jax.jit(training.select_training, static_argnums=1)
@@ -321,37 +350,29 @@ def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progre
     return state, Progress(done, *kept)
 
 
-def _calls(
-    jobs: Sequence[Job], trainer: Trainer, done: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The indices of each call's batches, `[steps, (trainings,) batch + shown]`.
-
-    Without those of the steps that are done. With them the seed of the order of their
-    images, and the epoch: `[(trainings,) 2]`.
-    """
+def _calls(jobs: Sequence[Job], trainer: Trainer, done: int) -> Iterator[data.Batches]:
+    """Yields the batches of each call, without those of the steps that are done."""
     an_epoch, chunk = jobs[0].steps_an_epoch, trainer.chunk
     for epoch in range(done // an_epoch, jobs[0].epochs):
-        batches = [_batches(job, epoch) for job in jobs]
         alone = len(jobs) == 1 or trainer.same_view
-        index = batches[0] if alone else np.stack(batches, axis=1)
-        when = np.array([(job.order, epoch) for job in jobs])
-        when = when[0] if alone else when
+        every = [_batches(job, epoch) for job in (jobs[:1] if alone else jobs)]
+        batches = every[0] if alone else data.stack(every)
         at = done - epoch * an_epoch
         while at < an_epoch:
             steps = 1 if at % chunk or at + chunk > an_epoch else chunk
-            yield index[at : at + steps], when
+            yield batches.steps(at, at + steps)
             at += steps
         done = (epoch + 1) * an_epoch
 
 
-def _batches(job: Job, epoch: int) -> np.ndarray:
-    """An epoch's images and, behind them, its stimuli: `[steps, batch + shown]`."""
+def _batches(job: Job, epoch: int) -> data.Batches:
+    """Returns the batches of an epoch of one training."""
     when = {"seed": job.order, "epoch": epoch}
     images = data.batches(job.examples, job.batch, **when)
-    if not job.shown:
-        return images
-    stimuli = data.draws(job.stimuli, job.shown, len(images), **when)
-    return np.concatenate([images, stimuli], axis=1)
+    stimuli = None
+    if job.shown:
+        stimuli = data.draws(job.stimuli, job.shown, len(images), **when)
+    return data.Batches(images, stimuli, np.asarray(job.order), epoch)
 
 
 def _why(job: Job, trainer: Trainer, bad: int) -> str:
@@ -369,7 +390,7 @@ def _why(job: Job, trainer: Trainer, bad: int) -> str:
     for number in range(done, bad + 1):
         # (After the last step there is no batch: any shows what the parameters do.)
         call = next(batches, None)
-        batch = batch if call is None else trainer.feed(*call)
+        batch = batch if call is None else trainer.feed(call)
         if number >= bad - 1:
             one = training.shard(jax.tree.map(lambda x: x[0], batch))
             state, found = trainer.examine(state, trainer.arrays, one)

@@ -3,11 +3,11 @@
 import functools
 
 import jax
-import optax
 
 from experiments import command as commands
 from experiments import config as configs
 from experiments import data, methods
+from experiments.training import builder
 from experiments.training import context as contexts
 from rdljax import activations, teachers, training
 
@@ -24,7 +24,7 @@ def rehearse(
     """
     own_teacher = given.teacher and given.teacher.net(dataset, other_classes=True)
     student = contexts.student(config, dataset, given)
-    key, optimizer = jax.random.key(0), optax.sgd(1.0)
+    key = jax.random.key(0)
     train = dataset.train._asdict()
     if given.measured is not None:
         train["stimuli"] = given.measured.images[given.measured.shown]
@@ -46,30 +46,27 @@ def rehearse(
             return teachers.ensemble(dict.fromkeys(names, source))
         return source
 
-    def steps(method, plan, of_brain, train):
-        batch, view = (
-            contexts.first(config, given, method),
-            contexts.view(config, dataset, method),
+    def steps(method, of_brain, train):
+        first = contexts.first_batches(config, given, method)
+        batch = {"index": first.image}
+        if first.stimulus is not None:
+            batch["stimulus"] = first.stimulus
+        seen = contexts.view(config, dataset, method)(train, batch, key)
+        source = teachers.merge(taught(method, batch, seen["image"]), of_brain)
+        recipe = builder.make_recipe(
+            config, dataset, given, student, source, method, batch
         )
-        source = taught(method, batch, view(train, batch, key)["image"])
-        source = teachers.merge(source, of_brain)
         arrays = training.Arrays(source.arrays, train)
-        state = training.init(
-            key, student, source, plan, view, arrays, batch, devices=1
-        )
-        if given.student is not None:
-            state = contexts.begun(state, given.student)
-        for phase in plan:
-            state = training.begin_phase(state, phase, optimizer)
-            step = training.make_step(student, source, phase, optimizer, view)
-            state, _ = step(state, arrays, batch)
+        state = recipe.begin(0, arrays, devices=1)
+        for number in range(len(recipe.plan)):
+            state = recipe.enter(number, state)
+            state, _ = recipe.step(number)(state, arrays, batch)
         return state
 
     for method in config.methods:
         try:
-            plan = contexts.plan(config, dataset, given, method)
             of_brain = contexts.with_brain(config, given, teachers.none(), method)
-            jax.eval_shape(functools.partial(steps, method, plan, of_brain), train)
+            jax.eval_shape(functools.partial(steps, method, of_brain), train)
         except ZeroDivisionError as error:
             raise commands.UsageError(
                 f"images of {dataset.shape} are too small for "

@@ -27,16 +27,16 @@ def train_all(context: contexts.Context) -> list[dict]:
     for method in config.methods:
         source = teacher if methods.reads_teacher(method) else teachers.none()
         source = contexts.with_brain(config, given, source, method)
-        recipe = builder.prepare(context, student, source, method)
+        prepared = builder.prepare(context, student, source, method)
         seeds = range(config.seeds)
         done = all(
             (context.folder / recording.folder(method, i) / "result.json").exists()
             for i in seeds
         )
-        size = 1 if done else builder.seeds_per_program(context, recipe, config.seeds)
+        size = 1 if done else builder.seeds_per_program(context, prepared, config.seeds)
         for at in seeds[::size]:
             try:
-                trained = train(context, method, recipe, seeds[at : at + size])
+                trained = train(context, method, prepared, seeds[at : at + size])
             except loop.Diverged as error:
                 diverged.append(str(error))
                 continue
@@ -68,11 +68,11 @@ def _teach(
         result = recording.recorded(context, "teacher", 0, net, outcome)
         return [result], *remembered(context, teachers.net(net, outcome.variables))
     net = contexts.teacher(config, context.dataset, training.AXIS)
-    recipe = builder.prepare(context, net, nobody, "plain", "teacher")
-    builder.seeds_per_program(context, recipe, 1)
+    prepared = builder.prepare(context, net, nobody, "plain", "teacher")
+    builder.seeds_per_program(context, prepared, 1)
     members = []
     for seed in range(config.ensemble):
-        members += train(context, "teacher", recipe, [seed])
+        members += train(context, "teacher", prepared, [seed])
     taught = [teachers.net(net, variables) for _, variables in members]
     if config.ensemble == 1:
         ((result, _),) = members
@@ -124,7 +124,7 @@ def remembered(
     load = contexts.feed(context)
 
     def see(index):
-        return view(context.train, load(np.asarray(index)), key)
+        return view(context.train, load(data.Batches(np.asarray(index))), key)
 
     def heed():
         if context.interrupt.requested:
@@ -156,7 +156,9 @@ def remembered(
         )
     wanted = config.remember_teacher
     if wanted is None:
-        seen = jax.eval_shape(view, context.train, load(np.arange(1)), key)
+        seen = jax.eval_shape(
+            view, context.train, load(data.Batches(np.arange(1))), key
+        )
         taught = jax.eval_shape(teacher.targets, teacher.arrays, seen)
         size = sum(4 * taught[layer].size for layer in layers) * images
         fits = size * jax.local_device_count() <= REMEMBERED
@@ -170,30 +172,35 @@ def remembered(
 
 
 def train(
-    context: contexts.Context, name: str, recipe: builder.Recipe, seeds: Sequence[int]
+    context: contexts.Context,
+    name: str,
+    prepared: builder.Prepared,
+    seeds: Sequence[int],
 ) -> list[tuple[dict, dict]]:
     """Trains nets together and measures them; answers their results and variables."""
     ensemble = context.config.ensemble
     runs = {recording.folder(name, seed, ensemble): seed for seed in seeds}
-    fitted = fitting.fit(context, runs, recipe)
+    fitted = fitting.fit(context, runs, prepared)
     if context.given.measured is not None and name != "teacher":
         for seed in seeds:
-            _look_before(context, recipe, seed)
+            _look_before(context, prepared, seed)
     return [
         (
-            recording.recorded(context, name, seed, recipe.net, outcome),
+            recording.recorded(context, name, seed, prepared.recipe.net, outcome),
             outcome.variables,
         )
         for seed, outcome in zip(seeds, fitted, strict=True)
     ]
 
 
-def _look_before(context: contexts.Context, recipe: builder.Recipe, seed: int) -> None:
+def _look_before(
+    context: contexts.Context, prepared: builder.Prepared, seed: int
+) -> None:
     """Keeps the RDMs of the stimuli in the student of a seed before it is trained."""
     file = context.folder / f"{recording.BEFORE}-seed{seed}.npz"
     if not file.exists():
-        (how, _), *_ = recipe.phases
+        how = prepared.trainers[0]
         begun = recording.variables(how.begin(seed, jax.device_count()))
-        own = (context.dataset, recipe.net, begun)
+        own = (context.dataset, prepared.recipe.net, begun)
         of_brain = brain.rdms(context.config, context.given.measured, *own)
         recording.save_arrays(file, of_brain())
