@@ -192,10 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command():
         nonlocal status
-        fields = [field.name for field in dataclasses.fields(Options)]
-        commands.check_keys(arguments, fields)
-        program = "python -m benchmarks"
-        options = tyro.cli(Options, args=arguments, prog=program, description=__doc__)
+        options = commands.parse(
+            Options, arguments, program="benchmarks", about=__doc__
+        )
         options.check()
         status = run(options)
 

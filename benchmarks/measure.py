@@ -433,11 +433,8 @@ def main(
     results: dict = {}
 
     def command():
-        fields = [field.name for field in dataclasses.fields(options)]
-        commands.check_keys(arguments, fields)
-        program = f"python -m {module}"
         about = sys.modules[build.__module__].__doc__
-        chosen = tyro.cli(options, args=arguments, prog=program, description=about)
+        chosen = commands.parse(options, arguments, program=module, about=about)
         for name in chosen.cases:
             errors.check_name("case", name, cases)
         chosen.check()

@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rdljax import errors
 
@@ -19,7 +19,10 @@ SIGNALS = [
 ]
 
 
-class UsageError(ValueError):
+Options = TypeVar("Options")
+
+
+class UsageError(Exception):
     """A setting, or a combination of settings, that cannot be run."""
 
 
@@ -108,15 +111,6 @@ def _is_closed(stream: int, wait: float) -> bool:
     return bool(poll.poll(1000 * wait))
 
 
-def check_keys(arguments: Iterable[str], known: Iterable[str]) -> None:
-    """Raises `UnknownName` for a `--key` that is not among the known ones."""
-    known = [*known, "help"]
-    for argument in arguments:
-        if argument.startswith("--"):
-            key = argument[2:].partition("=")[0].replace("-", "_")
-            errors.check_name("setting", key.removeprefix("no_"), known)
-
-
 def first(
     arguments: Sequence[str], about: str, kind: str, known: Iterable[str]
 ) -> tuple[str, list[str]]:
@@ -136,6 +130,46 @@ def first(
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
     return name, rest
+
+
+def parse(
+    options: type[Options],
+    arguments: Sequence[str],
+    *,
+    program: str,
+    about: str | None,
+    default: Options | None = None,
+) -> Options:
+    """Returns a command line as a dataclass, whose fields are the flags.
+
+    Args:
+      options: The dataclass; what its fields are stands below each of them.
+      arguments: Of the command line.
+      program: Such as "experiments.probe".
+      about: What the command does, for `--help`.
+      default: What is not named; the dataclass's own defaults if None.
+
+    Raises:
+      UsageError: The dataclass refuses what it is given.
+      SystemExit: A flag is unknown, or a value of the wrong type (2), or `--help` (0).
+    """
+    import tyro  # (It takes a third of a second; signals are heeded before.)
+
+    return tyro.cli(
+        options,
+        args=list(arguments),
+        prog=f"python -m {program}",
+        description=about,
+        use_underscores=True,
+        config=(tyro.conf.OmitArgPrefixes,),
+        **({} if default is None else {"default": default}),
+    )
+
+
+def flags(arguments: Iterable[str]) -> set[str]:
+    """Returns the flags that a command line names."""
+    named = (one[2:].partition("=")[0] for one in arguments if one.startswith("--"))
+    return {flag.replace("-", "_").removeprefix("no_") for flag in named}
 
 
 def path(setting: str, given: str) -> pathlib.Path:
@@ -172,7 +206,7 @@ def line(arguments: Sequence[str] | None = None) -> list[str]:
 def call(
     run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
 ) -> int:
-    """`answer`, for a command that takes its `line`."""
+    """Returns `answer` of a command that takes its `line`."""
     return answer(lambda: run(line(arguments)))
 
 
@@ -186,6 +220,8 @@ def answer(run: Callable[[], None]) -> int:
     except (errors.UnknownName, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except SystemExit as stopped:  # (tyro's: it has said why, or shown its help.)
+        return stopped.code if isinstance(stopped.code, int) else 2
     except KeyboardInterrupt as stopped:
         print("\nstopped", file=sys.stderr)
         return getattr(stopped, "status", 130)

@@ -1,38 +1,188 @@
 """The settings of an experiment, and how the command line changes them.
 
 A config is a frozen `Config` made by `experiments/presets/NAME.py`, whose docstring is
-its lab note. Any field is changed by `--field=value`.
+its lab note. Settings lie in groups (`config.optimizer.learning_rate`), each of which
+checks itself when it is made. Each setting has a flag of its own, `--learning_rate`,
+which is its name where settings are written, given by keyword, or talked of:
+
+    config = configs.load("mnist_rdl", learning_rate=0.05, brain_rdms=("human_it",))
+    config = configs.change(config, epochs=3)
+    configs.flat(config)["epochs"]
+
+To add a setting is to add its field, with its documentation and its range, here.
 """
 
 import dataclasses
+import functools
 import importlib
 import pathlib
-from typing import Literal
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
-from rdljax import errors, rdm
+from tyro.conf import arg
 
-CONFIGS = pathlib.Path(__file__).parent / "presets"
+from experiments import command
+from rdljax import errors, nets, rdm
+
+PRESETS = pathlib.Path(__file__).parent / "presets"
+
+DISTANCES: dict[str, rdm.distances.Distance] = {
+    "Correlation": rdm.distances.Correlation(),
+    "Cosine": rdm.distances.Cosine(),
+    "Euclidean": rdm.distances.Euclidean(),
+    "MeanSquared": rdm.distances.MeanSquared(),
+    "PoissonKL": rdm.distances.PoissonKL(),
+    "SquaredEuclidean": rdm.distances.SquaredEuclidean(),
+}
+
+COMPARISONS: dict[str, rdm.comparisons.Comparison] = {
+    "Cosine": rdm.comparisons.Cosine(),
+    "MSE": rdm.comparisons.MSE(),
+    "MSE_least_squares": rdm.comparisons.MSE(rdm.comparisons.by_least_squares),
+    "MSE_maximum": rdm.comparisons.MSE(rdm.comparisons.by_maximum),
+    "MSE_norm": rdm.comparisons.MSE(rdm.comparisons.by_norm),
+    "Pearson": rdm.comparisons.Pearson(),
+}
+
+BRAIN_COMPARISONS: dict[str, rdm.comparisons.Comparison] = {
+    **COMPARISONS,
+    "SoftKendall": rdm.comparisons.SoftKendall(),
+    "SoftSpearman": rdm.comparisons.SoftSpearman(),
+    "WhitenedCosine": rdm.comparisons.WhitenedCosine(),
+    "WhitenedPearson": rdm.comparisons.WhitenedPearson(),
+}
+
+
+class Range(NamedTuple):
+    """The numbers that a setting may be, each of them where it has several.
+
+    Attributes:
+      words: What they are, for messages.
+      low: The smallest.
+      high: All are below it. Beyond these limits a count does not fit into int32, or a
+        product of two numbers is 0 or infinite in float32.
+    """
+
+    words: str
+    low: float
+    high: float
+
+
+COUNT = Range("1 or more", 1, 10**9)
+POSITIVE = Range("above 0", 1e-15, 1e15)
+WEIGHT = Range("0 or more", 0.0, 1e15)
+RATE = Range("above 0", 1e-30, 1e30)
+NAMES = "one or more names, each once"  # Of a setting with several names.
+Modality = Literal["image", "luminance", "chrominance"]
+
+
+class Field(NamedTuple):
+    """A setting.
+
+    Attributes:
+      flag: Its name on the command line, and wherever settings are written.
+      group: The field of `Config` that it lies in.
+      name: Its own there.
+      range: The numbers that it may be, if any are excluded.
+      names: Whether it has one or more names, each once.
+    """
+
+    flag: str
+    group: str
+    name: str
+    range: Range | None
+    names: bool
+
+
+@functools.cache
+def _fields(group: type, name: str = "") -> tuple[Field, ...]:
+    """Returns the settings of a group, by what their annotations say."""
+    found = []
+    hints = typing.get_type_hints(group, include_extras=True)
+    for field in dataclasses.fields(group):
+        marks = getattr(hints[field.name], "__metadata__", ())
+        ranges = [mark for mark in marks if isinstance(mark, Range)]
+        flags = [mark.name for mark in marks if getattr(mark, "name", None)]
+        found.append(
+            Field(
+                flag=(flags or [field.name])[0],
+                group=name,
+                name=field.name,
+                range=(ranges or [None])[0],
+                names=NAMES in marks,
+            )
+        )
+    return tuple(found)
+
+
+class Settings:
+    """A group of settings, which checks itself when it is made."""
+
+    def __post_init__(self):
+        """Checks what can be known from these settings alone.
+
+        Raises:
+          UsageError: A setting is impossible, or names something unknown.
+        """
+        try:
+            self.check_fields()
+            self.check()
+        except errors.UnknownName as error:
+            # (A ValueError, which tyro would catch and frame.)
+            raise command.UsageError(str(error)) from error
+
+    def check(self) -> None:
+        """Checks what a group's fields say together."""
+
+    def check_fields(self) -> None:
+        """Checks each field by what its annotation says of it."""
+        for field in _fields(type(self)):
+            given = getattr(self, field.name)
+            several = given if isinstance(given, tuple) else (given,)
+            if field.range is not None:
+                words, low, high = field.range
+                for number in several:
+                    # (Not a number is in no range.)
+                    if number is not None and not low <= number < high:
+                        raise command.UsageError(
+                            f"{field.flag} must be {words} and below {high:g}, got "
+                            f"{number}"
+                        )
+            named = field.names and given is not None
+            if named and (not given or len(set(given)) != len(given)):
+                raise command.UsageError(
+                    f"{field.flag} must name one or more, each once, got {given}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One teacher, and the same student trained by several methods and seeds."""
+class Data(Settings):
+    """Images, and what is seen of them."""
 
-    data: str = "digits"
+    name: Annotated[str, arg(name="data")] = "digits"
     """`digits`, or the name of a TFDS image set."""
-    data_dir: str | None = None
+    folder: Annotated[str | None, arg(name="data_dir")] = None
     """The folder that holds the TFDS sets."""
-    train_per_class: int | None = None
-    """Keep so many training images of each class; None keeps all."""
-    crop: int | None = None
-    """Pad by so many pixels and crop at random; None for the data set's usual (random
-    parts, where images vary in size)."""
+    train_per_class: Annotated[int | None, COUNT] = None
+    """The number of training images of each class that are kept; None keeps all."""
+    crop: Annotated[int | None, Range("0 or more", 0, 10**9)] = None
+    """The number of pixels of padding of random crops; None for the data set's usual
+    (random parts, where images vary in size)."""
     flip: bool | None = None
     """Mirror at random; None for the data set's usual."""
+    resize: Annotated[int | None, Range("1 or more", 1, 10**4)] = None
+    """Height and width in pixels that images, and stimuli, are brought to. Where images
+    vary in size training sees random parts of them, evaluation their middle."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nets(Settings):
+    """The teacher's net and the students'."""
 
     teacher: str | None = "mnist_cnn"
-    """The teacher's net; where `teacher_from` is given, that folder says which. None
-    for no net that teaches."""
+    """The teacher's net; where `teacher_from` is given, that folder says which. None:
+    no net teaches."""
     teacher_from: str | None = None
     """A folder of weights, from experiments.import_torch or from another run
     (RESULTS/teacher/weights): the teacher, which is then not trained."""
@@ -40,14 +190,31 @@ class Config:
     """The students' net; where `student_from` is given, that folder says which."""
     student_from: str | None = None
     """A folder of weights, as for `teacher_from`, with which students begin."""
-    ensemble: int = 1
-    """So many teachers, seeds 0, 1, ...: KD learns from the mean of their class
+    ensemble: Annotated[int, Range("1 or more", 1, 100)] = 1
+    """The number of teachers, seeds 0, 1, ...: KD learns from the mean of their class
     probabilities, RDL from the mean of their RDMs, the others from each."""
-    modality: Literal["image", "luminance", "chrominance"] = "image"
+    modality: Modality = "image"
     """What students see of an image in colour: all, or L or a and b of CIE L*a*b*."""
-    teacher_modality: Literal["image", "luminance", "chrominance"] = "image"
+    teacher_modality: Modality = "image"
     """What a teacher sees of it that is trained here."""
-    methods: tuple[str, ...] = ("plain", "rdl", "kd", "kd+rdl")
+
+    def check(self) -> None:
+        """Checks the names of the nets, and who an ensemble is of."""
+        if self.teacher is not None:
+            errors.check_name("net", self.teacher, nets.NETS)
+        errors.check_name("net", self.student, nets.NETS)
+        trained_here = self.teacher is not None and self.teacher_from is None
+        if self.ensemble > 1 and not trained_here:
+            raise command.UsageError("an ensemble is of teachers that are trained here")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(Settings):
+    """What students learn from, beside the task."""
+
+    names: Annotated[tuple[str, ...], arg(name="methods"), NAMES] = (
+        *("plain", "rdl", "kd", "kd+rdl"),
+    )
     """How students are trained: `plain`, or parts joined by `+`: ab, at, cc, cka, crd,
     dist, dkd, fsp, ft, hint, kd, kdsvd, nst, nst_gaussian, nst_linear, pkt, rdl, rkd,
     sp, vid, and with `brain` the names of its RDMs (docs/brain.md), such as human_it,
@@ -56,114 +223,182 @@ class Config:
     """Weights of parts, PART=NUMBER, in one method METHOD/PART=NUMBER, such as at=500
     or kd/task=0.1; those not named are RepDistiller's (`experiments.methods`), 1 for
     the task, KD and RDL (in each layer)."""
-    maps: tuple[str, ...] | None = None
-    """What is compared by the parts that compare maps (ab, at, fsp, ft, kdsvd, nst, sp,
-    vid; of these ft and sp take the last): names of layers, or student:teacher; None
-    for the stages that both nets have."""
+    maps: Annotated[tuple[str, ...] | None, NAMES] = None
+    """The layers that are compared by the parts that compare maps (ab, at, fsp, ft,
+    kdsvd, nst, sp, vid; of these ft and sp take the last), or student:teacher; None for
+    the stages that both nets have."""
     vector: str = "pooled"
-    """What is compared by cc, cka, crd, pkt and rkd."""
+    """The layer that is compared by cc, cka, crd, pkt and rkd."""
     hint_layer: str = "stage2"
-    """What the hint compares."""
-    start_epochs: int = 30
-    """Epochs in which ab, fsp and ft start up, before the others."""
-    seeds: int = 3
-    """Students of each method, seeds 0, 1, ...; the teacher has seed 0."""
+    """The layer that is compared by the hint."""
+    start_epochs: Annotated[int, COUNT] = 30
+    """The number of epochs in which ab, fsp and ft start up, before the others."""
+    kd_temperature: Annotated[float, POSITIVE] = 4.0
+    """The temperature by which KD divides the logits."""
 
-    layers: tuple[str, ...] = ("stage1", "stage2", "pooled", "logits")
-    """What RDL compares: names of layers, or student:teacher where they differ."""
+
+@dataclasses.dataclass(frozen=True)
+class RDL(Settings):
+    """Representational distance learning."""
+
+    layers: Annotated[tuple[str, ...], NAMES] = ("stage1", "stage2", "pooled", "logits")
+    """The layers that are compared, or student:teacher where they differ."""
     distance: str = "Cosine"
-    """RDL's distance, of `rdljax.rdm.distances`."""
+    """The distance of two images, of `rdljax.rdm.distances`."""
     comparison: str = "Pearson"
-    """RDL's comparison of RDMs, of `rdljax.rdm.comparisons`."""
-    pairs: int | None = None
-    """Random pairs that RDL compares in each step; None for all of the batch."""
-    layer_weights: tuple[float, ...] | None = None
-    """A factor on RDL's weight for each layer; None for 1."""
-    rdl_decay: bool = False
-    """Let RDL's weight fall linearly to 0 at the last step."""
-    kd_temperature: float = 4.0
-    """What KD divides the logits by."""
-    crd_temperature: float = 0.07
-    """What CRD divides scores by."""
-    crd_negatives: int = 16384
-    """What CRD contrasts an image with."""
-    crd_sampling: Literal["drawn", "expected", "shared"] = "expected"
+    """The comparison of two RDMs, of `rdljax.rdm.comparisons`."""
+    pairs: Annotated[int | None, COUNT] = None
+    """The number of random pairs that are compared in each step; None for all of the
+    batch."""
+    layer_weights: Annotated[tuple[float, ...] | None, WEIGHT] = None
+    """A factor on the weight for each layer; None for 1."""
+    decay: Annotated[bool, arg(name="rdl_decay")] = False
+    """Let the weight fall linearly to 0 at the last step."""
+
+    def check(self) -> None:
+        """Checks the names, and that each layer has a weight."""
+        errors.check_name("distance", self.distance, DISTANCES)
+        errors.check_name("comparison", self.comparison, COMPARISONS)
+        shares = self.layer_weights
+        if shares is not None and len(shares) != len(self.layers):
+            raise command.UsageError(
+                f"expected a weight for each layer of {self.layers}, got {shares}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CRD(Settings):
+    """Contrastive representation distillation."""
+
+    temperature: Annotated[float, arg(name="crd_temperature"), POSITIVE] = 0.07
+    """The temperature by which scores are divided."""
+    negatives: Annotated[int, arg(name="crd_negatives"), COUNT] = 16384
+    """The number of images that an image is contrasted with."""
+    sampling: Annotated[
+        Literal["drawn", "expected", "shared"], arg(name="crd_sampling")
+    ] = "expected"
     """How they are chosen: drawn for each image, as released; all, weighted by how
     often they would be drawn; or drawn for the whole batch."""
-    crd_any_class: bool = False
+    any_class: Annotated[bool, arg(name="crd_any_class")] = False
     """Let them be of the image's own class, too."""
-    crd_relax: bool = False
-    """Let CRD's positive be another image of the class."""
+    relax: Annotated[bool, arg(name="crd_relax")] = False
+    """Let the positive be another image of the class."""
 
-    brain: str | None = None
+
+@dataclasses.dataclass(frozen=True)
+class Brain(Settings):
+    """A brain as the teacher."""
+
+    file: Annotated[str | None, arg(name="brain")] = None
     """A file of stimuli and their measured RDMs."""
-    brain_rdms: tuple[str, ...] = ("human_it",)
+    rdms: Annotated[tuple[str, ...], arg(name="brain_rdms"), NAMES] = ("human_it",)
     """The RDMs with which a net's agreement on held-out stimuli is reported."""
-    brain_layers: tuple[str, ...] = ("pooled",)
+    layers: Annotated[tuple[str, ...], arg(name="brain_layers"), NAMES] = ("pooled",)
     """The student's layers that are compared with them."""
-    brain_distance: str = "Correlation"
-    """Of two stimuli in the student, of `rdljax.rdm.distances`."""
-    brain_comparison: str = "Pearson"
-    """Of the student's RDM with the brain's, of `rdljax.rdm.comparisons`."""
-    brain_weight: float = 1.0
-    """Weight of the comparison in each layer, beside the task's 1."""
-    brain_decay: bool = False
+    distance: Annotated[str, arg(name="brain_distance")] = "Correlation"
+    """The distance of two stimuli in the student, of `rdljax.rdm.distances`."""
+    comparison: Annotated[str, arg(name="brain_comparison")] = "Pearson"
+    """The comparison of the student's RDM with the brain's, of
+    `rdljax.rdm.comparisons`."""
+    weight: Annotated[float, arg(name="brain_weight"), WEIGHT] = 1.0
+    """The weight of the comparison in each layer, beside the task's 1."""
+    decay: Annotated[bool, arg(name="brain_decay")] = False
     """Let that weight fall linearly to 0 at the last step."""
-    brain_subjects: Literal["mean", "each"] = "mean"
+    subjects: Annotated[Literal["mean", "each"], arg(name="brain_subjects")] = "mean"
     """Of RDMs of several subjects, compare with their mean, or with each and take the
     mean."""
-    brain_reliability: bool = False
+    reliability: Annotated[bool, arg(name="brain_reliability")] = False
     """Weigh subjects by how well their sessions agree."""
-    brain_ceiling: bool = False
+    ceiling: Annotated[bool, arg(name="brain_ceiling")] = False
     """Of several subjects, measure the similarity with each in units of the noise
     ceiling."""
-    brain_signed: bool = False
+    signed: Annotated[bool, arg(name="brain_signed")] = False
     """Let distances be below 0, as crossvalidated ones may."""
-    held_out: float = 0.5
+    held_out: Annotated[float, Range("above 0", 1e-6, 1.0)] = 0.5
     """The part of the stimuli that training never sees."""
-    stimuli: int | None = None
-    """Stimuli in a step, over all devices, drawn from those that are not held out; None
-    for as many of them as eight devices divide."""
+    stimuli: Annotated[int | None, Range("3 or more", 3, 10**9)] = None
+    """The number of stimuli in a step, over all devices, drawn from those that are not
+    held out; None for as many of them as eight devices divide."""
 
-    resize: int | None = None
-    """Bring images, and stimuli, to that many pixels on each side. Where images vary in
-    size training sees random parts of them, evaluation their middle."""
-    epochs: int = 15
-    """Epochs of a student."""
-    teacher_epochs: int = 15
-    """Epochs of the teacher."""
-    batch: int = 64
-    """Images in a step, over all devices."""
-    micro_batches: int = 1
-    """In how many a student sees its batch, one after the other, for less memory."""
+    def check(self) -> None:
+        """Checks the names, and what a ceiling goes with."""
+        errors.check_name("distance", self.distance, DISTANCES)
+        errors.check_name("comparison", self.comparison, BRAIN_COMPARISONS)
+        if self.ceiling and self.subjects != "each":
+            raise command.UsageError(
+                "brain_ceiling is of each subject's RDM: it goes with "
+                "brain_subjects=each"
+            )
+        if self.ceiling and self.comparison.startswith("MSE"):
+            raise command.UsageError(
+                "brain_ceiling takes a brain_comparison with a similarity"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Settings):
+    """How long nets are trained, and what a step sees."""
+
+    seeds: Annotated[int, COUNT] = 3
+    """The number of students of each method, seeds 0, 1, ...; the teacher has seed
+    0."""
+    epochs: Annotated[int, COUNT] = 15
+    """The number of epochs of a student."""
+    teacher_epochs: Annotated[int, COUNT] = 15
+    """The number of epochs of the teacher."""
+    batch: Annotated[int, COUNT] = 64
+    """The number of images in a step, over all devices."""
+    micro_batches: Annotated[int, COUNT] = 1
+    """The number of parts in which a student sees its batch, one after the other, for
+    less memory."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the student's activations; parameters and losses are float32."""
+    """The precision of the student's activations; parameters and losses are float32."""
     same_batches: bool = False
     """Let all seeds see the same batches: they differ in their weights alone, and a
     teacher looks once at what students that go together see."""
     remember_teacher: bool | None = None
     """Let the teacher look once at each training image, without crops and mirrors, and
-    remember its answers; None where images are not cropped or mirrored and 1 GiB holds
-    them, over all devices."""
+    remember its activations; None where images are not cropped or mirrored and 1 GiB
+    holds them, over all devices."""
     activations: str | None = None
-    """A folder in which those answers are stored, once for all runs, and read from with
-    each batch; or, without a teacher, a file of another program (`rdljax.activations`)
-    whose rows, or whose `index`, are the training images in the order of the split."""
-    learning_rate: float = 0.1
-    """The largest."""
-    teacher_learning_rate: float | None = None
+    """A folder in which those activations are stored, once for all runs, and read from
+    with each batch; or, without a teacher, a file of another program
+    (`rdljax.activations`) whose rows, or whose `index`, are the training images in the
+    order of the split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer(Settings):
+    """How parameters change."""
+
+    name: Annotated[Literal["sgd", "adamw"], arg(name="optimizer")] = "sgd"
+    """SGD with momentum, or AdamW (which needs a learning rate such as 0.001)."""
+    learning_rate: Annotated[float, RATE] = 0.1
+    """The largest learning rate."""
+    teacher_learning_rate: Annotated[float | None, RATE] = None
     """The teacher's; None for the students'."""
-    schedule: Literal["cosine", "steps"] = "cosine"
-    """How it changes: reached in the first epoch, it falls to 0 along a cosine; or, as
-    in RepDistiller, it falls to a tenth after 5/8, 6/8 and 7/8 of the epochs."""
-    momentum: float = 0.9
-    """Of SGD."""
+    schedule: Literal[
+        *("cosine", "steps", "constant", "linear", "cosine_onecycle", "linear_onecycle")
+    ] = "cosine"
+    """How the learning rate changes: reached in the first epoch, it falls to 0 along a
+    cosine; or, as in RepDistiller, it falls to a tenth after 5/8, 6/8 and 7/8 of the
+    epochs; or it stays; or it falls to 0 along a line; or it follows
+    `optax.cosine_onecycle_schedule` or `optax.linear_onecycle_schedule`."""
+    momentum: Annotated[float, Range("0 or more", 0.0, 1.0)] = 0.9
+    """The momentum of SGD; of AdamW, the decay of the mean of gradients."""
     nesterov: bool = True
-    """Whether it is Nesterov's."""
-    weight_decay: float = 5e-4
-    """Weight decay of all parameters."""
-    clip: float | None = 1.0
-    """The gradient's largest norm; longer ones are shortened. None for any."""
+    """Let SGD's momentum be Nesterov's."""
+    weight_decay: Annotated[float, WEIGHT] = 5e-4
+    """The weight decay of all parameters: of SGD a part of the gradient, of AdamW a
+    step of its own, times the learning rate."""
+    clip: Annotated[float | None, POSITIVE] = 1.0
+    """The largest norm of the gradient; longer ones are shortened. None disables
+    clipping."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime(Settings):
+    """Where results go, and how steps reach the devices: no number depends on it."""
 
     out: str = "results/{config}-{data}"
     """The folder for results."""
@@ -172,13 +407,12 @@ class Config:
     overwrite: bool = False
     """Delete what an earlier run left in the folder: what a run writes, and nothing
     where something else lies in it."""
-
     driver: Literal["auto", "step", "chunk", "epoch"] = "auto"
     """How steps reach the device: one by one, ten written out as one program, or an
     epoch as a loop on the device; auto: epochs on accelerators, steps on a CPU."""
-    together: int | None = None
-    """Seeds trained as one program; None for all that fit into an accelerator's memory,
-    and one on a CPU."""
+    together: Annotated[int | None, COUNT] = None
+    """The number of seeds trained as one program; None for all that fit into an
+    accelerator's memory, and one on a CPU."""
     stream: bool = False
     """Leave the images with the host, for sets that a device cannot hold; in their
     files, where they vary in size or take more than 4 GiB."""
@@ -188,49 +422,124 @@ class Config:
     profile: bool = False
     """Measure first where the time of each method's step goes, and write a trace."""
 
+    def check(self) -> None:
+        """Checks what excludes each other, and the folder of programs."""
+        if self.stream and self.driver == "epoch":
+            raise command.UsageError(
+                "driver=epoch would stream an epoch's images at once"
+            )
+        if self.compilation_cache:
+            folder = command.path("compilation_cache", self.compilation_cache)
+            if folder.exists() and not folder.is_dir():
+                raise command.UsageError(
+                    f"compilation_cache must be a folder, {folder} is none"
+                )
+        if self.resume and self.overwrite:
+            raise command.UsageError("resume and overwrite exclude each other")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """One teacher, and the same student trained by several methods and seeds."""
+
+    data: Data = Data()
+    nets: Nets = Nets()
+    method: Method = Method()
+    rdl: RDL = RDL()
+    crd: CRD = CRD()
+    brain: Brain = Brain()
+    training: Training = Training()
+    optimizer: Optimizer = Optimizer()
+    runtime: Runtime = Runtime()
+
+    def check(self) -> None:
+        """Checks what settings of several groups say together."""
+        batch, pairs = self.training.batch, self.rdl.pairs
+        if pairs is not None and self.nets.ensemble > 1:
+            raise command.UsageError(
+                "the mean RDM of an ensemble has all pairs: it goes with pairs=None"
+            )
+        most = batch * (batch - 1) // 2
+        if pairs is not None and pairs > most:
+            raise command.UsageError(
+                f"pairs must be at most the {most} of a batch of {batch}, got {pairs}; "
+                "without pairs all are compared"
+            )
+
+
+# ---- settings by their flags
+
+
+def _all_fields() -> dict[str, Field]:
+    """Returns all settings by their flags."""
+    found: dict[str, Field] = {}
+    for group in dataclasses.fields(Config):
+        for field in _fields(type(group.default), group.name):  # type: ignore[arg-type]
+            if field.flag in found:
+                raise TypeError(f"two settings have the flag {field.flag}")
+            found[field.flag] = field
+    return found
+
+
+FIELDS = _all_fields()
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Returns all settings by their flags."""
+    return {
+        flag: getattr(getattr(config, field.group), field.name)
+        for flag, field in FIELDS.items()
+    }
+
+
+def change(config: Config, **changes: Any) -> Config:
+    """Returns a config with other values of the settings with these flags.
+
+    Raises:
+      UnknownName: There is no such setting.
+      UsageError: A value is impossible.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for flag, value in changes.items():
+        errors.check_name("setting", flag, FIELDS)
+        field = FIELDS[flag]
+        groups.setdefault(field.group, {})[field.name] = value
+    changed = {
+        group: dataclasses.replace(getattr(config, group), **values)
+        for group, values in groups.items()
+    }
+    return dataclasses.replace(config, **changed)
+
+
+def make(settings: Mapping[str, Any] = {}, **more: Any) -> Config:  # noqa: B006
+    """Returns the config with these settings, by their flags, and all else as usual.
+
+    Raises:
+      UnknownName: There is no such setting.
+      UsageError: A value is impossible.
+    """
+    return change(Config(), **settings, **more)
+
+
+# ---- presets
+
 
 def names() -> list[str]:
     """Returns the names of all configs."""
-    return sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__")
+    return sorted(p.stem for p in PRESETS.glob("*.py") if p.stem != "__init__")
 
 
-def load(name: str, **changes) -> Config:
+def load(name: str, **changes: Any) -> Config:
     """Returns the config of that name.
 
     Args:
       name: Of a file in `experiments/presets`.
-      **changes: Fields with other values.
+      **changes: Other values of settings, by their flags.
 
     Raises:
-      UnknownName: There is no such config.
+      UnknownName: There is no such config, or no such setting.
+      UsageError: A value is impossible.
     """
     errors.check_name("config", name, names())
     module = importlib.import_module(f"experiments.presets.{name}")
-    return dataclasses.replace(module.get_config(), **changes)
-
-
-DISTANCES = {
-    "Correlation": rdm.distances.Correlation(),
-    "Cosine": rdm.distances.Cosine(),
-    "Euclidean": rdm.distances.Euclidean(),
-    "MeanSquared": rdm.distances.MeanSquared(),
-    "PoissonKL": rdm.distances.PoissonKL(),
-    "SquaredEuclidean": rdm.distances.SquaredEuclidean(),
-}
-
-COMPARISONS = {
-    "Cosine": rdm.comparisons.Cosine(),
-    "MSE": rdm.comparisons.MSE(),
-    "MSE_least_squares": rdm.comparisons.MSE(rdm.comparisons.by_least_squares),
-    "MSE_maximum": rdm.comparisons.MSE(rdm.comparisons.by_maximum),
-    "MSE_norm": rdm.comparisons.MSE(rdm.comparisons.by_norm),
-    "Pearson": rdm.comparisons.Pearson(),
-}
-
-BRAIN_COMPARISONS = {
-    **COMPARISONS,
-    "SoftKendall": rdm.comparisons.SoftKendall(),
-    "SoftSpearman": rdm.comparisons.SoftSpearman(),
-    "WhitenedCosine": rdm.comparisons.WhitenedCosine(),
-    "WhitenedPearson": rdm.comparisons.WhitenedPearson(),
-}
+    return change(module.get_config(), **changes)

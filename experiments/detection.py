@@ -43,56 +43,12 @@ and 78.3 ± 0.8 %, difference 41.2 [33.8, 48.7]. The learning rate, its warm-up 
 clipping were chosen on canvases of validation images.
 """
 
-import argparse
-import shlex
 import sys
-from collections.abc import Sequence
 
 from experiments import command
 from experiments.analyses.detection import comparison
+from experiments.analyses.detection import options as detection_options
 from experiments.training import exits, interrupts
-
-KEYS = (
-    *comparison.COUNTS,
-    "data",
-    "data_dir",
-    "learning_rate",
-    "layer",
-    "frozen",
-    "out",
-)
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parses the settings of a command line.
-
-    Raises:
-      UnknownName: Of a setting.
-      SystemExit: A value of the wrong type (2), or `--help` (0).
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.detection",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("backbones", nargs="+", metavar="NAME=FOLDER", help="or NAME=drawn:NET")
-    add("--data", default="digits", help="digits, or the name of a TFDS image set")
-    add("--data_dir", help="the folder that holds the TFDS sets")
-    add("--seeds", type=int, default=3, help="trainings of each backbone")
-    add("--epochs", type=int, default=10, help="how often each canvas is seen")
-    add("--batch", type=int, default=16, help="canvases in a step")
-    add("--learning_rate", type=float, default=3e-3, help="after the first epoch")
-    add("--canvases", type=int, default=2000, help="to train on")
-    add("--test_canvases", type=int, default=500, help="to test on")
-    add("--size", type=int, default=64, help="pixels of a canvas on each side")
-    add("--objects", type=int, default=3, help="the most objects in a canvas")
-    add("--layer", help="the map for the head; the last stage of 8 x 8 cells or more")
-    add("--frozen", action="store_true", help="train the head alone")
-    add("--out", default="results/detection", help="the folder for results")
-    add("--resume", action="store_true", help="continue what the folder holds")
-    command.check_keys(arguments, (*KEYS, "resume"))
-    return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,18 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = command.line(arguments)
 
     def detection():
-        options = parse(arguments)
+        options = command.parse(
+            detection_options.Options,
+            arguments,
+            program="experiments.detection",
+            about=__doc__,
+        )
         with interrupts.Interrupt() as interrupt:
             comparison.compare(options, interrupt)
 
-    try:
-        return exits.answer(detection)
-    except interrupts.Interrupted as stopped:
-        again = [a for a in arguments if a != "--resume"]
-        again = [sys.executable, "-m", "experiments.detection", *again, "--resume"]
-        print(f"\nstopped in {stopped}; to continue:", file=sys.stderr)
-        print(shlex.join(again), file=sys.stderr)
-        return stopped.status
+    again = [argument for argument in arguments if argument != "--resume"]
+    return exits.run(detection, "experiments.detection", [*again, "--resume"])
 
 
 if __name__ == "__main__":

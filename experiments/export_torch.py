@@ -6,36 +6,38 @@ The program reads it with `model.load_state_dict(torch.load("rdl.pth"))`; with t
 ending `.safetensors` or `.npz` it is written without PyTorch.
 """
 
-import argparse
-import functools
+import dataclasses
 import sys
-from collections.abc import Sequence
 
-from experiments import command, import_torch, weights
+import tyro
+
+from experiments import command, weights
 from rdljax import errors
 from rdljax.nets import from_torch
 
 
-def run(arguments: Sequence[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which net is written, and where to."""
+
+    folder: tyro.conf.Positional[str]
+    """The folder of a run's net: .../weights."""
+    file: tyro.conf.Positional[str]
+    """The file to write: .pth, .safetensors or .npz."""
+    overwrite: bool = False
+    """Replace the file."""
+
+
+def run(options: Options) -> None:
     """Reads a folder of weights and writes a file.
 
     Args:
-      arguments: Of the command line.
+      options: Which net, and where to.
 
     Raises:
       UsageError: The folder holds no weights, or the file cannot be written.
-      UnknownName: The net has no counterpart in PyTorch, or there is no such setting.
+      UnknownName: The net has no counterpart in PyTorch.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.export_torch",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", help="of a run's net: .../weights")
-    parser.add_argument("file", help="what to write: .pth, .safetensors or .npz")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file")
-    command.check_keys(arguments, ("overwrite",))
-    options = parser.parse_args(arguments)
     file = command.path("file", options.file)
     if file.exists() and not options.overwrite:
         raise command.UsageError(f"{options.file} exists; --overwrite replaces it")
@@ -47,11 +49,17 @@ def run(arguments: Sequence[str]) -> None:
         raise command.UsageError(str(error)) from error
     print(
         f"{options.file} has {trained.name}, {trained.classes} classes; images are "
-        f"normalised by {import_torch.described(trained.normalisation)}"
+        f"normalised by {weights.described(trained.normalisation)}"
     )
 
 
-main = functools.partial(command.call, run)
+def main(arguments: list[str] | None = None) -> int:
+    """Writes a net; returns the exit status."""
+    program = {"program": "experiments.export_torch", "about": __doc__}
+    return command.call(
+        lambda line: run(command.parse(Options, line, **program)), arguments
+    )
+
 
 if __name__ == "__main__":
     sys.exit(main())

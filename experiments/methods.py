@@ -74,14 +74,15 @@ def stages(config: configs.Config) -> list[Pair]:
     Raises:
       UsageError: They have none in common.
     """
-    if config.maps is not None:
-        return [pair(layer) for layer in config.maps]
-    own = nets.build(config.student, 1).layers
-    other = own if config.teacher is None else nets.build(config.teacher, 1).layers
+    if config.method.maps is not None:
+        return [pair(layer) for layer in config.method.maps]
+    student, teacher = config.nets.student, config.nets.teacher
+    own = nets.build(student, 1).layers
+    other = own if teacher is None else nets.build(teacher, 1).layers
     common = [name for name in own if name.startswith("stage") and name in other]
     if not common:
         raise command.UsageError(
-            f"{config.student} and {config.teacher} have no stage in common; --maps "
+            f"{student} and {teacher} have no stage in common; --maps "
             "names layers, or student:teacher"
         )
     return [(name, name) for name in common]
@@ -92,7 +93,7 @@ def _logits(config: configs.Config) -> list[Pair]:
 
 
 def _hinted(config: configs.Config) -> list[Pair]:
-    return [pair(config.hint_layer)]
+    return [pair(config.method.hint_layer)]
 
 
 def _last(config: configs.Config) -> list[Pair]:
@@ -100,16 +101,16 @@ def _last(config: configs.Config) -> list[Pair]:
 
 
 def _vector(config: configs.Config) -> list[Pair]:
-    return [pair(config.vector)]
+    return [pair(config.method.vector)]
 
 
 def _rdl_layers(config: configs.Config) -> list[Pair]:
-    return [pair(layer) for layer in config.layers]
+    return [pair(layer) for layer in config.rdl.layers]
 
 
 def _from_stem(config: configs.Config) -> list[Pair]:
     """Returns the maps in depth order, and before them what the first layers answer."""
-    names = [config.student, *([] if config.teacher is None else [config.teacher])]
+    names = [x for x in (config.nets.student, config.nets.teacher) if x is not None]
     has_stem = all("stem" in nets.build(name, 1).layers for name in names)
     found = stages(config)
     stem = ("stem", "stem")
@@ -126,8 +127,8 @@ def _before_relu(config: configs.Config) -> list[Pair]:
         errors.check_name(f"stage of {name} with a form before its ReLU", layer, found)
         return found[layer]
 
-    teacher = config.teacher or config.student
-    return [(of(config.student, s), of(teacher, t)) for s, t in stages(config)]
+    teacher = config.nets.teacher or config.nets.student
+    return [(of(config.nets.student, s), of(teacher, t)) for s, t in stages(config)]
 
 
 # ---- their terms
@@ -135,7 +136,8 @@ def _before_relu(config: configs.Config) -> list[Pair]:
 
 def teacher_names(config: configs.Config) -> list[str]:
     """The names of the teachers of an ensemble; none where there is one teacher."""
-    return [str(i) for i in range(config.ensemble)] if config.ensemble > 1 else []
+    count = config.nets.ensemble
+    return [str(i) for i in range(count)] if count > 1 else []
 
 
 def _taught(
@@ -173,8 +175,8 @@ def _several(make: Callable[[Setting], terms.Term]):
 
 
 def _kd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
-    softened = {"temperature": setting.config.kd_temperature}
-    if setting.config.ensemble > 1:
+    softened = {"temperature": setting.config.method.kd_temperature}
+    if setting.config.nets.ensemble > 1:
         return {"": (1.0, _mean_of(setting, *pairs, terms.kd_mean(**softened)))}
     return _one(lambda _: terms.from_objective(objectives.kd, **softened))(
         setting, pairs
@@ -184,16 +186,16 @@ def _kd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
 def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
     config = setting.config
     numbers = {
-        "distance": configs.DISTANCES[config.distance],
-        "comparison": configs.COMPARISONS[config.comparison],
+        "distance": configs.DISTANCES[config.rdl.distance],
+        "comparison": configs.COMPARISONS[config.rdl.comparison],
     }
-    shares = config.layer_weights or (1.0,) * len(config.layers)
+    shares = config.rdl.layer_weights or (1.0,) * len(config.rdl.layers)
     found = {}
-    for layer, layers, share in zip(config.layers, pairs, shares, strict=True):
-        if config.ensemble > 1:
+    for layer, layers, share in zip(config.rdl.layers, pairs, shares, strict=True):
+        if config.nets.ensemble > 1:
             term = _mean_of(setting, layers, terms.rdl_mean(**numbers))
         else:
-            term = terms.on_layers(layers, terms.rdl(pairs=config.pairs, **numbers))
+            term = terms.on_layers(layers, terms.rdl(pairs=config.rdl.pairs, **numbers))
         found[layer] = (share, terms.over_global_batch(term))
     return found
 
@@ -212,13 +214,13 @@ def _crd(setting: Setting) -> terms.Term:
         "drawn": negatives.drawn,
         "expected": negatives.expected,
         "shared": negatives.shared,
-    }[config.crd_sampling]
-    wanted = config.crd_negatives
-    if config.crd_sampling == "shared":
+    }[config.crd.sampling]
+    wanted = config.crd.negatives
+    if config.crd.sampling == "shared":
         wanted = min(wanted, count)
-    labels = None if config.crd_any_class else setting.labels
-    chosen = choose(wanted, labels, relax=config.crd_relax)
-    return terms.crd(count, chosen, temperature=config.crd_temperature)
+    labels = None if config.crd.any_class else setting.labels
+    chosen = choose(wanted, labels, relax=config.crd.relax)
+    return terms.crd(count, chosen, temperature=config.crd.temperature)
 
 
 def _nst(kernel):
@@ -299,7 +301,7 @@ def weight(config: configs.Config, method: str, part: str) -> float:
     `PARTS`, 1 for the task.
     """
     found = PARTS[part].weight if part in PARTS else 1.0
-    for entry in sorted(config.weights, key=lambda entry: "/" in entry):
+    for entry in sorted(config.method.weights, key=lambda entry: "/" in entry):
         name, _, number = entry.rpartition("=")
         *within, own = name.split("/")
         # (In whatever order the method names its parts.)
@@ -312,7 +314,7 @@ def weight(config: configs.Config, method: str, part: str) -> float:
 def check_weights(config: configs.Config) -> None:
     """Raises `UsageError` or `UnknownName` for what is no weight of a method's part."""
     seen = set()
-    for entry in config.weights:
+    for entry in config.method.weights:
         name, equals, number = entry.rpartition("=")
         *method, part = name.split("/")
         try:
@@ -373,11 +375,11 @@ def plan(
             if twice := sorted(of_brain.keys() & loss.keys()):
                 raise command.UsageError(f"{method} has {twice[0]} twice")
             loss |= of_brain
-    main = training.Phase(loss, config.epochs, tuple(trains))
+    main = training.Phase(loss, config.training.epochs, tuple(trains))
     if not first:
         return [main]
     trained = tuple(dict.fromkeys(trained_first))
-    return [training.Phase(first, config.start_epochs, trained), main]
+    return [training.Phase(first, config.method.start_epochs, trained), main]
 
 
 def _started(loss: dict[str, Weighted]) -> dict[str, Weighted]:
@@ -392,7 +394,7 @@ def _named(
     found = {}
     for name, (share, term) in loss.items():
         own = factor * share
-        if part == "rdl" and setting.config.rdl_decay:
+        if part == "rdl" and setting.config.rdl.decay:
             own = optax.linear_schedule(own, 0.0, setting.steps)
         found[f"{part}/{name}" if name else part] = (own, term)
     return found
@@ -405,7 +407,7 @@ def reads_teacher(method: str) -> bool:
 
 def taught(config: configs.Config) -> list[str]:
     """Returns the layers of the teacher that any of the methods reads."""
-    names = {name for method in config.methods for name in parts(method)}
+    names = {name for method in config.method.names for name in parts(method)}
     layers = {other for name in names for _, other in PARTS[name].pairs(config)}
     prefixes = [f"{name}/" for name in teacher_names(config)] or [""]
     return sorted(prefix + layer for prefix in prefixes for layer in layers)

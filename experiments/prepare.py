@@ -8,37 +8,40 @@ and in the same order as with TensorFlow, so that `experiments.data.load` and
 `tfds.data_source(NAME, data_dir=..., download=False)` both read it.
 """
 
-import argparse
+import dataclasses
 import sys
-from collections.abc import Sequence
+
+import tyro
 
 from experiments import command
 from experiments.data import preparing
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which set, from where and where to."""
+
+    name: tyro.conf.Positional[str]
+    """The set: mnist, fashion_mnist, cifar10 or cifar100."""
+    data_dir: str
+    """The folder that the TFDS folder goes to."""
+    manual_dir: str | None = None
+    """A folder that holds the original files; nothing is downloaded then."""
+    overwrite: bool = False
+    """Replace a folder that exists."""
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.prepare",
-        description="Prepare a data set as a TFDS folder, without TensorFlow.",
-    )
-    parser.add_argument("name", help=" or ".join(preparing.SOURCES))
-    parser.add_argument("--data_dir", required=True, help="where the folder goes")
-    parser.add_argument(
-        "--manual_dir", help="holds the original files; nothing is downloaded then"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a folder that exists"
-    )
     arguments = command.line(arguments)
     name = "a data set"
     try:
-        keys = ("data_dir", "manual_dir", "overwrite")
-        command.check_keys(arguments, keys)
-        options = vars(parser.parse_args(arguments))
-        name, data_dir = options.pop("name"), options.pop("data_dir")
-        print(preparing.prepare(name, data_dir, **options))
-    except (ValueError, RuntimeError) as error:
+        options = command.parse(
+            Options, arguments, program="experiments.prepare", about=__doc__
+        )
+        name = options.name
+        print(preparing.prepare(**dataclasses.asdict(options)))
+    except (ValueError, RuntimeError, command.UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ImportError as error:

@@ -4,12 +4,8 @@ Trains a teacher, the same student by several methods and seeds, and reports wha
 of the test error and of the representations. NAME is a file of `experiments/presets`.
 """
 
-import dataclasses
 import importlib
-import shlex
 import sys
-
-import tyro
 
 from experiments import command as commands
 from experiments import config as configs
@@ -30,30 +26,26 @@ def main(arguments: list[str] | None = None) -> int:
         with interrupts.Interrupt() as interrupt:
             experiment.run(name, config, interrupt)
 
-    try:
-        return exits.answer(command)
-    except interrupts.Interrupted as stopped:
-        again = [a for a in arguments if a not in ("--overwrite", "--resume")]
-        again = [sys.executable, "-m", "experiments.run", *again, "--resume"]
-        print(f"\nstopped in {stopped}; to continue:", file=sys.stderr)
-        print(shlex.join(again), file=sys.stderr)
-        return stopped.status
+    again = [a for a in arguments if a not in ("--overwrite", "--resume")]
+    return exits.run(command, "experiments.run", [*again, "--resume"])
 
 
 def parse(arguments: list[str]) -> tuple[str, configs.Config]:
-    """Returns the config's name and the config, from `NAME --field=value ...`.
+    """Returns the config's name and the config, from `NAME --setting=value ...`.
 
     Raises:
-      UnknownName: Of a config, or of a field.
-      SystemExit: A value of the wrong type (2), or `--help` (0).
+      UnknownName: Of a config.
+      UsageError: A setting is impossible.
+      SystemExit: An unknown setting, a value of the wrong type (2), or `--help` (0).
     """
-    name, changes = commands.first(arguments, __doc__, "Configs", configs.names())
+    name, rest = commands.first(arguments, __doc__, "Configs", configs.names())
     config = configs.load(name)
-    commands.check_keys(changes, [field.name for field in dataclasses.fields(config)])
-    note = importlib.import_module(f"experiments.presets.{name}").__doc__
-    program = f"python -m experiments.run {name}"
-    return name, tyro.cli(
-        configs.Config, default=config, args=changes, prog=program, description=note
+    return name, commands.parse(
+        configs.Config,
+        rest,
+        program=f"experiments.run {name}",
+        about=importlib.import_module(f"experiments.presets.{name}").__doc__,
+        default=config,
     )
 
 

@@ -10,21 +10,23 @@ stands beside it.
 """
 
 import dataclasses
-import shlex
 import sys
-from typing import Any
-
-import tyro
 
 from experiments import command as commands
 from experiments import config as configs
 from experiments import tables
-from experiments.results import columns
 from experiments.training import estimate, exits, interrupts, table_runs
-from rdljax import errors
 
-# What a table sets for each column itself.
-OWN = ("out", "resume", "overwrite")
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Settings for all columns, and what is to be done."""
+
+    config: configs.Config
+    only: str | None = None
+    """The columns to run, COLUMN,...; None for all."""
+    plan: bool = False
+    """Show what would be run, and run nothing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,79 +39,40 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = commands.line(arguments)
 
     def command():
-        call = parse(arguments)
-        if call.plan:
+        call, plan = parse(arguments)
+        if plan:
             print(estimate.planned(call))
             return
         with interrupts.Interrupt() as interrupt:
             table_runs.make(call, interrupt)
 
-    try:
-        return exits.answer(command)
-    except interrupts.Interrupted as stopped:
-        again = shlex.join([sys.executable, "-m", "experiments.table", *arguments])
-        print(f"\nstopped in {stopped}; to continue:\n{again}", file=sys.stderr)
-        return stopped.status
+    return exits.run(command, "experiments.table", arguments)
 
 
-def parse(arguments: list[str]) -> table_runs.Call:
-    """Returns what is asked for, from `NAME --field=value ...`.
+def parse(arguments: list[str]) -> tuple[table_runs.Call, bool]:
+    """Returns what is asked for, and whether it is only to be planned.
 
     Raises:
-      UnknownName: Of a table, a column or a field.
-      UsageError: A field that a table sets itself, or one that makes its columns one.
-      SystemExit: A value of the wrong type (2), or `--help` (0).
+      UnknownName: Of a table or a column.
+      UsageError: A setting is impossible, or set by the table itself, or makes two of
+        its columns one.
+      SystemExit: An unknown setting, a value of the wrong type (2), or `--help` (0).
     """
     name, rest = commands.first(arguments, __doc__, "Tables", tables.names())
     table = tables.load(name)
-    plan, folder, only, changes = "--plan" in rest, f"results/{name}", [], []
-    rest = iter([argument for argument in rest if argument != "--plan"])
-    for argument in rest:
-        key, equals, value = argument.partition("=")
-        if key in ("--out", "--only"):
-            value = value if equals else next(rest, "")
-            folder = value if key == "--out" else folder
-            only += value.split(",") if key == "--only" else []
-        else:
-            changes.append(argument)
-    for column in only:
-        errors.check_name(f"column of {name}", column, table.columns)
-    fields = [field.name for field in dataclasses.fields(configs.Config)]
-    known = [field for field in fields if field not in OWN]
-    commands.check_keys(changes, [*known, "out", "only", "plan"])
-    config = tyro.cli(
-        configs.Config,
-        default=next(iter(table.columns.values())).config,
-        args=changes,
-        prog=f"python -m experiments.table {name} [--plan] [--out=FOLDER] "
-        "[--only=COLUMN,...]",
-        description=tables.module(name).__doc__,
+    first = next(iter(table.columns.values())).config
+    options = commands.parse(
+        Options,
+        rest,
+        program=f"experiments.table {name}",
+        about=tables.module(name).__doc__,
+        default=Options(configs.change(first, out=f"results/{name}")),
     )
-    keys = {a[2:].partition("=")[0].replace("-", "_") for a in changes if a[:2] == "--"}
-    changed = {
-        field: getattr(config, field)
-        for field in known
-        if field in keys or f"no_{field}" in keys
-    }
-    if "{" in folder:
-        raise commands.UsageError(f"out of a table is a folder as it is, got {folder}")
-    own = {
-        column: of._replace(config=_changed(of.config, changed))
-        for column, of in table.columns.items()
-    }
-    place = commands.path("out", folder)
-    call = table_runs.Call(name, table._replace(columns=own), place, plan, tuple(only))
-    columns.check_apart(table, call.table, call.chosen)
-    return call
-
-
-def _changed(config: configs.Config, changes: dict[str, Any]) -> configs.Config:
-    """A column's settings with the changes; of its weights those not named stay."""
-    if "weights" in changes:
-        named = {entry.rpartition("=")[0] for entry in changes["weights"]}
-        kept = [w for w in config.weights if w.rpartition("=")[0] not in named]
-        changes = changes | {"weights": (*kept, *changes["weights"])}
-    return dataclasses.replace(config, **changes)
+    given = commands.flags(rest) & configs.FIELDS.keys()
+    changes = {k: v for k, v in configs.flat(options.config).items() if k in given}
+    only = () if options.only is None else tuple(options.only.split(","))
+    folder = options.config.runtime.out
+    return table_runs.make_call(name, changes, folder, only), options.plan
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ last epoch). The test images are not looked at. The table of one run stands in
 `experiments/README.md`.
 """
 
-import argparse
+import dataclasses
 import sys
+from typing import Literal
+
+import tyro
 
 from experiments import command as commands
 from experiments import config as configs
@@ -16,33 +19,40 @@ from experiments.analyses import grid
 from experiments.training import exits, interrupts
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is tried, on which images."""
+
+    part: tyro.conf.Positional[Literal["1", "2"]]
+    """The part of the grid."""
+    data: str = "digits"
+    """`digits`, or the name of a TFDS image set."""
+    data_dir: str | None = None
+    """The folder that holds the TFDS sets."""
+    train_per_class: int | None = None
+    """The number of training images of each class that are kept; None keeps all."""
+    epochs: int = 20
+    """The number of epochs of a student."""
+    teacher_epochs: int = 20
+    """The number of epochs of the teacher."""
+    seeds: int = 3
+    """The number of students of each setting."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a part of the grid and prints a Markdown table as it grows."""
     arguments = commands.line(arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.trials", description=__doc__
-    )
-    parser.add_argument("part", choices=grid.PARTS, help="of the grid")
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--data_dir")
-    parser.add_argument("--train_per_class", type=int)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--teacher_epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3)
 
     def command():
-        known = [action.dest for action in parser._actions]
-        commands.check_keys(arguments, known)
-        options = vars(parser.parse_args(arguments))
-        settings = grid.PARTS[options.pop("part")]()
+        options = commands.parse(
+            Options, arguments, program="experiments.trials", about=__doc__
+        )
+        settings = dataclasses.asdict(options)
+        tried = grid.PARTS[settings.pop("part")]()
         with interrupts.Interrupt() as interrupt:
-            grid.try_all(configs.load("mnist_rdl", **options), settings, interrupt)
+            grid.try_all(configs.load("mnist_rdl", **settings), tried, interrupt)
 
-    try:
-        return exits.answer(command)
-    except interrupts.Interrupted as stopped:
-        print("\nstopped", file=sys.stderr)
-        return stopped.status
+    return exits.run(command, "experiments.trials")
 
 
 if __name__ == "__main__":

@@ -388,7 +388,7 @@ class TestCommand:
         [
             (objectives, ["nst256"], "no case 'nst256'; did you mean 'nst-256x8x8'?"),
             (steps, ["rdk"], "no case 'rdk'; did you mean 'rkd'?"),
-            (objectives, ["--repdistill=x"], "did you mean 'repdistiller'?"),
+            (objectives, ["--repdistill=x"], "--repdistiller"),
             (objectives, ["kd-100", "--rounds=0"], "1 round or more"),
             (objectives, ["kd-100", "--out=none/x.json"], "there is no folder none"),
             (objectives, ["kd-100", "--batch=1"], "a batch of 2 or more"),

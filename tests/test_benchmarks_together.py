@@ -199,7 +199,7 @@ class TestTogether:
         [
             (["kernel"], "no benchmark 'kernel'; did you mean 'kernels'?"),
             (["limits"], "no benchmark 'limits'"),
-            (["--round=2"], "no setting 'round'; did you mean 'rounds'?"),
+            (["--round=2"], "--rounds"),
             (["kernels", "--rounds=0"], "1 round or more"),
             (["kernels", "devices", "--batch=4"], "kernels and devices have no batch"),
             (["steps", "--device=cpu"], "steps have no device"),

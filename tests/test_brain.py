@@ -1,6 +1,5 @@
 """A brain as the teacher: terms towards measured RDMs, and the experiment."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -18,7 +17,7 @@ import pytest
 from experiments import brain, command, data, run, weights
 from experiments import config as configs
 from experiments.brain import plots as brain_plots
-from experiments.brain import stimuli, targets
+from experiments.brain import source, targets
 from experiments.training import checks, experiment, interrupts, rehearsal
 from experiments.training import context as contexts
 from rdljax import activations, nets, objectives, rdm, teachers, terms, training
@@ -691,7 +690,7 @@ class TestExperiment:
         with np.load(tmp_path / "run" / "before-seed0.npz") as arrays:
             found = arrays["stage1"]
         with np.load(made) as arrays:
-            pixels = stimuli._of_size(arrays["images"], (side, side), 3)
+            pixels = source._of_size(arrays["images"], (side, side), 3)
         seen = jax.jit(net.apply)(given, (pixels.astype(np.float32) / 255 - 0.5) / 0.25)
         stage1 = np.asarray(seen["stage1"], float).reshape(len(pixels), -1)
         expected = 1 - np.corrcoef(stage1)[np.triu_indices(len(pixels), 1)]
@@ -774,7 +773,7 @@ class TestExperiment:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
-            *((["it", name], f"not be called {name}:") for name in stimuli.TAKEN),
+            *((["it", name], f"not be called {name}:") for name in source.TAKEN),
             *((["it", name], "not be called") for name in ("crd", "a@b", "a+b", "a/b")),
             (["it", ""], "not be called : it may have any name but"),
             (["teacher_subject_session"], "not be called teacher_subject_session"),
@@ -787,7 +786,7 @@ class TestExperiment:
     def test_names_that_a_run_uses(self, names, message, tmp_path):
         images = np.zeros((6, 2, 2, 1), np.uint8)
         np.savez(tmp_path / "a.npz", images=images, **dict.fromkeys(names, np.ones(15)))
-        config = configs.Config(brain=str(tmp_path / "a.npz"))
+        config = configs.make(brain=str(tmp_path / "a.npz"))
         if message is None:
             shuffled = [f"{name}_shuffled" for name in names]
             assert brain.names(config) == names + shuffled
@@ -806,7 +805,7 @@ class TestExperiment:
                 with archive.open(f"{name}.npy", "w") as file:
                     np.lib.format.write_array_header_1_0(file, header)
                     file.write(bytes(120))
-        config = configs.Config(brain=str(tmp_path / "a.npz"))
+        config = configs.make(brain=str(tmp_path / "a.npz"))
         if large == "other":  # What no RDM is, is not read.
             assert brain.names(config) == ["it", "it_shuffled"]
         else:
@@ -819,18 +818,18 @@ class TestExperiment:
         measured = ("pooled", "stage1")
         # (Names of layers that are not read collide with nothing.)
         for method in ("pooled", "kd+pooled", "rdl+stage1", "plain"):
-            checks.check(configs.Config(**own, methods=(method,)), measured)
+            checks.check(configs.make(**own, methods=(method,)), measured)
         for method in ("rdl+pooled", "pooled@stage1+rdl", "kd+crd+pooled"):
             with pytest.raises(command.UsageError, match="the RDM pooled has the name"):
-                checks.check(configs.Config(**own, methods=(method,)), measured)
+                checks.check(configs.make(**own, methods=(method,)), measured)
 
     def test_a_name_that_is_too_long_for_a_folder(self):
         for size, seeds in ((249, 10), (248, 11)):
-            config = configs.Config(brain="a", brain_rdms=("it",), seeds=seeds)
+            config = configs.make(brain="a", brain_rdms=("it",), seeds=seeds)
             for name in ("é" * (size // 2) + "a" * (size % 2), "a" * size):
-                config = dataclasses.replace(config, methods=(name,))
+                config = configs.change(config, methods=(name,))
                 checks.check(config, ("it", name))
-                config = dataclasses.replace(config, methods=(f"{name}b",))
+                config = configs.change(config, methods=(f"{name}b",))
                 with pytest.raises(command.UsageError, match="at most 255 bytes"):
                     checks.check(config, ("it", f"{name}b"))
 

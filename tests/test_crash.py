@@ -26,7 +26,7 @@ import pytest
 from matplotlib import figure
 from tensorboardX.proto import event_pb2
 
-from experiments import command, report
+from experiments import command
 from experiments.analyses.report import numbers
 from experiments.results import plots
 from experiments.training import events, interrupts
@@ -244,7 +244,7 @@ def a_page(path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(numbers, "of_run", lambda *_: 5000 * "x")
         try:
-            report.run([str(run), f"--out={path}"])
+            numbers.run(numbers.Options(str(run), out=str(path)))
         except command.UsageError as error:
             raise error.__cause__ from None
 

@@ -16,6 +16,7 @@ from PIL import Image
 from experiments import command, data, detection, weights
 from experiments.analyses.detection import backbones, canvas, centernet, comparison
 from experiments.analyses.detection import folder as folders
+from experiments.analyses.detection import options as detection_options
 from experiments.results import locks
 from experiments.training import interrupts
 from rdljax import nets
@@ -683,7 +684,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["a=drawn:resnet8", "--sedes=1"], "did you mean 'seeds'"),
+            (["a=drawn:resnet8", "--seedss=1"], "--seeds"),
             (["drawn:resnet8"], "expected NAME=FOLDER"),
             (["a/b=drawn:resnet8"], "expected NAME=FOLDER"),
             (["a=drawn:resnet8", "a=drawn:wrn_16_1"], "two backbones are called a"),
@@ -738,7 +739,9 @@ class TestCommand:
 class TestFolder:
     def test_of_other_images_is_not_gone_on_with(self, tmp_path, capsys):
         def claim(**settings):
-            options = detection.parse(["a=drawn:mlp", f"--out={tmp_path}", "--resume"])
+            options = detection_options.Options(
+                ("a=drawn:mlp",), out=str(tmp_path), resume=True
+            )
             folders.claim(options, settings)
 
         claim(epochs=3, images="a")
@@ -787,8 +790,8 @@ class TestFolder:
 
 class TestBackbone:
     def load(self, source, dataset, **changes):
-        options = detection.parse([f"a={source}", "--size=96"])
-        vars(options).update(changes)
+        changes = {"size": 96, **changes}
+        options = detection_options.Options((f"a={source}",), **changes)
         given = (functools.partial(data.normalise, dataset), options)
         return backbones.load_backbone("a", source, 0, dataset, *given)
 

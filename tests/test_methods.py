@@ -1,6 +1,5 @@
 """Methods: which objective, between which layers, with which weight, in which phase."""
 
-import dataclasses
 import functools
 import json
 
@@ -27,7 +26,7 @@ from tests import test_experiments as experiments
 
 B = 8
 LABELS = np.arange(40) % 4
-CONFIG = configs.Config(
+CONFIG = configs.make(
     teacher="resnet14",
     student="resnet8",
     layers=("stage1", "stage3:pooled"),
@@ -52,7 +51,7 @@ BATCH = {"label": LABELS[:B], "index": np.arange(B)}
 
 
 def plan(method, **changes):
-    config = dataclasses.replace(CONFIG, **changes)
+    config = configs.change(CONFIG, **changes)
     setting = methods.Setting(config, LABELS, steps=100)
     return methods.plan(setting, method)
 
@@ -130,7 +129,7 @@ class TestPlan:
     @pytest.mark.parametrize("method", WORTH)
     def test_a_method_is_worth_what_its_objectives_are(self, method):
         (phase,) = plan(method)
-        assert phase.epochs == CONFIG.epochs and phase.terms["task"][0] == 1.0
+        assert phase.epochs == CONFIG.training.epochs and phase.terms["task"][0] == 1.0
         np.testing.assert_allclose(*values(phase, WORTH[method]), rtol=1e-5)
 
     def test_the_weights_are_repdistillers(self):
@@ -208,18 +207,18 @@ class TestPlan:
         ],
     )
     def test_a_wrong_weight_is_said(self, weight, message):
-        config = configs.Config(methods=("kd", "rdl"), weights=tuple(weight.split()))
+        config = configs.make(methods=("kd", "rdl"), weights=tuple(weight.split()))
         with pytest.raises(
             (command.UsageError, errors.UnknownName), match=f"(?i){message}"
         ):
             checks.check(config)
 
     def test_stages_are_those_that_both_nets_have(self):
-        config = dataclasses.replace(CONFIG, teacher="cifar_cnn")
+        config = configs.change(CONFIG, teacher="cifar_cnn")
         assert [own for own, _ in methods.stages(config)] == list(STAGES)
-        chosen = dataclasses.replace(CONFIG, maps=("stage1:stage2",))
+        chosen = configs.change(CONFIG, maps=("stage1:stage2",))
         assert methods.stages(chosen) == [("stage1", "stage2")]
-        assert methods.taught(dataclasses.replace(chosen, methods=("at", "kd"))) == [
+        assert methods.taught(configs.change(chosen, methods=("at", "kd"))) == [
             *("logits", "stage2")
         ]
 
@@ -272,9 +271,71 @@ def ensemble(count):
     return found
 
 
+def rates(steps, **settings):
+    """The learning rates of a training of 4 epochs of 5 steps, by the steps of SGD."""
+    settings = {"momentum": 0.0, "weight_decay": 0.0, "clip": None, **settings}
+    chosen = configs.make(learning_rate=0.2, **settings).optimizer
+    optimizer = optimizers.make_optimizer(chosen, 4, 5)
+    params, gradient = {"w": np.float32(3.0)}, {"w": np.float32(1.0)}
+    state, found = optimizer.init(params), []
+    update = jax.jit(optimizer.update)
+    for _ in range(steps):
+        taken, state = update(gradient, state, params)
+        found.append(-float(taken["w"]))
+    return np.array(found)
+
+
+class TestOptimizers:
+    def test_schedules(self):
+        np.testing.assert_allclose(rates(20, schedule="constant"), 0.2, rtol=1e-6)
+        linear = rates(21, schedule="linear")
+        np.testing.assert_allclose(linear, 0.2 * (1 - np.arange(21) / 20), atol=1e-6)
+        for name in ("cosine_onecycle", "linear_onecycle"):
+            found = rates(20, schedule=name)
+            # It rises to the largest rate at 3/10 of the steps, and falls below its
+            # beginning.
+            assert np.argmax(found) == 6
+            np.testing.assert_allclose(found[6], 0.2, rtol=1e-6)
+            assert (np.diff(found[:7]) > 0).all() and (np.diff(found[6:]) < 0).all()
+            assert 0 <= found[-1] < found[0] < 0.05
+
+    def test_adamw(self):
+        """One step is the rate, whatever the gradient, and the decay of its own."""
+        chosen = configs.make(
+            optimizer="adamw",
+            **{"learning_rate": 0.01, "schedule": "constant", "clip": None},
+            **{"momentum": 0.8, "weight_decay": 0.5},
+        ).optimizer
+        params = {"w": np.array([2.0, -4.0], np.float32)}
+        gradient = {"w": np.array([3.0, -0.5], np.float32)}
+        for start, decay in ((False, 0.5), (True, 0.0)):
+            optimizer = optimizers.make_optimizer(chosen, 4, 5, start=start)
+            state = optimizer.init(params)
+            taken, state = optimizer.update(gradient, state, params)
+            expected = -0.01 * (np.sign(gradient["w"]) + decay * params["w"])
+            np.testing.assert_allclose(taken["w"], expected, rtol=1e-5)
+            # The decay of the mean of gradients: after one of 0 it is 0.8 of what it
+            # was, corrected by 0.8 * 0.2 / (1 - 0.8**2).
+            taken, _ = optimizer.update({"w": np.zeros(2, np.float32)}, state, params)
+            mean = 0.8 * 0.2 * gradient["w"] / (1 - 0.8**2)
+            square = 0.999 * 0.001 * gradient["w"] ** 2 / (1 - 0.999**2)
+            expected = -0.01 * (mean / np.sqrt(square) + decay * params["w"])
+            np.testing.assert_allclose(taken["w"], expected, rtol=1e-4)
+
+    def test_a_teachers_rate(self):
+        config = configs.make(teacher_learning_rate=0.4, clip=None, weight_decay=0.0)
+        chosen = configs.change(config, schedule="constant", momentum=0.0).optimizer
+        params = {"w": np.float32(3.0)}
+        for teaches, rate in ((True, 0.4), (False, 0.1)):
+            optimizer = optimizers.make_optimizer(chosen, 4, 5, teaches=teaches)
+            state = optimizer.init(params)
+            taken, _ = optimizer.update({"w": np.float32(1.0)}, state, params)
+            np.testing.assert_allclose(taken["w"], -rate, rtol=1e-6)
+
+
 def test_a_start_up_has_a_constant_rate_and_no_weight_decay():
-    config = configs.Config(momentum=0.0, learning_rate=0.2, clip=None)
-    optimizer = optimizers.optimizer_of(config, False, 4, 5, last=False)
+    config = configs.make(momentum=0.0, learning_rate=0.2, clip=None)
+    optimizer = optimizers.make_optimizer(config.optimizer, 4, 5, start=True)
     params, gradient = {"w": np.float32(3.0)}, {"w": np.float32(1.0)}
     state, steps = optimizer.init(params), []
     update = jax.jit(optimizer.update)
@@ -286,7 +347,7 @@ def test_a_start_up_has_a_constant_rate_and_no_weight_decay():
 
 class TestEnsemble:
     def test_kd_and_rdl_learn_from_the_mean_and_others_from_each(self):
-        distance = configs.DISTANCES[CONFIG.distance]
+        distance = configs.DISTANCES[CONFIG.rdl.distance]
 
         def kd(student, taught):
             mean = sum(jax.nn.softmax(taught[f"{i}/logits"] / 4) for i in range(3)) / 3
@@ -311,7 +372,7 @@ class TestEnsemble:
         np.testing.assert_allclose(found[:3], found[3:], rtol=1e-5)
 
     def test_its_layers_are_named_by_teacher(self):
-        config = dataclasses.replace(CONFIG, ensemble=2, methods=("kd",))
+        config = configs.change(CONFIG, ensemble=2, methods=("kd",))
         assert methods.taught(config) == ["0/logits", "1/logits"]
         _, main = plan("ft", ensemble=2)
         assert main.trains == ("student", "ft/0/translator", "ft/1/translator")
@@ -325,9 +386,8 @@ class TestEnsemble:
         ],
     )
     def test_what_it_cannot_do_is_said(self, change, message):
-        config = configs.Config(ensemble=2, **change)
         with pytest.raises(command.UsageError, match=message):
-            checks.check(config)
+            checks.check(configs.make(ensemble=2, **change))
 
 
 # ---- whole runs

@@ -262,12 +262,13 @@ def test_what_exists_is_kept_unless_overwritten(original, tmp_path, monkeypatch)
 def test_what_a_killed_process_has_left_is_removed(original, tmp_path):
     """One that dies before the second of its two renames."""
     program = (
-        "import os, sys, pathlib; from experiments import prepare\n"
-        "prepare.SOURCES['mnist'] = eval(sys.argv[2], vars(prepare))\n"
+        "import os, sys, pathlib; from experiments.data import preparing\n"
+        "preparing.SOURCES['mnist'] = eval(sys.argv[2], vars(preparing))\n"
         "rename = pathlib.Path.rename\n"
         "pathlib.Path.rename = lambda path, to: (\n"
         "    rename(path, to) if 'replaced' in str(to) else os._exit(9))\n"
-        "prepare.prepare('mnist', sys.argv[1], overwrite=True, manual_dir=sys.argv[3])"
+        "preparing.prepare("
+        "'mnist', sys.argv[1], overwrite=True, manual_dir=sys.argv[3])"
     )
     made, files = tmp_path / "made", original()
     source = f"Source('', {dict(preparing.SOURCES['mnist'].files)!r}, read_mnist)"

@@ -383,7 +383,7 @@ class TestMemory:
             value = value or {"out": "x", "batch": "8"}.get(name)
             call = f"--{name}={value}" if value else f"--{name}"
             _, config = run.parse(["mnist_rdl", call])
-            assert getattr(config, name) != getattr(configs.Config(), name)
+            assert configs.flat(config)[name] != configs.flat(configs.make())[name]
 
     @pytest.mark.parametrize(
         ("same", "epochs"),

@@ -800,8 +800,9 @@ class TestWrongCalls:
         assert "damaged" in self.refused(capsys, folder)
 
     def test_settings(self, finished, tmp_path, capsys):
-        said = self.refused(capsys, finished, "--uot=x")
-        assert "there is no setting 'uot'; did you mean 'out'" in said
+        assert report.main([str(finished), "--outt=x"]) == 2
+        said = capsys.readouterr().err
+        assert "--out" in said and "Unrecognized" in said
         assert "cannot write" in self.refused(capsys, finished, f"--out={tmp_path}")
         missing = tmp_path / "nothing" / "page.html"
         assert "cannot write" in self.refused(capsys, finished, f"--out={missing}")

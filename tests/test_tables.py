@@ -1,7 +1,6 @@
 """Tables of experiments: the published settings, and the command that makes them."""
 
 import csv
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -50,11 +49,11 @@ class TestTables:
         for column, of in found.columns.items():
             checks.check(of.config)
             assert of.teacher_of is None or of.teacher_of in earlier
-            assert {*of.published} <= {"teacher", *of.config.methods}
+            assert {*of.published} <= {"teacher", *of.config.method.names}
             if of.teacher_of is not None:
                 source = found.columns[of.teacher_of].config
-                assert source.teacher == of.config.teacher
-                assert (source.ensemble, of.config.ensemble) == (1, 1)
+                assert source.nets.teacher == of.config.nets.teacher
+                assert (source.nets.ensemble, of.config.nets.ensemble) == (1, 1)
             earlier.append(column)
 
     def test_every_paper_has_its_tables(self):
@@ -66,7 +65,7 @@ class TestTables:
     def test_crds_pairs_and_rows(self):
         columns = made("crd_cifar100").columns
         assert len(columns) == 13
-        rows = {m for of in columns.values() for m in of.config.methods}
+        rows = {m for of in columns.values() for m in of.config.method.names}
         assert len(rows) == 15  # And the teacher.
         # From the table in the README of the released code.
         spots = {
@@ -99,7 +98,10 @@ class TestTables:
         with_fsp = [name for name, of in columns.items() if "fsp" in of.published]
         assert len(with_fsp) == 6 and "wrn40-2 to wrn40-1" not in with_fsp
         config = columns["vgg13 to mobile"].config
-        assert (config.learning_rate, config.teacher_learning_rate) == (0.01, 0.05)
+        assert (
+            config.optimizer.learning_rate,
+            config.optimizer.teacher_learning_rate,
+        ) == (0.01, 0.05)
         weights = [
             methods.weight(config, method, part)
             for method, part in (("kd", "task"), ("kd", "kd"), ("crd+kd", "kd"))
@@ -110,9 +112,8 @@ class TestTables:
 
         params = {"w": np.float32(0.0)}
         # Of a gradient of 1 without momentum the step is the rate.
-        flat = optimizers.optimizer_of(
-            tables.repdistiller(momentum=0.0, weight_decay=0.0), False, 240, 10
-        )
+        settings = tables.repdistiller(momentum=0.0, weight_decay=0.0).optimizer
+        flat = optimizers.make_optimizer(settings, 240, 10)
         state, rates, update = flat.init(params), [], jax.jit(flat.update)
         for _ in range(2400):
             taken, state = update({"w": np.float32(1.0)}, state, params)
@@ -131,12 +132,12 @@ class TestTables:
         # CIFAR's shapes: noise, so the plumbing alone is tested.
         rng = np.random.default_rng(0)
         for of in made(name).columns.values():
-            classes = {"cifar10": 10, "cifar100": 100}[of.config.data]
+            classes = {"cifar10": 10, "cifar100": 100}[of.config.data.name]
             label = np.repeat(np.arange(classes, dtype=np.int32), 200 // classes)
             image = rng.integers(0, 256, (len(label), 32, 32, 3)).astype(np.uint8)
             split = data.Split(image, label)
             about = ("noise", *[(1.0,) * 3] * 2)
-            noise = data.Dataset(of.config.data, classes, *[split] * 3, *about)
+            noise = data.Dataset(of.config.data.name, classes, *[split] * 3, *about)
             rehearsal.rehearse(of.config, noise)
 
 
@@ -155,9 +156,9 @@ SETTINGS = {
 
 
 def tiny():
-    first = configs.Config(**SETTINGS)
-    second = configs.Config(**(SETTINGS | {"methods": ("plain", "rdl"), "epochs": 1}))
-    elsewhere = configs.Config(**(SETTINGS | {"data": "mnist"}))
+    first = configs.make(**SETTINGS)
+    second = configs.make(**(SETTINGS | {"methods": ("plain", "rdl"), "epochs": 1}))
+    elsewhere = configs.make(**(SETTINGS | {"data": "mnist"}))
     return tables.Table(
         {
             "first": tables.Column(first, {"teacher": 91.0, "kd": 80.25}),
@@ -296,8 +297,8 @@ class TestCommand:
             "answer": answer,
         }
         monkeypatch.setattr(estimate, "_measured", lambda *_: measured)
-        config = configs.Config(**SETTINGS, start_epochs=3, batch=40, crop=2)
-        config = dataclasses.replace(config, methods=("plain", "kd", "ft"), seeds=3)
+        config = configs.make(**SETTINGS, start_epochs=3, batch=40, crop=2)
+        config = configs.change(config, methods=("plain", "kd", "ft"), seeds=3)
         # (200 images; two seeds of plain are left, and all of the others.)
         left = [("teacher", 0), ("plain", 1), ("plain", 2)]
         left += [(method, i) for method in ("kd", "ft") for i in range(3)]
@@ -401,9 +402,9 @@ class TestCommand:
         assert "Left in all: not known" in plan and "0 min 0 s" not in plan
 
     def test_weights_are_added_to_a_columns_own(self):
-        call = table.parse(["crd_cifar100", "--weights", "at=500", "kd/kd=0.8"])
+        call, _ = table.parse(["crd_cifar100", "--weights", "at=500", "kd/kd=0.8"])
         config = next(iter(call.table.columns.values())).config
-        assert config.weights == ("kd/task=0.1", "at=500", "kd/kd=0.8")
+        assert config.method.weights == ("kd/task=0.1", "at=500", "kd/kd=0.8")
 
     @pytest.mark.parametrize(
         ("part", "looks", "runs"),
@@ -436,7 +437,7 @@ class TestCommand:
         ("arguments", "message"),
         [
             (["tinny"], "did you mean 'tiny'"),
-            (["tiny", "--sedes=1"], "did you mean 'seeds'"),
+            (["tiny", "--seedss=1"], "--seeds"),
             (["tiny", "--only=frist"], "did you mean 'first'"),
             (["tiny", "--overwrite"], "overwrite"),
             (["tiny", "--out="], "out must be a path"),
@@ -448,12 +449,16 @@ class TestCommand:
         assert message in capsys.readouterr().err
 
     def test_a_field_changes_every_column(self):
-        found = table.parse(["tiny", "--seeds=5", "--clip=None", "--no-nesterov"])
+        found, _ = table.parse(["tiny", "--seeds=5", "--clip=None", "--no-nesterov"])
         for of in found.table.columns.values():
             config = of.config
-            assert (config.seeds, config.clip, config.nesterov) == (5, None, False)
-        assert found.table.columns["second"].config.epochs == 1
-        assert found.table.columns["second"].config.methods == ("plain", "rdl")
+            assert (
+                config.training.seeds,
+                config.optimizer.clip,
+                config.optimizer.nesterov,
+            ) == (5, None, False)
+        assert found.table.columns["second"].config.training.epochs == 1
+        assert found.table.columns["second"].config.method.names == ("plain", "rdl")
 
 
 def gathered(name, *runs):
@@ -462,7 +467,7 @@ def gathered(name, *runs):
     for column, changed in runs:
         config = kept.table.columns[column].config
         summaries[column] = {
-            **{"config": dataclasses.asdict(config) | changed, "methods": {}},
+            **{"config": configs.flat(config) | changed, "methods": {}},
             **{"data": "noise.", "device": "a device", "seconds": 1.0, "mcnemar": []},
             **{"teacher": {"test_error": 50.0}, "baseline": "plain", "versions": {}},
         }
@@ -519,7 +524,7 @@ class TestChanged:
 
     def test_every_setting(self):
         free = {*results_folder.OF_THE_CALL, "data_dir"}
-        fields = {f.name for f in dataclasses.fields(configs.Config)} - free
+        fields = configs.FIELDS.keys() - free
         for field in fields:
             found = gathered("vid_cifar100", ("wrn_40_1", {field: "other"}))
             assert f"{field}=other, where the table has" in found["differences"][-1]
@@ -545,7 +550,7 @@ class TestChanged:
         own = made(name)
         other = own._replace(
             columns={
-                column: of._replace(config=dataclasses.replace(of.config, **changed))
+                column: of._replace(config=configs.change(of.config, **changed))
                 for column, of in own.columns.items()
             }
         )
@@ -639,7 +644,7 @@ def test_the_ablations_of_crd_differ_in_one_setting_each():
         first = columns["16384 drawn" if drawn else "default"]
         changed = {
             field
-            for field in configs.Config.__dataclass_fields__
-            if getattr(of.config, field) != getattr(first.config, field)
+            for field in configs.FIELDS
+            if configs.flat(of.config)[field] != configs.flat(first.config)[field]
         }
         assert len(changed - {"methods"}) == 1

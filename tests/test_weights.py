@@ -254,7 +254,7 @@ class TestCommand:
             (["mnist_cnn", "FILE"], "no net with weights in PyTorch 'mnist_cnn'"),
             (["resnet8", "nothing.npz"], "there is no file nothing.npz"),
             (["resnet14", "FILE"], "missing layer1.1.conv1.weight [16, 16, 3, 3]"),
-            (["resnet8", "FILE", "--chekc=a"], "did you mean 'check'"),
+            (["resnet8", "FILE", "--checkk=a"], "--check"),
             (["resnet8", "FILE", "--mean", "1", "1", "1"], "mean and std go together"),
             (["resnet8", "FILE", "--mean", "1", "--std", "1"], "of 3 channels"),
             (

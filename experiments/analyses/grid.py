@@ -1,6 +1,5 @@
 """Students by every setting of a grid, on validation images."""
 
-import dataclasses
 import math
 import pathlib
 import tempfile
@@ -75,7 +74,7 @@ def try_all(
         error = outcome.history[-1]["validation_error"]
         print(f"| teacher | | {error:.2f} | |", flush=True)
         for i, (method, change) in enumerate(settings):
-            tried = context._replace(config=dataclasses.replace(base, **change))
+            tried = context._replace(config=configs.change(base, **change))
             errors = students(
                 tried, method, teachers.net(net, outcome.variables), f"{i}-{method}"
             )
@@ -111,4 +110,4 @@ def students(
             return math.nan
         return outcome.history[-1]["validation_error"]
 
-    return [error(seed) for seed in range(context.config.seeds)]
+    return [error(seed) for seed in range(context.config.training.seeds)]

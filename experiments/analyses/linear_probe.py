@@ -1,5 +1,6 @@
 """Linear classifiers on the frozen features of a run's nets."""
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
@@ -9,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tqdm
+import tyro
 
 from experiments import command, data, weights
-from experiments.results import aggregate, markdown
+from experiments.results import aggregate, locks, markdown
 from experiments.results import folder as results_folder
 from experiments.training import recording
-from rdljax import files, nets
+from rdljax import errors, files, nets
 
 # What must be known of a run.
 SETTINGS = {
@@ -57,6 +60,95 @@ PUBLISHED = {
         "CRD+KD": 35.5,
     },
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which nets are probed, and on what."""
+
+    results: tyro.conf.Positional[str]
+    """The folder of a finished run."""
+    data: str = "digits"
+    """The other images: `digits`, or the name of a TFDS image set."""
+    data_dir: str | None = None
+    """The folder that holds the TFDS sets."""
+    train_per_class: int | None = None
+    """The number of training images of each class that are kept; None keeps all."""
+    layer: str = "pooled"
+    """The layer whose activations are read, maps flattened."""
+    out: str | None = None
+    """The folder to write; None for RESULTS/probe-DATA."""
+    overwrite: bool = False
+    """Replace a probe."""
+
+
+def run(options: Options) -> None:
+    """Probes every net of a run; writes `probe.json` and `probe.md`.
+
+    Args:
+      options: What is probed.
+
+    Raises:
+      UsageError: The run, the data, or the folder to write to cannot be used.
+      UnknownName: There is no such layer.
+    """
+    folder, summary = finished(options.results)
+    name = options.data.replace("/", "-")
+    default = str(folder / f"probe-{name}")
+    out = command.path("out", default if options.out is None else options.out)
+    _check_free(out, options.overwrite)
+    try:
+        dataset = data.load(
+            options.data, options.data_dir, train_per_class=options.train_per_class
+        )
+    except ValueError as error:
+        raise command.UsageError(str(error)) from error
+    if not len(dataset.validation.label):
+        raise command.UsageError(f"{dataset.name} has too few images for validation")
+    every = trained_nets(folder, summary)
+    for net in every:
+        known = nets.build(net.trained.name, net.trained.classes).layers
+        errors.check_name(f"layer of {net.trained.name}", options.layer, known)
+        resize_to_net(dataset, net.trained, few=1)
+    with locks.held(out):
+        _check_free(out, options.overwrite)
+        found = [
+            {"method": net.method, "seed": net.seed}
+            | probe(net.trained, dataset, options.layer)
+            for net in tqdm.tqdm(every, unit="net")
+        ]
+        try:
+            text = write(out, summary, dataset, options.layer, found)
+        except OSError as error:
+            raise command.UsageError(f"cannot write to {out}: {error}") from error
+    print(f"{text}\n{out}: probe.json, probe.md")
+
+
+def _check_free(out: pathlib.Path, overwrite: bool) -> None:
+    """Raises `UsageError` where something would be replaced that is to be kept.
+
+    (`probe.json` is written first, so that none but a probe's `probe.md` is replaced.)
+    """
+    record = out / "probe.json"
+    if not record.exists():
+        if (out / "probe.md").exists():
+            raise command.UsageError(
+                f"{out} holds a probe.md that no probe has written; --out=FOLDER "
+                "leaves it alone"
+            )
+        return
+    if not overwrite:
+        raise command.UsageError(
+            f"{out} holds a probe; --overwrite replaces it, --out=FOLDER leaves it "
+            "alone"
+        )
+    try:
+        if not {"run", "layer", "nets"} <= files.words(record).keys():
+            raise ValueError("it has no run, layer and nets")
+    except Exception as error:  # What is no probe fails in many ways.
+        raise command.UsageError(
+            f"{record} is not a probe ({error}); --out=FOLDER leaves it alone"
+        ) from error
 
 
 def finished(results: str) -> tuple[pathlib.Path, dict]:

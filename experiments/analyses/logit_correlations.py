@@ -1,14 +1,97 @@
 """Correlations between the logits of a net."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import tyro
 
 from experiments import command, data
 from experiments.analyses import linear_probe
 from experiments.results import markdown, plots
-from rdljax import statistics
+from experiments.training import recording
+from rdljax import files, statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which run is looked at, and where the numbers go."""
+
+    results: tyro.conf.Positional[str]
+    """The folder of a finished run."""
+    seed: int = 0
+    """The seed of the students in the picture."""
+    data_dir: str | None = None
+    """The folder that holds the TFDS sets; None for the run's."""
+    out: str | None = None
+    """The picture, FILE.png; None for RESULTS/correlations.png. The numbers stand
+    beside it in FILE.json and FILE.md."""
+    overwrite: bool = False
+    """Replace the files."""
+
+
+def run(options: Options) -> None:
+    """Compares all students of a run with its teacher; writes a picture and numbers.
+
+    Args:
+      options: Which run, and where to.
+
+    Raises:
+      UsageError: The run, its data, or the file to write cannot be used.
+    """
+    folder, summary = linear_probe.finished(options.results)
+    config = summary["config"]
+    if config["teacher"] is None:
+        raise command.UsageError(f"no net taught the run of {folder}")
+    if not 0 <= options.seed < config["seeds"]:
+        raise command.UsageError(
+            f"seed must be from 0 to {config['seeds'] - 1}, got {options.seed}"
+        )
+    default = str(folder / "correlations.png")
+    out = command.path("out", default if options.out is None else options.out)
+    if out.suffix.lower() != ".png":
+        raise command.UsageError(f"out must be a file .png, got {out}")
+    written = [out, out.with_suffix(".json"), out.with_suffix(".md")]
+    for file in written:
+        if file.exists() and not options.overwrite:
+            raise command.UsageError(f"{file} exists; --overwrite replaces it")
+    dataset = load(config, options.data_dir)
+    every = linear_probe.trained_nets(folder, summary)
+    teacher, *others = (net for net in every if net.method == "teacher")
+    students = [net for net in every if net.method != "teacher"]
+    if others or teacher.trained.classes != dataset.classes:
+        raise command.UsageError(
+            f"the run of {folder} has no single teacher of the students' task"
+        )
+
+    def of(net):
+        variables, images = net.trained.variables, dataset.test.image
+        own = net.trained.net(dataset)
+        logits = linear_probe.features(own, variables, dataset, images, "logits")
+        return correlations(logits)
+
+    taught = of(teacher)
+    found: dict[str, list[np.ndarray]] = {}
+    for student in students:
+        found.setdefault(student.method, []).append(np.abs(taught - of(student)))
+    compared = {
+        "run": config,
+        "data": dataset.note,
+        "test_images": len(dataset.test.label),
+        "versions": recording.versions(),
+        "methods": {name: spread(each) for name, each in found.items()},
+    }
+    text = table(compared)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shown = {name: each[options.seed] for name, each in found.items()}
+        picture(out, shown, f"{config['data']}, seed {options.seed}")
+        files.write_json(written[1], compared)
+        files.write(written[2], text)
+    except OSError as error:
+        raise command.UsageError(f"cannot write {out}: {error}") from error
+    print(f"{text}\n{', '.join(map(str, written))}")
 
 
 def load(config: Mapping, data_dir: str | None) -> data.Dataset:

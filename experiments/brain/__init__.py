@@ -1,10 +1,10 @@
 """A brain as the teacher: stimuli, their measured RDMs, and what nets make of them.
 
-source    the file of stimuli and RDMs, and its division
-targets   terms and targets of a step
-summary   agreement of nets with brains
-markdown  tables
-plots     pictures
+- `source`: the file of stimuli and RDMs, and its division
+- `targets`: terms and targets of a step
+- `summary`: agreement of nets with brains
+- `markdown`: tables
+- `plots`: pictures
 """
 
 from experiments.brain.source import Brain, layers, load, names, parts, size

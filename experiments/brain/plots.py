@@ -44,7 +44,7 @@ def _rdms(path, config, stimuli, results, found) -> None:
     from scipy.spatial import distance
 
     every = np.arange(len(stimuli.images))
-    brains = {name: _mean(stimuli, name, every) for name in config.brain_rdms}
+    brains = {name: _mean(stimuli, name, every) for name in config.brain.rdms}
     nets = [r for r in results if r["seed"] == 0]
     layers = brain.layers(config)
     columns = len(brains) + len(nets)
@@ -55,7 +55,7 @@ def _rdms(path, config, stimuli, results, found) -> None:
         squeeze=False,
         layout="constrained",
     )
-    first = config.brain_rdms[0]
+    first = config.brain.rdms[0]
     for row, layer in zip(axes, layers, strict=True):
         shown = [*brains.items()]
         for net in nets:
@@ -92,8 +92,8 @@ def _mds(path, config, stimuli, results) -> None:
 
     every = np.arange(len(stimuli.images))
     layer = brain.layers(config)[-1]
-    reference = plane(_mean(stimuli, config.brain_rdms[0], every))
-    panels = [(config.brain_rdms[0], reference)]
+    reference = plane(_mean(stimuli, config.brain.rdms[0], every))
+    panels = [(config.brain.rdms[0], reference)]
     for net in results:
         if net["seed"] == 0:
             own = aligned(plane(net["brain"][layer]), reference)
@@ -172,7 +172,7 @@ def _agreement(path, config, stimuli, results, summary) -> None:
     from matplotlib import pyplot as plt
     from matplotlib import ticker
 
-    layers, names = brain.layers(config), config.brain_rdms
+    layers, names = brain.layers(config), config.brain.rdms
     by_method: dict[str, list[dict]] = {}
     before = {}
     for result in results:
@@ -181,7 +181,7 @@ def _agreement(path, config, stimuli, results, summary) -> None:
         else:
             before[result["seed"]] = result["brain"]
     before = {
-        seed: summary.progress(config, stimuli, rdms) for seed, rdms in before.items()
+        seed: brain.progress(config, stimuli, rdms) for seed, rdms in before.items()
     }
     figure, axes = plt.subplots(
         len(names),

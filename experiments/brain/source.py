@@ -58,7 +58,7 @@ def names(config: configs.Config) -> list[str]:
     Raises:
       UsageError: There is no such file, or it has no images or no RDM.
     """
-    found = [] if config.brain is None else list(_arrays(config.brain)[1])
+    found = [] if config.brain.file is None else list(_arrays(config.brain.file)[1])
     return [*found, *(f"{name}{SHUFFLED}" for name in found)]
 
 
@@ -69,10 +69,10 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
       UsageError: The file cannot be read, or an RDM in it is none, or too few stimuli
         are left on either side.
     """
-    images, keys = _arrays(config.brain)
-    path, n = command.path("brain", config.brain), len(images)
+    images, keys = _arrays(config.brain.file)
+    path, n = command.path("brain", config.brain.file), len(images)
     order = np.random.default_rng(SEED).permutation(n)
-    held_out = round(config.held_out * n)
+    held_out = round(config.brain.held_out * n)
     shown = n - held_out
     step, devices = _size(config, shown), jax.device_count()
     if min(held_out, shown, step) < 3 or step > shown:
@@ -86,13 +86,13 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
             "names another number"
         )
     parted = np.sort(order[held_out:]), np.sort(order[:held_out])
-    wanted = {part.partition("@")[0] for m in config.methods for part in parts(m)}
+    wanted = {part.partition("@")[0] for m in config.method.names for part in parts(m)}
     rdms = {}
-    for name in sorted(wanted | {*config.brain_rdms}):
+    for name in sorted(wanted | {*config.brain.rdms}):
         own = name.removesuffix(SHUFFLED) if name not in keys else name
         try:
             found = rdm.io.read(
-                path, keys[own], stimuli=n, missing=True, signed=config.brain_signed
+                path, keys[own], stimuli=n, missing=True, signed=config.brain.signed
             )
         except errors.CannotRead as error:
             hint = str(error).replace("signed=True", "--brain_signed")
@@ -204,8 +204,8 @@ def parts(method: str) -> list[str]:
 
 def layers(config: configs.Config) -> list[str]:
     """The student's layers that a method compares with a brain, or that are shown."""
-    named = [part.partition("@")[2] for m in config.methods for part in parts(m)]
-    return list(dict.fromkeys([*config.brain_layers, *filter(None, named)]))
+    named = [part.partition("@")[2] for m in config.method.names for part in parts(m)]
+    return list(dict.fromkeys([*config.brain.layers, *filter(None, named)]))
 
 
 def size(config: configs.Config, brain: Brain) -> int:
@@ -214,4 +214,4 @@ def size(config: configs.Config, brain: Brain) -> int:
 
 
 def _size(config: configs.Config, shown: int) -> int:
-    return config.stimuli or shown - shown % 8 or shown
+    return config.brain.stimuli or shown - shown % 8 or shown

@@ -30,7 +30,7 @@ def rdms(
     """A net's RDM of all stimuli, by layer, under way: with what waits for it."""
     images = data.normalise(dataset, brain.images)
     seen = weights.activations(net, variables, images, tuple(source.layers(config)))
-    distance = configs.DISTANCES[config.brain_distance]
+    distance = configs.DISTANCES[config.brain.distance]
     found = {name: _rdm(x, distance=distance) for name, x in seen.items()}
     return lambda: {name: np.asarray(x) for name, x in found.items()}
 
@@ -57,7 +57,7 @@ def progress(
     """Pearson's correlation of a net's RDMs with the brain's, for learning curves."""
     answered = {}
     for part, stimuli in (("held out", brain.held_out), ("shown", brain.shown)):
-        for name in config.brain_rdms:
+        for name in config.brain.rdms:
             subjects = each(brain, name, stimuli)
             for layer, own in found.items():
                 r = similarity(selected(own, stimuli), subjects, "pearson")
@@ -104,7 +104,7 @@ def summarise(
     for result in results:
         by_method.setdefault(result["method"], []).append(result)
     found = {}
-    for name in config.brain_rdms:
+    for name in config.brain.rdms:
         held_out, shown = (
             each(brain, name, part) for part in (brain.held_out, brain.shown)
         )

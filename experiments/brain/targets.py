@@ -28,13 +28,13 @@ def weighted_terms(
     """The terms of a part of a method, such as `human_it` or `human_it@stage1`."""
     name, _, layer = part.partition("@")
     target, numbers = _target(config, brain, name)
-    weight = config.brain_weight
-    if config.brain_decay:
+    weight = config.brain.weight
+    if config.brain.decay:
         weight = optax.linear_schedule(weight, 0.0, steps)
     term = terms.rdl_target(
         missing=bool(np.isnan(target).any()),
-        distance=configs.DISTANCES[config.brain_distance],
-        comparison=configs.BRAIN_COMPARISONS[config.brain_comparison],
+        distance=configs.DISTANCES[config.brain.distance],
+        comparison=configs.BRAIN_COMPARISONS[config.brain.comparison],
         **numbers,
     )
     return {
@@ -42,7 +42,7 @@ def weighted_terms(
             weight,
             terms.over_global_batch(terms.on_layers((f"stimuli/{own}", name), term)),
         )
-        for own in ([layer] if layer else config.brain_layers)
+        for own in ([layer] if layer else config.brain.layers)
     }
 
 
@@ -52,7 +52,7 @@ def _target(
     """Returns what is taught of an RDM, and the numbers of its objective."""
     rdms = rdm.subjects.select(brain.rdms[name], brain.shown)
     weights = None
-    if config.brain_reliability and len(rdms.distances) > 1:
+    if config.brain.reliability and len(rdms.distances) > 1:
         weights = np.maximum(rdm.subjects.reliability(rdms), 0)
         if not np.nansum(weights) > 0:
             raise command.UsageError(
@@ -60,12 +60,12 @@ def _target(
             )
         # (Of a subject of one session nothing is known: it counts as the others do.)
         weights = np.where(np.isnan(weights), np.nanmean(weights), weights)
-    if config.brain_subjects == "mean" or len(rdms.distances) == 1:
+    if config.brain.subjects == "mean" or len(rdms.distances) == 1:
         return rdm.subjects.mean_over_subjects(rdms, weights).astype(np.float32), {}
     numbers = {} if weights is None else {"subject_weights": weights}
     each = rdm.subjects.mean_over_sessions(rdms)
-    if config.brain_ceiling:
-        comparison = configs.BRAIN_COMPARISONS[config.brain_comparison]
+    if config.brain.ceiling:
+        comparison = configs.BRAIN_COMPARISONS[config.brain.comparison]
         ceiling = statistics.noise_ceiling(each, comparison=comparison)
         numbers["ceiling"] = ceiling.upper
     return each.astype(np.float32), numbers

@@ -1,13 +1,13 @@
 """Image sets: read, divided, streamed, and seen inside the compiled step.
 
-splits     what a set is: three splits, with mean and deviation
-sets       `load`: a set by its name
-folders    TFDS folders
-records    images that stay in files
-loading    the order of images, and batches from the host
-views      what nets see: normalised, cropped, mirrored
-colour     luminance and chrominance of images in colour
-preparing  sets from their publishers' files
+- `splits`: what a set is: three splits, with mean and deviation
+- `sets`: `load`: a set by its name
+- `folders`: TFDS folders
+- `records`: images that stay in files
+- `loading`: the order of images, and batches from the host
+- `views`: what nets see: normalised, cropped, mirrored
+- `colour`: luminance and chrominance of images in colour
+- `preparing`: sets from their publishers' files
 """
 
 from experiments.data.loading import (

@@ -23,7 +23,7 @@ LAYERS = ("stage3", "stage5", "pooled")
 
 def get_config() -> configs.Config:
     """Returns the settings."""
-    return configs.Config(
+    return configs.make(
         data="cifar10",
         train_per_class=64,
         resize=64,

@@ -22,7 +22,7 @@ from experiments import config as configs
 
 def get_config() -> configs.Config:
     """Returns the settings."""
-    return configs.Config(
+    return configs.make(
         data="cifar10",
         teacher=None,
         student="mnist_cnn",

@@ -25,7 +25,7 @@ from experiments import config as configs
 
 def get_config() -> configs.Config:
     """Returns the settings."""
-    return configs.Config(
+    return configs.make(
         data="imagenet2012",
         stream=True,
         resize=224,

@@ -21,4 +21,4 @@ from experiments import config as configs
 
 def get_config() -> configs.Config:
     """Returns the settings."""
-    return configs.Config()
+    return configs.make()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments import command, tables
+from experiments import config as configs
 from experiments.results import folder as results_folder
 
 # What an experiment is of: with another teacher, ...
@@ -47,10 +48,12 @@ def check_apart(
 
     def identity(of, column):
         own = of.columns[column]
-        found = {key: getattr(own.config, key) for key in known}
-        if own.teacher_of is not None and own.config.teacher_from is None:
+        settings = configs.flat(own.config)
+        found = {key: settings[key] for key in known}
+        if own.teacher_of is not None and own.config.nets.teacher_from is None:
             own = of.columns[own.teacher_of]
-        return found | {f"teacher's {k}": getattr(own.config, k) for k in TEACHING}
+        settings = configs.flat(own.config)
+        return found | {f"teacher's {k}": settings[k] for k in TEACHING}
 
     before, now = ({c: identity(t, c) for c in chosen} for t in (table, changed))
     for one, other in itertools.combinations(chosen, 2):
@@ -89,8 +92,8 @@ def _changes(
     of, run = table.columns[column], json.loads(json.dumps(runs[column]))
     # (A folder of weights says which net it is of.)
     free = {"data_dir"}
-    free |= {"teacher", "teacher_modality"} if of.config.teacher_from else set()
-    free |= {"student", "modality"} if of.config.student_from else set()
+    free |= {"teacher", "teacher_modality"} if of.config.nets.teacher_from else set()
+    free |= {"student", "modality"} if of.config.nets.student_from else set()
     shared = of.teacher_of, "teacher", "weights"
     if pathlib.Path(run.get("teacher_from") or "").parts[-3:] == shared:
         free |= {"teacher_from"}

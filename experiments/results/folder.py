@@ -1,6 +1,5 @@
 """The folder that a run writes its results to: whose it is, and what may be deleted."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -101,7 +100,7 @@ RUN = {
 
 def settings(config: configs.Config) -> dict[str, Any]:
     """Returns the settings that make a run another one, as JSON reads them."""
-    return json.loads(json.dumps(without_call(dataclasses.asdict(config))))
+    return json.loads(json.dumps(without_call(configs.flat(config))))
 
 
 def without_call(recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def place(name: str, config: configs.Config) -> pathlib.Path:
     folder = command.path("out", _named(name, config))
     if folder.exists() and not folder.is_dir():
         raise command.UsageError(f"{folder} is a file, not a folder for results")
-    if config.overwrite:
+    if config.runtime.overwrite:
         _check_spares_sources(folder, config)
     return folder
 
@@ -160,7 +159,7 @@ def claim(
         # (A run that is killed while it claims its folder leaves a draft alone.)
         if any(not _is_nothing(path) for path in folder.iterdir()):
             theirs = _check_taken(folder, mine, config)
-            if config.overwrite:
+            if config.runtime.overwrite:
                 _empty(folder, theirs["methods"])
             else:
                 known = {k: theirs[k] for k in IMAGES if k in theirs}
@@ -188,22 +187,22 @@ def _tell_unknown(folder: pathlib.Path, known: dict, mine: dict) -> None:
 
 def _named(name: str, config: configs.Config) -> str:
     """`out` with the names of config and data in it."""
-    names = {"config": name, "data": config.data.replace("/", "-")}
+    names = {"config": name, "data": config.data.name.replace("/", "-")}
     try:
-        for _, *field in string.Formatter().parse(config.out):
+        for _, *field in string.Formatter().parse(config.runtime.out):
             if field[0] is not None and (field[0] not in names or any(field[1:])):
                 raise ValueError
-        return config.out.format(**names)
+        return config.runtime.out.format(**names)
     except ValueError as error:
         raise command.UsageError(
-            f"out may name {{config}} and {{data}}, got {config.out!r}"
+            f"out may name {{config}} and {{data}}, got {config.runtime.out!r}"
         ) from error
 
 
 def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
     """Raises `UsageError` if what a run reads lies in the folder to be emptied."""
     for field in ("teacher_from", "student_from", "brain", "activations", "data_dir"):
-        given = getattr(config, field)
+        given = configs.flat(config)[field]
         if given is None:
             continue
         source = command.path(field, given).resolve()
@@ -303,14 +302,14 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
         ) from error
     if not is_run(theirs):
         raise command.UsageError(f"{folder} holds something that is not a run")
-    if config.overwrite:
+    if config.runtime.overwrite:
         return theirs
     if changes := _said(theirs, mine):
         raise command.UsageError(
             f"{folder} holds a run with other settings ({changes}); --overwrite "
             "deletes it, --out=FOLDER leaves it alone"
         )
-    if not config.resume:
+    if not config.runtime.resume:
         raise command.UsageError(
             f"{folder} holds a run with these settings; --resume continues it (or "
             "shows its table again), --overwrite deletes it"

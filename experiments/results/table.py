@@ -51,7 +51,7 @@ def gathered(
                 "published": dict(published),
             }
         )
-    rows = [m for of in asked.columns.values() for m in of.config.methods]
+    rows = [m for of in asked.columns.values() for m in of.config.method.names]
     note, differences = tables.module(name).__doc__, list(table.differences)
     if found and all(of["name"] != of["folder"] for of in found):
         note = f"Other experiments than those of the table {name}\n\n{OTHERS}"

@@ -110,4 +110,4 @@ NOT_REPDISTILLERS = (
 
 def repdistiller(**changes) -> configs.Config:
     """Returns a config with RepDistiller's settings, but for the changes."""
-    return configs.Config(**(REPDISTILLER | changes))
+    return configs.make(**(REPDISTILLER | changes))

@@ -18,7 +18,7 @@ def get_table() -> tables.Table:
     return tables.Table(
         {
             "fashion_mnist": tables.Column(
-                configs.Config(
+                configs.make(
                     data="fashion_mnist",
                     methods=("plain", "rdl", "kd", "at", "sp", "vid", "crd", "nst"),
                     epochs=5,

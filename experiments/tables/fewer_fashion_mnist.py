@@ -19,7 +19,7 @@ def get_table() -> tables.Table:
     columns = {}
     for name, epochs in EPOCHS.items():
         whole = name == "5400"
-        settings = configs.Config(
+        settings = configs.make(
             data="fashion_mnist",
             train_per_class=None if whole else int(name),
             methods=("plain", "kd", "hint", "at", "vid", "rdl"),

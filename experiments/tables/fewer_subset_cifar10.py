@@ -23,7 +23,7 @@ def get_table() -> tables.Table:
     return tables.Table(
         {
             str(count): tables.Column(
-                configs.Config(
+                configs.make(
                     data="cifar10",
                     train_per_class=count,
                     teacher_from="weights/cifar_cnn",

@@ -28,12 +28,12 @@ def get_table() -> tables.Table:
     return tables.Table(
         {
             "fashion_mnist": tables.Column(
-                configs.Config(
+                configs.make(
                     data="fashion_mnist", epochs=10, teacher_epochs=5, **shared
                 )
             ),
             "subset_cifar10": tables.Column(
-                configs.Config(
+                configs.make(
                     data="cifar10",
                     teacher_from="weights/cifar_cnn",
                     epochs=30,

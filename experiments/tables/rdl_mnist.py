@@ -19,8 +19,8 @@ METHODS = ("plain", "rdl", "hint", "at", "kd", "kd+rdl")
 
 def get_table() -> tables.Table:
     """Returns the columns, with what is published."""
-    one = configs.Config(methods=METHODS, weights=("hint=1",))
-    ensemble = configs.Config(ensemble=3, methods=("plain", "rdl", "kd", "kd+rdl"))
+    one = configs.make(methods=METHODS, weights=("hint=1",))
+    ensemble = configs.make(ensemble=3, methods=("plain", "rdl", "kd", "kd+rdl"))
     return tables.Table(
         {
             "one teacher": tables.Column(one),

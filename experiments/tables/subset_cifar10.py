@@ -46,9 +46,9 @@ def get_table() -> tables.Table:
     return tables.Table(
         {
             "pretrained": tables.Column(
-                configs.Config(teacher_from="weights/cifar_cnn", **shared)
+                configs.make(teacher_from="weights/cifar_cnn", **shared)
             ),
-            "same_data": tables.Column(configs.Config(teacher="resnet8", **shared)),
+            "same_data": tables.Column(configs.make(teacher="resnet8", **shared)),
         },
         (*tables.SMALL, "a small part of the images, neither cropped nor mirrored"),
     )

@@ -26,7 +26,7 @@ def get_table() -> tables.Table:
     columns = {}
     for name, numbers in PUBLISHED.items():
         whole = name == "5000"
-        settings = configs.Config(
+        settings = configs.make(
             train_per_class=None if whole else int(name),
             student="wrn_16_1",
             methods=METHODS,

@@ -17,7 +17,7 @@ def get_table() -> tables.Table:
     """Returns the columns, with what is published."""
     columns = {}
     for width in (1024, 2048, 4096):
-        settings = configs.Config(
+        settings = configs.make(
             student=f"mlp_{width}",
             methods=METHODS,
             # (A vector beside maps is a map of one position.)

@@ -6,8 +6,7 @@ Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, 
 Command: python -m experiments.table vid_transfer --data_dir=DIR
 """
 
-import dataclasses
-
+from experiments import config as configs
 from experiments import tables
 
 METHODS = ("plain", "hint", "at", "vid", "rdl", "crd")
@@ -24,7 +23,7 @@ def get_table() -> tables.Table:
     )
     columns = {"cifar100": tables.Column(source)}
     for count in (25, 50, 100):
-        few = dataclasses.replace(
+        few = configs.change(
             source, data="cifar10", train_per_class=count, methods=METHODS
         )
         columns[f"{count} a class"] = tables.Column(few, {}, "cifar100")

@@ -71,7 +71,7 @@ class Recipe:
           devices: How many the step is mapped over.
         """
         key = jax.random.key(seed)
-        view_key = jax.random.key(0) if self.config.same_batches else None
+        view_key = jax.random.key(0) if self.config.training.same_batches else None
         made = (self.net, self.teacher, self.plan, self.view)
         state = training.init(key, *made, arrays, self.example, devices, view_key)
         return state if self.begins is None else contexts.begun(state, self.begins)
@@ -86,14 +86,14 @@ class Recipe:
         return training.make_step(
             *(self.net, self.teacher, self.plan[number]),
             *(self.optimizers[number], self.view),
-            micro_batches=self.config.micro_batches,
+            micro_batches=self.config.training.micro_batches,
         )
 
     def finite_check(self, number: int) -> Callable[..., Any]:
         """Returns what finds in a step of a phase what is not finite."""
         return training.make_finite_check(
             *(self.net, self.teacher, self.plan[number], self.view),
-            micro_batches=self.config.micro_batches,
+            micro_batches=self.config.training.micro_batches,
         )
 
 
@@ -122,11 +122,11 @@ def make_recipe(
     """
     teaches = name == "teacher"
     # (The weights are the students': a teacher learns its task.)
-    own = dataclasses.replace(config, weights=()) if teaches else config
+    own = configs.change(config, weights=()) if teaches else config
     plan = contexts.plan(own, dataset, given, method)
     if teaches:
-        plan = [plan[-1]._replace(epochs=config.teacher_epochs)]
-    steps_an_epoch = len(dataset.train.label) // config.batch
+        plan = [plan[-1]._replace(epochs=config.training.teacher_epochs)]
+    steps_an_epoch = len(dataset.train.label) // config.training.batch
     return Recipe(
         name=name or method,
         config=config,
@@ -134,8 +134,12 @@ def make_recipe(
         teacher=teacher,
         plan=tuple(plan),
         optimizers=tuple(
-            optimizers.optimizer_of(
-                config, teaches, phase.epochs, steps_an_epoch, phase is plan[-1]
+            optimizers.make_optimizer(
+                config.optimizer,
+                phase.epochs,
+                steps_an_epoch,
+                teaches=teaches,
+                start=phase is not plan[-1],
             )
             for phase in plan
         ),
@@ -180,7 +184,7 @@ def prepare(
     arrays = training.Arrays(training.replicate(teacher.arrays), context.train)
     numbers = range(len(recipe.plan))
     trainers = [_trainer(context, recipe, n, arrays, feed) for n in numbers]
-    if config.profile:
+    if config.runtime.profile:
         _profile(context, recipe, arrays)
     return Prepared(recipe, trainers)
 
@@ -193,8 +197,8 @@ def _trainer(
     feed: contexts.Feed,
 ) -> loop.Trainer:
     """Returns how a phase is trained, from the state of a seed before the first one."""
-    config, steps_an_epoch = context.config, context.steps_an_epoch
-    driver = programs.driver(config.driver, steps_an_epoch, stream=config.stream)
+    runtime, steps_an_epoch = context.config.runtime, context.steps_an_epoch
+    driver = programs.driver(runtime.driver, steps_an_epoch, stream=runtime.stream)
 
     def begin(seed, devices):
         return recipe.enter(number, recipe.begin(seed, arrays, devices))
@@ -212,7 +216,7 @@ def _trainer(
         examine=training.pmap(recipe.finite_check(number)),
         evaluate=_evaluation(context, recipe, number),
         layers=recipe.net.layers,
-        same_view=config.same_batches,
+        same_view=context.config.training.same_batches,
         feed=feed,
     )
 
@@ -280,7 +284,7 @@ def _profile(
         *(recipe.net, recipe.teacher, recipe.plan[last]),
         *(recipe.optimizers[last], recipe.view),
         *(state, arrays, training.shard(recipe.example), place),
-        micro_batches=context.config.micro_batches,
+        micro_batches=context.config.training.micro_batches,
     )
     context.bar.write(f"{recipe.name}:\n\n{measured.table()}\n\n{place}")
 
@@ -309,7 +313,7 @@ def _together(
     context: contexts.Context, recipe: Recipe, how: loop.Trainer, seeds: int
 ) -> int:
     """Returns `seeds_per_program` of one phase."""
-    size = programs.trainings(context.config.together, seeds)
+    size = programs.trainings(context.config.runtime.together, seeds)
     state = jax.eval_shape(lambda: how.begin(0, jax.device_count()))
     while True:
         several = size > 1 and not how.same_view

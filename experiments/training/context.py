@@ -1,6 +1,5 @@
 """What the runs of one experiment share: settings, images, what else they are given."""
 
-import dataclasses
 import hashlib
 import pathlib
 import sys
@@ -83,7 +82,7 @@ class Context(NamedTuple):
     @property
     def steps_an_epoch(self) -> int:
         """Returns how many steps an epoch has."""
-        return len(self.dataset.train.label) // self.config.batch
+        return len(self.dataset.train.label) // self.config.training.batch
 
     def tell(self, words: str) -> None:
         """Says something beside the progress bar, where results are not printed."""
@@ -98,44 +97,50 @@ def load(config: configs.Config) -> data.Dataset:
     """
     try:
         dataset = data.load(
-            config.data,
-            config.data_dir,
-            train_per_class=config.train_per_class,
-            size=config.resize,
-            in_memory=sets.IN_MEMORY if config.stream else None,
-            random_crops=config.crop is None,
+            config.data.name,
+            config.data.folder,
+            train_per_class=config.data.train_per_class,
+            size=config.data.resize,
+            in_memory=sets.IN_MEMORY if config.runtime.stream else None,
+            random_crops=config.data.crop is None,
         )
-        if config.resize is not None:
-            dataset = dataset._replace(size=(config.resize,) * 2)
+        if config.data.resize is not None:
+            dataset = dataset._replace(size=(config.data.resize,) * 2)
     except ValueError as error:
         raise command.UsageError(str(error)) from error
     images, devices = len(dataset.train.label), jax.local_device_count()
-    if images < config.batch or config.batch % devices:
+    batch, parts = config.training.batch, config.training.micro_batches
+    if images < batch or batch % devices:
         raise command.UsageError(
-            f"a batch of {config.batch} is impossible with {images} training images on "
+            f"a batch of {batch} is impossible with {images} training images on "
             f"{devices} devices: it must fit into the one and divide by the other"
         )
-    if config.batch // devices % config.micro_batches:
+    if batch // devices % parts:
         raise command.UsageError(
-            f"a device's {config.batch // devices} images do not divide by "
-            f"{config.micro_batches} micro-batches"
+            f"a device's {batch // devices} images do not divide by {parts} "
+            "micro-batches"
         )
     size = min(dataset.train.image.shape[1:3])
-    if (config.crop or 0) >= size:
+    if (config.data.crop or 0) >= size:
         raise command.UsageError(
-            f"crop must be below the {size} pixels of an image, got {config.crop}"
+            f"crop must be below the {size} pixels of an image, got {config.data.crop}"
         )
     for field in ("modality", "teacher_modality"):
-        if getattr(config, field) != colour.IMAGE and dataset.shape[-1] != 3:
+        seen = getattr(config.nets, field)
+        if seen != colour.IMAGE and dataset.shape[-1] != 3:
             raise command.UsageError(
-                f"{field}={getattr(config, field)} takes images in colour, "
-                f"{dataset.name} has {dataset.shape[-1]} channels"
+                f"{field}={seen} takes images in colour, {dataset.name} has "
+                f"{dataset.shape[-1]} channels"
             )
-    epochs = max(config.epochs, config.teacher_epochs, config.start_epochs)
-    if images // config.batch * epochs >= 2**31:
+    epochs = max(
+        config.training.epochs,
+        config.training.teacher_epochs,
+        config.method.start_epochs,
+    )
+    if images // batch * epochs >= 2**31:
         raise command.UsageError(
             f"epochs, start_epochs and teacher_epochs must make below 2**31 steps, got "
-            f"{epochs} epochs of {images // config.batch}"
+            f"{epochs} epochs of {images // batch}"
         )
     return dataset
 
@@ -165,22 +170,22 @@ def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
       UsageError: A folder holds no weights, or those of another modality.
     """
     given = Inputs()
-    if config.teacher_from is not None:
-        given = given._replace(teacher=weights.load(config.teacher_from))
+    if config.nets.teacher_from is not None:
+        given = given._replace(teacher=weights.load(config.nets.teacher_from))
         seen = _modality("teacher_modality", config, given.teacher)
-        config = dataclasses.replace(
+        config = configs.change(
             config, teacher=given.teacher.name, teacher_modality=seen
         )
-    if config.student_from is not None:
-        given = given._replace(student=weights.load(config.student_from))
+    if config.nets.student_from is not None:
+        given = given._replace(student=weights.load(config.nets.student_from))
         seen = _modality("modality", config, given.student)
-        config = dataclasses.replace(config, student=given.student.name, modality=seen)
+        config = configs.change(config, student=given.student.name, modality=seen)
     return config, given
 
 
 def _modality(field: str, config: configs.Config, trained: weights.Trained) -> str:
     """What a net sees that was trained elsewhere; `UsageError` if not as asked for."""
-    asked = getattr(config, field)
+    asked = getattr(config.nets, field)
     if asked not in (colour.IMAGE, trained.modality):
         raise command.UsageError(
             f"{field}={asked}, and the weights of {trained.name} are of a net that "
@@ -197,7 +202,7 @@ def with_measurements(
     Raises:
       UsageError: They cannot be read, or are not of these images.
     """
-    measured = None if config.brain is None else brain.load(config, dataset)
+    measured = None if config.brain.file is None else brain.load(config, dataset)
     return given._replace(measured=measured, activations=_activations(config, dataset))
 
 
@@ -209,14 +214,14 @@ def _activations(
     Raises:
       UsageError: It cannot be read, or is not of these images or layers.
     """
-    if config.activations is None:
+    if config.training.activations is None:
         return None
-    path = command.path("activations", config.activations)
+    path = command.path("activations", config.training.activations)
     if not path.is_file():
-        if config.teacher is None:
+        if config.nets.teacher is None:
             raise command.UsageError(f"without a teacher activations is a file: {path}")
         return None
-    if config.teacher is not None:
+    if config.nets.teacher is not None:
         raise command.UsageError(
             f"{path} teaches in place of a net: activations of a file go with "
             "--teacher=None"
@@ -239,7 +244,7 @@ def build_context(
     given: Inputs = Inputs(),  # noqa: B008 (a tuple)
 ) -> Context:
     """Builds a context, with the images where they belong."""
-    train = {} if config.stream else dataset.train._asdict()
+    train = {} if config.runtime.stream else dataset.train._asdict()
     if given.measured is not None:
         train["stimuli"] = given.measured.images[given.measured.shown]
     held_out = dataset.validation
@@ -251,7 +256,7 @@ def build_context(
         interrupt,
         bar,
         training.replicate(train),
-        held_out if config.stream else _on_device(held_out),
+        held_out if config.runtime.stream else _on_device(held_out),
         given,
     )
 
@@ -284,22 +289,22 @@ def student(
 ) -> Any:
     """Returns the students' net, for images that are normalised as the data's are."""
     net = nets.build(
-        config.student,
+        config.nets.student,
         dataset.classes,
-        dtype=jnp.dtype(config.dtype),
+        dtype=jnp.dtype(config.training.dtype),
         axis_name=axis_name,
     )
     if given.student is not None:
         return given.student.seeing(dataset, net)
-    return colour.seeing(config.modality, net, dataset)
+    return colour.seeing(config.nets.modality, net, dataset)
 
 
 def teacher(
     config: configs.Config, dataset: data.Dataset, axis_name: str | None = None
 ) -> Any:
     """Returns the net of a teacher that is trained here."""
-    net = nets.build(config.teacher, dataset.classes, axis_name=axis_name)
-    return colour.seeing(config.teacher_modality, net, dataset)
+    net = nets.build(config.nets.teacher, dataset.classes, axis_name=axis_name)
+    return colour.seeing(config.nets.teacher_modality, net, dataset)
 
 
 def begun(state: training.TrainState, begin: weights.Trained) -> training.TrainState:
@@ -317,7 +322,7 @@ def plan(
     config: configs.Config, dataset: data.Dataset, given: Inputs, method: str
 ) -> list[training.Phase]:
     """Returns the phases of a method, with what it takes from a brain."""
-    steps = config.epochs * (len(dataset.train.label) // config.batch)
+    steps = config.training.epochs * (len(dataset.train.label) // config.training.batch)
     setting = methods.Setting(config, dataset.train.label, steps)
     return methods.plan(
         setting,
@@ -344,12 +349,14 @@ def first_batches(config: configs.Config, given: Inputs, method: str) -> data.Ba
     if brain.parts(method):
         shown = brain.size(config, given.measured)
         stimulus = np.arange(shown, dtype=np.int32)
-    return data.Batches(np.arange(config.batch, dtype=np.int32), stimulus)
+    return data.Batches(np.arange(config.training.batch, dtype=np.int32), stimulus)
 
 
 def feed(context: Context, method: str = "plain") -> Feed:
     """Returns what makes of `data.Batches` the entries of the batches of steps."""
-    images = data.from_host(context.dataset.train) if context.config.stream else None
+    images = (
+        data.from_host(context.dataset.train) if context.config.runtime.stream else None
+    )
     taught = context.taught if methods.reads_teacher(method) else None
 
     def load(batches):
@@ -377,6 +384,6 @@ def view(
 
 def augmentation(config: configs.Config, dataset: data.Dataset) -> dict[str, Any]:
     """Returns how images are cropped and mirrored."""
-    chosen = {"crop": config.crop, "flip": config.flip}
+    chosen = {"crop": config.data.crop, "flip": config.data.flip}
     chosen = {k: v for k, v in chosen.items() if v is not None}
     return data.augmentation(dataset) | chosen

@@ -37,9 +37,15 @@ def planned(call: table_runs.Call) -> str:
     for column in call.chosen:
         of, folder = call.table.columns[column], call.folder / column
         config = of.config
-        nets = [(m, i) for m in config.methods for i in range(config.seeds)]
-        if config.teacher_from is None and of.teacher_of is None and config.teacher:
-            nets = [("teacher", i) for i in range(config.ensemble)] + nets
+        nets = [
+            (m, i) for m in config.method.names for i in range(config.training.seeds)
+        ]
+        if (
+            config.nets.teacher_from is None
+            and of.teacher_of is None
+            and config.nets.teacher
+        ):
+            nets = [("teacher", i) for i in range(config.nets.ensemble)] + nets
         done = [net for net in nets if _result(folder, config, *net).exists()]
         left = [net for net in nets if net not in done]
         cost, how = Cost(), "done"
@@ -48,17 +54,19 @@ def planned(call: table_runs.Call) -> str:
             if left:
                 cost, how = _estimate(config, folder, left)
             known.append(cost)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, commands.UsageError) as error:
             cost, how = None, str(error)
             unknown.append(column)
-        taught = config.teacher_from or of.teacher_of or config.teacher or "nobody"
-        what = f"{taught} > {config.student}, {config.data}"
+        taught = (
+            config.nets.teacher_from or of.teacher_of or config.nets.teacher or "nobody"
+        )
+        what = f"{taught} > {config.nets.student}, {config.data.name}"
         changed = columns.changes(
             table, {column: results_folder.settings(config)}, column
         )
         rows.append(
             [columns.name(table, column, changed), what]
-            + [len(config.methods), config.seeds, config.epochs]
+            + [len(config.method.names), config.training.seeds, config.training.epochs]
             + [f"{len(done)} of {len(nets)}", _duration(cost), how]
         )
     head = ["column", "what", "methods", "seeds", "epochs", "nets done"]
@@ -91,7 +99,7 @@ def _check_same(call: table_runs.Call, column: str) -> None:
 def _result(
     folder: pathlib.Path, config: configs.Config, method: str, seed: int
 ) -> pathlib.Path:
-    name = recording.folder(method, seed, config.ensemble)
+    name = recording.folder(method, seed, config.nets.ensemble)
     return folder / name / "result.json"
 
 
@@ -122,21 +130,21 @@ def _estimate(
     config, given = contexts.trained_elsewhere(config)
     checks.check(config)
     dataset = contexts.load(config)
-    steps = len(dataset.train.label) // config.batch
+    steps = len(dataset.train.label) // config.training.batch
     measured = _measured(config, dataset, given)
     # (A teacher that sees images as they are looks at each once.)
     asks = any(contexts.augmentation(config, dataset).values())
     total, compiling, known = 0.0, 0.0, 0
     for method in dict.fromkeys(method for method, _ in left):
         if method == "teacher":
-            step, phases = measured["teacher"], [config.teacher_epochs]
+            step, phases = measured["teacher"], [config.training.teacher_epochs]
         else:
             plan = contexts.plan(config, dataset, given, method)
             step, phases = measured["student"], [phase.epochs for phase in plan]
             if asks and methods.reads_teacher(method):
                 step = Cost(*map(sum, zip(step, measured["answer"], strict=True)))
         compiling += len(phases) * step.compiling
-        seeds = range(max(config.seeds, config.ensemble))
+        seeds = range(max(config.training.seeds, config.nets.ensemble))
         records = [_result(folder, config, method, seed) for seed in seeds]
         found = [files.words(one)["seconds"] for one in records if one.is_file()]
         known += bool(found)
@@ -160,8 +168,8 @@ def _measured(
             began = time.perf_counter()
             prepared = builder.prepare(context, net, teachers.none(), "plain", name)
             how = prepared.trainers[0]
-            images = np.arange(config.batch * how.chunk, dtype=np.int32)
-            batches = data.Batches(images.reshape(how.chunk, config.batch))
+            images = np.arange(config.training.batch * how.chunk, dtype=np.int32)
+            batches = data.Batches(images.reshape(how.chunk, config.training.batch))
             batch = training.shard(how.feed(batches), axis=1)
             state = how.begin(0, jax.device_count())
 
@@ -177,17 +185,19 @@ def _measured(
                 contexts.student(config, dataset, given, training.AXIS), None
             )
         }
-        if config.teacher is not None and given.teacher is None:
+        if config.nets.teacher is not None and given.teacher is None:
             found["teacher"] = step(
                 contexts.teacher(config, dataset, training.AXIS), "teacher"
             )
-        if config.teacher is not None:
+        if config.nets.teacher is not None:
             net = contexts.teacher(config, dataset)
-            images = np.zeros((config.batch, *dataset.shape), np.float32)
+            images = np.zeros((config.training.batch, *dataset.shape), np.float32)
             variables = jax.jit(net.init)(jax.random.key(0), images[:1])
             answer = functools.partial(weights.activations, net, variables, images)
             cost = _cost(lambda: answer(net.layers), time.perf_counter())
-            found["answer"] = Cost(*(config.ensemble * seconds for seconds in cost))
+            found["answer"] = Cost(
+                *(config.nets.ensemble * seconds for seconds in cost)
+            )
     return found
 
 

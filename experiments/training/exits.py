@@ -1,12 +1,13 @@
 """The exit status of a command that trains."""
 
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
 from experiments import command as commands
-from experiments.training import loop, programs
+from experiments.training import interrupts, loop, programs
 from rdljax import checkpoints
 
 
@@ -29,3 +30,27 @@ def answer(command: Callable[[], None]) -> int:
     except OSError as error:
         print(f"\nerror: {error}; --resume goes on from here", file=sys.stderr)
     return 1
+
+
+def run(
+    command: Callable[[], None], program: str, again: Sequence[str] | None = None
+) -> int:
+    """Runs a command that trains, and says how to go on where it was stopped.
+
+    Args:
+      command: The command.
+      program: Such as "experiments.run".
+      again: The command line that goes on; None if there is none.
+
+    Returns:
+      The exit status: that of `answer`, or of the signal that stopped it.
+    """
+    try:
+        return answer(command)
+    except interrupts.Interrupted as stopped:
+        if again is None:
+            print("\nstopped", file=sys.stderr)
+        else:
+            print(f"\nstopped in {stopped}; to continue:", file=sys.stderr)
+            print(shlex.join([sys.executable, "-m", program, *again]), file=sys.stderr)
+        return stopped.status

@@ -1,6 +1,5 @@
 """A run: one experiment and its results folder."""
 
-import dataclasses
 import sys
 
 import jax
@@ -65,13 +64,13 @@ def _run(
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{dataset.name}: {dataset.note}\nDevices: {device}. Results: {folder}.")
 
-    steps = len(dataset.train.label) // config.batch
+    steps = len(dataset.train.label) // config.training.batch
     total = steps * epochs(config, dataset, given)
     with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
         context = contexts.build_context(config, dataset, folder, interrupt, bar, given)
         results = teaching.train_all(context)
     summary = {
-        "config": {"name": name, **dataclasses.asdict(config)},
+        "config": {"name": name, **configs.flat(config)},
         "teacher_source": _source(given.teacher),
         "data": dataset.note,
         "versions": recording.versions(),
@@ -102,10 +101,12 @@ def epochs(
     config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
 ) -> int:
     """Returns the epochs of all nets that a run trains."""
-    plans = [contexts.plan(config, dataset, given, method) for method in config.methods]
-    total = config.seeds * sum(phase.epochs for plan in plans for phase in plan)
-    if config.teacher is not None and given.teacher is None:
-        total += config.ensemble * config.teacher_epochs
+    given_all = (config, dataset, given)
+    plans = [contexts.plan(*given_all, method) for method in config.method.names]
+    each = sum(phase.epochs for plan in plans for phase in plan)
+    total = config.training.seeds * each
+    if config.nets.teacher is not None and given.teacher is None:
+        total += config.nets.ensemble * config.training.teacher_epochs
     return total
 
 

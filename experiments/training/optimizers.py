@@ -5,37 +5,57 @@ import optax
 from experiments import config as configs
 
 
-def optimizer_of(
-    config: configs.Config,
-    teaches: bool,
+def make_optimizer(
+    settings: configs.Optimizer,
     epochs: int,
     steps_an_epoch: int,
-    last: bool = True,
+    *,
+    teaches: bool = False,
+    start: bool = False,
 ) -> optax.GradientTransformation:
     """Returns the optimizer of a phase.
 
     Args:
-      config: The settings.
-      teaches: Whether it is the teacher's.
+      settings: Which, and its numbers.
       epochs: Of the phase.
       steps_an_epoch: How many there are.
-      last: Whether it is the phase with the task; a start-up has a constant rate and no
-        weight decay, under which what it does not reach would shrink.
+      teaches: Whether it is the teacher's.
+      start: Whether it is a start-up, before the phase with the task. It has a constant
+        rate and no weight decay, under which what it does not reach would shrink.
     """
-    peak, steps = config.learning_rate, epochs * steps_an_epoch
-    if teaches and config.teacher_learning_rate is not None:
-        peak = config.teacher_learning_rate
-    if not last:
-        rate = peak
-    elif config.schedule == "steps":
-        drops = {steps * eighths // 8: 0.1 for eighths in (5, 6, 7)}
-        rate = optax.piecewise_constant_schedule(peak, drops)
-    else:
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0, peak, warmup_steps=steps_an_epoch, decay_steps=steps + 1
-        )
+    peak = settings.learning_rate
+    if teaches and settings.teacher_learning_rate is not None:
+        peak = settings.teacher_learning_rate
+    rate = peak if start else _schedule(settings.schedule, peak, epochs, steps_an_epoch)
+    decay = 0.0 if start else settings.weight_decay
+    parts = []
     # Without clipping KD's large first gradients kill a small student's ReLUs.
-    clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
-    decay = [optax.add_decayed_weights(config.weight_decay)] if last else []
-    sgd = optax.sgd(rate, config.momentum, nesterov=config.nesterov)
-    return optax.chain(*clip, *decay, sgd)
+    if settings.clip is not None:
+        parts.append(optax.clip_by_global_norm(settings.clip))
+    if settings.name == "adamw":
+        parts.append(optax.adamw(rate, b1=settings.momentum, weight_decay=decay))
+    else:
+        parts += [] if start else [optax.add_decayed_weights(decay)]
+        parts.append(optax.sgd(rate, settings.momentum, nesterov=settings.nesterov))
+    return optax.chain(*parts)
+
+
+def _schedule(
+    name: str, peak: float, epochs: int, steps_an_epoch: int
+) -> float | optax.Schedule:
+    """Returns the learning rate of each step, the largest of which is `peak`."""
+    steps = epochs * steps_an_epoch
+    if name == "constant":
+        return peak
+    if name == "linear":
+        return optax.linear_schedule(peak, 0.0, steps)
+    if name == "cosine_onecycle":
+        return optax.cosine_onecycle_schedule(steps, peak)
+    if name == "linear_onecycle":
+        return optax.linear_onecycle_schedule(steps, peak)
+    if name == "steps":
+        drops = {steps * eighths // 8: 0.1 for eighths in (5, 6, 7)}
+        return optax.piecewise_constant_schedule(peak, drops)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup_steps=steps_an_epoch, decay_steps=steps + 1
+    )

@@ -1,6 +1,5 @@
 """The record of a trained net: what it does on the test images, and its weights."""
 
-import dataclasses
 import importlib.metadata
 import pathlib
 import platform
@@ -46,10 +45,11 @@ def folder(name: str, seed: int, ensemble: int = 1) -> str:
 
 def without_weights(folder_of_run: pathlib.Path, config: configs.Config) -> list[str]:
     """The nets of a finished run that it trained and that are no longer there."""
-    trained = [(method, i) for method in config.methods for i in range(config.seeds)]
-    if config.teacher is not None and config.teacher_from is None:
-        trained += [("teacher", seed) for seed in range(config.ensemble)]
-    names = [folder(name, seed, config.ensemble) for name, seed in trained]
+    seeds = range(config.training.seeds)
+    trained = [(method, i) for method in config.method.names for i in seeds]
+    if config.nets.teacher is not None and config.nets.teacher_from is None:
+        trained += [("teacher", seed) for seed in range(config.nets.ensemble)]
+    names = [folder(name, seed, config.nets.ensemble) for name, seed in trained]
     return [name for name in names if not _has_weights(folder_of_run / name)]
 
 
@@ -69,7 +69,7 @@ def recorded(
     Of a net that was trained here and whose weights are gone it is written again.
     """
     own = outcome.variables
-    place = context.folder / folder(name, seed, context.config.ensemble)
+    place = context.folder / folder(name, seed, context.config.nets.ensemble)
     record = place / "result.json"
     if outcome.history and record.exists() and not _has_weights(place):
         context.tell(f"{place} has a result and no weights: both are written again")
@@ -86,7 +86,7 @@ def recorded(
             save_arrays(place / "brain.npz", of_brain())
         about = {"method": name, "seed": seed, "seconds": outcome.seconds}
         about |= {"versions": versions(), "compared": compared(context.config, name)}
-        about |= {"config": dataclasses.asdict(context.config)}
+        about |= {"config": configs.flat(context.config)}
         about |= {"history": outcome.history, "start_up": outcome.start_up}
         files.write_json(record, about | measured)
     try:
@@ -115,12 +115,13 @@ def keep(
     normalisation = tuple(
         tuple(x / 255 for x in of) for of in (dataset.mean, dataset.std)
     )
-    modality = config.teacher_modality if name == "teacher" else config.modality
+    own = config.nets
+    modality = own.teacher_modality if name == "teacher" else own.modality
     if name != "teacher" and context.given.student is not None:
         normalisation = context.given.student.normalisation or normalisation
         modality = context.given.student.modality
     net = weights.Trained(
-        config.teacher if name == "teacher" else config.student,
+        config.nets.teacher if name == "teacher" else config.nets.student,
         dataset.classes,
         dataset.shape,
         trained,
@@ -133,7 +134,7 @@ def keep(
 
 def compared(config: configs.Config, name: str) -> list[str]:
     """Returns the layers of a net whose RDMs are compared."""
-    pairs = map(methods.pair, config.layers)
+    pairs = map(methods.pair, config.rdl.layers)
     return [other if name == "teacher" else own for own, other in pairs]
 
 
@@ -173,7 +174,7 @@ def rdms_of(context: contexts.Context, net: Any, trained: dict) -> dict[str, jax
         context.dataset, context.dataset.test.image[context.stimuli]
     )
     seen = weights.activations(net, trained, images, net.layers)
-    distance = configs.DISTANCES[context.config.distance]
+    distance = configs.DISTANCES[context.config.rdl.distance]
     return {name: _rdm(x, distance=distance) for name, x in seen.items()}
 
 
@@ -220,7 +221,7 @@ def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
       For each entry of `config.layers`, `pearson` and `spearman`.
     """
     found = {}
-    for layer in config.layers:
+    for layer in config.rdl.layers:
         own, other = methods.pair(layer)
         pearson, spearman = statistics.rdm_agreement(student[own], teacher[other])
         found[layer] = {"pearson": pearson, "spearman": spearman}
@@ -239,7 +240,7 @@ def of_brain(context: contexts.Context, results: list[dict]) -> list[dict]:
     found, layers = [], brain.layers(context.config)
     places = {
         (BEFORE, seed): context.folder / f"{BEFORE}-seed{seed}.npz"
-        for seed in range(context.config.seeds)
+        for seed in range(context.config.training.seeds)
     }
     histories = {}
     for result in results:

@@ -38,7 +38,7 @@ def rehearse(
             return teachers.from_batch()
         if given.teacher is not None:
             return teachers.net(own_teacher, given.teacher.variables)
-        if config.teacher is None:
+        if config.nets.teacher is None:
             return teachers.none()
         net = contexts.teacher(config, dataset)
         source = teachers.net(net, net.init(key, seen))
@@ -63,14 +63,14 @@ def rehearse(
             state, _ = recipe.step(number)(state, arrays, batch)
         return state
 
-    for method in config.methods:
+    for method in config.method.names:
         try:
             of_brain = contexts.with_brain(config, given, teachers.none(), method)
             jax.eval_shape(functools.partial(steps, method, of_brain), train)
         except ZeroDivisionError as error:
             raise commands.UsageError(
                 f"images of {dataset.shape} are too small for "
-                f"{config.teacher} or {config.student}"
+                f"{config.nets.teacher} or {config.nets.student}"
             ) from error
         except commands.UsageError:
             raise

@@ -1,15 +1,15 @@
 """The runs of a table of experiments."""
 
 import contextlib
-import dataclasses
 import pathlib
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from experiments import command as commands
 from experiments import config as configs
 from experiments import tables
-from experiments.results import locks, markdown
+from experiments.results import columns, locks, markdown
 from experiments.results import table as result_table
 from experiments.training import experiment, interrupts, loop, programs
 from rdljax import checkpoints, errors, files
@@ -18,6 +18,8 @@ from rdljax import checkpoints, errors, files
 WRITTEN = ("table.json", "table.md", "table.csv", "table.png")
 
 
+# What a table sets for each column itself.
+OWN = {"resume", "overwrite"}
 # What leaves one column undone, and the others as they are.
 CANNOT_GO_ON = (
     loop.Diverged,
@@ -34,20 +36,64 @@ class Call(NamedTuple):
       name: Of the table.
       table: The table, with the changes that were asked for.
       folder: For results.
-      plan: Show what would be run, and run nothing.
       only: The columns to run; all if there are none.
     """
 
     name: str
     table: tables.Table
     folder: pathlib.Path
-    plan: bool
     only: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> list[str]:
         """Returns the columns that are asked for."""
         return [*self.only] or [*self.table.columns]
+
+
+def make_call(
+    name: str, changes: Mapping[str, Any], folder: str, only: tuple[str, ...] = ()
+) -> Call:
+    """Returns what is asked for.
+
+    Args:
+      name: Of the table.
+      changes: Other values of settings, by their flags, for all columns. (`out` among
+        them is the folder.)
+      folder: For results.
+      only: The columns to run; all if there are none.
+
+    Raises:
+      UnknownName: Of a table or a column.
+      UsageError: A setting is impossible, or set by the table itself, or makes two of
+        its columns one.
+    """
+    table = tables.load(name)
+    for column in only:
+        errors.check_name(f"column of {name}", column, table.columns)
+    for setting in OWN & changes.keys():
+        raise commands.UsageError(f"a table goes on by itself: it has no --{setting}")
+    if "{" in folder:
+        raise commands.UsageError(f"out of a table is a folder as it is, got {folder}")
+    changes = {k: v for k, v in changes.items() if k != "out"}
+    own = {
+        column: of._replace(config=_changed(of.config, changes))
+        for column, of in table.columns.items()
+    }
+    place = commands.path("out", folder)
+    call = Call(name, table._replace(columns=own), place, only)
+    columns.check_apart(table, call.table, call.chosen)
+    return call
+
+
+def _changed(config: configs.Config, changes: Mapping[str, Any]) -> configs.Config:
+    """Returns settings with changes; of the weights those that are not named stay."""
+    changes = dict(changes)
+    if "weights" in changes:
+        named = {entry.rpartition("=")[0] for entry in changes["weights"]}
+        before = config.method.weights
+        kept = [entry for entry in before if entry.rpartition("=")[0] not in named]
+        changes["weights"] = (*kept, *changes["weights"])
+    return configs.change(config, **changes)
 
 
 def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
@@ -144,8 +190,8 @@ def settled(call: Call, column: str) -> configs.Config:
     """Returns the settings of a column's run: where to, and whose teacher."""
     of = call.table.columns[column]
     changes: dict[str, Any] = {"out": str(call.folder / column), "resume": True}
-    if of.teacher_of is not None and of.config.teacher_from is None:
-        if of.config.ensemble > 1:
+    if of.teacher_of is not None and of.config.nets.teacher_from is None:
+        if of.config.nets.ensemble > 1:
             raise commands.UsageError("the teachers of an ensemble are not shared")
         there = call.folder / of.teacher_of / "teacher" / "weights"
         if not there.exists():
@@ -153,4 +199,4 @@ def settled(call: Call, column: str) -> configs.Config:
                 f"the teacher is that of {of.teacher_of}, which is not run yet"
             )
         changes["teacher_from"] = str(there)
-    return dataclasses.replace(of.config, **changes)
+    return configs.change(of.config, **changes)

@@ -19,21 +19,23 @@ REMEMBERED = 2**30
 def train_all(context: contexts.Context) -> list[dict]:
     """Trains the teacher and every student; answers the results, the teacher first."""
     config, given = context.config, context.given
-    programs.keep_compiled(config.compilation_cache)
+    programs.keep_compiled(config.runtime.compilation_cache)
     results, teacher, context = _teach(context)
     taught_by = results[0]["rdms"] if results else None
     student = contexts.student(config, context.dataset, given, training.AXIS)
     diverged = []
-    for method in config.methods:
+    for method in config.method.names:
         source = teacher if methods.reads_teacher(method) else teachers.none()
         source = contexts.with_brain(config, given, source, method)
         prepared = builder.prepare(context, student, source, method)
-        seeds = range(config.seeds)
+        seeds = range(config.training.seeds)
         done = all(
             (context.folder / recording.folder(method, i) / "result.json").exists()
             for i in seeds
         )
-        size = 1 if done else builder.seeds_per_program(context, prepared, config.seeds)
+        size = 1
+        if not done:
+            size = builder.seeds_per_program(context, prepared, len(seeds))
         for at in seeds[::size]:
             try:
                 trained = train(context, method, prepared, seeds[at : at + size])
@@ -57,7 +59,7 @@ def _teach(
 ) -> tuple[list[dict], teachers.Teacher, contexts.Context]:
     """The teacher's result, if a net teaches, the teacher, and the context with it."""
     config, given, nobody = context.config, context.given, teachers.none()
-    if config.teacher is None:
+    if config.nets.teacher is None:
         if given.activations is None:
             return [], nobody, context
         return [], *remembered(context, nobody)
@@ -71,10 +73,10 @@ def _teach(
     prepared = builder.prepare(context, net, nobody, "plain", "teacher")
     builder.seeds_per_program(context, prepared, 1)
     members = []
-    for seed in range(config.ensemble):
+    for seed in range(config.nets.ensemble):
         members += train(context, "teacher", prepared, [seed])
     taught = [teachers.net(net, variables) for _, variables in members]
-    if config.ensemble == 1:
+    if config.nets.ensemble == 1:
         ((result, _),) = members
         return [result], *remembered(context, *taught)
     teacher = teachers.ensemble(
@@ -128,14 +130,14 @@ def remembered(
 
     def heed():
         if context.interrupt.requested:
-            raise interrupts.Interrupted(f"waiting for {config.activations}")
+            raise interrupts.Interrupted(f"waiting for {config.training.activations}")
 
-    if config.activations is not None and layers:
+    if config.training.activations is not None and layers:
         kept = context.given.activations
         if kept is None:
-            place = command.path("activations", config.activations)
+            place = command.path("activations", config.training.activations)
             about = {
-                "net": config.teacher,
+                "net": config.nets.teacher,
                 "teacher": weights.fingerprint(teacher.arrays),
                 "images": weights.fingerprint(
                     data.identity(context.dataset.train.image)
@@ -154,7 +156,7 @@ def remembered(
         return teachers.from_batch(), context._replace(
             taught=activations.batch_reader(kept)
         )
-    wanted = config.remember_teacher
+    wanted = config.training.remember_teacher
     if wanted is None:
         seen = jax.eval_shape(
             view, context.train, load(data.Batches(np.arange(1))), key
@@ -178,7 +180,7 @@ def train(
     seeds: Sequence[int],
 ) -> list[tuple[dict, dict]]:
     """Trains nets together and measures them; answers their results and variables."""
-    ensemble = context.config.ensemble
+    ensemble = context.config.nets.ensemble
     runs = {recording.folder(name, seed, ensemble): seed for seed in seeds}
     fitted = fitting.fit(context, runs, prepared)
     if context.given.measured is not None and name != "teacher":

@@ -1,7 +1,7 @@
 """Trained nets: kept, read again, and asked for many images.
 
-store        folders of weights, and files of other programs
-predictions  activations, logits and classes of many images
+- `store`: folders of weights, and files of other programs
+- `predictions`: activations, logits and classes of many images
 """
 
 from experiments.weights.predictions import (
@@ -16,6 +16,7 @@ from experiments.weights.store import (
     Normalisation,
     Renormalised,
     Trained,
+    described,
     fingerprint,
     load,
     read,
@@ -29,6 +30,7 @@ __all__ = [
     "Trained",
     "accuracy",
     "activations",
+    "described",
     "fingerprint",
     "load",
     "logits",

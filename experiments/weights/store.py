@@ -317,3 +317,11 @@ def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Train
         about["source"],
         modality,
     )
+
+
+def described(normalisation: Normalisation | None) -> str:
+    """Returns a normalisation in words."""
+    if normalisation is None:
+        return "the mean and deviation of the data's training images"
+    mean, std = (", ".join(f"{x:.4g}" for x in numbers) for numbers in normalisation)
+    return f"mean ({mean}) and std ({std}) of pixels from 0 to 1"

@@ -1,6 +1,5 @@
 """Backbones of detectors: trained nets and one of their layers."""
 
-import argparse
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 
 from experiments import command, data, weights
 from experiments.analyses.detection import centernet
+from experiments.analyses.detection import options as detection_options
 from rdljax import errors, nets
 
 Array = jax.Array
@@ -68,7 +68,7 @@ def load_backbone(
     seed: int,
     dataset: data.Dataset,
     normalise: Callable[[Array], Array],
-    options: argparse.Namespace,
+    options: detection_options.Options,
 ) -> Backbone:
     """Returns a backbone and the detector around it.
 

@@ -1,6 +1,6 @@
 """Trains and measures a detector on every backbone."""
 
-import argparse
+import dataclasses
 import functools
 import math
 import pathlib
@@ -17,6 +17,7 @@ import tqdm
 from experiments import command, data, weights
 from experiments.analyses.detection import backbones, canvas, centernet
 from experiments.analyses.detection import folder as folders
+from experiments.analyses.detection import options as detection_options
 from experiments.analyses.detection import summary as detection_summary
 from experiments.results import locks
 from experiments.training import context as contexts
@@ -27,10 +28,9 @@ from rdljax import files
 PARTS = {"train": 0, "test": 1}
 
 
-COUNTS = ("seeds", "epochs", "batch", "canvases", "test_canvases", "objects", "size")
-
-
-def compare(options: argparse.Namespace, interrupt: interrupts.Interrupt) -> dict:
+def compare(
+    options: detection_options.Options, interrupt: interrupts.Interrupt
+) -> dict:
     """Trains and measures a detector for each backbone and seed; writes the results.
 
     Args:
@@ -48,7 +48,6 @@ def compare(options: argparse.Namespace, interrupt: interrupts.Interrupt) -> dic
       Diverged: A loss is not finite.
     """
     sources = backbones.parse_backbones(options.backbones)
-    _check(options)
     try:
         dataset = data.load(options.data, options.data_dir)
     except ValueError as error:
@@ -65,14 +64,15 @@ def compare(options: argparse.Namespace, interrupt: interrupts.Interrupt) -> dic
         part: canvas.compose(dataset, part, count, seed=PARTS[part], **size)
         for part, count in counts.items()
     }
-    settings = {k: v for k, v in vars(options).items() if k not in folders.OF_THE_CALL}
+    every_setting = dataclasses.asdict(options).items()
+    settings = {k: v for k, v in every_setting if k not in folders.OF_THE_CALL}
     with locks.held(folders.place(options)):
         folders.claim(options, settings | contexts.fingerprint(dataset))
         return _compare(options, settings, dataset, canvases, every, interrupt)
 
 
 def _compare(
-    options: argparse.Namespace,
+    options: detection_options.Options,
     settings: dict[str, Any],
     dataset: data.Dataset,
     canvases: dict[str, canvas.Canvases],
@@ -128,24 +128,6 @@ def _compare(
     return summary
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Raises `UsageError` for numbers that are impossible."""
-    for name in COUNTS:
-        if getattr(options, name) < 1:
-            raise command.UsageError(
-                f"{name} must be 1 or more, got {getattr(options, name)}"
-            )
-    if options.batch > options.canvases:
-        raise command.UsageError(
-            f"batch must be at most {options.canvases}, the canvases, got "
-            f"{options.batch}"
-        )
-    if not 0 < options.learning_rate < math.inf:
-        raise command.UsageError(
-            f"learning_rate must be above 0 and finite, got {options.learning_rate}"
-        )
-
-
 def recorded(
     folder: pathlib.Path, backbone: backbones.Backbone, settings: dict[str, Any]
 ) -> dict | None:
@@ -183,7 +165,7 @@ def _result(
     optimizer: optax.GradientTransformation,
     canvases: canvas.Canvases,
     test: canvas.Canvases,
-    options: argparse.Namespace,
+    options: detection_options.Options,
     advance: Callable[[], None],
 ) -> dict:
     """Returns the result of a backbone and a seed."""

@@ -1,11 +1,11 @@
 """The folder of a comparison of detectors."""
 
-import argparse
 import pathlib
 import sys
 from typing import Any
 
 from experiments import command
+from experiments.analyses.detection import options as detection_options
 from experiments.results import locks
 from rdljax import files
 
@@ -13,12 +13,12 @@ from rdljax import files
 OF_THE_CALL = ("backbones", "seeds", "data_dir", "out", "resume")
 
 
-def place(options: argparse.Namespace) -> pathlib.Path:
+def place(options: detection_options.Options) -> pathlib.Path:
     """Returns the folder for results, of which nothing is known yet."""
     return command.path("out", options.out)
 
 
-def claim(options: argparse.Namespace, settings: dict[str, Any]) -> pathlib.Path:
+def claim(options: detection_options.Options, settings: dict[str, Any]) -> pathlib.Path:
     """Returns the folder for results, if it is free or holds such a run to be resumed.
 
     Args:

@@ -1,6 +1,7 @@
 """What a page shows of a run, or of a table of runs."""
 
 import base64
+import dataclasses
 import functools
 import os
 import pathlib
@@ -8,6 +9,7 @@ import urllib.parse
 from typing import Any
 
 import numpy as np
+import tyro
 
 from experiments import command, data, methods
 from experiments.analyses.report import page
@@ -26,6 +28,55 @@ OVER_SEEDS = {"mean": np.mean, "low": np.min, "high": np.max}
 
 # Classes whose names have room along a matrix, and stimuli or classes that are shown.
 NAMED, MOST = 20, 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the page is about."""
+
+    folder: tyro.conf.Positional[str]
+    """The folder of a run, or of a table of runs."""
+    out: str | None = None
+    """The file; None for FOLDER/report.html."""
+    data_dir: str | None = None
+    """The folder that holds the TFDS sets, if not the run's."""
+
+
+def run(options: Options) -> None:
+    """Reads a folder and writes a page.
+
+    Args:
+      options: Which folder, and where to.
+
+    Raises:
+      UsageError: The folder holds neither a run nor a table, or what it holds is
+        damaged, or the page cannot be written.
+    """
+    folder = command.path("folder", options.folder)
+    out = folder / "report.html"
+    if options.out is not None:
+        out = command.path("out", options.out)
+    try:
+        if (folder / "table.json").exists():
+            text = of_table(folder, out)
+        elif (folder / "result.json").exists():
+            text = of_run(folder, options.data_dir)
+        else:
+            raise command.UsageError(
+                f"{folder} holds no table (table.json) and no finished run "
+                "(result.json): python -m experiments.run NAME --resume finishes one"
+            )
+    except command.UsageError:
+        raise
+    except Exception as error:  # What is not a result fails in many ways.
+        raise command.UsageError(
+            f"{folder} is damaged, or of another version ({error!r})"
+        ) from error
+    try:
+        files.write(out, text.encode(errors="replace"))
+    except OSError as error:
+        raise command.UsageError(f"cannot write {out}: {error}") from error
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 
 
 def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
@@ -260,7 +311,7 @@ def true_classes(
         truth = dataset.test.label
         if truth.shape != known.shape or ((predicted == truth) != right).any():
             raise ValueError(f"the data set {name!r} there has other test images")
-    except ValueError as error:
+    except (ValueError, command.UsageError) as error:
         return None, f"no net is right about {missing:,} test images, and {error}"
     return truth, ""
 

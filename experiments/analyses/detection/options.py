@@ -1,0 +1,69 @@
+"""The settings of a comparison of detectors."""
+
+import dataclasses
+import math
+
+import tyro
+
+from experiments import command
+
+# What must be 1 or more.
+COUNTS = ("seeds", "epochs", "batch", "canvases", "test_canvases", "objects", "size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Backbones, and how a detector is trained on each."""
+
+    backbones: tyro.conf.Positional[tuple[str, ...]]
+    """NAME=FOLDER, or NAME=drawn:NET, of each backbone."""
+    data: str = "digits"
+    """`digits`, or the name of a TFDS image set."""
+    data_dir: str | None = None
+    """The folder that holds the TFDS sets."""
+    seeds: int = 3
+    """The number of trainings of each backbone."""
+    epochs: int = 10
+    """The number of times that each canvas is seen."""
+    batch: int = 16
+    """The number of canvases in a step."""
+    learning_rate: float = 3e-3
+    """The learning rate after the first epoch."""
+    canvases: int = 2000
+    """The number of canvases to train on."""
+    test_canvases: int = 500
+    """The number of canvases to test on."""
+    size: int = 64
+    """Height and width of a canvas in pixels."""
+    objects: int = 3
+    """The largest number of objects in a canvas."""
+    layer: str | None = None
+    """The map that the head reads; None for the last stage of 8 x 8 cells or more."""
+    frozen: bool = False
+    """Train the head alone."""
+    out: str = "results/detection"
+    """The folder for results."""
+    resume: bool = False
+    """Continue what the folder holds."""
+
+    def __post_init__(self):
+        """Checks the numbers.
+
+        Raises:
+          UsageError: One is impossible.
+        """
+        if not self.backbones:
+            raise command.UsageError("name one or more backbones, NAME=FOLDER")
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                raise command.UsageError(
+                    f"{name} must be 1 or more, got {getattr(self, name)}"
+                )
+        if self.batch > self.canvases:
+            raise command.UsageError(
+                f"batch must be at most {self.canvases}, the canvases, got {self.batch}"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise command.UsageError(
+                f"learning_rate must be above 0 and finite, got {self.learning_rate}"
+            )
