@@ -1,5 +1,6 @@
 """The experiment from the command line: results, wrong calls, Ctrl-C and resuming."""
 
+import ast
 import errno
 import functools
 import itertools
