@@ -1,15 +1,21 @@
-"""The page of `python -m benchmarks`: one HTML file that needs nothing beside it."""
+"""The page of `python -m benchmarks`: one HTML file that needs nothing beside it.
+
+(Its template is `page.html`.)
+"""
 
 import base64
-import html
 import io
 import itertools
+import pathlib
+from typing import Any
 
+import jinja2
 import matplotlib.figure
 from matplotlib import ticker
 
 from benchmarks import limits, measure
 
+HERE = pathlib.Path(__file__).parent
 MARKERS = "osD^vP*"
 # What a speed is held against, by its unit.
 LIMITS = {"GFLOP/s": "gemm-float32, GFLOP/s", "GB/s": "copy-float32, GB/s"}
@@ -21,68 +27,51 @@ READING = (
     f"samples are more than {100 * measure.DISAGREEMENT:.0f} % apart. Shares are of "
     "the larger limit, before or after: more than 100 % where others held that down."
 )
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-  max-width: 1100px; margin: 2em auto; padding: 0 1em; }
-h2 { margin-top: 2.5em; border-top: 1px solid #ccc; padding-top: .7em; }
-img { max-width: 100%; }
-pre { background: #f3f3f3; padding: .5em; white-space: pre-wrap; }
-.wide { overflow-x: auto; margin: 1em 0; }
-table { border-collapse: collapse; font-size: 13px;
-  font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #ddd; padding: .2em .8em .2em 0; text-align: left; }
-td { white-space: nowrap; }
-.target { color: #17692f; font-weight: 600; }
-.floor { color: #17692f; }
-.missed, .failed { color: #b3261e; font-weight: 600; }
-"""
 
 
 def page(results: dict) -> str:
     """Returns all of it, in HTML.
 
     Args:
-      results: As `benchmarks.json` has them.
+      results: The content of `benchmarks.json`.
     """
     found = results["benchmarks"]
     measured = {name: x for name, x in found.items() if not name.startswith("limits")}
     cases = [case for x in found.values() for case in x["cases"]]
-    parts = [
-        _element("h1", "Benchmarks"),
-        _element("p", measure.about({**results, "cases": cases})),
-        _element("pre", results["command"]),
-        *(_element("p", problem, "failed") for problem in results["problems"]),
-        _table(_overview(measured)),
-        _element("p", READING),
-        _element("h2", "What the machine can do at most"),
-        _table(_limits(results["limits"])),
-        *(_section(name, x, results["limits"]) for name, x in measured.items()),
-    ]
-    body = "\n".join(parts)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>Benchmarks</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    ).get_template("page.html")
+    return template.render(
+        about=measure.about({**results, "cases": cases}),
+        command=results["command"],
+        problems=results["problems"],
+        overview=_overview(measured),
+        reading=READING,
+        limits=_limits(results["limits"]),
+        classes=CLASSES,
+        parts=[_part(name, x, results["limits"]) for name, x in measured.items()],
     )
 
 
-def _section(name: str, found: dict, reached: dict) -> str:
-    """Returns the picture and the tables of a benchmark."""
+def _part(name: str, found: dict, reached: dict) -> dict[str, Any]:
+    """Returns the picture and the tables of a benchmark; `png` is "" without cases."""
     cases = [case for case in found["cases"] if case["contenders"]]
     if not cases:
-        return _element("h2", name) + _element("p", "No case was measured.")
-    png = base64.b64encode(picture(cases)).decode()
-    parts = [
-        _element("h2", name),
-        _element("pre", found["command"]),
-        _element("p", measure.about(found)),
-        f'<img alt="times and ratios of {name}" src="data:image/png;base64,{png}">',
-        # The goals have a table of their own.
-        *(_table([row[:-1] for row in rows]) for rows in measure.tabulated(cases)),
-        _table(_goals(cases)),
-        _table(_facts(cases, reached)),
-    ]
-    return "\n".join(parts)
+        return {"name": name, "png": ""}
+    return {
+        "name": name,
+        "command": found["command"],
+        "about": measure.about(found),
+        "png": base64.b64encode(picture(cases)).decode(),
+        "tables": [
+            # The goals have a table of their own.
+            *([row[:-1] for row in rows] for rows in measure.tabulated(cases)),
+            _goals(cases),
+            _facts(cases, reached),
+        ],
+    }
 
 
 # ---- tables
@@ -151,25 +140,6 @@ def _number(x: float | None) -> str:
     if x is None:
         return "–"
     return f"{x:,.4g}" if abs(x) < 1000 else f"{x:,.0f}"
-
-
-def _table(rows: list[list[str]]) -> str:
-    """A table whose first row is its head; nothing where there are no others."""
-    if len(rows) == 1:
-        return ""
-    tags = ["th"] + ["td"] * (len(rows) - 1)
-    lines = [
-        f"<tr>{''.join(_element(tag, cell) for cell in row)}</tr>"
-        for tag, row in zip(tags, rows, strict=True)
-    ]
-    return "\n".join(['<div class="wide"><table>', *lines, "</table></div>"])
-
-
-def _element(tag: str, text: str, kind: str | None = None) -> str:
-    """Returns a text; verdicts are set off by themselves."""
-    kind = kind or (CLASSES.get(text) if tag == "td" else None)
-    shown = f' class="{kind}"' if kind else ""
-    return f"<{tag}{shown}>{html.escape(text)}</{tag}>"
 
 
 # ---- pictures

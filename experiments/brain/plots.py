@@ -143,28 +143,34 @@ def _cut_out(image: np.ndarray) -> np.ndarray:
 
 
 def plane(distances: np.ndarray) -> np.ndarray:
-    """Classical multidimensional scaling of a condensed RDM: `[n, 2]`, of unit size.
+    """Returns a plane of the stimuli by classical scaling: `[n, 2]`, of unit size.
 
-    The distances count as squared Euclidean ones, which most of `rdm.distances` are;
-    what is missing as their mean.
+    The distances count as squared Euclidean ones, which most of `rdm.distances` are.
+    Missing ones count as the mean of the others.
+
+    Args:
+      distances: A condensed RDM `[pairs]`.
 
     References:
       Torgerson, Multidimensional scaling: I. Theory and method, Psychometrika 17, 1952.
     """
     from scipy.spatial import distance
+    from sklearn import decomposition
 
     known = np.where(np.isnan(distances), np.nanmean(distances), distances)
-    square = distance.squareform(known)
-    centre = np.eye(len(square)) - 1 / len(square)
-    values, vectors = np.linalg.eigh(-centre @ square @ centre / 2)
-    places = vectors[:, :-3:-1] * np.sqrt(np.maximum(values[:-3:-1], 0))
+    # (scikit-learn's `ClassicalMDS` takes roots, which negative distances have not.)
+    square = -distance.squareform(known) / 2
+    centred = decomposition.KernelPCA(2, kernel="precomputed", eigen_solver="dense")
+    places = centred.fit_transform(square)
     return places / (np.linalg.norm(places) or 1)
 
 
 def aligned(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Points turned and mirrored so that they lie as near to others as they can."""
-    u, _, v = np.linalg.svd(places.T @ reference)
-    return places @ (u @ v)
+    """Returns points turned and mirrored to lie as near to others as they can."""
+    from scipy import linalg
+
+    turned, _ = linalg.orthogonal_procrustes(places, reference)
+    return places @ turned
 
 
 def _agreement(path, config, stimuli, results, summary) -> None:
