@@ -57,6 +57,7 @@ TESTS = {
     "experiments/detection.py": "detection",
     "experiments/export_torch.py": "weights",
     "experiments/import_torch.py": "weights",
+    "experiments/locks.py": "experiments",
     "experiments/methods.py": "methods",
     "experiments/prepare.py": "prepare",
     "experiments/probe.py": "probe",

@@ -13,11 +13,10 @@ import optax
 import pytest
 from PIL import Image
 
-from experiments import command, data, detection, weights
+from experiments import command, data, detection, locks, weights
 from experiments.analyses.detection import backbones, canvas, centernet, comparison
 from experiments.analyses.detection import folder as folders
 from experiments.analyses.detection import options as detection_options
-from experiments.results import locks
 from experiments.training import interrupts
 from rdljax import nets
 

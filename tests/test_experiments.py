@@ -23,11 +23,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import command, data, methods, run, trials, weights
+from experiments import command, data, locks, methods, run, trials, weights
 from experiments import config as configs
 from experiments.analyses import grid
 from experiments.results import folder as results_folder
-from experiments.results import locks, plots
+from experiments.results import plots
 from experiments.training import (
     builder,
     checks,
@@ -1040,7 +1040,7 @@ time.sleep(60)
 PIPE = """
 import os, pathlib, sys
 from experiments import command
-from experiments.results import locks
+from experiments import locks
 os.mkfifo(sys.argv[1])
 try:
     with locks.held(pathlib.Path(sys.argv[1]).parent):

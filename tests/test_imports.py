@@ -164,6 +164,41 @@ def test_a_private_module_is_imported_by_its_own_package_alone(package):
             assert within[: len(owner)] == owner, f"{path} imports {name}"
 
 
+# The rooms of experiments, each of which imports those before it alone; commands are
+# files at the top that import any room.
+ROOMS = ("command", "locks", "config", "methods", "data", "weights", "presets")
+ROOMS += ("tables", "results", "brain", "training", "analyses")
+COMMANDS = ("run", "table", "trials", "report", "probe", "correlations", "detection")
+COMMANDS += ("prepare", "import_torch", "export_torch")
+
+
+def test_the_rooms_of_experiments_are_all_there():
+    folder = ROOT / "experiments"
+    there = {
+        path.stem
+        for path in folder.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert there == {"__init__", *ROOMS, *COMMANDS}
+
+
+@pytest.mark.parametrize("room", [*ROOMS, *COMMANDS])
+def test_a_room_of_experiments_imports_those_before_it_alone(room):
+    below = {*ROOMS[: ROOMS.index(room)], room} if room in ROOMS else {*ROOMS}
+    path = ROOT / "experiments" / room
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    for file in files:
+        names = (name.split(".") for name in names_imported(file))
+        found = {name[1] for name in names if name[0] == "experiments"}
+        assert found <= below, file
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_short(command):
+    lines = (ROOT / "experiments" / f"{command}.py").read_text().splitlines()
+    assert len(lines) <= 80
+
+
 TYPES = {"Batch", "Pair", "Step", "View", "Weight"}
 
 

@@ -20,9 +20,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from experiments import data, prepare
+from experiments import data, locks, prepare
 from experiments.data import preparing
-from experiments.results import locks
 from rdljax import errors
 
 tfds = pytest.importorskip("tensorflow_datasets")

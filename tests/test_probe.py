@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy import optimize, special
 
-from experiments import command, data, probe, run, weights
+from experiments import command, data, locks, probe, run, weights
 from experiments.analyses import linear_probe
-from experiments.results import locks
 from rdljax import nets, statistics
 from tests import quick, test_data
 

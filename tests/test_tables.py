@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import command, data, methods, table, tables
+from experiments import command, data, locks, methods, table, tables
 from experiments import config as configs
-from experiments.results import columns, locks
+from experiments.results import columns
 from experiments.results import folder as results_folder
 from experiments.results import table as result_table
 from experiments.training import (

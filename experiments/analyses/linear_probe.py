@@ -12,8 +12,8 @@ import tqdm
 import tyro
 from scipy import special
 
-from experiments import command, data, weights
-from experiments.results import aggregate, locks, markdown
+from experiments import command, data, locks, weights
+from experiments.results import aggregate, markdown
 from experiments.results import folder as results_folder
 from experiments.training import recording
 from rdljax import errors, files, nets

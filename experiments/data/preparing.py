@@ -31,8 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import command
-from experiments.results import locks
+from experiments import command, locks
 from rdljax import errors, files
 
 

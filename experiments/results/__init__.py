@@ -1,7 +1,6 @@
 """The folder of a run and what is written to it.
 
 - `folder`: whose it is, and what may be deleted
-- `locks`: one process writes to it
 - `aggregate`: means over seeds, differences, tests
 - `markdown`: the result in words
 - `plots`: the result in pictures

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments import command
+from experiments import command, locks
 from experiments import config as configs
-from experiments.results import locks, markdown
+from experiments.results import markdown
 from rdljax import files
 
 # What a run may have more of when it is resumed.

@@ -5,11 +5,11 @@ import sys
 import jax
 import tqdm
 
-from experiments import brain, data, weights
+from experiments import brain, data, locks, weights
 from experiments import config as configs
 from experiments.brain import markdown as brain_markdown
 from experiments.brain import plots as brain_plots
-from experiments.results import aggregate, locks, markdown, plots
+from experiments.results import aggregate, markdown, plots
 from experiments.results import folder as results_folder
 from experiments.training import checks, interrupts, recording, rehearsal, teaching
 from experiments.training import context as contexts

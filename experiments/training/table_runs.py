@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from experiments import command as commands
 from experiments import config as configs
-from experiments import tables
-from experiments.results import columns, locks, markdown
+from experiments import locks, tables
+from experiments.results import columns, markdown
 from experiments.results import table as result_table
 from experiments.training import experiment, interrupts, loop, programs
 from rdljax import checkpoints, errors, files

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import brain, command, data, methods, weights
-from experiments.results import locks
+from experiments import brain, command, data, locks, methods, weights
 from experiments.training import builder, fitting, interrupts, loop, programs, recording
 from experiments.training import context as contexts
 from rdljax import activations, teachers, training

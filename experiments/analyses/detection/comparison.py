@@ -14,12 +14,11 @@ import numpy as np
 import optax
 import tqdm
 
-from experiments import command, data, weights
+from experiments import command, data, locks, weights
 from experiments.analyses.detection import backbones, canvas, centernet
 from experiments.analyses.detection import folder as folders
 from experiments.analyses.detection import options as detection_options
 from experiments.analyses.detection import summary as detection_summary
-from experiments.results import locks
 from experiments.training import context as contexts
 from experiments.training import interrupts, loop, recording
 from rdljax import files

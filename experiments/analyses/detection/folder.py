@@ -4,9 +4,8 @@ import pathlib
 import sys
 from typing import Any
 
-from experiments import command
+from experiments import command, locks
 from experiments.analyses.detection import options as detection_options
-from experiments.results import locks
 from rdljax import files
 
 # What leaves the run of a backbone and a seed as it is.
