@@ -5,7 +5,7 @@ import json
 import logging
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ _OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.A
 
 def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:
     """The data sets prepared in a folder: "name" or "name/config" -> newest version."""
-    newest = {}
+    newest: dict[str, pathlib.Path] = {}
     if data_dir is None:
         return newest
     root = command.path("data_dir", data_dir)
@@ -132,7 +132,9 @@ def read(
             if len(held) > 1 and records.look(sources["test"], [0])[0][0] < 0:
                 del held[0]
             chosen = "train", held[0]
-            both = records.opened([sources[s] for s in chosen], shape, **options)
+            both: Sequence[tuple[Any, np.ndarray]] | None = records.opened(
+                [sources[s] for s in chosen], shape, **options
+            )
         if both is None:
             with or_damaged(folder):
                 both = [records.loaded(sources[s], shape) for s in chosen]

@@ -3,9 +3,10 @@
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, TypeGuard
 
+import jax
 import numpy as np
 
 from experiments.data import records, splits
@@ -93,7 +94,7 @@ def draws(count: int, size: int, steps: int, *, seed: int, epoch: int) -> np.nda
     return rng.permuted(every, axis=1)[:, :size]
 
 
-def ahead(items: Iterator[Any], count: int = 2) -> Iterator[Any]:
+def ahead(items: Iterator[Any], count: int = 2) -> Generator[Any, None, None]:
     """Yields the items, made by a thread of its own, some before they are asked for.
 
     Args:
@@ -121,7 +122,7 @@ def from_host(split: splits.Split) -> Callable[..., dict[str, np.ndarray]]:
 
     def load(index: np.ndarray, when: np.ndarray | None = None):
         if when is not None and crops_at_random(split.image):
-            image = split.image.cropped(index, when)
+            image: np.ndarray | jax.Array = split.image.cropped(index, when)
         else:
             image = split.image[index]
         return {"index": index, "image": image, "label": split.label[index]}
@@ -129,11 +130,15 @@ def from_host(split: splits.Split) -> Callable[..., dict[str, np.ndarray]]:
     return load
 
 
-def crops_at_random(images: np.ndarray | records.Records) -> bool:
+def crops_at_random(
+    images: np.ndarray | jax.Array | records.Records,
+) -> TypeGuard[records.Records]:
     """Whether training sees random parts of images, cut where they are decoded."""
     return isinstance(images, records.Records) and images.random
 
 
-def identity(images: np.ndarray | records.Records) -> np.ndarray:
+def identity(
+    images: np.ndarray | jax.Array | records.Records,
+) -> np.ndarray | jax.Array:
     """What differs where images do: themselves, or the fingerprint of their files."""
     return images.fingerprint if isinstance(images, records.Records) else images

@@ -27,7 +27,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -392,7 +392,7 @@ def _open(url: str) -> http.client.HTTPResponse:
     urllib's own timeout holds for each address of a server and not for the look-up of
     its name, which together take minutes on a machine without a network.
     """
-    answer = queue.Queue()
+    answer: queue.Queue[http.client.HTTPResponse | Exception] = queue.Queue()
 
     def ask():
         try:
@@ -458,7 +458,11 @@ def _read_cifar(
                 for member in archive.getmembers()
                 if member.isfile()
             }
-            held = {member: opened.read() for member, opened in members.items()}
+            held = {
+                member: opened.read()
+                for member, opened in members.items()
+                if opened is not None
+            }
     except (tarfile.TarError, EOFError) as error:
         raise CannotPrepare(f"{path} is no archive: {error}") from error
     lacks = [
@@ -494,9 +498,10 @@ def _write(name: str, content: Content, data_dir: pathlib.Path) -> pathlib.Path:
     import tensorflow_datasets as tfds
     import tqdm
 
-    stock = tfds.builder_cls(name)
+    stock: Any = tfds.builder_cls(name)
 
-    class InMemory(stock, skip_registration=True):
+    # (mypy does not see the keywords of a base that is known at run time alone.)
+    class InMemory(stock, skip_registration=True):  # type: ignore[call-arg]
         # The folder is to say that TFDS's own builder reads it.
         __module__ = stock.__module__
 

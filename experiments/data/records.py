@@ -217,7 +217,7 @@ def source(builder: Any, split: str, where: str) -> Source:
 
 
 def loaded(
-    source: Source, shape: Sequence[int | None]
+    source: Source, shape: tuple[int | None, int | None, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images of a split, decoded, and their labels.
 
@@ -255,7 +255,7 @@ def loaded(
 
 def opened(
     sources: Sequence[Source],
-    shape: Sequence[int | None],
+    shape: tuple[int | None, int | None, int],
     *,
     size: int | None,
     in_memory: int | None,
@@ -282,17 +282,19 @@ def opened(
     if in_memory is None:
         return None
     values = channels * sum(len(source.examples) for source in sources)
-    if None not in own and values * math.prod(own) <= in_memory:
+    known = [pixels for pixels in own if pixels is not None]
+    if len(known) == len(own) and values * math.prod(known) <= in_memory:
         return None
     found = [labels(source) for source in sources]
     sizes = set().union(*(sizes for _, sizes in found))
     varied = len(sizes) > 1
     if varied and size is None:
         check_one_size(sizes, sources[0].where)
-    own = (size, size) if varied else min(sizes)
-    if not varied and values * math.prod(own) <= in_memory:
+    seen = (size, size) if varied and size is not None else min(sizes)
+    if not varied and values * math.prod(seen) <= in_memory:
         return None
-    frame = (*pad(np.empty((1, *own, 1), np.uint8)).shape[1:3], channels)
+    height, width = pad(np.empty((1, *seen, 1), np.uint8)).shape[1:3]
+    frame = height, width, channels
     return [
         (Records(source, frame, varied=varied, random=random_crops), label)
         for source, (label, _) in zip(sources, found, strict=True)
@@ -341,8 +343,8 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
     if count >= KEPT:
         with contextlib.suppress(OSError):  # The cache may be read-only, or full.
             kept.parent.mkdir(parents=True, exist_ok=True)
-            with files.draft(kept) as file:
-                np.savez(file, label=label, sizes=sorted(sizes))
+            with files.draft(kept) as draft:
+                np.savez(draft, label=label, sizes=sorted(sizes))
     return label, sizes
 
 
@@ -402,7 +404,7 @@ def random_box(
     """
     for _ in range(10):
         area = width * height * rng.uniform(*AREA)
-        aspect = math.exp(rng.uniform(*map(math.log, ASPECT)))
+        aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
         own = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 1 <= own[0] <= width and 1 <= own[1] <= height:
             left = rng.integers(width - own[0], endpoint=True)
@@ -430,7 +432,10 @@ def part(
     drafted = image.draft(None, enough)
     scale = 1.0 if drafted is None else drafted[1][2] / whole[0]
     corners = [scale * x for x in (left, top, left + width, top + height)]
-    return in_mode(image, mode).resize((side, side), _BILINEAR, box=corners)
+    # (Pillow takes a list too. A tuple that names the whole image, where that has this
+    # size, would not be resampled, which rounds colours under alpha.)
+    seen = in_mode(image, mode)
+    return seen.resize((side, side), _BILINEAR, box=corners)  # type: ignore[arg-type]
 
 
 def pad(image: np.ndarray) -> np.ndarray:

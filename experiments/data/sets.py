@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from experiments.data import folders, records, splits
@@ -95,12 +96,12 @@ def load(
         f"{len(held_out.label):,} for validation (split with seed {seed}), "
         f"{len(test.label):,} for test."
     )
-    if isinstance(train.image, np.ndarray):
-        mean, std = _moments(train.image)
-    else:
+    if isinstance(train.image, records.Records):
         with folders.or_damaged(folder):
             mean, std, words = _usual_moments(name, train.image, seed)
         note += f" They stay in their files; mean and deviation are {words}."
+    else:
+        mean, std = _moments(train.image)
     return splits.Dataset(name, classes, train, held_out, test, note, mean, std)
 
 
@@ -166,9 +167,9 @@ def _numbers_of(file: str) -> np.ndarray:
 
 
 def _take(split: splits.Split, index: np.ndarray) -> splits.Split:
-    stays = isinstance(split.image, records.Records)
-    image = split.image.taken(index) if stays else split.image[index]
-    return splits.Split(image, split.label[index])
+    if isinstance(split.image, records.Records):
+        return splits.Split(split.image.taken(index), split.label[index])
+    return splits.Split(split.image[index], split.label[index])
 
 
 def _rank_in_class(label: np.ndarray) -> np.ndarray:
@@ -204,14 +205,16 @@ def _usual_moments(
 
 
 def _moments(
-    image: np.ndarray | records.Records,
+    image: np.ndarray | jax.Array | records.Records,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation of each channel, from exact integer sums."""
-    count, total, square = math.prod(image.shape[:3]), 0, 0
+    count = math.prod(image.shape[:3])
+    total: np.ndarray | int = 0
+    square: np.ndarray | int = 0
     for start in range(0, len(image), 1000):
-        some = image[start : start + 1000]
+        some = np.asarray(image[start : start + 1000])
         total += some.sum((0, 1, 2), dtype=np.int64)
         square += np.einsum("nhwc,nhwc->c", some, some, dtype=np.int64)
-    mean = total / count
+    mean = np.asarray(total / count)
     std = np.sqrt(square / count - mean**2)
     return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())

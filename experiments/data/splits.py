@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.data import records
@@ -10,7 +11,7 @@ from experiments.data import records
 class Split(NamedTuple):
     """Images uint8 `[N, H, W, C]`, which may stay in files, and labels int32 `[N]`."""
 
-    image: np.ndarray | records.Records
+    image: np.ndarray | jax.Array | records.Records
     label: np.ndarray
 
 

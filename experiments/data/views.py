@@ -1,10 +1,11 @@
 """What nets see of images: normalised, cropped and mirrored in the compiled step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.data import records, splits
 
@@ -21,11 +22,11 @@ def augmentation(dataset: splits.Dataset) -> dict[str, Any]:
     """
     if dataset.name in ("cifar10", "cifar100"):
         return {"crop": 4, "flip": True}
-    varied = isinstance(dataset.train.image, records.Records)
-    return {"crop": 0, "flip": varied and dataset.train.image.varied}
+    images = dataset.train.image
+    return {"crop": 0, "flip": isinstance(images, records.Records) and images.varied}
 
 
-def normalise(dataset: splits.Dataset, images: jax.Array) -> jax.Array:
+def normalise(dataset: splits.Dataset, images: np.ndarray | jax.Array) -> jax.Array:
     """Subtracts the mean of the training images and divides by their deviation.
 
     Args:
@@ -46,9 +47,7 @@ def normalise(dataset: splits.Dataset, images: jax.Array) -> jax.Array:
 
 def view(
     dataset: splits.Dataset, *, crop: int = 0, flip: bool = False
-) -> Callable[
-    [dict[str, jax.Array], dict[str, jax.Array], jax.Array], dict[str, jax.Array]
-]:
+) -> Callable[[Any, Mapping[str, jax.Array], jax.Array], dict[str, jax.Array]]:
     """Returns what a training step sees of the images that lie on the device.
 
     Args:
@@ -73,7 +72,7 @@ def view(
         raise ValueError(f"crop is a number of pixels, not {crop}")
 
     def apply(
-        arrays: dict[str, jax.Array], batch: dict[str, jax.Array], key: jax.Array
+        arrays: Any, batch: Mapping[str, jax.Array], key: jax.Array
     ) -> dict[str, jax.Array]:
         index = batch["index"]
         if "image" in batch:

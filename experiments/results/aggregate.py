@@ -29,10 +29,11 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
         if name == baseline:
             continue
         for own, plain in zip(runs, by_method[baseline], strict=True):
-            test = statistics.mcnemar(labels, own["predicted"], plain["predicted"])
-            tests.append({"method": name, "seed": own["seed"], **test._asdict()})
+            found = statistics.mcnemar(labels, own["predicted"], plain["predicted"])
+            tests.append({"method": name, "seed": own["seed"], **found._asdict()})
         errors = ([run["test_error"] for run in r] for r in (runs, by_method[baseline]))
-        difference = statistics.paired_difference(*errors)
+        first, second = errors
+        difference = statistics.paired_difference(first, second)
         methods[name]["difference"] = {
             k: _number(v) for k, v in difference._asdict().items()
         }

@@ -15,8 +15,10 @@ from experiments import config as configs
 from experiments.results import folder as results_folder
 
 # What an experiment is of: with another teacher, ...
-TEACHING = ("data", "train_per_class", "resize", "teacher", "teacher_from")
-TEACHING += ("teacher_modality", "ensemble")
+TEACHING = (
+    *("data", "train_per_class", "resize", "teacher", "teacher_from"),
+    *("teacher_modality", "ensemble"),
+)
 # ... or another student nothing that is published belongs to it.
 EXPERIMENT = (*TEACHING, "student", "student_from", "modality")
 # What columns may differ in and be of one experiment.
@@ -79,7 +81,7 @@ def changes(
       Of the run, and of the one whose teacher it has ("COLUMN's SETTING").
     """
     found, source = _changes(table, runs, column), table.columns[column].teacher_of
-    if source in runs and "teacher_from" not in found:
+    if source is not None and source in runs and "teacher_from" not in found:
         for key, values in _changes(table, runs, source).items():
             if key in TEACHING and runs[column].get(key) != values[0]:
                 found[f"{source}'s {key}"] = values

@@ -8,7 +8,7 @@ import shutil
 import string
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from experiments import command
 from experiments import config as configs
@@ -108,7 +108,7 @@ def without_call(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in recorded.items() if k not in OF_THE_CALL}
 
 
-def is_run(recorded: Any) -> bool:
+def is_run(recorded: Any) -> TypeGuard[dict[str, Any]]:
     """Returns whether this is what a `config.json` of `experiments.run` holds."""
     return (
         isinstance(recorded, dict)

@@ -203,17 +203,19 @@ def _trainer(
     def begin(seed, devices):
         return recipe.enter(number, recipe.begin(seed, arrays, devices))
 
+    step_fn = programs.Programs(
+        recipe.name,
+        recipe.step(number),
+        unrolled=driver.unrolled,
+        tell=context.tell,
+    )
+    examine: Callable[..., Any] = training.pmap(recipe.finite_check(number))
     return loop.Trainer(
         begin=begin,
         arrays=arrays,
-        step_fn=programs.Programs(
-            recipe.name,
-            recipe.step(number),
-            unrolled=driver.unrolled,
-            tell=context.tell,
-        ),
+        step_fn=step_fn,
         chunk=driver.chunk,
-        examine=training.pmap(recipe.finite_check(number)),
+        examine=examine,
         evaluate=_evaluation(context, recipe, number),
         layers=recipe.net.layers,
         same_view=context.config.training.same_batches,
@@ -281,9 +283,15 @@ def _profile(
         return
     state = recipe.enter(last, recipe.begin(0, arrays, jax.device_count()))
     measured = profile.measure(
-        *(recipe.net, recipe.teacher, recipe.plan[last]),
-        *(recipe.optimizers[last], recipe.view),
-        *(state, arrays, training.shard(recipe.example), place),
+        recipe.net,
+        recipe.teacher,
+        recipe.plan[last],
+        recipe.optimizers[last],
+        recipe.view,
+        state,
+        arrays,
+        training.shard(recipe.example),
+        place,
         micro_batches=context.config.training.micro_batches,
     )
     context.bar.write(f"{recipe.name}:\n\n{measured.table()}\n\n{place}")

@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,21 @@ from rdljax import activations, errors, nets, teachers, training
 
 StoredActivations = activations.Stored
 Feed = Callable[[data.Batches], training.Batch]
+T = TypeVar("T")
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
+
+
+def present(value: T | None) -> T:
+    """Returns a value that is there wherever it is asked for.
+
+    Raises:
+      TypeError: It is None.
+    """
+    if value is None:
+        raise TypeError("what is asked for is not there")
+    return value
 
 
 class Inputs(NamedTuple):
@@ -171,15 +183,15 @@ def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
     """
     given = Inputs()
     if config.nets.teacher_from is not None:
-        given = given._replace(teacher=weights.load(config.nets.teacher_from))
-        seen = _modality("teacher_modality", config, given.teacher)
-        config = configs.change(
-            config, teacher=given.teacher.name, teacher_modality=seen
-        )
+        trained = weights.load(config.nets.teacher_from)
+        given = given._replace(teacher=trained)
+        seen = _modality("teacher_modality", config, trained)
+        config = configs.change(config, teacher=trained.name, teacher_modality=seen)
     if config.nets.student_from is not None:
-        given = given._replace(student=weights.load(config.nets.student_from))
-        seen = _modality("modality", config, given.student)
-        config = configs.change(config, student=given.student.name, modality=seen)
+        trained = weights.load(config.nets.student_from)
+        given = given._replace(student=trained)
+        seen = _modality("modality", config, trained)
+        config = configs.change(config, student=trained.name, modality=seen)
     return config, given
 
 
@@ -303,7 +315,7 @@ def teacher(
     config: configs.Config, dataset: data.Dataset, axis_name: str | None = None
 ) -> Any:
     """Returns the net of a teacher that is trained here."""
-    net = nets.build(config.nets.teacher, dataset.classes, axis_name=axis_name)
+    net = nets.build(present(config.nets.teacher), dataset.classes, axis_name=axis_name)
     return colour.seeing(config.nets.teacher_modality, net, dataset)
 
 
@@ -327,7 +339,7 @@ def plan(
     return methods.plan(
         setting,
         method,
-        lambda part: brain.weighted_terms(config, given.measured, steps, part),
+        lambda part: brain.weighted_terms(config, present(given.measured), steps, part),
     )
 
 
@@ -337,7 +349,9 @@ def with_brain(
     """Returns a teacher, and the RDMs that a method reads."""
     if not brain.parts(method):
         return teacher
-    return teachers.merge(teacher, brain.teacher(config, given.measured, method))
+    return teachers.merge(
+        teacher, brain.teacher(config, present(given.measured), method)
+    )
 
 
 # ---- batches
@@ -347,7 +361,7 @@ def first_batches(config: configs.Config, given: Inputs, method: str) -> data.Ba
     """Returns the first images, and stimuli, in their order: one step, `[n]`."""
     stimulus = None
     if brain.parts(method):
-        shown = brain.size(config, given.measured)
+        shown = brain.size(config, present(given.measured))
         stimulus = np.arange(shown, dtype=np.int32)
     return data.Batches(np.arange(config.training.batch, dtype=np.int32), stimulus)
 

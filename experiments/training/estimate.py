@@ -48,6 +48,7 @@ def planned(call: table_runs.Call) -> str:
             nets = [("teacher", i) for i in range(config.nets.ensemble)] + nets
         done = [net for net in nets if _result(folder, config, *net).exists()]
         left = [net for net in nets if net not in done]
+        cost: Cost | None
         cost, how = Cost(), "done"
         try:
             _check_same(call, column)

@@ -19,7 +19,8 @@ def fit(
       runs: By name, the seed.
       prepared: How.
     """
-    recipe, fitted = prepared.recipe, []
+    recipe = prepared.recipe
+    fitted: list[loop.Fitted] = []
     seconds = dict.fromkeys(runs, 0.0)
     started: dict[str, list[loop.Metrics]] = {name: [] for name in runs}
     for number, trainer in enumerate(prepared.trainers):
@@ -60,7 +61,7 @@ def _fit(
             examples=len(context.dataset.train.label),
             batch=context.config.training.batch,
             settings=results_folder.settings(context.config),
-            stimuli=len(context.given.measured.shown) if shown else 0,
+            stimuli=len(contexts.present(context.given.measured).shown) if shown else 0,
             shown=shown,
         )
         for name, seed in runs.items()

@@ -22,7 +22,7 @@ import tqdm
 
 from experiments import data
 from experiments.results import folder as results_folder
-from experiments.training import events, interrupts
+from experiments.training import events, interrupts, programs
 from rdljax import checkpoints, files, training
 
 # Where devices are emulated on a CPU, too many steps in flight can starve one of them.
@@ -104,7 +104,7 @@ class Trainer(NamedTuple):
 
     begin: Callable[[int, int], State]
     arrays: training.Arrays
-    step_fn: Callable[..., tuple[State, dict[str, jax.Array]]]
+    step_fn: programs.Programs
     chunk: int
     examine: Callable[..., tuple[State, training.FiniteReport]]
     evaluate: Callable[[State, Job, int], Callable[[], Metrics]]
@@ -182,7 +182,7 @@ def fit(
     taken = {job.name: checkpoints.latest(job.checkpoint) or 0 for job in jobs}
     if len({*taken.values()}) > 1:
         # Killed between two of their checkpoints, or resumed in other company.
-        fitted = {}
+        fitted: dict[str, Fitted] = {}
         for done in sorted({*taken.values()}):
             equal = [job for job in jobs if taken[job.name] == done]
             found = fit(equal, trainer, interrupt, advance)
@@ -221,7 +221,7 @@ class _Trainings:
         self.histories = [list(p.history) for p in self.before]
         self.partial = [list(p.partial) for p in self.before]
         self.done: int = self.before[0].done
-        self.state: State | None = states[0]
+        self.state: State = states[0]
         if len(jobs) > 1:
             self.state = training.stack_trainings(states, same_view=trainer.same_view)
         self.under_way: collections.deque[_Call] = collections.deque()
@@ -310,7 +310,7 @@ class _Trainings:
 
     def diverged(self, job: Job, bad: int) -> Diverged:
         """Returns what says why a job diverged (`_why`)."""
-        self.state = None  # To find out why takes its place.
+        del self.state  # To find out why takes its place.
         self.under_way.clear()
         others = ""
         if len(self.jobs) > 1:
@@ -386,7 +386,8 @@ def _why(job: Job, trainer: Trainer, bad: int) -> str:
     """
     state, (done, *_) = resumed(job, trainer.begin)
     kept = f"from the checkpoint of step {done}" if done else "from the start"
-    batches, batch = _calls([job], trainer._replace(chunk=1), done), None
+    batches = _calls([job], trainer._replace(chunk=1), done)
+    batch: training.Batch = {}
     for number in range(done, bad + 1):
         # (After the last step there is no batch: any shows what the parameters do.)
         call = next(batches, None)

@@ -144,7 +144,7 @@ def measure(
 
     whole, compile_seconds = stepping(phase, teacher, view, state, batch)
     images, targets = look(key, arrays, batch)["image"], teach(key, arrays, batch)
-    given = teachers.Teacher((), lambda arrays, batch: batch["targets"])
+    given = teachers.Teacher((), _given_targets)
     with_given = {"batch": batch, "targets": targets}
     alone = _student_alone(phase)
     student = training.begin_phase(state, alone, optimizer)
@@ -175,6 +175,11 @@ def measure(
     rates = {x: getattr(profile, x) for x in ("steps_per_second", "images_per_second")}
     files.write_json(folder / "profile.json", profile._asdict() | rates)
     return profile
+
+
+def _given_targets(arrays: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the teacher's targets, by layer, that a batch brings."""
+    return batch["targets"]
 
 
 def _student_alone(phase: training.Phase) -> training.Phase:

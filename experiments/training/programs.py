@@ -77,7 +77,9 @@ def keep_compiled(folder: str | None) -> None:
         already (`JAX_COMPILATION_CACHE_DIR`), that one stays if none is named.
     """
     if folder is None:
-        if not on_accelerator() or jax.config.jax_compilation_cache_dir:
+        # (jax makes its settings' attributes at run time.)
+        known = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        if not on_accelerator() or known:
             return
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = os.path.join(cache, "rdljax")
@@ -177,7 +179,7 @@ class Programs:
             raise OutOfMemory(
                 f"{self.name} takes {_amount(program.memory)} on each device, of which "
                 f"{_amount(_needed(program, state))} are not there yet, and "
-                f"{_amount(free())} are free; {_advice(_trainings(state))}"
+                f"{_amount(free() or 0)} are free; {_advice(_trainings(state))}"
             )
 
     def program(

@@ -104,7 +104,8 @@ def recorded(
 def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an .npz file whole or not at all."""
     with files.draft(path) as file:
-        np.savez(file, **arrays)
+        # (NumPy's stub takes any of the arrays for `allow_pickle`.)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def keep(
@@ -112,16 +113,14 @@ def keep(
 ) -> None:
     """Writes a trained net to a folder that `--teacher_from` takes."""
     config, dataset = context.config, context.dataset
-    normalisation = tuple(
-        tuple(x / 255 for x in of) for of in (dataset.mean, dataset.std)
-    )
+    normalisation = _shares(dataset.mean), _shares(dataset.std)
     own = config.nets
-    modality = own.teacher_modality if name == "teacher" else own.modality
+    modality: str = own.teacher_modality if name == "teacher" else own.modality
     if name != "teacher" and context.given.student is not None:
         normalisation = context.given.student.normalisation or normalisation
         modality = context.given.student.modality
     net = weights.Trained(
-        config.nets.teacher if name == "teacher" else config.nets.student,
+        contexts.present(own.teacher) if name == "teacher" else own.student,
         dataset.classes,
         dataset.shape,
         trained,
@@ -130,6 +129,11 @@ def keep(
         modality,
     )
     weights.save(net, place)
+
+
+def _shares(of: tuple[float, ...]) -> tuple[float, ...]:
+    """Returns numbers from 0 to 255 as numbers from 0 to 1."""
+    return tuple(x / 255 for x in of)
 
 
 def compared(config: configs.Config, name: str) -> list[str]:
@@ -152,9 +156,9 @@ def measure(context: contexts.Context, net: Any, trained: dict) -> dict:
       the test images, all None of a net of another task; `rdms`, by layer the condensed
       RDM of the stimuli.
     """
-    test, rdms = context.dataset.test, rdms_of(context, net, trained)
+    test, under_way = context.dataset.test, rdms_of(context, net, trained)
     found = weights.logits(net, trained, context.dataset, test)
-    rdms = {layer: np.asarray(x) for layer, x in rdms.items()}
+    rdms = {layer: np.asarray(x) for layer, x in under_way.items()}
     if found.shape[1] != context.dataset.classes:
         nothing = dict.fromkeys(("test_error", "predicted", "correct"))
         return nothing | {"rdms": rdms}

@@ -91,10 +91,11 @@ def _ensemble(
     """The result of several teachers: their mean probabilities and mean RDMs."""
     results = [result for result, _ in members]
     images = context.dataset.test
-    probabilities = 0.0
+    total: np.ndarray | float = 0.0
     for _, variables in members:
         logits = weights.logits(net, variables, context.dataset, images)
-        probabilities = probabilities + np.asarray(jax.nn.softmax(logits))
+        total = total + np.asarray(jax.nn.softmax(logits))
+    probabilities = np.asarray(total)
     correct = probabilities.argmax(axis=1) == images.label
     return results[0] | {
         "test_error": float(100 * np.mean(~correct)),
@@ -169,8 +170,8 @@ def remembered(
         wanted = fits and not drawn
     if not (wanted and layers):
         return teacher, context
-    kept = teachers.cache(teacher, see, images, layers)
-    return teachers.cached(kept), context
+    stored = teachers.cache(teacher, see, images, layers)
+    return teachers.cached(stored), context
 
 
 def train(
@@ -204,5 +205,6 @@ def _look_before(
         how = prepared.trainers[0]
         begun = recording.variables(how.begin(seed, jax.device_count()))
         own = (context.dataset, prepared.recipe.net, begun)
-        of_brain = brain.rdms(context.config, context.given.measured, *own)
+        measured = contexts.present(context.given.measured)
+        of_brain = brain.rdms(context.config, measured, *own)
         recording.save_arrays(file, of_brain())
