@@ -26,7 +26,7 @@ STIMULI = 200
 
 
 def present(value: T | None) -> T:
-    """Returns a value that is there wherever it is asked for.
+    """Returns a value that may be None in its type and must not be None here.
 
     Raises:
       TypeError: It is None.
@@ -37,13 +37,13 @@ def present(value: T | None) -> T:
 
 
 class Inputs(NamedTuple):
-    """What an experiment is given besides images.
+    """The inputs of an experiment besides images.
 
     Attributes:
       teacher: The teacher, if it was trained elsewhere.
-      student: What students begin with, if it was trained elsewhere.
-      measured: Stimuli and their RDMs.
-      activations: The teacher's, of all training images, from a file.
+      student: The net that students begin with, if it was trained elsewhere.
+      measured: The stimuli and their RDMs.
+      activations: The teacher's activations of all training images, from a file.
     """
 
     teacher: weights.Trained | None = None
@@ -52,7 +52,7 @@ class Inputs(NamedTuple):
     activations: StoredActivations | None = None
 
     def fingerprints(self) -> dict[str, str]:
-        """Returns what shows that a run is resumed with what it began with."""
+        """Returns fingerprints that show that a run is resumed with its own inputs."""
         found = {
             "teacher_weights": self.teacher and self.teacher.fingerprint,
             "student_weights": self.student and self.student.fingerprint,
@@ -63,21 +63,21 @@ class Inputs(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What the runs of one experiment share.
+    """The settings, images and other inputs that the runs of one experiment share.
 
     Attributes:
       config: The settings.
       dataset: The images.
-      stimuli: Indices of the test images whose RDMs are reported, sorted by class.
+      stimuli: The indices of the test images whose RDMs are reported, sorted by class.
       folder: The results folder.
-      interrupt: Whether to stop.
+      interrupt: The request to stop.
       bar: The progress bar.
       train: The training images and labels, if they do not stream, and stimuli, on the
         devices.
-      validation: The validation images, on a device.
-      given: What there is besides images.
-      taught: From indices of training images to what the teacher answered, by layer,
-        where it is stored.
+      validation: The validation images, on a device unless they stream.
+      given: The inputs besides images.
+      taught: The function from indices of training images to the teacher's activations
+        by layer, where they are stored.
     """
 
     config: configs.Config
@@ -93,11 +93,11 @@ class Context(NamedTuple):
 
     @property
     def steps_an_epoch(self) -> int:
-        """Returns how many steps an epoch has."""
+        """Returns the number of steps of an epoch."""
         return len(self.dataset.train.label) // self.config.training.batch
 
     def tell(self, words: str) -> None:
-        """Says something beside the progress bar, where results are not printed."""
+        """Prints words beside the progress bar, to stderr, where results do not go."""
         self.bar.write(words, file=sys.stderr)
 
 
@@ -158,11 +158,11 @@ def load(config: configs.Config) -> data.Dataset:
 
 
 def fingerprint(dataset: data.Dataset) -> dict[str, str]:
-    """Returns what shows that a run is resumed with the images that it began with.
+    """Returns a fingerprint that shows that a run is resumed with its own images.
 
     Returns:
-      SHA-256 of all splits, by which of `results.IMAGES` it is of: of streamed images
-      the names and sizes of the files are known.
+      A SHA-256 of all splits, by its key in `results.IMAGES`. Of streamed images, names
+      and sizes of the files are known.
     """
     digest, kind = hashlib.sha256(), "images"
     for split in (dataset.train, dataset.validation, dataset.test):
@@ -176,7 +176,7 @@ def fingerprint(dataset: data.Dataset) -> dict[str, str]:
 
 
 def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
-    """The nets that a config takes from folders, and the config with what they are.
+    """Returns a config with the names of the nets that it takes from folders, and them.
 
     Raises:
       UsageError: A folder holds no weights, or those of another modality.
@@ -196,7 +196,11 @@ def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
 
 
 def _modality(field: str, config: configs.Config, trained: weights.Trained) -> str:
-    """What a net sees that was trained elsewhere; `UsageError` if not as asked for."""
+    """Returns the part of images that a net sees that was trained elsewhere.
+
+    Raises:
+      UsageError: The config asks for another part.
+    """
     asked = getattr(config.nets, field)
     if asked not in (colour.IMAGE, trained.modality):
         raise command.UsageError(
@@ -209,7 +213,7 @@ def _modality(field: str, config: configs.Config, trained: weights.Trained) -> s
 def with_measurements(
     config: configs.Config, dataset: data.Dataset, given: Inputs
 ) -> Inputs:
-    """Returns what is given, and the RDMs and the activations that a config names.
+    """Returns the inputs, and the RDMs and the activations that a config names.
 
     Raises:
       UsageError: They cannot be read, or are not of these images.
@@ -255,7 +259,7 @@ def build_context(
     bar: tqdm.tqdm,
     given: Inputs = Inputs(),  # noqa: B008 (a tuple)
 ) -> Context:
-    """Builds a context, with the images where they belong."""
+    """Returns a context, with the images on the devices unless they stream."""
     train = {} if config.runtime.stream else dataset.train._asdict()
     if given.measured is not None:
         train["stimuli"] = given.measured.images[given.measured.shown]
@@ -278,9 +282,10 @@ def _on_device(split: data.Split) -> data.Split:
 
 
 def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
-    """Indices of the first test images of each class, as many of each, by class.
+    """Returns the indices of the first test images of each class, as many of each.
 
-    Of more classes than `count` has pairs of images, every second, third, ...
+    They are sorted by class. Where `count` is below two images of each class, every
+    second, third, ... class is taken.
     """
     classes = np.unique(test.label)
     classes = classes[:: max(1, 2 * len(classes) // count)]
@@ -333,7 +338,7 @@ def begun(state: training.TrainState, begin: weights.Trained) -> training.TrainS
 def plan(
     config: configs.Config, dataset: data.Dataset, given: Inputs, method: str
 ) -> list[training.Phase]:
-    """Returns the phases of a method, with what it takes from a brain."""
+    """Returns the phases of a method, with the terms that it takes from a brain."""
     steps = config.training.epochs * (len(dataset.train.label) // config.training.batch)
     setting = methods.Setting(config, dataset.train.label, steps)
     return methods.plan(
@@ -346,7 +351,7 @@ def plan(
 def with_brain(
     config: configs.Config, given: Inputs, teacher: teachers.Teacher, method: str
 ) -> teachers.Teacher:
-    """Returns a teacher, and the RDMs that a method reads."""
+    """Returns a teacher, merged with the RDMs that a method reads."""
     if not brain.parts(method):
         return teacher
     return teachers.merge(
@@ -367,7 +372,7 @@ def first_batches(config: configs.Config, given: Inputs, method: str) -> data.Ba
 
 
 def feed(context: Context, method: str = "plain") -> Feed:
-    """Returns what makes of `data.Batches` the entries of the batches of steps."""
+    """Returns a function from `data.Batches` to the entries of the batches of steps."""
     images = (
         data.from_host(context.dataset.train) if context.config.runtime.stream else None
     )
@@ -397,7 +402,7 @@ def view(
 
 
 def augmentation(config: configs.Config, dataset: data.Dataset) -> dict[str, Any]:
-    """Returns how images are cropped and mirrored."""
+    """Returns the crop and flip of images: the config's, else the usual ones."""
     chosen = {"crop": config.data.crop, "flip": config.data.flip}
     chosen = {k: v for k, v in chosen.items() if v is not None}
     return data.augmentation(dataset) | chosen

@@ -15,9 +15,12 @@ def fit(
     """Trains nets together.
 
     Args:
-      context: Settings and data.
-      runs: By name, the seed.
-      prepared: How.
+      context: The settings and the data.
+      runs: By name of a net, its seed.
+      prepared: The recipe and the trainers.
+
+    Returns:
+      The outcome of each net, in the order of `runs`.
     """
     recipe = prepared.recipe
     fitted: list[loop.Fitted] = []
@@ -86,7 +89,7 @@ def _fit(
 
 
 def _check_checkpoint(job: loop.Job) -> None:
-    """Raises `CheckpointMismatch` where what a job would go on from is another's."""
+    """Raises `CheckpointMismatch` where a job's newest checkpoint is another net's."""
     if checkpoints.latest(job.checkpoint) is None:
         return
     # (What is damaged is told where it is read.)

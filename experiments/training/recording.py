@@ -25,10 +25,10 @@ class Outcome(NamedTuple):
     """A net at the end of its training.
 
     Attributes:
-      variables: Its parameters and statistics.
-      history: Each epoch's metrics; none of a net that was trained elsewhere.
-      start_up: Those of the phases before the one with the task.
-      seconds: Of its training.
+      variables: The parameters and statistics of the net.
+      history: The metrics of each epoch; none for a net that was trained elsewhere.
+      start_up: The metrics of each epoch of the phases before the one with the task.
+      seconds: The time of its training, in seconds.
     """
 
     variables: dict
@@ -38,13 +38,13 @@ class Outcome(NamedTuple):
 
 
 def folder(name: str, seed: int, ensemble: int = 1) -> str:
-    """Of a net, in the results folder; of an ensemble each teacher has its own."""
+    """Returns the name of a net's folder; each teacher of an ensemble has its own."""
     alone = name == "teacher" and ensemble == 1
     return name if alone else f"{name}-seed{seed}"
 
 
 def without_weights(folder_of_run: pathlib.Path, config: configs.Config) -> list[str]:
-    """The nets of a finished run that it trained and that are no longer there."""
+    """Returns the nets that a finished run trained and that are no longer there."""
     seeds = range(config.training.seeds)
     trained = [(method, i) for method in config.method.names for i in seeds]
     if config.nets.teacher is not None and config.nets.teacher_from is None:
@@ -66,7 +66,11 @@ def recorded(
 ) -> dict:
     """Returns the result of a trained net: measured and written, or read again.
 
-    Of a net that was trained here and whose weights are gone it is written again.
+    If the net was trained here and its weights are gone, they and the result are
+    written again.
+
+    Raises:
+      UsageError: The result or the RDMs are damaged, or of another run.
     """
     own = outcome.variables
     place = context.folder / folder(name, seed, context.config.nets.ensemble)
@@ -149,12 +153,14 @@ def variables(state: training.TrainState) -> dict:
 
 
 def measure(context: contexts.Context, net: Any, trained: dict) -> dict:
-    """Returns what a trained net does on the test images: read once, at the end.
+    """Returns the measurements of a trained net on the test images, at the end.
+
+    The test images are read once.
 
     Returns:
       `test_error` in percent; `predicted` classes and `correct` (0 or 1), a list over
-      the test images, all None of a net of another task; `rdms`, by layer the condensed
-      RDM of the stimuli.
+      the test images, all None for a net of another task; `rdms`, by layer the
+      condensed RDM of the stimuli.
     """
     test, under_way = context.dataset.test, rdms_of(context, net, trained)
     found = weights.logits(net, trained, context.dataset, test)
@@ -173,7 +179,7 @@ def measure(context: contexts.Context, net: Any, trained: dict) -> dict:
 
 
 def rdms_of(context: contexts.Context, net: Any, trained: dict) -> dict[str, jax.Array]:
-    """By layer, the RDM of the stimuli; under way."""
+    """Returns, by layer, the RDM of the stimuli; under way."""
     images = data.normalise(
         context.dataset, context.dataset.test.image[context.stimuli]
     )
@@ -187,7 +193,10 @@ _rdm = jax.jit(rdm.compute)
 
 
 def keeps_rdms_of(epoch: int, epochs: int) -> bool:
-    """Whether an epoch's RDMs are kept: the first, second, fourth, ... and the last."""
+    """Returns whether an epoch's RDMs are kept.
+
+    Kept are those of the first, second, fourth, ... and the last epoch.
+    """
     return epoch & (epoch - 1) == 0 or epoch == epochs
 
 
@@ -197,7 +206,7 @@ def keep_rdms(
     context: contexts.Context,
     rdms: dict[str, jax.Array],
 ) -> None:
-    """Keeps the RDMs of half of the stimuli of each class at an epoch's end."""
+    """Writes the RDMs of half of the stimuli of each class at an epoch's end."""
     label = context.dataset.test.label[context.stimuli]
     half = np.concatenate(
         [
@@ -214,12 +223,12 @@ def keep_rdms(
 
 
 def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
-    """Returns how a student's RDMs correlate with the teacher's.
+    """Returns the correlations of a student's RDMs with the teacher's.
 
     Args:
       config: The settings, for the pairs of layers.
-      student: By layer, the condensed RDM `[pairs]`.
-      teacher: The same of the teacher, for the same stimuli.
+      student: By layer, the student's condensed RDM `[pairs]`.
+      teacher: By layer, the teacher's condensed RDM `[pairs]`, for the same stimuli.
 
     Returns:
       For each entry of `config.layers`, `pearson` and `spearman`.
@@ -233,14 +242,18 @@ def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what the numbers depend on."""
+    """Returns the versions of Python and of the packages that the numbers depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "rdljax": rdljax.__version__, **found}
 
 
 def of_brain(context: contexts.Context, results: list[dict]) -> list[dict]:
-    """Of each student, before its training and after, its RDMs of the stimuli."""
+    """Returns the RDMs of the stimuli in each student, before its training and after.
+
+    Raises:
+      UsageError: A file of RDMs is damaged.
+    """
     found, layers = [], brain.layers(context.config)
     places = {
         (BEFORE, seed): context.folder / f"{BEFORE}-seed{seed}.npz"
