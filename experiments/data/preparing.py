@@ -41,7 +41,7 @@ class Split(NamedTuple):
 
     Attributes:
       image: The images, uint8 `[N, H, W]` or `[N, H, W, 3]`.
-      labels: By the name of TFDS's feature, the classes, uint8 `[N]`.
+      labels: The classes, uint8 `[N]`, by the name of TFDS's feature.
     """
 
     image: np.ndarray
@@ -53,7 +53,7 @@ class Content(NamedTuple):
 
     Attributes:
       splits: The splits "train" and "test".
-      names: By the name of TFDS's feature, the names of the classes, where the files
+      names: The names of the classes by the name of TFDS's feature, where the files
         tell them.
     """
 
@@ -66,7 +66,8 @@ class Source(NamedTuple):
 
     Attributes:
       url: The folder of the original files.
-      files: By name of a file, the SHA-256 of the file or of its unpacked content.
+      files: The accepted SHA-256 sums, of a file or of its unpacked content, by the
+        name of the file.
       read: The function from the data set's name and the files by name to their
         content.
     """
@@ -451,8 +452,8 @@ def _read_cifar(
       test: The names of the files with the test images. In each file an image is a byte
         for each label, then 32 x 32 red values, row by row, the green and the blue
         ones.
-      names: By feature, in the order of the bytes, the name of the file with the
-        classes' names.
+      names: The names of the files with the classes' names, by feature, in the order
+        of the bytes.
     """
     ((file, path),) = files.items()
     content = unpack(path, SOURCES[name].files[file])

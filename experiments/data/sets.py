@@ -111,8 +111,8 @@ def stratified(
 
     Args:
       label: The classes `[N]`.
-      parts: For each part, the number of images of a class (an int) or the fraction of
-        each class (a float, rounded to whole images).
+      parts: The size of each part: the number of images of a class (an int) or the
+        fraction of each class (a float, rounded to whole images).
       seed: The seed of the permutation of the N examples; each part is in its order.
 
     Returns:

@@ -74,7 +74,7 @@ def changes(
 
     Args:
       table: The table as its file has it.
-      runs: By column, the settings that it was run with (`results.settings`).
+      runs: The settings of each run (`results.settings`), by column.
       column: The name of the column.
 
     Returns:

@@ -201,7 +201,7 @@ def _named(name: str, config: configs.Config) -> str:
 
 
 def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
-    """Raises `UsageError` if what a run reads lies in the folder to be emptied."""
+    """Raises `UsageError` if a run's inputs lie in the folder to be emptied."""
     for field in ("teacher_from", "student_from", "brain", "activations", "data_dir"):
         given = configs.flat(config)[field]
         if given is None:
@@ -249,7 +249,7 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
 
 
 def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
-    """Yields the paths in a folder, and in its folders, that have no form of these."""
+    """Yields the paths in a folder, and in its folders, that have none of the forms."""
     for path in sorted(folder.iterdir()):
         matching = [of for form, of in forms.items() if re.fullmatch(form, path.name)]
         if not matching and files.is_draft(path):

@@ -28,8 +28,8 @@ def gathered(
     Args:
       name: The name of the table.
       asked: The table, with the changes that were asked for.
-      summaries: By column that was run, the result of `run.run`.
-      missing: By column that was not run, the reason.
+      summaries: The results of `experiment.run`, by column.
+      missing: The reasons why the other columns were not run, by column.
 
     Returns:
       `columns`, a list: for each the summary's numbers, and the published ones; `rows`,

@@ -233,8 +233,8 @@ def after(
       recipe: The recipe of the net.
       number: The number of the phase.
       trainer: The trainer of the phase.
-      before: By seed, the state at the end of the phase before. It is copied, since the
-        first step donates its state.
+      before: The states at the end of the phase before, by seed. They are copied, since
+        the first step takes the memory of the state that it is given.
     """
 
     def begin(seed, devices):

@@ -48,7 +48,7 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
 
 
 def _check_parts(config: configs.Config, method: str, measured: Sequence[str]) -> None:
-    """Checks that a method has known parts, and that what they take is there."""
+    """Checks that a method has known parts, and that their inputs are there."""
     student, parts = config.nets.student, method.split("+")
     kind = "part of a method"
     kind += "" if config.brain.file else ", without --brain=FILE,"

@@ -26,7 +26,7 @@ STIMULI = 200
 
 
 def present(value: T | None) -> T:
-    """Returns a value that may be None in its type and must not be None here.
+    """Returns a value whose type allows None, where it is never None.
 
     Raises:
       TypeError: It is None.

@@ -16,7 +16,7 @@ def fit(
 
     Args:
       context: The settings and the data.
-      runs: By name of a net, its seed.
+      runs: The seed of each net, by its name.
       prepared: The recipe and the trainers.
 
     Returns:

@@ -119,7 +119,7 @@ class Progress(NamedTuple):
 
     Attributes:
       done: The number of steps taken.
-      history: For each epoch, the mean of the steps' metrics and the evaluated metrics.
+      history: The metrics of each epoch: means over its steps, and evaluated ones.
       partial: The metrics of each step of an epoch that is not finished.
       seconds: The time that it took, in seconds, interruptions left out.
     """
@@ -135,7 +135,7 @@ class Fitted(NamedTuple):
 
     Attributes:
       state: The last state.
-      history: For each epoch, the mean of the steps' metrics and the evaluated metrics.
+      history: The metrics of each epoch: means over its steps, and evaluated ones.
       seconds: The time that it took, in seconds, interruptions left out; for trainings
         that went together, its share.
     """
@@ -151,8 +151,8 @@ class _Call(NamedTuple):
     Attributes:
       first: The number of the first step of the call.
       metrics: The metrics, with leaves `[steps, trainings]`.
-      evaluated: At the end of an epoch, for each training the function that waits for
-        the metrics of `evaluate`.
+      evaluated: The functions that wait for the metrics of `evaluate`, one for each
+        training; none but at the end of an epoch.
     """
 
     first: int
@@ -220,7 +220,7 @@ class _Trainings:
           jobs: The jobs, as for `fit`.
           trainer: The functions that train them, as for `fit`.
           advance: The function that is told of the progress, as for `fit`.
-          begun: For each job its state and its progress.
+          begun: The state and the progress of each job.
         """
         self.jobs, self.trainer, self.advance = jobs, trainer, advance
         states, self.before = zip(*begun, strict=True)

@@ -43,7 +43,7 @@ class Profile(NamedTuple):
         for any call.
       teacher: The time of the teacher's targets.
       student: The time of forward and backward for the task alone, and the optimizer.
-      losses: The time of all other terms: their values, gradients, and what they train.
+      losses: The time of all other terms: their values, gradients and updates.
       images: The number of images of a step, over all devices.
       rounds: The number of samples; each time is their median.
       device: The device that it was measured on.

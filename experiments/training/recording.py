@@ -227,8 +227,8 @@ def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
 
     Args:
       config: The settings, for the pairs of layers.
-      student: By layer, the student's condensed RDM `[pairs]`.
-      teacher: By layer, the teacher's condensed RDM `[pairs]`, for the same stimuli.
+      student: The student's condensed RDMs `[pairs]`, by layer.
+      teacher: The teacher's condensed RDMs `[pairs]` of the same stimuli, by layer.
 
     Returns:
       For each entry of `config.layers`, `pearson` and `spearman`.
