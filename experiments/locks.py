@@ -33,17 +33,17 @@ WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class InUse(command.UsageError):
-    """Another process holds a folder."""
+    """An error for a folder that another process holds."""
 
 
 class Owner(NamedTuple):
-    """Who holds a folder.
+    """The process that holds a folder.
 
     Attributes:
-      host: Its name.
+      host: The name of its host.
       pid: The process's number there.
-      since: When it began, in words.
-      token: Tells it from others with the same number.
+      since: The time when it began, in words.
+      token: A random text that tells it from others with the same number.
     """
 
     host: str
@@ -54,19 +54,20 @@ class Owner(NamedTuple):
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder: whoever asks for it meanwhile is told who has it, since when.
+    """Holds a folder: any other who asks for it is told who has it, since when.
 
     The lock is the kernel's (`flock`), which ends with its process, however that ends.
     Some network file systems have none, or keep it from other hosts. So the file also
-    says who holds it, and as long as that lives it is touched: of another host, and
-    where there are no locks of the kernel, no sign of life for `DEAD_AFTER` seconds
-    says that it is dead. (Its number alone may be another process's by now.)
+    says who holds it, and it is touched as long as its owner lives: on another host,
+    and where there are no locks of the kernel, an owner without a sign of life for
+    `DEAD_AFTER` seconds counts as dead. (Its number alone may be another process's by
+    now.)
 
     Args:
       folder: The folder; it is made where it is missing.
 
     Raises:
-      InUse: Another holds it.
+      InUse: Another process holds it.
       UsageError: It cannot be written to.
     """
     with _locked(folder):
@@ -77,12 +78,13 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 def turn(
     folder: pathlib.Path, tell: Callable[[str], Any], heed: Callable[[], Any]
 ) -> Iterator[None]:
-    """Holds a folder once nobody else does.
+    """Holds a folder as soon as nobody else does.
 
     Args:
       folder: The folder; it is made where it is missing.
-      tell: Told whom it waits for.
-      heed: Called each second; what it raises ends the waiting.
+      tell: The function that is told whom this process waits for.
+      heed: The function that is called each second; an error that it raises ends the
+        waiting.
 
     Raises:
       UsageError: The file cannot be written.
@@ -105,7 +107,7 @@ def turn(
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the file in a folder that stands for it."""
+    """Holds the file in a folder that stands for the folder."""
     path, since = folder / NAME, time.strftime("%Y-%m-%d %H:%M:%S %z")
     me = Owner(platform.node(), os.getpid(), since, secrets.token_hex(8))
     with contextlib.ExitStack() as held:
@@ -147,7 +149,7 @@ def _leave(path: pathlib.Path, me: Owner) -> None:
 
 
 def _acquire(lock: filelock.BaseFileLock) -> bool:
-    """Takes the kernel's lock; False where the file system has none."""
+    """Takes the kernel's lock; returns False where the file system has none."""
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -160,7 +162,7 @@ def _acquire(lock: filelock.BaseFileLock) -> bool:
 
 
 def _check_free(path: pathlib.Path, folder: pathlib.Path, locked: bool) -> None:
-    """Raises `InUse` where a living process holds what the kernel has free."""
+    """Raises `InUse` where a living process holds a folder that the kernel has free."""
     owner = _read(path)
     if owner is None:
         return
@@ -187,7 +189,7 @@ def _runs(pid: int) -> bool:
 
 
 def _read(path: pathlib.Path) -> Owner | None:
-    """Who wrote that it holds a folder; None if nobody did, or what is no owner."""
+    """Returns the owner that a file names; None without a file or an owner in it."""
     try:
         owner = Owner(**files.words(path))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -198,7 +200,7 @@ def _read(path: pathlib.Path) -> Owner | None:
 
 
 def _beat(path: pathlib.Path, me: Owner, stop: threading.Event) -> None:
-    """Touches the file, as long as it is one's own, until it is told to stop."""
+    """Touches the file, as long as it is this owner's, until it is told to stop."""
     while not stop.wait(BEAT):
         if _read(path) == me:
             with contextlib.suppress(OSError):

@@ -33,12 +33,23 @@ PARTS = {
 
 
 def channels(part: str, images: int) -> int:
-    """Returns how many channels a net sees of images of so many."""
+    """Returns the number of channels that a net sees.
+
+    Args:
+      part: The part of an image: "image" or a key of `PARTS`.
+      images: The number of channels of the images.
+    """
     return images if part == IMAGE else len(range(3)[PARTS[part][0]])
 
 
 def seeing(part: str, net: Any, dataset: splits.Dataset) -> Any:
-    """Returns a net of a part of images that `data.normalise` has normalised."""
+    """Returns a net of a part of images that `data.normalise` has normalised.
+
+    Args:
+      part: The part of an image: "image" or a key of `PARTS`.
+      net: The net that sees that part.
+      dataset: The data set with the mean and deviation of the images.
+    """
     if part == IMAGE:
         return net
     return Seeing(net, part, dataset.mean, dataset.std)
@@ -50,9 +61,9 @@ class Seeing:
 
     Attributes:
       net: The net, of one channel for luminance and two for chrominance.
-      part: Of `PARTS`.
-      mean: What the images were normalised by, of each channel from 0 to 255.
-      std: Likewise.
+      part: A key of `PARTS`.
+      mean: The mean that normalised the images, of each channel, from 0 to 255.
+      std: The deviation that normalised the images, of each channel, from 0 to 255.
     """
 
     net: Any
@@ -62,11 +73,11 @@ class Seeing:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Returns those of the net."""
+        """Returns the names of the net's layers."""
         return self.net.layers
 
     def init(self, key: Array, images: Array) -> Any:
-        """Returns the net's variables, drawn."""
+        """Returns the net's variables, drawn from a key."""
         return self.net.init(key, self._seen(images))
 
     def apply(self, variables: Any, images: Array, **options) -> Any:
@@ -85,10 +96,10 @@ def lab(rgb: Array) -> Array:
     """Returns CIE L*a*b* of sRGB, under D65.
 
     Args:
-      rgb: `[..., 3]`, from 0 to 1.
+      rgb: The colours `[..., 3]`, from 0 to 1.
 
     Returns:
-      `[..., 3]`: L from 0 to 100, a and b about -100 to 100.
+      The colours `[..., 3]`: L from 0 to 100, a and b about -100 to 100.
 
     References:
       IEC 61966-2-1 (sRGB); CIE 15:2004 (L*a*b*).

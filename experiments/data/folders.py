@@ -5,7 +5,7 @@ import json
 import logging
 import pathlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,11 @@ _OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.A
 
 
 def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:
-    """The data sets prepared in a folder: "name" or "name/config" -> newest version."""
-    newest = {}
+    """Returns the data sets prepared in a folder: "name" or "name/config" -> folder.
+
+    Of several versions it is the folder of the newest one.
+    """
+    newest: dict[str, pathlib.Path] = {}
     if data_dir is None:
         return newest
     root = command.path("data_dir", data_dir)
@@ -47,7 +50,14 @@ def _version(folder: pathlib.Path) -> tuple[int, ...]:
 
 
 def find(name: str, data_dir: str | None) -> pathlib.Path:
-    """The folder of a data set; says within a second what to run where it is absent."""
+    """Returns the folder of a data set.
+
+    Where it is absent, the error says within a second what to run.
+
+    Raises:
+      UnknownName: The name is neither known nor a folder of `data_dir`.
+      DataMissing: The name is known, and its folder is absent.
+    """
     folders = _folders(data_dir)
     if name in folders:
         return folders[name]
@@ -71,7 +81,7 @@ def _tfds_knows(name: str) -> bool:
 
 
 def _how(name: str, data_dir: str) -> str:
-    """Returns what prepares a data set as a folder that `load` can read."""
+    """Returns instructions that prepare a data set as a folder that `load` can read."""
     if name in PREPARED_HERE:
         return f"run `python -m experiments.prepare {name} --data_dir {data_dir}`"
     return (
@@ -85,7 +95,13 @@ def _how(name: str, data_dir: str) -> str:
 def read(
     name: str, folder: pathlib.Path, **options
 ) -> tuple[str, int, splits.Split, splits.Split]:
-    """Returns source, number of classes, training and test images of a TFDS folder."""
+    """Returns source, number of classes, training and test images of a TFDS folder.
+
+    Raises:
+      DataMissing: A package is missing, or the folder is damaged, names classes that
+        are not TFDS's own, or is in a format that only TensorFlow reads.
+      ValueError: The folder is no set of images of classes that can be read.
+    """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -132,7 +148,9 @@ def read(
             if len(held) > 1 and records.look(sources["test"], [0])[0][0] < 0:
                 del held[0]
             chosen = "train", held[0]
-            both = records.opened([sources[s] for s in chosen], shape, **options)
+            both: Sequence[tuple[Any, np.ndarray]] | None = records.opened(
+                [sources[s] for s in chosen], shape, **options
+            )
         if both is None:
             with or_damaged(folder):
                 both = [records.loaded(sources[s], shape) for s in chosen]
@@ -195,7 +213,10 @@ def _check_classes(folder: pathlib.Path, named: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def or_damaged(folder: pathlib.Path) -> Iterator[None]:
-    """Says so of a folder that cannot be read, whatever TFDS's readers raise for it."""
+    """Raises `DataMissing` for a folder that cannot be read.
+
+    TFDS's readers may raise anything for such a folder.
+    """
     logger = logging.getLogger("absl")
     level = logger.level
     # It warns of empty splits.

@@ -3,9 +3,10 @@
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, TypeGuard
 
+import jax
 import numpy as np
 
 from experiments.data import records, splits
@@ -13,15 +14,15 @@ from experiments.data import records, splits
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Which images, and stimuli, the steps of a call take, of one training or several.
+    """The images, and stimuli, of the steps of a call, for one training or several.
 
     Attributes:
-      image: int32 `[steps, (trainings,) batch]`, places of training images.
-      stimulus: int32 `[steps, (trainings,) stimuli]`, places of the stimuli of a
-        measured RDM; None where a step takes none.
-      seed: int `[(trainings,)]`, the seed of the order of the images. With it and the
-        epoch random parts of streamed images are drawn; None: their middle is seen.
-      epoch: Its number, from 0.
+      image: The places of training images, int32 `[steps, (trainings,) batch]`.
+      stimulus: The places of the stimuli of a measured RDM, int32 `[steps, (trainings,)
+        stimuli]`; None where a step takes none.
+      seed: The seed of the order of the images, int `[(trainings,)]`. With it and the
+        epoch, random parts of streamed images are drawn. None: their middle is seen.
+      epoch: The number of the epoch, from 0.
     """
 
     image: np.ndarray
@@ -37,7 +38,7 @@ class Batches:
         return np.stack([self.seed, np.full_like(self.seed, self.epoch)], axis=-1)
 
     def steps(self, begin: int, end: int) -> "Batches":
-        """Returns the batches of some of the steps."""
+        """Returns the batches of the steps from `begin` to before `end`."""
         stimulus = self.stimulus if self.stimulus is None else self.stimulus[begin:end]
         return dataclasses.replace(self, image=self.image[begin:end], stimulus=stimulus)
 
@@ -57,16 +58,16 @@ def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
     """Returns the indices of an epoch's batches, a pure function of seed and epoch.
 
     Args:
-      count: number of training images.
-      batch: images a step.
-      seed: of the run.
-      epoch: its number; each has its own permutation.
+      count: The number of training images.
+      batch: The number of images of a step.
+      seed: The seed of the run.
+      epoch: The number of the epoch; each has its own permutation.
 
     Returns:
-      int32 `[steps, batch]`; what does not fill a batch is dropped.
+      The indices, int32 `[steps, batch]`. Images that do not fill a batch are dropped.
 
     Raises:
-      ValueError: fewer images than one batch holds.
+      ValueError: There are fewer images than one batch holds.
     """
     if count < batch:
         raise ValueError(f"{count} images do not fill one batch of {batch}")
@@ -76,29 +77,29 @@ def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def draws(count: int, size: int, steps: int, *, seed: int, epoch: int) -> np.ndarray:
-    """For each step of an epoch, some of the stimuli of an RDM, none of them twice.
+    """Returns, for each step of an epoch, some of the stimuli of an RDM, none twice.
 
     Args:
-      count: how many there are.
-      size: how many a step takes.
-      steps: how many steps the epoch has.
-      seed: of the run.
-      epoch: its number.
+      count: The number of stimuli.
+      size: The number of stimuli of a step.
+      steps: The number of steps of the epoch.
+      seed: The seed of the run.
+      epoch: The number of the epoch.
 
     Returns:
-      int32 `[steps, size]`.
+      The places of the stimuli, int32 `[steps, size]`.
     """
     rng = np.random.default_rng([seed, epoch, count])
     every = np.tile(np.arange(count, dtype=np.int32), (steps, 1))
     return rng.permuted(every, axis=1)[:, :size]
 
 
-def ahead(items: Iterator[Any], count: int = 2) -> Iterator[Any]:
-    """Yields the items, made by a thread of its own, some before they are asked for.
+def ahead(items: Iterator[Any], count: int = 2) -> Generator[Any, None, None]:
+    """Yields the items; a thread of its own makes some before they are asked for.
 
     Args:
-      items: what a loader makes.
-      count: how many are made ahead.
+      items: The items that a loader makes.
+      count: The number of items that are made ahead.
     """
     end = object()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -109,19 +110,19 @@ def ahead(items: Iterator[Any], count: int = 2) -> Iterator[Any]:
 
 
 def from_host(split: splits.Split) -> Callable[..., dict[str, np.ndarray]]:
-    """A loader: from indices int32 `[..., B]` to a batch that has its images with it.
+    """Returns a loader: from indices int32 `[..., B]` to a batch with its images.
 
-    For sets that the device cannot hold; `view` then looks at nothing else.
+    It is for sets that the device cannot hold; `view` then looks at nothing else.
 
     Returns:
       `load(index, when=None)`. Where images are cropped at random before they are sent
       (`crops_at_random`), `when` says which crops these are, `[..., 2]`: seed and epoch
-      of each B indices, or of all. With None it is their middle.
+      of each B indices, or of all. With None the images' middle is sent.
     """
 
     def load(index: np.ndarray, when: np.ndarray | None = None):
         if when is not None and crops_at_random(split.image):
-            image = split.image.cropped(index, when)
+            image: np.ndarray | jax.Array = split.image.cropped(index, when)
         else:
             image = split.image[index]
         return {"index": index, "image": image, "label": split.label[index]}
@@ -129,11 +130,18 @@ def from_host(split: splits.Split) -> Callable[..., dict[str, np.ndarray]]:
     return load
 
 
-def crops_at_random(images: np.ndarray | records.Records) -> bool:
-    """Whether training sees random parts of images, cut where they are decoded."""
+def crops_at_random(
+    images: np.ndarray | jax.Array | records.Records,
+) -> TypeGuard[records.Records]:
+    """Returns whether training sees random parts of images, cut at their decoding."""
     return isinstance(images, records.Records) and images.random
 
 
-def identity(images: np.ndarray | records.Records) -> np.ndarray:
-    """What differs where images do: themselves, or the fingerprint of their files."""
+def identity(
+    images: np.ndarray | jax.Array | records.Records,
+) -> np.ndarray | jax.Array:
+    """Returns an array that differs where images do.
+
+    It holds the images themselves, or the fingerprint of their files.
+    """
     return images.fingerprint if isinstance(images, records.Records) else images

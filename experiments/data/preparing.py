@@ -27,7 +27,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,8 +39,8 @@ class Split(NamedTuple):
     """The examples of a split.
 
     Attributes:
-      image: uint8 `[N, H, W]` or `[N, H, W, 3]`.
-      labels: by the name of TFDS's feature, uint8 `[N]`.
+      image: The images, uint8 `[N, H, W]` or `[N, H, W, 3]`.
+      labels: The classes, uint8 `[N]`, by the name of TFDS's feature.
     """
 
     image: np.ndarray
@@ -48,11 +48,12 @@ class Split(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What the original files hold.
+    """The content of the original files.
 
     Attributes:
-      splits: "train" and "test".
-      names: of the classes, by the name of TFDS's feature, where the files tell them.
+      splits: The splits "train" and "test".
+      names: The names of the classes by the name of TFDS's feature, where the files
+        tell them.
     """
 
     splits: Mapping[str, Split]
@@ -60,12 +61,14 @@ class Content(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where the files of a data set lie, and the SHA-256 sums that are accepted.
+    """The place of the files of a data set, and the SHA-256 sums that are accepted.
 
     Attributes:
-      url: the folder of the original files.
-      files: name -> SHA-256 of the file or of what it unpacks to.
-      read: from the data set's name and the files by name to what they hold.
+      url: The folder of the original files.
+      files: The accepted SHA-256 sums, of a file or of its unpacked content, by the
+        name of the file.
+      read: The function from the data set's name and the files by name to their
+        content.
     """
 
     url: str
@@ -74,13 +77,13 @@ class Source(NamedTuple):
 
 
 def read_mnist(name: str, files: Mapping[str, pathlib.Path]) -> Content:
-    """Returns what four files in MNIST's format hold."""
+    """Returns the content of four files in MNIST's format."""
     splits = {"train": "train", "test": "t10k"}
     return Content({k: _pairs(name, files, v) for k, v in splits.items()}, {})
 
 
 def read_cifar10(name: str, files: Mapping[str, pathlib.Path]) -> Content:
-    """Returns what CIFAR-10's binary archive holds."""
+    """Returns the content of CIFAR-10's binary archive."""
     train = [f"data_batch_{i}.bin" for i in range(1, 6)]
     return _read_cifar(
         name, files, train, ["test_batch.bin"], {"label": "batches.meta.txt"}
@@ -88,7 +91,7 @@ def read_cifar10(name: str, files: Mapping[str, pathlib.Path]) -> Content:
 
 
 def read_cifar100(name: str, files: Mapping[str, pathlib.Path]) -> Content:
-    """Returns what CIFAR-100's binary archive holds."""
+    """Returns the content of CIFAR-100's binary archive."""
     names = {
         "coarse_label": "coarse_label_names.txt",
         "label": "fine_label_names.txt",
@@ -182,7 +185,7 @@ _UNLOCKED = 60.0
 
 
 class CannotPrepare(ValueError):
-    """The original files are missing, cannot be downloaded or are not the originals."""
+    """An error for original files that are missing, unreachable or not original."""
 
 
 def prepare(
@@ -199,18 +202,19 @@ def prepare(
     holds the folder that it was to replace, that is put back.
 
     Args:
-      name: a key of `SOURCES`.
-      data_dir: made where it is absent. Downloads are kept in `data_dir/downloads`.
-      manual_dir: holds the original files; nothing is downloaded then.
-      overwrite: replace a folder that exists; it is kept otherwise.
+      name: A key of `SOURCES`.
+      data_dir: The folder of data sets; it is made where it is absent. Downloads are
+        kept in `data_dir/downloads`.
+      manual_dir: The folder of the original files; nothing is downloaded then.
+      overwrite: Whether a folder that exists is replaced; it is kept otherwise.
 
     Returns:
       The folder.
 
     Raises:
       UnknownName: `name` is not a key of `SOURCES`.
-      CannotPrepare: a file is missing, cannot be had, or is not the original one.
-      RuntimeError: a path begins with the home folder of a user who has none.
+      CannotPrepare: A file is missing, cannot be had, or is not the original one.
+      RuntimeError: A path begins with the home folder of a user who has none.
     """
     errors.check_name("data set to prepare", name, SOURCES)
     import tensorflow_datasets as tfds
@@ -260,26 +264,26 @@ def _remove_left(name: str, data_dir: pathlib.Path, folder: pathlib.Path) -> Non
 
 
 def _put_back(replaced: pathlib.Path, folder: pathlib.Path) -> None:
-    """Undoes a replacement that was cut short between its two renames."""
+    """Renames a replaced folder back where the replacement was cut short."""
     if replaced.exists() and not folder.exists():
         replaced.rename(folder)
 
 
 def unpack(path: pathlib.Path, accepted: tuple[str, ...]) -> bytes:
-    """Reads a gzip file whose SHA-256, or that of its content, is among those accepted.
+    """Reads a gzip file; the SHA-256 of the file or of its content must be accepted.
 
-    Where the sum of the file is not among them, no more than `LARGEST` bytes are
-    unpacked to compare that of the content.
+    Where the sum of the file is not among those accepted, no more than `LARGEST` bytes
+    are unpacked to compare the sum of the content.
 
     Args:
-      path: of the file.
-      accepted: SHA-256 sums in hexadecimal.
+      path: The path of the file.
+      accepted: The accepted SHA-256 sums in hexadecimal.
 
     Returns:
       The content.
 
     Raises:
-      CannotPrepare: it is another file.
+      CannotPrepare: It is another file.
     """
     with path.open("rb") as file:
         packed = hashlib.file_digest(file, "sha256").hexdigest()
@@ -300,15 +304,15 @@ def parse_idx(content: bytes, dimensions: int) -> np.ndarray:
     """Parses the format of MNIST's files (described at yann.lecun.com/exdb/mnist).
 
     Args:
-      content: two zero bytes, the type (8 for uint8), the number of dimensions, their
-        sizes as big-endian int32, the values.
-      dimensions: how many are expected.
+      content: The bytes: two zero bytes, the type (8 for uint8), the number of
+        dimensions, their sizes as big-endian int32, the values.
+      dimensions: The expected number of dimensions.
 
     Returns:
-      uint8 array of that many dimensions.
+      An array uint8 with that number of dimensions.
 
     Raises:
-      CannotPrepare: another type, number of dimensions or length.
+      CannotPrepare: The type, the number of dimensions or the length is another.
     """
     magic = bytes((0, 0, 8, dimensions))
     if content[:4] != magic:
@@ -391,7 +395,7 @@ def _open(url: str) -> http.client.HTTPResponse:
     urllib's own timeout holds for each address of a server and not for the look-up of
     its name, which together take minutes on a machine without a network.
     """
-    answer = queue.Queue()
+    answer: queue.Queue[http.client.HTTPResponse | Exception] = queue.Queue()
 
     def ask():
         try:
@@ -438,15 +442,17 @@ def _read_cifar(
     test: Sequence[str],
     names: Mapping[str, str],
 ) -> Content:
-    """Returns what a binary archive of CIFAR holds.
+    """Returns the content of a binary archive of CIFAR.
 
     Args:
-      name: of the data set.
-      files: the archive, by its name.
-      train: names of the files with the training images, and
-      test: of those with the test images: a byte for each label, then 32 x 32 red
-        values, row by row, the green and the blue ones.
-      names: by feature, in the order of the bytes, the file with the classes' names.
+      name: The name of the data set.
+      files: The archive, by its name.
+      train: The names of the files with the training images.
+      test: The names of the files with the test images. In each file an image is a byte
+        for each label, then 32 x 32 red values, row by row, the green and the blue
+        ones.
+      names: The names of the files with the classes' names, by feature, in the order
+        of the bytes.
     """
     ((file, path),) = files.items()
     content = unpack(path, SOURCES[name].files[file])
@@ -457,7 +463,11 @@ def _read_cifar(
                 for member in archive.getmembers()
                 if member.isfile()
             }
-            held = {member: opened.read() for member, opened in members.items()}
+            held = {
+                member: opened.read()
+                for member, opened in members.items()
+                if opened is not None
+            }
     except (tarfile.TarError, EOFError) as error:
         raise CannotPrepare(f"{path} is no archive: {error}") from error
     lacks = [
@@ -489,13 +499,14 @@ def _read_cifar(
 
 
 def _write(name: str, content: Content, data_dir: pathlib.Path) -> pathlib.Path:
-    """Lets TFDS's builder write images and labels that are at hand already."""
+    """Writes a folder by TFDS's builder, from images and labels that are at hand."""
     import tensorflow_datasets as tfds
     import tqdm
 
-    stock = tfds.builder_cls(name)
+    stock: Any = tfds.builder_cls(name)
 
-    class InMemory(stock, skip_registration=True):
+    # (mypy does not see the keywords of a base that is known at run time alone.)
+    class InMemory(stock, skip_registration=True):  # type: ignore[call-arg]
         # The folder is to say that TFDS's own builder reads it.
         __module__ = stock.__module__
 
@@ -525,7 +536,7 @@ def _write(name: str, content: Content, data_dir: pathlib.Path) -> pathlib.Path:
 
 
 def _png(image: np.ndarray) -> bytes:
-    """Encodes an image uint8 `[H, W]` or `[H, W, 3]`."""
+    """Returns an image uint8 `[H, W]` or `[H, W, 3]` as the bytes of a PNG file."""
     from PIL import Image
 
     file = io.BytesIO()

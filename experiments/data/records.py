@@ -47,24 +47,25 @@ _BILINEAR = PIL.Image.Resampling.BILINEAR
 
 
 class Damaged(OSError):
-    """A record cannot be read or decoded; the message names it."""
+    """An error for a record that cannot be read or decoded; the message names it."""
 
 
 class UnknownMode(Damaged, ValueError):
-    """An image is none of 8 bits a channel, and cannot be brought to it."""
+    """An error for an image without 8 bits a channel that cannot be brought to them."""
 
 
 class VaryingSize(ValueError):
-    """Images vary in size, and nothing says to which they are to be brought."""
+    """An error for images that vary in size, without a size to bring them to."""
 
 
 class Source(NamedTuple):
     """A split of a TFDS folder.
 
     Attributes:
-      examples: By number, each with its `label` and its `image`, still encoded.
-      files: Those that hold them.
-      where: Which it is, for messages.
+      examples: The examples by number, each with its `label` and its `image`, still
+        encoded.
+      files: The paths of the files that hold the examples.
+      where: The name of the split, for messages.
     """
 
     examples: Any
@@ -86,15 +87,15 @@ class Records:
         random: bool,
         index: np.ndarray | None = None,
     ):
-        """Reads nothing yet.
+        """Stores the source; nothing is read yet.
 
         Args:
-          source: Where they are.
-          frame: Height, width and channels of the images that are answered.
-          varied: Whether those in the files vary in size. Evaluation then sees the
+          source: The examples and their files.
+          frame: The height, width and channels of the images that indexing returns.
+          varied: Whether the images in the files vary in size. Evaluation then sees the
             middle of each, else all of it (of 28x28 pixels as `pad` pads it).
           random: Whether training sees random parts of images that vary in size.
-          index: int `[N]`, the numbers of the records; None for all.
+          index: The numbers of the records, int `[N]`; None for all.
         """
         self.source, self.frame = source, frame
         self.varied, self.random = varied, varied and random
@@ -102,21 +103,24 @@ class Records:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Returns number, height, width and channels."""
+        """Returns number, height, width and channels of the images."""
         return (len(self.index), *self.frame)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __array__(self, *_, **__) -> np.ndarray:
-        """NumPy and JAX would decode every image."""
+        """Raises `TypeError`, since NumPy and JAX would decode every image."""
         raise TypeError(f"{self.source.where} is not loaded whole: index it")
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        """The images at the places that NumPy would choose, uint8 `[..., H, W, C]`.
+        """Returns the images at the places that NumPy would choose.
+
+        Returns:
+          The images, uint8 `[..., H, W, C]`.
 
         Raises:
-          Damaged: One cannot be decoded.
+          Damaged: An image cannot be decoded.
           IndexError: There is no such image.
         """
         mode = MODES[self.frame[-1]]
@@ -128,20 +132,20 @@ class Records:
         return self._decoded(np.asarray(self.index[key]), see)
 
     def cropped(self, index: np.ndarray, when: np.ndarray) -> np.ndarray:
-        """Returns what training sees: of each image a random part, brought to a square.
+        """Returns a random part of each image, brought to a square, for training.
 
         A part follows from `when` and the record alone: not from the other images of
         the batch, nor from threads, nor from what was drawn before.
 
         Args:
-          index: int `[..., B]`, places as for indexing.
-          when: int `[..., 2]`, the seed and the epoch of each B images, or of all.
+          index: The places of the images as for indexing, int `[..., B]`.
+          when: The seed and the epoch of each B images, or of all, int `[..., 2]`.
 
         Returns:
-          uint8 `[..., B, H, W, C]`.
+          The parts, uint8 `[..., B, H, W, C]`.
 
         Raises:
-          Damaged: One cannot be decoded.
+          Damaged: An image cannot be decoded.
         """
         record = np.asarray(self.index[index])
         seen = np.broadcast_to(np.asarray(when)[..., None, :], (*record.shape, 2))
@@ -159,7 +163,7 @@ class Records:
         return self._decoded(record, see)
 
     def taken(self, index: np.ndarray) -> "Records":
-        """Returns some of the images, by places or by a mask."""
+        """Returns some of the images, chosen by places or by a mask."""
         return Records(
             self.source,
             self.frame,
@@ -170,7 +174,7 @@ class Records:
 
     @property
     def fingerprint(self) -> np.ndarray:
-        """SHA-256, uint8 `[32]`, of what is seen: names and sizes of files, records."""
+        """Returns the SHA-256, uint8 `[32]`, of records and files (names and sizes)."""
         files = [(os.path.basename(f), os.stat(f).st_size) for f in self.source.files]
         digest = hashlib.sha256(repr((files, self.shape)).encode())
         digest.update(self.index.astype("<i8").tobytes())
@@ -179,7 +183,7 @@ class Records:
     def _decoded(
         self, record: np.ndarray, see: Callable[[PIL.Image.Image, int], PIL.Image.Image]
     ) -> np.ndarray:
-        """Returns what `see(image, i)` makes of the i-th of the records."""
+        """Returns the images that `see(image, i)` makes of the i-th of the records."""
         seen = np.empty((record.size, *self.frame), np.uint8)
 
         def decode(i, number):
@@ -196,9 +200,15 @@ class Records:
 def source(builder: Any, split: str, where: str) -> Source:
     """Returns a split of TFDS's builder.
 
+    Args:
+      builder: The builder of a TFDS folder.
+      split: The name of the split.
+      where: The name of the split in messages.
+
     Raises:
       NotImplementedError: Only TensorFlow reads it.
-      ValueError: It has not as many images as the folder says.
+      ValueError: It has another number of images than the folder says, or a file that
+        is not in the folder.
     """
     import tensorflow_datasets as tfds
 
@@ -217,21 +227,21 @@ def source(builder: Any, split: str, where: str) -> Source:
 
 
 def loaded(
-    source: Source, shape: Sequence[int | None]
+    source: Source, shape: tuple[int | None, int | None, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images of a split, decoded, and their labels.
 
     Args:
-      source: Where they are.
-      shape: Height, width and channels of the images, with None for what the folder
-        does not say.
+      source: The examples and their files.
+      shape: The height, width and channels of the images, with None for a size that the
+        folder does not say.
 
     Returns:
-      uint8 `[N, H, W, C]` and int32 `[N]`.
+      The images, uint8 `[N, H, W, C]`, and the labels, int32 `[N]`.
 
     Raises:
-      Damaged: One cannot be decoded, or has another size than the folder says.
-      VaryingSize: They vary in size.
+      Damaged: An image cannot be decoded, or has another size than the folder says.
+      VaryingSize: The images vary in size.
     """
     *own, channels = shape
 
@@ -255,24 +265,29 @@ def loaded(
 
 def opened(
     sources: Sequence[Source],
-    shape: Sequence[int | None],
+    shape: tuple[int | None, int | None, int],
     *,
     size: int | None,
     in_memory: int | None,
     random_crops: bool,
 ) -> list[tuple[Records, np.ndarray]] | None:
-    """The images and labels of splits, or None where they are to be loaded instead.
+    """Returns images and labels of splits, or None where they are to be loaded instead.
 
     Args:
-      sources: Of the splits.
-      shape: Of their images, with None for what the folder does not say.
-      size: Height and width that images are brought to which vary in size.
-      in_memory: Bytes of decoded images that are to be loaded; None for any number.
-      random_crops: As `random` of `Records`.
+      sources: The examples and files of the splits.
+      shape: The height, width and channels of their images, with None for a size that
+        the folder does not say.
+      size: The height and width for images that vary in size.
+      in_memory: The number of bytes of decoded images that are to be loaded; None for
+        any number.
+      random_crops: Whether training sees random parts of images that vary in size.
+
+    Returns:
+      For each split its images, and its labels int32 `[N]`.
 
     Raises:
       Damaged: A record cannot be read.
-      VaryingSize: They vary in size, and `size` or `in_memory` is None.
+      VaryingSize: The images vary in size, and `size` or `in_memory` is None.
     """
     *own, channels = shape
     if None in own and None in (size, in_memory):
@@ -282,17 +297,19 @@ def opened(
     if in_memory is None:
         return None
     values = channels * sum(len(source.examples) for source in sources)
-    if None not in own and values * math.prod(own) <= in_memory:
+    known = [pixels for pixels in own if pixels is not None]
+    if len(known) == len(own) and values * math.prod(known) <= in_memory:
         return None
     found = [labels(source) for source in sources]
     sizes = set().union(*(sizes for _, sizes in found))
     varied = len(sizes) > 1
     if varied and size is None:
         check_one_size(sizes, sources[0].where)
-    own = (size, size) if varied else min(sizes)
-    if not varied and values * math.prod(own) <= in_memory:
+    seen = (size, size) if varied and size is not None else min(sizes)
+    if not varied and values * math.prod(seen) <= in_memory:
         return None
-    frame = (*pad(np.empty((1, *own, 1), np.uint8)).shape[1:3], channels)
+    height, width = pad(np.empty((1, *seen, 1), np.uint8)).shape[1:3]
+    frame = height, width, channels
     return [
         (Records(source, frame, varied=varied, random=random_crops), label)
         for source, (label, _) in zip(sources, found, strict=True)
@@ -310,13 +327,13 @@ def check_one_size(sizes: Iterable[tuple[int, ...]], where: str) -> None:
 
 
 def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
-    """The labels of all records, and the sizes of their images, which stay encoded.
+    """Returns the labels of all records, and the sizes of their images.
 
-    That takes a pass over the files. Of a large set, what was found is kept in the
-    user's cache for as long as the files do not change.
+    The images stay encoded. That takes a pass over the files. The labels and sizes of a
+    large set are kept in the user's cache for as long as the files do not change.
 
     Returns:
-      int32 `[N]`, and each height and width that occurs.
+      The labels, int32 `[N]`, and each height and width that occurs.
 
     Raises:
       Damaged: A record cannot be read.
@@ -341,8 +358,8 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
     if count >= KEPT:
         with contextlib.suppress(OSError):  # The cache may be read-only, or full.
             kept.parent.mkdir(parents=True, exist_ok=True)
-            with files.draft(kept) as file:
-                np.savez(file, label=label, sizes=sorted(sizes))
+            with files.draft(kept) as draft:
+                np.savez(draft, label=label, sizes=sorted(sizes))
     return label, sizes
 
 
@@ -366,13 +383,13 @@ def look(
 
 
 def middle(image: PIL.Image.Image, side: int) -> PIL.Image.Image:
-    """What evaluation sees: the middle of an image whose shorter side is scaled.
+    """Returns the middle of an image whose shorter side is scaled, for evaluation.
 
-    To 8/7 of `side`: to 256 for 224 pixels, as is usual for ImageNet.
+    It is scaled to 8/7 of `side`: to 256 for 224 pixels, as is usual for ImageNet.
 
     Args:
       image: Any image.
-      side: Height and width of what is seen.
+      side: The height and width of the part that is seen.
     """
     shorter, least = round(side * 256 / 224), min(image.size)
     size = [pixels * shorter // least for pixels in image.size]
@@ -385,24 +402,24 @@ def random_box(
 ) -> tuple[int, int, int, int]:
     """Draws a part of an image: its area and its aspect, then its place.
 
-    Area, logarithm of the aspect, and place are uniform. What does not fit is drawn
-    again, ten times in all; then it is the largest part in the middle whose aspect is
-    allowed.
+    Area, logarithm of the aspect, and place are uniform. A part that does not fit is
+    drawn again, ten times in all; then it is the largest part in the middle whose
+    aspect is allowed.
 
     Args:
-      width: Of the image, in pixels.
-      height: Likewise.
-      rng: What draws.
+      width: The width of the image, in pixels.
+      height: The height of the image, in pixels.
+      rng: The generator of the random numbers.
 
     Returns:
-      Left, top, width and height of the part.
+      Left, top, width and height of the part, in pixels.
 
     References:
       Szegedy et al. (2015), section 6: 8 % to 100 % of the area, aspects 3/4 to 4/3.
     """
     for _ in range(10):
         area = width * height * rng.uniform(*AREA)
-        aspect = math.exp(rng.uniform(*map(math.log, ASPECT)))
+        aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
         own = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 1 <= own[0] <= width and 1 <= own[1] <= height:
             left = rng.integers(width - own[0], endpoint=True)
@@ -418,9 +435,9 @@ def part(
     """Returns a part of an image, brought to `side` x `side` pixels.
 
     Args:
-      image: Opened, not decoded yet.
-      box: Left, top, width and height of the part.
-      side: Height and width of what is seen.
+      image: An image that is opened and not decoded yet.
+      box: The left, top, width and height of the part, in pixels.
+      side: The height and width of the result.
       mode: One of `MODES`.
     """
     left, top, width, height = box
@@ -430,7 +447,10 @@ def part(
     drafted = image.draft(None, enough)
     scale = 1.0 if drafted is None else drafted[1][2] / whole[0]
     corners = [scale * x for x in (left, top, left + width, top + height)]
-    return in_mode(image, mode).resize((side, side), _BILINEAR, box=corners)
+    # (Pillow takes a list too. A tuple that names the whole image, where that has this
+    # size, would not be resampled, which rounds colours under alpha.)
+    seen = in_mode(image, mode)
+    return seen.resize((side, side), _BILINEAR, box=corners)  # type: ignore[arg-type]
 
 
 def pad(image: np.ndarray) -> np.ndarray:
@@ -450,7 +470,7 @@ def in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     and the colours are those that are stored. Of several frames the first is seen.
 
     Args:
-      image: Opened.
+      image: An opened image.
       mode: One of `MODES`.
 
     Raises:
@@ -485,7 +505,7 @@ def _opened(encoded: bytes) -> PIL.Image.Image:
 def _decoded(
     encoded: bytes, see: Callable[[PIL.Image.Image], PIL.Image.Image]
 ) -> np.ndarray:
-    """Returns what is seen of an image, uint8 `[H, W, C]`."""
+    """Returns the pixels of an image as `see` makes it, uint8 `[H, W, C]`."""
     with _opened(encoded) as image:
         if math.prod(image.size) > LARGEST:
             raise ValueError(
@@ -498,7 +518,7 @@ def _decoded(
 
 @contextlib.contextmanager
 def _or_damaged(source: Source, number: int) -> Iterator[None]:
-    """Names the record that cannot be read or decoded."""
+    """Raises an error that names the record that cannot be read or decoded."""
     try:
         yield
     except Exception as error:  # What is damaged fails in many ways.
@@ -509,7 +529,7 @@ def _or_damaged(source: Source, number: int) -> Iterator[None]:
 
 
 def _kept(files: Sequence[str]) -> pathlib.Path:
-    """Where the labels in files are kept: another place when the files change."""
+    """Returns the path for the labels in files: another path when the files change."""
     found = []
     for file in files:
         stat = os.stat(file)

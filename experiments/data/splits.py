@@ -2,15 +2,22 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.data import records
 
 
 class Split(NamedTuple):
-    """Images uint8 `[N, H, W, C]`, which may stay in files, and labels int32 `[N]`."""
+    """The images and labels of a split.
 
-    image: np.ndarray | records.Records
+    Attributes:
+      image: The images, uint8 `[N, H, W, C]`; they may stay in files, or lie on a
+        device.
+      label: The classes, int32 `[N]`.
+    """
+
+    image: np.ndarray | jax.Array | records.Records
     label: np.ndarray
 
 
@@ -18,16 +25,18 @@ class Dataset(NamedTuple):
     """A data set in three splits.
 
     Attributes:
-      name: what `load` was asked for.
-      classes: number of classes.
-      train: what the weights are fitted to.
-      validation: held out of the training images; every choice is made on it.
-      test: read once a run.
-      note: one sentence with source, sizes and split, for the run to print.
-      mean: per channel, over every pixel of `train` (of a sample, or ImageNet's own,
-        where the images stay in files), in units of 0..255.
-      std: likewise; 1 for a channel that never changes.
-      size: of the images that nets see, `(height, width)`; None for their own.
+      name: The name that `load` was asked for.
+      classes: The number of classes.
+      train: The images that the weights are fitted to.
+      validation: The images held out of the training images; every choice is made on
+        them.
+      test: The test images, read once a run.
+      note: One sentence with source, sizes and split, for the run to print.
+      mean: The mean of each channel, over every pixel of `train` (of a sample, or
+        ImageNet's own, where the images stay in files), in units of 0..255.
+      std: The standard deviation of each channel, likewise; 1 for a channel that never
+        changes.
+      size: The size `(height, width)` of the images that nets see; None for their own.
     """
 
     name: str
@@ -42,10 +51,10 @@ class Dataset(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the images that nets see: height, width and channels."""
+        """Returns height, width and channels of the images that nets see."""
         *own, channels = self.train.image.shape[1:]
         return (*(self.size or own), channels)
 
 
 class DataMissing(ValueError):
-    """The data, or a package that reads it, is absent; the message says what to run."""
+    """An error for absent data, or a package that reads them; it says what to run."""

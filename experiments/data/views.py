@@ -1,10 +1,11 @@
 """What nets see of images: normalised, cropped and mirrored in the compiled step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.data import records, splits
 
@@ -13,7 +14,7 @@ def augmentation(dataset: splits.Dataset) -> dict[str, Any]:
     """Returns the usual arguments `crop` and `flip` of `view` for a data set.
 
     Args:
-      dataset: from `load`.
+      dataset: The data set, from `load`.
 
     Returns:
       A crop of 4 pixels and flips for CIFAR (He et al. 2016, section 4.2), flips for
@@ -21,19 +22,19 @@ def augmentation(dataset: splits.Dataset) -> dict[str, Any]:
     """
     if dataset.name in ("cifar10", "cifar100"):
         return {"crop": 4, "flip": True}
-    varied = isinstance(dataset.train.image, records.Records)
-    return {"crop": 0, "flip": varied and dataset.train.image.varied}
+    images = dataset.train.image
+    return {"crop": 0, "flip": isinstance(images, records.Records) and images.varied}
 
 
-def normalise(dataset: splits.Dataset, images: jax.Array) -> jax.Array:
+def normalise(dataset: splits.Dataset, images: np.ndarray | jax.Array) -> jax.Array:
     """Subtracts the mean of the training images and divides by their deviation.
 
     Args:
-      dataset: whose `mean` and `std` are used.
-      images: uint8 `[..., H, W, C]`.
+      dataset: The data set with that `mean` and `std`.
+      images: The images, uint8 `[..., H, W, C]`.
 
     Returns:
-      float32 of the same shape, or of the size that nets see.
+      The images, float32 of the same shape, or of the size that nets see.
     """
     shape = (1,) * (images.ndim - 1) + (-1,)
     mean = jnp.asarray(dataset.mean, jnp.float32).reshape(shape)
@@ -46,34 +47,32 @@ def normalise(dataset: splits.Dataset, images: jax.Array) -> jax.Array:
 
 def view(
     dataset: splits.Dataset, *, crop: int = 0, flip: bool = False
-) -> Callable[
-    [dict[str, jax.Array], dict[str, jax.Array], jax.Array], dict[str, jax.Array]
-]:
-    """Returns what a training step sees of the images that lie on the device.
+) -> Callable[[Any, Mapping[str, jax.Array], jax.Array], dict[str, jax.Array]]:
+    """Returns the view that a training step has of the images on the device.
 
     Args:
-      dataset: whose normalisation is applied.
-      crop: pad by that many black pixels and cut back at random; 0 for none.
-      flip: mirror half of the images left to right, at random.
+      dataset: The data set whose normalisation is applied.
+      crop: The number of black pixels that pad each side before an image is cut back at
+        random; 0 for none.
+      flip: Whether half of the images are mirrored left to right, at random.
 
     Returns:
       `view(arrays, batch, key)`: `arrays` holds `image` uint8 `[N, H, W, C]` and
       `label` int32 `[N]`, `batch` holds `index` int32 `[B]` (and, from a loader such as
-      `from_host`, `image` and `label` of its own, instead of `arrays`); it answers
-      `image` float32 `[B, H, W, C]`, `label` `[B]` and `index` `[B]`, and `targets` as
-      it is, if the batch brings what a teacher answered. An example's crop and flip
-      follow from the key and its index alone, not from its place in the batch,
-      nor from the number of devices: give every device the same key, and every step
-      its own.
+      `from_host`, `image` and `label` of its own, instead of `arrays`). It returns
+      `image` float32 `[B, H, W, C]`, `label` `[B]` and `index` `[B]`, and `targets`
+      unchanged, if the batch brings a teacher's targets. An example's crop and flip
+      follow from the key and its index alone, not from its place in the batch, nor from
+      the number of devices: give every device the same key, and every step its own.
 
     Raises:
-      ValueError: a negative crop.
+      ValueError: The crop is negative.
     """
     if crop < 0:
         raise ValueError(f"crop is a number of pixels, not {crop}")
 
     def apply(
-        arrays: dict[str, jax.Array], batch: dict[str, jax.Array], key: jax.Array
+        arrays: Any, batch: Mapping[str, jax.Array], key: jax.Array
     ) -> dict[str, jax.Array]:
         index = batch["index"]
         if "image" in batch:
@@ -101,9 +100,9 @@ def draw(key: jax.Array, index: jax.Array, crop: int) -> tuple[jax.Array, jax.Ar
     """Draws each example's crop and flip from the key and its index.
 
     Args:
-      key: of the step.
-      index: int32 `[B]`, the examples' places in the data set.
-      crop: pixels of padding on each side.
+      key: The key of the step.
+      index: The examples' places in the data set, int32 `[B]`.
+      crop: The number of pixels of padding on each side.
 
     Returns:
       The crops' corners in the padded images, int32 `[B, 2]` in 0..2*crop (row,

@@ -9,14 +9,14 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
     """Returns the numbers of the table.
 
     Args:
-      results: Of each run, the teacher's first, if a net teaches.
-      labels: Of the test images.
+      results: The results of the runs, the teacher's first, if a net teaches.
+      labels: The labels of the test images.
 
     Returns:
       `teacher`: its test error, or None. `methods`: for each, the test error of every
       seed with mean and spread, the same at the best epoch on the validation images,
-      agreement by layer, and, but for the baseline, McNemar's test against it seed
-      by seed (Holm's correction over all of them) and the paired difference over seeds.
+      agreement by layer, and, but for the baseline, McNemar's test against it seed by
+      seed (Holm's correction over all of them) and the paired difference over seeds.
     """
     by_method: dict[str, list[dict]] = {}
     teacher, students = _sides(results)
@@ -29,10 +29,11 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
         if name == baseline:
             continue
         for own, plain in zip(runs, by_method[baseline], strict=True):
-            test = statistics.mcnemar(labels, own["predicted"], plain["predicted"])
-            tests.append({"method": name, "seed": own["seed"], **test._asdict()})
+            found = statistics.mcnemar(labels, own["predicted"], plain["predicted"])
+            tests.append({"method": name, "seed": own["seed"], **found._asdict()})
         errors = ([run["test_error"] for run in r] for r in (runs, by_method[baseline]))
-        difference = statistics.paired_difference(*errors)
+        first, second = errors
+        difference = statistics.paired_difference(first, second)
         methods[name]["difference"] = {
             k: _number(v) for k, v in difference._asdict().items()
         }
@@ -71,7 +72,7 @@ def _method(runs: list[dict]) -> dict:
 
 
 def _agreement(runs: list[dict]) -> dict:
-    """With the teacher's RDMs, of the mean over layers and by layer."""
+    """Returns the agreement with the teacher's RDMs: mean over layers, and by layer."""
     layers = runs[0]["agreement"]
     means = {
         kind: _spread(
@@ -95,5 +96,5 @@ def _spread(values: list[float]) -> dict:
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+    """Returns a number as JSON has it: None for NaN."""
     return None if np.isnan(value) else value

@@ -15,8 +15,10 @@ from experiments import config as configs
 from experiments.results import folder as results_folder
 
 # What an experiment is of: with another teacher, ...
-TEACHING = ("data", "train_per_class", "resize", "teacher", "teacher_from")
-TEACHING += ("teacher_modality", "ensemble")
+TEACHING = (
+    *("data", "train_per_class", "resize", "teacher", "teacher_from"),
+    *("teacher_modality", "ensemble"),
+)
 # ... or another student nothing that is published belongs to it.
 EXPERIMENT = (*TEACHING, "student", "student_from", "modality")
 # What columns may differ in and be of one experiment.
@@ -27,7 +29,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 
 def defining(table: tables.Table) -> list[str]:
-    """The settings that make columns what they are, and what sets them apart."""
+    """Returns the settings that define columns, and those in which columns differ."""
     every = [results_folder.settings(of.config) for of in table.columns.values()]
     first, *others = every
     apart = {k for k in first if any(own[k] != first[k] for own in others)}
@@ -40,8 +42,8 @@ def check_apart(
     """Raises `UsageError` where changes make one experiment of two columns.
 
     Args:
-      table: As its file has it.
-      changed: With the changes.
+      table: The table as its file has it.
+      changed: The table with the changes.
       chosen: The columns that are asked for.
     """
     known = defining(table)
@@ -68,18 +70,19 @@ def check_apart(
 def changes(
     table: tables.Table, runs: Mapping[str, Mapping[str, Any]], column: str
 ) -> Changes:
-    """Returns what a run has changed of its column.
+    """Returns the settings that a run has changed of its column.
 
     Args:
-      table: As its file has it.
-      runs: By column, the settings that it was run with (`results.settings`).
-      column: Which.
+      table: The table as its file has it.
+      runs: The settings of each run (`results.settings`), by column.
+      column: The name of the column.
 
     Returns:
-      Of the run, and of the one whose teacher it has ("COLUMN's SETTING").
+      The changes of the run, and those of the run whose teacher it has ("COLUMN's
+      SETTING").
     """
     found, source = _changes(table, runs, column), table.columns[column].teacher_of
-    if source in runs and "teacher_from" not in found:
+    if source is not None and source in runs and "teacher_from" not in found:
         for key, values in _changes(table, runs, source).items():
             if key in TEACHING and runs[column].get(key) != values[0]:
                 found[f"{source}'s {key}"] = values
@@ -106,7 +109,7 @@ def _changes(
 
 
 def name(table: tables.Table, column: str, changed: Changes) -> str:
-    """What a column is called: its own name, if it is the experiment of that name."""
+    """Returns the name of a column: its own, if it is the experiment of that name."""
     known = defining(table)
     other = [
         f"{key}={_said(now)}"
@@ -117,7 +120,7 @@ def name(table: tables.Table, column: str, changed: Changes) -> str:
 
 
 def sentences(changed: Mapping[str, Changes]) -> list[str]:
-    """By column what was changed, in words: a sentence for each setting."""
+    """Returns the changes of all columns in words: a sentence for each setting."""
     found: dict[str, list[str]] = {}
     for column, of in changed.items():
         for key, (now, was) in of.items():

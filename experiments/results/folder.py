@@ -8,7 +8,7 @@ import shutil
 import string
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from experiments import command, locks
 from experiments import config as configs
@@ -104,12 +104,12 @@ def settings(config: configs.Config) -> dict[str, Any]:
 
 
 def without_call(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Of recorded settings those that make a run another one."""
+    """Returns those of recorded settings that make a run another one."""
     return {k: v for k, v in recorded.items() if k not in OF_THE_CALL}
 
 
-def is_run(recorded: Any) -> bool:
-    """Returns whether this is what a `config.json` of `experiments.run` holds."""
+def is_run(recorded: Any) -> TypeGuard[dict[str, Any]]:
+    """Returns whether this is the content of a `config.json` of `experiments.run`."""
     return (
         isinstance(recorded, dict)
         and recorded.keys() >= ALWAYS
@@ -122,10 +122,11 @@ def is_run(recorded: Any) -> bool:
 
 
 def place(name: str, config: configs.Config) -> pathlib.Path:
-    """Returns the results folder, of which nothing is known yet.
+    """Returns the path of the results folder, whatever it holds.
 
     Raises:
-      UsageError: It can be none, or what the run reads would be deleted with it.
+      UsageError: The path can be no results folder, or files that the run reads would
+        be deleted with it.
     """
     folder = command.path("out", _named(name, config))
     if folder.exists() and not folder.is_dir():
@@ -138,15 +139,15 @@ def place(name: str, config: configs.Config) -> pathlib.Path:
 def claim(
     name: str, config: configs.Config, fingerprints: dict[str, str] | None = None
 ) -> pathlib.Path:
-    """The results folder, if it is free or holds this config's run to be resumed.
+    """Returns the results folder, if it is free or holds this config's run to resume.
 
     The caller holds it (`locks.held`).
 
     Args:
-      name: Of the config.
+      name: The name of the config.
       config: The settings.
-      fingerprints: Of the images (one of `IMAGES`), and of what the run reads besides,
-        such as `teacher_weights`.
+      fingerprints: The fingerprints of the images (one of `IMAGES`), and of other
+        inputs of the run, such as `teacher_weights`.
 
     Raises:
       UsageError: It holds something else, or `resume` or `overwrite` is missing.
@@ -176,7 +177,7 @@ def _is_nothing(path: pathlib.Path) -> bool:
 
 
 def _tell_unknown(folder: pathlib.Path, known: dict, mine: dict) -> None:
-    """Says where it is not known that a run goes on with the images it began with."""
+    """Prints a note where the images that a run began with are not known."""
     if mine.keys() & {*IMAGES} and not known.keys() & mine.keys():
         print(
             f"{folder} does not say which images it began with (an earlier version, or "
@@ -186,7 +187,7 @@ def _tell_unknown(folder: pathlib.Path, known: dict, mine: dict) -> None:
 
 
 def _named(name: str, config: configs.Config) -> str:
-    """`out` with the names of config and data in it."""
+    """Returns `out` with the names of config and data in it."""
     names = {"config": name, "data": config.data.name.replace("/", "-")}
     try:
         for _, *field in string.Formatter().parse(config.runtime.out):
@@ -200,7 +201,7 @@ def _named(name: str, config: configs.Config) -> str:
 
 
 def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
-    """Raises `UsageError` if what a run reads lies in the folder to be emptied."""
+    """Raises `UsageError` if a run's inputs lie in the folder to be emptied."""
     for field in ("teacher_from", "student_from", "brain", "activations", "data_dir"):
         given = configs.flat(config)[field]
         if given is None:
@@ -214,15 +215,15 @@ def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
 
 
 def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
-    """Deletes what a run has written to a folder: nothing else, or nothing at all.
+    """Deletes the files that a run has written to a folder: no others, or none at all.
 
-    First what says that something is finished, last what shows that it was a run; a
-    net is whole or gone, so that the run may also be resumed. (Not the folder itself,
-    which may be a link or the working directory.)
+    The first to go are the files that say that something is finished, the last is the
+    file that shows that it was a run; a net is whole or gone, so that the run may also
+    be resumed. (The folder itself stays: it may be a link or the working directory.)
 
     Args:
       folder: The folder.
-      methods: Of the run.
+      methods: The methods of the run.
 
     Raises:
       UsageError: Something else lies in it.
@@ -248,7 +249,7 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
 
 
 def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
-    """What lies in a folder, and in those in it, that is none of these forms."""
+    """Yields the paths in a folder, and in its folders, that have none of the forms."""
     for path in sorted(folder.iterdir()):
         matching = [of for form, of in forms.items() if re.fullmatch(form, path.name)]
         if not matching and files.is_draft(path):
@@ -264,8 +265,9 @@ def differing(theirs: dict, mine: dict) -> list[str]:
     """Returns the settings for which a run cannot be resumed with others.
 
     Args:
-      theirs: Of the run in a folder, what its `config.json` holds.
-      mine: Those it would be resumed with. They may have more seeds and more methods.
+      theirs: The content of the `config.json` of the run in a folder.
+      mine: The settings that it would be resumed with. They may have more seeds and
+        more methods.
     """
 
     def value(of, key):
@@ -288,10 +290,10 @@ def differing(theirs: dict, mine: dict) -> list[str]:
 
 
 def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> dict:
-    """Returns what a folder in use holds, if it may be overwritten or resumed.
+    """Returns the recorded settings of a folder in use.
 
     Raises:
-      UsageError: It may not.
+      UsageError: It may neither be overwritten nor resumed.
     """
     record = folder / "config.json"
     try:
@@ -319,7 +321,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
 
 
 def _said(theirs: dict, mine: dict) -> str:
-    """Returns what differs, in words."""
+    """Returns the differing settings in words."""
     return ", ".join(
         f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here"
         for k in differing(theirs, mine)
@@ -329,14 +331,17 @@ def _said(theirs: dict, mine: dict) -> str:
 def finished(
     folder: pathlib.Path, name: str, config: configs.Config
 ) -> dict[str, Any] | None:
-    """What the `result.json` of a run holds, if it has all of its seeds and methods.
+    """Returns the `result.json` of a run, if it has all of its seeds and methods.
 
-    One of fewer stays until that of all takes its place.
+    A result of fewer stays until that of all takes its place.
 
     Args:
-      folder: Of the run.
-      name: Of its config.
+      folder: The folder of the run.
+      name: The name of its config.
       config: Its settings.
+
+    Returns:
+      The content of the file; None where there is none or it has fewer.
 
     Raises:
       UsageError: It is damaged, or of another run.
@@ -365,7 +370,7 @@ def finished(
 def check_net(
     recorded: Mapping[str, Any], method: str, seed: int, config: configs.Config
 ) -> None:
-    """Raises `ValueError` for what the `result.json` of another net holds."""
+    """Raises `ValueError` for the content of the `result.json` of another net."""
     theirs = {k: recorded[k] for k in ("method", "seed")}
     theirs |= without_call(recorded["config"])
     if changes := _said(theirs, {"method": method, "seed": seed, **settings(config)}):
@@ -373,11 +378,11 @@ def check_net(
 
 
 def check_checkpoint(about: Any, name: str, mine: dict) -> None:
-    """Raises `ValueError` for what a checkpoint of another net says of itself.
+    """Raises `ValueError` for a checkpoint that says that it is of another net.
 
     Args:
-      about: What it says.
-      name: Of the net.
+      about: The words of the checkpoint on itself.
+      name: The name of the net.
       mine: The settings. (The first versions' checkpoints say nothing of theirs.)
     """
     epochs = {"history": [{"validation_error": NUMBER, ...: NUMBER}]}

@@ -5,7 +5,7 @@ def table(summary: dict) -> str:
     """Returns the summary as Markdown, for the terminal and the results folder.
 
     Args:
-      summary: From `summarise`, with `config`, `data`, `device` and `seconds`.
+      summary: The dict from `summarise`, with `config`, `data`, `device` and `seconds`.
     """
     methods, baseline = summary["methods"], summary["baseline"]
     parts = [_head(summary), _methods(summary)]
@@ -74,7 +74,7 @@ def _methods(summary: dict) -> str:
 
 
 def plus_minus(spread: dict, digits: int) -> str:
-    """Returns a mean and its deviation, as far as there are such."""
+    """Returns a mean and its deviation, as far as they are there."""
     if spread["mean"] is None:
         return "–"
     if spread["std"] is None:
@@ -94,13 +94,16 @@ def interval(difference: dict | None, digits: int = 2) -> str:
 
 
 def significant(name: str, tests: list[dict]) -> str:
-    """In how many seeds McNemar's test tells a method from the baseline."""
+    """Returns in words the number of seeds with a significant McNemar's test.
+
+    The test is that of a method against the baseline, with p < 0.05 after correction.
+    """
     mine = [test["holm"] < 0.05 for test in tests if test["method"] == name]
     return f"{sum(mine)} of {len(mine)}" if mine else "–"
 
 
 def mcnemar(tests: list[dict], baseline: str) -> list[str]:
-    """McNemar's tests of all methods and seeds as Markdown: words and a table."""
+    """Returns McNemar's tests of all methods and seeds in Markdown: words, a table."""
     if not tests:
         return []
     rows = [
@@ -116,7 +119,7 @@ def mcnemar(tests: list[dict], baseline: str) -> list[str]:
 
 
 def grid(columns: list[str], rows: list[list]) -> str:
-    """Returns a Markdown table whose source is aligned too."""
+    """Returns a Markdown table with aligned columns in its source too."""
     cells = [[str(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [

@@ -15,9 +15,9 @@ def pictures(folder: pathlib.Path, results: list[dict], labels: np.ndarray) -> N
     """Saves `rdms.png` and `learning_curves.png`.
 
     Args:
-      folder: Where to.
-      results: Of each run, the teacher's first, if a net teaches.
-      labels: Classes of the stimuli of the RDMs, sorted.
+      folder: The folder for the pictures.
+      results: The results of the runs, the teacher's first, if a net teaches.
+      labels: The classes of the stimuli of the RDMs, sorted.
     """
     _rdms(folder / "rdms.png", results, labels)
     _learning_curves(folder / "learning_curves.png", results)
@@ -64,7 +64,7 @@ def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
 
 
 def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
-    """Validation error and training loss of the task, mean and range over seeds."""
+    """Draws validation error and training loss of the task: mean, range over seeds."""
     from matplotlib import pyplot as plt
     from matplotlib import ticker
 

@@ -26,13 +26,13 @@ def gathered(
     """Returns the table as JSON has it.
 
     Args:
-      name: Of the table.
+      name: The name of the table.
       asked: The table, with the changes that were asked for.
-      summaries: Of the columns that were run, what `run.run` answered.
-      missing: Why the others were not.
+      summaries: The results of `experiment.run`, by column.
+      missing: The reasons why the other columns were not run, by column.
 
     Returns:
-      `columns`, a list: for each the summary's numbers, and what is published; `rows`,
+      `columns`, a list: for each the summary's numbers, and the published ones; `rows`,
       the methods; `differences`; `missing`.
     """
     keys = ("config", "data", "device", "seconds", "teacher", "baseline", "methods")
@@ -160,7 +160,7 @@ def _validation(column: dict, method: str) -> str:
 
 
 def _rows(found: dict[str, Any]) -> list[list[Any]]:
-    """Returns a line for each student."""
+    """Returns the rows of the CSV file: the head, and a row for each student."""
     head = ["column", "method", "seed", "test_accuracy", "validation_accuracy_last"]
     head += ["validation_accuracy_best", "only_right", "only_baseline_right"]
     rows = [[*head, "p", "p_holm", "seconds", "published"]]

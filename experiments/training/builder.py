@@ -31,18 +31,18 @@ State = training.TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a net is trained by a method: the one way that its states and steps are made.
+    """The one way in which states and steps for a net and a method are made.
 
-    Phases go by their number in `plan`; the last is the one with the task.
+    A phase is named by its number in `plan`; the last is the one with the task.
 
     Attributes:
-      name: In messages and folders: the method's, or "teacher".
+      name: The name in messages and folders: the method's, or "teacher".
       config: The settings.
-      net: What is trained.
-      teacher: Where its targets come from.
+      net: The net that is trained.
+      teacher: The source of its targets.
       plan: The phases.
-      optimizers: Of each phase.
-      view: What a step sees of its batch.
+      optimizers: The optimizer of each phase.
+      view: The view that a step has of its batch.
       example: A batch, for its shapes.
       begins: The weights that the net begins with; None for drawn ones.
     """
@@ -59,16 +59,16 @@ class Recipe:
 
     @property
     def stimuli(self) -> int:
-        """Returns how many stimuli of a measured RDM a step takes."""
+        """Returns the number of stimuli of a measured RDM that a step takes."""
         return len(self.example.get("stimulus", ()))
 
     def begin(self, seed: int, arrays: training.Arrays, devices: int) -> State:
         """Returns the state of a seed before the first phase.
 
         Args:
-          seed: Of the weights, and of all that the training draws.
-          arrays: What a step reads.
-          devices: How many the step is mapped over.
+          seed: The seed of the weights, and of all that the training draws.
+          arrays: The arrays that a step reads.
+          devices: The number of devices that the step is mapped over.
         """
         key = jax.random.key(seed)
         view_key = jax.random.key(0) if self.config.training.same_batches else None
@@ -90,7 +90,7 @@ class Recipe:
         )
 
     def finite_check(self, number: int) -> Callable[..., Any]:
-        """Returns what finds in a step of a phase what is not finite."""
+        """Returns a function that finds non-finite numbers in a step of a phase."""
         return training.make_finite_check(
             *(self.net, self.teacher, self.plan[number], self.view),
             micro_batches=self.config.training.micro_batches,
@@ -107,18 +107,19 @@ def make_recipe(
     example: training.Batch,
     name: str | None = None,
 ) -> Recipe:
-    """Returns how a net is trained by a method.
+    """Returns the recipe that trains a net by a method.
 
     Args:
       config: The settings.
       dataset: The images.
-      given: What there is besides images.
-      net: What is trained.
-      teacher: Where its targets come from.
-      method: `plain`, or parts of `experiments.methods` joined by `+`.
+      given: The inputs besides images.
+      net: The net that is trained.
+      teacher: The source of its targets.
+      method: The method: `plain`, or parts of `experiments.methods` joined by `+`.
       example: A batch, for its shapes.
-      name: The method's by default. A "teacher" begins as drawn, learns its task alone,
-        and has epochs and a learning rate of its own.
+      name: The name in messages and folders, the method's by default. A "teacher"
+        begins as drawn, learns its task alone, and has epochs and a learning rate of
+        its own.
     """
     teaches = name == "teacher"
     # (The weights are the students': a teacher learns its task.)
@@ -150,11 +151,11 @@ def make_recipe(
 
 
 class Prepared(NamedTuple):
-    """How a net is trained by a method, with programs that serve all seeds.
+    """A recipe for a net and a method, with programs that serve all seeds.
 
     Attributes:
-      recipe: How.
-      trainers: Of each phase.
+      recipe: The recipe.
+      trainers: The trainer of each phase.
     """
 
     recipe: Recipe
@@ -168,14 +169,14 @@ def prepare(
     method: str,
     name: str | None = None,
 ) -> Prepared:
-    """Returns what the runs of a method share; nothing is compiled yet.
+    """Returns the recipe and the trainers of a method's runs; nothing is compiled yet.
 
     Args:
-      context: Settings and data.
-      net: As for `make_recipe`, and so are `teacher`, `method` and `name`.
-      teacher: Where its targets come from.
-      method: How it is trained.
-      name: In messages and folders.
+      context: The settings and the data.
+      net: The net, as for `make_recipe`, and so are `teacher`, `method` and `name`.
+      teacher: The source of the net's targets.
+      method: The method that it is trained by.
+      name: The name in messages and folders.
     """
     config, feed = context.config, contexts.feed(context, method)
     example = feed(contexts.first_batches(config, context.given, method))
@@ -196,24 +197,26 @@ def _trainer(
     arrays: training.Arrays,
     feed: contexts.Feed,
 ) -> loop.Trainer:
-    """Returns how a phase is trained, from the state of a seed before the first one."""
+    """Returns the trainer of a phase, from the state of a seed before the first one."""
     runtime, steps_an_epoch = context.config.runtime, context.steps_an_epoch
     driver = programs.driver(runtime.driver, steps_an_epoch, stream=runtime.stream)
 
     def begin(seed, devices):
         return recipe.enter(number, recipe.begin(seed, arrays, devices))
 
+    step_fn = programs.Programs(
+        recipe.name,
+        recipe.step(number),
+        unrolled=driver.unrolled,
+        tell=context.tell,
+    )
+    examine: Callable[..., Any] = training.pmap(recipe.finite_check(number))
     return loop.Trainer(
         begin=begin,
         arrays=arrays,
-        step_fn=programs.Programs(
-            recipe.name,
-            recipe.step(number),
-            unrolled=driver.unrolled,
-            tell=context.tell,
-        ),
+        step_fn=step_fn,
         chunk=driver.chunk,
-        examine=training.pmap(recipe.finite_check(number)),
+        examine=examine,
         evaluate=_evaluation(context, recipe, number),
         layers=recipe.net.layers,
         same_view=context.config.training.same_batches,
@@ -224,14 +227,14 @@ def _trainer(
 def after(
     recipe: Recipe, number: int, trainer: loop.Trainer, before: dict[int, State]
 ) -> loop.Trainer:
-    """Returns how a phase is trained after another one.
+    """Returns the trainer of a phase after another one.
 
     Args:
-      recipe: How the net is trained.
-      number: Of the phase.
-      trainer: Of the phase.
-      before: By seed, the state at the end of the phase before. It is copied: the first
-        step takes what it is given.
+      recipe: The recipe of the net.
+      number: The number of the phase.
+      trainer: The trainer of the phase.
+      before: The states at the end of the phase before, by seed. They are copied, since
+        the first step takes the memory of the state that it is given.
     """
 
     def begin(seed, devices):
@@ -243,7 +246,7 @@ def after(
 def _evaluation(
     context: contexts.Context, recipe: Recipe, number: int
 ) -> Callable[..., Callable[[], loop.Metrics]]:
-    """Returns what measures a net at the end of an epoch (`loop.Trainer.evaluate`)."""
+    """Returns a function that measures a net at an epoch's end (`Trainer.evaluate`)."""
     config, dataset = context.config, context.dataset
     of_brain = context.given.measured if recipe.name != "teacher" else None
     last = number == len(recipe.plan) - 1
@@ -281,9 +284,15 @@ def _profile(
         return
     state = recipe.enter(last, recipe.begin(0, arrays, jax.device_count()))
     measured = profile.measure(
-        *(recipe.net, recipe.teacher, recipe.plan[last]),
-        *(recipe.optimizers[last], recipe.view),
-        *(state, arrays, training.shard(recipe.example), place),
+        recipe.net,
+        recipe.teacher,
+        recipe.plan[last],
+        recipe.optimizers[last],
+        recipe.view,
+        state,
+        arrays,
+        training.shard(recipe.example),
+        place,
         micro_batches=context.config.training.micro_batches,
     )
     context.bar.write(f"{recipe.name}:\n\n{measured.table()}\n\n{place}")
@@ -297,9 +306,10 @@ def _copy(x: jax.Array) -> jax.Array:
 
 
 def seeds_per_program(context: contexts.Context, prepared: Prepared, seeds: int) -> int:
-    """How many seeds go together: as many as are wanted, or the part of them that fits.
+    """Returns the number of seeds that go together: all, or the part of them that fits.
 
-    To know what a step takes is to compile it, so that no training waits for that.
+    A step is compiled to know its memory; the training takes the same program, so that
+    it does not wait for that.
 
     Raises:
       OutOfMemory: Not one fits.
@@ -335,7 +345,7 @@ def _together(
 
 
 def _divided(steps: tuple[int, ...], x: np.ndarray) -> jax.ShapeDtypeStruct:
-    """The form of several steps' entries of a batch, divided over the devices."""
+    """Returns the form of several steps' entries of a batch, split over the devices."""
     devices = jax.local_device_count()
     shape = (devices, *steps, len(x) // devices, *x.shape[1:])
     return jax.ShapeDtypeStruct(shape, x.dtype)

@@ -12,14 +12,14 @@ from rdljax import errors, nets
 
 
 def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
-    """Checks what methods, nets and a brain's file say together, before a run.
+    """Checks methods, nets and a brain's file against one another, before a run.
 
     Args:
-      config: The settings, of which each group has checked itself.
+      config: The settings; each group of them has checked itself.
       measured: The names of the RDMs of `brain`.
 
     Raises:
-      UnknownName: Of a part of a method, a layer or an RDM.
+      UnknownName: A part of a method, a layer or an RDM is not known.
       UsageError: Something else is impossible.
     """
     for method in config.method.names:
@@ -48,7 +48,7 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
 
 
 def _check_parts(config: configs.Config, method: str, measured: Sequence[str]) -> None:
-    """Checks that a method is made of known parts, which have what they take."""
+    """Checks that a method has known parts, and that their inputs are there."""
     student, parts = config.nets.student, method.split("+")
     kind = "part of a method"
     kind += "" if config.brain.file else ", without --brain=FILE,"
@@ -91,7 +91,7 @@ def _check_own_name(
 
 
 def _check_layer(net: str, layer: str) -> None:
-    """Raises `UnknownName` for what is no layer, nor one before its ReLU."""
+    """Raises `UnknownName` for a name of no layer, nor of one before its ReLU."""
     built = nets.build(net, 1)
     known = list(dict.fromkeys([*built.layers, *built.preactivations]))
     errors.check_name(f"layer of {net}", layer, known)

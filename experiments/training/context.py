@@ -4,7 +4,7 @@ import hashlib
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +19,31 @@ from rdljax import activations, errors, nets, teachers, training
 
 StoredActivations = activations.Stored
 Feed = Callable[[data.Batches], training.Batch]
+T = TypeVar("T")
 
 # Test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
 
 
+def present(value: T | None) -> T:
+    """Returns a value whose type allows None, where it is never None.
+
+    Raises:
+      TypeError: It is None.
+    """
+    if value is None:
+        raise TypeError("what is asked for is not there")
+    return value
+
+
 class Inputs(NamedTuple):
-    """What an experiment is given besides images.
+    """The inputs of an experiment besides images.
 
     Attributes:
       teacher: The teacher, if it was trained elsewhere.
-      student: What students begin with, if it was trained elsewhere.
-      measured: Stimuli and their RDMs.
-      activations: The teacher's, of all training images, from a file.
+      student: The net that students begin with, if it was trained elsewhere.
+      measured: The stimuli and their RDMs.
+      activations: The teacher's activations of all training images, from a file.
     """
 
     teacher: weights.Trained | None = None
@@ -40,7 +52,7 @@ class Inputs(NamedTuple):
     activations: StoredActivations | None = None
 
     def fingerprints(self) -> dict[str, str]:
-        """Returns what shows that a run is resumed with what it began with."""
+        """Returns fingerprints that show that a run is resumed with its own inputs."""
         found = {
             "teacher_weights": self.teacher and self.teacher.fingerprint,
             "student_weights": self.student and self.student.fingerprint,
@@ -51,21 +63,21 @@ class Inputs(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What the runs of one experiment share.
+    """The settings, images and other inputs that the runs of one experiment share.
 
     Attributes:
       config: The settings.
       dataset: The images.
-      stimuli: Indices of the test images whose RDMs are reported, sorted by class.
+      stimuli: The indices of the test images whose RDMs are reported, sorted by class.
       folder: The results folder.
-      interrupt: Whether to stop.
+      interrupt: The request to stop.
       bar: The progress bar.
       train: The training images and labels, if they do not stream, and stimuli, on the
         devices.
-      validation: The validation images, on a device.
-      given: What there is besides images.
-      taught: From indices of training images to what the teacher answered, by layer,
-        where it is stored.
+      validation: The validation images, on a device unless they stream.
+      given: The inputs besides images.
+      taught: The function from indices of training images to the teacher's activations
+        by layer, where they are stored.
     """
 
     config: configs.Config
@@ -81,11 +93,11 @@ class Context(NamedTuple):
 
     @property
     def steps_an_epoch(self) -> int:
-        """Returns how many steps an epoch has."""
+        """Returns the number of steps of an epoch."""
         return len(self.dataset.train.label) // self.config.training.batch
 
     def tell(self, words: str) -> None:
-        """Says something beside the progress bar, where results are not printed."""
+        """Prints words beside the progress bar, to stderr, where results do not go."""
         self.bar.write(words, file=sys.stderr)
 
 
@@ -146,11 +158,11 @@ def load(config: configs.Config) -> data.Dataset:
 
 
 def fingerprint(dataset: data.Dataset) -> dict[str, str]:
-    """Returns what shows that a run is resumed with the images that it began with.
+    """Returns a fingerprint that shows that a run is resumed with its own images.
 
     Returns:
-      SHA-256 of all splits, by which of `results.IMAGES` it is of: of streamed images
-      the names and sizes of the files are known.
+      A SHA-256 of all splits, by its key in `results.IMAGES`. Of streamed images, names
+      and sizes of the files are known.
     """
     digest, kind = hashlib.sha256(), "images"
     for split in (dataset.train, dataset.validation, dataset.test):
@@ -164,27 +176,31 @@ def fingerprint(dataset: data.Dataset) -> dict[str, str]:
 
 
 def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
-    """The nets that a config takes from folders, and the config with what they are.
+    """Returns a config with the names of the nets that it takes from folders, and them.
 
     Raises:
       UsageError: A folder holds no weights, or those of another modality.
     """
     given = Inputs()
     if config.nets.teacher_from is not None:
-        given = given._replace(teacher=weights.load(config.nets.teacher_from))
-        seen = _modality("teacher_modality", config, given.teacher)
-        config = configs.change(
-            config, teacher=given.teacher.name, teacher_modality=seen
-        )
+        trained = weights.load(config.nets.teacher_from)
+        given = given._replace(teacher=trained)
+        seen = _modality("teacher_modality", config, trained)
+        config = configs.change(config, teacher=trained.name, teacher_modality=seen)
     if config.nets.student_from is not None:
-        given = given._replace(student=weights.load(config.nets.student_from))
-        seen = _modality("modality", config, given.student)
-        config = configs.change(config, student=given.student.name, modality=seen)
+        trained = weights.load(config.nets.student_from)
+        given = given._replace(student=trained)
+        seen = _modality("modality", config, trained)
+        config = configs.change(config, student=trained.name, modality=seen)
     return config, given
 
 
 def _modality(field: str, config: configs.Config, trained: weights.Trained) -> str:
-    """What a net sees that was trained elsewhere; `UsageError` if not as asked for."""
+    """Returns the part of images that a net sees that was trained elsewhere.
+
+    Raises:
+      UsageError: The config asks for another part.
+    """
     asked = getattr(config.nets, field)
     if asked not in (colour.IMAGE, trained.modality):
         raise command.UsageError(
@@ -197,7 +213,7 @@ def _modality(field: str, config: configs.Config, trained: weights.Trained) -> s
 def with_measurements(
     config: configs.Config, dataset: data.Dataset, given: Inputs
 ) -> Inputs:
-    """Returns what is given, and the RDMs and the activations that a config names.
+    """Returns the inputs, and the RDMs and the activations that a config names.
 
     Raises:
       UsageError: They cannot be read, or are not of these images.
@@ -243,7 +259,7 @@ def build_context(
     bar: tqdm.tqdm,
     given: Inputs = Inputs(),  # noqa: B008 (a tuple)
 ) -> Context:
-    """Builds a context, with the images where they belong."""
+    """Returns a context, with the images on the devices unless they stream."""
     train = {} if config.runtime.stream else dataset.train._asdict()
     if given.measured is not None:
         train["stimuli"] = given.measured.images[given.measured.shown]
@@ -266,9 +282,10 @@ def _on_device(split: data.Split) -> data.Split:
 
 
 def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
-    """Indices of the first test images of each class, as many of each, by class.
+    """Returns the indices of the first test images of each class, as many of each.
 
-    Of more classes than `count` has pairs of images, every second, third, ...
+    They are sorted by class. Where `count` is below two images of each class, every
+    second, third, ... class is taken.
     """
     classes = np.unique(test.label)
     classes = classes[:: max(1, 2 * len(classes) // count)]
@@ -303,7 +320,7 @@ def teacher(
     config: configs.Config, dataset: data.Dataset, axis_name: str | None = None
 ) -> Any:
     """Returns the net of a teacher that is trained here."""
-    net = nets.build(config.nets.teacher, dataset.classes, axis_name=axis_name)
+    net = nets.build(present(config.nets.teacher), dataset.classes, axis_name=axis_name)
     return colour.seeing(config.nets.teacher_modality, net, dataset)
 
 
@@ -321,23 +338,25 @@ def begun(state: training.TrainState, begin: weights.Trained) -> training.TrainS
 def plan(
     config: configs.Config, dataset: data.Dataset, given: Inputs, method: str
 ) -> list[training.Phase]:
-    """Returns the phases of a method, with what it takes from a brain."""
+    """Returns the phases of a method, with the terms that it takes from a brain."""
     steps = config.training.epochs * (len(dataset.train.label) // config.training.batch)
     setting = methods.Setting(config, dataset.train.label, steps)
     return methods.plan(
         setting,
         method,
-        lambda part: brain.weighted_terms(config, given.measured, steps, part),
+        lambda part: brain.weighted_terms(config, present(given.measured), steps, part),
     )
 
 
 def with_brain(
     config: configs.Config, given: Inputs, teacher: teachers.Teacher, method: str
 ) -> teachers.Teacher:
-    """Returns a teacher, and the RDMs that a method reads."""
+    """Returns a teacher, merged with the RDMs that a method reads."""
     if not brain.parts(method):
         return teacher
-    return teachers.merge(teacher, brain.teacher(config, given.measured, method))
+    return teachers.merge(
+        teacher, brain.teacher(config, present(given.measured), method)
+    )
 
 
 # ---- batches
@@ -347,13 +366,13 @@ def first_batches(config: configs.Config, given: Inputs, method: str) -> data.Ba
     """Returns the first images, and stimuli, in their order: one step, `[n]`."""
     stimulus = None
     if brain.parts(method):
-        shown = brain.size(config, given.measured)
+        shown = brain.size(config, present(given.measured))
         stimulus = np.arange(shown, dtype=np.int32)
     return data.Batches(np.arange(config.training.batch, dtype=np.int32), stimulus)
 
 
 def feed(context: Context, method: str = "plain") -> Feed:
-    """Returns what makes of `data.Batches` the entries of the batches of steps."""
+    """Returns a function from `data.Batches` to the entries of the batches of steps."""
     images = (
         data.from_host(context.dataset.train) if context.config.runtime.stream else None
     )
@@ -383,7 +402,7 @@ def view(
 
 
 def augmentation(config: configs.Config, dataset: data.Dataset) -> dict[str, Any]:
-    """Returns how images are cropped and mirrored."""
+    """Returns the crop and flip of images: the config's, else the usual ones."""
     chosen = {"crop": config.data.crop, "flip": config.data.flip}
     chosen = {k: v for k, v in chosen.items() if v is not None}
     return data.augmentation(dataset) | chosen

@@ -24,14 +24,14 @@ STEPS_MEASURED = 5
 
 
 class Cost(NamedTuple):
-    """Seconds of steps, and of compiling them."""
+    """The seconds of steps, and of compiling them."""
 
     steps: float = 0.0
     compiling: float = 0.0
 
 
 def planned(call: table_runs.Call) -> str:
-    """Returns the runs of a table, which are done, and an estimate of the rest."""
+    """Returns the runs of a table, those that are done, and an estimate of the rest."""
     rows, known, unknown = [], [], []
     table = tables.load(call.name)
     for column in call.chosen:
@@ -48,6 +48,7 @@ def planned(call: table_runs.Call) -> str:
             nets = [("teacher", i) for i in range(config.nets.ensemble)] + nets
         done = [net for net in nets if _result(folder, config, *net).exists()]
         left = [net for net in nets if net not in done]
+        cost: Cost | None
         cost, how = Cost(), "done"
         try:
             _check_same(call, column)
@@ -119,10 +120,10 @@ def _duration(cost: Cost | None) -> str:
 def _estimate(
     config: configs.Config, folder: pathlib.Path, left: list[tuple[str, int]]
 ) -> tuple[Cost, str]:
-    """Returns what the nets that are left take, and what that was estimated from.
+    """Returns the cost of the nets that are left, and the source of the estimate.
 
-    Of a method of which a seed is done, that seed's steps; of the others a few steps.
-    Each method is compiled once for all its seeds.
+    For a method with a seed that is done, that seed's steps are taken; for the others a
+    few steps. Each method is compiled once for all its seeds.
 
     Raises:
       UsageError: The data are missing.
@@ -157,7 +158,10 @@ def _estimate(
 def _measured(
     config: configs.Config, dataset: Any, given: contexts.Inputs
 ) -> dict[str, Cost]:
-    """Returns a plain step of student and teacher, and a teacher's answer."""
+    """Returns the costs of a plain step of student and teacher, and of an answer.
+
+    The answer is a teacher's, for the images of a step.
+    """
     with tempfile.TemporaryDirectory() as scratch, tqdm.tqdm(disable=True) as bar:
         folder = pathlib.Path(scratch)
         context = contexts.build_context(
@@ -202,7 +206,13 @@ def _measured(
 
 
 def _cost(call: Callable[[], Any], began: float, chunk: int = 1) -> Cost:
-    """Returns the median of a few calls of `chunk` steps, after one that compiles."""
+    """Returns the cost of a step: the median of a few calls, after one that compiles.
+
+    Args:
+      call: A call of `chunk` steps.
+      began: The time when the first call's preparation began, in seconds.
+      chunk: The number of steps of a call.
+    """
     jax.block_until_ready(call())
     first, taken = time.perf_counter() - began, []
     for _ in range(STEPS_MEASURED):

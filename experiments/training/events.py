@@ -13,15 +13,16 @@ from tensorboardX.proto import event_pb2
 class Events:
     """Metrics of a net for TensorBoard, in a file of its folder.
 
-    They are written by whom they are given to. (`tensorboardX.SummaryWriter` has a
-    thread for it, which a full disk ends; who fills its queue then waits for ever.)
+    They are written in the caller's thread. (`tensorboardX.SummaryWriter` has a thread
+    for it, which a full disk ends; a caller who fills its queue then waits for ever.)
     """
 
     def __init__(self, folder: pathlib.Path):
         """Begins a file.
 
         Raises:
-          OSError: It cannot be written, with its name; so do the methods.
+          OSError: The file cannot be written; the error has its name. The methods raise
+            it too.
         """
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
         # (A path that begins with "s3:" is a bucket to tensorboardX.)
@@ -32,7 +33,7 @@ class Events:
         self._write(file_version="brain.Event:2")
 
     def add(self, metrics: dict[str, float], step: int) -> None:
-        """Writes what was measured after a step."""
+        """Writes the metrics that were measured after a step."""
         for name, value in metrics.items():
             self._write(step=step, summary=summary.scalar(name, value))
 

@@ -12,7 +12,10 @@ from rdljax import checkpoints
 
 
 def answer(command: Callable[[], None]) -> int:
-    """Runs a command that trains; 1 where that cannot go on, else `command.answer`."""
+    """Runs a command that trains and returns its exit status.
+
+    It is 1 where the training cannot go on, else that of `command.answer`.
+    """
     try:
         return commands.answer(command)
     except (loop.Diverged, programs.OutOfMemory) as stopped:
@@ -39,7 +42,7 @@ def run(
 
     Args:
       command: The command.
-      program: Such as "experiments.run".
+      program: The name of the program, such as "experiments.run".
       again: The command line that goes on; None if there is none.
 
     Returns:

@@ -20,17 +20,17 @@ def run(name: str, config: configs.Config, interrupt: interrupts.Interrupt) -> d
     """Runs the experiment and writes its results folder.
 
     Args:
-      name: Of the config.
+      name: The name of the config.
       config: The settings.
-      interrupt: Whether to stop.
+      interrupt: The request to stop.
 
     Returns:
-      What `result.json` holds.
+      The content of `result.json`.
 
     Raises:
       UnknownName: A name in the config is not known.
       UsageError: A setting is impossible, the data are missing, or the folder is taken.
-      Interrupted: Stopped; the folder can be resumed.
+      Interrupted: The run was stopped; the folder can be resumed.
     """
     config, given = contexts.trained_elsewhere(config)
     checks.check(config, brain.names(config))
@@ -48,7 +48,7 @@ def _run(
     given: contexts.Inputs,
     interrupt: interrupts.Interrupt,
 ) -> dict:
-    """`run`, where nobody else writes to the folder."""
+    """Runs the experiment, where nobody else writes to the folder."""
     fingerprints = {**contexts.fingerprint(dataset), **given.fingerprints()}
     folder = results_folder.claim(name, config, fingerprints)
     if summary := results_folder.finished(folder, name, config):
@@ -100,7 +100,7 @@ def described(summary: dict) -> str:
 def epochs(
     config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
 ) -> int:
-    """Returns the epochs of all nets that a run trains."""
+    """Returns the number of epochs of all nets that a run trains."""
     given_all = (config, dataset, given)
     plans = [contexts.plan(*given_all, method) for method in config.method.names]
     each = sum(phase.epochs for plan in plans for phase in plan)
@@ -111,7 +111,7 @@ def epochs(
 
 
 def _source(trained: weights.Trained | None) -> dict[str, str] | None:
-    """Where a teacher comes from that is not trained here, and what its weights are."""
+    """Returns the source and fingerprint of a teacher that is not trained here."""
     if trained is None:
         return None
     return {**trained.source, "fingerprint": trained.fingerprint}

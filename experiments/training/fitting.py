@@ -15,11 +15,15 @@ def fit(
     """Trains nets together.
 
     Args:
-      context: Settings and data.
-      runs: By name, the seed.
-      prepared: How.
+      context: The settings and the data.
+      runs: The seed of each net, by its name.
+      prepared: The recipe and the trainers.
+
+    Returns:
+      The outcome of each net, in the order of `runs`.
     """
-    recipe, fitted = prepared.recipe, []
+    recipe = prepared.recipe
+    fitted: list[loop.Fitted] = []
     seconds = dict.fromkeys(runs, 0.0)
     started: dict[str, list[loop.Metrics]] = {name: [] for name in runs}
     for number, trainer in enumerate(prepared.trainers):
@@ -60,7 +64,7 @@ def _fit(
             examples=len(context.dataset.train.label),
             batch=context.config.training.batch,
             settings=results_folder.settings(context.config),
-            stimuli=len(context.given.measured.shown) if shown else 0,
+            stimuli=len(contexts.present(context.given.measured).shown) if shown else 0,
             shown=shown,
         )
         for name, seed in runs.items()
@@ -85,7 +89,7 @@ def _fit(
 
 
 def _check_checkpoint(job: loop.Job) -> None:
-    """Raises `CheckpointMismatch` where what a job would go on from is another's."""
+    """Raises `CheckpointMismatch` where a job's newest checkpoint is another net's."""
     if checkpoints.latest(job.checkpoint) is None:
         return
     # (What is damaged is told where it is read.)

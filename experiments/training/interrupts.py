@@ -6,7 +6,7 @@ from experiments import command
 
 
 class Interrupted(Exception):
-    """The run was stopped between two steps and left a checkpoint.
+    """An exception for a run that stopped between two steps and left a checkpoint.
 
     Attributes:
       status: The exit status: 128 and the number of the signal.
@@ -16,7 +16,7 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into a request, heeded between two steps.
+    """A request to stop by Ctrl-C, SIGTERM or SIGHUP, heeded between two steps.
 
     A second Ctrl-C stops at once. Other signals that follow ask for the same: a closed
     terminal sends SIGHUP twice (its shell and the kernel do), systemd both others.

@@ -22,7 +22,7 @@ import tqdm
 
 from experiments import data
 from experiments.results import folder as results_folder
-from experiments.training import events, interrupts
+from experiments.training import events, interrupts, programs
 from rdljax import checkpoints, files, training
 
 # Where devices are emulated on a CPU, too many steps in flight can starve one of them.
@@ -33,23 +33,23 @@ SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 class Diverged(Exception):
-    """The loss is not finite; the last good checkpoint was kept."""
+    """An exception for a loss that is not finite; the last good checkpoint was kept."""
 
 
 class Job(NamedTuple):
     """One net to train.
 
     Attributes:
-      name: Of the run, such as `rdl-seed0`.
-      folder: Where its checkpoint and events go.
-      seed: Of its state.
+      name: The name of the run, such as `rdl-seed0`.
+      folder: The folder of its checkpoint and events.
+      seed: The seed of its state.
       order: The seed of the order of the images.
-      epochs: How long.
-      examples: How many training images there are.
-      batch: How many of them a step takes.
-      settings: What its checkpoints say of it.
-      stimuli: How many stimuli of a measured RDM there are, 0 for none.
-      shown: How many of them a step takes.
+      epochs: The number of epochs.
+      examples: The number of training images.
+      batch: The number of images of a step.
+      settings: The settings that its checkpoints record.
+      stimuli: The number of stimuli of a measured RDM, 0 for none.
+      shown: The number of stimuli of a step.
     """
 
     name: str
@@ -83,28 +83,29 @@ State = training.TrainState
 
 
 class Trainer(NamedTuple):
-    """How nets are trained, the same for all seeds.
+    """The functions and arrays that train nets, the same for all seeds.
 
     Attributes:
-      begin: From a job's seed and a number of devices to the state at the start.
-      arrays: What a step reads, on the devices.
-      step_fn: `step_fn(state, arrays, batches) -> (state, metrics)`: a call of several
-        steps (`training.scan_steps`), of one training or of several
+      begin: The function from a job's seed and a number of devices to the state at the
+        start.
+      arrays: The arrays that a step reads, on the devices.
+      step_fn: The programs `step_fn(state, arrays, batches) -> (state, metrics)`: a
+        call of several steps (`training.scan_steps`), of one training or of several
         (`training.vmap_trainings`).
-      chunk: How many steps a call takes. Where an epoch is not cut at its multiples,
+      chunk: The number of steps of a call. Where an epoch is not cut at its multiples,
         and there alone, steps are taken one by one.
       examine: The pmapped `training.make_finite_check` of a step of one training.
-      evaluate: `evaluate(state, job, epoch)`: what to measure of a training's state at
-        the end of an epoch, counted from 1 (the student's part of it): answers at once,
-        with what waits for it.
-      layers: The student's, in depth order.
-      same_view: Trainings that go together share their batches.
-      feed: From `data.Batches` to the entries of a batch.
+      evaluate: The function `evaluate(state, job, epoch)`, called with a training's
+        state (the student's part of it) at the end of an epoch, counted from 1. It
+        returns at once, with a function that waits for the metrics.
+      layers: The student's layers, in depth order.
+      same_view: Whether trainings that go together share their batches.
+      feed: The function from `data.Batches` to the entries of a batch.
     """
 
     begin: Callable[[int, int], State]
     arrays: training.Arrays
-    step_fn: Callable[..., tuple[State, dict[str, jax.Array]]]
+    step_fn: programs.Programs
     chunk: int
     examine: Callable[..., tuple[State, training.FiniteReport]]
     evaluate: Callable[[State, Job, int], Callable[[], Metrics]]
@@ -114,13 +115,13 @@ class Trainer(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a job has come.
+    """The progress of a job.
 
     Attributes:
-      done: Steps taken.
-      history: For each epoch, the mean of the steps' metrics and what was evaluated.
+      done: The number of steps taken.
+      history: The metrics of each epoch: means over its steps, and evaluated ones.
       partial: The metrics of each step of an epoch that is not finished.
-      seconds: How long it took, interruptions left out.
+      seconds: The time that it took, in seconds, interruptions left out.
     """
 
     done: int
@@ -133,10 +134,10 @@ class Fitted(NamedTuple):
     """A job that is done.
 
     Attributes:
-      state: The last.
-      history: For each epoch, the mean of the steps' metrics and what was evaluated.
-      seconds: How long it took, interruptions left out; of trainings that went
-        together, its share.
+      state: The last state.
+      history: The metrics of each epoch: means over its steps, and evaluated ones.
+      seconds: The time that it took, in seconds, interruptions left out; for trainings
+        that went together, its share.
     """
 
     state: State
@@ -145,12 +146,13 @@ class Fitted(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """Steps under way.
+    """A call of steps under way.
 
     Attributes:
-      first: The number of the first of them.
-      metrics: Leaves `[steps, trainings]`.
-      evaluated: At the end of an epoch, what of each training waits for `evaluate`.
+      first: The number of the first step of the call.
+      metrics: The metrics, with leaves `[steps, trainings]`.
+      evaluated: The functions that wait for the metrics of `evaluate`, one for each
+        training; none but at the end of an epoch.
     """
 
     first: int
@@ -167,13 +169,17 @@ def fit(
     """Trains to the end, each job from its checkpoint if it left one.
 
     Args:
-      jobs: What to train together: jobs that differ in their names, folders and seeds.
-      trainer: How they are trained, the same for all.
-      interrupt: Looked at before each call.
-      advance: Told how many steps were taken, and of the first job's epochs so far.
+      jobs: The jobs to train together; they differ in their names, folders and seeds.
+      trainer: The functions that train them, the same for all.
+      interrupt: The request to stop, looked at before each call.
+      advance: The function that is told the number of steps taken, and the first job's
+        history so far.
+
+    Returns:
+      The trained nets, in the order of the jobs.
 
     Raises:
-      Interrupted: Stopped; checkpoints were left.
+      Interrupted: It was stopped; checkpoints were left.
       Diverged: The loss of a job is not finite, or the parameters.
       CheckpointDamaged: All that a job left is damaged.
       CheckpointNotWritten: A checkpoint could not be written.
@@ -182,7 +188,7 @@ def fit(
     taken = {job.name: checkpoints.latest(job.checkpoint) or 0 for job in jobs}
     if len({*taken.values()}) > 1:
         # Killed between two of their checkpoints, or resumed in other company.
-        fitted = {}
+        fitted: dict[str, Fitted] = {}
         for done in sorted({*taken.values()}):
             equal = [job for job in jobs if taken[job.name] == done]
             found = fit(equal, trainer, interrupt, advance)
@@ -208,20 +214,20 @@ class _Trainings:
         advance: Callable[[int, list[Metrics]], Any],
         begun: Sequence[tuple[State, Progress]],
     ):
-        """Tells how many steps are done.
+        """Stacks the states and tells `advance` the number of steps that are done.
 
         Args:
-          jobs: As for `fit`.
-          trainer: As for `fit`.
-          advance: As for `fit`.
-          begun: Of each job the state, and how far it has come.
+          jobs: The jobs, as for `fit`.
+          trainer: The functions that train them, as for `fit`.
+          advance: The function that is told of the progress, as for `fit`.
+          begun: The state and the progress of each job.
         """
         self.jobs, self.trainer, self.advance = jobs, trainer, advance
         states, self.before = zip(*begun, strict=True)
         self.histories = [list(p.history) for p in self.before]
         self.partial = [list(p.partial) for p in self.before]
         self.done: int = self.before[0].done
-        self.state: State | None = states[0]
+        self.state: State = states[0]
         if len(jobs) > 1:
             self.state = training.stack_trainings(states, same_view=trainer.same_view)
         self.under_way: collections.deque[_Call] = collections.deque()
@@ -230,7 +236,7 @@ class _Trainings:
         advance(self.done * len(jobs), self.histories[0])
 
     def run(self, interrupt: interrupts.Interrupt) -> list[Fitted]:
-        """Takes the steps that are left."""
+        """Takes the steps that are left and returns the trained nets."""
         if self.done == self.jobs[0].steps:
             seconds = [progress.seconds for progress in self.before]
         else:
@@ -304,13 +310,13 @@ class _Trainings:
         return seconds
 
     def singles(self, state: State) -> Iterator[State]:
-        """Yields the state of each."""
+        """Yields the state of each training."""
         for i in range(len(self.jobs)):
             yield _one_of(state, i) if len(self.jobs) > 1 else state
 
     def diverged(self, job: Job, bad: int) -> Diverged:
-        """Returns what says why a job diverged (`_why`)."""
-        self.state = None  # To find out why takes its place.
+        """Returns an exception that says why a job diverged (`_why`)."""
+        del self.state  # To find out why takes its place.
         self.under_way.clear()
         others = ""
         if len(self.jobs) > 1:
@@ -322,7 +328,7 @@ _one_of = jax.jit(training.select_training, static_argnums=1)
 
 
 def _of_student(state: State) -> State:
-    """Without what is no part of the student."""
+    """Returns a state without the parts that are not the student's."""
     now = state.replicated
     now = now._replace(
         params={"student": now.params["student"]}, opt_state=(), terms={}
@@ -331,7 +337,7 @@ def _of_student(state: State) -> State:
 
 
 def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progress]:
-    """The state that a job's newest whole checkpoint holds, or that at the start."""
+    """Returns the state of a job's newest whole checkpoint, or that at the start."""
     devices = jax.device_count()
     if checkpoints.latest(job.checkpoint) is None:
         return begin(job.seed, devices), Progress(0, [], [], 0.0)
@@ -376,17 +382,20 @@ def _batches(job: Job, epoch: int) -> data.Batches:
 
 
 def _why(job: Job, trainer: Trainer, bad: int) -> str:
-    """Returns why a job diverged, found by taking its last steps once more, one by one.
+    """Returns the reason why a job diverged; its last steps are taken once more.
+
+    They are taken one by one.
 
     Args:
-      job: What diverged.
-      trainer: How it is trained.
-      bad: The number of the step whose loss is the first that is not finite, or before
-        which the parameters are not.
+      job: The job that diverged.
+      trainer: The functions that train it.
+      bad: The number of the first step whose loss is not finite, or before which the
+        parameters are not.
     """
     state, (done, *_) = resumed(job, trainer.begin)
     kept = f"from the checkpoint of step {done}" if done else "from the start"
-    batches, batch = _calls([job], trainer._replace(chunk=1), done), None
+    batches = _calls([job], trainer._replace(chunk=1), done)
+    batch: training.Batch = {}
     for number in range(done, bad + 1):
         # (After the last step there is no batch: any shows what the parameters do.)
         call = next(batches, None)
@@ -409,14 +418,14 @@ def _why(job: Job, trainer: Trainer, bad: int) -> str:
 
 @jax.jit
 def _is_finite(state: training.TrainState) -> jax.Array:
-    """Returns whether a state is worth keeping."""
+    """Returns whether a state is finite, and so worth keeping."""
     numbers = jax.tree.leaves(state)
     floats = [x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))
 
 
 def _numbers(metrics: dict[str, jax.Array], jobs: int) -> list[list[Metrics]]:
-    """For each job, the metrics of each step."""
+    """Returns, for each job, the metrics of each step."""
     found = {k: np.reshape(v, (-1, jobs)) for k, v in jax.device_get(metrics).items()}
     steps = len(found["loss"])
     return [

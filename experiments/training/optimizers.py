@@ -16,12 +16,12 @@ def make_optimizer(
     """Returns the optimizer of a phase.
 
     Args:
-      settings: Which, and its numbers.
-      epochs: Of the phase.
-      steps_an_epoch: How many there are.
+      settings: The name of the optimizer, and its numbers.
+      epochs: The number of epochs of the phase.
+      steps_an_epoch: The number of steps of an epoch.
       teaches: Whether it is the teacher's.
       start: Whether it is a start-up, before the phase with the task. It has a constant
-        rate and no weight decay, under which what it does not reach would shrink.
+        rate and no weight decay, since parameters that it does not reach would shrink.
     """
     peak = settings.learning_rate
     if teaches and settings.teacher_learning_rate is not None:
@@ -43,7 +43,7 @@ def make_optimizer(
 def _schedule(
     name: str, peak: float, epochs: int, steps_an_epoch: int
 ) -> float | optax.Schedule:
-    """Returns the learning rate of each step, the largest of which is `peak`."""
+    """Returns the learning rate of each step; the largest one is `peak`."""
     steps = epochs * steps_an_epoch
     if name == "constant":
         return peak

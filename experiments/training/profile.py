@@ -34,18 +34,19 @@ STEPS_TRACED = 3
 
 
 class Profile(NamedTuple):
-    """Where the time of a step goes, in seconds.
+    """The times of the parts of a step, in seconds.
 
     Attributes:
-      compile: Until the step was compiled.
-      step: The whole step, which the next four add up to.
-      data: The view (gather, crop, flip, normalise), and what any call costs the host.
-      teacher: The teacher's targets.
-      student: Forward and backward for the task alone, and the optimizer.
-      losses: All other terms: their values, gradients, and what they train.
-      images: How many a step takes, over all devices.
-      rounds: How many samples each time is the median of.
-      device: What it was measured on.
+      compile: The time until the step was compiled.
+      step: The time of the whole step, the sum of the next four.
+      data: The time of the view (gather, crop, flip, normalise), and the host's time
+        for any call.
+      teacher: The time of the teacher's targets.
+      student: The time of forward and backward for the task alone, and the optimizer.
+      losses: The time of all other terms: their values, gradients and updates.
+      images: The number of images of a step, over all devices.
+      rounds: The number of samples; each time is their median.
+      device: The device that it was measured on.
     """
 
     compile: float
@@ -95,28 +96,33 @@ def measure(
     devices: Sequence[jax.Device] | None = None,
     seconds: float = 5.0,
 ) -> Profile:
-    """Times the parts of a step, and writes what it found and a trace of a few steps.
+    """Times the parts of a step, and writes the times and a trace of a few steps.
 
     Every step takes the same batch, and is waited for: a training that does not wait
-    between steps is quicker by what a call costs the host. For one process. Memory is
-    taken for three states and the teacher's targets, beside the state given.
+    between steps is quicker by the host's time for a call. It is for one process.
+    Memory is taken for three states and the teacher's targets, beside the state given.
 
     Args:
       net: The student, as given to `training.make_step`, and so are `teacher`, `phase`,
-        `optimizer`, `view` and `micro_batches`. The term "task" is the student's; of a
+        `optimizer`, `view` and `micro_batches`. The term "task" is the student's; in a
         phase without one, the student's is the mean of its logits.
-      teacher: Where the targets come from.
+      teacher: The source of the targets.
       phase: The phase, whose terms make the loss.
-      optimizer: As given to `training.begin_phase`.
-      view: What makes the batch.
-      state: At the start of the phase or within it. It is copied, not donated.
-      arrays: As the step is given, on the devices.
-      batch: From `training.shard`.
-      folder: Is given `profile.json`, and below `plugins/profile` what XProf and
-        TensorBoard read, and `perfetto_trace.json.gz` for ui.perfetto.dev.
-      micro_batches: In how many the student sees a device's batch.
+      optimizer: The optimizer, as given to `training.begin_phase`.
+      view: The function that makes the batch.
+      state: A state at the start of the phase or within it. It is copied, not donated.
+      arrays: The arrays as the step is given them, on the devices.
+      batch: The batch, from `training.shard`.
+      folder: The folder for `profile.json`, and below `plugins/profile` for the files
+        that XProf and TensorBoard read, and `perfetto_trace.json.gz` for
+        ui.perfetto.dev.
+      micro_batches: The number of micro-batches of a device's batch.
       devices: The devices that the step is mapped over, all local ones by default.
-      seconds: How long to take samples; at least three of each are taken.
+      seconds: The time for taking samples, in seconds; at least three of each are
+        taken.
+
+    Returns:
+      The times of the parts.
     """
     devices = jax.local_devices() if devices is None else devices
     key = training.replicate(jax.random.key(0), devices)
@@ -144,7 +150,7 @@ def measure(
 
     whole, compile_seconds = stepping(phase, teacher, view, state, batch)
     images, targets = look(key, arrays, batch)["image"], teach(key, arrays, batch)
-    given = teachers.Teacher((), lambda arrays, batch: batch["targets"])
+    given = teachers.Teacher((), _given_targets)
     with_given = {"batch": batch, "targets": targets}
     alone = _student_alone(phase)
     student = training.begin_phase(state, alone, optimizer)
@@ -175,6 +181,11 @@ def measure(
     rates = {x: getattr(profile, x) for x in ("steps_per_second", "images_per_second")}
     files.write_json(folder / "profile.json", profile._asdict() | rates)
     return profile
+
+
+def _given_targets(arrays: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the teacher's targets, by layer, that a batch brings."""
+    return batch["targets"]
 
 
 def _student_alone(phase: training.Phase) -> training.Phase:
@@ -213,10 +224,10 @@ def _stepping(
 def _medians(
     calls: Mapping[str, Callable[[], Any]], seconds: float
 ) -> tuple[dict[str, float], int]:
-    """Returns the median seconds of each call, and of how many samples.
+    """Returns the median seconds of each call, and the number of samples.
 
-    Samples are taken in turn, A, B, C, A, B, C, ..., so that what disturbs the machine
-    disturbs all calls alike.
+    Samples are taken in turn, A, B, C, A, B, C, ..., so that disturbances of the
+    machine disturb all calls alike.
     """
     for call in calls.values():
         call()

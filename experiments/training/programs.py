@@ -24,15 +24,19 @@ SHARE = 0.9
 
 
 class OutOfMemory(Exception):
-    """A step does not fit into the memory; the message has the estimate and advice."""
+    """An exception for a step that does not fit into the memory, with advice.
+
+    The message has the estimate too.
+    """
 
 
 class Driver(NamedTuple):
-    """How the steps of an epoch reach the device.
+    """The way in which the steps of an epoch reach the device.
 
     Attributes:
-      chunk: How many at a time.
-      unrolled: Written out one after the other, not as a loop on the device.
+      chunk: The number of steps at a time.
+      unrolled: Whether they are written out one after the other, not as a loop on the
+        device.
     """
 
     chunk: int
@@ -48,10 +52,10 @@ def driver(name: str, steps_an_epoch: int, *, stream: bool = False) -> Driver:
     """Returns the driver of a name.
 
     Args:
-      name: "step", "chunk", "epoch", or "auto" for what suits the device. (XLA:CPU is
-        10 to 40 times slower at the gradients of convolutions in a loop, and compiling
-        chunks costs more than calling steps.)
-      steps_an_epoch: How many there are.
+      name: The name: "step", "chunk", "epoch", or "auto" for the one that suits the
+        device. (XLA:CPU is 10 to 40 times slower at the gradients of convolutions in a
+        loop, and compiling chunks costs more than calling steps.)
+      steps_an_epoch: The number of steps of an epoch.
       stream: Whether a call takes its images with it, so that an epoch is too much.
     """
     few = min(CHUNK, steps_an_epoch)
@@ -62,22 +66,31 @@ def driver(name: str, steps_an_epoch: int, *, stream: bool = False) -> Driver:
 
 
 def trainings(asked: int | None, seeds: int) -> int:
-    """How many seeds go together, if they fit: by default all on an accelerator."""
+    """Returns the number of seeds that go together, if they fit.
+
+    By default these are all on an accelerator, and one elsewhere.
+
+    Args:
+      asked: The number that is asked for, or None.
+      seeds: The number of seeds.
+    """
     if asked is None:
         return seeds if on_accelerator() else 1
     return min(asked, seeds)
 
 
 def keep_compiled(folder: str | None) -> None:
-    """Has jax keep compiled programs in a folder, for the next run.
+    """Makes jax keep compiled programs in a folder, for the next run.
 
     Args:
-      folder: Which. None for the user's cache on an accelerator, where to compile takes
-        minutes, and for nothing on a CPU; "" for nothing. Where jax has a folder
-        already (`JAX_COMPILATION_CACHE_DIR`), that one stays if none is named.
+      folder: The folder. None for the user's cache on an accelerator, where to compile
+        takes minutes, and for no folder on a CPU; "" for no folder. Where jax has a
+        folder already (`JAX_COMPILATION_CACHE_DIR`), that one stays if none is named.
     """
     if folder is None:
-        if not on_accelerator() or jax.config.jax_compilation_cache_dir:
+        # (jax makes its settings' attributes at run time.)
+        known = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        if not on_accelerator() or known:
             return
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = os.path.join(cache, "rdljax")
@@ -86,9 +99,9 @@ def keep_compiled(folder: str | None) -> None:
 
 
 def free() -> float | None:
-    """Returns the bytes that a device has left; None where that is not known.
+    """Returns the number of free bytes of a device; None where that is not known.
 
-    Emulated devices of a CPU have equal shares of what the machine has left.
+    Emulated devices of a CPU have equal shares of the machine's free memory.
     """
     if on_accelerator():
         stats = jax.local_devices()[0].memory_stats() or {}
@@ -105,8 +118,8 @@ def free() -> float | None:
 class Programs:
     """The programs of a step, each compiled when it is first asked for.
 
-    Called as the step is: `programs(state, arrays, batches) -> (state, metrics)`, with
-    batches of leaves `[devices, steps, (trainings,) ...]`.
+    They are called as the step is: `programs(state, arrays, batches) -> (state,
+    metrics)`, with batches of leaves `[devices, steps, (trainings,) ...]`.
     """
 
     def __init__(
@@ -117,14 +130,14 @@ class Programs:
         unrolled: bool,
         tell: Callable[[str], Any],
     ):
-        """Nothing is compiled yet.
+        """Stores the step; nothing is compiled yet.
 
         Args:
-          name: What is trained, for messages.
-          step: From `training.make_step`.
-          unrolled: As for `training.scan_steps`. (Several trainings are written out on
-            a CPU, and vectorised elsewhere.)
-          tell: Called with what there is to say.
+          name: The name of the trained net, for messages.
+          step: The step, from `training.make_step`.
+          unrolled: Whether steps are written out, as for `training.scan_steps`.
+            (Several trainings are written out on a CPU, and vectorised elsewhere.)
+          tell: The function that is called with messages.
         """
         self.name, self._step = name, step
         self._unrolled, self._tell = unrolled, tell
@@ -148,13 +161,13 @@ class Programs:
         batches: training.Batch,
         share: float = 1.0,
     ) -> bool:
-        """Whether a step fits into what is free, beside the arrays that are there.
+        """Returns whether a step fits into the free memory, beside the arrays there.
 
         Args:
-          state: Its shapes (`jax.eval_shape`).
-          arrays: As the step is given.
-          batches: As the step is given, or their shapes.
-          share: Of what is free.
+          state: The state, or its shapes (`jax.eval_shape`).
+          arrays: The arrays as the step is given them.
+          batches: The batches as the step is given them, or their shapes.
+          share: The share of the free memory that it may take.
         """
         try:
             program = self.program(state, arrays, batches)
@@ -171,13 +184,13 @@ class Programs:
         arrays: training.Arrays,
         batches: training.Batch,
     ) -> None:
-        """Raises `OutOfMemory` if a step does not `fit`."""
+        """Raises `OutOfMemory` if a step does not fit into the memory."""
         if not self.fits_in_memory(state, arrays, batches):
             program = self.program(state, arrays, batches)
             raise OutOfMemory(
                 f"{self.name} takes {_amount(program.memory)} on each device, of which "
                 f"{_amount(_needed(program, state))} are not there yet, and "
-                f"{_amount(free())} are free; {_advice(_trainings(state))}"
+                f"{_amount(free() or 0)} are free; {_advice(_trainings(state))}"
             )
 
     def program(
@@ -242,7 +255,10 @@ def _trainings(state: training.TrainState) -> int:
 
 
 def _needed(program: training.Program, state: training.TrainState) -> int:
-    """Bytes on each device: the state, and what a call takes beside its arguments."""
+    """Returns the bytes on each device of the state and of a call.
+
+    A call's are those beside its arguments.
+    """
 
     def size(tree):
         leaves = jax.tree.leaves(tree)

@@ -25,10 +25,10 @@ class Outcome(NamedTuple):
     """A net at the end of its training.
 
     Attributes:
-      variables: Its parameters and statistics.
-      history: Each epoch's metrics; none of a net that was trained elsewhere.
-      start_up: Those of the phases before the one with the task.
-      seconds: Of its training.
+      variables: The parameters and statistics of the net.
+      history: The metrics of each epoch; none for a net that was trained elsewhere.
+      start_up: The metrics of each epoch of the phases before the one with the task.
+      seconds: The time of its training, in seconds.
     """
 
     variables: dict
@@ -38,13 +38,13 @@ class Outcome(NamedTuple):
 
 
 def folder(name: str, seed: int, ensemble: int = 1) -> str:
-    """Of a net, in the results folder; of an ensemble each teacher has its own."""
+    """Returns the name of a net's folder; each teacher of an ensemble has its own."""
     alone = name == "teacher" and ensemble == 1
     return name if alone else f"{name}-seed{seed}"
 
 
 def without_weights(folder_of_run: pathlib.Path, config: configs.Config) -> list[str]:
-    """The nets of a finished run that it trained and that are no longer there."""
+    """Returns the nets that a finished run trained and that are no longer there."""
     seeds = range(config.training.seeds)
     trained = [(method, i) for method in config.method.names for i in seeds]
     if config.nets.teacher is not None and config.nets.teacher_from is None:
@@ -66,7 +66,11 @@ def recorded(
 ) -> dict:
     """Returns the result of a trained net: measured and written, or read again.
 
-    Of a net that was trained here and whose weights are gone it is written again.
+    If the net was trained here and its weights are gone, they and the result are
+    written again.
+
+    Raises:
+      UsageError: The result or the RDMs are damaged, or of another run.
     """
     own = outcome.variables
     place = context.folder / folder(name, seed, context.config.nets.ensemble)
@@ -104,7 +108,8 @@ def recorded(
 def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes an .npz file whole or not at all."""
     with files.draft(path) as file:
-        np.savez(file, **arrays)
+        # (NumPy's stub takes any of the arrays for `allow_pickle`.)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def keep(
@@ -112,16 +117,14 @@ def keep(
 ) -> None:
     """Writes a trained net to a folder that `--teacher_from` takes."""
     config, dataset = context.config, context.dataset
-    normalisation = tuple(
-        tuple(x / 255 for x in of) for of in (dataset.mean, dataset.std)
-    )
+    normalisation = _shares(dataset.mean), _shares(dataset.std)
     own = config.nets
-    modality = own.teacher_modality if name == "teacher" else own.modality
+    modality: str = own.teacher_modality if name == "teacher" else own.modality
     if name != "teacher" and context.given.student is not None:
         normalisation = context.given.student.normalisation or normalisation
         modality = context.given.student.modality
     net = weights.Trained(
-        config.nets.teacher if name == "teacher" else config.nets.student,
+        contexts.present(own.teacher) if name == "teacher" else own.student,
         dataset.classes,
         dataset.shape,
         trained,
@@ -130,6 +133,11 @@ def keep(
         modality,
     )
     weights.save(net, place)
+
+
+def _shares(of: tuple[float, ...]) -> tuple[float, ...]:
+    """Returns numbers from 0 to 255 as numbers from 0 to 1."""
+    return tuple(x / 255 for x in of)
 
 
 def compared(config: configs.Config, name: str) -> list[str]:
@@ -145,16 +153,18 @@ def variables(state: training.TrainState) -> dict:
 
 
 def measure(context: contexts.Context, net: Any, trained: dict) -> dict:
-    """Returns what a trained net does on the test images: read once, at the end.
+    """Returns the measurements of a trained net on the test images, at the end.
+
+    The test images are read once.
 
     Returns:
       `test_error` in percent; `predicted` classes and `correct` (0 or 1), a list over
-      the test images, all None of a net of another task; `rdms`, by layer the condensed
-      RDM of the stimuli.
+      the test images, all None for a net of another task; `rdms`, by layer the
+      condensed RDM of the stimuli.
     """
-    test, rdms = context.dataset.test, rdms_of(context, net, trained)
+    test, under_way = context.dataset.test, rdms_of(context, net, trained)
     found = weights.logits(net, trained, context.dataset, test)
-    rdms = {layer: np.asarray(x) for layer, x in rdms.items()}
+    rdms = {layer: np.asarray(x) for layer, x in under_way.items()}
     if found.shape[1] != context.dataset.classes:
         nothing = dict.fromkeys(("test_error", "predicted", "correct"))
         return nothing | {"rdms": rdms}
@@ -169,7 +179,7 @@ def measure(context: contexts.Context, net: Any, trained: dict) -> dict:
 
 
 def rdms_of(context: contexts.Context, net: Any, trained: dict) -> dict[str, jax.Array]:
-    """By layer, the RDM of the stimuli; under way."""
+    """Returns, by layer, the RDM of the stimuli; under way."""
     images = data.normalise(
         context.dataset, context.dataset.test.image[context.stimuli]
     )
@@ -183,7 +193,10 @@ _rdm = jax.jit(rdm.compute)
 
 
 def keeps_rdms_of(epoch: int, epochs: int) -> bool:
-    """Whether an epoch's RDMs are kept: the first, second, fourth, ... and the last."""
+    """Returns whether an epoch's RDMs are kept.
+
+    Kept are those of the first, second, fourth, ... and the last epoch.
+    """
     return epoch & (epoch - 1) == 0 or epoch == epochs
 
 
@@ -193,7 +206,7 @@ def keep_rdms(
     context: contexts.Context,
     rdms: dict[str, jax.Array],
 ) -> None:
-    """Keeps the RDMs of half of the stimuli of each class at an epoch's end."""
+    """Writes the RDMs of half of the stimuli of each class at an epoch's end."""
     label = context.dataset.test.label[context.stimuli]
     half = np.concatenate(
         [
@@ -210,12 +223,12 @@ def keep_rdms(
 
 
 def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
-    """Returns how a student's RDMs correlate with the teacher's.
+    """Returns the correlations of a student's RDMs with the teacher's.
 
     Args:
       config: The settings, for the pairs of layers.
-      student: By layer, the condensed RDM `[pairs]`.
-      teacher: The same of the teacher, for the same stimuli.
+      student: The student's condensed RDMs `[pairs]`, by layer.
+      teacher: The teacher's condensed RDMs `[pairs]` of the same stimuli, by layer.
 
     Returns:
       For each entry of `config.layers`, `pearson` and `spearman`.
@@ -229,14 +242,18 @@ def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of what the numbers depend on."""
+    """Returns the versions of Python and of the packages that the numbers depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "rdljax": rdljax.__version__, **found}
 
 
 def of_brain(context: contexts.Context, results: list[dict]) -> list[dict]:
-    """Of each student, before its training and after, its RDMs of the stimuli."""
+    """Returns the RDMs of the stimuli in each student, before its training and after.
+
+    Raises:
+      UsageError: A file of RDMs is damaged.
+    """
     found, layers = [], brain.layers(context.config)
     places = {
         (BEFORE, seed): context.folder / f"{BEFORE}-seed{seed}.npz"

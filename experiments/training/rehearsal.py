@@ -17,7 +17,7 @@ def rehearse(
     dataset: data.Dataset,
     given: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (a tuple)
 ) -> None:
-    """Traces one step of every phase, so that what cannot work is said at once.
+    """Traces one step of every phase, so that impossible steps are told at once.
 
     Raises:
       UsageError: A step cannot be made with these settings.

@@ -30,12 +30,12 @@ CANNOT_GO_ON = (
 
 
 class Call(NamedTuple):
-    """What is asked for.
+    """The request for a table.
 
     Attributes:
-      name: Of the table.
+      name: The name of the table.
       table: The table, with the changes that were asked for.
-      folder: For results.
+      folder: The folder for results.
       only: The columns to run; all if there are none.
     """
 
@@ -53,17 +53,17 @@ class Call(NamedTuple):
 def make_call(
     name: str, changes: Mapping[str, Any], folder: str, only: tuple[str, ...] = ()
 ) -> Call:
-    """Returns what is asked for.
+    """Returns the request for a table.
 
     Args:
-      name: Of the table.
-      changes: Other values of settings, by their flags, for all columns. (`out` among
-        them is the folder.)
-      folder: For results.
+      name: The name of the table.
+      changes: The other values of settings, by their flags, for all columns. (`out`
+        among them is the folder.)
+      folder: The folder for results.
       only: The columns to run; all if there are none.
 
     Raises:
-      UnknownName: Of a table or a column.
+      UnknownName: A table or a column is not known.
       UsageError: A setting is impossible, or set by the table itself, or makes two of
         its columns one.
     """
@@ -86,7 +86,7 @@ def make_call(
 
 
 def _changed(config: configs.Config, changes: Mapping[str, Any]) -> configs.Config:
-    """Returns settings with changes; of the weights those that are not named stay."""
+    """Returns settings with changes; those of the weights that are not named stay."""
     changes = dict(changes)
     if "weights" in changes:
         named = {entry.rpartition("=")[0] for entry in changes["weights"]}
@@ -97,18 +97,18 @@ def _changed(config: configs.Config, changes: Mapping[str, Any]) -> configs.Conf
 
 
 def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
-    """Runs what is missing and writes the table.
+    """Runs the columns that are missing and writes the table.
 
     Args:
-      call: What is asked for.
-      interrupt: Whether to stop.
+      call: The request.
+      interrupt: The request to stop.
 
     Returns:
-      What `table.json` holds.
+      The content of `table.json`.
 
     Raises:
       UsageError: A column cannot be run; the others were, and the table written.
-      Interrupted: Stopped; what is done stays.
+      Interrupted: It was stopped; the columns that are done stay.
     """
     with locks.held(call.folder):
         _check_own(call)
@@ -125,9 +125,9 @@ def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
 
 
 def _make(call: Call, interrupt: interrupts.Interrupt) -> tuple[dict, dict[str, str]]:
-    """Returns what `table.json` holds, and why columns were not run.
+    """Returns the content of `table.json`, and the reasons why columns were not run.
 
-    Of a column that is not run again, what its folder holds of an earlier run stays.
+    If a column is not run again, its results of an earlier run stay.
     """
     summaries, missing = _finished(call), {}
     for column in call.chosen:
@@ -187,7 +187,11 @@ def _finished(call: Call) -> dict[str, dict]:
 
 
 def settled(call: Call, column: str) -> configs.Config:
-    """Returns the settings of a column's run: where to, and whose teacher."""
+    """Returns the settings of a column's run, with its folder and its teacher's.
+
+    Raises:
+      UsageError: The teacher of another column is not run yet, or is an ensemble.
+    """
     of = call.table.columns[column]
     changes: dict[str, Any] = {"out": str(call.folder / column), "resume": True}
     if of.teacher_of is not None and of.config.nets.teacher_from is None:

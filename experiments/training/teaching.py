@@ -16,7 +16,12 @@ REMEMBERED = 2**30
 
 
 def train_all(context: contexts.Context) -> list[dict]:
-    """Trains the teacher and every student; answers the results, the teacher first."""
+    """Trains the teacher and every student; returns the results, the teacher's first.
+
+    Raises:
+      Diverged: The loss of a net is not finite. After a student's all others are
+        trained first.
+    """
     config, given = context.config, context.given
     programs.keep_compiled(config.runtime.compilation_cache)
     results, teacher, context = _teach(context)
@@ -56,7 +61,10 @@ def train_all(context: contexts.Context) -> list[dict]:
 def _teach(
     context: contexts.Context,
 ) -> tuple[list[dict], teachers.Teacher, contexts.Context]:
-    """The teacher's result, if a net teaches, the teacher, and the context with it."""
+    """Returns the teacher's result, if a net teaches, the teacher, and the context.
+
+    The context has the teacher's stored activations.
+    """
     config, given, nobody = context.config, context.given, teachers.none()
     if config.nets.teacher is None:
         if given.activations is None:
@@ -87,13 +95,14 @@ def _teach(
 def _ensemble(
     context: contexts.Context, net: Any, members: list[tuple[dict, dict]]
 ) -> dict:
-    """The result of several teachers: their mean probabilities and mean RDMs."""
+    """Returns the result of several teachers: mean probabilities and mean RDMs."""
     results = [result for result, _ in members]
     images = context.dataset.test
-    probabilities = 0.0
+    total: np.ndarray | float = 0.0
     for _, variables in members:
         logits = weights.logits(net, variables, context.dataset, images)
-        probabilities = probabilities + np.asarray(jax.nn.softmax(logits))
+        total = total + np.asarray(jax.nn.softmax(logits))
+    probabilities = np.asarray(total)
     correct = probabilities.argmax(axis=1) == images.label
     return results[0] | {
         "test_error": float(100 * np.mean(~correct)),
@@ -114,7 +123,7 @@ def remembered(
     """Returns a teacher that need not run for each batch, where the config wants one.
 
     Returns:
-      The teacher, and the context with what is stored of it.
+      The teacher, and the context with its stored activations.
 
     Raises:
       UsageError: `activations` holds something else.
@@ -168,8 +177,8 @@ def remembered(
         wanted = fits and not drawn
     if not (wanted and layers):
         return teacher, context
-    kept = teachers.cache(teacher, see, images, layers)
-    return teachers.cached(kept), context
+    stored = teachers.cache(teacher, see, images, layers)
+    return teachers.cached(stored), context
 
 
 def train(
@@ -178,7 +187,7 @@ def train(
     prepared: builder.Prepared,
     seeds: Sequence[int],
 ) -> list[tuple[dict, dict]]:
-    """Trains nets together and measures them; answers their results and variables."""
+    """Trains nets together and measures them; returns their results and variables."""
     ensemble = context.config.nets.ensemble
     runs = {recording.folder(name, seed, ensemble): seed for seed in seeds}
     fitted = fitting.fit(context, runs, prepared)
@@ -197,11 +206,12 @@ def train(
 def _look_before(
     context: contexts.Context, prepared: builder.Prepared, seed: int
 ) -> None:
-    """Keeps the RDMs of the stimuli in the student of a seed before it is trained."""
+    """Writes the RDMs of the stimuli in the student of a seed before it is trained."""
     file = context.folder / f"{recording.BEFORE}-seed{seed}.npz"
     if not file.exists():
         how = prepared.trainers[0]
         begun = recording.variables(how.begin(seed, jax.device_count()))
         own = (context.dataset, prepared.recipe.net, begun)
-        of_brain = brain.rdms(context.config, context.given.measured, *own)
+        measured = contexts.present(context.given.measured)
+        of_brain = brain.rdms(context.config, measured, *own)
         recording.save_arrays(file, of_brain())
