@@ -23,7 +23,7 @@ lint: $(VENV)/ready  ## style, as CI checks it
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 
-types: $(VENV)/ready  ## types of the library, by mypy
+types: $(VENV)/ready  ## types, by mypy
 	@$(bin)/python -c 'import mypy' 2>/dev/null || \
 	  $(bin)/python -m pip install --quiet --disable-pip-version-check 'mypy>=1.15'
 	$(bin)/python -m mypy --cache-dir .cache/mypy

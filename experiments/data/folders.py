@@ -108,14 +108,7 @@ def read(
         raise splits.DataMissing(
             f"{folder} is read by TFDS ({error}): pip install -r requirements.txt"
         ) from error
-    with or_damaged(folder):
-        for path in folder.iterdir():
-            if path.exists() and not (path.is_file() or path.is_dir()):
-                raise ValueError(f"{path.name} is no file")  # (A pipe, say.)
-        named = [*_classes(files.words(folder / "dataset_info.json"))]
-        if (folder / "features.json").exists():
-            named += _classes(files.words(folder / "features.json"))
-    _check_classes(folder, named)
+    _check_runs_no_code(folder)
     with or_damaged(folder):
         builder = tfds.builder_from_directory(folder)
         features = dict(builder.info.features.items())
@@ -133,38 +126,14 @@ def read(
     shape, classes = features["image"].shape, features["label"].num_classes
     if len(shape) != 3 or shape[-1] not in records.MODES:
         raise ValueError(f"{folder}: {shape} is not the shape of images")
-    held = [s for s in ("test", "validation") if s in builder.info.splits]
-    if not held or "train" not in builder.info.splits:
-        raise ValueError(
-            f"{folder} has the splits {list(builder.info.splits)}; needed are 'train' "
-            "and 'test' or 'validation'"
-        )
     try:
-        with or_damaged(folder):
-            sources = {
-                split: records.source(builder, split, f"{folder}, {split!r}")
-                for split in ("train", *held)
-            }
-            if len(held) > 1 and records.look(sources["test"], [0])[0][0] < 0:
-                del held[0]
-            chosen = "train", held[0]
-            both: Sequence[tuple[Any, np.ndarray]] | None = records.opened(
-                [sources[s] for s in chosen], shape, **options
-            )
-        if both is None:
-            with or_damaged(folder):
-                both = [records.loaded(sources[s], shape) for s in chosen]
+        held_out, train, test = _splits(folder, builder, shape, classes, **options)
     except NotImplementedError as error:
         raise splits.DataMissing(
             f"{folder} is in a format that only TensorFlow reads "
             f"({builder.info.file_format.value}); for one that needs none, "
             f"{_how(name, 'DIR')}"
         ) from error
-    train, test = (splits.Split(*images_and_label) for images_and_label in both)
-    for split, label in zip(chosen, (train.label, test.label), strict=True):
-        if label.min() < 0 or label.max() >= classes:
-            where = sources[split].where
-            raise ValueError(f"{where}: there are labels outside 0..{classes - 1}")
     if classes > len(train.label):
         raise ValueError(
             f"{folder} has {classes} classes and only {len(train.label)} images to "
@@ -172,11 +141,73 @@ def read(
         )
     source = f"{len(train.label):,} training images of the TFDS folder, version "
     source += folder.name
-    if held[0] != "test":
-        source += f", and its split '{held[0]}' as test images since it has no 'test'"
+    if held_out != "test":
+        source += f", and its split '{held_out}' as test images since it has no 'test'"
         if "test" in builder.info.splits:
             source += " with labels"
     return source, classes, train, test
+
+
+def _splits(
+    folder: pathlib.Path,
+    builder: Any,
+    shape: tuple[int | None, int | None, int],
+    classes: int,
+    **options: Any,
+) -> tuple[str, splits.Split, splits.Split]:
+    """Returns the name of the split for test, and training and test images.
+
+    Args:
+      folder: The folder.
+      builder: Its builder, of TFDS.
+      shape: The declared shape of the images.
+      classes: The number of classes.
+      **options: As for `records.opened`.
+
+    Raises:
+      DataMissing: The folder is damaged.
+      NotImplementedError: It is in a format that only TensorFlow reads.
+      ValueError: A split is missing, or labels are out of range.
+    """
+    held = [s for s in ("test", "validation") if s in builder.info.splits]
+    if not held or "train" not in builder.info.splits:
+        raise ValueError(
+            f"{folder} has the splits {list(builder.info.splits)}; needed are 'train' "
+            "and 'test' or 'validation'"
+        )
+    with or_damaged(folder):
+        sources = {
+            split: records.source(builder, split, f"{folder}, {split!r}")
+            for split in ("train", *held)
+        }
+        if len(held) > 1 and records.look(sources["test"], [0])[0][0] < 0:
+            del held[0]
+        chosen = [sources["train"], sources[held[0]]]
+        both: Sequence[tuple[Any, np.ndarray]] | None = records.opened(
+            chosen, shape, **options
+        )
+    if both is None:
+        with or_damaged(folder):
+            both = [records.loaded(source, shape) for source in chosen]
+    for source, (_, label) in zip(chosen, both, strict=True):
+        if label.min() < 0 or label.max() >= classes:
+            raise ValueError(
+                f"{source.where}: there are labels outside 0..{classes - 1}"
+            )
+    train, test = (splits.Split(*images_and_label) for images_and_label in both)
+    return held[0], train, test
+
+
+def _check_runs_no_code(folder: pathlib.Path) -> None:
+    """Raises `DataMissing` for a folder that is damaged or names classes of its own."""
+    with or_damaged(folder):
+        for path in folder.iterdir():
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise ValueError(f"{path.name} is no file")  # (A pipe, say.)
+        named = [*_classes(files.words(folder / "dataset_info.json"))]
+        if (folder / "features.json").exists():
+            named += _classes(files.words(folder / "features.json"))
+    _check_classes(folder, named)
 
 
 def _classes(words: Any) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """From a context to trained nets and their results."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -129,56 +129,95 @@ def remembered(
       UsageError: `activations` holds something else.
     """
     config, layers = context.config, methods.taught(context.config)
-    view, images = data.view(context.dataset), len(context.dataset.train.label)
+    view, load = data.view(context.dataset), contexts.feed(context)
     key = jax.random.key(0)
-    load = contexts.feed(context)
 
     def see(index):
         return view(context.train, load(data.Batches(np.asarray(index))), key)
 
-    def heed():
-        if context.interrupt.requested:
-            raise interrupts.Interrupted(f"waiting for {config.training.activations}")
-
     if config.training.activations is not None and layers:
         kept = context.given.activations
         if kept is None:
-            place = command.path("activations", config.training.activations)
-            about = {
-                "net": config.nets.teacher,
-                "teacher": weights.fingerprint(teacher.arrays),
-                "images": weights.fingerprint(
-                    data.identity(context.dataset.train.image)
-                ),
-                "size": context.dataset.shape,
-                "normalised": (context.dataset.mean, context.dataset.std),
-                "seen": context.given.teacher and context.given.teacher.normalisation,
-            }
-            try:
-                with locks.turn(place, context.tell, heed):
-                    kept = activations.write(
-                        place, teacher, see, images, layers, about=about
-                    )
-            except ValueError as error:
-                raise command.UsageError(f"activations: {error}") from error
-        return teachers.from_batch(), context._replace(
-            taught=activations.batch_reader(kept)
-        )
+            kept = _stored(context, teacher, see, layers)
+        taught = activations.batch_reader(kept)
+        return teachers.from_batch(), context._replace(taught=taught)
     wanted = config.training.remember_teacher
     if wanted is None:
-        seen = jax.eval_shape(
-            view, context.train, load(data.Batches(np.arange(1))), key
-        )
-        taught = jax.eval_shape(teacher.targets, teacher.arrays, seen)
-        size = sum(4 * taught[layer].size for layer in layers) * images
-        fits = size * jax.local_device_count() <= REMEMBERED
-        drawn = any(contexts.augmentation(config, context.dataset).values())
-        drawn = drawn or data.crops_at_random(context.dataset.train.image)
-        wanted = fits and not drawn
+        first = load(data.Batches(np.arange(1)))
+        wanted = _is_worth_a_cache(context, teacher, view, first, layers)
     if not (wanted and layers):
         return teacher, context
-    stored = teachers.cache(teacher, see, images, layers)
-    return teachers.cached(stored), context
+    images = len(context.dataset.train.label)
+    return teachers.cached(teachers.cache(teacher, see, images, layers)), context
+
+
+def _stored(
+    context: contexts.Context,
+    teacher: teachers.Teacher,
+    see: Callable[[Any], training.Batch],
+    layers: Sequence[str],
+) -> activations.Stored:
+    """Returns the teacher's activations of all training images, from a folder.
+
+    They are written where they are not there yet, by one process at a time.
+
+    Args:
+      context: The settings and data.
+      teacher: The teacher.
+      see: The function from indices of training images to a batch that nets see.
+      layers: The layers of the teacher.
+
+    Raises:
+      UsageError: The folder holds something else.
+    """
+    asked, dataset, given = context.config.training.activations, context.dataset, None
+    if context.given.teacher is not None:
+        given = context.given.teacher.normalisation
+    about = {
+        "net": context.config.nets.teacher,
+        "teacher": weights.fingerprint(teacher.arrays),
+        "images": weights.fingerprint(data.identity(dataset.train.image)),
+        "size": dataset.shape,
+        "normalised": (dataset.mean, dataset.std),
+        "seen": given,
+    }
+
+    def heed():
+        if context.interrupt.requested:
+            raise interrupts.Interrupted(f"waiting for {asked}")
+
+    place = command.path("activations", contexts.present(asked))
+    images = len(dataset.train.label)
+    try:
+        with locks.turn(place, context.tell, heed):
+            return activations.write(place, teacher, see, images, layers, about=about)
+    except ValueError as error:
+        raise command.UsageError(f"activations: {error}") from error
+
+
+def _is_worth_a_cache(
+    context: contexts.Context,
+    teacher: teachers.Teacher,
+    view: training.View,
+    batch: training.Batch,
+    layers: Sequence[str],
+) -> bool:
+    """Returns whether a teacher sees images as they are, and its activations fit.
+
+    Args:
+      context: The settings and data.
+      teacher: The teacher.
+      view: The view of images as they are.
+      batch: A batch of one image, for its shapes.
+      layers: The layers of the teacher.
+    """
+    key, train = jax.random.key(0), context.dataset.train
+    seen = jax.eval_shape(view, context.train, batch, key)
+    taught = jax.eval_shape(teacher.targets, teacher.arrays, seen)
+    size = sum(4 * taught[layer].size for layer in layers) * len(train.label)
+    drawn = any(contexts.augmentation(context.config, context.dataset).values())
+    drawn = drawn or data.crops_at_random(train.image)
+    return size * jax.local_device_count() <= REMEMBERED and not drawn
 
 
 def train(

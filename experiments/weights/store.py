@@ -94,7 +94,7 @@ class Trained(NamedTuple):
       normalisation: Mean and deviation, by channel, of pixels from 0 to 1, that are
         subtracted and divided by; None for those of the data's training images.
       source: Where it came from, such as a `file` and its `sha256`.
-      modality: What it sees of an image (`experiments.modalities`).
+      modality: What it sees of an image (`experiments.data.colour`).
     """
 
     name: str
