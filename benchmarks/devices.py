@@ -54,7 +54,7 @@ def _gathered(name: str) -> dict[str, Callable[[], measure.Contender]]:
 
 
 def _banks() -> dict[str, Callable[[], measure.Contender]]:
-    labels = np.arange(steps.EXAMPLES) % 100
+    labels: Any = np.arange(steps.EXAMPLES) % 100
     choose = negatives.expected(steps.NEGATIVES, labels)
 
     def bank(make):
@@ -86,14 +86,13 @@ def _micro_batches() -> dict[str, Callable[[], measure.Contender]]:
     }
 
 
+def _gathering(name: str) -> measure.Case:
+    return measure.Case(_gathered(name), tolerance=None, memory=False)
+
+
 # Of each case its contenders, its goals, and whether its memory is measured.
 CASES: dict[str, Callable[[], measure.Case]] = {
-    **{
-        f"gathering-{name}": lambda name=name: measure.Case(
-            _gathered(name), tolerance=None, memory=False
-        )
-        for name in RELATIONAL
-    },
+    **{f"gathering-{name}": functools.partial(_gathering, name) for name in RELATIONAL},
     "banks": lambda: measure.Case(_banks()),
     "scaling": lambda: measure.Case(
         _scaling(), tolerance=measure.Tolerance(1e-4, 1e-3), memory=False
@@ -176,19 +175,23 @@ def _made(
     phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
     net = nets.build("resnet8x4", 100, axis_name=training.AXIS)
     optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
-    data = steps.example_data(batch)
+    data: dict[str, Any] = steps.example_data(batch)
     seen = jax.eval_shape(net.init_with_output, jax.random.key(0), data["image"][:1])
     shapes = {k: (batch, *x.shape[1:]) for k, x in seen[0].items()}
-    shapes = {k: jax.ShapeDtypeStruct(x, np.float32) for k, x in shapes.items()}
-    data["targets"] = steps.example_targets(shapes)
-    taught = teachers.Teacher((), lambda arrays, batch: batch["targets"])
+    data["targets"] = steps.example_targets(
+        {k: jax.ShapeDtypeStruct(x, np.float32) for k, x in shapes.items()}
+    )
     chosen = jax.local_devices()[:devices]
+
+    def targets(arrays, batch):
+        return batch["targets"]
 
     def view(data, batch, key):
         return jax.tree.map(lambda x: x[batch["place"]], data)
 
+    taught = teachers.Teacher((), targets)
     arrays = training.replicate(training.Arrays((), data), chosen)
-    places = {"place": np.arange(batch, dtype=np.int32)}
+    places: Any = {"place": np.arange(batch, dtype=np.int32)}
     state = training.init(
         jax.random.key(0), net, taught, [phase], view, arrays, places, devices
     )

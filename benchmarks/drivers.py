@@ -95,7 +95,7 @@ def laboratory(
     net = nets.build(
         student or learns, classes, dtype=jnp.dtype(dtype), axis_name=training.AXIS
     )
-    view = data.view(dataset, crop=4, flip=True)
+    view: Any = data.view(dataset, crop=4, flip=True)
     on_device = training.replicate(split._asdict())
     source = _teacher(taught, classes, teacher, dataset) if not alone else None
     source = source or teachers.none()
@@ -307,7 +307,7 @@ def _first_step() -> dict[str, Callable[[], measure.Contender]]:
 
 
 def _crd(examples: int) -> terms.Term:
-    labels = np.arange(examples) % 100
+    labels: Any = np.arange(examples) % 100
     choose = negatives.drawn(steps.NEGATIVES, labels)
     return terms.on_layers("pooled", terms.crd(examples, choose))
 
@@ -344,7 +344,7 @@ def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Conte
     index = _order(lab, 0)
     batch = training.shard({"index": index[0]})
     step = training.compile_step(lab.body, lab.begin(0), lab.arrays, batch)
-    facts = {"images": index.size * seeds}
+    facts: dict[str, float] = {"images": index.size * seeds}
     if step.operations is not None:
         facts["operations"] = step.operations * len(index) * seeds
     return contender._replace(facts=facts)
@@ -356,7 +356,7 @@ def _throughput(student: str, loss: str) -> dict[str, Callable[[], measure.Conte
         ways["bfloat16"] = ("bfloat16", 1)
         ways |= {f"{SEEDS} seeds, {dtype}": (dtype, SEEDS) for dtype in [*ways]}
     return {
-        name: lambda way=way: throughput(student, loss, *way)
+        name: functools.partial(throughput, student, loss, *way)
         for name, way in ways.items()
     }
 
@@ -372,18 +372,25 @@ def _goals_of_seeds() -> tuple[measure.Goal, ...]:
     return (NEVER_SLOWER if on_cpu() else FIVE_FOR_TWO,)
 
 
+def _case_of_epochs(kind: str) -> measure.Case:
+    return measure.Case(_epochs(kind), tolerance=EQUAL, memory=False)
+
+
+def _case_of_seeds(kind: str, same: bool) -> measure.Case:
+    return measure.Case(
+        _seeds(kind, same), _goals_of_seeds(), tolerance=EQUAL, memory=False
+    )
+
+
+def _case_of_throughput(student: str, loss: str) -> measure.Case:
+    return measure.Case(_throughput(student, loss), tolerance=None, memory=False)
+
+
 CASES: dict[str, Callable[[], measure.Case]] = {
+    **{f"epoch-{kind}": functools.partial(_case_of_epochs, kind) for kind in ON_CPU},
     **{
-        f"epoch-{kind}": lambda kind=kind: measure.Case(
-            _epochs(kind), tolerance=EQUAL, memory=False
-        )
-        for kind in ON_CPU
-    },
-    **{
-        f"seeds-{kind}{'-same-batches' * same}": lambda kind=kind, same=same: (
-            measure.Case(
-                _seeds(kind, same), _goals_of_seeds(), tolerance=EQUAL, memory=False
-            )
+        f"seeds-{kind}{'-same-batches' * same}": functools.partial(
+            _case_of_seeds, kind, same
         )
         for kind, same in itertools.product(ON_CPU, (False, True))
     },
@@ -392,8 +399,8 @@ CASES: dict[str, Callable[[], measure.Case]] = {
     ),
     "first-step": lambda: measure.Case(_first_step(), tolerance=None, memory=False),
     **{
-        f"throughput-{student}-{loss}": lambda student=student, loss=loss: measure.Case(
-            _throughput(student, loss), tolerance=None, memory=False
+        f"throughput-{student}-{loss}": functools.partial(
+            _case_of_throughput, student, loss
         )
         for student, loss in itertools.product(("resnet8x4", "wrn_16_2"), FURTHER)
     },

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -194,13 +195,13 @@ def larger(n: int, units: int) -> measure.Case:
 def scaling(n: int) -> measure.Case:
     """Returns all forms that n stimuli allow, and the two Grams."""
     x, y = features(n, 512)
-    chosen = {"moments": forms.Moments()}
+    chosen: dict[str, forms.Form] = {"moments": forms.Moments()}
     if n <= 30_000:
         chosen["tiles"] = forms.Tiles()
     if n <= 10_000:
         chosen["dense"] = forms.Dense()
     pearson = comparisons.Pearson()
-    contenders = {
+    contenders: dict[str, Callable[[], measure.Contender]] = {
         name: functools.partial(measure.gradient, discrepancy(pearson, form), x, y)
         for name, form in chosen.items()
     }
@@ -273,7 +274,8 @@ def theirs(method: str, x: np.ndarray, **options):
     import rsatoolbox
 
     data = rsatoolbox.data.Dataset(x)
-    found = rsatoolbox.rdm.calc_rdm(data, method=method, **options)
+    # (A list of them only where a list of data sets is given.)
+    found: Any = rsatoolbox.rdm.calc_rdm(data, method=method, **options)
     return found.dissimilarities[0]
 
 
@@ -327,7 +329,11 @@ def crossnobis(folds: int, n: int, units: int) -> measure.Case:
 
 def pair_of_rdms(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns two condensed RDMs that agree somewhat."""
-    return tuple(np.asarray(rdm.compute(x, distance=SQUARED)) for x in features(n, 64))
+    student, teacher = (
+        np.asarray(rdm.compute(jnp.asarray(x), distance=SQUARED))
+        for x in features(n, 64)
+    )
+    return student, teacher
 
 
 def bootstrap(n: int) -> measure.Case:
@@ -377,7 +383,7 @@ def compared(method: str, comparison, n: int) -> measure.Case:
             lambda: 1 - rsa.compare(first, second, method=method)[0, 0],
         )
 
-    ours = functools.partial(rdm.compare, comparison=comparison)
+    ours: Callable[..., Array] = functools.partial(rdm.compare, comparison=comparison)
     if not method.startswith(("spearman", "tau")):
         ours = jax.jit(ours)
     return measure.Case(

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -117,7 +117,7 @@ class Case(NamedTuple):
       covers: Names of the functions that are measured.
     """
 
-    contenders: Mapping[str, Callable[[], Contender]]
+    contenders: Mapping[str, Callable[..., Contender]]
     goals: tuple[Goal, ...] = ()
     tolerance: Tolerance | None = Tolerance()
     memory: bool = True
@@ -411,7 +411,7 @@ def _status(key: str) -> int:
 def main(
     module: str,
     build: Callable[[str, Any], Case],
-    cases: Mapping[str, Any],
+    cases: Collection[str],
     options: type[Options],
     arguments: list[str] | None = None,
     finish: Callable[[dict, Any], None] = lambda results, options: None,
@@ -539,8 +539,8 @@ def _arguments(module: str, options: Any) -> list[str]:
     }
     # The names that stand by themselves.
     names = next((v for v in changed.values() if isinstance(v, tuple)), ())
-    flags = {k: v for k, v in changed.items() if v is not names}
-    flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in flags.items()]
+    named = {k: v for k, v in changed.items() if v is not names}
+    flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in named.items()]
     return ["-m", module, *names, *flags]
 
 
@@ -578,7 +578,7 @@ def measured(ask: Callable[[str], dict]) -> dict:
       None). `refused`: the samples of the other attempt, where a ratio was not stable
       and there are two.
     """
-    attempts = []
+    attempts: list[dict[str, Any]] = []
     while len(attempts) < 2:
         found = ask("times")
         if found.get("error"):

@@ -223,8 +223,8 @@ def _optimizer() -> optax.GradientTransformation:
 
 def _state(variables: dict[str, Any]) -> training.TrainState:
     params, nothing = variables.pop("params"), terms.State()
-    state = training.Replicated(
-        step=0,
+    replicated = training.Replicated(
+        step=jnp.asarray(0),
         params={"student": params, "task": {}},
         model_state=variables,
         opt_state=(),
@@ -232,7 +232,7 @@ def _state(variables: dict[str, Any]) -> training.TrainState:
         key=jax.random.key(0),
         view_key=jax.random.key(0),
     )
-    state = training.TrainState(state, per_device={"task": nothing.per_device})
+    state = training.TrainState(replicated, {"task": nothing.per_device})
     return jax.tree.map(jnp.asarray, state)
 
 

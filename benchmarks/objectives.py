@@ -45,11 +45,9 @@ def build(name: str, options: Options) -> measure.Case:
     case = CASES[name](64 if options.batch is None else options.batch)
     contenders = {name: _precise(make) for name, make in case.contenders.items()}
     contenders.pop("repdistiller", None)
-    released = case.contenders.get("repdistiller")
-    if released and options.repdistiller and jax.default_backend() == "cpu":
-        contenders["repdistiller"] = lambda: released(
-            repdistiller.load(options.repdistiller)
-        )
+    released, folder = case.contenders.get("repdistiller"), options.repdistiller
+    if released and folder and jax.default_backend() == "cpu":
+        contenders["repdistiller"] = lambda: released(repdistiller.load(folder))
     # A goal is for its own size.
     goals = GOALS.get(name, ()) if options.batch is None else ()
     return case._replace(contenders=contenders, goals=goals)
@@ -129,7 +127,7 @@ def differentiated(
       released: From the modules of the released code to its function.
       **others: Further contenders in JAX.
     """
-    contenders = {
+    contenders: dict[str, Callable[..., measure.Contender]] = {
         name: functools.partial(measure.gradient, function, *arguments, trained=trained)
         for name, function in {"ours": ours, "port": port, **others}.items()
     }

@@ -4,11 +4,15 @@ import base64
 import html
 import io
 import itertools
+from typing import Any
 
 import matplotlib.figure
 from matplotlib import ticker
 
 from benchmarks import limits, measure
+
+# Value, height, and whether the value is stable.
+Mark = tuple[float, float, bool]
 
 MARKERS = "osD^vP*"
 # What a speed is held against, by its unit.
@@ -94,8 +98,8 @@ def _overview(measured: dict[str, dict]) -> list[list[str]]:
     for name, found in measured.items():
         goals = [g["verdict"] for case in found["cases"] for g in case["goals"]]
         failed = [case for case in found["cases"] if case["error"]]
-        counts = [goals.count(verdict) for verdict in CLASSES]
-        counts = len(found["cases"]), len(failed), *counts, len(goals) - sum(counts)
+        judged = [goals.count(verdict) for verdict in CLASSES]
+        counts = len(found["cases"]), len(failed), *judged, len(goals) - sum(judged)
         rows.append([name, *map(str, counts)])
     return rows
 
@@ -184,7 +188,8 @@ def picture(cases: list[dict]) -> bytes:
     Args:
       cases: From `measure.run`, with contenders.
     """
-    times, ratios = {}, {}
+    times: dict[str, list[Mark]] = {}
+    ratios: dict[str, list[Mark]] = {}
     for row, case in enumerate(cases):
         middle = (len(case["contenders"]) - 1) / 2
         for i, (name, entry) in enumerate(case["contenders"].items()):
@@ -207,18 +212,18 @@ def picture(cases: list[dict]) -> bytes:
         _draw_floors(axes[1], cases)
     axes[0].set_yticks(range(len(cases)), [case["case"] for case in cases])
     axes[0].set_ylim(len(cases) - 0.5, -0.5)
-    known = {}
+    known: dict[str, Any] = {}
     for axis in reversed(axes):  # Of the times, last, no mark is hollow.
         handles, labels = axis.get_legend_handles_labels()
         known |= dict(zip(labels, handles, strict=True))
-    where = {"loc": "outside upper left", "ncols": 5}
+    where: dict[str, Any] = {"loc": "outside upper left", "ncols": 5}
     figure.legend(known.values(), known, **where, frameon=False, fontsize=9)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
 
 
-def _draw(axis, points: dict[str, list[tuple[float, float, bool]]]) -> None:
+def _draw(axis, points: dict[str, list[Mark]]) -> None:
     """Draws marks on a logarithmic axis."""
     looks = zip(itertools.cycle(MARKERS), itertools.cycle(range(10)), strict=False)
     for (name, marks), (marker, color) in zip(points.items(), looks, strict=False):
@@ -233,8 +238,8 @@ def _draw(axis, points: dict[str, list[tuple[float, float, bool]]]) -> None:
             label=name,
             zorder=3,
         )
-    values = [value for marks in points.values() for value, _, _ in marks]
-    low, high = min(values) / 2, max(values) * 2
+    every = [value for marks in points.values() for value, _, _ in marks]
+    low, high = min(every) / 2, max(every) * 2
     axis.set(xscale="log", xlim=(low, high))
     digits = (1, 2, 5) if high / low < 300 else (1,)
     axis.xaxis.set_major_locator(ticker.LogLocator(subs=digits, numticks=20))

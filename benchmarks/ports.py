@@ -7,7 +7,7 @@ those of `rdljax.objectives`; degenerate inputs, shapes and dtypes are nobody's 
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -163,7 +163,7 @@ def nst_gaussian(student: Array, teacher: Array) -> Array:
 
 def ab(student: list[Array], teacher: list[Array]) -> Array:
     """Squares of what is on the wrong side of zero, or within 1 of it."""
-    total = 0.0
+    total: Any = 0.0
     for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
         wrong = (s + 1) ** 2 * ((s > -1) & (t <= 0))
         wrong += (s - 1) ** 2 * ((s <= 1) & (t > 0))
@@ -192,7 +192,8 @@ def kdsvd(student: list[Array], teacher: list[Array]) -> Array:
         vectors = jnp.swapaxes(vectors, 1, 2)
         return _unit(values[:, :count]), _unit(vectors[:, :, :count])
 
-    total, before = 0.0, None
+    total: Any = 0.0
+    before: tuple[Array, Array] | None = None
     for s, t in zip(student, teacher, strict=True):
         (values, t), (_, s) = decomposed(t, 1), decomposed(s, 4)
         cosine = jnp.einsum("bcn,bcm->bnm", s, t)

@@ -49,7 +49,8 @@ def load(folder: pathlib.Path) -> Released:
         *map(importlib.import_module, ("distiller_zoo", "crd.memory", "crd.criterion"))
     )
     # It moves itself to a GPU, and takes seconds to draw indices that are given here.
-    released.memory.AliasMethod = _NoDraws
+    memory: Any = released.memory
+    memory.AliasMethod = _NoDraws
     return released
 
 
@@ -173,15 +174,15 @@ def crd(
     import torch
 
     student, teacher, *rows = (_tensors(x) for x in (student, teacher, *bank))
-    indices = torch.from_numpy(indices.astype(np.int64))
-    index = indices[:, 0].contiguous()
-    (n, units), draws = rows[0].shape, indices.shape[1] - 1
+    places = torch.from_numpy(indices.astype(np.int64))
+    index = places[:, 0].contiguous()
+    (n, units), draws = rows[0].shape, places.shape[1] - 1
     memory = released.memory.ContrastMemory(units, n, draws, 0.07, 0.5)
     memory.memory_v1, memory.memory_v2 = rows
     criterion = released.criterion.ContrastLoss(n)
 
     def forward():
-        scores = memory(student, teacher, index, indices)
+        scores = memory(student, teacher, index, places)
         return [criterion(s) for s in scores]
 
     def updated():

@@ -155,6 +155,7 @@ def parse(
     """
     import tyro  # (It takes a third of a second; signals are heeded before.)
 
+    given: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
         options,
         args=list(arguments),
@@ -162,7 +163,7 @@ def parse(
         description=about,
         use_underscores=True,
         config=(tyro.conf.OmitArgPrefixes,),
-        **({} if default is None else {"default": default}),
+        **given,
     )
 
 
@@ -172,7 +173,7 @@ def flags(arguments: Iterable[str]) -> set[str]:
     return {flag.replace("-", "_").removeprefix("no_") for flag in named}
 
 
-def path(setting: str, given: str) -> pathlib.Path:
+def path(setting: str, given: str | None) -> pathlib.Path:
     """Returns the path that a setting names; nothing need be there.
 
     Raises:

@@ -55,9 +55,10 @@ def run(options: Options) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes a net; returns the exit status."""
-    program = {"program": "experiments.export_torch", "about": __doc__}
+    program = "experiments.export_torch"
     return command.call(
-        lambda line: run(command.parse(Options, line, **program)), arguments
+        lambda line: run(command.parse(Options, line, program=program, about=__doc__)),
+        arguments,
     )
 
 

@@ -59,7 +59,9 @@ def run(options: Options) -> None:
             raise command.UsageError(f"{out} exists; --overwrite replaces it")
     if (options.mean is None) != (options.std is None):
         raise command.UsageError("mean and std go together")
-    normalisation = options.mean and (options.mean, options.std)
+    normalisation = None
+    if options.mean is not None and options.std is not None:
+        normalisation = options.mean, options.std
     try:
         trained = weights.read(options.name, file, normalisation)
     except (OSError, errors.CannotRead, errors.WeightsMismatch) as error:
@@ -85,9 +87,10 @@ def run(options: Options) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Reads a teacher; returns the exit status."""
-    program = {"program": "experiments.import_torch", "about": __doc__}
+    program = "experiments.import_torch"
     return command.call(
-        lambda line: run(command.parse(Options, line, **program)), arguments
+        lambda line: run(command.parse(Options, line, program=program, about=__doc__)),
+        arguments,
     )
 
 

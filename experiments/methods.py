@@ -8,7 +8,7 @@ says otherwise, with that weight.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -175,17 +175,19 @@ def _several(make: Callable[[Setting], terms.Term]):
 
 
 def _kd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
-    softened = {"temperature": setting.config.method.kd_temperature}
+    temperature = setting.config.method.kd_temperature
     if setting.config.nets.ensemble > 1:
-        return {"": (1.0, _mean_of(setting, *pairs, terms.kd_mean(**softened)))}
-    return _one(lambda _: terms.from_objective(objectives.kd, **softened))(
+        (layers,) = pairs
+        mean = terms.kd_mean(temperature=temperature)
+        return {"": (1.0, _mean_of(setting, layers, mean))}
+    return _one(lambda _: terms.from_objective(objectives.kd, temperature=temperature))(
         setting, pairs
     )
 
 
 def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
     config = setting.config
-    numbers = {
+    numbers: dict[str, Any] = {
         "distance": configs.DISTANCES[config.rdl.distance],
         "comparison": configs.COMPARISONS[config.rdl.comparison],
     }
@@ -201,8 +203,9 @@ def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
 
 
 def _rkd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
+    (layers,) = pairs
     distance, angle = (
-        _taught(setting, *pairs, terms.from_objective(objective), globally=True)
+        _taught(setting, layers, terms.from_objective(objective), globally=True)
         for objective in (objectives.rkd_distance, objectives.rkd_angle)
     )
     return {"distance": (25.0, distance), "angle": (50.0, angle)}
@@ -218,7 +221,7 @@ def _crd(setting: Setting) -> terms.Term:
     wanted = config.crd.negatives
     if config.crd.sampling == "shared":
         wanted = min(wanted, count)
-    labels = None if config.crd.any_class else setting.labels
+    labels: Any = None if config.crd.any_class else setting.labels
     chosen = choose(wanted, labels, relax=config.crd.relax)
     return terms.crd(count, chosen, temperature=config.crd.temperature)
 
@@ -357,7 +360,8 @@ def plan(
     loss: dict[str, Weighted] = {
         "task": (weight(config, method, "task"), terms.cross_entropy())
     }
-    trains, first, trained_first = ["student"], {}, []
+    first: dict[str, Weighted] = {}
+    trains, trained_first = ["student"], []
     for name in method.split("+"):
         if name in PARTS:
             part = PARTS[name]
@@ -371,6 +375,8 @@ def plan(
                 loss |= made
                 trains += _below(name, part.trains, config)
         elif name != "plain":
+            if measured is None:
+                raise TypeError(f"{name} is of no part, and no measured RDMs are given")
             of_brain = measured(name)
             if twice := sorted(of_brain.keys() & loss.keys()):
                 raise command.UsageError(f"{method} has {twice[0]} twice")

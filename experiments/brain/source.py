@@ -133,7 +133,7 @@ def _check_measured(name: str, rdms: rdm.io.Rdms) -> None:
         )
 
 
-def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
+def _arrays(file: str | None) -> tuple[np.ndarray, dict[str, str]]:
     """Returns the images in a file, and by name of each RDM the array that has it."""
     path, shapes = command.path("brain", file), {}
 

@@ -13,7 +13,7 @@ from experiments.brain import source
 from rdljax import rdm, statistics
 
 # What agreement is measured by.
-SIMILARITIES = {
+SIMILARITIES: dict[str, rdm.comparisons.Similarity] = {
     "pearson": rdm.comparisons.Pearson(),
     "spearman": rdm.comparisons.Spearman(),
     "whitened": rdm.comparisons.WhitenedPearson(),
@@ -28,7 +28,7 @@ def rdms(
     variables: Any,
 ) -> Callable[[], dict[str, np.ndarray]]:
     """A net's RDM of all stimuli, by layer, under way: with what waits for it."""
-    images = data.normalise(dataset, brain.images)
+    images = data.normalise(dataset, jnp.asarray(brain.images))
     seen = weights.activations(net, variables, images, tuple(source.layers(config)))
     distance = configs.DISTANCES[config.brain.distance]
     found = {name: _rdm(x, distance=distance) for name, x in seen.items()}

@@ -17,9 +17,10 @@ def teacher(
 ) -> teachers.Teacher:
     """Returns the RDMs of the stimuli for training that a method reads."""
     read = {part.partition("@")[0] for part in source.parts(method)}
-    return teachers.rdms(
-        {name: _target(config, brain, name)[0] for name in sorted(read)}
-    )
+    measured: dict[str, Any] = {
+        name: _target(config, brain, name)[0] for name in sorted(read)
+    }
+    return teachers.rdms(measured)
 
 
 def weighted_terms(
@@ -65,7 +66,8 @@ def _target(
     numbers = {} if weights is None else {"subject_weights": weights}
     each = rdm.subjects.mean_over_sessions(rdms)
     if config.brain.ceiling:
-        comparison = configs.BRAIN_COMPARISONS[config.brain.comparison]
+        # (One with a similarity: the config is refused otherwise.)
+        comparison: Any = configs.BRAIN_COMPARISONS[config.brain.comparison]
         ceiling = statistics.noise_ceiling(each, comparison=comparison)
         numbers["ceiling"] = ceiling.upper
     return each.astype(np.float32), numbers

@@ -73,7 +73,7 @@ SMALL = (
     "weights are RepDistiller's, not tuned for these nets",
 )
 # What VID's tables of CIFAR-10 share (Ahn et al. 2019; the nets are the paper's).
-VID_CIFAR10 = {
+VID_CIFAR10: dict[str, Any] = {
     "data": "cifar10",
     "teacher": "wrn_40_2",
     "layers": ("stage1", "stage2", "stage3", "pooled"),
@@ -86,7 +86,7 @@ VID_CIFAR10 = {
 # How RepDistiller's released code trains (Tian, Krishnan & Isola 2020; train_student.py
 # and scripts/run_cifar_distill.sh): 240 epochs, a tenth of the rate after 150, 180 and
 # 210, neither clipping nor Nesterov.
-REPDISTILLER = {
+REPDISTILLER: dict[str, Any] = {
     "data": "cifar100",
     "epochs": 240,
     "teacher_epochs": 240,

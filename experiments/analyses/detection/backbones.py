@@ -85,6 +85,7 @@ def load_backbone(
         map for the head.
       UnknownName: There is no such net, or layer.
     """
+    draw: Callable[[], Any]
     drawn = source.removeprefix("drawn:")
     if drawn != source:
         net_name, net = drawn, nets.build(drawn, dataset.classes)
@@ -99,10 +100,7 @@ def load_backbone(
             )
         net_name = trained.name
         net = trained.seeing(dataset, nets.build(net_name, trained.classes))
-
-        def draw():
-            return trained.variables
-
+        draw = functools.partial(_itself, trained.variables)
     canvas = jnp.zeros((1, options.size, options.size, dataset.shape[-1]))
     try:
         seen = jax.eval_shape(lambda: net.apply(draw(), canvas))
@@ -135,6 +133,10 @@ def load_backbone(
         options.frozen,
     )
     return Backbone(name, seed, net_name, detector, draw())
+
+
+def _itself(x: Any) -> Any:
+    return x
 
 
 def last_stage(name: str, net: Any, seen: dict[str, Array], size: int) -> str:

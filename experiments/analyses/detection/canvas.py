@@ -67,7 +67,8 @@ def compose(
         for j in range(rng.integers(1, objects + 1)):
             chosen = rng.integers(len(split.label))
             seen = _scaled(split.image[chosen], rng.uniform(*SCALES))
-            box = _place(rng, boxes[i, :j], *seen.shape[:2], size)
+            tall, wide = seen.shape[:2]
+            box = _place(rng, boxes[i, :j], tall, wide, size)
             if box is None:
                 break
             x0, y0, x1, y1 = box
@@ -80,8 +81,8 @@ def compose(
 def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
     """Returns an image in another size; of one channel, the ink alone."""
     height, width = (round(scale * length) for length in image.shape[:2])
-    seen = Image.fromarray(np.squeeze(image, 2) if image.shape[2] == 1 else image)
-    seen = np.array(seen.resize((width, height), Image.Resampling.BILINEAR))
+    whole = Image.fromarray(np.squeeze(image, 2) if image.shape[2] == 1 else image)
+    seen = np.array(whole.resize((width, height), Image.Resampling.BILINEAR))
     if seen.ndim == 3:
         return seen
     ink = seen >= INK * seen.max()

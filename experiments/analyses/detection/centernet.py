@@ -54,9 +54,9 @@ class Maps(NamedTuple):
 class Detections(NamedTuple):
     """Boxes found: `box` `[n, K, 4]`, `label` (-1 for none) and `score` `[n, K]`."""
 
-    box: Array
-    label: Array
-    score: Array
+    box: Array | np.ndarray
+    label: Array | np.ndarray
+    score: Array | np.ndarray
 
 
 def encode(boxes: Array, label: Array, *, grid: int, stride: int, classes: int) -> Maps:
@@ -189,7 +189,7 @@ class Detector:
     """
 
     net: Any
-    normalise: Callable[[Array], Array]
+    normalise: Callable[[Any], Array]
     layer: str
     grid: int
     stride: int
@@ -233,8 +233,8 @@ def begin(
       seed: Of the head.
     """
     variables = jax.tree.map(jnp.asarray, variables)
-    image = detector.normalise(image[:1])
-    features = detector.net.apply(variables, image)[detector.layer]
+    seen = detector.normalise(image[:1])
+    features = detector.net.apply(variables, seen)[detector.layer]
     head = detector.head.init(jax.random.key(seed), features)
     state = State(variables, head, ())
     return state._replace(optimizer=optimizer.init(_trained(detector, state)))
@@ -332,7 +332,7 @@ def train(
 @functools.partial(jax.jit, static_argnums=0)
 def _detect(detector: Detector, backbone: Any, head: Any, image: Array) -> Detections:
     seen = detector.net.apply(backbone, detector.normalise(image))
-    maps = detector.head.apply(head, seen[detector.layer])
+    maps: Any = detector.head.apply(head, seen[detector.layer])
     return decode(maps._replace(heat=nn.sigmoid(maps.heat)), detector.stride)
 
 
@@ -384,7 +384,8 @@ def average_precision(
       Everingham, Van Gool, Williams, Winn & Zisserman, The PASCAL Visual Object Classes
       (VOC) Challenge, IJCV 88, 2010; all points, as from VOC 2010 on.
     """
-    every = found.box.astype(np.float64)[:, :, None], boxes.astype(np.float64)[:, None]
+    box = np.asarray(found.box).astype(np.float64)
+    every = box[:, :, None], boxes.astype(np.float64)[:, None]
     same = found.label[:, :, None] == label[:, None]
     overlap = np.where(same, canvas.iou(*every), 0)
     best, hit = overlap.argmax(axis=-1), overlap.max(axis=-1) >= threshold

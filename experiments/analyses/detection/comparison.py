@@ -92,13 +92,14 @@ def _compare(
         0.0, options.learning_rate, epoch, options.epochs * epoch + 1
     )
     optimizer = optax.chain(optax.clip_by_global_norm(centernet.CLIP), optax.adam(rate))
-    on_device = canvas.Canvases(*map(jnp.asarray, canvases["train"]))
-    results = []
+    on_device = jax.tree.map(jnp.asarray, canvases["train"])
+    results: list[dict] = []
     total = len(every) * options.epochs * epoch
     with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
         for backbone in every:
-            results.append(recorded(folder, backbone, settings))
-            if results[-1] is not None:
+            found = recorded(folder, backbone, settings)
+            if found is not None:
+                results.append(found)
                 bar.update(options.epochs * epoch)
                 continue
             bar.set_description(backbone.run)
@@ -108,10 +109,11 @@ def _compare(
                     raise interrupts.Interrupted(name)
                 bar.update()
 
-            results[-1] = _result(
+            found = _result(
                 backbone, optimizer, on_device, canvases["test"], options, advance
             )
-            record = results[-1] | {"settings": settings}
+            results.append(found)
+            record = found | {"settings": settings}
             files.write_json(folder / f"{backbone.run}.json", record)
     summary = {
         "note": note,

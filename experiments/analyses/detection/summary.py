@@ -2,7 +2,8 @@
 
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,15 +46,15 @@ def summarise(results: list[dict], sources: dict[str, str]) -> dict[str, dict]:
             ],
         }
         if name != first:
-            pair = ([r["map"] for r in of] for of in (own, runs[first]))
-            difference = statistics.paired_difference(*pair)._asdict()
+            own_map, other = ([r["map"] for r in of] for of in (own, runs[first]))
+            difference = statistics.paired_difference(own_map, other)._asdict()
             found[name]["difference"] = dict(
                 zip(difference, _numbers(difference.values()), strict=True)
             )
     return found
 
 
-def _numbers(values: Sequence[float | None]) -> list[float | None]:
+def _numbers(values: Iterable[float | None]) -> list[float | None]:
     """None in the place of NaN: what was read from JSON, and what was not, alike."""
     return [None if v is None or math.isnan(v) else float(v) for v in values]
 
@@ -123,11 +124,11 @@ def picture(path: pathlib.Path, results: list[dict], canvases: canvas.Canvases) 
         squeeze=False,
         layout="constrained",
     )
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "true": {"edgecolor": "#56B4E9", "linewidth": 1.6},
         "detected": {"edgecolor": "#E69F00", "linewidth": 1.2, "linestyle": "--"},
     }
-    written = {"color": "#E69F00", "fontsize": 7, "clip_on": True}
+    written: dict[str, Any] = {"color": "#E69F00", "fontsize": 7, "clip_on": True}
     written["bbox"] = {"color": "black", "alpha": 0.5, "pad": 0.3}
 
     def mark(axis, box, kind):
