@@ -38,7 +38,10 @@ RELATIONAL = ("rdl", "sp", "pkt", "rkd", "cc", "cka", "dist")
 
 
 def _gathered(name: str) -> dict[str, Callable[[], measure.Contender]]:
-    """A relational loss of each device alone, which is another loss, and of all."""
+    """Returns steps without a relational loss, with it on each device, and on all.
+
+    (Computed by each device alone, it is another loss.)
+    """
     alone, more = steps.LOSSES[name], {}
     if name == "rdl":
         # As any objective is gathered; `terms.rdl` knows better.
@@ -105,10 +108,10 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 
 
 def build(name: str, options: measure.Options) -> measure.Case:
-    """Returns the contenders of a case.
+    """Returns the case of that name.
 
     Raises:
-      UsageError: Another batch is asked for.
+      UsageError: If another batch is asked for.
     """
     if options.batch is not None:
         raise command.UsageError("these cases have no batch of their own")
@@ -127,10 +130,10 @@ def stepping(
 
     Args:
       further: The further terms, by name.
-      devices: How many emulated devices take the batch.
-      batch: Images a step, over all devices.
-      micro_batches: In how many a device sees its images.
-      steps_a_call: Steps of a call.
+      devices: The number of emulated devices that take the batch.
+      batch: The number of images in a step, over all devices.
+      micro_batches: The number of micro-batches in which a device sees its images.
+      steps_a_call: The number of steps in a call.
     """
     step, state, names = _made(further, devices, batch, micro_batches)
 
@@ -148,7 +151,7 @@ def stepping(
 
 
 def saving() -> measure.Contender:
-    """A checkpoint of the training state, as a contender; the one before is kept."""
+    """Returns a contender that writes a checkpoint; the one before is kept."""
     step, state, _ = _made({}, 1, 64, 1)
     state, _ = step(state)
     folder, numbers = tempfile.mkdtemp(), itertools.count()
@@ -165,7 +168,7 @@ def saving() -> measure.Contender:
 def _made(
     further: Mapping[str, terms.Term], devices: int, batch: int, micro_batches: int
 ) -> tuple[Callable, training.TrainState, list[str]]:
-    """Returns the step of a state, the first state, and the names of its terms."""
+    """Returns the step of a state, the first state, and the names of the terms."""
     kd = terms.from_objective(objectives.kd, temperature=4.0)
     loss = {
         "task": terms.cross_entropy(),

@@ -43,10 +43,10 @@ td { white-space: nowrap; }
 
 
 def page(results: dict) -> str:
-    """Returns all of it, in HTML.
+    """Returns the whole page in HTML.
 
     Args:
-      results: As `benchmarks.json` has them.
+      results: The results as in `benchmarks.json`.
     """
     found = results["benchmarks"]
     measured = {name: x for name, x in found.items() if not name.startswith("limits")}
@@ -93,7 +93,7 @@ def _section(name: str, found: dict, reached: dict) -> str:
 
 
 def _overview(measured: dict[str, dict]) -> list[list[str]]:
-    """Returns what became of each benchmark."""
+    """Returns the rows of a table that counts the cases and goals of each benchmark."""
     rows = [["benchmark", "cases", "failed", *CLASSES, "not judged"]]
     for name, found in measured.items():
         goals = [g["verdict"] for case in found["cases"] for g in case["goals"]]
@@ -105,7 +105,7 @@ def _overview(measured: dict[str, dict]) -> list[list[str]]:
 
 
 def _limits(reached: dict) -> list[list[str]]:
-    """The best samples before and after all else: they drift with the machine."""
+    """Returns the rows of a table with the limits before and after the benchmarks."""
     rows = [["limit", "before", "after", "after over before"]]
     for name, found in reached.items():
         before, after = found["before"], found["after"]
@@ -126,7 +126,7 @@ def _goals(cases: list[dict]) -> list[list[str]]:
 
 
 def _facts(cases: list[dict], reached: dict) -> list[list[str]]:
-    """Further numbers of contenders; speeds, with their shares of the limits."""
+    """Returns the rows of a table with facts and speeds, and shares of the limits."""
     found = {
         (case["case"], name): _facts_of(entry, reached)
         for case in cases
@@ -158,7 +158,7 @@ def _number(x: float | None) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    """A table whose first row is its head; nothing where there are no others."""
+    """Returns a table in HTML, whose head is the first row; "" without other rows."""
     if len(rows) == 1:
         return ""
     tags = ["th"] + ["td"] * (len(rows) - 1)
@@ -170,7 +170,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _element(tag: str, text: str, kind: str | None = None) -> str:
-    """Returns a text; verdicts are set off by themselves."""
+    """Returns an HTML element with a text; a verdict in a cell has its own class."""
     kind = kind or (CLASSES.get(text) if tag == "td" else None)
     shown = f' class="{kind}"' if kind else ""
     return f"<{tag}{shown}>{html.escape(text)}</{tag}>"
@@ -180,13 +180,13 @@ def _element(tag: str, text: str, kind: str | None = None) -> str:
 
 
 def picture(cases: list[dict]) -> bytes:
-    """Returns times and, where there are any, ratios over the reference: a PNG.
+    """Returns a PNG with times and, if there are any, ratios over the reference.
 
     A row is a case, a mark a contender. Refused ratios are hollow; a bar is the floor
     of a goal.
 
     Args:
-      cases: From `measure.run`, with contenders.
+      cases: The cases of `measure.run` that have contenders.
     """
     times: dict[str, list[Mark]] = {}
     ratios: dict[str, list[Mark]] = {}
@@ -251,7 +251,7 @@ def _draw(axis, points: dict[str, list[Mark]]) -> None:
 
 
 def _draw_floors(axis, cases: list[dict]) -> None:
-    """Draws the reference, and what ratios must reach."""
+    """Draws the ratio of the reference, 1, and the floors of goals."""
     axis.axvline(1, color="black", linewidth=0.8)
     floors = [
         (goal["floor"], row)

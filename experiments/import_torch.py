@@ -19,24 +19,24 @@ from rdljax import errors
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which weights are read, and where to."""
+    """The settings of reading weights."""
 
     name: tyro.conf.Positional[str]
     """The net, such as resnet32x4 or wrn_40_2."""
     file: tyro.conf.Positional[str]
-    """The weights: .pth, .safetensors, .npz or .h5."""
+    """The file of the weights: .pth, .safetensors, .npz or .h5."""
     out: str | None = None
     """The folder to write; None for weights/NAME."""
     check: str | None = None
-    """A data set: print the accuracy on its test images."""
+    """The data set on whose test images the accuracy is printed."""
     data_dir: str | None = None
     """The folder that holds the TFDS sets."""
     mean: tuple[float, ...] | None = None
-    """What was subtracted from pixels between 0 and 1, as in torchvision's Normalize;
-    None for what is known of the net, or else the mean of the data's own training
-    images."""
+    """The mean of pixels between 0 and 1 that was subtracted, as in torchvision's
+    Normalize; None for the known one of the net, or else the mean of the data's own
+    training images."""
     std: tuple[float, ...] | None = None
-    """What they were then divided by."""
+    """The standard deviation by which pixels were then divided."""
     overwrite: bool = False
     """Replace the folder."""
 
@@ -45,11 +45,11 @@ def run(options: Options) -> None:
     """Reads a file, checks it, and writes a folder.
 
     Args:
-      options: Which file, and where to.
+      options: The settings.
 
     Raises:
-      UsageError: The file, the folder, or the data cannot be used.
-      UnknownName: There is no such net.
+      UsageError: If the file, the folder, or the data cannot be used.
+      UnknownName: If there is no such net.
     """
     out = command.path("out", options.out or f"weights/{options.name}")
     file = command.path("file", options.file)

@@ -97,7 +97,7 @@ SMALL = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
+    """Returns the columns of the table, with published accuracies if known."""
     columns: dict[str, tables.Column] = {}
     of_teacher: dict[str, str] = {}
     for i, (name, (teacher, student)) in enumerate(PAIRS.items()):

@@ -16,7 +16,7 @@ from experiments import tables
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
+    """Returns the columns of the table, with published accuracies if known."""
     shared: dict[str, Any] = {
         "student": "mlp",
         "methods": ("plain", "kd", "hint", "vid", "rdl"),
