@@ -76,7 +76,7 @@ def features(n: int, units: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def discrepancy(comparison, form=None) -> Callable[[Array, Array], Array]:
-    """Returns the discrepancy of the RDMs of a student and a fixed teacher."""
+    """Returns the discrepancy of RDMs as a function of student and fixed teacher."""
 
     def function(student, teacher):
         teacher = jax.lax.stop_gradient(teacher)
@@ -87,7 +87,7 @@ def discrepancy(comparison, form=None) -> Callable[[Array, Array], Array]:
 
 
 def condensed(comparison) -> Callable[[Array, Array], Array]:
-    """Returns the plainest form of `discrepancy`, which compares upper triangles."""
+    """Returns the plainest form of `discrepancy`: it compares the upper triangles."""
 
     def function(student, teacher):
         rows = jnp.triu_indices(student.shape[0], 1)

@@ -131,7 +131,7 @@ class Case(NamedTuple):
 
 
 class Mismatch(ValueError):
-    """An error: two contenders for the same work have different numbers."""
+    """The error of two contenders for the same work that have different numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Options:
     `memory:CONTENDER`."""
 
     def check(self) -> None:
-        """Raises `UsageError` for what cannot be measured."""
+        """Raises `UsageError` for settings that cannot be measured."""
         if self.rounds < 1 or (self.batch is not None and self.batch < 2):
             raise commands.UsageError("expected 1 round or more, a batch of 2 or more")
         if self.out is not None and not self.out.parent.is_dir():
@@ -170,7 +170,7 @@ class DeviceOptions(Options):
     """The device, "cpu" or "gpu"; None for the one that JAX finds."""
 
     def check(self) -> None:
-        """Raises `UsageError` for what cannot be measured."""
+        """Raises `UsageError` for settings that cannot be measured."""
         super().check()
         if self.batch is not None:
             raise commands.UsageError("these cases have no batch")
@@ -178,7 +178,7 @@ class DeviceOptions(Options):
             raise commands.UsageError(f"there is no device {self.device}: cpu or gpu")
 
     def take_device(self) -> None:
-        """Makes JAX use that device; to be called before anything else of JAX."""
+        """Makes JAX use that device; is called before anything else of JAX."""
         if self.device is not None:
             platform = {"gpu": "cuda"}.get(self.device, "cpu")
             jax.config.update("jax_platforms", platform)

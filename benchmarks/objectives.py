@@ -91,7 +91,7 @@ def layers(*sizes: tuple[int, int], lowest: float = -np.inf) -> Callable[[int], 
 
     Args:
       *sizes: The channels and the side of each layer.
-      lowest: The least number in a map; what is below it is cut off.
+      lowest: The least number in a map; smaller ones are cut off.
     """
 
     def side(seed, batch):

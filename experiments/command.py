@@ -23,7 +23,7 @@ Options = TypeVar("Options")
 
 
 class UsageError(Exception):
-    """An error: a setting, or a combination of settings, that cannot be run."""
+    """The error of a setting, or a combination of settings, that cannot be run."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -115,7 +115,7 @@ def _rdl_layers(config: configs.Config) -> list[Pair]:
 
 
 def _from_stem(config: configs.Config) -> list[Pair]:
-    """Returns the pairs of maps in depth order, the stems first if both nets have one."""
+    """Returns the pairs of maps in depth order, after the stems if nets have them."""
     names = [x for x in (config.nets.student, config.nets.teacher) if x is not None]
     has_stem = all("stem" in nets.build(name, 1).layers for name in names)
     found = stages(config)
