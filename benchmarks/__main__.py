@@ -38,26 +38,27 @@ BENCHMARKS = ("kernels", "objectives", "nets", "steps", "devices", "drivers")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is measured."""
+    """The settings of all benchmarks."""
 
     benchmarks: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which benchmarks; all if none is named."""
+    """The benchmarks to run; all if none is named."""
     rounds: int = 7
-    """Samples of each contender."""
+    """The number of samples of each contender."""
     batch: int | None = None
-    """Another number of examples, where cases have one; goals are then not judged."""
+    """The number of examples, instead of the cases' own; goals are then not judged."""
     repdistiller: pathlib.Path | None = None
-    """The folder of a checkout of RepDistiller, to be measured too."""
+    """The folder of a checkout of RepDistiller, which is then measured, too."""
     device: str | None = None
-    """"cpu" or "gpu" for the kernels and the limits; None takes what JAX finds."""
+    """The device of kernels, drivers and limits, "cpu" or "gpu"; None for the one that
+    JAX finds."""
     out: pathlib.Path = pathlib.Path("results/benchmarks")
-    """The folder that everything is written into."""
+    """The folder for all results."""
     resume: bool = False
-    """Leave out benchmarks of which the folder has the whole results, of as many rounds
-    on this machine."""
+    """Leave out benchmarks whose complete results are in the folder, measured on this
+    machine with the same number of rounds."""
 
     def check(self) -> None:
-        """Raises `UsageError` or `UnknownName` for what cannot be measured."""
+        """Raises `UsageError` or `UnknownName` for settings that cannot be measured."""
         for name in self.benchmarks:
             errors.check_name("benchmark", name, BENCHMARKS)
         chosen = self.benchmarks or BENCHMARKS
@@ -75,16 +76,16 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Runs the benchmarks, and writes what came out.
+    """Runs the benchmarks and writes their results.
 
     Args:
-      options: Checked.
+      options: The settings, checked.
 
     Returns:
       The exit status: 0 done, 1 something failed, 130 interrupted.
 
     Raises:
-      UsageError: The folder cannot be made.
+      UsageError: If the folder cannot be made.
     """
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -118,12 +119,13 @@ def run(options: Options) -> int:
 
 
 def call(name: str, path: pathlib.Path, options: Options) -> int:
-    """Runs a benchmark by its command, and answers its exit status.
+    """Runs a benchmark by its command and returns the exit status.
 
     Args:
-      name: Of the benchmark; what follows a hyphen tells two runs apart.
-      path: Of its JSON file.
-      options: Of this command.
+      name: The name of the benchmark. It may end in a hyphen and a word that tells two
+        runs apart.
+      path: The path of its JSON file.
+      options: The settings of this command.
     """
     path.unlink(missing_ok=True)
     name, _, _ = name.partition("-")
@@ -144,7 +146,7 @@ def call(name: str, path: pathlib.Path, options: Options) -> int:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """Returns what a benchmark has written; no cases where that is nothing."""
+    """Returns the results in a JSON file; without a readable file, empty `cases`."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -152,11 +154,11 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def problems(found: Mapping[str, dict], names: Sequence[str]) -> list[str]:
-    """Returns what failed or is not there, in words.
+    """Returns a sentence for each failure and for each missing result.
 
     Args:
-      found: The results of benchmarks by name.
-      names: Of all that were to be run.
+      found: The results of benchmarks, by name.
+      names: The names of all benchmarks that were to be run.
     """
     said = []
     for name, results in found.items():
@@ -173,7 +175,7 @@ def problems(found: Mapping[str, dict], names: Sequence[str]) -> list[str]:
 
 
 def compared(found: Mapping[str, dict]) -> dict[str, dict[str, float | None]]:
-    """Returns every limit `before` and `after`, None where it was not measured."""
+    """Returns each limit `before` and `after`, by name; None if it was not measured."""
     sides = {
         side: limits.reached(found.get(f"limits-{side}", {"cases": []}))
         for side in ("before", "after")
@@ -186,7 +188,7 @@ def compared(found: Mapping[str, dict]) -> dict[str, dict[str, float | None]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the command; its exit status is that of `run`, or 2 for a wrong call."""
+    """Runs the command; returns the exit status of `run`, or 2 for a wrong call."""
     arguments = sys.argv[1:] if arguments is None else arguments
     status = 0
 

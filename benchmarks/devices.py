@@ -38,7 +38,10 @@ RELATIONAL = ("rdl", "sp", "pkt", "rkd", "cc", "cka", "dist")
 
 
 def _gathered(name: str) -> dict[str, Callable[[], measure.Contender]]:
-    """A relational loss of each device alone, which is another loss, and of all."""
+    """Returns steps without a relational loss, with it on each device, and on all.
+
+    (Computed by each device alone, it is another loss.)
+    """
     alone, more = steps.LOSSES[name], {}
     if name == "rdl":
         # As any objective is gathered; `terms.rdl` knows better.
@@ -54,7 +57,7 @@ def _gathered(name: str) -> dict[str, Callable[[], measure.Contender]]:
 
 
 def _banks() -> dict[str, Callable[[], measure.Contender]]:
-    labels = np.arange(steps.EXAMPLES) % 100
+    labels: Any = np.arange(steps.EXAMPLES) % 100
     choose = negatives.expected(steps.NEGATIVES, labels)
 
     def bank(make):
@@ -86,14 +89,13 @@ def _micro_batches() -> dict[str, Callable[[], measure.Contender]]:
     }
 
 
+def _gathering(name: str) -> measure.Case:
+    return measure.Case(_gathered(name), tolerance=None, memory=False)
+
+
 # Of each case its contenders, its goals, and whether its memory is measured.
 CASES: dict[str, Callable[[], measure.Case]] = {
-    **{
-        f"gathering-{name}": lambda name=name: measure.Case(
-            _gathered(name), tolerance=None, memory=False
-        )
-        for name in RELATIONAL
-    },
+    **{f"gathering-{name}": functools.partial(_gathering, name) for name in RELATIONAL},
     "banks": lambda: measure.Case(_banks()),
     "scaling": lambda: measure.Case(
         _scaling(), tolerance=measure.Tolerance(1e-4, 1e-3), memory=False
@@ -106,10 +108,10 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 
 
 def build(name: str, options: measure.Options) -> measure.Case:
-    """Returns the contenders of a case.
+    """Returns the case of that name.
 
     Raises:
-      UsageError: Another batch is asked for.
+      UsageError: If another batch is asked for.
     """
     if options.batch is not None:
         raise command.UsageError("these cases have no batch of their own")
@@ -128,10 +130,10 @@ def stepping(
 
     Args:
       further: The further terms, by name.
-      devices: How many emulated devices take the batch.
-      batch: Images a step, over all devices.
-      micro_batches: In how many a device sees its images.
-      steps_a_call: Steps of a call.
+      devices: The number of emulated devices that take the batch.
+      batch: The number of images in a step, over all devices.
+      micro_batches: The number of micro-batches in which a device sees its images.
+      steps_a_call: The number of steps in a call.
     """
     step, state, names = _made(further, devices, batch, micro_batches)
 
@@ -149,7 +151,7 @@ def stepping(
 
 
 def saving() -> measure.Contender:
-    """A checkpoint of the training state, as a contender; the one before is kept."""
+    """Returns a contender that writes a checkpoint; the one before is kept."""
     step, state, _ = _made({}, 1, 64, 1)
     state, _ = step(state)
     folder, numbers = tempfile.mkdtemp(), itertools.count()
@@ -166,7 +168,7 @@ def saving() -> measure.Contender:
 def _made(
     further: Mapping[str, terms.Term], devices: int, batch: int, micro_batches: int
 ) -> tuple[Callable, training.TrainState, list[str]]:
-    """Returns the step of a state, the first state, and the names of its terms."""
+    """Returns the step of a state, the first state, and the names of the terms."""
     kd = terms.from_objective(objectives.kd, temperature=4.0)
     loss = {
         "task": terms.cross_entropy(),
@@ -176,19 +178,23 @@ def _made(
     phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
     net = nets.build("resnet8x4", 100, axis_name=training.AXIS)
     optimizer = optax.sgd(0.05, momentum=0.9, nesterov=True)
-    data = steps.example_data(batch)
+    data: dict[str, Any] = steps.example_data(batch)
     seen = jax.eval_shape(net.init_with_output, jax.random.key(0), data["image"][:1])
     shapes = {k: (batch, *x.shape[1:]) for k, x in seen[0].items()}
-    shapes = {k: jax.ShapeDtypeStruct(x, np.float32) for k, x in shapes.items()}
-    data["targets"] = steps.example_targets(shapes)
-    taught = teachers.Teacher((), lambda arrays, batch: batch["targets"])
+    data["targets"] = steps.example_targets(
+        {k: jax.ShapeDtypeStruct(x, np.float32) for k, x in shapes.items()}
+    )
     chosen = jax.local_devices()[:devices]
+
+    def targets(arrays, batch):
+        return batch["targets"]
 
     def view(data, batch, key):
         return jax.tree.map(lambda x: x[batch["place"]], data)
 
+    taught = teachers.Teacher((), targets)
     arrays = training.replicate(training.Arrays((), data), chosen)
-    places = {"place": np.arange(batch, dtype=np.int32)}
+    places: Any = {"place": np.arange(batch, dtype=np.int32)}
     state = training.init(
         jax.random.key(0), net, taught, [phase], view, arrays, places, devices
     )

@@ -44,14 +44,14 @@ def on_cpu() -> bool:
 
 
 class Lab(NamedTuple):
-    """What the trainings of a case share.
+    """The parts that the trainings of a case share.
 
     Attributes:
-      begin: From a seed (and the view's key) to the state at the start.
+      begin: The function from a seed (and the view's key) to the state at the start.
       body: The step, before it is mapped.
-      arrays: What it reads, on the device.
-      images: The training images, with the host.
-      batch: Images a step.
+      arrays: The arrays that the step reads, on the device.
+      images: The training images, in the memory of the host.
+      batch: The number of images in a step.
     """
 
     begin: Callable[..., training.TrainState]
@@ -75,14 +75,14 @@ def laboratory(
     """Returns a student and its teacher on random images.
 
     Args:
-      kind: "conv" or "mlp".
-      images: How many there are; by default those of an epoch.
-      batch: Images a step.
-      further: Terms beside the task and KD.
-      teacher: "live", or "remembered".
-      student: Another student's name.
-      dtype: Of the student's activations.
-      alone: Leave KD and the teacher out.
+      kind: The kind of the nets, "conv" or "mlp".
+      images: The number of images; None for those of an epoch.
+      batch: The number of images in a step.
+      further: The terms beside the task and KD, by name.
+      teacher: The kind of the teacher, "live" or "remembered".
+      student: The name of another student; None for that of the kind.
+      dtype: The dtype of the student's activations.
+      alone: Whether KD and the teacher are left out.
     """
     classes, random = 100, np.random.default_rng(0)
     taught, learns, count = (ON_CPU if on_cpu() else ELSEWHERE)[kind]
@@ -95,7 +95,7 @@ def laboratory(
     net = nets.build(
         student or learns, classes, dtype=jnp.dtype(dtype), axis_name=training.AXIS
     )
-    view = data.view(dataset, crop=4, flip=True)
+    view: Any = data.view(dataset, crop=4, flip=True)
     on_device = training.replicate(split._asdict())
     source = _teacher(taught, classes, teacher, dataset) if not alone else None
     source = source or teachers.none()
@@ -144,9 +144,15 @@ def _order(lab: Lab, seed: int) -> np.ndarray:
 
 
 def epoch(lab: Lab, chunk: int | None) -> measure.Contender:
-    """An epoch in calls of some steps, written out, or (None) as a loop on the device.
+    """Returns an epoch in which a call takes several steps.
 
-    The indices of the images alone go there. The epoch is waited for at its end.
+    Only the indices of the images go to the device. The host waits for the device at
+    the end of the epoch.
+
+    Args:
+      lab: The training.
+      chunk: The number of steps in a call, written out one after the other; None for
+        the whole epoch as a loop on the device.
     """
     steps = training.scan_steps(lab.body, unrolled=chunk is not None)
     steps = training.pmap(steps)
@@ -167,9 +173,9 @@ def epoch(lab: Lab, chunk: int | None) -> measure.Contender:
 
 
 def from_host(lab: Lab) -> measure.Contender:
-    """An epoch as it is usually written: a loader, a step, and a look at its loss.
+    """Returns an epoch as it is usually written: a loader, a step, and its loss.
 
-    The loader gathers the images with the host, and the loss is read in every step.
+    The loader gathers the images on the host, and the loss is read in every step.
     """
     step, load = training.pmap(lab.body), data.from_host(lab.images)
     state, arrays = lab.begin(0), lab.arrays._replace(data={})
@@ -190,7 +196,7 @@ def _losses(metrics: list[dict[str, Any]]) -> list[np.ndarray]:
 
 
 def in_turn(lab: Lab, view_key: Any = None) -> measure.Contender:
-    """Returns an epoch's steps of each of several seeds, one seed after the other."""
+    """Returns an epoch of several seeds, one seed after the other."""
     step = training.pmap(lab.body)
     states = [lab.begin(seed, view_key) for seed in range(SEEDS)]
 
@@ -214,7 +220,7 @@ def in_turn(lab: Lab, view_key: Any = None) -> measure.Contender:
 def at_once(
     lab: Lab, *, unrolled: bool, chunk: int | None, view_key: Any = None
 ) -> measure.Contender:
-    """Returns the same steps, those of all seeds in one program."""
+    """Returns the same steps as `in_turn`, with all seeds in one program."""
     body = training.vmap_trainings(lab.body, unrolled=unrolled)
     # (A loop of one step is a loop to XLA:CPU, and as slow.)
     steps = training.pmap(training.scan_steps(body, unrolled=chunk is not None))
@@ -252,7 +258,7 @@ def _epochs(kind: str) -> dict[str, Callable[[], measure.Contender]]:
 
 
 def _slow(kind: str) -> bool:
-    """Whether a loop on the device, or several seeds vectorised, take minutes."""
+    """Returns whether a loop on the device, or vectorised seeds, take minutes."""
     return kind == "conv" and on_cpu()
 
 
@@ -282,7 +288,7 @@ def _teachers() -> dict[str, Callable[[], measure.Contender]]:
 
 
 def _first_step() -> dict[str, Callable[[], measure.Contender]]:
-    """Compiling the step, and reading it from jax's cache."""
+    """Returns contenders that compile the step, or read it from JAX's cache."""
 
     def compiling(folder):
         lab = laboratory()
@@ -307,7 +313,7 @@ def _first_step() -> dict[str, Callable[[], measure.Contender]]:
 
 
 def _crd(examples: int) -> terms.Term:
-    labels = np.arange(examples) % 100
+    labels: Any = np.arange(examples) % 100
     choose = negatives.drawn(steps.NEGATIVES, labels)
     return terms.on_layers("pooled", terms.crd(examples, choose))
 
@@ -325,10 +331,16 @@ FURTHER: dict[str, Callable[[], dict[str, terms.Term]]] = {
 
 
 def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Contender:
-    """Returns an epoch's steps, with the images that they see and their operations.
+    """Returns an epoch, with the number of its images and of its operations.
 
-    On an accelerator an epoch of 50,000 images, of all seeds at once; on a CPU as few
-    as elsewhere.
+    On an accelerator it has 50,000 images, and all seeds at once; on a CPU as few
+    images as the other cases.
+
+    Args:
+      student: The name of the student's net.
+      loss: The loss, one of `FURTHER`.
+      dtype: The dtype of the student's activations.
+      seeds: The number of seeds.
     """
     lab = laboratory(
         images=None if on_cpu() else steps.EXAMPLES,
@@ -344,7 +356,7 @@ def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Conte
     index = _order(lab, 0)
     batch = training.shard({"index": index[0]})
     step = training.compile_step(lab.body, lab.begin(0), lab.arrays, batch)
-    facts = {"images": index.size * seeds}
+    facts: dict[str, float] = {"images": index.size * seeds}
     if step.operations is not None:
         facts["operations"] = step.operations * len(index) * seeds
     return contender._replace(facts=facts)
@@ -356,7 +368,7 @@ def _throughput(student: str, loss: str) -> dict[str, Callable[[], measure.Conte
         ways["bfloat16"] = ("bfloat16", 1)
         ways |= {f"{SEEDS} seeds, {dtype}": (dtype, SEEDS) for dtype in [*ways]}
     return {
-        name: lambda way=way: throughput(student, loss, *way)
+        name: functools.partial(throughput, student, loss, *way)
         for name, way in ways.items()
     }
 
@@ -372,18 +384,25 @@ def _goals_of_seeds() -> tuple[measure.Goal, ...]:
     return (NEVER_SLOWER if on_cpu() else FIVE_FOR_TWO,)
 
 
+def _case_of_epochs(kind: str) -> measure.Case:
+    return measure.Case(_epochs(kind), tolerance=EQUAL, memory=False)
+
+
+def _case_of_seeds(kind: str, same: bool) -> measure.Case:
+    return measure.Case(
+        _seeds(kind, same), _goals_of_seeds(), tolerance=EQUAL, memory=False
+    )
+
+
+def _case_of_throughput(student: str, loss: str) -> measure.Case:
+    return measure.Case(_throughput(student, loss), tolerance=None, memory=False)
+
+
 CASES: dict[str, Callable[[], measure.Case]] = {
+    **{f"epoch-{kind}": functools.partial(_case_of_epochs, kind) for kind in ON_CPU},
     **{
-        f"epoch-{kind}": lambda kind=kind: measure.Case(
-            _epochs(kind), tolerance=EQUAL, memory=False
-        )
-        for kind in ON_CPU
-    },
-    **{
-        f"seeds-{kind}{'-same-batches' * same}": lambda kind=kind, same=same: (
-            measure.Case(
-                _seeds(kind, same), _goals_of_seeds(), tolerance=EQUAL, memory=False
-            )
+        f"seeds-{kind}{'-same-batches' * same}": functools.partial(
+            _case_of_seeds, kind, same
         )
         for kind, same in itertools.product(ON_CPU, (False, True))
     },
@@ -392,8 +411,8 @@ CASES: dict[str, Callable[[], measure.Case]] = {
     ),
     "first-step": lambda: measure.Case(_first_step(), tolerance=None, memory=False),
     **{
-        f"throughput-{student}-{loss}": lambda student=student, loss=loss: measure.Case(
-            _throughput(student, loss), tolerance=None, memory=False
+        f"throughput-{student}-{loss}": functools.partial(
+            _case_of_throughput, student, loss
         )
         for student, loss in itertools.product(("resnet8x4", "wrn_16_2"), FURTHER)
     },
@@ -401,13 +420,13 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 
 
 def build(name: str, options: measure.DeviceOptions) -> measure.Case:
-    """Returns the contenders of a case."""
+    """Returns the case of that name."""
     options.take_device()
     return CASES[name]()
 
 
 def finish(results: dict, options: measure.DeviceOptions) -> None:
-    """Prints images per second, and how long the published table would take."""
+    """Prints images per second, and the hours that the published table would take."""
     for case in results["cases"]:
         for name, entry in case["contenders"].items():
             if images := entry.get("images"):

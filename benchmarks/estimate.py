@@ -23,12 +23,12 @@ FLOPS_A_SECOND, BYTES_A_SECOND = 100e12, 50e9
 
 
 class Cost(NamedTuple):
-    """Of a step, for each accelerator.
+    """The cost of a step for each accelerator.
 
     Attributes:
-      received: Bytes that arrive.
-      flops: Multiplications and additions.
-      kept: Bytes of memory that it keeps from step to step.
+      received: The number of bytes that arrive.
+      flops: The number of multiplications and additions.
+      kept: The number of bytes of memory that are kept from step to step.
     """
 
     received: float
@@ -37,34 +37,46 @@ class Cost(NamedTuple):
 
     @property
     def milliseconds(self) -> float:
-        """Returns the time if nothing is computed while data move."""
+        """Returns the milliseconds of a step that never computes while data move."""
         return 1e3 * (self.received / BYTES_A_SECOND + self.flops / FLOPS_A_SECOND)
 
 
 def summed(count: float, devices: int) -> float:
-    """Bytes that arrive where float32 numbers are summed over devices, in a ring."""
+    """Returns the bytes that a device receives in a sum of float32 over a ring.
+
+    Args:
+      count: The number of float32 numbers.
+      devices: The number of devices.
+    """
     return 2 * (devices - 1) / devices * 4 * count
 
 
 def gathered(count: float, devices: int) -> float:
-    """Bytes that arrive where each device's float32 numbers go to all, and back.
+    """Returns the bytes that a device receives if all gather each other's float32.
 
-    (The gradient comes back as a sum of which each device gets its part.)
+    The gradient that comes back is included: each device receives its part of the sum.
+
+    Args:
+      count: The number of float32 numbers of each device.
+      devices: The number of devices.
     """
     return 2 * (devices - 1) * 4 * count
 
 
 def bare(devices: int) -> Cost:
-    """The step with the task and KD: forward, twice that backward, and the teacher."""
+    """Returns the cost of a step with the task and KD.
+
+    It is the student forward, twice that backward, and the teacher forward.
+    """
     flops = IMAGES * (3 * FORWARD + TEACHER)
     return Cost(summed(PARAMETERS, devices), flops, 3 * 4 * PARAMETERS)
 
 
 def rdl_gathered(units: int, devices: int) -> Cost:
-    """Returns RDL on all activations, whose products every device computes.
+    """Returns the cost of RDL if every device computes all products of activations.
 
-    Two Grams of the whole batch, and two products of that size for the gradient. Only
-    the student's activations have a gradient that goes back.
+    These are two Gram matrices of the whole batch, and two products of that size for
+    the gradient. Only the student's activations have a gradient that goes back.
     """
     examples = IMAGES * devices
     received = gathered(IMAGES * units, devices) * 3 / 2
@@ -72,10 +84,11 @@ def rdl_gathered(units: int, devices: int) -> Cost:
 
 
 def rdl_products(units: int, devices: int) -> Cost:
-    """RDL on activations of which every device takes some units, products summed.
+    """Returns the cost of RDL if every device computes products over some units.
 
-    Student and teacher go to other devices once, the student's gradient comes back; two
-    matrices are summed, and one for the gradient.
+    The products are summed over the devices. The activations of student and teacher go
+    to other devices once, and the student's gradient comes back; two matrices are
+    summed, and one for the gradient.
     """
     examples = IMAGES * devices
     moved = (devices - 1) / devices * 4 * 3 * IMAGES * units
@@ -84,20 +97,23 @@ def rdl_products(units: int, devices: int) -> Cost:
 
 
 def rdl_moments(units: int, devices: int) -> Cost:
-    """RDL by sums over stimuli: three products of units by units, and two back."""
+    """Returns the cost of RDL by sums over stimuli.
+
+    These are three products of units by units, and two for the gradient.
+    """
     numbers = forms.size_of_moments(units, units)
     return Cost(2 * summed(numbers, devices), 10 * IMAGES * units**2)
 
 
 def crd(devices: int) -> Cost:
-    """Returns CRD with all rows as negatives, both banks on every device."""
+    """Returns the cost of CRD with all rows as negatives, both banks on each device."""
     flops = 8 * IMAGES * BANK * EMBEDDING
     received = (devices - 1) * 4 * 2 * IMAGES * EMBEDDING
     return Cost(received, flops, 2 * 4 * BANK * EMBEDDING)
 
 
 def crd_sharded(devices: int) -> Cost:
-    """Returns CRD with all rows as negatives, the banks divided by rows."""
+    """Returns the cost of CRD with all rows as negatives, the banks divided by rows."""
     rows = BANK / devices
     flops = 8 * IMAGES * devices * rows * EMBEDDING
     received = gathered(2 * IMAGES * EMBEDDING, devices)
@@ -134,7 +150,7 @@ def table() -> str:
 
 
 def main() -> int:
-    """Prints the table."""
+    """Prints the table; returns the exit status, 0."""
     print(table())
     return 0
 

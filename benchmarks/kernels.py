@@ -20,6 +20,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,20 +42,21 @@ SCALING = (1000, 3000, 10_000, 30_000, 100_000)
 
 @dataclasses.dataclass(frozen=True)
 class Options(measure.DeviceOptions):
-    """What this benchmark can be told."""
+    """The settings of this benchmark."""
 
     picture: pathlib.Path | None = None
-    """A PNG file for time and memory against the number of stimuli (`scaling-*`)."""
+    """The PNG file of a plot of time and memory over the number of stimuli
+    (`scaling-*`)."""
 
     def check(self) -> None:
-        """Raises `UsageError` for what cannot be measured."""
+        """Raises `UsageError` for settings that cannot be measured."""
         super().check()
         if self.picture is not None and not self.picture.parent.is_dir():
             raise commands.UsageError(f"there is no folder {self.picture.parent}")
 
 
 def build(name: str, options: Options) -> measure.Case:
-    """Returns the case of that name, with the contenders that there are."""
+    """Returns the case of that name, with the contenders that are available."""
     options.take_device()
     case = CASES[name]()
     contenders = dict(case.contenders)
@@ -68,13 +70,13 @@ def build(name: str, options: Options) -> measure.Case:
 
 
 def features(n: int, units: int) -> tuple[np.ndarray, np.ndarray]:
-    """Student and teacher, whose RDMs are related."""
+    """Returns features `[n, units]` of student and teacher, whose RDMs are related."""
     x = draw(0, n, units)
     return x, x + 2 * draw(1, n, units)
 
 
 def discrepancy(comparison, form=None) -> Callable[[Array, Array], Array]:
-    """Of a student and a fixed teacher."""
+    """Returns the discrepancy of RDMs as a function of student and fixed teacher."""
 
     def function(student, teacher):
         teacher = jax.lax.stop_gradient(teacher)
@@ -85,7 +87,7 @@ def discrepancy(comparison, form=None) -> Callable[[Array, Array], Array]:
 
 
 def condensed(comparison) -> Callable[[Array, Array], Array]:
-    """As one writes it down first: the upper triangles, compared."""
+    """Returns the plainest form of `discrepancy`: it compares the upper triangles."""
 
     def function(student, teacher):
         rows = jnp.triu_indices(student.shape[0], 1)
@@ -96,7 +98,14 @@ def condensed(comparison) -> Callable[[Array, Array], Array]:
 
 
 def grams(student: np.ndarray, teacher: np.ndarray, expected) -> measure.Contender:
-    """The two products of all rows with all rows; its numbers are the expected ones."""
+    """Returns two products of all rows with all rows, as a contender.
+
+    Args:
+      student: The features of the student, `[n, units]`.
+      teacher: The features of the teacher, `[n, units]`.
+      expected: The function that returns the numbers of this contender: those that
+        the others are compared with.
+    """
     x, y = jnp.asarray(student), jnp.asarray(teacher)
     form = jax.jit(lambda x, y: (limits.inner(x, x), limits.inner(y, y)))
     return measure.Contender(
@@ -107,12 +116,19 @@ def grams(student: np.ndarray, teacher: np.ndarray, expected) -> measure.Contend
 
 
 def products(n: int, units: int) -> int:
-    """Floating-point operations of the product of all rows with all rows."""
+    """Returns the floating-point operations of the product of all rows with all."""
     return 2 * n * n * units
 
 
 def copies(n: int, expected) -> measure.Contender:
-    """Two matrices read and written, as each pass over the distances of both does."""
+    """Returns a contender that reads a matrix and writes two.
+
+    So does each pass over the distances of both RDMs.
+
+    Args:
+      n: The number of rows and of columns.
+      expected: The function that returns the numbers of this contender.
+    """
     matrix = jnp.zeros((n, n))
     form = jax.jit(lambda matrix: (matrix + 1, matrix + 2))
     return measure.Contender(
@@ -121,7 +137,7 @@ def copies(n: int, expected) -> measure.Contender:
 
 
 def in_float64(function, *arrays: np.ndarray) -> Callable[[], list[np.ndarray]]:
-    """Value and gradient in float64, computed when they are asked for."""
+    """Returns a function that computes value and gradient in float64."""
 
     def numbers():
         with jax.enable_x64(True):
@@ -133,7 +149,7 @@ def in_float64(function, *arrays: np.ndarray) -> Callable[[], list[np.ndarray]]:
 
 
 def loss(n: int, units: int, comparison, form=None, plain: bool = True) -> measure.Case:
-    """Returns a discrepancy over two Grams."""
+    """Returns the case of a discrepancy, with two Gram matrices as the reference."""
     x, y = features(n, units)
     ours = discrepancy(comparison, form)
     exact = in_float64(discrepancy(comparison, forms.Dense()), x, y)
@@ -152,7 +168,7 @@ def loss(n: int, units: int, comparison, form=None, plain: bool = True) -> measu
 
 
 def large(n: int, units: int, form, other=None) -> measure.Case:
-    """Returns a discrepancy of more stimuli than a matrix has room for."""
+    """Returns the case of a discrepancy whose matrices would not fit into memory."""
     x, y = features(n, units)
     contenders = {
         name: functools.partial(
@@ -165,7 +181,10 @@ def large(n: int, units: int, form, other=None) -> measure.Case:
 
 
 def larger(n: int, units: int) -> measure.Case:
-    """Features in memory-mapped files, read once, and in memory: the value alone."""
+    """Returns the case of features in memory-mapped files, and in memory.
+
+    The files are read once; only the value is computed.
+    """
     x, y = features(n, units)
 
     def mapped():
@@ -192,15 +211,15 @@ def larger(n: int, units: int) -> measure.Case:
 
 
 def scaling(n: int) -> measure.Case:
-    """Returns all forms that n stimuli allow, and the two Grams."""
+    """Returns the case of all forms that n stimuli allow, and two Gram matrices."""
     x, y = features(n, 512)
-    chosen = {"moments": forms.Moments()}
+    chosen: dict[str, forms.Form] = {"moments": forms.Moments()}
     if n <= 30_000:
         chosen["tiles"] = forms.Tiles()
     if n <= 10_000:
         chosen["dense"] = forms.Dense()
     pearson = comparisons.Pearson()
-    contenders = {
+    contenders: dict[str, Callable[[], measure.Contender]] = {
         name: functools.partial(measure.gradient, discrepancy(pearson, form), x, y)
         for name, form in chosen.items()
     }
@@ -215,7 +234,7 @@ def scaling(n: int) -> measure.Case:
 
 
 def called(function, *arrays, read=None) -> measure.Contender:
-    """Returns what runs outside jit."""
+    """Returns a contender that calls a function of arrays as it is, outside jit."""
     call = functools.partial(function, *arrays)
     return measure.Contender(
         lambda: jax.block_until_ready(call()), read or (lambda x: [np.asarray(x)])
@@ -223,12 +242,15 @@ def called(function, *arrays, read=None) -> measure.Contender:
 
 
 def jitted(function, *arrays) -> measure.Contender:
-    """Returns a jitted function of arrays."""
+    """Returns a contender that calls a jitted function of arrays."""
     return called(jax.jit(function), *map(jnp.asarray, arrays))
 
 
 def matrix(n: int, units: int, distance, plain) -> measure.Case:
-    """The matrix of a distance over one Gram: does the CPU's compiler redo work?"""
+    """Returns the case of a matrix of distances, with one Gram matrix as the reference.
+
+    It shows whether the CPU's compiler computes something twice.
+    """
     x = draw(0, n, units)
     return measure.Case(
         {
@@ -244,20 +266,20 @@ def matrix(n: int, units: int, distance, plain) -> measure.Case:
 
 
 def plain_correlation(x: Array) -> Array:
-    """Returns rows centred and scaled, then their products."""
+    """Returns correlation distances: one minus products of standardised rows."""
     x = x - jnp.mean(x, axis=1, keepdims=True)
     x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
     return 1 - limits.inner(x, x)
 
 
 def plain_euclidean(x: Array) -> Array:
-    """Norms and products of rows as they are."""
+    """Returns squared distances, from the norms and products of rows."""
     norms = jnp.sum(x * x, axis=1)
     return norms[:, None] + norms[None, :] - 2 * limits.inner(x, x)
 
 
 def condensing(n: int) -> measure.Case:
-    """Returns a copy row by row over a gather with an index for every pair."""
+    """Returns the case of `rdm.condense`, beside a gather with an index a pair."""
     x = draw(0, n, n)
 
     def gather(x):
@@ -269,16 +291,17 @@ def condensing(n: int) -> measure.Case:
 
 
 def theirs(method: str, x: np.ndarray, **options):
-    """Rsatoolbox's RDM of activations."""
+    """Returns rsatoolbox's condensed RDM of activations."""
     import rsatoolbox
 
     data = rsatoolbox.data.Dataset(x)
-    found = rsatoolbox.rdm.calc_rdm(data, method=method, **options)
+    # (A list of them only where a list of data sets is given.)
+    found: Any = rsatoolbox.rdm.calc_rdm(data, method=method, **options)
     return found.dissimilarities[0]
 
 
 def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
-    """Returns a condensed RDM, with rsatoolbox in float32 and in float64."""
+    """Returns the case of a condensed RDM, with rsatoolbox in float32 and float64."""
     x = draw(0, n, units)
     form = jax.jit(functools.partial(rdm.compute, distance=distance))
     return measure.Case(
@@ -293,7 +316,7 @@ def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
 
 
 def crossnobis(folds: int, n: int, units: int) -> measure.Case:
-    """Returns all folds, with a precision."""
+    """Returns the case of the crossnobis distance, with all folds and a precision."""
     x = draw(0, n, units) + draw(1, folds, n, units)
     root = draw(2, units, 2 * units)
     precision = root @ root.T / (2 * units) + np.eye(units, dtype=np.float32)
@@ -327,11 +350,18 @@ def crossnobis(folds: int, n: int, units: int) -> measure.Case:
 
 def pair_of_rdms(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns two condensed RDMs that agree somewhat."""
-    return tuple(np.asarray(rdm.compute(x, distance=SQUARED)) for x in features(n, 64))
+    student, teacher = (
+        np.asarray(rdm.compute(jnp.asarray(x), distance=SQUARED))
+        for x in features(n, 64)
+    )
+    return student, teacher
 
 
 def bootstrap(n: int) -> measure.Case:
-    """1,000 draws of n stimuli. The draws differ: their spread is compared."""
+    """Returns the case of a bootstrap with 1,000 draws of n stimuli.
+
+    The draws of the contenders differ, so that their standard deviation is compared.
+    """
     x, y = pair_of_rdms(n)
 
     def released():
@@ -366,7 +396,7 @@ def bootstrap(n: int) -> measure.Case:
 
 
 def compared(method: str, comparison, n: int) -> measure.Case:
-    """Returns two condensed RDMs compared, outside jit."""
+    """Returns the case of a comparison of two condensed RDMs, called outside jit."""
     x, y = pair_of_rdms(n)
 
     def released():
@@ -377,7 +407,7 @@ def compared(method: str, comparison, n: int) -> measure.Case:
             lambda: 1 - rsa.compare(first, second, method=method)[0, 0],
         )
 
-    ours = functools.partial(rdm.compare, comparison=comparison)
+    ours: Callable[..., Array] = functools.partial(rdm.compare, comparison=comparison)
     if not method.startswith(("spearman", "tau")):
         ours = jax.jit(ours)
     return measure.Case(
@@ -389,7 +419,10 @@ def compared(method: str, comparison, n: int) -> measure.Case:
 
 
 def gaussian_mmd(n: int, units: int) -> measure.Case:
-    """The biased estimate and its gradient, tile by tile and with its matrix."""
+    """Returns the case of the biased estimate of MMD and its gradient.
+
+    The kernel is computed tile by tile, and as a whole matrix.
+    """
     x, y = draw(0, n, units), 1.1 * draw(1, n, units)
     kernel = mmd.Gaussian(units**0.5)
 
@@ -482,8 +515,8 @@ def picture(results: dict, path: pathlib.Path) -> None:
     """Draws time and memory against the number of stimuli, on logarithmic axes.
 
     Args:
-      results: From `measure.run`, with `scaling-*` cases.
-      path: Of the PNG file.
+      results: The results of `measure.run`, with `scaling-*` cases.
+      path: The path of the PNG file.
     """
     import matplotlib.pyplot as plt
 

@@ -20,7 +20,7 @@ SPEEDS = {"flop": "GFLOP/s", "bytes": "GB/s"}
 
 
 def build(name: str, options: measure.DeviceOptions) -> measure.Case:
-    """The case of that name, with the dtypes that the device has arithmetic for."""
+    """Returns the case of that name, in the dtypes that the device computes in."""
     options.take_device()
     on_cpu = jax.default_backend() == "cpu"
     rows = 2048 if on_cpu else 8192
@@ -37,7 +37,7 @@ def inner(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def gemm(rows: int, dtype: str) -> measure.Contender:
-    """Returns the product of two square matrices."""
+    """Returns a contender that multiplies two square matrices."""
 
     def product(state, x, y):
         return state, inner(x, y)
@@ -48,18 +48,18 @@ def gemm(rows: int, dtype: str) -> measure.Contender:
 
 
 def copy() -> measure.Contender:
-    """Returns every number of an array read, and another written in its place."""
+    """Returns a contender that reads each number of an array and overwrites it."""
     array = jnp.zeros(MEBIBYTES * 2**18)
     contender = measure.stepping(lambda x: (x + 1, ()), array)
     return contender._replace(facts={"bytes": 2 * array.nbytes})
 
 
 def speeds(entry: Mapping[str, float], time: str = "median_ms") -> dict[str, float]:
-    """By unit, how fast a contender was; nothing where what it does is not counted.
+    """Returns the speed of a contender by unit; empty if its work is not counted.
 
     Args:
-      entry: Of the contender, from `measure.measured`.
-      time: Which of its times counts.
+      entry: The entry of the contender, from `measure.measured`.
+      time: The name of the time that counts.
     """
     return {
         unit: entry[fact] / entry[time] / 1e6
@@ -69,10 +69,13 @@ def speeds(entry: Mapping[str, float], time: str = "median_ms") -> dict[str, flo
 
 
 def reached(results: dict) -> dict[str, float]:
-    """The best samples' speeds by name and unit, such as "gemm-float32, GFLOP/s".
+    """Returns the speeds of the best samples.
 
     Args:
-      results: From `measure.run`.
+      results: The results of `measure.run`.
+
+    Returns:
+      The speeds by name and unit, such as "gemm-float32, GFLOP/s".
     """
     return {
         f"{case['case']}-{name}, {unit}": speed

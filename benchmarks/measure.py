@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -62,11 +62,13 @@ class Contender(NamedTuple):
     """One way to do the work of a case, compiled and with its inputs in place.
 
     Attributes:
-      call: Does the work once, waits for it, and answers its outcome.
-      read: From an outcome to arrays: first the value, then gradients and whatever
-        else is compared, in the order and layout that all contenders share.
-      tune: Called before times are taken: settles what is fastest for it.
-      facts: Further numbers about it by name, for the results and for goals.
+      call: The function that does the work once, waits for it, and returns its outcome.
+      read: The function from an outcome to arrays: first the value, then gradients and
+        all else that is compared, in the order and layout that all contenders share.
+      tune: The function that chooses the fastest settings of the contender. It is
+        called before times are measured.
+      facts: Further numbers about the contender by name, for the results and for
+        goals.
     """
 
     call: Callable[[], Any]
@@ -76,15 +78,15 @@ class Contender(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """What a ratio over the reference is to be.
+    """The goal of a ratio over the reference.
 
     Attributes:
-      name: Such as "P1".
-      contender: Whose ratio.
-      floor: What must be reached.
-      target: What is hoped for. Where it is below the floor, smaller is better.
-      quantity: "time" or "memory", ratios over the reference; or "MiB", the
-        contender's memory itself; or one of its facts.
+      name: The name, such as "P1".
+      contender: The contender whose ratio it is.
+      floor: The number that must be reached.
+      target: The number that is hoped for. If it is below the floor, smaller is better.
+      quantity: The quantity: "time" or "memory", as a ratio over the reference; or
+        "MiB", the contender's memory itself; or the name of one of its facts.
     """
 
     name: str
@@ -95,11 +97,12 @@ class Goal(NamedTuple):
 
 
 class Tolerance(NamedTuple):
-    """How far a contender's numbers may be from the reference's.
+    """The largest difference between the numbers of a contender and of the reference.
 
     Attributes:
-      value: Relative to the value.
-      arrays: Of any entry of the other arrays, relative to the largest of its array.
+      value: The difference of the value, relative to the value.
+      arrays: The difference of any entry of the other arrays, relative to the largest
+        entry of its array.
     """
 
     value: float = 1e-4
@@ -107,17 +110,20 @@ class Tolerance(NamedTuple):
 
 
 class Case(NamedTuple):
-    """Some work and who contends for it.
+    """Some work and the contenders that do it.
 
     Attributes:
-      contenders: By name, what makes each. The first is the reference.
-      goals: What the ratios are to be.
-      tolerance: How closely the contenders agree; None where they do different work.
-      memory: Whether peak memory is measured too.
-      covers: Names of the functions that are measured.
+      contenders: The function that makes each contender, by name, without arguments.
+        The first is the reference. (In `benchmarks.objectives`, that of the released
+        code takes its modules until `build` gives them.)
+      goals: The goals of the ratios.
+      tolerance: The largest difference of their numbers; None if they do different
+        work.
+      memory: Whether peak memory is measured, too.
+      covers: The names of the functions that are measured.
     """
 
-    contenders: Mapping[str, Callable[[], Contender]]
+    contenders: Mapping[str, Callable[..., Contender]]
     goals: tuple[Goal, ...] = ()
     tolerance: Tolerance | None = Tolerance()
     memory: bool = True
@@ -125,30 +131,31 @@ class Case(NamedTuple):
 
 
 class Mismatch(ValueError):
-    """Two contenders for the same work have different numbers."""
+    """The error of two contenders for the same work that have different numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What every benchmark can be told."""
+    """The settings of every benchmark."""
 
     cases: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Which cases; all if none is named."""
+    """The cases to measure; all if none is named."""
     rounds: int = 7
-    """Samples of each contender."""
+    """The number of samples of each contender."""
     batch: int | None = None
-    """Another number of examples than the cases'; goals are then not judged."""
+    """The number of examples, instead of the cases' own; goals are then not judged."""
     out: pathlib.Path | None = None
-    """A JSON file for all numbers, written anew after every case."""
+    """The JSON file for all numbers, which is written again after each case."""
     list: bool = False
-    """Name the cases and stop."""
+    """Print the names of the cases and stop."""
     markdown: bool = False
-    """Print the result as it stands in README.md."""
+    """Print the result in the form of README.md."""
     part: str = ""
-    """What the command has a process of its own do: `times`, or `memory:CONTENDER`."""
+    """The part of the work that the command gives to a process of its own: `times`, or
+    `memory:CONTENDER`."""
 
     def check(self) -> None:
-        """Raises `UsageError` for what cannot be measured."""
+        """Raises `UsageError` for settings that cannot be measured."""
         if self.rounds < 1 or (self.batch is not None and self.batch < 2):
             raise commands.UsageError("expected 1 round or more, a batch of 2 or more")
         if self.out is not None and not self.out.parent.is_dir():
@@ -157,13 +164,13 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions(Options):
-    """What a benchmark of any device whose cases have no batch can be told."""
+    """The settings of benchmarks of any device whose cases have no batch."""
 
     device: str | None = None
-    """"cpu" or "gpu"; None takes what JAX finds."""
+    """The device, "cpu" or "gpu"; None for the one that JAX finds."""
 
     def check(self) -> None:
-        """Raises `UsageError` for what cannot be measured."""
+        """Raises `UsageError` for settings that cannot be measured."""
         super().check()
         if self.batch is not None:
             raise commands.UsageError("these cases have no batch")
@@ -171,7 +178,7 @@ class DeviceOptions(Options):
             raise commands.UsageError(f"there is no device {self.device}: cpu or gpu")
 
     def take_device(self) -> None:
-        """Has JAX use that device; called before anything else of JAX."""
+        """Makes JAX use that device; is called before anything else of JAX."""
         if self.device is not None:
             platform = {"gpu": "cuda"}.get(self.device, "cpu")
             jax.config.update("jax_platforms", platform)
@@ -183,12 +190,12 @@ class DeviceOptions(Options):
 def gradient(
     function: Callable[..., jax.Array], *arguments, trained: tuple[int, ...] = (0,)
 ) -> Contender:
-    """Returns a jitted value and gradient.
+    """Returns the jitted value and gradient of a function, as a contender.
 
     Args:
-      function: `function(*arguments) -> scalar`.
-      *arguments: Pytrees of arrays.
-      trained: With respect to which arguments.
+      function: The function, `function(*arguments) -> scalar`.
+      *arguments: Its arguments, pytrees of arrays.
+      trained: The numbers of the arguments of the gradient.
     """
 
     def step(state, *arguments):
@@ -198,12 +205,14 @@ def gradient(
 
 
 def stepping(step: Callable[..., tuple[Any, Any]], state: Any, *arguments) -> Contender:
-    """A jitted step that remembers: its state is donated, and goes from call to call.
+    """Returns a jitted step as a contender, whose state goes from call to call.
+
+    The state is donated.
 
     Args:
-      step: `step(state, *arguments) -> (state, outcome)`.
-      state: Before the first call, a pytree of arrays.
-      *arguments: Pytrees of arrays, the same in every call.
+      step: The step, `step(state, *arguments) -> (state, outcome)`.
+      state: The state before the first call, a pytree of arrays.
+      *arguments: The other arguments, pytrees of arrays, the same in every call.
     """
     # Copied: donated NumPy memory would be that of the next contender too.
     state, arguments = jax.tree.map(jnp.array, (state, arguments))
@@ -221,20 +230,20 @@ def stepping(step: Callable[..., tuple[Any, Any]], state: Any, *arguments) -> Co
 
 
 def times(case: Case, rounds: int) -> dict:
-    """Compares the contenders' numbers, then their times in turn.
+    """Compares the numbers of the contenders, then measures their times in turn.
 
     Args:
       case: The case.
-      rounds: Samples of each contender.
+      rounds: The number of samples of each contender.
 
     Returns:
-      By contender `differences`, `samples_ms` (the milliseconds of a call in every
-      sample), `repeats` (how many calls a sample has) and `facts`. `others`: the share
-      of the cores' time that went to other processes meanwhile, None where it is not
+      By contender `differences`, `samples_ms` (the milliseconds of a call in each
+      sample), `repeats` (the number of calls in a sample) and `facts`. `others`: the
+      share of the cores' time that other processes took meanwhile, None if it is not
       known.
 
     Raises:
-      Mismatch: They do not agree.
+      Mismatch: If the numbers do not agree.
     """
     contenders = {name: make() for name, make in case.contenders.items()}
     differences = {}
@@ -274,7 +283,7 @@ def _repeats(call: Callable[[], Any]) -> int:
 
 
 def quickest(call: Callable[[], Any]) -> float:
-    """Seconds of the quickest of some calls: one that stalled counts for nothing."""
+    """Returns the seconds of the quickest of some calls, so that no stall counts."""
     taken = [_seconds(call, 1), _seconds(call, 1)]
     while len(taken) < 5 and sum(taken) < 10 * SECONDS_A_SAMPLE:
         taken.append(_seconds(call, 1))
@@ -289,7 +298,10 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def _seconds_of_others() -> float | None:
-    """Returns seconds of this process's cores that went to other processes."""
+    """Returns the seconds of this process's cores that other processes took.
+
+    (None if the system does not say.)
+    """
     try:
         lines = pathlib.Path("/proc/stat").read_text().splitlines()
         mine = {f"cpu{core}" for core in os.sched_getaffinity(0)}
@@ -307,14 +319,17 @@ def _seconds_of_others() -> float | None:
 def compare(
     numbers: Mapping[str, list[np.ndarray]], tolerance: Tolerance
 ) -> dict[str, dict[str, float]]:
-    """Returns how far each contender's numbers are from those of the first.
+    """Returns the differences between the numbers of each contender and of the first.
 
     Args:
-      numbers: By contender, what `Contender.read` answered.
-      tolerance: How far they may be.
+      numbers: The arrays of `Contender.read`, by contender.
+      tolerance: The largest differences that are allowed.
+
+    Returns:
+      The differences of the `value` and of the `arrays`, by contender.
 
     Raises:
-      Mismatch: They are further.
+      Mismatch: If one is larger.
     """
     (reference, expected), *others = numbers.items()
     differences = {}
@@ -340,14 +355,15 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def ratio(reference: list[float], other: list[float]) -> dict[str, Any]:
-    """Returns how many times as long the other takes as the reference.
+    """Returns the ratio of the times of a contender over those of the reference.
 
     Args:
-      reference: Times of its samples.
-      other: Those of the other contender.
+      reference: The times of the reference's samples.
+      other: The times of the other contender's samples.
 
     Returns:
-      `medians` and `bests`, the two ratios; `stable`, whether they agree.
+      `medians` and `bests`, the ratio of the medians and that of the best samples;
+      `stable`, whether the two agree.
     """
     medians = statistics.median(other) / statistics.median(reference)
     bests = min(other) / min(reference)
@@ -363,12 +379,15 @@ def ratio(reference: list[float], other: list[float]) -> dict[str, Any]:
 
 
 def peak_memory(make: Callable[[], Contender]) -> float | None:
-    """MiB that the first call takes beyond what there was before it.
+    """Returns the MiB of memory that the first call takes beyond those before it.
 
-    In a fresh process, with the inputs made and the function compiled, but never run.
-    On the CPU that is the peak of the process's resident memory; None where the system
-    does not tell (it does on Linux) and where an accelerator's peak was before the
-    call.
+    It is meant for a new process, in which the inputs are made and the function is
+    compiled, but has not run. On the CPU the peak is that of the process's resident
+    memory. The result is None if the system does not say (Linux does), or if an
+    accelerator had its peak before the call.
+
+    Args:
+      make: The function that makes the contender.
     """
     call = make().call
     # What a first call of anything at all takes.
@@ -399,7 +418,7 @@ def _resident_peak(call: Callable[[], Any]) -> float | None:
 
 
 def _status(key: str) -> int:
-    """Returns an entry of /proc/self/status in kiB."""
+    """Returns the entry of /proc/self/status with that key, in kiB."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     entries = dict(line.split(":", 1) for line in lines)
     return int(entries[key].split()[0])
@@ -411,7 +430,7 @@ def _status(key: str) -> int:
 def main(
     module: str,
     build: Callable[[str, Any], Case],
-    cases: Mapping[str, Any],
+    cases: Collection[str],
     options: type[Options],
     arguments: list[str] | None = None,
     finish: Callable[[dict, Any], None] = lambda results, options: None,
@@ -419,12 +438,13 @@ def main(
     """Runs the command line of a benchmark.
 
     Args:
-      module: That `python -m` runs.
-      build: From a name and the options to the case.
-      cases: By name.
-      options: `Options`, or the benchmark's own.
-      arguments: Of the command line.
-      finish: Called with the results and the options when all cases are done.
+      module: The module that `python -m` runs.
+      build: The function from a name and the settings to the case.
+      cases: The names of the cases.
+      options: The class of the settings, `Options` or the benchmark's own.
+      arguments: The arguments of the command line; None for those of the process.
+      finish: The function that is called with the results and the settings when all
+        cases are done.
 
     Returns:
       The exit status: 0 done, 1 a case failed, 2 a wrong call, 130 interrupted.
@@ -456,7 +476,7 @@ def main(
 
 
 def work(case: Case, options: Options) -> None:
-    """Does one part in this process, and prints what came out as a line of JSON."""
+    """Does one part in this process and prints the result as a line of JSON."""
     part, _, contender = options.part.partition(":")
     with contextlib.redirect_stdout(sys.stderr):  # Released code prints, too.
         if part == "memory":
@@ -481,13 +501,13 @@ def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
     """Measures cases, each in processes of its own.
 
     Args:
-      module: Of the benchmark.
-      options: Of the command line.
-      names: Of the cases.
+      module: The module of the benchmark.
+      options: The settings.
+      names: The names of the cases.
 
     Returns:
-      What `head` answers, `rounds`, `cases` (see `rdm.io`), and `left`: the names of
-      those that are still to be measured.
+      The entries of `head`, `rounds`, `cases` (see `measured`), and `left`: the names
+      of the cases that are still to be measured.
     """
     results = {
         **head(module, options),
@@ -506,11 +526,11 @@ def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
 
 
 def head(module: str, options: Any) -> dict[str, Any]:
-    """What stands above all numbers: `command`, `date`, `machine` and `versions`.
+    """Returns the head of all results: `command`, `date`, `machine` and `versions`.
 
     Args:
-      module: That `python -m` runs.
-      options: Of the command line, a dataclass.
+      module: The module that `python -m` runs.
+      options: The settings, a dataclass.
     """
     return {
         "command": shlex.join(["python", *_arguments(module, _shown(options))]),
@@ -521,7 +541,7 @@ def head(module: str, options: Any) -> dict[str, Any]:
 
 
 def _shown(options: Any) -> Any:
-    """Without what is of this call and of this machine only."""
+    """Returns the settings with file names in the place of this machine's paths."""
     paths = {
         field.name: pathlib.Path(getattr(options, field.name).name)
         for field in dataclasses.fields(options)
@@ -531,7 +551,7 @@ def _shown(options: Any) -> Any:
 
 
 def _arguments(module: str, options: Any) -> list[str]:
-    """Returns what Python is called with to run a module with these options."""
+    """Returns the arguments with which Python runs a module with these settings."""
     changed = {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)
@@ -539,13 +559,13 @@ def _arguments(module: str, options: Any) -> list[str]:
     }
     # The names that stand by themselves.
     names = next((v for v in changed.values() if isinstance(v, tuple)), ())
-    flags = {k: v for k, v in changed.items() if v is not names}
-    flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in flags.items()]
+    named = {k: v for k, v in changed.items() if v is not names}
+    flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in named.items()]
     return ["-m", module, *names, *flags]
 
 
 def _ask(module: str, options: Options, name: str, part: str) -> dict:
-    """Returns what a process of its own answers to a part of the work."""
+    """Returns the result of a part of the work, done by a process of its own."""
     options = dataclasses.replace(options, cases=(name,), part=part)
     command = [sys.executable, *_arguments(module, options)]
     environment = {**ENVIRONMENT, **os.environ}
@@ -568,17 +588,18 @@ def measured(ask: Callable[[str], dict]) -> dict:
     """Returns the result of a case.
 
     Args:
-      ask: What a fresh process answers to "times" and to "memory:CONTENDER".
+      ask: The function from "times" or "memory:CONTENDER" to the result of that part,
+        from a new process.
 
     Returns:
       `contenders`: by name `median_ms`, `best_ms`, `samples_ms`, `repeats`,
       `memory_mib` and its facts; of all but the first `ratio` (see `ratio`),
-      `memory_ratio` and `difference` (see `compare`). `goals`, each with what was
-      `rdm.io` and its `verdict`. `device`, `others` (see `times`), and `error` (or
-      None). `refused`: the samples of the other attempt, where a ratio was not stable
-      and there are two.
+      `memory_ratio` and `difference` (see `compare`). `goals`, each with the number
+      that was `measured` and its `verdict`. `device`, `others` (see `times`), and
+      `error` (or None). `refused`: the samples of the other attempt, if a ratio was not
+      stable and there are two attempts.
     """
-    attempts = []
+    attempts: list[dict[str, Any]] = []
     while len(attempts) < 2:
         found = ask("times")
         if found.get("error"):
@@ -625,7 +646,7 @@ def _unstable(attempt: dict) -> int:
 
 
 def _add_memory(contenders: dict[str, dict], ask: Callable[[str], dict]) -> str | None:
-    """Adds memory and its ratios; answers what went wrong, if anything."""
+    """Adds memory and its ratios to contenders; returns the error, or None."""
     reference, *others = contenders.values()
     for name, entry in contenders.items():
         answer = ask(f"memory:{name}")
@@ -664,7 +685,10 @@ def _judged(goal: Goal, contenders: Mapping[str, dict]) -> dict:
 
 
 def judge(goal: Goal, found: float | None) -> str:
-    """Whether a goal is met by a ratio: "target met", "floor met" or "missed"."""
+    """Returns the verdict on a goal: "target met", "floor met" or "missed".
+
+    (Or "not measured", where there is no number.)
+    """
     if found is None:
         return "not measured"
     sign = 1 if goal.target >= goal.floor else -1
@@ -674,7 +698,7 @@ def judge(goal: Goal, found: float | None) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Returns what the numbers were measured on."""
+    """Returns the machine: `cpu`, the number of `cores`, and `memory_gib`."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # Not Linux.
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -685,14 +709,14 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of what the numbers depend on; None of what is not installed."""
+    """Returns the versions of the packages that matter; None if not installed."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "rdljax": rdljax.__version__,
@@ -709,16 +733,16 @@ def versions() -> dict[str, str | None]:
 
 
 def markdown(results: dict) -> str:
-    """The results as README.md has them: the command, the machine and the tables.
+    """Returns the results in the form of README.md: command, machine and tables.
 
     Args:
-      results: From `run`.
+      results: The results of `run`.
     """
     return "\n\n".join([f"    {results['command']}", about(results), tables(results)])
 
 
 def about(results: dict) -> str:
-    """When, on what and with what a benchmark was measured, in a sentence or two."""
+    """Returns the date, the machine, the versions and the rounds, in words."""
     devices = {case["device"] for case in results["cases"] if case["contenders"]}
     about, found = results["machine"], results["versions"]
     packages = ", ".join(f"{k} {v}" for k, v in found.items() if v is not None)
@@ -738,12 +762,12 @@ def _disturbed(cases: list[dict]) -> str:
 
 
 def tables(results: dict) -> str:
-    """Returns the tables of times and of memory, in Markdown that is aligned too."""
+    """Returns the tables of times and of memory, in Markdown with aligned columns."""
     return "\n\n".join(aligned(rows) for rows in tabulated(results["cases"]))
 
 
 def tabulated(cases: list[dict]) -> list[list[list[str]]]:
-    """The rows of the table of times, and of that of memory if it was measured."""
+    """Returns the rows of the table of times and, if measured, of that of memory."""
     cases = [case for case in cases if case["contenders"]]
     entries = [entry for case in cases for entry in case["contenders"].values()]
     parts = [_rows(cases, "time")]
@@ -753,7 +777,10 @@ def tabulated(cases: list[dict]) -> list[list[list[str]]]:
 
 
 def _rows(cases: list[dict], quantity: str) -> list[list[str]]:
-    """A row a case, a column a contender: what it takes, and its ratio in brackets."""
+    """Returns rows of cases, with a column for each contender.
+
+    A cell has the time or memory of the contender, and its ratio in brackets.
+    """
     names = list(dict.fromkeys(name for case in cases for name in case["contenders"]))
     unit = {"time": "ms", "memory": "MiB"}[quantity]
     rows = [[f"{quantity}, {unit}", *names, "goals"]]
@@ -766,7 +793,7 @@ def _rows(cases: list[dict], quantity: str) -> list[list[str]]:
 
 
 def aligned(rows: list[list[str]]) -> str:
-    """Returns a table in Markdown that is aligned too; the first row is its head."""
+    """Returns a Markdown table with aligned columns, whose head is the first row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     head, *body = rows
     return "\n".join(

@@ -31,18 +31,18 @@ RATE, MOMENTUM = 0.01, 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Options(objectives.Options):
-    """What this benchmark can be told."""
+    """The settings of this benchmark."""
 
     memory: bool = False
-    """Measure peak memory too; every contender is then compiled twice."""
+    """Measure peak memory, too; each contender is then compiled twice."""
 
 
 class Size(NamedTuple):
-    """What a net is measured on.
+    """The size of the data on which a net is measured.
 
     Attributes:
-      batch: Images a step.
-      image: Height, width and channels.
+      batch: The number of images in a step.
+      image: The height, width and channels of an image.
       classes: The number of logits.
     """
 
@@ -82,7 +82,7 @@ IN_BF16 = measure.Tolerance(0.05, 0.5)
 
 
 def build(case: str, options: Options) -> measure.Case:
-    """The step or the forward pass of a net, with the contenders that there are."""
+    """Returns the case of a net's step or forward pass, with available contenders."""
     name, _, forward = case.partition("-")
     make, released = (
         (evaluated, evaluated_there) if forward else (trained, trained_there)
@@ -113,9 +113,9 @@ def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contende
     """Returns a training step: cross-entropy, SGD with momentum, running statistics.
 
     Args:
-      name: Of the net.
-      size: What it is measured on.
-      dtype: What its activations are computed in.
+      name: The name of the net.
+      size: The size of the data.
+      dtype: The dtype of its activations.
     """
     net, optimizer = nets.build(name, size.classes, dtype=dtype), _optimizer()
     phase = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)
@@ -143,7 +143,7 @@ def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contende
 
 
 def evaluated(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
-    """Returns the logits in evaluation mode; arguments are those of `trained`."""
+    """Returns a forward pass in evaluation mode; arguments are those of `trained`."""
     net = nets.build(name, size.classes, dtype=dtype)
 
     def logits(variables, images):
@@ -161,12 +161,12 @@ def evaluated(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Conten
 def compiled(
     function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...] = (0,)
 ) -> tuple[Callable[..., Any], dict[str, float]]:
-    """Returns a compiled function, and how many seconds each part of that took.
+    """Returns a compiled function, and the seconds that each part of compiling took.
 
     Args:
-      function: What is compiled.
-      *arguments: What it will be called with.
-      donated: Which of them it may overwrite.
+      function: The function to compile.
+      *arguments: The arguments with which it will be called.
+      donated: The numbers of the arguments that it may overwrite.
     """
     times = [time.perf_counter()]
     made: Any = jax.jit(function, donate_argnums=donated).trace(*arguments)
@@ -181,7 +181,7 @@ def compiled(
 
 
 def data(size: Size) -> dict[str, np.ndarray]:
-    """Returns a batch of noise."""
+    """Returns a batch of random images and labels."""
     random = np.random.default_rng(0)
     return {
         "image": random.standard_normal((size.batch, *size.image), np.float32),
@@ -192,7 +192,7 @@ def data(size: Size) -> dict[str, np.ndarray]:
 def variables(name: str, size: Size) -> dict[str, Any]:
     """Returns a net's variables, with kernels of He's variance by the inputs.
 
-    Drawn by NumPy: to compile a net's own initializers takes as long as its step.
+    NumPy draws them: to compile a net's own initializers takes as long as its step.
     """
     random = np.random.default_rng(1)
 
@@ -223,8 +223,8 @@ def _optimizer() -> optax.GradientTransformation:
 
 def _state(variables: dict[str, Any]) -> training.TrainState:
     params, nothing = variables.pop("params"), terms.State()
-    state = training.Replicated(
-        step=0,
+    replicated = training.Replicated(
+        step=jnp.asarray(0),
         params={"student": params, "task": {}},
         model_state=variables,
         opt_state=(),
@@ -232,7 +232,7 @@ def _state(variables: dict[str, Any]) -> training.TrainState:
         key=jax.random.key(0),
         view_key=jax.random.key(0),
     )
-    state = training.TrainState(state, per_device={"task": nothing.per_device})
+    state = training.TrainState(replicated, {"task": nothing.per_device})
     return jax.tree.map(jnp.asarray, state)
 
 
@@ -243,8 +243,8 @@ def trained_there(name: str, size: Size, folder: pathlib.Path) -> measure.Conten
     """Returns the same step in PyTorch.
 
     Args:
-      name: Of the net, here.
-      size: What it is measured on.
+      name: The name of the net in `rdljax.nets`.
+      size: The size of the data.
       folder: The checkout of RepDistiller.
     """
     import torch
@@ -272,7 +272,7 @@ def trained_there(name: str, size: Size, folder: pathlib.Path) -> measure.Conten
 
 
 def evaluated_there(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
-    """Returns the logits by PyTorch; arguments are those of `trained_there`."""
+    """Returns a forward pass in PyTorch; arguments are those of `trained_there`."""
     import torch
 
     net, images, _ = _released(name, size, folder)
@@ -307,7 +307,7 @@ def _released(name: str, size: Size, folder: pathlib.Path) -> tuple[Any, Any, An
 
 
 def finish(results: dict, options: Options) -> None:
-    """Prints the second table, and what was left out."""
+    """Prints the second table, and says which contenders were left out."""
     done = [case for case in results["cases"] if case["contenders"]]
     if done:
         print(f"\n{table(done)}")
@@ -316,10 +316,12 @@ def finish(results: dict, options: Options) -> None:
 
 
 def table(cases: list[dict]) -> str:
-    """Images a second, parameters and seconds until the first step, a row a net.
+    """Returns a Markdown table with a row for each net.
+
+    Its columns are images a second, parameters, and seconds until the first step.
 
     Args:
-      cases: From `measure.run`, with contenders.
+      cases: The cases of `measure.run` that have contenders.
     """
     rows: dict[str, dict[str, str]] = {}
     for case in cases:

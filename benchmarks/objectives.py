@@ -26,13 +26,13 @@ Pair = tuple  # Student and teacher: arrays, or lists of arrays.
 
 @dataclasses.dataclass(frozen=True)
 class Options(measure.Options):
-    """What this benchmark can be told."""
+    """The settings of this benchmark."""
 
     repdistiller: pathlib.Path | None = None
-    """The folder of a checkout of RepDistiller, to be measured too."""
+    """The folder of a checkout of RepDistiller, which is then measured, too."""
 
     def check(self) -> None:
-        """Raises `UsageError` for what cannot be measured."""
+        """Raises `UsageError` for settings that cannot be measured."""
         super().check()
         if self.repdistiller is not None:
             reason = repdistiller.reason_to_do_without(self.repdistiller)
@@ -41,24 +41,23 @@ class Options(measure.Options):
 
 
 def build(name: str, options: Options) -> measure.Case:
-    """Returns the case of that name, with the contenders that there are."""
+    """Returns the case of that name, with the contenders that are available."""
     case = CASES[name](64 if options.batch is None else options.batch)
     contenders = {name: _precise(make) for name, make in case.contenders.items()}
     contenders.pop("repdistiller", None)
-    released = case.contenders.get("repdistiller")
-    if released and options.repdistiller and jax.default_backend() == "cpu":
-        contenders["repdistiller"] = lambda: released(
-            repdistiller.load(options.repdistiller)
-        )
+    released, folder = case.contenders.get("repdistiller"), options.repdistiller
+    if released and folder and jax.default_backend() == "cpu":
+        contenders["repdistiller"] = lambda: released(repdistiller.load(folder))
     # A goal is for its own size.
     goals = GOALS.get(name, ()) if options.batch is None else ()
     return case._replace(contenders=contenders, goals=goals)
 
 
 def _precise(make: Callable[[], measure.Contender]) -> Callable[[], measure.Contender]:
-    """Returns the same accuracy for all.
+    """Returns a function that makes the same contender at full precision.
 
-    A GPU rounds the inputs of a product to 10 bits unless asked not to, and ours ask.
+    A GPU rounds the inputs of a product to 10 bits unless it is told otherwise, as
+    `rdljax.objectives` does.
     """
 
     def precise():
@@ -77,18 +76,23 @@ def draw(seed: int, *shape: int) -> np.ndarray:
 
 
 def rows(units: int) -> Callable[[int], Pair]:
-    """Embeddings or logits."""
+    """Returns a function from the batch to embeddings or logits `[batch, units]`."""
     return lambda batch: (draw(0, batch, units), draw(1, batch, units))
 
 
 def maps(channels: int, side: int) -> Callable[[int], Pair]:
-    """Maps as after a ReLU."""
+    """Returns a function from the batch to maps without negative numbers."""
     shape = (side, side, channels)
     return lambda batch: tuple(np.maximum(draw(i, batch, *shape), 0) for i in (0, 1))
 
 
 def layers(*sizes: tuple[int, int], lowest: float = -np.inf) -> Callable[[int], Pair]:
-    """Maps of several layers, `(channels, side)` each, cut off below the lowest."""
+    """Returns a function from the batch to maps of several layers.
+
+    Args:
+      *sizes: The channels and the side of each layer.
+      lowest: The least number in a map; smaller ones are cut off.
+    """
 
     def side(seed, batch):
         shapes = [(batch, side, side, channels) for channels, side in sizes]
@@ -101,7 +105,7 @@ def layers(*sizes: tuple[int, int], lowest: float = -np.inf) -> Callable[[int], 
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Returns rows of unit length."""
+    """Returns rows that are scaled to unit length."""
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
@@ -118,18 +122,18 @@ def differentiated(
     released: Callable[[repdistiller.Released], Callable] | None = None,
     **others: Callable[..., jax.Array],
 ) -> measure.Case:
-    """Value and gradient of functions of the same arguments.
+    """Returns the case of value and gradient of functions of the same arguments.
 
     Args:
-      covers: Which of `rdljax.objectives` are measured.
-      arguments: Of all contenders, in NumPy.
+      covers: The names of the `rdljax.objectives` that are measured.
+      arguments: The arguments of all contenders, in NumPy.
       ours: The reference.
-      port: The plain form of it.
-      trained: With respect to which arguments the gradient is taken.
-      released: From the modules of the released code to its function.
+      port: The plain form of the reference.
+      trained: The numbers of the arguments of the gradient.
+      released: The function from the modules of the released code to its loss.
       **others: Further contenders in JAX.
     """
-    contenders = {
+    contenders: dict[str, Callable[..., measure.Contender]] = {
         name: functools.partial(measure.gradient, function, *arguments, trained=trained)
         for name, function in {"ours": ours, "port": port, **others}.items()
     }
@@ -146,13 +150,13 @@ def plain(
     released: Callable[[repdistiller.Released], Callable] | None = None,
     **options,
 ) -> Callable[[int], measure.Case]:
-    """Returns an objective of a student and a teacher, and the port of its name.
+    """Returns the case, made for a batch, of an objective and the port of its name.
 
     Args:
-      name: Of the objective.
-      data: From the batch to student and teacher.
-      released: From the modules of the released code to its function.
-      **options: Of `differentiated`.
+      name: The name of the objective.
+      data: The function from the batch to student and teacher.
+      released: The function from the modules of the released code to its loss.
+      **options: Further arguments of `differentiated`.
     """
 
     def make(batch):
@@ -165,7 +169,12 @@ def plain(
 
 
 def by_layers(name: str, *settings) -> Callable[[repdistiller.Released], Callable]:
-    """Returns a released class that takes lists of layers, for one layer."""
+    """Returns a released loss of lists of layers as a loss of one layer.
+
+    Args:
+      name: The name of its class.
+      *settings: The arguments of the class.
+    """
 
     def released(modules):
         loss = getattr(modules.losses, name)(*settings)
@@ -175,14 +184,14 @@ def by_layers(name: str, *settings) -> Callable[[repdistiller.Released], Callabl
 
 
 def nst(channels: int, side: int) -> Callable[[int], measure.Case]:
-    """Returns NST with the kernel of the released code."""
+    """Returns the case of NST with the kernel of the released code."""
     return plain(
         "nst", maps(channels, side), by_layers("NSTLoss"), gram=ports.nst_by_grams
     )
 
 
 def nst_with(kernel, port: Callable[..., jax.Array]) -> Callable[[int], measure.Case]:
-    """Returns NST with a kernel that the released code does not have."""
+    """Returns the case of NST with a kernel that the released code does not have."""
 
     def make(batch):
         ours = functools.partial(objectives.nst, kernel=kernel)
@@ -192,13 +201,13 @@ def nst_with(kernel, port: Callable[..., jax.Array]) -> Callable[[int], measure.
 
 
 def dkd(batch: int) -> measure.Case:
-    """DKD, which needs labels."""
+    """Returns the case of DKD, which needs labels."""
     arguments = (*rows(100)(batch), np.arange(batch, dtype=np.int32) % 100)
     return differentiated(("dkd",), arguments, objectives.dkd, ports.dkd)
 
 
 def vid(batch: int) -> measure.Case:
-    """Returns VID and its regressor: in the released loss it is a part of it."""
+    """Returns the case of VID with its regressor, a part of the released loss."""
     inputs, channels = 64, 256
     student, teacher = draw(0, batch, 8, 8, inputs), draw(1, batch, 8, 8, channels)
     widths = (inputs, channels, channels, channels)
@@ -223,7 +232,7 @@ def vid(batch: int) -> measure.Case:
 
 
 def fsp(lower: int, upper: int) -> Callable[[int], measure.Case]:
-    """Returns FSP of two layers."""
+    """Returns the case of FSP between two layers."""
     sizes = ((lower, 8), (upper, 8))
     shapes = [(None, *size) for size in sizes]
     return plain(
@@ -232,7 +241,7 @@ def fsp(lower: int, upper: int) -> Callable[[int], measure.Case]:
 
 
 def rkd(units: int) -> Callable[[int], measure.Case]:
-    """Returns RKD with the weights of the released code."""
+    """Returns the case of RKD with the weights of the released code."""
 
     def ours(student, teacher):
         by_distance = objectives.rkd_distance(student, teacher)
@@ -261,12 +270,12 @@ def contrast(
     covers: tuple[str, ...],
     batch: int,
 ) -> tuple[measure.Case, tuple]:
-    """Steps of CRD: the loss, both gradients, and the update of the banks.
+    """Returns the case of a step of CRD: loss, both gradients, update of the banks.
 
     Args:
-      ours: `ours(student, teacher, bank, indices) -> scalar`.
-      port: The plain form of it.
-      covers: Which of `rdljax.objectives` are measured.
+      ours: The reference, `ours(student, teacher, bank, indices) -> scalar`.
+      port: The plain form of the reference.
+      covers: The names of the `rdljax.objectives` that are measured.
       batch: The number of anchors.
 
     Returns:
@@ -312,7 +321,7 @@ def contrast(
 
 
 def crd(batch: int) -> measure.Case:
-    """Returns CRD with the negatives given, K of its own for each example."""
+    """Returns the case of CRD with K given negatives for each example."""
     covers = ("crd", "Bank", "update_bank", "normalizers")
     case, arguments = contrast(objectives.crd, ports.crd, covers, batch)
 
@@ -323,7 +332,7 @@ def crd(batch: int) -> measure.Case:
 
 
 def crd_expected(batch: int) -> measure.Case:
-    """Returns CRD with the expectation over the negatives: all rows, weighted."""
+    """Returns the case of CRD with all rows as negatives, weighted: the expectation."""
 
     def ours(student, teacher, bank, indices):
         weights = jnp.full((len(indices), EXAMPLES), NEGATIVES / EXAMPLES)
@@ -338,7 +347,7 @@ def crd_expected(batch: int) -> measure.Case:
 
 
 def crd_shared(batch: int) -> measure.Case:
-    """Returns CRD with the same K negatives for all examples."""
+    """Returns the case of CRD with the same K negatives for all examples."""
 
     def ours(student, teacher, bank, indices):
         index, negatives = indices[:, 0], indices[0, 1:]

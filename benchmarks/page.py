@@ -15,6 +15,9 @@ from matplotlib import ticker
 
 from benchmarks import limits, measure
 
+# Value, height, and whether the value is stable.
+Mark = tuple[float, float, bool]
+
 HERE = pathlib.Path(__file__).parent
 MARKERS = "osD^vP*"
 # What a speed is held against, by its unit.
@@ -30,7 +33,7 @@ READING = (
 
 
 def page(results: dict) -> str:
-    """Returns all of it, in HTML.
+    """Returns the whole page in HTML.
 
     Args:
       results: The content of `benchmarks.json`.
@@ -78,19 +81,19 @@ def _part(name: str, found: dict, reached: dict) -> dict[str, Any]:
 
 
 def _overview(measured: dict[str, dict]) -> list[list[str]]:
-    """Returns what became of each benchmark."""
+    """Returns the rows of a table that counts the cases and goals of each benchmark."""
     rows = [["benchmark", "cases", "failed", *CLASSES, "not judged"]]
     for name, found in measured.items():
         goals = [g["verdict"] for case in found["cases"] for g in case["goals"]]
         failed = [case for case in found["cases"] if case["error"]]
-        counts = [goals.count(verdict) for verdict in CLASSES]
-        counts = len(found["cases"]), len(failed), *counts, len(goals) - sum(counts)
+        judged = [goals.count(verdict) for verdict in CLASSES]
+        counts = len(found["cases"]), len(failed), *judged, len(goals) - sum(judged)
         rows.append([name, *map(str, counts)])
     return rows
 
 
 def _limits(reached: dict) -> list[list[str]]:
-    """The best samples before and after all else: they drift with the machine."""
+    """Returns the rows of a table with the limits before and after the benchmarks."""
     rows = [["limit", "before", "after", "after over before"]]
     for name, found in reached.items():
         before, after = found["before"], found["after"]
@@ -111,7 +114,7 @@ def _goals(cases: list[dict]) -> list[list[str]]:
 
 
 def _facts(cases: list[dict], reached: dict) -> list[list[str]]:
-    """Further numbers of contenders; speeds, with their shares of the limits."""
+    """Returns the rows of a table with facts and speeds, and shares of the limits."""
     found = {
         (case["case"], name): _facts_of(entry, reached)
         for case in cases
@@ -146,15 +149,16 @@ def _number(x: float | None) -> str:
 
 
 def picture(cases: list[dict]) -> bytes:
-    """Returns times and, where there are any, ratios over the reference: a PNG.
+    """Returns a PNG with times and, if there are any, ratios over the reference.
 
     A row is a case, a mark a contender. Refused ratios are hollow; a bar is the floor
     of a goal.
 
     Args:
-      cases: From `measure.run`, with contenders.
+      cases: The cases of `measure.run` that have contenders.
     """
-    times, ratios = {}, {}
+    times: dict[str, list[Mark]] = {}
+    ratios: dict[str, list[Mark]] = {}
     for row, case in enumerate(cases):
         middle = (len(case["contenders"]) - 1) / 2
         for i, (name, entry) in enumerate(case["contenders"].items()):
@@ -177,18 +181,18 @@ def picture(cases: list[dict]) -> bytes:
         _draw_floors(axes[1], cases)
     axes[0].set_yticks(range(len(cases)), [case["case"] for case in cases])
     axes[0].set_ylim(len(cases) - 0.5, -0.5)
-    known = {}
+    known: dict[str, Any] = {}
     for axis in reversed(axes):  # Of the times, last, no mark is hollow.
         handles, labels = axis.get_legend_handles_labels()
         known |= dict(zip(labels, handles, strict=True))
-    where = {"loc": "outside upper left", "ncols": 5}
+    where: dict[str, Any] = {"loc": "outside upper left", "ncols": 5}
     figure.legend(known.values(), known, **where, frameon=False, fontsize=9)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
 
 
-def _draw(axis, points: dict[str, list[tuple[float, float, bool]]]) -> None:
+def _draw(axis, points: dict[str, list[Mark]]) -> None:
     """Draws marks on a logarithmic axis."""
     looks = zip(itertools.cycle(MARKERS), itertools.cycle(range(10)), strict=False)
     for (name, marks), (marker, color) in zip(points.items(), looks, strict=False):
@@ -203,8 +207,8 @@ def _draw(axis, points: dict[str, list[tuple[float, float, bool]]]) -> None:
             label=name,
             zorder=3,
         )
-    values = [value for marks in points.values() for value, _, _ in marks]
-    low, high = min(values) / 2, max(values) * 2
+    every = [value for marks in points.values() for value, _, _ in marks]
+    low, high = min(every) / 2, max(every) * 2
     axis.set(xscale="log", xlim=(low, high))
     digits = (1, 2, 5) if high / low < 300 else (1,)
     axis.xaxis.set_major_locator(ticker.LogLocator(subs=digits, numticks=20))
@@ -216,7 +220,7 @@ def _draw(axis, points: dict[str, list[tuple[float, float, bool]]]) -> None:
 
 
 def _draw_floors(axis, cases: list[dict]) -> None:
-    """Draws the reference, and what ratios must reach."""
+    """Draws the ratio of the reference, 1, and the floors of goals."""
     axis.axvline(1, color="black", linewidth=0.8)
     floors = [
         (goal["floor"], row)

@@ -7,7 +7,7 @@ those of `rdljax.objectives`; degenerate inputs, shapes and dtypes are nobody's 
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,13 @@ def _rows(x: Array) -> Array:
 
 
 def _unit(x: Array, axis: int = 1) -> Array:
-    """Divided by the norm, as `torch.nn.functional.normalize` has it."""
+    """Returns x over its norm, as `torch.nn.functional.normalize` does."""
     norm = jnp.sqrt(jnp.sum(x**2, axis=axis, keepdims=True))
     return x / jnp.maximum(norm, 1e-12)
 
 
 def _vectors(x: Array) -> Array:
-    """Maps `[batch, H, W, C]` as channels of positions `[batch, C, H W]`."""
+    """Returns maps `[batch, H, W, C]` as channels of positions `[batch, C, H W]`."""
     return jnp.swapaxes(x.reshape(x.shape[0], -1, x.shape[3]), 1, 2)
 
 
@@ -41,13 +41,16 @@ def _huber(x: Array) -> Array:
 
 
 def kd(student: Array, teacher: Array, temperature: float = 4.0) -> Array:
-    """Softened class probabilities."""
+    """Returns the divergence of softened class probabilities."""
     s, t = (jax.nn.log_softmax(x / temperature) for x in (student, teacher))
     return jnp.sum(jnp.exp(t) * (t - s)) * temperature**2 / student.shape[0]
 
 
 def dkd(student: Array, teacher: Array, labels: Array) -> Array:
-    """Returns the right class and the others apart, the right one masked by -1000."""
+    """Returns the divergences of the right class and of the others, apart.
+
+    For the others the right class is masked by -1000.
+    """
     right = jax.nn.one_hot(labels, student.shape[1])
 
     def divergence(s, t):
@@ -64,7 +67,7 @@ def dkd(student: Array, teacher: Array, labels: Array) -> Array:
 
 
 def dist(student: Array, teacher: Array) -> Array:
-    """Correlations of the class probabilities, along rows and along columns."""
+    """Returns one minus correlations of class probabilities, over rows and columns."""
     s, t = jax.nn.softmax(student), jax.nn.softmax(teacher)
 
     def correlation(x, y):
@@ -79,7 +82,7 @@ def dist(student: Array, teacher: Array) -> Array:
 
 
 def hint(student: Array, teacher: Array) -> Array:
-    """Returns mean squared error."""
+    """Returns the mean squared error."""
     return jnp.mean((student - teacher) ** 2)
 
 
@@ -88,22 +91,22 @@ def _attention(x: Array) -> Array:
 
 
 def at(student: Array, teacher: Array) -> Array:
-    """Squared differences of unit energies."""
+    """Returns the mean squared difference of unit energies."""
     return jnp.mean((_attention(student) - _attention(teacher)) ** 2)
 
 
 def ft_repdistiller(student: Array, teacher: Array) -> Array:
-    """Absolute differences of unit energies."""
+    """Returns the mean absolute difference of unit energies."""
     return jnp.mean(jnp.abs(_attention(student) - _attention(teacher)))
 
 
 def ft(student: Array, teacher: Array) -> Array:
-    """Absolute differences of unit factors."""
+    """Returns the mean absolute difference of unit factors."""
     return jnp.mean(jnp.abs(_unit(_rows(student)) - _unit(_rows(teacher))))
 
 
 def vid(student: Array, teacher: Array, log_scale: Array, *weights: Array) -> Array:
-    """The Gaussian bound, after three convolutions of 1 x 1 with ReLUs between."""
+    """Returns the Gaussian bound, after 1 x 1 convolutions with ReLUs between them."""
     for i, weight in enumerate(weights):
         student = jax.nn.relu(student) if i else student
         student = lax.conv_general_dilated(
@@ -118,7 +121,7 @@ def vid(student: Array, teacher: Array, log_scale: Array, *weights: Array) -> Ar
 
 
 def nst(student: Array, teacher: Array) -> Array:
-    """Every channel with every channel, through a `[batch, C, C, H W]` product."""
+    """Returns the MMD over channels, by a product `[batch, C, C, H W]` of all pairs."""
     s, t = _unit(_vectors(student), 2), _unit(_vectors(teacher), 2)
 
     def kernel(x, y):
@@ -128,7 +131,7 @@ def nst(student: Array, teacher: Array) -> Array:
 
 
 def nst_by_grams(student: Array, teacher: Array) -> Array:
-    """As `nst`, through three Gram matrices `[batch, C, C]`."""
+    """Returns the same as `nst`, by three Gram matrices `[batch, C, C]`."""
     s, t = _unit(_vectors(student), 2), _unit(_vectors(teacher), 2)
 
     def kernel(x, y):
@@ -138,7 +141,7 @@ def nst_by_grams(student: Array, teacher: Array) -> Array:
 
 
 def nst_linear(student: Array, teacher: Array) -> Array:
-    """As `nst`, with the linear kernel."""
+    """Returns the same as `nst` with the linear kernel."""
     s, t = _unit(_vectors(student), 2), _unit(_vectors(teacher), 2)
 
     def kernel(x, y):
@@ -148,7 +151,7 @@ def nst_linear(student: Array, teacher: Array) -> Array:
 
 
 def nst_gaussian(student: Array, teacher: Array) -> Array:
-    """As `nst`, with the Gaussian kernel of width 1."""
+    """Returns the same as `nst` with the Gaussian kernel of width 1."""
     s, t = _unit(_vectors(student), 2), _unit(_vectors(teacher), 2)
 
     def kernel(x, y):
@@ -162,8 +165,8 @@ def nst_gaussian(student: Array, teacher: Array) -> Array:
 
 
 def ab(student: list[Array], teacher: list[Array]) -> Array:
-    """Squares of what is on the wrong side of zero, or within 1 of it."""
-    total = 0.0
+    """Returns squares of inputs on the wrong side of zero, or within 1 of it."""
+    total: Any = 0.0
     for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
         wrong = (s + 1) ** 2 * ((s > -1) & (t <= 0))
         wrong += (s - 1) ** 2 * ((s <= 1) & (t > 0))
@@ -172,7 +175,7 @@ def ab(student: list[Array], teacher: list[Array]) -> Array:
 
 
 def fsp(student: list[Array], teacher: list[Array]) -> Array:
-    """Successive layers' channels, through a `[batch, C, C, H W]` product."""
+    """Returns squared differences of flows, by a product `[batch, C, C, H W]`."""
 
     def flow(layers):
         lower, upper = map(_vectors, layers)
@@ -182,7 +185,10 @@ def fsp(student: list[Array], teacher: list[Array]) -> Array:
 
 
 def kdsvd(student: list[Array], teacher: list[Array]) -> Array:
-    """Singular vectors from the full decomposition, related layer by layer."""
+    """Returns differences of relations between layers' singular vectors.
+
+    The vectors are from the full decomposition.
+    """
 
     def decomposed(x, count):
         # One at a time: on the CPU two batched decompositions can wait for each other
@@ -192,7 +198,8 @@ def kdsvd(student: list[Array], teacher: list[Array]) -> Array:
         vectors = jnp.swapaxes(vectors, 1, 2)
         return _unit(values[:, :count]), _unit(vectors[:, :, :count])
 
-    total, before = 0.0, None
+    total: Any = 0.0
+    before: tuple[Array, Array] | None = None
     for s, t in zip(student, teacher, strict=True):
         (values, t), (_, s) = decomposed(t, 1), decomposed(s, 4)
         cosine = jnp.einsum("bcn,bcm->bnm", s, t)
@@ -218,7 +225,7 @@ def _rows_of_positions(x: Array) -> Array:
 
 
 def rdl(student: Array, teacher: Array) -> Array:
-    """Cosine distances of all pairs, their upper triangles correlated."""
+    """Returns one minus the correlation of the cosine distances of all pairs."""
 
     def distances(x):
         x = _unit(_rows(x))
@@ -229,7 +236,7 @@ def rdl(student: Array, teacher: Array) -> Array:
 
 
 def sp(student: Array, teacher: Array) -> Array:
-    """Returns rows of the Gram matrices as unit vectors."""
+    """Returns squared differences of Gram matrices, whose rows are unit vectors."""
 
     def similarities(x):
         return _unit(_rows(x) @ _rows(x).T)
@@ -239,7 +246,7 @@ def sp(student: Array, teacher: Array) -> Array:
 
 
 def pkt(student: Array, teacher: Array) -> Array:
-    """Cosines as probabilities."""
+    """Returns the divergence of cosines, which are scaled to probabilities."""
 
     def probabilities(x):
         x = x / (jnp.sqrt(jnp.sum(x**2, axis=1, keepdims=True)) + 1e-7)
@@ -251,7 +258,10 @@ def pkt(student: Array, teacher: Array) -> Array:
 
 
 def rkd(student: Array, teacher: Array) -> Array:
-    """Distances (weight 25), and angles (50) through `[batch, batch, units]`."""
+    """Returns 25 times the loss of distances plus 50 times that of angles.
+
+    Angles are computed by differences `[batch, batch, units]`.
+    """
     diagonal = jnp.eye(student.shape[0], dtype=bool)
 
     def distances(x):
@@ -275,7 +285,10 @@ def rkd(student: Array, teacher: Array) -> Array:
 
 
 def cc(student: Array, teacher: Array) -> Array:
-    """A Gaussian kernel of unit embeddings, in its Taylor series to degree 2."""
+    """Returns squared differences of Gaussian kernels of unit embeddings.
+
+    A kernel is its Taylor series to degree 2.
+    """
 
     def correlations(x):
         gram = _unit(x) @ _unit(x).T
@@ -286,7 +299,7 @@ def cc(student: Array, teacher: Array) -> Array:
 
 
 def cc_repdistiller(student: Array, teacher: Array) -> Array:
-    """Products of successive absolute errors."""
+    """Returns the mean of sums of products of successive absolute errors."""
     error = jnp.abs(student - teacher)
     return jnp.mean(jnp.sum(error[:-1] * error[1:], axis=1))
 
@@ -307,7 +320,7 @@ def cka(student: Array, teacher: Array) -> Array:
 
 
 class Bank(NamedTuple):
-    """The memory: all examples' embeddings, `[n, d]` a side, and both normalisers."""
+    """The memory of CRD: all embeddings, `[n, d]` a side, and both normalizers."""
 
     student: Array
     teacher: Array
@@ -315,10 +328,13 @@ class Bank(NamedTuple):
 
 
 def _contrast(scores: Array, m: float, n: int, weights: Array | float = 1.0) -> Array:
-    """The loss of `[batch, 1 + negatives]` exponentiated scores, the positive first.
+    """Returns the loss of noise-contrastive estimation.
 
-    Noise-contrastive estimation with m negatives of n examples; a weight for each
-    negative.
+    Args:
+      scores: The exponentiated scores `[batch, 1 + negatives]`, the positive first.
+      m: The number of negatives.
+      n: The number of examples.
+      weights: The weight of each negative.
     """
     noise = m / n
     positive, negatives = scores[:, 0], scores[:, 1:]
@@ -328,7 +344,7 @@ def _contrast(scores: Array, m: float, n: int, weights: Array | float = 1.0) -> 
 
 
 def crd(student: Array, teacher: Array, bank: Bank, indices: Array) -> Array:
-    """Gathers `[batch, K + 1, d]` of either bank."""
+    """Returns the loss of CRD; gathers `[batch, K + 1, d]` of either bank."""
     m, n = indices.shape[1] - 1, len(bank.student)
 
     def side(anchor, rows, normalizer):
@@ -343,7 +359,7 @@ def crd(student: Array, teacher: Array, bank: Bank, indices: Array) -> Array:
 def crd_expected(
     student: Array, teacher: Array, bank: Bank, index: Array, m: float
 ) -> Array:
-    """Returns all rows of the banks as negatives, each m / n times."""
+    """Returns the loss of CRD with all rows of the banks as negatives, m / n times."""
     n = len(bank.student)
 
     def side(anchor, rows, normalizer):
@@ -359,14 +375,14 @@ def crd_expected(
 def crd_shared(
     student: Array, teacher: Array, bank: Bank, index: Array, negatives: Array
 ) -> Array:
-    """Returns the same K negatives for all examples, gathered for each."""
+    """Returns the loss of CRD with the same K negatives, gathered for each example."""
     shared = jnp.broadcast_to(negatives, (len(index), len(negatives)))
     indices = jnp.concatenate([index[:, None], shared], axis=1)
     return crd(student, teacher, bank, indices)
 
 
 def normalizers(student: Array, teacher: Array, bank: Bank, indices: Array) -> Array:
-    """Returns the banks' rows times the mean of the exponentiated scores of a batch."""
+    """Returns the number of rows times the mean exponentiated score, for each bank."""
 
     def side(anchor, rows):
         scores = jnp.take_along_axis(anchor @ rows.T, indices, axis=1)
@@ -376,7 +392,10 @@ def normalizers(student: Array, teacher: Array, bank: Bank, indices: Array) -> A
 
 
 def update_bank(bank: Bank, student: Array, teacher: Array, index: Array) -> Bank:
-    """Returns the batch's rows as unit vectors halfway to the new embeddings."""
+    """Returns the bank with the batch's rows halfway to the new embeddings.
+
+    The rows are unit vectors again.
+    """
 
     def moved(rows, new):
         new = 0.5 * rows[index] + 0.5 * new

@@ -19,7 +19,7 @@ from benchmarks import measure
 
 
 class Released(NamedTuple):
-    """The modules of a checkout."""
+    """The modules of a checkout of RepDistiller."""
 
     losses: ModuleType
     memory: ModuleType
@@ -27,7 +27,7 @@ class Released(NamedTuple):
 
 
 def reason_to_do_without(folder: pathlib.Path) -> str | None:
-    """Returns why the released losses cannot be measured, or None if they can."""
+    """Returns the reason why the released losses cannot be measured, or None."""
     if not (folder / "distiller_zoo").is_dir():
         return f"{folder} is no checkout of RepDistiller: it has no distiller_zoo"
     if importlib.util.find_spec("torch") is None:
@@ -36,7 +36,7 @@ def reason_to_do_without(folder: pathlib.Path) -> str | None:
 
 
 def load(folder: pathlib.Path) -> Released:
-    """Imports a checkout, and readies PyTorch."""
+    """Imports the modules of a checkout, and prepares PyTorch."""
     import torch
 
     warnings.simplefilter("ignore")  # The code was written for PyTorch 0.4.
@@ -49,7 +49,8 @@ def load(folder: pathlib.Path) -> Released:
         *map(importlib.import_module, ("distiller_zoo", "crd.memory", "crd.criterion"))
     )
     # It moves itself to a GPU, and takes seconds to draw indices that are given here.
-    released.memory.AliasMethod = _NoDraws
+    memory: Any = released.memory
+    memory.AliasMethod = _NoDraws
     return released
 
 
@@ -64,12 +65,12 @@ class _NoDraws:
 def contender(
     loss: Callable[..., Any], arguments: tuple, trained: tuple[int, ...] = (0,)
 ) -> measure.Contender:
-    """Returns the value and the gradients of a released loss.
+    """Returns the value and the gradients of a released loss, as a contender.
 
     Args:
-      loss: `loss(*tensors)`, a scalar or a list of them, whose sum is meant.
-      arguments: Arrays, or lists of arrays; maps `[batch, H, W, C]`.
-      trained: With respect to which arguments.
+      loss: The loss, `loss(*tensors)`: a scalar, or a list of scalars to be summed.
+      arguments: The arguments, arrays or lists of arrays; maps are `[batch, H, W, C]`.
+      trained: The numbers of the arguments of the gradient.
     """
     tensors = [_tensors(x) for x in arguments]
     leaves = [leaf for i in trained for leaf in _listed(tensors[i])]
@@ -81,12 +82,12 @@ def differentiated(
     leaves: list,
     rest: Callable[[], list] = lambda: [],
 ) -> measure.Contender:
-    """Returns the value of `forward` and its gradients.
+    """Returns the value of `forward` and its gradients, as a contender.
 
     Args:
-      forward: A scalar, or a list of them, whose sum is meant.
-      leaves: The tensors that are trained.
-      rest: Whatever else is compared.
+      forward: The function that returns a scalar, or a list of scalars to be summed.
+      leaves: The tensors of the gradient.
+      rest: The function that returns all other tensors that are compared.
     """
     import torch
 
@@ -119,8 +120,8 @@ def differentiated(
 def kdsvd(released: Released) -> Callable[..., Any]:
     """Returns the released KDSVD, on one core.
 
-    On two, PyTorch 2.13 was seen to stand still in its decompositions for a minute and
-    more, where they take a tenth of a second.
+    On two cores, the decompositions of PyTorch 2.13 sometimes stood still for a minute
+    and more, where they take a tenth of a second.
     """
     import torch
 
@@ -133,7 +134,8 @@ def vid(released: Released, arguments: tuple) -> measure.Contender:
 
     Args:
       released: The modules.
-      arguments: Student, teacher, log scale, and the regressor's three weights.
+      arguments: The student, the teacher, the log scale, and the three weights of the
+        regressor.
     """
     student, teacher, log_scale, *weights = (_tensors(x) for x in arguments)
     channels = [student.shape[1], *(w.shape[1] for w in weights)]
@@ -161,27 +163,28 @@ def crd(
     bank: list[np.ndarray],
     indices: np.ndarray,
 ) -> measure.Contender:
-    """Returns the released CRD after its embeddings, the update of its memory included.
+    """Returns the released CRD on embeddings, with the update of its memory.
 
     Args:
       released: The modules.
-      student: Unit embeddings `[batch, d]`.
-      teacher: The same of the teacher.
-      bank: Student's and teacher's, `[n, d]`.
-      indices: `[batch, K + 1]`, the positive first.
+      student: The unit embeddings of the student, `[batch, d]`.
+      teacher: The unit embeddings of the teacher, `[batch, d]`.
+      bank: The banks of student and teacher, each `[n, d]`.
+      indices: The places of positives and negatives, `[batch, K + 1]`, the positive
+        first.
     """
     import torch
 
     student, teacher, *rows = (_tensors(x) for x in (student, teacher, *bank))
-    indices = torch.from_numpy(indices.astype(np.int64))
-    index = indices[:, 0].contiguous()
-    (n, units), draws = rows[0].shape, indices.shape[1] - 1
+    places = torch.from_numpy(indices.astype(np.int64))
+    index = places[:, 0].contiguous()
+    (n, units), draws = rows[0].shape, places.shape[1] - 1
     memory = released.memory.ContrastMemory(units, n, draws, 0.07, 0.5)
     memory.memory_v1, memory.memory_v2 = rows
     criterion = released.criterion.ContrastLoss(n)
 
     def forward():
-        scores = memory(student, teacher, index, indices)
+        scores = memory(student, teacher, index, places)
         return [criterion(s) for s in scores]
 
     def updated():
@@ -191,7 +194,7 @@ def crd(
 
 
 def _tensors(x):
-    """As tensors, with maps `[batch, C, H, W]`."""
+    """Returns arrays as tensors, with maps `[batch, C, H, W]`."""
     import torch
 
     if isinstance(x, list | tuple):

@@ -37,7 +37,7 @@ EXAMPLES, NEGATIVES = 50_000, 16_384
 
 
 def rkd(student: Array, teacher: Array) -> Array:
-    """Returns RKD with the weights of the released code."""
+    """Returns the loss of RKD with the weights of the released code."""
     by_distance = objectives.rkd_distance(student, teacher)
     return 25 * by_distance + 50 * objectives.rkd_angle(student, teacher)
 
@@ -89,7 +89,7 @@ TWO = ("stage2", "stage3")
 
 
 def build(name: str, options: measure.Options) -> measure.Case:
-    """Returns the step with and without a loss."""
+    """Returns the case of a step with and without a loss."""
     batch = 64 if options.batch is None else options.batch
     if name == "teacher":
         goals = (STORED,) if options.batch is None else ()
@@ -107,10 +107,11 @@ def step(further: Mapping[str, terms.Term], batch: int) -> tuple[Callable, Any, 
 
     Args:
       further: The further terms, by name.
-      batch: Images a step.
+      batch: The number of images in a step.
 
     Returns:
-      `step(state, arrays) -> (state, metrics)`, the first state, and the arrays.
+      The step `step(state, arrays) -> (state, metrics)`, the first state, and the
+      arrays.
     """
     images = example_data(batch)
     taught = _given(example_targets(_seen("resnet8x4", images["image"])))
@@ -139,7 +140,10 @@ def _taught(
     images: Mapping[str, np.ndarray],
     batch: Mapping[str, Any],
 ) -> tuple[training.Step, training.TrainState, training.Arrays]:
-    """A step with the task and further terms, which sees the images and the batch."""
+    """Returns a step with the task and further terms, its first state, and its arrays.
+
+    The step sees the images and the entries of the batch.
+    """
     loss = {"task": terms.cross_entropy(), **further}
     phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
     net = nets.build("resnet8x4", 100)
@@ -157,11 +161,11 @@ def _taught(
 
 
 class Source(NamedTuple):
-    """Where the targets of a step come from.
+    """A source of the targets of a step.
 
     Attributes:
-      teacher: Makes the teacher.
-      bring: What each batch brings with it.
+      teacher: The function that makes the teacher.
+      bring: The function that returns the entries of each batch.
     """
 
     teacher: Callable[[], teachers.Teacher]
@@ -169,7 +173,7 @@ class Source(NamedTuple):
 
 
 def sources(images: Mapping[str, np.ndarray]) -> dict[str, Source]:
-    """Of a batch's targets in two stages and the logits, by name."""
+    """Returns the sources of targets, in two stages and the logits, by name."""
 
     @functools.cache
     def kept():
@@ -202,7 +206,10 @@ def sources(images: Mapping[str, np.ndarray]) -> dict[str, Source]:
 
 
 def _teachers(batch: int) -> dict[str, Callable[[], measure.Contender]]:
-    """By where the targets come from; the loss is the same, but for `without`."""
+    """Returns a contender for each source of targets, with the same loss.
+
+    (`without` has the loss of the task alone.)
+    """
     images = example_data(batch, STORED_IMAGES)
     rdl = terms.on_layers(dict(zip(TWO, TWO, strict=True)), terms.rdl())
     further = {"kd": _kd(), "rdl": rdl}
@@ -229,7 +236,7 @@ def _teachers(batch: int) -> dict[str, Callable[[], measure.Contender]]:
 
 
 def example_data(batch: int, examples: int = EXAMPLES) -> dict[str, np.ndarray]:
-    """A batch of random images, with their classes and places in the data set."""
+    """Returns a batch of random images, with their classes and their indices."""
     random = np.random.default_rng(0)
     return {
         "image": random.standard_normal((batch, 32, 32, 3), np.float32),
@@ -239,7 +246,7 @@ def example_data(batch: int, examples: int = EXAMPLES) -> dict[str, np.ndarray]:
 
 
 def example_targets(seen: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Random activations of these shapes; not below 0 where a ReLU comes last."""
+    """Returns random activations of these shapes; not below 0 where a ReLU is last."""
     random = np.random.default_rng(1)
     drawn = {k: random.standard_normal(x.shape, np.float32) for k, x in seen.items()}
     signed = {*_INPUTS, "logits"}

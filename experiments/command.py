@@ -23,14 +23,14 @@ Options = TypeVar("Options")
 
 
 class UsageError(Exception):
-    """A setting, or a combination of settings, that cannot be run."""
+    """The error of a setting, or a combination of settings, that cannot be run."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C, or another signal that asks for the same.
+    """The exception of Ctrl-C, or of another signal that asks for the same.
 
     Attributes:
-      status: The exit status, 128 and the signal's number.
+      status: The exit status, 128 plus the signal's number.
     """
 
     def __init__(self, number: int):
@@ -40,11 +40,11 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def heeding(heed: Callable[[int], Any]) -> Iterator[None]:
-    """Has the signals that ask to stop call `heed(number)`.
+    """Makes the signals that ask to stop call `heed(number)`, in a `with` block.
 
-    What is ignored, as a hangup is under `nohup`, stays so. (Ctrl-C does not: a shell
-    that is no terminal ignores it for what runs in the background.) So does a handler
-    that is not Python's, which nobody could put back.
+    A signal that is ignored, as a hangup is under `nohup`, stays ignored. (Not Ctrl-C:
+    a shell that is no terminal ignores it for commands in the background.) A handler
+    that is not Python's stays, too, since nobody could put it back.
     """
     before = _listen(heed)
     try:
@@ -55,9 +55,9 @@ def heeding(heed: Callable[[int], Any]) -> Iterator[None]:
 
 
 def heed_from_the_start() -> None:
-    """Has the signals end the process of a command while it imports its modules.
+    """Makes the signals end a command without a traceback while it imports modules.
 
-    Without a traceback. Once its `main` is there they raise `Stopped` in it.
+    Once its `main` is defined they raise `Stopped` in it.
     """
 
     def heed(number):
@@ -70,7 +70,7 @@ def heed_from_the_start() -> None:
 
 
 def _listen(heed: Callable[[int], Any]) -> dict[int, Any]:
-    """Has signals call `heed(number)`; the handlers that they had before."""
+    """Makes signals call `heed(number)`; returns the handlers that they had before."""
 
     def called(number, _):
         _spare_closed_terminals(number)
@@ -85,10 +85,10 @@ def _listen(heed: Callable[[int], Any]) -> dict[int, Any]:
 
 
 def _spare_closed_terminals(number: int) -> None:
-    """Sends to nowhere what would be written to a terminal or pipe that is closed.
+    """Redirects output to the null device if its terminal or pipe is closed.
 
-    Where it cannot be written, a run would end by that before it leaves a checkpoint.
-    What a hangup ends, such as `tee`, may end a moment later.
+    Otherwise an error of writing would end a run before it leaves a checkpoint. A
+    program that a hangup ends, such as `tee`, may end a moment later.
     """
     wait = 0.1 if number == getattr(signal, "SIGHUP", None) else 0.0
     for stream in (1, 2):
@@ -99,7 +99,7 @@ def _spare_closed_terminals(number: int) -> None:
 
 
 def _is_closed(stream: int, wait: float) -> bool:
-    """Returns whether nobody reads what is written, now or within some seconds."""
+    """Returns whether the reader of a stream is gone, now or within `wait` seconds."""
     try:
         os.write(stream, b"")  # (Which a pipe without a reader takes.)
     except OSError:
@@ -114,16 +114,16 @@ def _is_closed(stream: int, wait: float) -> bool:
 def first(
     arguments: Sequence[str], about: str, kind: str, known: Iterable[str]
 ) -> tuple[str, list[str]]:
-    """Returns the name that a call begins with, and what follows.
+    """Returns the name that a command line begins with, and the other arguments.
 
     Args:
-      arguments: Of the command line.
-      about: What the command does, for `--help` and a call without a name.
-      kind: What is named, such as "Configs".
+      arguments: The arguments of the command line.
+      about: The description of the command, for `--help` and a call without a name.
+      kind: The kind of the names, such as "Configs".
       known: The names.
 
     Raises:
-      SystemExit: There is no name: `--help` (0), or a wrong call (2).
+      SystemExit: If there is no name: `--help` (0), or a wrong call (2).
     """
     if not arguments or arguments[0].startswith("-"):
         print(f"{about}\n{kind}: {', '.join(known)}. Their settings: NAME --help.")
@@ -143,18 +143,21 @@ def parse(
     """Returns a command line as a dataclass, whose fields are the flags.
 
     Args:
-      options: The dataclass; what its fields are stands below each of them.
-      arguments: Of the command line.
-      program: Such as "experiments.probe".
-      about: What the command does, for `--help`.
-      default: What is not named; the dataclass's own defaults if None.
+      options: The dataclass, with a docstring below each field.
+      arguments: The arguments of the command line.
+      program: The name of the module, such as "experiments.probe".
+      about: The description of the command, for `--help`.
+      default: The values of flags that are not named; None for the dataclass's own
+        defaults.
 
     Raises:
-      UsageError: The dataclass refuses what it is given.
-      SystemExit: A flag is unknown, or a value of the wrong type (2), or `--help` (0).
+      UsageError: If the dataclass refuses its values.
+      SystemExit: If a flag is unknown, or a value of the wrong type (2); or for
+        `--help` (0).
     """
     import tyro  # (It takes a third of a second; signals are heeded before.)
 
+    given: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
         options,
         args=list(arguments),
@@ -162,7 +165,7 @@ def parse(
         description=about,
         use_underscores=True,
         config=(tyro.conf.OmitArgPrefixes,),
-        **({} if default is None else {"default": default}),
+        **given,
     )
 
 
@@ -172,11 +175,16 @@ def flags(arguments: Iterable[str]) -> set[str]:
     return {flag.replace("-", "_").removeprefix("no_") for flag in named}
 
 
-def path(setting: str, given: str) -> pathlib.Path:
-    """Returns the path that a setting names; nothing need be there.
+def path(setting: str, given: str | None) -> pathlib.Path:
+    """Returns the path in the value of a setting, which need not exist.
+
+    Args:
+      setting: The name of the setting, for the message.
+      given: The value.
 
     Raises:
-      UsageError: Nothing can be there, or nobody can look.
+      UsageError: If the value is empty or None, if no file can have that path, or if
+        it cannot be looked up.
     """
     try:
         if not given:
@@ -195,8 +203,9 @@ def path(setting: str, given: str) -> pathlib.Path:
 def line(arguments: Sequence[str] | None = None) -> list[str]:
     """Returns a command line, by default the process's, with `~` as the home folder.
 
-    At the beginning of an argument, and of its value: a shell leaves `--out=~/results`
-    as it is. What a run records of its paths is then the same wherever it is resumed.
+    `~` is replaced at the beginning of an argument and of its value, since a shell
+    leaves `--out=~/results` as it is. The paths that a run records are then the same
+    wherever it is resumed.
     """
     given = sys.argv[1:] if arguments is None else arguments
     home = (argument.partition("=") for argument in given)
@@ -206,14 +215,15 @@ def line(arguments: Sequence[str] | None = None) -> list[str]:
 def call(
     run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
 ) -> int:
-    """Returns `answer` of a command that takes its `line`."""
+    """Runs a command on its `line` and returns its exit status, by `answer`."""
     return answer(lambda: run(line(arguments)))
 
 
 def answer(run: Callable[[], None]) -> int:
     """Runs a command and returns its exit status.
 
-    0 done, 2 a wrong call; stopped by a signal 128 and its number, so 130 for Ctrl-C.
+    It is 0 if done, 2 for a wrong call, and 128 plus the number of the signal that
+    stopped it, so 130 for Ctrl-C.
     """
     try:
         run()

@@ -18,7 +18,7 @@ from rdljax.nets import from_torch
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which net is written, and where to."""
+    """The settings of writing a net."""
 
     folder: tyro.conf.Positional[str]
     """The folder of a run's net: .../weights."""
@@ -32,11 +32,11 @@ def run(options: Options) -> None:
     """Reads a folder of weights and writes a file.
 
     Args:
-      options: Which net, and where to.
+      options: The settings.
 
     Raises:
-      UsageError: The folder holds no weights, or the file cannot be written.
-      UnknownName: The net has no counterpart in PyTorch.
+      UsageError: If the folder holds no weights, or the file cannot be written.
+      UnknownName: If the net has no counterpart in PyTorch.
     """
     file = command.path("file", options.file)
     if file.exists() and not options.overwrite:
@@ -55,9 +55,10 @@ def run(options: Options) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes a net; returns the exit status."""
-    program = {"program": "experiments.export_torch", "about": __doc__}
+    program = "experiments.export_torch"
     return command.call(
-        lambda line: run(command.parse(Options, line, **program)), arguments
+        lambda line: run(command.parse(Options, line, program=program, about=__doc__)),
+        arguments,
     )
 
 

@@ -8,87 +8,20 @@ The file is RepDistiller's (`.pth`, with PyTorch installed), or the same arrays 
 `.safetensors` or `.npz`; for `cifar_cnn`, Keras' `.h5`. No code in it is run.
 """
 
-import dataclasses
 import sys
 
-import tyro
-
-from experiments import command, data, weights
-from rdljax import errors
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Which weights are read, and where to."""
-
-    name: tyro.conf.Positional[str]
-    """The net, such as resnet32x4 or wrn_40_2."""
-    file: tyro.conf.Positional[str]
-    """The weights: .pth, .safetensors, .npz or .h5."""
-    out: str | None = None
-    """The folder to write; None for weights/NAME."""
-    check: str | None = None
-    """A data set: print the accuracy on its test images."""
-    data_dir: str | None = None
-    """The folder that holds the TFDS sets."""
-    mean: tuple[float, ...] | None = None
-    """What was subtracted from pixels between 0 and 1, as in torchvision's Normalize;
-    None for what is known of the net, or else the mean of the data's own training
-    images."""
-    std: tuple[float, ...] | None = None
-    """What they were then divided by."""
-    overwrite: bool = False
-    """Replace the folder."""
-
-
-def run(options: Options) -> None:
-    """Reads a file, checks it, and writes a folder.
-
-    Args:
-      options: Which file, and where to.
-
-    Raises:
-      UsageError: The file, the folder, or the data cannot be used.
-      UnknownName: There is no such net.
-    """
-    out = command.path("out", options.out or f"weights/{options.name}")
-    file = command.path("file", options.file)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        weights.load(out)  # Nothing else is overwritten.
-        if not options.overwrite:
-            raise command.UsageError(f"{out} exists; --overwrite replaces it")
-    if (options.mean is None) != (options.std is None):
-        raise command.UsageError("mean and std go together")
-    normalisation = options.mean and (options.mean, options.std)
-    try:
-        trained = weights.read(options.name, file, normalisation)
-    except (OSError, errors.CannotRead, errors.WeightsMismatch) as error:
-        raise command.UsageError(str(error)) from error
-    print(
-        f"{options.file} has the weights of {trained.name}, {trained.classes} classes; "
-        f"images are normalised by {weights.described(trained.normalisation)}"
-    )
-    if options.check:
-        try:
-            dataset = data.load(options.check, options.data_dir, size=trained.shape[0])
-        except ValueError as error:
-            raise command.UsageError(str(error)) from error
-        share = weights.accuracy(trained, dataset)
-        count = len(dataset.test.label)
-        print(f"accuracy {100 * share:.2f} % on {count} test images of {dataset.name}")
-    try:
-        weights.save(trained, out)
-    except OSError as error:
-        raise command.UsageError(f"cannot write {out}: {error}") from error
-    print(f"written to {out}: python -m experiments.run ... --teacher_from={out}")
+from experiments import command
+from experiments.weights import importing
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Reads a teacher; returns the exit status."""
-    program = {"program": "experiments.import_torch", "about": __doc__}
-    return command.call(
-        lambda line: run(command.parse(Options, line, **program)), arguments
-    )
+
+    def run(line):
+        program = {"program": "experiments.import_torch", "about": __doc__}
+        importing.run(command.parse(importing.Options, line, **program))
+
+    return command.call(run, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ says otherwise, with that weight.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,12 +24,12 @@ Pair = tuple[str, str]
 
 
 class Setting(NamedTuple):
-    """What the terms of a method are made from.
+    """The settings and numbers from which the terms of a method are made.
 
     Attributes:
       config: The settings.
-      labels: Of the training images.
-      steps: How many a student is trained, for schedules.
+      labels: The classes of the training images, `[N]`.
+      steps: The number of training steps of a student, for schedules.
     """
 
     config: configs.Config
@@ -41,14 +41,16 @@ class Part(NamedTuple):
     """An objective as a part of a method.
 
     Attributes:
-      weight: Beside the task's 1, if the config names no other.
-      pairs: Which layers of student and teacher it compares.
-      terms: Its terms between them, by name, each with its share of the weight.
-      trains: What of its parameters is trained beside the student: paths below the
-        part's name, "" for all of them.
-      first: What of its parameters a phase of its own before the task trains, likewise;
-        None if there is no such phase.
-      alone: Whether it has that phase alone, and trains the student in it.
+      weight: The weight beside the task's 1, if the config names no other.
+      pairs: The function from the config to the pairs of layers of student and teacher
+        that are compared.
+      terms: The function from the setting and the pairs to the terms by name, each with
+        its share of the weight.
+      trains: The parameters of the part that are trained beside the student: paths
+        below the part's name, "" for all of them.
+      first: The parameters of the part that an earlier phase of its own trains, as
+        paths, too; None if there is no such phase.
+      alone: Whether the part has only that phase, and trains the student in it.
     """
 
     weight: float
@@ -63,16 +65,20 @@ class Part(NamedTuple):
 
 
 def pair(layer: str) -> Pair:
-    """`stage2` as `("stage2", "stage2")`, `stage1:stage2` as `("stage1", "stage2")`."""
+    """Returns the layers of student and teacher in `LAYER` or `STUDENT:TEACHER`.
+
+    From `stage2` it is `("stage2", "stage2")`, from `stage1:stage2`
+    `("stage1", "stage2")`.
+    """
     student, colon, teacher = layer.partition(":")
     return student, teacher if colon else student
 
 
 def stages(config: configs.Config) -> list[Pair]:
-    """The pairs of maps that are compared: `maps`, or the stages that both nets have.
+    """Returns the pairs of maps to compare: `maps`, or the stages of both nets.
 
     Raises:
-      UsageError: They have none in common.
+      UsageError: If the nets have no stage in common.
     """
     if config.method.maps is not None:
         return [pair(layer) for layer in config.method.maps]
@@ -109,7 +115,7 @@ def _rdl_layers(config: configs.Config) -> list[Pair]:
 
 
 def _from_stem(config: configs.Config) -> list[Pair]:
-    """Returns the maps in depth order, and before them what the first layers answer."""
+    """Returns the pairs of maps in depth order, after the stems if nets have them."""
     names = [x for x in (config.nets.student, config.nets.teacher) if x is not None]
     has_stem = all("stem" in nets.build(name, 1).layers for name in names)
     found = stages(config)
@@ -118,7 +124,7 @@ def _from_stem(config: configs.Config) -> list[Pair]:
 
 
 def _before_relu(config: configs.Config) -> list[Pair]:
-    """Returns the maps as they are before the last ReLU of their stage."""
+    """Returns the pairs of maps before the last ReLU of their stages."""
 
     def of(name, layer):
         net = nets.build(name, 1)
@@ -135,7 +141,7 @@ def _before_relu(config: configs.Config) -> list[Pair]:
 
 
 def teacher_names(config: configs.Config) -> list[str]:
-    """The names of the teachers of an ensemble; none where there is one teacher."""
+    """Returns the names of the teachers of an ensemble; empty for a single teacher."""
     count = config.nets.ensemble
     return [str(i) for i in range(count)] if count > 1 else []
 
@@ -157,7 +163,12 @@ def _mean_of(setting: Setting, layers: Pair, mean: terms.Term) -> terms.Term:
 
 
 def _one(make: Callable[[Setting], terms.Term], globally: bool = False):
-    """A term of one pair of layers; `globally` if it relates the batch's examples."""
+    """Returns a function that makes the term of one pair of layers.
+
+    Args:
+      make: The function that makes the term of two arrays.
+      globally: Whether the term relates the examples of the batch to each other.
+    """
 
     def of(setting, pairs):
         return {"": (1.0, _taught(setting, *pairs, make(setting), globally))}
@@ -166,7 +177,12 @@ def _one(make: Callable[[Setting], terms.Term], globally: bool = False):
 
 
 def _several(make: Callable[[Setting], terms.Term]):
-    """A term of several pairs of layers, in depth order: of their sum, or relation."""
+    """Returns a function that makes the term of several pairs of layers.
+
+    Args:
+      make: The function that makes the term, a sum over the pairs in depth order or a
+        relation between them.
+    """
 
     def of(setting, pairs):
         return {"": (1.0, _taught(setting, list(pairs), make(setting)))}
@@ -175,17 +191,19 @@ def _several(make: Callable[[Setting], terms.Term]):
 
 
 def _kd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
-    softened = {"temperature": setting.config.method.kd_temperature}
+    temperature = setting.config.method.kd_temperature
     if setting.config.nets.ensemble > 1:
-        return {"": (1.0, _mean_of(setting, *pairs, terms.kd_mean(**softened)))}
-    return _one(lambda _: terms.from_objective(objectives.kd, **softened))(
+        (layers,) = pairs
+        mean = terms.kd_mean(temperature=temperature)
+        return {"": (1.0, _mean_of(setting, layers, mean))}
+    return _one(lambda _: terms.from_objective(objectives.kd, temperature=temperature))(
         setting, pairs
     )
 
 
 def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
     config = setting.config
-    numbers = {
+    numbers: dict[str, Any] = {
         "distance": configs.DISTANCES[config.rdl.distance],
         "comparison": configs.COMPARISONS[config.rdl.comparison],
     }
@@ -201,8 +219,9 @@ def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
 
 
 def _rkd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
+    (layers,) = pairs
     distance, angle = (
-        _taught(setting, *pairs, terms.from_objective(objective), globally=True)
+        _taught(setting, layers, terms.from_objective(objective), globally=True)
         for objective in (objectives.rkd_distance, objectives.rkd_angle)
     )
     return {"distance": (25.0, distance), "angle": (50.0, angle)}
@@ -218,7 +237,7 @@ def _crd(setting: Setting) -> terms.Term:
     wanted = config.crd.negatives
     if config.crd.sampling == "shared":
         wanted = min(wanted, count)
-    labels = None if config.crd.any_class else setting.labels
+    labels: Any = None if config.crd.any_class else setting.labels
     chosen = choose(wanted, labels, relax=config.crd.relax)
     return terms.crd(count, chosen, temperature=config.crd.temperature)
 
@@ -228,7 +247,7 @@ def _nst(kernel):
 
 
 def _below(part: str, paths: Sequence[str], config: configs.Config) -> tuple[str, ...]:
-    """Paths of a part's parameters, which of an ensemble lie below each teacher."""
+    """Returns the paths of a part's parameters; with an ensemble, of each teacher."""
     starts = [f"{part}/{name}" for name in teacher_names(config)] or [part]
     return tuple(f"{start}/{path}".rstrip("/") for start in starts for path in paths)
 
@@ -290,15 +309,15 @@ PARTS: dict[str, Part] = {
 
 
 def parts(method: str) -> list[str]:
-    """Returns the names of `PARTS` in a method."""
+    """Returns the names in a method that are in `PARTS`."""
     return [name for name in method.split("+") if name in PARTS]
 
 
 def weight(config: configs.Config, method: str, part: str) -> float:
     """Returns the weight of a part, or of the `task`, in a method.
 
-    The config's for this method, or else its own for this part, or else that of
-    `PARTS`, 1 for the task.
+    It is the config's weight for this method, or else the config's weight for this
+    part, or else that of `PARTS`; 1 for the task.
     """
     found = PARTS[part].weight if part in PARTS else 1.0
     for entry in sorted(config.method.weights, key=lambda entry: "/" in entry):
@@ -312,7 +331,7 @@ def weight(config: configs.Config, method: str, part: str) -> float:
 
 
 def check_weights(config: configs.Config) -> None:
-    """Raises `UsageError` or `UnknownName` for what is no weight of a method's part."""
+    """Raises `UsageError` or `UnknownName` for entries that are no weight of a part."""
     seen = set()
     for entry in config.method.weights:
         name, equals, number = entry.rpartition("=")
@@ -342,22 +361,27 @@ def plan(
     method: str,
     measured: Callable[[str], dict[str, Weighted]] | None = None,
 ) -> list[training.Phase]:
-    """The phases in which a student is trained by a method, the last with the task.
+    """Returns the phases in which a method trains a student, the last with the task.
 
     Args:
-      setting: What its terms are made from.
+      setting: The setting from which the terms are made.
       method: `plain`, or names of `PARTS` and of measured RDMs joined by `+`.
-      measured: From a part of the method that is not of `PARTS` to its terms.
+      measured: The function from a part of the method that is not in `PARTS` to its
+        terms.
 
     Returns:
-      One phase, or a start-up and it. Weights stand by the name of each term, such as
-      `kd`, `rdl/LAYER` and `rkd/angle`; each is a number or a schedule.
+      One phase, or a start-up and that phase. Terms have names such as `kd`,
+      `rdl/LAYER` and `rkd/angle`; each weight is a number or a schedule.
+
+    Raises:
+      UsageError: If the method has a term twice.
     """
     config = setting.config
     loss: dict[str, Weighted] = {
         "task": (weight(config, method, "task"), terms.cross_entropy())
     }
-    trains, first, trained_first = ["student"], {}, []
+    first: dict[str, Weighted] = {}
+    trains, trained_first = ["student"], []
     for name in method.split("+"):
         if name in PARTS:
             part = PARTS[name]
@@ -371,6 +395,8 @@ def plan(
                 loss |= made
                 trains += _below(name, part.trains, config)
         elif name != "plain":
+            if measured is None:
+                raise TypeError(f"{name} is of no part, and no measured RDMs are given")
             of_brain = measured(name)
             if twice := sorted(of_brain.keys() & loss.keys()):
                 raise command.UsageError(f"{method} has {twice[0]} twice")
@@ -383,14 +409,14 @@ def plan(
 
 
 def _started(loss: dict[str, Weighted]) -> dict[str, Weighted]:
-    """Returns the start-up of terms that have one of their own."""
+    """Returns the terms of the start-up of terms that have one of their own."""
     return {name: (1.0, terms.pretraining(term)) for name, (_, term) in loss.items()}
 
 
 def _named(
     part: str, factor: float, loss: dict[str, Weighted], setting: Setting
 ) -> dict[str, Weighted]:
-    """Terms under the name of their part, weighted."""
+    """Returns terms by the name of their part, with their weights."""
     found = {}
     for name, (share, term) in loss.items():
         own = factor * share
@@ -406,7 +432,7 @@ def reads_teacher(method: str) -> bool:
 
 
 def taught(config: configs.Config) -> list[str]:
-    """Returns the layers of the teacher that any of the methods reads."""
+    """Returns the layers of the teacher that one or more of the methods read."""
     names = {name for method in config.method.names for name in parts(method)}
     layers = {other for name in names for _, other in PARTS[name].pairs(config)}
     prefixes = [f"{name}/" for name in teacher_names(config)] or [""]

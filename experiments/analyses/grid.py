@@ -19,7 +19,11 @@ Setting = tuple[str, dict]
 
 
 def distances_and_comparisons() -> list[Setting]:
-    """Returns the method and the fields of the config that it changes."""
+    """Returns plain students, and RDL by distance, comparison and weight.
+
+    Returns:
+      The method of each setting, and the settings of the config that it changes.
+    """
     settings: list[Setting] = [("plain", {})]
     for distance in ("MeanSquared", "Euclidean", "Cosine", "Correlation"):
         for weight in (0.1, 0.3, 1.0, 3.0, 10.0):
@@ -34,7 +38,7 @@ def distances_and_comparisons() -> list[Setting]:
 
 
 def around_the_default() -> list[Setting]:
-    """Layers, schedule, random pairs, and KD with and without RDL."""
+    """Returns settings of layers, schedule, pairs, and KD with and without RDL."""
     settings: list[Setting] = [("plain", {}), ("rdl", {})]
     for layers in (LAYERS[:2], LAYERS[2:], LAYERS[:3], LAYERS[2:3], LAYERS[3:]):
         settings.append(("rdl", {"layers": layers}))
@@ -55,7 +59,7 @@ PARTS = {"1": distances_and_comparisons, "2": around_the_default}
 def try_all(
     base: configs.Config, settings: list[Setting], interrupt: interrupts.Interrupt
 ) -> None:
-    """Trains a teacher and the students of every setting; prints a row for each."""
+    """Trains a teacher and the students of each setting; prints a row for each."""
     dataset = contexts.load(base)
     print(dataset.note, "\n")
     print("| method | setting | validation error, % | of each seed |")
@@ -86,16 +90,19 @@ def try_all(
 
 
 def _said(field: str, value: Any) -> str:
-    """Returns a changed field: `distance=Cosine`, but `rdl=0.1` of a weight."""
+    """Returns the text of a changed field, such as `distance=Cosine`.
+
+    (Of a weight it is such as `rdl=0.1`.)
+    """
     return ", ".join(value) if field == "weights" else f"{field}={value}"
 
 
 def students(
     context: contexts.Context, method: str, teacher: teachers.Teacher, name: str
 ) -> list[float]:
-    """Returns the validation errors at the last epoch of the students of all seeds.
+    """Returns the validation error of each seed's student at the last epoch.
 
-    Of one that diverged, NaN.
+    It is in percent; NaN for a student that diverged.
     """
     net = contexts.student(
         context.config, context.dataset, context.given, training.AXIS

@@ -16,7 +16,7 @@ from rdljax import files, statistics
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which run is looked at, and where the numbers go."""
+    """The settings of the comparison of correlations."""
 
     results: tyro.conf.Positional[str]
     """The folder of a finished run."""
@@ -25,8 +25,8 @@ class Options:
     data_dir: str | None = None
     """The folder that holds the TFDS sets; None for the run's."""
     out: str | None = None
-    """The picture, FILE.png; None for RESULTS/correlations.png. The numbers stand
-    beside it in FILE.json and FILE.md."""
+    """The file of the picture, FILE.png; None for RESULTS/correlations.png. The numbers
+    are beside it in FILE.json and FILE.md."""
     overwrite: bool = False
     """Replace the files."""
 
@@ -35,10 +35,10 @@ def run(options: Options) -> None:
     """Compares all students of a run with its teacher; writes a picture and numbers.
 
     Args:
-      options: Which run, and where to.
+      options: The settings.
 
     Raises:
-      UsageError: The run, its data, or the file to write cannot be used.
+      UsageError: If the run, its data, or the file to write cannot be used.
     """
     folder, summary = linear_probe.finished(options.results)
     config = summary["config"]
@@ -98,11 +98,11 @@ def load(config: Mapping, data_dir: str | None) -> data.Dataset:
     """Returns the images of a run.
 
     Args:
-      config: Its settings.
-      data_dir: Where they are now; None for where they were.
+      config: The settings of the run.
+      data_dir: The folder that holds them now; None for that of the run.
 
     Raises:
-      UsageError: They are not there.
+      UsageError: If they are not there.
     """
     try:
         dataset = data.load(
@@ -120,8 +120,8 @@ def correlations(logits: np.ndarray) -> np.ndarray:
     """Returns Pearson's correlations between logits over images, `[classes, classes]`.
 
     Args:
-      logits: `[N, classes]`. A logit that is the same for all images correlates with
-        none, and not with itself: 0.
+      logits: The logits, `[N, classes]`. A logit that is the same for all images has
+        the correlation 0 with all others, and with itself.
     """
     mean, deviation = linear_probe.moments(logits)
     standard = (logits - mean) / deviation
@@ -129,19 +129,19 @@ def correlations(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_difference(differences: np.ndarray) -> float:
-    """Returns the mean over pairs of two classes (the diagonal is 1 in every net)."""
+    """Returns the mean over pairs of two classes (the diagonal is 1 in each net)."""
     return float(differences[np.triu_indices(len(differences), 1)].mean())
 
 
 def spread(each: Sequence[np.ndarray]) -> dict:
-    """Returns the mean difference of each seed, their mean and deviation."""
+    """Returns the `mean` over seeds of mean differences, their `std` and `values`."""
     values = [mean_difference(differences) for differences in each]
     mean, std, _ = statistics.spread(values)
     return {"mean": mean, "std": None if np.isnan(std) else std, "values": values}
 
 
 def table(compared: dict) -> str:
-    """Returns what `correlations.json` holds, as Markdown."""
+    """Returns the content of `correlations.json` in Markdown."""
     config = compared["run"]
     rows = [
         [
@@ -162,12 +162,12 @@ def table(compared: dict) -> str:
 
 
 def picture(path: pathlib.Path, shown: Mapping[str, np.ndarray], words: str) -> None:
-    """Saves a panel a method, on one scale of colours.
+    """Saves a picture with a panel for each method, on one scale of colours.
 
     Args:
-      path: Where to.
-      shown: By method, absolute differences `[classes, classes]`.
-      words: What they are of, for the title.
+      path: The path of the picture.
+      shown: The absolute differences `[classes, classes]`, by method.
+      words: The title.
     """
     from matplotlib import pyplot as plt
 

@@ -4,7 +4,7 @@ from experiments.results import markdown
 
 
 def table(summary: dict) -> str:
-    """The agreement with each measured RDM as Markdown; nothing without a brain."""
+    """Returns the agreement with each measured RDM in Markdown; "" without a brain."""
     found = summary.get("brain")
     if found is None:
         return ""

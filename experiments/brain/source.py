@@ -33,15 +33,16 @@ SEED, SEED_SHUFFLED = 0, 1
 
 
 class Brain(NamedTuple):
-    """Stimuli and what was measured of them.
+    """Stimuli and their measured RDMs.
 
     Attributes:
-      images: Of the stimuli, uint8 `[n, H, W, C]`, of the task's channels.
-      thumbnails: As the file has them.
-      rdms: By name.
-      shown: The places of the stimuli that students are trained with.
-      held_out: The places of the others.
-      fingerprint: SHA-256 of the file.
+      images: The images of the stimuli, uint8 `[n, H, W, C]`, in the size and with the
+        channels of the task's images.
+      thumbnails: The images as they are in the file.
+      rdms: The RDMs, by name.
+      shown: The indices of the stimuli that students are trained with.
+      held_out: The indices of the others.
+      fingerprint: The SHA-256 of the file.
     """
 
     images: np.ndarray
@@ -53,21 +54,21 @@ class Brain(NamedTuple):
 
 
 def names(config: configs.Config) -> list[str]:
-    """The names of the RDMs in the config's file, and of their shuffled controls.
+    """Returns the names of the RDMs in the config's file and of shuffled controls.
 
     Raises:
-      UsageError: There is no such file, or it has no images or no RDM.
+      UsageError: If there is no such file, or it has no images or no RDM.
     """
     found = [] if config.brain.file is None else list(_arrays(config.brain.file)[1])
     return [*found, *(f"{name}{SHUFFLED}" for name in found)]
 
 
 def load(config: configs.Config, dataset: data.Dataset) -> Brain:
-    """The stimuli as the task's nets see images, and the RDMs that the config names.
+    """Returns the stimuli in the form of the task's images, and the config's RDMs.
 
     Raises:
-      UsageError: The file cannot be read, or an RDM in it is none, or too few stimuli
-        are left on either side.
+      UsageError: If the file cannot be read, or an RDM in it is none, or too few
+        stimuli are left on either side.
     """
     images, keys = _arrays(config.brain.file)
     path, n = command.path("brain", config.brain.file), len(images)
@@ -111,9 +112,9 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
 
 
 def _shuffled(rdms: rdm.io.Rdms, parted: Sequence[np.ndarray]) -> rdm.io.Rdms:
-    """Returns a control: the stimuli of each part in random order among themselves.
+    """Returns a control: an RDM in which the stimuli of each part are shuffled.
 
-    So a student is taught the same distances, of other stimuli.
+    So a student learns the same distances, but of other stimuli.
     """
     rng = np.random.default_rng(SEED_SHUFFLED)
     order = np.empty(sum(map(len, parted)), np.int64)
@@ -123,7 +124,7 @@ def _shuffled(rdms: rdm.io.Rdms, parted: Sequence[np.ndarray]) -> rdm.io.Rdms:
 
 
 def _check_measured(name: str, rdms: rdm.io.Rdms) -> None:
-    """Raises `UsageError` where a subject has fewer than three pairs of a part."""
+    """Raises `UsageError` if a subject has fewer than three pairs of a part."""
     known = np.isfinite(rdm.subjects.mean_over_sessions(rdms)).sum(axis=1)
     if known.min() < 3:
         raise command.UsageError(
@@ -133,8 +134,8 @@ def _check_measured(name: str, rdms: rdm.io.Rdms) -> None:
         )
 
 
-def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
-    """Returns the images in a file, and by name of each RDM the array that has it."""
+def _arrays(file: str | None) -> tuple[np.ndarray, dict[str, str]]:
+    """Returns the images in a file, and the key of its array for each RDM's name."""
     path, shapes = command.path("brain", file), {}
 
     def choose(found):
@@ -179,7 +180,7 @@ def _arrays(file: str) -> tuple[np.ndarray, dict[str, str]]:
 
 
 def _of_size(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarray:
-    """Returns images in another size and number of channels."""
+    """Returns images in another size and with another number of channels, uint8."""
     seen = images.astype(np.float32)
     if channels == 1 and seen.shape[-1] == 3:
         # (Rec. 601 luma, what Pillow's "L" is.)
@@ -197,19 +198,19 @@ def _of_size(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarr
 
 
 def parts(method: str) -> list[str]:
-    """Of a method, what is no name of a term: RDMs with their layers."""
+    """Returns the parts of a method that are RDMs, with their layers."""
     known = {"plain", *methods.PARTS}
     return [name for name in method.split("+") if name not in known]
 
 
 def layers(config: configs.Config) -> list[str]:
-    """The student's layers that a method compares with a brain, or that are shown."""
+    """Returns the student's layers that methods or the config compare with a brain."""
     named = [part.partition("@")[2] for m in config.method.names for part in parts(m)]
     return list(dict.fromkeys([*config.brain.layers, *filter(None, named)]))
 
 
 def size(config: configs.Config, brain: Brain) -> int:
-    """Returns how many stimuli a step takes."""
+    """Returns the number of stimuli in a step."""
     return _size(config, len(brain.shown))
 
 

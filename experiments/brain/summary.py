@@ -13,7 +13,7 @@ from experiments.brain import source
 from rdljax import rdm, statistics
 
 # What agreement is measured by.
-SIMILARITIES = {
+SIMILARITIES: dict[str, rdm.comparisons.Similarity] = {
     "pearson": rdm.comparisons.Pearson(),
     "spearman": rdm.comparisons.Spearman(),
     "whitened": rdm.comparisons.WhitenedPearson(),
@@ -27,8 +27,12 @@ def rdms(
     net: Any,
     variables: Any,
 ) -> Callable[[], dict[str, np.ndarray]]:
-    """A net's RDM of all stimuli, by layer, under way: with what waits for it."""
-    images = data.normalise(dataset, brain.images)
+    """Begins to compute a net's RDM of all stimuli, by layer.
+
+    Returns:
+      A function that waits for the RDMs and returns them.
+    """
+    images = data.normalise(dataset, jnp.asarray(brain.images))
     seen = weights.activations(net, variables, images, tuple(source.layers(config)))
     distance = configs.DISTANCES[config.brain.distance]
     found = {name: _rdm(x, distance=distance) for name, x in seen.items()}
@@ -39,13 +43,13 @@ _rdm = jax.jit(rdm.compute)
 
 
 def selected(distances: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
-    """Returns a condensed RDM `[..., pairs]` of some of its stimuli."""
+    """Returns the part of condensed RDMs `[..., pairs]` for some of their stimuli."""
     found = rdm.subjects.select(rdm.io.Rdms(distances), stimuli)
     return found.distances
 
 
 def each(brain: source.Brain, name: str, stimuli: np.ndarray) -> np.ndarray:
-    """Returns the RDM of each subject `[subjects, pairs]`, of some stimuli."""
+    """Returns the RDM of each subject `[subjects, pairs]` for some stimuli."""
     return rdm.subjects.mean_over_sessions(
         rdm.subjects.select(brain.rdms[name], stimuli)
     )
@@ -54,7 +58,7 @@ def each(brain: source.Brain, name: str, stimuli: np.ndarray) -> np.ndarray:
 def progress(
     config: configs.Config, brain: source.Brain, found: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Pearson's correlation of a net's RDMs with the brain's, for learning curves."""
+    """Returns Pearson's correlations of a net's RDMs with the brain's, for curves."""
     answered = {}
     for part, stimuli in (("held out", brain.held_out), ("shown", brain.shown)):
         for name in config.brain.rdms:
@@ -66,11 +70,16 @@ def progress(
 
 
 def similarity(own: np.ndarray, subjects: np.ndarray, kind: str) -> float:
-    """How similar an RDM is to that of each subject, the mean, by `SIMILARITIES`.
+    """Returns the mean similarity of an RDM with the RDM of each subject.
 
-    (To the mean RDM of the subjects it is more similar than to any, so that it could
-    not be held against a noise ceiling.) Without pairs that are missing; NaN where the
-    whitened one would have to do without.
+    Pairs that are missing are left out; the whitened similarity is then NaN. (The
+    similarity with the subjects' mean RDM is larger than with any, so that it could not
+    be compared with a noise ceiling.)
+
+    Args:
+      own: The RDM, `[pairs]`.
+      subjects: The RDM of each subject, `[subjects, pairs]`.
+      kind: The similarity, one of `SIMILARITIES`.
     """
     found = []
     for one in subjects:
@@ -85,20 +94,21 @@ def similarity(own: np.ndarray, subjects: np.ndarray, kind: str) -> float:
 def summarise(
     config: configs.Config, brain: source.Brain, results: Sequence[dict], baseline: str
 ) -> dict[str, Any]:
-    """Returns how students agree with brains on the stimuli that were held out.
+    """Returns the agreement of students with brains on the held-out stimuli.
 
     Args:
       config: The settings.
       brain: The stimuli.
-      results: Of each student, with `brain`: by layer its RDM of all stimuli.
+      results: The result of each student, with `brain`: its RDM of all stimuli, by
+        layer.
       baseline: The method that others are compared with.
 
     Returns:
-      By RDM `ceilings` (by similarity, the lower and the upper) and `agreement`: by
-      method and layer, the mean and spread over seeds of each similarity (to each
-      subject, the mean); the 95 % interval of Pearson's correlation, its mean over
-      seeds, were other stimuli drawn; the same of the difference from the baseline;
-      and Pearson's correlation on the stimuli that were shown.
+      For each RDM `ceilings` (the lower and the upper, by similarity) and `agreement`,
+      by method and layer: the mean and spread over seeds of each similarity (the mean
+      over subjects); the 95 % interval of Pearson's correlation, its mean over seeds,
+      if other stimuli were drawn; the difference from the baseline, with the same
+      interval; and Pearson's correlation on the stimuli that were shown.
     """
     by_method: dict[str, list[dict]] = {}
     for result in results:
@@ -141,9 +151,9 @@ def summarise(
 
 
 def ceilings(each: np.ndarray) -> dict[str, list[float]]:
-    """By similarity the lower and the upper bound of the noise ceiling.
+    """Returns the lower and the upper bound of the noise ceiling, by similarity.
 
-    Empty where there is but one subject, or pairs are missing.
+    The result is empty if there is only one subject, or if pairs are missing.
     """
     if len(each) < 2 or not np.isfinite(each).all():
         return {}
@@ -154,7 +164,7 @@ def ceilings(each: np.ndarray) -> dict[str, list[float]]:
 
 
 def _drawn(own: Sequence[np.ndarray], subjects: np.ndarray) -> np.ndarray:
-    """The mean similarity of RDMs and subjects, were other stimuli drawn: `[draws]`."""
+    """Returns the mean similarity of RDMs and subjects for drawn stimuli, `[draws]`."""
     return np.mean(
         [1 - statistics.bootstrap(x, one).draws for x in own for one in subjects],
         axis=0,

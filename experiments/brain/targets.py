@@ -15,17 +15,25 @@ from rdljax import rdm, statistics, teachers, terms
 def teacher(
     config: configs.Config, brain: source.Brain, method: str
 ) -> teachers.Teacher:
-    """Returns the RDMs of the stimuli for training that a method reads."""
+    """Returns a teacher of the RDMs that a method reads, for the training stimuli."""
     read = {part.partition("@")[0] for part in source.parts(method)}
-    return teachers.rdms(
-        {name: _target(config, brain, name)[0] for name in sorted(read)}
-    )
+    measured: dict[str, Any] = {
+        name: _target(config, brain, name)[0] for name in sorted(read)
+    }
+    return teachers.rdms(measured)
 
 
 def weighted_terms(
     config: configs.Config, brain: source.Brain, steps: int, part: str
 ) -> dict[str, methods.Weighted]:
-    """The terms of a part of a method, such as `human_it` or `human_it@stage1`."""
+    """Returns the terms of a part of a method, with their weights.
+
+    Args:
+      config: The settings.
+      brain: The stimuli and RDMs.
+      steps: The number of training steps, for schedules.
+      part: The part, such as `human_it` or `human_it@stage1`.
+    """
     name, _, layer = part.partition("@")
     target, numbers = _target(config, brain, name)
     weight = config.brain.weight
@@ -49,7 +57,7 @@ def weighted_terms(
 def _target(
     config: configs.Config, brain: source.Brain, name: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns what is taught of an RDM, and the numbers of its objective."""
+    """Returns the RDM, or that of each subject, to teach, and keywords of its term."""
     rdms = rdm.subjects.select(brain.rdms[name], brain.shown)
     weights = None
     if config.brain.reliability and len(rdms.distances) > 1:
@@ -65,7 +73,8 @@ def _target(
     numbers = {} if weights is None else {"subject_weights": weights}
     each = rdm.subjects.mean_over_sessions(rdms)
     if config.brain.ceiling:
-        comparison = configs.BRAIN_COMPARISONS[config.brain.comparison]
+        # (One with a similarity: the config is refused otherwise.)
+        comparison: Any = configs.BRAIN_COMPARISONS[config.brain.comparison]
         ceiling = statistics.noise_ceiling(each, comparison=comparison)
         numbers["ceiling"] = ceiling.upper
     return each.astype(np.float32), numbers
@@ -75,12 +84,12 @@ def showing(view: Callable, dataset: data.Dataset) -> Callable:
     """Returns a view that has the batch's stimuli beside its images.
 
     Args:
-      view: Of the images.
-      dataset: Whose normalisation is applied.
+      view: The view of the images.
+      dataset: The data whose normalisation is applied.
 
     Returns:
       A view of `arrays` with `stimuli`, uint8 `[n, H, W, C]`, and of a batch with
-      `stimulus`, int32: which of them.
+      `stimulus`, their indices, int32.
     """
 
     def apply(arrays, batch, key):

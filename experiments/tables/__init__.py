@@ -19,10 +19,10 @@ class Column(NamedTuple):
     """One experiment of a table.
 
     Attributes:
-      config: Its settings; its methods are rows of the table.
-      published: By method, and of the "teacher", the published test accuracy in
-        percent.
-      teacher_of: The column whose teacher, trained there, teaches here too.
+      config: The settings; the methods are rows of the table.
+      published: The published test accuracy in percent, by method and of the
+        "teacher".
+      teacher_of: The column whose teacher, trained there, teaches here, too.
     """
 
     config: configs.Config
@@ -34,8 +34,8 @@ class Table(NamedTuple):
     """Experiments side by side.
 
     Attributes:
-      columns: By name, in the order in which they are run.
-      differences: How their setting differs from the publication's, a sentence each.
+      columns: The columns by name, in the order in which they are run.
+      differences: The differences from the publication's setting, a sentence each.
     """
 
     columns: dict[str, Column]
@@ -51,13 +51,13 @@ def load(name: str) -> Table:
     """Returns the table of that name.
 
     Raises:
-      UnknownName: There is no such table.
+      UnknownName: If there is no such table.
     """
     return module(name).get_table()
 
 
 def module(name: str) -> Any:
-    """Returns the file of a table, whose docstring is its lab note."""
+    """Returns the module of a table, whose docstring is its lab note."""
     errors.check_name("table", name, names())
     return importlib.import_module(f"experiments.tables.{name}")
 
@@ -73,7 +73,7 @@ SMALL = (
     "weights are RepDistiller's, not tuned for these nets",
 )
 # What VID's tables of CIFAR-10 share (Ahn et al. 2019; the nets are the paper's).
-VID_CIFAR10 = {
+VID_CIFAR10: dict[str, Any] = {
     "data": "cifar10",
     "teacher": "wrn_40_2",
     "layers": ("stage1", "stage2", "stage3", "pooled"),
@@ -86,7 +86,7 @@ VID_CIFAR10 = {
 # How RepDistiller's released code trains (Tian, Krishnan & Isola 2020; train_student.py
 # and scripts/run_cifar_distill.sh): 240 epochs, a tenth of the rate after 150, 180 and
 # 210, neither clipping nor Nesterov.
-REPDISTILLER = {
+REPDISTILLER: dict[str, Any] = {
     "data": "cifar100",
     "epochs": 240,
     "teacher_epochs": 240,
@@ -109,5 +109,5 @@ NOT_REPDISTILLERS = (
 
 
 def repdistiller(**changes) -> configs.Config:
-    """Returns a config with RepDistiller's settings, but for the changes."""
+    """Returns a config with RepDistiller's settings, except for the changes."""
     return configs.make(**(REPDISTILLER | changes))

@@ -10,12 +10,14 @@ Command: python -m experiments.table crd_ablations --data_dir=DIR
 The column `default` has temperature 0.07 and trains the teacher of all others.
 """
 
+from typing import Any
+
 from experiments import tables
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
-    changes = {
+    """Returns the columns of the table, with published accuracies if known."""
+    changes: dict[str, dict[str, Any]] = {
         **{f"t = {t}": {"crd_temperature": t} for t in (0.02, 0.05, 0.1, 0.2, 0.3)},
         **{
             f"{k} drawn": {"crd_sampling": "drawn", "crd_negatives": k}

@@ -97,13 +97,14 @@ SMALL = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
-    columns, of_teacher = {}, {}
+    """Returns the columns of the table, with published accuracies if known."""
+    columns: dict[str, tables.Column] = {}
+    of_teacher: dict[str, str] = {}
     for i, (name, (teacher, student)) in enumerate(PAIRS.items()):
         published = {
-            method: numbers[i]
+            method: number
             for method, numbers in PUBLISHED.items()
-            if numbers[i] is not None
+            if (number := numbers[i]) is not None
         }
         methods = tuple(m for m in published if m != "teacher")
         config = tables.repdistiller(

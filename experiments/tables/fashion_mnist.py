@@ -14,7 +14,7 @@ from experiments import tables
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
+    """Returns the columns of the table, with published accuracies if known."""
     return tables.Table(
         {
             "fashion_mnist": tables.Column(

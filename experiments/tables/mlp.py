@@ -9,13 +9,15 @@ The student is an MLP of 256 and 64 hidden units. For the teacher of the column
 `subset_cifar10` see the table of that name.
 """
 
+from typing import Any
+
 from experiments import config as configs
 from experiments import tables
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
-    shared = {
+    """Returns the columns of the table, with published accuracies if known."""
+    shared: dict[str, Any] = {
         "student": "mlp",
         "methods": ("plain", "kd", "hint", "vid", "rdl"),
         "layers": ("stage1", "pooled"),

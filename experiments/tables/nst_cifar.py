@@ -19,7 +19,7 @@ METHODS = (
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
+    """Returns the columns of the table, with published accuracies if known."""
 
     def column(data):
         return tables.Column(

@@ -17,7 +17,7 @@ METHODS = ("plain", "rdl", "hint", "at", "kd", "kd+rdl")
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
+    """Returns the columns of the table, with published accuracies if known."""
     shared = {"teacher": "resnet56", "student": "resnet20", "layers": LAYERS}
     transfer = tuple(m for m in METHODS if "kd" not in m)
     return tables.Table(

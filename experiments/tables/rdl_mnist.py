@@ -18,7 +18,7 @@ METHODS = ("plain", "rdl", "hint", "at", "kd", "kd+rdl")
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
+    """Returns the columns of the table, with published accuracies if known."""
     one = configs.make(methods=METHODS, weights=("hint=1",))
     ensemble = configs.make(ensemble=3, methods=("plain", "rdl", "kd", "kd+rdl"))
     return tables.Table(

@@ -22,7 +22,7 @@ PUBLISHED = {
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
+    """Returns the columns of the table, with published accuracies if known."""
     columns = {}
     for name, numbers in PUBLISHED.items():
         whole = name == "5000"

@@ -20,7 +20,7 @@ PUBLISHED = {
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
+    """Returns the columns of the table, with published accuracies if known."""
     columns = {}
     for student, numbers in PUBLISHED.items():
         config = tables.repdistiller(

@@ -13,7 +13,7 @@ METHODS = ("plain", "hint", "at", "vid", "rdl", "crd")
 
 
 def get_table() -> tables.Table:
-    """Returns the columns, with what is published."""
+    """Returns the columns of the table, with published accuracies if known."""
     source = tables.repdistiller(
         data="cifar100",
         teacher="resnet56",

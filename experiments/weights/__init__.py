@@ -2,6 +2,7 @@
 
 - `store`: folders of weights, and files of other programs
 - `predictions`: activations, logits and classes of many images
+- `importing`: weights of other programs as a folder
 """
 
 from experiments.weights.predictions import (

@@ -19,10 +19,13 @@ def activations(
     """Returns the activations of some layers, in evaluation mode.
 
     Args:
-      net: The net; hashable.
+      net: The net, which is hashable.
       variables: Its variables.
-      images: Normalised, `[N, H, W, C]`.
-      layers: Which layers, by name.
+      images: The normalised images, `[N, H, W, C]`.
+      layers: The names of the layers.
+
+    Returns:
+      The activations `[N, ...]`, by layer.
     """
     seen = net.apply(variables, images)
     return {name: seen[name] for name in layers}
@@ -37,8 +40,8 @@ def predict(
       net: The net.
       variables: Its variables.
       dataset: The data.
-      part: "train", "validation" or "test".
-      chunk: Images at a time.
+      part: The part of the data, "train", "validation" or "test".
+      chunk: The number of images at a time.
     """
     split = getattr(dataset, part)
     return predicting(net, variables, dataset, split, chunk)()
@@ -51,14 +54,17 @@ def predicting(
     split: data.Split,
     chunk: int = 500,
 ) -> Callable[[], tuple[np.ndarray, float]]:
-    """`predict`, under way: answers at once, with what waits for it.
+    """Begins `predict` and returns at once.
 
     Args:
       net: The net.
       variables: Its variables.
-      dataset: Whose normalisation is applied.
-      split: The images, which may lie on the device.
-      chunk: Images at a time.
+      dataset: The data whose normalisation is applied.
+      split: The images, which may be on the device.
+      chunk: The number of images at a time.
+
+    Returns:
+      A function that waits for the result of `predict` and returns it.
     """
     under_way = _logits(net, variables, dataset, split, chunk)
 
@@ -79,7 +85,7 @@ def logits(
     split: data.Split,
     chunk: int = 500,
 ) -> np.ndarray:
-    """Returns a net's logits `[N, classes]` of images; arguments as of `predicting`."""
+    """Returns a net's logits `[N, classes]`; arguments are those of `predicting`."""
     return np.concatenate(_logits(net, variables, dataset, split, chunk))
 
 
@@ -92,6 +98,6 @@ def _logits(net, variables, dataset, split, chunk) -> list[store.Array]:
 
 
 def accuracy(trained: store.Trained, dataset: data.Dataset) -> float:
-    """Returns the share of the test images that a net is right about."""
+    """Returns the share of the test images that a net classifies correctly."""
     predicted, _ = predict(trained.net(dataset), trained.variables, dataset, "test")
     return float(np.mean(predicted == dataset.test.label))

@@ -46,12 +46,12 @@ NORMALISATIONS: dict[str, Normalisation] = {
 
 @dataclasses.dataclass(frozen=True)
 class Renormalised:
-    """A net that sees images normalised otherwise than those that it is given.
+    """A net that sees images in another normalisation than those that it is given.
 
     Attributes:
       net: The net.
-      scale: Of each channel.
-      shift: Of each channel: the net sees `scale * images + shift`.
+      scale: The factor of each channel.
+      shift: The summand of each channel: the net sees `scale * images + shift`.
     """
 
     net: Any
@@ -60,11 +60,11 @@ class Renormalised:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Returns those of the net."""
+        """Returns the names of the net's layers."""
         return self.net.layers
 
     def init(self, key: Array, images: Array) -> Any:
-        """Returns the net's variables, drawn."""
+        """Returns the net's variables, newly drawn."""
         return self.net.init(key, images)
 
     def apply(self, variables: Any, images: Array, **options) -> Any:
@@ -75,7 +75,7 @@ class Renormalised:
 
 
 def fingerprint(arrays: Any) -> str:
-    """Returns SHA-256 of a pytree of arrays, by path."""
+    """Returns the SHA-256 of a pytree of arrays and their paths."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -87,14 +87,15 @@ class Trained(NamedTuple):
     """A trained net.
 
     Attributes:
-      name: Of the net.
+      name: The name of the net.
       classes: The number of its logits.
-      shape: Of the images that it was made for, `(height, width, channels)`.
+      shape: The shape of its images, `(height, width, channels)`.
       variables: Its Flax variables.
-      normalisation: Mean and deviation, by channel, of pixels from 0 to 1, that are
-        subtracted and divided by; None for those of the data's training images.
-      source: Where it came from, such as a `file` and its `sha256`.
-      modality: What it sees of an image (`experiments.data.colour`).
+      normalisation: The mean of each channel that is subtracted from pixels between 0
+        and 1, and the deviation by which they are divided; None for those of the data's
+        training images.
+      source: The origin of the weights, such as a `file` and its `sha256`.
+      modality: The part of an image that the net sees (`experiments.data.colour`).
     """
 
     name: str
@@ -107,7 +108,7 @@ class Trained(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Returns SHA-256 of the variables, by path."""
+        """Returns the SHA-256 of the variables and their paths."""
         return fingerprint(self.variables)
 
     def net(self, dataset: data.Dataset, other_classes: bool = False) -> Any:
@@ -115,10 +116,10 @@ class Trained(NamedTuple):
 
         Args:
           dataset: The data.
-          other_classes: Let the data have other classes than the net.
+          other_classes: Whether the data may have other classes than the net.
 
         Raises:
-          UsageError: The data have images that the net cannot see, or other classes.
+          UsageError: If the data have images that the net cannot see, or other classes.
         """
         if self.classes != dataset.classes and not other_classes:
             raise command.UsageError(
@@ -144,11 +145,11 @@ class Trained(NamedTuple):
         return self.seeing(dataset, net)
 
     def seeing(self, dataset: data.Dataset, net: Any) -> Any:
-        """A net for images that `data.normalise` has normalised, given one for this.
+        """Returns a net for images that `data.normalise` has normalised.
 
         Args:
           dataset: The data.
-          net: What the weights are of, for whatever classes and dtype.
+          net: The net of the weights, which may have other classes or another dtype.
         """
         if self.modality != colour.IMAGE:
             return colour.seeing(self.modality, net, dataset)
@@ -160,10 +161,15 @@ class Trained(NamedTuple):
         return Renormalised(net, *map(tuple, zip(*both, strict=True)))
 
     def begun(self, drawn: dict) -> dict:
-        """Variables to begin with: these, and a classifier of other classes as drawn.
+        """Returns variables to begin a training with.
+
+        They are these, but a classifier of other classes is that of `drawn`.
+
+        Args:
+          drawn: The drawn variables of the net to be trained.
 
         Raises:
-          UsageError: More than the classifier differs.
+          UsageError: If more than the classifier differs.
         """
 
         def own(path, x):
@@ -189,17 +195,17 @@ def read(
     """Returns a net with the weights of another program's file.
 
     Args:
-      name: Of the net.
-      file: As for `from_torch.read`, or a Keras file (`.h5`).
-      normalisation: As in `Trained`; None for the known one of `NORMALISATIONS`, or
-        for RepDistiller's where there are 100 classes.
+      name: The name of the net.
+      file: The path of a file for `from_torch.read`, or of a Keras file (`.h5`).
+      normalisation: The normalisation as in `Trained`; None for the known one of
+        `NORMALISATIONS`, or for RepDistiller's if there are 100 classes.
 
     Raises:
-      UsageError: The normalisation is of another number of channels, or impossible.
-      UnknownName: There is no such net, or none with weights elsewhere.
-      FileNotFoundError: There is no such file.
-      CannotRead: The file cannot be read, or holds more than arrays.
-      WeightsMismatch: They are not the net's weights.
+      UsageError: If the normalisation is impossible, or has another number of channels.
+      UnknownName: If there is no such net, or none with weights of other programs.
+      FileNotFoundError: If there is no such file.
+      CannotRead: If the file cannot be read, or holds more than arrays.
+      WeightsMismatch: If the weights are not those of the net.
     """
     errors.check_name("net", name, nets.NETS)
     path = pathlib.Path(file).expanduser()
@@ -268,15 +274,15 @@ def save(trained: Trained, folder: str | os.PathLike) -> None:
 
 
 def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Trained:
-    """Reads a net back from its folder.
+    """Returns a net that is read from its folder.
 
     Args:
-      folder: From `save`.
-      limit: Bytes that the variables may take; or 20 times the folder's, where that is
-        more. None for any number.
+      folder: The folder that `save` wrote.
+      limit: The number of bytes that the variables may take, or 20 times the bytes of
+        the folder if that is more; None for any number.
 
     Raises:
-      UsageError: The folder holds no such net, or a larger one.
+      UsageError: If the folder holds no such net, or a larger one.
     """
     folder = command.path("the folder of weights", os.fspath(folder))
     try:

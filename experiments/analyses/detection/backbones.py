@@ -24,11 +24,11 @@ class Backbone(NamedTuple):
     """A net that a detector begins with.
 
     Attributes:
-      name: In the table.
-      seed: Of the training.
-      net: Its name.
-      detector: With it.
-      variables: Its variables.
+      name: The name in the table.
+      seed: The seed of the training.
+      net: The name of the net.
+      detector: The detector with this net.
+      variables: The variables of the net.
     """
 
     name: str
@@ -39,15 +39,15 @@ class Backbone(NamedTuple):
 
     @property
     def run(self) -> str:
-        """Returns the name of its training."""
+        """Returns the name of the training."""
         return f"{self.name}-seed{self.seed}"
 
 
 def parse_backbones(given: Sequence[str]) -> dict[str, str]:
-    """From `NAME=FOLDER` or `NAME=drawn:NET` to folders or nets, by name.
+    """Returns `FOLDER` or `drawn:NET` by name, from `NAME=FOLDER` or `NAME=drawn:NET`.
 
     Raises:
-      UsageError: One is neither, or two have one name.
+      UsageError: If one has neither form, or two have one name.
     """
     found = {}
     for one in given:
@@ -73,18 +73,19 @@ def load_backbone(
     """Returns a backbone and the detector around it.
 
     Args:
-      name: In the table.
-      source: A folder of weights, or `drawn:NET`.
-      seed: Of the training.
+      name: The name in the table.
+      source: The folder of weights, or `drawn:NET`.
+      seed: The seed of the training.
       dataset: The data.
-      normalise: What nets see of its images.
-      options: `size`, `layer` and `frozen`.
+      normalise: The function from its images to those that nets see.
+      options: The settings, for `size`, `layer` and `frozen`.
 
     Raises:
-      UsageError: There is no such folder, or the net cannot see the canvases, or has no
-        map for the head.
-      UnknownName: There is no such net, or layer.
+      UsageError: If there is no such folder, or the net cannot see the canvases, or has
+        no map for the head.
+      UnknownName: If there is no such net, or layer.
     """
+    draw: Callable[[], Any]
     drawn = source.removeprefix("drawn:")
     if drawn != source:
         net_name, net = drawn, nets.build(drawn, dataset.classes)
@@ -99,10 +100,7 @@ def load_backbone(
             )
         net_name = trained.name
         net = trained.seeing(dataset, nets.build(net_name, trained.classes))
-
-        def draw():
-            return trained.variables
-
+        draw = functools.partial(_itself, trained.variables)
     canvas = jnp.zeros((1, options.size, options.size, dataset.shape[-1]))
     try:
         seen = jax.eval_shape(lambda: net.apply(draw(), canvas))
@@ -137,17 +135,21 @@ def load_backbone(
     return Backbone(name, seed, net_name, detector, draw())
 
 
+def _itself(x: Any) -> Any:
+    return x
+
+
 def last_stage(name: str, net: Any, seen: dict[str, Array], size: int) -> str:
-    """Returns the deepest stage that is fine enough for a head.
+    """Returns the name of the deepest stage that is fine enough for a head.
 
     Args:
-      name: Of the backbone.
+      name: The name of the backbone.
       net: The backbone.
-      seen: What it answers, or the form of that.
-      size: Of the canvases.
+      seen: The activations of the backbone, or their shapes.
+      size: The height and width of the canvases in pixels.
 
     Raises:
-      UsageError: None is.
+      UsageError: If no stage is.
     """
     stages = [layer for layer in net.layers if layer.startswith("stage")]
     fine = [layer for layer in stages if seen[layer].shape[1] >= LEAST_GRID]

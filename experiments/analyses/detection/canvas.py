@@ -22,11 +22,12 @@ class Canvases(NamedTuple):
     """Images with several objects.
 
     Attributes:
-      image: uint8 `[n, size, size, channels]`.
-      boxes: float32 `[n, objects, 4]`: x0, y0, x1, y1, the outer edges in pixels, so
-        that a box is `x1 - x0` pixels wide.
-      label: int32 `[n, objects]`; -1 where there is no object.
-      source: int32 `[n, objects]`, the object's place in its split; -1 likewise.
+      image: The images, uint8 `[n, size, size, channels]`.
+      boxes: The boxes, float32 `[n, objects, 4]`: x0, y0, x1, y1, the outer edges in
+        pixels, so that a box is `x1 - x0` pixels wide.
+      label: The classes of the objects, int32 `[n, objects]`; -1 for no object.
+      source: The indices of the objects in their split, int32 `[n, objects]`; -1 for no
+        object.
     """
 
     image: np.ndarray
@@ -38,19 +39,19 @@ class Canvases(NamedTuple):
 def compose(
     dataset: data.Dataset, part: str, count: int, *, size: int, objects: int, seed: int
 ) -> Canvases:
-    """Canvases with images of one part of the data, a function of the seed.
+    """Returns canvases with images of one part of the data, a function of the seed.
 
     Args:
       dataset: The data.
-      part: "train", "validation" or "test".
-      count: How many canvases.
+      part: The part of the data, "train", "validation" or "test".
+      count: The number of canvases.
       size: Their height and width in pixels.
-      objects: The largest number of objects in one; each has at least one, and fewer
-        than were drawn where there is no room.
-      seed: Of images, sizes and places.
+      objects: The largest number of objects in a canvas. Each has at least one, and
+        fewer than were drawn if there is no room.
+      seed: The seed of images, sizes and places.
 
     Raises:
-      UsageError: An object may be larger than a canvas.
+      UsageError: If an object may be larger than a canvas.
     """
     split, channels = getattr(dataset, part), dataset.train.image.shape[-1]
     least = math.ceil(SCALES[1] * max(split.image.shape[1:3]))
@@ -67,7 +68,8 @@ def compose(
         for j in range(rng.integers(1, objects + 1)):
             chosen = rng.integers(len(split.label))
             seen = _scaled(split.image[chosen], rng.uniform(*SCALES))
-            box = _place(rng, boxes[i, :j], *seen.shape[:2], size)
+            tall, wide = seen.shape[:2]
+            box = _place(rng, boxes[i, :j], tall, wide, size)
             if box is None:
                 break
             x0, y0, x1, y1 = box
@@ -78,10 +80,10 @@ def compose(
 
 
 def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
-    """Returns an image in another size; of one channel, the ink alone."""
+    """Returns an image in another size; if it has one channel, only its ink."""
     height, width = (round(scale * length) for length in image.shape[:2])
-    seen = Image.fromarray(np.squeeze(image, 2) if image.shape[2] == 1 else image)
-    seen = np.array(seen.resize((width, height), Image.Resampling.BILINEAR))
+    whole = Image.fromarray(np.squeeze(image, 2) if image.shape[2] == 1 else image)
+    seen = np.array(whole.resize((width, height), Image.Resampling.BILINEAR))
     if seen.ndim == 3:
         return seen
     ink = seen >= INK * seen.max()
@@ -93,7 +95,7 @@ def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
 def _place(
     rng: np.random.Generator, taken: np.ndarray, height: int, width: int, size: int
 ) -> np.ndarray | None:
-    """A box that covers little of those taken, and is covered little; None if none."""
+    """Returns a box with little overlap with those taken; None if none is found."""
     for _ in range(TRIES):
         corner = rng.integers([size - width + 1, size - height + 1])
         box = np.concatenate([corner, corner + [width, height]])
@@ -114,7 +116,7 @@ def _intersection(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes `[..., 4]`; 0 where neither has an area."""
+    """Returns the intersection over union of boxes `[..., 4]`; 0 if both are empty."""
     both = _intersection(first, second)
     union = _area(first) + _area(second) - both
     return both / np.where(union > 0, union, 1)

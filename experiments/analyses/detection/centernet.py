@@ -37,13 +37,13 @@ IOUS = np.arange(50, 100, 5) / 100
 
 
 class Maps(NamedTuple):
-    """What a head answers, or is to answer, over a grid of cells.
+    """The output of a head over a grid of cells, or the target of that output.
 
     Attributes:
-      heat: `[n, G, G, classes]`, the probability of an object's centre (of a head, its
-        logit).
-      size: `[n, G, G, 2]`, width and height of the box in cells.
-      offset: `[n, G, G, 2]`, the centre's x and y in its cell, from 0 to 1.
+      heat: The probability of an object's centre (in a head's output, its logit),
+        `[n, G, G, classes]`.
+      size: The width and height of the box in cells, `[n, G, G, 2]`.
+      offset: The x and y of the centre in its cell, from 0 to 1, `[n, G, G, 2]`.
     """
 
     heat: Array
@@ -52,15 +52,21 @@ class Maps(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """Boxes found: `box` `[n, K, 4]`, `label` (-1 for none) and `score` `[n, K]`."""
+    """The boxes that a detector finds in canvases.
 
-    box: Array
-    label: Array
-    score: Array
+    Attributes:
+      box: The boxes in pixels, `[n, K, 4]`.
+      label: The classes, `[n, K]`; -1 for none.
+      score: The scores, `[n, K]`.
+    """
+
+    box: Array | np.ndarray
+    label: Array | np.ndarray
+    score: Array | np.ndarray
 
 
 def encode(boxes: Array, label: Array, *, grid: int, stride: int, classes: int) -> Maps:
-    """Returns what a head is to answer.
+    """Returns the target of a head.
 
     The heat is 1 in the cell of a centre and falls around it as a Gaussian whose width
     goes with the box: a box moved by its radius r in x and y still has an IoU of 0.7
@@ -68,11 +74,11 @@ def encode(boxes: Array, label: Array, *, grid: int, stride: int, classes: int) 
     counts. Where two centres share a cell, sizes and offsets are the mean.
 
     Args:
-      boxes: `[n, objects, 4]`, in pixels.
-      label: `[n, objects]`, -1 where there is no object.
-      grid: Height and width of the map, in cells.
-      stride: Height and width of a cell, in pixels.
-      classes: Their number.
+      boxes: The boxes in pixels, `[n, objects, 4]`.
+      label: The classes of the objects, `[n, objects]`; -1 for no object.
+      grid: The height and width of the map in cells.
+      stride: The height and width of a cell in pixels.
+      classes: The number of classes.
 
     References:
       Law & Deng, CornerNet, ECCV 2018 (the radius); Zhou et al. 2019, section 3.
@@ -102,12 +108,14 @@ def encode(boxes: Array, label: Array, *, grid: int, stride: int, classes: int) 
 
 
 def decode(maps: Maps, stride: int, count: int = TOP) -> Detections:
-    """The boxes at the highest of the cells that no neighbour exceeds in their class.
+    """Returns the boxes at the highest peaks: cells that no neighbour exceeds.
+
+    (A class has peaks of its own.)
 
     Args:
-      maps: With probabilities.
-      stride: Height and width of a cell, in pixels.
-      count: How many, K, if the maps have as many numbers.
+      maps: The maps, with probabilities.
+      stride: The height and width of a cell in pixels.
+      count: The number of boxes K, if the maps have as many numbers.
     """
     n, grid, _, classes = maps.heat.shape
     count = min(count, grid * grid * classes)
@@ -127,11 +135,11 @@ def decode(maps: Maps, stride: int, count: int = TOP) -> Detections:
 
 
 def losses(answered: Maps, target: Maps) -> dict[str, Array]:
-    """`loss`, and the parts that it is the sum of, for each object.
+    """Returns the parts of the loss for each object, and their sum `loss`.
 
     Args:
-      answered: By the head, with logits.
-      target: From `encode`.
+      answered: The output of the head, with logits.
+      target: The target, from `encode`.
 
     References:
       Zhou et al. 2019, equations 1 to 4: the focal loss `heat`, and the L1 distances
@@ -158,14 +166,14 @@ class Head(nn.Module):
     """A 3 x 3 convolution, ReLU, and a 1 x 1 convolution for heat and box.
 
     Attributes:
-      classes: Their number.
+      classes: The number of classes.
     """
 
     classes: int
 
     @nn.compact
     def __call__(self, features: Array) -> Maps:
-        """Returns the maps of features `[n, G, G, channels]`, with logits."""
+        """Returns the maps, with logits, for features `[n, G, G, channels]`."""
         x = nn.relu(nets.conv(WIDTH, use_bias=True, name="hidden")(features))
         # At first nearly all cells are none of a class: Lin et al. 2017, section 4.1.
         rare = nn.initializers.constant(-math.log((1 - PRIOR) / PRIOR))
@@ -180,16 +188,16 @@ class Detector:
 
     Attributes:
       net: The backbone.
-      normalise: What it sees of uint8 images.
+      normalise: The function from uint8 images to those that the backbone sees.
       layer: The map that the head reads.
-      grid: That map's height and width.
-      stride: Height and width of a cell, in pixels.
-      classes: Their number.
+      grid: The height and width of that map in cells.
+      stride: The height and width of a cell in pixels.
+      classes: The number of classes.
       frozen: Whether the backbone stays as it is, in evaluation mode.
     """
 
     net: Any
-    normalise: Callable[[Array], Array]
+    normalise: Callable[[Any], Array]
     layer: str
     grid: int
     stride: int
@@ -202,7 +210,7 @@ class Detector:
 
 
 class State(NamedTuple):
-    """The backbone's variables, the head's, and the optimizer's state."""
+    """The variables of the backbone and of the head, and the optimizer's state."""
 
     backbone: Any
     head: Any
@@ -223,18 +231,18 @@ def begin(
     image: np.ndarray,
     seed: int,
 ) -> State:
-    """Returns a detector before its training.
+    """Returns the state of a detector before its training.
 
     Args:
       detector: The detector.
-      variables: The backbone's.
-      optimizer: As given to `step`.
-      image: canvas.Canvases, uint8, for their form.
-      seed: Of the head.
+      variables: The variables of the backbone.
+      optimizer: The optimizer, the same as for `step`.
+      image: The images of canvases, uint8, for their shape.
+      seed: The seed of the head.
     """
     variables = jax.tree.map(jnp.asarray, variables)
-    image = detector.normalise(image[:1])
-    features = detector.net.apply(variables, image)[detector.layer]
+    seen = detector.normalise(image[:1])
+    features = detector.net.apply(variables, seen)[detector.layer]
     head = detector.head.init(jax.random.key(seed), features)
     state = State(variables, head, ())
     return state._replace(optimizer=optimizer.init(_trained(detector, state)))
@@ -248,14 +256,14 @@ def step(
     canvases: canvas.Canvases,
     index: Array,
 ) -> tuple[State, dict[str, Array]]:
-    """Takes one step of training: returns the next state and the losses.
+    """Returns the state after one step of training, and the losses.
 
     Args:
       detector: The detector.
-      optimizer: How parameters change.
-      state: Of the training.
-      canvases: All that there are, on the device.
-      index: int32 `[batch]`: those of this step.
+      optimizer: The optimizer.
+      state: The state of the training.
+      canvases: All canvases, on the device.
+      index: The indices of the canvases of this step, int32 `[batch]`.
     """
     image = detector.normalise(canvases.image[index])
     target = encode(
@@ -302,17 +310,17 @@ def train(
     seed: int,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[State, list[dict[str, float]]]:
-    """Trains a detector; answers its state, and each epoch's mean losses.
+    """Trains a detector; returns its state, and the mean losses of each epoch.
 
     Args:
       detector: The detector.
-      state: From `begin`.
-      optimizer: As given to `begin`.
-      canvases: To train on, on the device.
-      epochs: How often each canvas is seen.
-      batch: canvas.Canvases in a step.
-      seed: Of their order.
-      advance: Called before each step.
+      state: The state, from `begin`.
+      optimizer: The optimizer, the same as for `begin`.
+      canvases: The canvases to train on, on the device.
+      epochs: The number of times that each canvas is seen.
+      batch: The number of canvases in a step.
+      seed: The seed of their order.
+      advance: The function that is called before each step.
     """
     history = []
     for epoch in range(epochs):
@@ -332,20 +340,20 @@ def train(
 @functools.partial(jax.jit, static_argnums=0)
 def _detect(detector: Detector, backbone: Any, head: Any, image: Array) -> Detections:
     seen = detector.net.apply(backbone, detector.normalise(image))
-    maps = detector.head.apply(head, seen[detector.layer])
+    maps: Any = detector.head.apply(head, seen[detector.layer])
     return decode(maps._replace(heat=nn.sigmoid(maps.heat)), detector.stride)
 
 
 def detect(
     detector: Detector, state: State, image: np.ndarray, chunk: int = 100
 ) -> Detections:
-    """Returns what a detector finds in canvases, uint8 `[n, size, size, channels]`.
+    """Returns the detections in canvases, in NumPy.
 
     Args:
       detector: The detector.
-      state: Of its training.
-      image: The canvases.
-      chunk: canvas.Canvases at a time.
+      state: The state of its training.
+      image: The images of the canvases, uint8 `[n, size, size, channels]`.
+      chunk: The number of canvases at a time.
     """
     parts = [
         jax.device_get(
@@ -365,26 +373,27 @@ def average_precision(
 ) -> np.ndarray:
     """Returns the area under the curve of precision over recall, of each class.
 
-    Detections of a class are looked at by falling score. One is right if its IoU with
-    the object of its class in its canvas that it covers best reaches the threshold, and
-    no detection before it had that object. Precision is the best at the same recall or
-    a higher one.
+    Detections of a class are sorted by falling score. One is right if its IoU with the
+    object of its class in its canvas that it covers best reaches the threshold, and no
+    detection before it had that object. Precision is the best at the same recall or a
+    higher one.
 
     Args:
-      found: What was detected.
-      boxes: What is there, `[n, objects, 4]`.
-      label: Its class, `[n, objects]`; -1 where there is no object.
-      classes: Their number.
-      threshold: Of the IoU.
+      found: The detections.
+      boxes: The true boxes, `[n, objects, 4]`.
+      label: The true classes, `[n, objects]`; -1 for no object.
+      classes: The number of classes.
+      threshold: The threshold of the IoU.
 
     Returns:
-      float64 `[classes]`; NaN for a class without an object.
+      The average precisions, float64 `[classes]`; NaN for a class without an object.
 
     References:
       Everingham, Van Gool, Williams, Winn & Zisserman, The PASCAL Visual Object Classes
       (VOC) Challenge, IJCV 88, 2010; all points, as from VOC 2010 on.
     """
-    every = found.box.astype(np.float64)[:, :, None], boxes.astype(np.float64)[:, None]
+    box = np.asarray(found.box).astype(np.float64)
+    every = box[:, :, None], boxes.astype(np.float64)[:, None]
     same = found.label[:, :, None] == label[:, None]
     overlap = np.where(same, canvas.iou(*every), 0)
     best, hit = overlap.argmax(axis=-1), overlap.max(axis=-1) >= threshold
@@ -406,7 +415,12 @@ def average_precision(
 def measure(
     found: Detections, canvases: canvas.Canvases, classes: int
 ) -> dict[str, Any]:
-    """Average precision in percent.
+    """Returns average precision in percent.
+
+    Args:
+      found: The detections.
+      canvases: The canvases, with the true boxes.
+      classes: The number of classes.
 
     Returns:
       `ap` of each class at an IoU of 0.5, its mean `map`, and `map_strict`, the mean

@@ -33,18 +33,18 @@ def compare(
     """Trains and measures a detector for each backbone and seed; writes the results.
 
     Args:
-      options: From `parse`.
-      interrupt: Whether to stop.
+      options: The settings.
+      interrupt: The object that says whether to stop.
 
     Returns:
-      What `result.json` holds.
+      The content of `result.json`.
 
     Raises:
-      UsageError: A setting is impossible, data or weights are missing, or the folder
+      UsageError: If a setting is impossible, data or weights are missing, or the folder
         is taken.
-      UnknownName: Of a net, a layer or a data set.
-      Interrupted: Stopped; the folder can be resumed.
-      Diverged: A loss is not finite.
+      UnknownName: If there is no such net, layer or data set.
+      Interrupted: If the comparison is stopped; the folder can be resumed.
+      Diverged: If a loss is not finite.
     """
     sources = backbones.parse_backbones(options.backbones)
     try:
@@ -78,7 +78,7 @@ def _compare(
     every: list[backbones.Backbone],
     interrupt: interrupts.Interrupt,
 ) -> dict:
-    """`compare`, in a folder that is claimed."""
+    """Runs `compare` in a claimed folder; returns the content of `result.json`."""
     folder, sources = (
         folders.place(options),
         backbones.parse_backbones(options.backbones),
@@ -91,13 +91,14 @@ def _compare(
         0.0, options.learning_rate, epoch, options.epochs * epoch + 1
     )
     optimizer = optax.chain(optax.clip_by_global_norm(centernet.CLIP), optax.adam(rate))
-    on_device = canvas.Canvases(*map(jnp.asarray, canvases["train"]))
-    results = []
+    on_device = jax.tree.map(jnp.asarray, canvases["train"])
+    results: list[dict] = []
     total = len(every) * options.epochs * epoch
     with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
         for backbone in every:
-            results.append(recorded(folder, backbone, settings))
-            if results[-1] is not None:
+            found = recorded(folder, backbone, settings)
+            if found is not None:
+                results.append(found)
                 bar.update(options.epochs * epoch)
                 continue
             bar.set_description(backbone.run)
@@ -107,10 +108,11 @@ def _compare(
                     raise interrupts.Interrupted(name)
                 bar.update()
 
-            results[-1] = _result(
+            found = _result(
                 backbone, optimizer, on_device, canvases["test"], options, advance
             )
-            record = results[-1] | {"settings": settings}
+            results.append(found)
+            record = found | {"settings": settings}
             files.write_json(folder / f"{backbone.run}.json", record)
     summary = {
         "note": note,
@@ -130,15 +132,17 @@ def _compare(
 def recorded(
     folder: pathlib.Path, backbone: backbones.Backbone, settings: dict[str, Any]
 ) -> dict | None:
-    """What a backbone and a seed have left in the folder, if they were finished.
+    """Returns the recorded result of a backbone and a seed; None if there is none.
 
     Args:
-      folder: For results.
-      backbone: The backbone.
-      settings: Of the comparison. (The first versions' records say nothing of theirs.)
+      folder: The folder for results.
+      backbone: The backbone, with its seed.
+      settings: The settings of the comparison. (Records of the first versions have
+        none.)
 
     Raises:
-      UsageError: It cannot be read, or is of another backbone, seed or comparison.
+      UsageError: If the record cannot be read, or is of another backbone, seed or
+        comparison.
     """
     record = folder / f"{backbone.run}.json"
     if not record.exists():
@@ -167,7 +171,7 @@ def _result(
     options: detection_options.Options,
     advance: Callable[[], None],
 ) -> dict:
-    """Returns the result of a backbone and a seed."""
+    """Trains and measures the detector of a backbone and a seed; returns the result."""
     start, detector = time.monotonic(), backbone.detector
     state = centernet.begin(
         detector, backbone.variables, optimizer, test.image, backbone.seed
@@ -202,7 +206,7 @@ def _result(
 
 
 def described(dataset: data.Dataset, canvases: dict[str, canvas.Canvases]) -> str:
-    """Returns the data in words."""
+    """Returns a description of the data."""
     size = canvases["train"].image.shape[1]
     objects = {part: np.sum(x.label != canvas.ABSENT) for part, x in canvases.items()}
     how = "black, their boxes around the ink"

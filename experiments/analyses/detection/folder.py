@@ -13,7 +13,7 @@ OF_THE_CALL = ("backbones", "seeds", "data_dir", "out", "resume")
 
 
 def place(options: detection_options.Options) -> pathlib.Path:
-    """Returns the folder for results, of which nothing is known yet."""
+    """Returns the path of the folder for results, which is not checked yet."""
     return command.path("out", options.out)
 
 
@@ -21,11 +21,11 @@ def claim(options: detection_options.Options, settings: dict[str, Any]) -> pathl
     """Returns the folder for results, if it is free or holds such a run to be resumed.
 
     Args:
-      options: From `parse`.
-      settings: What makes a comparison another one, its images included.
+      options: The settings.
+      settings: The settings that tell comparisons apart, with their images.
 
     Raises:
-      UsageError: It holds something else, or `resume` is missing.
+      UsageError: If it holds something else, or `resume` is missing.
     """
     folder = place(options)
     record = folder / "detection.json"
@@ -77,7 +77,11 @@ def _check_taken(
 
 
 def read(record: pathlib.Path, hint: str) -> dict:
-    """Returns a file of JSON, or `UsageError` with a hint."""
+    """Returns the content of a JSON file.
+
+    Raises:
+      UsageError: If it is damaged; the message ends in the hint.
+    """
     try:
         found = files.words(record)
         if not isinstance(found, dict):

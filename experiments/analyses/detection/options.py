@@ -13,12 +13,12 @@ COUNTS = ("seeds", "epochs", "batch", "canvases", "test_canvases", "objects", "s
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Backbones, and how a detector is trained on each."""
+    """The settings of a comparison of detectors."""
 
     backbones: tyro.conf.Positional[tuple[str, ...]]
-    """NAME=FOLDER, or NAME=drawn:NET, of each backbone."""
+    """The backbones, each as NAME=FOLDER or NAME=drawn:NET."""
     data: str = "digits"
-    """`digits`, or the name of a TFDS image set."""
+    """The data: `digits`, or the name of a TFDS image set."""
     data_dir: str | None = None
     """The folder that holds the TFDS sets."""
     seeds: int = 3
@@ -34,23 +34,23 @@ class Options:
     test_canvases: int = 500
     """The number of canvases to test on."""
     size: int = 64
-    """Height and width of a canvas in pixels."""
+    """The height and width of a canvas in pixels."""
     objects: int = 3
     """The largest number of objects in a canvas."""
     layer: str | None = None
     """The map that the head reads; None for the last stage of 8 x 8 cells or more."""
     frozen: bool = False
-    """Train the head alone."""
+    """Train only the head."""
     out: str = "results/detection"
     """The folder for results."""
     resume: bool = False
-    """Continue what the folder holds."""
+    """Continue the run in the folder."""
 
     def __post_init__(self):
         """Checks the numbers.
 
         Raises:
-          UsageError: One is impossible.
+          UsageError: If one is impossible.
         """
         if not self.backbones:
             raise command.UsageError("name one or more backbones, NAME=FOLDER")

@@ -2,7 +2,8 @@
 
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,15 @@ SHOWN_SCORE, SHOWN = 0.3, 5
 
 
 def summarise(results: list[dict], sources: dict[str, str]) -> dict[str, dict]:
-    """By backbone, mean and spread over seeds, and every run.
+    """Returns the mean and spread over seeds, and all runs, by backbone.
 
     Args:
-      results: Of each backbone and seed.
-      sources: Of each backbone, by name, the first one the baseline.
+      results: The results of all backbones and seeds.
+      sources: The source of each backbone, by name; the first is the baseline.
 
     Returns:
-      With `difference`, of `map` from the baseline's, paired over seeds.
+      The summary of each backbone. All but the baseline have the `difference` of `map`
+      from the baseline's, paired over seeds.
     """
     runs = {name: [r for r in results if r["backbone"] == name] for name in sources}
     first = next(iter(runs))
@@ -45,16 +47,16 @@ def summarise(results: list[dict], sources: dict[str, str]) -> dict[str, dict]:
             ],
         }
         if name != first:
-            pair = ([r["map"] for r in of] for of in (own, runs[first]))
-            difference = statistics.paired_difference(*pair)._asdict()
+            own_map, other = ([r["map"] for r in of] for of in (own, runs[first]))
+            difference = statistics.paired_difference(own_map, other)._asdict()
             found[name]["difference"] = dict(
                 zip(difference, _numbers(difference.values()), strict=True)
             )
     return found
 
 
-def _numbers(values: Sequence[float | None]) -> list[float | None]:
-    """None in the place of NaN: what was read from JSON, and what was not, alike."""
+def _numbers(values: Iterable[float | None]) -> list[float | None]:
+    """Returns numbers with None in the place of NaN, as they are read from JSON."""
     return [None if v is None or math.isnan(v) else float(v) for v in values]
 
 
@@ -64,7 +66,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def table(summary: dict) -> str:
-    """Returns the summary as Markdown."""
+    """Returns the summary in Markdown."""
     backbones, settings = summary["backbones"], summary["settings"]
     first = next(iter(backbones))
     kept = "kept as it is" if settings["frozen"] else "trained with the head"
@@ -104,12 +106,14 @@ def table(summary: dict) -> str:
 
 
 def picture(path: pathlib.Path, results: list[dict], canvases: canvas.Canvases) -> None:
-    """The first test canvases with true boxes and those of each backbone's seed 0.
+    """Saves a picture of the first test canvases, with true and detected boxes.
+
+    The detected boxes are those of each backbone's seed 0.
 
     Args:
-      path: Of the PNG.
-      results: Of each run.
-      canvases: For testing.
+      path: The path of the PNG file.
+      results: The results of all runs.
+      canvases: The canvases for testing.
     """
     from matplotlib import patches
     from matplotlib import pyplot as plt
@@ -123,11 +127,11 @@ def picture(path: pathlib.Path, results: list[dict], canvases: canvas.Canvases) 
         squeeze=False,
         layout="constrained",
     )
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "true": {"edgecolor": "#56B4E9", "linewidth": 1.6},
         "detected": {"edgecolor": "#E69F00", "linewidth": 1.2, "linestyle": "--"},
     }
-    written = {"color": "#E69F00", "fontsize": 7, "clip_on": True}
+    written: dict[str, Any] = {"color": "#E69F00", "fontsize": 7, "clip_on": True}
     written["bbox"] = {"color": "black", "alpha": 0.5, "pad": 0.3}
 
     def mark(axis, box, kind):
