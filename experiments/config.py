@@ -75,6 +75,14 @@ WEIGHT = Range("0 or more", 0.0, 1e15)
 RATE = Range("above 0", 1e-30, 1e30)
 NAMES = "one or more names, each once"  # Of a setting with several names.
 Modality = Literal["image", "luminance", "chrominance"]
+Schedule = Literal[
+    "cosine",
+    "steps",
+    "constant",
+    "linear",
+    "cosine_onecycle",
+    "linear_onecycle",
+]
 
 
 class Field(NamedTuple):
@@ -109,7 +117,7 @@ def _fields(group: type, name: str = "") -> tuple[Field, ...]:
                 flag=(flags or [field.name])[0],
                 group=name,
                 name=field.name,
-                range=(ranges or [None])[0],
+                range=ranges[0] if ranges else None,
                 names=NAMES in marks,
             )
         )
@@ -136,8 +144,9 @@ class Settings:
         """Checks what a group's fields say together."""
 
     def check_fields(self) -> None:
-        """Checks each field by what its annotation says of it."""
-        for field in _fields(type(self)):
+        """Checks each field by the range in its annotation, and that names differ."""
+        group: type = type(self)
+        for field in _fields(group):
             given = getattr(self, field.name)
             several = given if isinstance(given, tuple) else (given,)
             if field.range is not None:
@@ -377,9 +386,7 @@ class Optimizer(Settings):
     """The largest learning rate."""
     teacher_learning_rate: Annotated[float | None, RATE] = None
     """The teacher's; None for the students'."""
-    schedule: Literal[
-        *("cosine", "steps", "constant", "linear", "cosine_onecycle", "linear_onecycle")
-    ] = "cosine"
+    schedule: Schedule = "cosine"
     """How the learning rate changes: reached in the first epoch, it falls to 0 along a
     cosine; or, as in RepDistiller, it falls to a tenth after 5/8, 6/8 and 7/8 of the
     epochs; or it stays; or it falls to 0 along a line; or it follows

@@ -189,7 +189,7 @@ class Net(NamedTuple):
 
 
 def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:
-    """The nets of a finished run: the teacher, if a net taught, and all students.
+    """Returns the nets of a finished run: the teacher, if a net taught, and all students.
 
     Args:
       folder: Of the run.
@@ -294,11 +294,11 @@ def features(
     Raises:
       UsageError: They are not finite.
     """
-    found = []
+    every = []
     for start in range(0, len(images), chunk):
         seen = data.normalise(dataset, images[start : start + chunk])
-        found.append(weights.activations(net, variables, seen, (layer,))[layer])
-    found = np.concatenate(found).astype(np.float64).reshape(len(images), -1)
+        every.append(weights.activations(net, variables, seen, (layer,))[layer])
+    found = np.concatenate(every).astype(np.float64).reshape(len(images), -1)
     if not np.isfinite(found).all():
         raise command.UsageError(f"the activations of {layer} are not finite")
     return found
@@ -367,7 +367,7 @@ def choose(
     held_out_label: np.ndarray,
     classes: int,
 ) -> tuple[float, float, np.ndarray]:
-    """The classifier whose L2 weight makes the smallest loss on images held out.
+    """Returns the classifier with the smallest loss on held-out images.
 
     Args:
       features: Standardised, `[N, units]`.

@@ -38,7 +38,7 @@ def pictures(
 
 
 def _rdms(path, config, stimuli, results, found) -> None:
-    """A row a layer; a column the brain, and each net (seed 0) after the other."""
+    """Saves RDMs: a row for each layer; columns: the brain, then each net of seed 0."""
     from matplotlib import pyplot as plt
     from scipy import stats
     from scipy.spatial import distance
@@ -86,7 +86,7 @@ def _rdms(path, config, stimuli, results, found) -> None:
 
 
 def _mds(path, config, stimuli, results) -> None:
-    """The stimuli in the plane that keeps most of their distances, as thumbnails."""
+    """Saves the stimuli as thumbnails in the plane that keeps most of their distances."""
     from matplotlib import offsetbox
     from matplotlib import pyplot as plt
 
@@ -174,7 +174,7 @@ def aligned(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _agreement(path, config, stimuli, results, summary) -> None:
-    """Held-out agreement over epochs: a panel a layer and RDM, a line a method."""
+    """Saves held-out agreement by epoch: panels of layers and RDMs, lines of methods."""
     from matplotlib import pyplot as plt
     from matplotlib import ticker
 

@@ -6,6 +6,7 @@ import functools
 import os
 import pathlib
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,11 @@ CURVES = {
 }
 
 
-OVER_SEEDS = {"mean": np.mean, "low": np.min, "high": np.max}
+OVER_SEEDS: dict[str, Callable[..., np.ndarray]] = {
+    "mean": np.mean,
+    "low": np.min,
+    "high": np.max,
+}
 
 
 # Classes whose names have room along a matrix, and stimuli or classes that are shown.
@@ -106,9 +111,11 @@ def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
         "classes": classes if truth is not None and classes <= NAMED else 0,
         "compared": [methods.pair(layer) for layer in config["layers"]],
         "similarity": similarity(runs, config) if "teacher" in runs else None,
-        "confusion": None if unknown else confusions(judged, truth, classes),
+        "confusion": None,
         "viridis": _viridis(),
     }
+    if truth is not None and not unknown:
+        numbers["confusion"] = confusions(judged, truth, classes)
     return page.of_run(summary, numbers, unknown)
 
 
@@ -135,7 +142,7 @@ def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
 
 
 def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:
-    """By method the result and the `folder` of every seed, the teacher's first."""
+    """Returns by method the result and the `folder` of every seed, the teacher first."""
     folders = {}
     if summary["teacher"] is not None:
         count = summary["config"]["ensemble"]
@@ -158,7 +165,7 @@ def _json(path: pathlib.Path) -> Any:
 
 
 def curves(runs: dict[str, list[dict]]) -> list[dict]:
-    """Learning curves: of each of `CURVES` a `label` and a `series` of methods.
+    """Returns learning curves: of each of `CURVES` a `label` and a `series`.
 
     Args:
       runs: From `results`. (A teacher that was trained elsewhere has no history.)
@@ -182,14 +189,14 @@ def curves(runs: dict[str, list[dict]]) -> list[dict]:
 
 
 def rdms_by_epoch(runs: dict[str, list[dict]], config: dict) -> dict[str, dict]:
-    """Of each net of seed 0 its RDMs, by recorded epoch or (None) the final ones.
+    """Returns the RDMs of each net of seed 0, by recorded epoch, or the final ones.
 
     Returns:
       By method `epochs` and `layers`, by name the percentiles in base64 of each epoch.
     """
     found = {}
     for name, (own, *_) in runs.items():
-        files = {
+        files: dict[int | None, pathlib.Path] = {
             int(file.stem.removeprefix("epoch-")): file
             for file in (own["folder"] / "rdms").glob("epoch-*.npz")
         }
@@ -197,7 +204,7 @@ def rdms_by_epoch(runs: dict[str, list[dict]], config: dict) -> dict[str, dict]:
             files = {None: own["folder"] / "rdms.npz"}
         if not files:
             continue
-        epochs = sorted(files)
+        epochs = sorted(files, key=lambda epoch: epoch or 0)
         rdms = [_rdms(files[epoch], name, config) for epoch in epochs]
         layers = {
             k: [base64.b64encode(percentiles(of[k])).decode() for of in rdms]
@@ -208,7 +215,7 @@ def rdms_by_epoch(runs: dict[str, list[dict]], config: dict) -> dict[str, dict]:
 
 
 def _rdms(file: pathlib.Path, name: str, config: dict) -> dict[str, np.ndarray]:
-    """By layer, in depth order, the condensed RDMs of a file."""
+    """Returns the condensed RDMs of a file by layer, in depth order."""
     try:
         rdms = {layer: x.astype(np.float64) for layer, x in files.npz(file).items()}
     except Exception as error:  # What is damaged fails in many ways.
@@ -322,7 +329,7 @@ def predictions(runs: dict[str, list[dict]]) -> np.ndarray:
 
 
 def confusions(runs: dict[str, list[dict]], truth: np.ndarray, classes: int) -> dict:
-    """The `images` of each class, and by method how many are taken for which class.
+    """Returns the `images` of each class, and by method the confusion matrix.
 
     Args:
       runs: From `results`.
@@ -351,8 +358,8 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     return counts.reshape(classes, classes) / len(predicted)
 
 
-def rounded(values: np.ndarray) -> list:
-    """To four digits, for JSON, which has no NaN."""
+def rounded(values: np.ndarray) -> Any:
+    """Returns numbers to four digits, in lists, for JSON: None for NaN."""
     if values.ndim:
         return [rounded(of) for of in values]
     return float(f"{values:.4g}") if np.isfinite(values) else None

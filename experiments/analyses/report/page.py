@@ -76,7 +76,8 @@ def of_table(given: dict, curves: dict[int, list], links: dict[int, str]) -> str
       curves: From `numbers.curves`, of the columns whose runs are there, by place.
       links: The places of the pages of columns' runs, by place of the column.
     """
-    rows, columns, drawn = given["rows"], [], []
+    rows, columns = given["rows"], []
+    drawn: list[dict] = []
     for place, column in enumerate(given["columns"]):
         own = curves.get(place)
         columns.append(
@@ -239,11 +240,11 @@ def intervals(column: dict, rows: Iterable[str]) -> dict[str, Any]:
 
     drawn = []
     for place, (name, own, ring) in enumerate(found):
-        known = "" if ring is None else f", published {ring:+.2f}"
+        beside = "" if ring is None else f", published {ring:+.2f}"
         drawn.append(
             {
                 "name": name,
-                "words": f"{name}: {markdown.interval(own)}{known}",
+                "words": f"{name}: {markdown.interval(own)}{beside}",
                 "x": x(own["mean"]),
                 "y": 19 + 22 * place,
                 "ends": own["low"] is not None and [x(own["low"]), x(own["high"])],
@@ -332,7 +333,7 @@ def _linear(low: float, high: float) -> list[float]:
 
 
 def _logarithmic(low: float, high: float) -> list[float]:
-    """Round numbers for a logarithmic axis, three or more."""
+    """Returns three or more round numbers for a logarithmic axis."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [float(f"{s * 10.0**p:.6g}") for p in powers for s in (1, 2, 5)]
     ticks = [tick for tick in ticks if low <= tick <= high]
