@@ -5,7 +5,7 @@ VENV ?= .venv
 bin := $(VENV)/bin
 options :=
 
-.PHONY: mnist test check times lint types clean
+.PHONY: mnist test check times lint clean
 
 mnist: $(VENV)/ready  ## train a teacher and its students on real digits
 	$(bin)/python -m experiments.run mnist_rdl --resume $(options)
@@ -19,13 +19,9 @@ check: $(VENV)/ready  ## the tests of the files that differ from the last commit
 times: $(VENV)/ready  ## the whole suite, and how long each test and file takes
 	$(bin)/python -m pytest -q -n auto --dist loadfile -p tests.times $(options)
 
-lint: $(VENV)/ready  ## style, as CI checks it
+lint: $(VENV)/ready  ## style and types, as CI checks them
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
-
-types: $(VENV)/ready  ## types, by mypy
-	@$(bin)/python -c 'import mypy' 2>/dev/null || \
-	  $(bin)/python -m pip install --quiet --disable-pip-version-check 'mypy>=1.15'
 	$(bin)/python -m mypy --cache-dir .cache/mypy
 
 $(VENV)/ready: requirements.txt

@@ -189,7 +189,7 @@ class Net(NamedTuple):
 
 
 def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:
-    """Returns the nets of a finished run: the teacher, if a net taught, and all students.
+    """Returns the nets of a finished run: the teacher, if any, and all students.
 
     Args:
       folder: Of the run.

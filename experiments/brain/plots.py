@@ -86,7 +86,7 @@ def _rdms(path, config, stimuli, results, found) -> None:
 
 
 def _mds(path, config, stimuli, results) -> None:
-    """Saves the stimuli as thumbnails in the plane that keeps most of their distances."""
+    """Saves the stimuli, as thumbnails, in the plane that keeps most distances."""
     from matplotlib import offsetbox
     from matplotlib import pyplot as plt
 
@@ -174,7 +174,7 @@ def aligned(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _agreement(path, config, stimuli, results, summary) -> None:
-    """Saves held-out agreement by epoch: panels of layers and RDMs, lines of methods."""
+    """Saves held-out agreement by epoch: a panel for each layer and RDM."""
     from matplotlib import pyplot as plt
     from matplotlib import ticker
 

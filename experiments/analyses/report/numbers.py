@@ -142,7 +142,7 @@ def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
 
 
 def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:
-    """Returns by method the result and the `folder` of every seed, the teacher first."""
+    """Returns by method the results and `folder`s of all seeds, the teacher first."""
     folders = {}
     if summary["teacher"] is not None:
         count = summary["config"]["ensemble"]
