@@ -110,7 +110,7 @@ def run(options: Options) -> int:
     results["problems"] = problems(found, names)
     results["limits"] = compared(found)
     results["benchmarks"] = found
-    files.write(options.out / "benchmarks.json", json.dumps(results, indent=1) + "\n")
+    files.write_json(options.out / "benchmarks.json", results)
     files.write(options.out / "index.html", page.page(results))
     print(f"written: {options.out / 'index.html'}", file=sys.stderr)
     for problem in results["problems"]:

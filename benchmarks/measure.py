@@ -521,7 +521,7 @@ def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
         results["cases"].append({"case": name, **measured(ask)})
         results["left"].remove(name)
         if options.out is not None:
-            files.write(options.out, json.dumps(results, indent=1) + "\n")
+            files.write_json(options.out, results)
     return results
 
 
