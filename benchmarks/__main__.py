@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.check()
         status = run(options)
 
-    return commands.answer(command) or status
+    return commands.exit_status(command) or status
 
 
 if __name__ == "__main__":

@@ -468,7 +468,7 @@ def main(
             print(markdown(results) if chosen.markdown else tables(results))
             finish(results, chosen)
 
-    status = commands.answer(command)
+    status = commands.exit_status(command)
     failed = [case for case in results.get("cases", []) if case["error"]]
     for case in failed:
         print(f"{case['case']} failed: {case['error']}", file=sys.stderr)

@@ -17,8 +17,6 @@ SIGNALS = [
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
     if hasattr(signal, name)
 ]
-
-
 Options = TypeVar("Options")
 
 
@@ -39,7 +37,7 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def heeding(heed: Callable[[int], Any]) -> Iterator[None]:
+def heed_signals(heed: Callable[[int], Any]) -> Iterator[None]:
     """Makes the signals that ask to stop call `heed(number)`, in a `with` block.
 
     A signal that is ignored, as a hangup is under `nohup`, stays ignored. (Not Ctrl-C:
@@ -215,11 +213,11 @@ def line(arguments: Sequence[str] | None = None) -> list[str]:
 def call(
     run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
 ) -> int:
-    """Runs a command on its `line` and returns its exit status, by `answer`."""
-    return answer(lambda: run(line(arguments)))
+    """Runs a command on its `line` and returns its exit status, by `exit_status`."""
+    return exit_status(lambda: run(line(arguments)))
 
 
-def answer(run: Callable[[], None]) -> int:
+def exit_status(run: Callable[[], None]) -> int:
     """Runs a command and returns its exit status.
 
     It is 0 if done, 2 for a wrong call, and 128 plus the number of the signal that
@@ -231,8 +229,16 @@ def answer(run: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except SystemExit as stopped:  # (tyro's: it has said why, or shown its help.)
-        return stopped.code if isinstance(stopped.code, int) else 2
+        return status_of(stopped)
     except KeyboardInterrupt as stopped:
         print("\nstopped", file=sys.stderr)
         return getattr(stopped, "status", 130)
     return 0
+
+
+def status_of(stopped: SystemExit) -> int:
+    """Returns the exit status that Python would end with; prints a message."""
+    if isinstance(stopped.code, str):
+        print(stopped.code, file=sys.stderr)
+        return 1
+    return int(stopped.code or 0)

@@ -74,12 +74,14 @@ POSITIVE = Range("above 0", 1e-15, 1e15)
 WEIGHT = Range("0 or more", 0.0, 1e15)
 RATE = Range("above 0", 1e-30, 1e30)
 NAMES = "one or more names, each once"  # Of a setting with several names.
+PATH = "a path"  # Of a setting that names a file or folder that a run reads.
 Modality = Literal["image", "luminance", "chrominance"]
 Schedule = Literal[
     "cosine",
     "steps",
     "constant",
     "linear",
+    "exponential",
     "cosine_onecycle",
     "linear_onecycle",
 ]
@@ -94,6 +96,7 @@ class Field(NamedTuple):
       name: Its own there.
       range: The numbers that it may be, if any are excluded.
       names: Whether it has one or more names, each once.
+      path: Whether it names a file or folder that a run reads.
     """
 
     flag: str
@@ -101,6 +104,7 @@ class Field(NamedTuple):
     name: str
     range: Range | None
     names: bool
+    path: bool
 
 
 @functools.cache
@@ -119,6 +123,7 @@ def _fields(group: type, name: str = "") -> tuple[Field, ...]:
                 name=field.name,
                 range=ranges[0] if ranges else None,
                 names=NAMES in marks,
+                path=PATH in marks,
             )
         )
     return tuple(found)
@@ -171,7 +176,7 @@ class Data(Settings):
 
     name: Annotated[str, arg(name="data")] = "digits"
     """`digits`, or the name of a TFDS image set."""
-    folder: Annotated[str | None, arg(name="data_dir")] = None
+    folder: Annotated[str | None, arg(name="data_dir"), PATH] = None
     """The folder that holds the TFDS sets."""
     train_per_class: Annotated[int | None, COUNT] = None
     """The number of training images of each class that are kept; None keeps all."""
@@ -192,12 +197,12 @@ class Nets(Settings):
     teacher: str | None = "mnist_cnn"
     """The teacher's net; where `teacher_from` is given, that folder says which. None:
     no net teaches."""
-    teacher_from: str | None = None
+    teacher_from: Annotated[str | None, PATH] = None
     """A folder of weights, from experiments.import_torch or from another run
     (RESULTS/teacher/weights): the teacher, which is then not trained."""
     student: str = "mnist_cnn_small"
     """The students' net; where `student_from` is given, that folder says which."""
-    student_from: str | None = None
+    student_from: Annotated[str | None, PATH] = None
     """A folder of weights, as for `teacher_from`, with which students begin."""
     ensemble: Annotated[int, Range("1 or more", 1, 100)] = 1
     """The number of teachers, seeds 0, 1, ...: KD learns from the mean of their class
@@ -208,10 +213,11 @@ class Nets(Settings):
     """What a teacher sees of it that is trained here."""
 
     def check(self) -> None:
-        """Checks the names of the nets, and who an ensemble is of."""
-        if self.teacher is not None:
+        """Checks the names of the nets, and that an ensemble is trained here."""
+        if self.teacher is not None and self.teacher_from is None:
             errors.check_name("net", self.teacher, nets.NETS)
-        errors.check_name("net", self.student, nets.NETS)
+        if self.student_from is None:
+            errors.check_name("net", self.student, nets.NETS)
         trained_here = self.teacher is not None and self.teacher_from is None
         if self.ensemble > 1 and not trained_here:
             raise command.UsageError("an ensemble is of teachers that are trained here")
@@ -219,7 +225,7 @@ class Nets(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Method(Settings):
-    """What students learn from, beside the task."""
+    """What students learn from, in addition to the task."""
 
     names: Annotated[tuple[str, ...], arg(name="methods"), NAMES] = (
         *("plain", "rdl", "kd", "kd+rdl"),
@@ -298,7 +304,7 @@ class CRD(Settings):
 class Brain(Settings):
     """A brain as the teacher."""
 
-    file: Annotated[str | None, arg(name="brain")] = None
+    file: Annotated[str | None, arg(name="brain"), PATH] = None
     """A file of stimuli and their measured RDMs."""
     rdms: Annotated[tuple[str, ...], arg(name="brain_rdms"), NAMES] = ("human_it",)
     """The RDMs with which a net's agreement on held-out stimuli is reported."""
@@ -310,16 +316,16 @@ class Brain(Settings):
     """The comparison of the student's RDM with the brain's, of
     `rdljax.rdm.comparisons`."""
     weight: Annotated[float, arg(name="brain_weight"), WEIGHT] = 1.0
-    """The weight of the comparison in each layer, beside the task's 1."""
+    """The weight of the comparison in each layer, next to the task's 1."""
     decay: Annotated[bool, arg(name="brain_decay")] = False
     """Let that weight fall linearly to 0 at the last step."""
     subjects: Annotated[Literal["mean", "each"], arg(name="brain_subjects")] = "mean"
-    """Of RDMs of several subjects, compare with their mean, or with each and take the
-    mean."""
+    """With RDMs of several subjects, compare with their mean, or with each and take the
+    mean of the comparisons."""
     reliability: Annotated[bool, arg(name="brain_reliability")] = False
     """Weigh subjects by how well their sessions agree."""
     ceiling: Annotated[bool, arg(name="brain_ceiling")] = False
-    """Of several subjects, measure the similarity with each in units of the noise
+    """With several subjects, measure the similarity with each in units of the noise
     ceiling."""
     signed: Annotated[bool, arg(name="brain_signed")] = False
     """Let distances be below 0, as crossvalidated ones may."""
@@ -369,7 +375,7 @@ class Training(Settings):
     """Let the teacher look once at each training image, without crops and mirrors, and
     remember its activations; None where images are not cropped or mirrored and 1 GiB
     holds them, over all devices."""
-    activations: str | None = None
+    activations: Annotated[str | None, PATH] = None
     """A folder in which those activations are stored, once for all runs, and read from
     with each batch; or, without a teacher, a file of another program
     (`rdljax.activations`) whose rows, or whose `index`, are the training images in the
@@ -389,8 +395,9 @@ class Optimizer(Settings):
     schedule: Schedule = "cosine"
     """How the learning rate changes: reached in the first epoch, it falls to 0 along a
     cosine; or, as in RepDistiller, it falls to a tenth after 5/8, 6/8 and 7/8 of the
-    epochs; or it stays; or it falls to 0 along a line; or it follows
-    `optax.cosine_onecycle_schedule` or `optax.linear_onecycle_schedule`."""
+    epochs; or it is constant; or it falls to 0 along a line, or by equal factors to a
+    hundredth; or it follows `optax.cosine_onecycle_schedule` or
+    `optax.linear_onecycle_schedule`."""
     momentum: Annotated[float, Range("0 or more", 0.0, 1.0)] = 0.9
     """The momentum of SGD; of AdamW, the decay of the mean of gradients."""
     nesterov: bool = True
@@ -430,7 +437,7 @@ class Runtime(Settings):
     """Measure first where the time of each method's step goes, and write a trace."""
 
     def check(self) -> None:
-        """Checks what excludes each other, and the folder of programs."""
+        """Checks that no settings exclude each other, and the folder of programs."""
         if self.stream and self.driver == "epoch":
             raise command.UsageError(
                 "driver=epoch would stream an epoch's images at once"

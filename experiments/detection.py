@@ -31,7 +31,7 @@ Other than in the paper:
    of `experiments.run` with the same data have seen none of them.
 
 The metric is the mean over classes of average precision at an IoU of 0.5, as of VOC
-2010 (all points), and beside it the mean over IoUs of 0.5, 0.55, ..., 0.95.
+2010 (all points), and the mean over IoUs of 0.5, 0.55, ..., 0.95.
 
 Cost: with `--epochs=4 --canvases=1000`, two backbones and three seeds, five minutes on
 two busy CPU cores; two and a half with `--frozen`.

@@ -49,7 +49,7 @@ def run(options: Options) -> None:
         raise command.UsageError(str(error)) from error
     print(
         f"{options.file} has {trained.name}, {trained.classes} classes; images are "
-        f"normalised by {weights.described(trained.normalisation)}"
+        f"normalised by {weights.describe_normalisation(trained.normalisation)}"
     )
 
 

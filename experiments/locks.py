@@ -1,6 +1,6 @@
 """A folder is written by one process at a time.
 
-`held` is for a folder of results: another process is refused. `turn` is for what one
+`hold` is for a folder of results: another process is refused. `turn` is for what one
 process writes for all: another waits.
 """
 
@@ -28,7 +28,7 @@ NAME = ".rdljax.lock"
 BEAT, DEAD_AFTER = 15.0, 120.0
 # Seconds after which one of two that began at once finds that it is the other's.
 SETTLED = 1.0
-# What file systems without locks answer.
+# Error numbers of file systems without locks.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -53,7 +53,7 @@ class Owner(NamedTuple):
 
 
 @contextlib.contextmanager
-def held(folder: pathlib.Path) -> Iterator[None]:
+def hold(folder: pathlib.Path) -> Iterator[None]:
     """Holds a folder: any other who asks for it is told who has it, since when.
 
     The lock is the kernel's (`flock`), which ends with its process, however that ends.

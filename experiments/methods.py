@@ -1,4 +1,4 @@
-"""Methods: what a student's loss is made of, beside the task.
+"""Methods: the parts of a student's loss, in addition to the task.
 
 A method is `plain`, or parts joined by `+`, such as `kd+crd`. A part is an objective as
 it stands in RepDistiller's comparison (Tian, Krishnan & Isola, Contrastive
@@ -41,12 +41,12 @@ class Part(NamedTuple):
     """An objective as a part of a method.
 
     Attributes:
-      weight: The weight beside the task's 1, if the config names no other.
+      weight: The weight next to the task's 1, if the config names no other.
       pairs: The function from the config to the pairs of layers of student and teacher
         that are compared.
       terms: The function from the setting and the pairs to the terms by name, each with
         its share of the weight.
-      trains: The parameters of the part that are trained beside the student: paths
+      trains: The parameters of the part that are trained with the student: paths
         below the part's name, "" for all of them.
       first: The parameters of the part that an earlier phase of its own trains, as
         paths, too; None if there is no such phase.
@@ -431,7 +431,7 @@ def reads_teacher(method: str) -> bool:
     return bool(parts(method))
 
 
-def taught(config: configs.Config) -> list[str]:
+def teacher_layers(config: configs.Config) -> list[str]:
     """Returns the layers of the teacher that one or more of the methods read."""
     names = {name for method in config.method.names for name in parts(method)}
     layers = {other for name in names for _, other in PARTS[name].pairs(config)}

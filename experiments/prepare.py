@@ -50,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: cannot prepare {name}: {error}", file=sys.stderr)
         return 1
+    except SystemExit as ended:  # (tyro's.)
+        return command.status_of(ended)
     except KeyboardInterrupt as stopped:
         print("interrupted: nothing was prepared", file=sys.stderr)
         return getattr(stopped, "status", 130)

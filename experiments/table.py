@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     def command():
         call, plan = parse(arguments)
         if plan:
-            print(estimate.planned(call))
+            print(estimate.plan_table(call))
             return
         with interrupts.Interrupt() as interrupt:
             table_runs.make(call, interrupt)

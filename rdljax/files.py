@@ -152,7 +152,7 @@ def write(path: str | os.PathLike, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
+def write_json(path: str | os.PathLike, content: Any) -> None:
     """Writes a file whole or not at all; what is not finite becomes null."""
     write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 

@@ -210,7 +210,7 @@ class TestStep:
             task = optax.losses.softmax_cross_entropy_with_integer_labels(
                 net.apply(params, IMAGES[:16])["logits"], LABELS[:16]
             ).mean()
-            part = brain.selected(target, chosen)
+            part = brain.select(target, chosen)
             hidden = net.apply(params, SEEN[chosen])["hidden"]
             return task + 2 * objectives.rdl_target(hidden, part)
 
@@ -417,7 +417,7 @@ class TestPlanes:
         squared = np.square(points[:, None] - points).sum(axis=-1)
         found = brain_plots.plane(squared[np.triu_indices(9, 1)])
         assert np.linalg.norm(found) == pytest.approx(1)
-        turned = brain_plots.aligned(found, points)
+        turned = brain_plots.align(found, points)
         expected = points / np.linalg.norm(points)
         np.testing.assert_allclose(turned, expected, atol=1e-9)
 
@@ -482,7 +482,7 @@ class TestExperiment:
         assert arrays["it"].shape == (10, 10)
         np.testing.assert_allclose(
             rdm.condense(arrays["it"]),
-            brain.selected(
+            brain.select(
                 rdm.subjects.mean_over_subjects(loaded.rdms["it"]), loaded.shown
             ),
             rtol=1e-6,

@@ -290,7 +290,9 @@ class TestAskedToStop:
                 signal.raise_signal(again)
             with pytest.raises(command.Stopped):
                 signal.raise_signal(signal.SIGINT)
-            assert command.answer(lambda: signal.raise_signal(signal.SIGINT)) == 130
+            assert (
+                command.exit_status(lambda: signal.raise_signal(signal.SIGINT)) == 130
+            )
             raise interrupts.Interrupted("teacher")
         assert stopped.value.status == status
         assert signal.getsignal(number) is before

@@ -773,15 +773,17 @@ class TestFolder:
         ):
             (tmp_path / "a-seed1.json").write_text(json.dumps(record))
             if message is None:
-                assert comparison.recorded(tmp_path, backbone, settings) == record
+                assert (
+                    comparison.record_backbone(tmp_path, backbone, settings) == record
+                )
             else:
                 with pytest.raises(command.UsageError, match=message):
-                    comparison.recorded(tmp_path, backbone, settings)
+                    comparison.record_backbone(tmp_path, backbone, settings)
 
     def test_in_use_is_left_alone(self, tmp_path, capsys, digits, monkeypatch):
         monkeypatch.setattr(backbones, "load_backbone", lambda *_: None)
         monkeypatch.setattr(data, "load", lambda *_: digits)
-        with locks.held(tmp_path):
+        with locks.hold(tmp_path):
             assert detection.main(["a=b", *TINY, f"--out={tmp_path}"]) == 2
         assert "in use by process" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())

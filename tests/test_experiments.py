@@ -792,7 +792,7 @@ class TestFolder:
             self.claim(tmp_path, resume=True)
         os.mkfifo(tmp_path / "result.json")
         with pytest.raises(command.UsageError, match="result.json is damaged"):
-            results_folder.finished(tmp_path, "mnist_rdl", configs.make())
+            results_folder.read_finished(tmp_path, "mnist_rdl", configs.make())
 
     def test_overwrite_takes_only_runs(self, tmp_path):
         (tmp_path / "thesis.tex").touch()
@@ -843,7 +843,7 @@ class TestFolder:
             assert "result.json" not in results_left
             assert not results_left or all((folder / n).exists() for n in names[1:3])
             self.claim(folder, resume=True)
-            assert results_folder.finished(folder, "mnist_rdl", config) is None
+            assert results_folder.read_finished(folder, "mnist_rdl", config) is None
             self.claim(folder, overwrite=True)
         assert at == 100 and (folder / "config.json").exists()
 
@@ -858,12 +858,13 @@ class TestFolder:
         own |= {k: tuple(v) for k, v in own.items() if isinstance(v, list)}
         config = configs.make(**own)
         assert (
-            results_folder.finished(folder, "mnist_rdl", config)["config"] == recorded
+            results_folder.read_finished(folder, "mnist_rdl", config)["config"]
+            == recorded
         )
         more = configs.change(config, seeds=5, methods=(*METHODS, "cc"))
         results_folder.claim("mnist_rdl", more)
         assert (folder / "result.json").exists()
-        assert results_folder.finished(folder, "mnist_rdl", more) is None
+        assert results_folder.read_finished(folder, "mnist_rdl", more) is None
         # And one of other settings than the folder's is none of this run.
         (folder / "result.json").write_text(
             (finished / "result.json").read_text().replace('"batch": 64', '"batch": 32')
@@ -967,20 +968,20 @@ class TestReadBack:
         about = {"job": "a", "seconds": 0.0, "history": [], "partial": []}
         checkpoints.save(job.checkpoint, 1, {"x": np.ones(2)}, about)
         with pytest.raises(checkpoints.CheckpointDamaged, match="lacks 'devices'"):
-            loop.resumed(job, lambda seed, devices: {"x": np.ones(devices)})
+            loop.resume(job, lambda seed, devices: {"x": np.ones(devices)})
 
     def test_a_result_of_another_net_or_run(self, lab, tmp_path):
         here = types.SimpleNamespace(**{**vars(lab), "folder": tmp_path})
         for name in ("plain-seed0", "plain-seed1"):
             shutil.copytree(lab.folder / "plain-seed0", tmp_path / name)
         net, outcome = nets.build("mlp", 10), recording.Outcome({}, [{"loss": 1.0}])
-        found = recording.recorded(here, "plain", 0, net, outcome)
+        found = recording.record_net(here, "plain", 0, net, outcome)
         assert (found["method"], found["seed"]) == ("plain", 0)
         with pytest.raises(command.UsageError, match="seed 0 there and 1 here"):
-            recording.recorded(here, "plain", 1, net, outcome)
+            recording.record_net(here, "plain", 1, net, outcome)
         here.config = configs.change(lab.config, learning_rate=0.7)
         with pytest.raises(command.UsageError, match="learning_rate 0.1 there"):
-            recording.recorded(here, "plain", 0, net, outcome)
+            recording.record_net(here, "plain", 0, net, outcome)
 
     def test_a_result_without_weights_is_written_again(
         self, lab, tmp_path, monkeypatch
@@ -993,7 +994,7 @@ class TestReadBack:
         monkeypatch.setattr(recording, "keep", lambda *given: kept.append(given[-1]))
         monkeypatch.setattr(recording, "measure", lambda *_: dict(measured))
         outcome = recording.Outcome({}, [{"loss": 1.0}])
-        result = recording.recorded(here, "plain", 0, net, outcome)
+        result = recording.record_net(here, "plain", 0, net, outcome)
         assert result["test_error"] == 12.5 and kept == [place / "weights"]
         assert "no weights" in lab.said[-1]
 
@@ -1025,7 +1026,7 @@ class TestReadBack:
         assert "no weights of hint-seed1, teacher:" in capsys.readouterr().err
 
 
-# Holds a folder's lock as `locks.held` does, without jax.
+# Holds a folder's lock as `locks.hold` does, without jax.
 HOLDER = """
 import fcntl, json, os, platform, sys, time
 file = open(sys.argv[1], "w")
@@ -1052,7 +1053,7 @@ except command.UsageError as error:
 
 class TestLock:
     def take(self, folder):
-        with locks.held(folder):
+        with locks.hold(folder):
             pass
 
     def other(self, folder, age=0.0, **owner):
@@ -1079,7 +1080,7 @@ class TestLock:
 
     def test_another_s_lock_is_neither_touched_nor_removed(self, tmp_path, monkeypatch):
         monkeypatch.setattr(locks, "BEAT", 0.01)
-        with locks.held(tmp_path):
+        with locks.hold(tmp_path):
             (tmp_path / locks.NAME).unlink()
             self.other(tmp_path, 1000.0)
             before = (tmp_path / locks.NAME).stat().st_mtime
@@ -1090,7 +1091,7 @@ class TestLock:
     def test_who_may_write_to_the_folder_may_take_over(self, tmp_path):
         for mode in (0o777, 0o775, 0o755):
             tmp_path.chmod(mode)
-            with locks.held(tmp_path):
+            with locks.hold(tmp_path):
                 found = (tmp_path / locks.NAME).stat().st_mode
                 assert found & 0o777 == mode & 0o666
 
@@ -1111,7 +1112,7 @@ class TestLock:
             finally:
                 holder.kill()
         assert (tmp_path / locks.NAME).exists()
-        with locks.held(tmp_path):
+        with locks.hold(tmp_path):
             owner = json.loads((tmp_path / locks.NAME).read_text())
             assert (owner["pid"], owner["host"]) == (os.getpid(), platform.node())
             with pytest.raises(command.UsageError, match=f"process {os.getpid()} "):
@@ -1148,7 +1149,7 @@ class TestLock:
             self.without_kernel(monkeypatch, lambda: None)
         before = (tmp_path / locks.NAME).read_text()
         if free:
-            with locks.held(tmp_path):
+            with locks.hold(tmp_path):
                 assert (
                     json.loads((tmp_path / locks.NAME).read_text())["since"] != "noon"
                 )
@@ -1160,7 +1161,7 @@ class TestLock:
 
     def test_it_shows_that_it_lives(self, tmp_path, monkeypatch):
         monkeypatch.setattr(locks, "BEAT", 0.01)
-        with locks.held(tmp_path):
+        with locks.hold(tmp_path):
             os.utime(tmp_path / locks.NAME, (1, 1))
             for _ in range(500):
                 if (tmp_path / locks.NAME).stat().st_mtime > 1:
@@ -1200,7 +1201,7 @@ class TestLock:
 
     def test_an_error_within_frees_it_and_is_not_changed(self, tmp_path):
         folder = tmp_path / "a" / "b"
-        with pytest.raises(OSError, match="^full$"), locks.held(folder):
+        with pytest.raises(OSError, match="^full$"), locks.hold(folder):
             raise OSError("full")
         assert not list((tmp_path / "a" / "b").iterdir())
 

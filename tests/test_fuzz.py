@@ -144,12 +144,12 @@ def test_a_run_and_a_table_record_the_home_folder(tmp_path, monkeypatch, capsys)
     record = json.loads((lab.folder / "config.json").read_text())
     assert record["data_dir"] == str(home / "data")
     # What an earlier version recorded is the same folder.
-    assert results_folder.differing(record | {"data_dir": "~/data"}, record) == []
-    assert results_folder.differing(record | {"data_dir": "~/b"}, record) == [
+    assert results_folder.differences(record | {"data_dir": "~/data"}, record) == []
+    assert results_folder.differences(record | {"data_dir": "~/b"}, record) == [
         "data_dir"
     ]
     seen = []
-    monkeypatch.setattr(estimate, "planned", lambda call: seen.append(call) or "")
+    monkeypatch.setattr(estimate, "plan_table", lambda call: seen.append(call) or "")
     table_call = ["rdl_mnist", "--plan", *arguments, "--out", "~/tables"]
     assert table.main(table_call) == 0
     assert seen[0].folder == home / "tables"

@@ -218,7 +218,7 @@ class TestPlan:
         assert [own for own, _ in methods.stages(config)] == list(STAGES)
         chosen = configs.change(CONFIG, maps=("stage1:stage2",))
         assert methods.stages(chosen) == [("stage1", "stage2")]
-        assert methods.taught(configs.change(chosen, methods=("at", "kd"))) == [
+        assert methods.teacher_layers(configs.change(chosen, methods=("at", "kd"))) == [
             *("logits", "stage2")
         ]
 
@@ -290,6 +290,8 @@ class TestOptimizers:
         np.testing.assert_allclose(rates(20, schedule="constant"), 0.2, rtol=1e-6)
         linear = rates(21, schedule="linear")
         np.testing.assert_allclose(linear, 0.2 * (1 - np.arange(21) / 20), atol=1e-6)
+        falling = rates(21, schedule="exponential")
+        np.testing.assert_allclose(falling, 0.2 * 0.01 ** (np.arange(21) / 20), 1e-5)
         for name in ("cosine_onecycle", "linear_onecycle"):
             found = rates(20, schedule=name)
             # It rises to the largest rate at 3/10 of the steps, and falls below its
@@ -373,7 +375,7 @@ class TestEnsemble:
 
     def test_its_layers_are_named_by_teacher(self):
         config = configs.change(CONFIG, ensemble=2, methods=("kd",))
-        assert methods.taught(config) == ["0/logits", "1/logits"]
+        assert methods.teacher_layers(config) == ["0/logits", "1/logits"]
         _, main = plan("ft", ensemble=2)
         assert main.trains == ("student", "ft/0/translator", "ft/1/translator")
 

@@ -291,7 +291,7 @@ def test_what_is_not_left_by_the_killed_stays(original, tmp_path):
     link.symlink_to(tmp_path / "downloads")
     empty = made / ".mnist-justmade"
     empty.mkdir()
-    with locks.held(alive):
+    with locks.hold(alive):
         preparing.prepare("mnist", made, manual_dir=files)
         assert empty.exists()  # Its process is about to lock it.
         os.utime(empty, (0, 0))

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import config as configs
 from experiments import data
-from experiments.training import profile
+from experiments.training import profile, recipes
 from rdljax import nets, objectives, teachers, terms, training
 
 KD = terms.on_layers("logits", terms.from_objective(objectives.kd))
@@ -59,8 +60,11 @@ def setting(loss, change=lambda teacher: teacher, devices=1):
         state = training.init(key, net, teacher, [phase], view, arrays, batch, devices)
         return training.begin_phase(state, phase, OPTIMIZER)
 
-    state, batch = begin(jax.random.key(0)), training.shard(batch, devices)
-    return net, teacher, phase, OPTIMIZER, view, state, arrays, batch
+    state, sharded = begin(jax.random.key(0)), training.shard(batch, devices)
+    recipe = recipes.Recipe(
+        *("kd", configs.make(), net, teacher, (phase,), (OPTIMIZER,), view, batch)
+    )
+    return recipe, 0, state, arrays, sharded
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +119,9 @@ class TestProfile:
         assert len(steps) == profile.STEPS_TRACED
 
     def test_the_state_given_can_be_used_afterwards(self, measured):
-        _, _, (net, teacher, phase, optimizer, view, state, arrays, batch) = measured
+        _, _, (recipe, number, state, arrays, batch) = measured
         assert int(state.replicated.step) == 0
-        body = training.make_step(net, teacher, phase, optimizer, view)
+        body = recipe.step(number)
         step = training.pmap(body, jax.local_devices()[:2])
         state, _ = step(state, arrays, batch)
         # One that lies where the step takes it, in the buffers to be donated.

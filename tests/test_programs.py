@@ -54,9 +54,11 @@ NEVER = 10**6
 CHILD = """
 import sys
 
-from experiments import findings, programs, run
+from experiments import run
+from experiments.results import plots
+from experiments.training import programs, rehearsal
 
-run.rehearse = findings.pictures = lambda *_: None
+rehearsal.rehearse = plots.pictures = lambda *_: None
 """
 
 
@@ -309,7 +311,7 @@ class TestTeacher:
         self, changes, remembers, tmp_path
     ):
         lab, teacher = self.lab(tmp_path, **changes)
-        found, _ = teaching.remembered(lab, teacher)
+        found, _ = teaching.cache_teacher(lab, teacher)
         assert (found is not teacher) is remembers
         if remembers:
             sizes = {name: x.shape for name, x in found.arrays.items()}
@@ -320,7 +322,7 @@ class TestTeacher:
         size = IMAGES * (10 + 64) * 4 * jax.local_device_count()
         for there, remembers in ((size, True), (size - 1, False)):
             monkeypatch.setattr(teaching, "REMEMBERED", there)
-            assert (teaching.remembered(lab, teacher)[0] is not teacher) is remembers
+            assert (teaching.cache_teacher(lab, teacher)[0] is not teacher) is remembers
 
     def lab(self, folder, **changes):
         config = configs.load("mnist_rdl", **(SETTINGS | changes))
@@ -650,7 +652,9 @@ def test_predicting_answers_what_predict_does():
     net = nets.build("mlp", 10)
     init = jax.jit(net.init)
     variables = init(jax.random.key(0), np.zeros((1, 32, 32, 1), np.float32))
-    wait = weights.predicting(net, variables, dataset, dataset.validation, chunk=99)
+    wait = weights.begin_predicting(
+        net, variables, dataset, dataset.validation, chunk=99
+    )
     found, expected = wait(), weights.predict(net, variables, dataset, "validation")
     np.testing.assert_array_equal(found[0], expected[0])
     assert found[1] == pytest.approx(expected[1], rel=1e-5)

@@ -771,7 +771,7 @@ class TestRun:
         init = jax.jit(net.init)
         variables = init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
         teacher = teachers.net(net, variables)
-        found, _ = teaching.remembered(own, teacher)
+        found, _ = teaching.cache_teacher(own, teacher)
         assert (found is not teacher) is remembers
         if remembers:
             seen = data.normalise(own.dataset, own.dataset.train.image[:])

@@ -405,7 +405,7 @@ class TestNumbers:
         found = numbers.correlations(student, {"b": rng.random(10)})
         for kind in ("pearson", "spearman"):
             assert np.isfinite(found[kind][0, 0]) and np.isnan(found[kind][1, 0])
-        assert numbers.rounded(found["pearson"])[1] == [None]
+        assert numbers.round_numbers(found["pearson"])[1] == [None]
 
 
 class TestRdms:

@@ -294,7 +294,7 @@ class TestCommand:
         measured = {
             "student": step,
             "teacher": estimate.Cost(2.0, 11.0),
-            "answer": answer,
+            "teaching": answer,
         }
         monkeypatch.setattr(estimate, "_measured", lambda *_: measured)
         config = configs.make(**SETTINGS, start_epochs=3, batch=40, crop=2)
@@ -379,7 +379,7 @@ class TestCommand:
                 (name, content)
             ]
             shutil.rmtree(folder)
-        with locks.held(folder):
+        with locks.hold(folder):
             assert call(folder) == 2
         assert "in use by process" in capsys.readouterr().err
         assert not list(folder.iterdir())
@@ -471,7 +471,7 @@ def gathered(name, *runs):
             **{"data": "noise.", "device": "a device", "seconds": 1.0, "mcnemar": []},
             **{"teacher": {"test_error": 50.0}, "baseline": "plain", "versions": {}},
         }
-    return result_table.gathered(kept.name, kept.table, summaries, {})
+    return result_table.gather(kept.name, kept.table, summaries, {})
 
 
 class TestChanged:

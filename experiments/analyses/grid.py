@@ -13,8 +13,6 @@ from experiments.training import context as contexts
 from rdljax import statistics, teachers, training
 
 LAYERS = ("stage1", "stage2", "pooled", "logits")
-
-
 Setting = tuple[str, dict]
 
 

@@ -23,17 +23,11 @@ SETTINGS = {
     *("data", "data_dir", "train_per_class", "resize"),
     *("teacher", "teacher_from", "student", "methods", "seeds"),
 }
-
-
 # The L2 weights that are tried.
 L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-
-
 # The largest entry of the gradient at a solution. (At 1e-6 some predictions of weakly
 # regularised classifiers still change, at 1e-7 none was seen to.)
 TOLERANCE = 1e-8
-
-
 # Red, green and blue in luminance (Rec. 601).
 LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -91,7 +85,7 @@ def run(options: Options) -> None:
       UsageError: The run, the data, or the folder to write to cannot be used.
       UnknownName: There is no such layer.
     """
-    folder, summary = finished(options.results)
+    folder, summary = read_run(options.results)
     name = options.data.replace("/", "-")
     default = str(folder / f"probe-{name}")
     out = command.path("out", default if options.out is None else options.out)
@@ -109,7 +103,7 @@ def run(options: Options) -> None:
         known = nets.build(net.trained.name, net.trained.classes).layers
         errors.check_name(f"layer of {net.trained.name}", options.layer, known)
         resize_to_net(dataset, net.trained, few=1)
-    with locks.held(out):
+    with locks.hold(out):
         _check_free(out, options.overwrite)
         found = [
             {"method": net.method, "seed": net.seed}
@@ -150,7 +144,7 @@ def _check_free(out: pathlib.Path, overwrite: bool) -> None:
         ) from error
 
 
-def finished(results: str) -> tuple[pathlib.Path, dict]:
+def read_run(results: str) -> tuple[pathlib.Path, dict]:
     """Returns the folder of a finished run, and what its `result.json` holds.
 
     Raises:
@@ -394,8 +388,7 @@ def fit(features: np.ndarray, label: np.ndarray, classes: int, l2: float) -> np.
 
     They minimise the mean cross-entropy plus `l2 / 2` times the sum of the squared
     weights, without the biases (`sklearn.linear_model.LogisticRegression`), until no
-    entry of the gradient exceeds `TOLERANCE` or the loss falls by its rounding alone. A
-    class without an image has the bias minus infinity.
+    entry of the gradient exceeds `TOLERANCE`.
 
     Args:
       features: Standardised, `[N, units]`.
@@ -407,16 +400,20 @@ def fit(features: np.ndarray, label: np.ndarray, classes: int, l2: float) -> np.
       The weights and in the last row the biases, float64 `[units + 1, classes]`.
 
     Raises:
-      UsageError: No minimum is found.
+      UsageError: No minimum is found, or a class has no image.
     """
     from sklearn import exceptions, linear_model
 
-    here = np.unique(label)
+    if absent := sorted({*range(classes)} - {*np.unique(label).tolist()}):
+        raise command.UsageError(f"class {absent[0]} has no image to learn from")
     # (Of two classes it has the difference of their weights, whose square is twice the
     # sum of their squares.)
-    penalty = l2 / 2 if len(here) == 2 else l2
+    penalty = l2 / 2 if classes == 2 else l2
     model = linear_model.LogisticRegression(
-        C=1 / (penalty * len(label)), tol=TOLERANCE, max_iter=50_000
+        C=1 / (penalty * len(label)),
+        tol=TOLERANCE,
+        solver="newton-cg",
+        max_iter=10_000,
     )
     try:
         with warnings.catch_warnings():
@@ -428,12 +425,7 @@ def fit(features: np.ndarray, label: np.ndarray, classes: int, l2: float) -> np.
             f"not converge: {error}"
         ) from error
     found = np.column_stack([model.coef_, model.intercept_]).T
-    if len(here) == 2:
-        found = np.concatenate([-found, found], axis=1) / 2
-    parameters = np.zeros((features.shape[1] + 1, classes))
-    parameters[-1] = -np.inf
-    parameters[:, here] = found
-    return parameters
+    return np.concatenate([-found, found], axis=1) / 2 if classes == 2 else found
 
 
 def predict(parameters: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -448,7 +440,7 @@ def write(
     layer: str,
     found: Sequence[dict],
 ) -> str:
-    """Writes `probe.json` and `probe.md`; answers the latter.
+    """Writes `probe.json` and `probe.md`, and returns the text of the latter.
 
     Args:
       out: The folder.

@@ -40,7 +40,7 @@ def run(options: Options) -> None:
     Raises:
       UsageError: If the run, its data, or the file to write cannot be used.
     """
-    folder, summary = linear_probe.finished(options.results)
+    folder, summary = linear_probe.read_run(options.results)
     config = summary["config"]
     if config["teacher"] is None:
         raise command.UsageError(f"no net taught the run of {folder}")

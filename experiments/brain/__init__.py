@@ -13,11 +13,11 @@ from experiments.brain.summary import (
     each,
     progress,
     rdms,
-    selected,
+    select,
     similarity,
     summarise,
 )
-from experiments.brain.targets import showing, teacher, weighted_terms
+from experiments.brain.targets import teacher, weighted_terms, with_stimuli
 
 __all__ = [
     "Brain",
@@ -29,8 +29,8 @@ __all__ = [
     "parts",
     "progress",
     "rdms",
-    "selected",
-    "showing",
+    "select",
+    "with_stimuli",
     "similarity",
     "size",
     "summarise",

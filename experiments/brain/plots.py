@@ -22,11 +22,11 @@ def pictures(
     """Saves `brain_rdms.png`, `brain_mds.png` and `brain_agreement.png`.
 
     Args:
-      folder: Where to.
+      folder: The folder to write to.
       config: The settings.
-      stimuli: Their images and measured RDMs.
-      results: Of each student its `method`, `seed`, `history` and `brain`, its RDMs.
-      summary: What the run came to.
+      stimuli: The stimuli and their measured RDMs.
+      results: The `method`, `seed`, `history` and `brain` (RDMs) of each student.
+      summary: The summary of the run.
 
     Returns:
       The names of the files.
@@ -96,7 +96,7 @@ def _mds(path, config, stimuli, results) -> None:
     panels = [(config.brain.rdms[0], reference)]
     for net in results:
         if net["seed"] == 0:
-            own = aligned(plane(net["brain"][layer]), reference)
+            own = align(plane(net["brain"][layer]), reference)
             panels.append((f"{net['method']}, {layer}", own))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -155,17 +155,18 @@ def plane(distances: np.ndarray) -> np.ndarray:
       Torgerson, Multidimensional scaling: I. Theory and method, Psychometrika 17, 1952.
     """
     from scipy.spatial import distance
-    from sklearn import decomposition
 
     known = np.where(np.isnan(distances), np.nanmean(distances), distances)
-    # (scikit-learn's `ClassicalMDS` takes roots, which negative distances have not.)
-    square = -distance.squareform(known) / 2
-    centred = decomposition.KernelPCA(2, kernel="precomputed", eigen_solver="dense")
-    places = centred.fit_transform(square)
+    square = distance.squareform(known)
+    centre = np.eye(len(square)) - 1 / len(square)
+    # (Not scikit-learn's: its `ClassicalMDS` takes roots, which negative distances have
+    # not, and its `KernelPCA` refuses negative eigenvalues.)
+    values, vectors = np.linalg.eigh(-centre @ square @ centre / 2)
+    places = vectors[:, :-3:-1] * np.sqrt(np.maximum(values[:-3:-1], 0))
     return places / (np.linalg.norm(places) or 1)
 
 
-def aligned(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def align(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Returns points turned and mirrored to lie as near to others as they can."""
     from scipy import linalg
 

@@ -17,17 +17,11 @@ from rdljax import errors, files, rdm
 
 # An array NAME_subject_session has RDM NAME of each subject and session.
 EACH = "_subject_session"
-
-
 # What is added to the name of an RDM for a control with its stimuli in random order.
 SHUFFLED = "_shuffled"
-
-
 # What an RDM may not be called, beside the parts of methods: methods are called after
 # RDMs, and these are what runs call others.
 TAKEN = ("plain", "teacher", "before")
-
-
 # Of the division of the stimuli, and of their random order.
 SEED, SEED_SHUFFLED = 0, 1
 

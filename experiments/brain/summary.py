@@ -42,7 +42,7 @@ def rdms(
 _rdm = jax.jit(rdm.compute)
 
 
-def selected(distances: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
+def select(distances: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
     """Returns the part of condensed RDMs `[..., pairs]` for some of their stimuli."""
     found = rdm.subjects.select(rdm.io.Rdms(distances), stimuli)
     return found.distances
@@ -59,14 +59,14 @@ def progress(
     config: configs.Config, brain: source.Brain, found: dict[str, np.ndarray]
 ) -> dict[str, float]:
     """Returns Pearson's correlations of a net's RDMs with the brain's, for curves."""
-    answered = {}
+    found_by_name = {}
     for part, stimuli in (("held out", brain.held_out), ("shown", brain.shown)):
         for name in config.brain.rdms:
             subjects = each(brain, name, stimuli)
             for layer, own in found.items():
-                r = similarity(selected(own, stimuli), subjects, "pearson")
-                answered[f"{part}: {name}/{layer}"] = r
-    return answered
+                r = similarity(select(own, stimuli), subjects, "pearson")
+                found_by_name[f"{part}: {name}/{layer}"] = r
+    return found_by_name
 
 
 def similarity(own: np.ndarray, subjects: np.ndarray, kind: str) -> float:
@@ -122,8 +122,8 @@ def summarise(
         for layer in source.layers(config):
             draws = {}
             for method, runs in by_method.items():
-                own = [selected(run["brain"][layer], brain.held_out) for run in runs]
-                seen = [selected(run["brain"][layer], brain.shown) for run in runs]
+                own = [select(run["brain"][layer], brain.held_out) for run in runs]
+                seen = [select(run["brain"][layer], brain.shown) for run in runs]
                 there = {
                     kind: [similarity(x, held_out, kind) for x in own]
                     for kind in SIMILARITIES

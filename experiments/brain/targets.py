@@ -1,4 +1,4 @@
-"""What a student is taught of a brain: terms, targets, and stimuli beside images."""
+"""Terms and targets of a student that a brain teaches, and its stimuli."""
 
 from collections.abc import Callable
 from typing import Any
@@ -80,8 +80,8 @@ def _target(
     return each.astype(np.float32), numbers
 
 
-def showing(view: Callable, dataset: data.Dataset) -> Callable:
-    """Returns a view that has the batch's stimuli beside its images.
+def with_stimuli(view: Callable, dataset: data.Dataset) -> Callable:
+    """Returns a view of the images of a batch and of its stimuli.
 
     Args:
       view: The view of the images.

@@ -42,7 +42,7 @@ def channels(part: str, images: int) -> int:
     return images if part == IMAGE else len(range(3)[PARTS[part][0]])
 
 
-def seeing(part: str, net: Any, dataset: splits.Dataset) -> Any:
+def seen_by(part: str, net: Any, dataset: splits.Dataset) -> Any:
     """Returns a net of a part of images that `data.normalise` has normalised.
 
     Args:

@@ -15,11 +15,7 @@ from experiments.data import records, splits
 from rdljax import errors, files
 
 PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10", "cifar100")
-
-
 KNOWN = ("digits", *PREPARED_HERE)
-
-
 # The classes that a folder may name.
 _OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
 
@@ -162,7 +158,7 @@ def _splits(
       builder: Its builder, of TFDS.
       shape: The declared shape of the images.
       classes: The number of classes.
-      **options: As for `records.opened`.
+      **options: As for `records.open_splits`.
 
     Raises:
       DataMissing: The folder is damaged.
@@ -183,12 +179,12 @@ def _splits(
         if len(held) > 1 and records.look(sources["test"], [0])[0][0] < 0:
             del held[0]
         chosen = [sources["train"], sources[held[0]]]
-        both: Sequence[tuple[Any, np.ndarray]] | None = records.opened(
+        both: Sequence[tuple[Any, np.ndarray]] | None = records.open_splits(
             chosen, shape, **options
         )
     if both is None:
         with or_damaged(folder):
-            both = [records.loaded(source, shape) for source in chosen]
+            both = [records.load_images(source, shape) for source in chosen]
     for source, (_, label) in zip(chosen, both, strict=True):
         if label.min() < 0 or label.max() >= classes:
             raise ValueError(

@@ -166,20 +166,12 @@ SOURCES = {
 
 # Seconds a server may stay silent, and bytes a second that it sends at least.
 PATIENCE = 10.0
-
-
 SLOWEST = 10_000
-
-
 # Bytes of the largest file that is downloaded, and of what it may unpack to before its
 # sum is known. (The largest original has 170 MB, and unpacks to 186 MB.)
 LARGEST = 2**28
-
-
 # What the folder is called that a new one replaces, until it is there.
 _REPLACED = "replaced"
-
-
 # Seconds in which a process locks the hidden folder that it has made.
 _UNLOCKED = 60.0
 
@@ -233,7 +225,7 @@ def prepare(
     data_dir.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir) as scratch,
-        locks.held(pathlib.Path(scratch)),
+        locks.hold(pathlib.Path(scratch)),
     ):
         written = _write(name, content, pathlib.Path(scratch))
         folder.parent.mkdir(exist_ok=True)
@@ -258,7 +250,7 @@ def _remove_left(name: str, data_dir: pathlib.Path, folder: pathlib.Path) -> Non
             age = time.time() - left.stat().st_mtime
             if found <= {locks.NAME} and age < _UNLOCKED:
                 continue
-            with locks.held(left):
+            with locks.hold(left):
                 _put_back(left / _REPLACED, folder)
                 shutil.rmtree(left)
 
@@ -376,7 +368,7 @@ def _download(url: str, path: pathlib.Path, accepted: tuple[str, ...]) -> None:
                 if file.tell() < SLOWEST * (seconds - PATIENCE):
                     raise TimeoutError(
                         f"{file.tell():,} bytes in {seconds:.0f} s are fewer than "
-                        f"{SLOWEST:,} a second (prepare.SLOWEST)"
+                        f"{SLOWEST:,} a second (preparing.SLOWEST)"
                     )
         file.flush()
         unpack(pathlib.Path(file.name), accepted)
@@ -385,7 +377,7 @@ def _download(url: str, path: pathlib.Path, accepted: tuple[str, ...]) -> None:
 def _too_large(size: int) -> str:
     return (
         f"it has {size:,} bytes or more, and no original has more than {LARGEST:,} "
-        "(prepare.LARGEST)"
+        "(preparing.LARGEST)"
     )
 
 

@@ -1,7 +1,7 @@
 """Images in the files of a TFDS folder, decoded with Pillow.
 
-All at once (`loaded`) or, of sets that do not fit into memory, such as ImageNet, when
-they are asked for: `Records` stands where an array of images stands; indexed, it reads
+All at once (`load_images`) or, of sets that do not fit into memory, such as ImageNet,
+when they are asked for: `Records` stands where an array of images stands; indexed, it reads
 those records and decodes them, in threads. Images that vary in size are brought to one:
 evaluation sees their middle (`middle`), training random parts of them
 (`Records.cropped`). Either way an image is brought to the channels that its set
@@ -226,7 +226,7 @@ def source(builder: Any, split: str, where: str) -> Source:
     return Source(examples, files, where)
 
 
-def loaded(
+def load_images(
     source: Source, shape: tuple[int | None, int | None, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images of a split, decoded, and their labels.
@@ -263,7 +263,7 @@ def loaded(
     return pad(np.stack(images)), np.array(label, np.int32)
 
 
-def opened(
+def open_splits(
     sources: Sequence[Source],
     shape: tuple[int | None, int | None, int],
     *,

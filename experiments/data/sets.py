@@ -15,12 +15,8 @@ from experiments.data import folders, records, splits
 
 # Bytes of the decoded images of a set that is loaded whole.
 IN_MEMORY = 4 * 2**30
-
-
 # Of pixels from 0 to 1: what nets for ImageNet are trained with.
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
 # Training images from which mean and deviation are estimated where not all are loaded.
 SAMPLE = 2000
 

@@ -1,7 +1,7 @@
-"""What makes a table's column what it is, and what a run of it has changed.
+"""The settings that define a column of a table, and those that a run has changed.
 
-The settings of `experiments.table` are for all columns. What a run was made with stands
-in its folder, so that what was changed is known of earlier calls too.
+The settings of `experiments.table` are for all columns. A run's folder has the settings
+of that run, so that changes of earlier calls are known, too.
 """
 
 import itertools
@@ -14,21 +14,21 @@ from experiments import command, tables
 from experiments import config as configs
 from experiments.results import folder as results_folder
 
-# What an experiment is of: with another teacher, ...
+# With another value of one of these settings, ...
 TEACHING = (
     *("data", "train_per_class", "resize", "teacher", "teacher_from"),
     *("teacher_modality", "ensemble"),
 )
-# ... or another student nothing that is published belongs to it.
+# ... or of one of these, a column is another experiment than the published one.
 EXPERIMENT = (*TEACHING, "student", "student_from", "modality")
-# What columns may differ in and be of one experiment.
+# Settings in which columns may differ and be of one experiment.
 TRAINING = ("methods", "weights", "epochs", "teacher_epochs", "learning_rate")
 
 # By name of a setting, the run's value and the column's.
 Changes = dict[str, tuple[Any, Any]]
 
 
-def defining(table: tables.Table) -> list[str]:
+def defining_settings(table: tables.Table) -> list[str]:
     """Returns the settings that define columns, and those in which columns differ."""
     every = [results_folder.settings(of.config) for of in table.columns.values()]
     first, *others = every
@@ -46,7 +46,7 @@ def check_apart(
       changed: The table with the changes.
       chosen: The columns that are asked for.
     """
-    known = defining(table)
+    known = defining_settings(table)
 
     def identity(of, column):
         own = of.columns[column]
@@ -74,7 +74,7 @@ def changes(
 
     Args:
       table: The table as its file has it.
-      runs: The settings of each run (`results.settings`), by column.
+      runs: The settings of each run (`results.folder.settings`), by column.
       column: The name of the column.
 
     Returns:
@@ -110,7 +110,7 @@ def _changes(
 
 def name(table: tables.Table, column: str, changed: Changes) -> str:
     """Returns the name of a column: its own, if it is the experiment of that name."""
-    known = defining(table)
+    known = defining_settings(table)
     other = [
         f"{key}={_said(now)}"
         for key, (now, _) in changed.items()

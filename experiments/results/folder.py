@@ -18,10 +18,11 @@ from rdljax import files
 # What a run may have more of when it is resumed.
 GROWS = ("seeds", "methods")
 # What changes nothing but rounding, and the time.
-OF_THE_CALL = (
-    *("out", "resume", "overwrite"),
-    *("driver", "together", "stream", "compilation_cache", "profile"),
+OF_THE_CALL = tuple(
+    flag for flag, field in configs.FIELDS.items() if field.group == "runtime"
 )
+# Settings that earlier versions had not, with their value then.
+ADDED = {"optimizer": "sgd"}
 # Of the images, as arrays or (streamed) by their files: one of them is known.
 IMAGES = ("images", "image_files")
 # The settings that every version has had.
@@ -141,7 +142,7 @@ def claim(
 ) -> pathlib.Path:
     """Returns the results folder, if it is free or holds this config's run to resume.
 
-    The caller holds it (`locks.held`).
+    The caller holds it (`locks.hold`).
 
     Args:
       name: The name of the config.
@@ -202,8 +203,9 @@ def _named(name: str, config: configs.Config) -> str:
 
 def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
     """Raises `UsageError` if a run's inputs lie in the folder to be emptied."""
-    for field in ("teacher_from", "student_from", "brain", "activations", "data_dir"):
-        given = configs.flat(config)[field]
+    for field, given in configs.flat(config).items():
+        if not configs.FIELDS[field].path:
+            continue
         if given is None:
             continue
         source = command.path(field, given).resolve()
@@ -261,7 +263,7 @@ def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
             yield from _foreign(path, holds)
 
 
-def differing(theirs: dict, mine: dict) -> list[str]:
+def differences(theirs: dict, mine: dict) -> list[str]:
     """Returns the settings for which a run cannot be resumed with others.
 
     Args:
@@ -272,7 +274,7 @@ def differing(theirs: dict, mine: dict) -> list[str]:
 
     def value(of, key):
         # (Earlier versions recorded `~` as it was given.)
-        found = of.get(key)
+        found = of.get(key, ADDED.get(key))
         return os.path.expanduser(found) if isinstance(found, str) else found
 
     changed = [k for k in mine | theirs if value(mine, k) != value(theirs, k)]
@@ -316,7 +318,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
             f"{folder} holds a run with these settings; --resume continues it (or "
             "shows its table again), --overwrite deletes it"
         )
-    finished(folder, mine["name"], config)
+    read_finished(folder, mine["name"], config)
     return theirs
 
 
@@ -324,11 +326,11 @@ def _said(theirs: dict, mine: dict) -> str:
     """Returns the differing settings in words."""
     return ", ".join(
         f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here"
-        for k in differing(theirs, mine)
+        for k in differences(theirs, mine)
     )
 
 
-def finished(
+def read_finished(
     folder: pathlib.Path, name: str, config: configs.Config
 ) -> dict[str, Any] | None:
     """Returns the `result.json` of a run, if it has all of its seeds and methods.

@@ -17,7 +17,7 @@ from rdljax import files
 OTHERS = "data or nets are not those of the table, so that nothing is published of them"
 
 
-def gathered(
+def gather(
     name: str,
     asked: tables.Table,
     summaries: dict[str, dict],
@@ -107,7 +107,8 @@ def text(found: dict[str, Any]) -> str:
         parts.append(
             f"{column['name']}: {config['teacher']} > {config['student']}, "
             f"{config['epochs']} epochs, {config['seeds']} seeds, batch "
-            f"{config['batch']}, rate {config['learning_rate']}. {column['data']} "
+            f"{config['batch']}, {config.get('optimizer', 'sgd')}, rate "
+            f"{config['learning_rate']}. {column['data']} "
             f"{column['seconds'] / 60:.0f} minutes of training on {column['device']}."
         )
     if found["differences"]:

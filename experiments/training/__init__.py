@@ -5,7 +5,8 @@
 - `context`: what the runs of one experiment share
 - `checks`: what can be known to be wrong of settings
 - `rehearsal`: a step of every method, traced first
-- `builder`: how a method trains a net: the one builder of steps
+- `recipes`: how a method trains a net: the one builder of states and steps
+- `builder`: trainers of a method, whose programs serve all seeds
 - `optimizers`: the optimizer and its learning rate
 - `programs`: compiled steps, and whether they fit into memory
 - `fitting`: nets trained together, phase by phase

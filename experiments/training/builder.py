@@ -1,10 +1,5 @@
-"""How a method trains a net: the one builder of steps.
+"""Trainers of a method, whose programs serve all seeds."""
 
-`make_recipe` has all that a training is made of; the rehearsal of a run traces its
-steps, the training, the profile and the plan of a table run them (`prepare`).
-"""
-
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,142 +7,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments import brain, data, weights
-from experiments import config as configs
+from experiments import brain, weights
 from experiments.training import context as contexts
 from experiments.training import (
     loop,
-    optimizers,
     profile,
     programs,
+    recipes,
     recording,
 )
 from rdljax import teachers, training
 
 State = training.TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """The one way in which states and steps for a net and a method are made.
-
-    A phase is named by its number in `plan`; the last is the one with the task.
-
-    Attributes:
-      name: The name in messages and folders: the method's, or "teacher".
-      config: The settings.
-      net: The net that is trained.
-      teacher: The source of its targets.
-      plan: The phases.
-      optimizers: The optimizer of each phase.
-      view: The view that a step has of its batch.
-      example: A batch, for its shapes.
-      begins: The weights that the net begins with; None for drawn ones.
-    """
-
-    name: str
-    config: configs.Config
-    net: Any
-    teacher: teachers.Teacher
-    plan: tuple[training.Phase, ...]
-    optimizers: tuple[optax.GradientTransformation, ...]
-    view: training.View
-    example: training.Batch
-    begins: weights.Trained | None = None
-
-    @property
-    def stimuli(self) -> int:
-        """Returns the number of stimuli of a measured RDM that a step takes."""
-        return len(self.example.get("stimulus", ()))
-
-    def begin(self, seed: int, arrays: training.Arrays, devices: int) -> State:
-        """Returns the state of a seed before the first phase.
-
-        Args:
-          seed: The seed of the weights, and of all that the training draws.
-          arrays: The arrays that a step reads.
-          devices: The number of devices that the step is mapped over.
-        """
-        key = jax.random.key(seed)
-        view_key = jax.random.key(0) if self.config.training.same_batches else None
-        made = (self.net, self.teacher, self.plan, self.view)
-        state = training.init(key, *made, arrays, self.example, devices, view_key)
-        return state if self.begins is None else contexts.begun(state, self.begins)
-
-    def enter(self, number: int, state: State) -> State:
-        """Returns the state at the start of a phase, from any state."""
-        phase, optimizer = self.plan[number], self.optimizers[number]
-        return training.begin_phase(state, phase, optimizer)
-
-    def step(self, number: int) -> training.Step:
-        """Returns the step of a phase."""
-        return training.make_step(
-            *(self.net, self.teacher, self.plan[number]),
-            *(self.optimizers[number], self.view),
-            micro_batches=self.config.training.micro_batches,
-        )
-
-    def finite_check(self, number: int) -> Callable[..., Any]:
-        """Returns a function that finds non-finite numbers in a step of a phase."""
-        return training.make_finite_check(
-            *(self.net, self.teacher, self.plan[number], self.view),
-            micro_batches=self.config.training.micro_batches,
-        )
-
-
-def make_recipe(
-    config: configs.Config,
-    dataset: data.Dataset,
-    given: contexts.Inputs,
-    net: Any,
-    teacher: teachers.Teacher,
-    method: str,
-    example: training.Batch,
-    name: str | None = None,
-) -> Recipe:
-    """Returns the recipe that trains a net by a method.
-
-    Args:
-      config: The settings.
-      dataset: The images.
-      given: The inputs besides images.
-      net: The net that is trained.
-      teacher: The source of its targets.
-      method: The method: `plain`, or parts of `experiments.methods` joined by `+`.
-      example: A batch, for its shapes.
-      name: The name in messages and folders, the method's by default. A "teacher"
-        begins as drawn, learns its task alone, and has epochs and a learning rate of
-        its own.
-    """
-    teaches = name == "teacher"
-    # (The weights are the students': a teacher learns its task.)
-    own = configs.change(config, weights=()) if teaches else config
-    plan = contexts.plan(own, dataset, given, method)
-    if teaches:
-        plan = [plan[-1]._replace(epochs=config.training.teacher_epochs)]
-    steps_an_epoch = len(dataset.train.label) // config.training.batch
-    return Recipe(
-        name=name or method,
-        config=config,
-        net=net,
-        teacher=teacher,
-        plan=tuple(plan),
-        optimizers=tuple(
-            optimizers.make_optimizer(
-                config.optimizer,
-                phase.epochs,
-                steps_an_epoch,
-                teaches=teaches,
-                start=phase is not plan[-1],
-            )
-            for phase in plan
-        ),
-        view=contexts.view(config, dataset, method),
-        example=example,
-        begins=None if teaches else given.student,
-    )
 
 
 class Prepared(NamedTuple):
@@ -158,7 +30,7 @@ class Prepared(NamedTuple):
       trainers: The trainer of each phase.
     """
 
-    recipe: Recipe
+    recipe: recipes.Recipe
     trainers: list[loop.Trainer]
 
 
@@ -173,7 +45,7 @@ def prepare(
 
     Args:
       context: The settings and the data.
-      net: The net, as for `make_recipe`, and so are `teacher`, `method` and `name`.
+      net: The net, as for `recipes.make_recipe`, as are `teacher`, `method`, `name`.
       teacher: The source of the net's targets.
       method: The method that it is trained by.
       name: The name in messages and folders.
@@ -181,7 +53,7 @@ def prepare(
     config, feed = context.config, contexts.feed(context, method)
     example = feed(contexts.first_batches(config, context.given, method))
     given = (config, context.dataset, context.given)
-    recipe = make_recipe(*given, net, teacher, method, example, name)
+    recipe = recipes.make_recipe(*given, net, teacher, method, example, name)
     arrays = training.Arrays(training.replicate(teacher.arrays), context.train)
     numbers = range(len(recipe.plan))
     trainers = [_trainer(context, recipe, n, arrays, feed) for n in numbers]
@@ -192,7 +64,7 @@ def prepare(
 
 def _trainer(
     context: contexts.Context,
-    recipe: Recipe,
+    recipe: recipes.Recipe,
     number: int,
     arrays: training.Arrays,
     feed: contexts.Feed,
@@ -225,7 +97,7 @@ def _trainer(
 
 
 def after(
-    recipe: Recipe, number: int, trainer: loop.Trainer, before: dict[int, State]
+    recipe: recipes.Recipe, number: int, trainer: loop.Trainer, before: dict[int, State]
 ) -> loop.Trainer:
     """Returns the trainer of a phase after another one.
 
@@ -244,7 +116,7 @@ def after(
 
 
 def _evaluation(
-    context: contexts.Context, recipe: Recipe, number: int
+    context: contexts.Context, recipe: recipes.Recipe, number: int
 ) -> Callable[..., Callable[[], loop.Metrics]]:
     """Returns a function that measures a net at an epoch's end (`Trainer.evaluate`)."""
     config, dataset = context.config, context.dataset
@@ -253,7 +125,9 @@ def _evaluation(
 
     def evaluate(state, job, epoch):
         own, found_rdms = recording.variables(state), None
-        predicted = weights.predicting(recipe.net, own, dataset, context.validation)
+        predicted = weights.begin_predicting(
+            recipe.net, own, dataset, context.validation
+        )
         agreement = None
         if of_brain is not None:
             agreement = brain.rdms(config, of_brain, dataset, recipe.net, own)
@@ -276,25 +150,15 @@ def _evaluation(
 
 
 def _profile(
-    context: contexts.Context, recipe: Recipe, arrays: training.Arrays
+    context: contexts.Context, recipe: recipes.Recipe, arrays: training.Arrays
 ) -> None:
     """Writes where the time of a step of the last phase goes, if that is not known."""
     place, last = context.folder / "profile" / recipe.name, len(recipe.plan) - 1
     if (place / "profile.json").exists():
         return
     state = recipe.enter(last, recipe.begin(0, arrays, jax.device_count()))
-    measured = profile.measure(
-        recipe.net,
-        recipe.teacher,
-        recipe.plan[last],
-        recipe.optimizers[last],
-        recipe.view,
-        state,
-        arrays,
-        training.shard(recipe.example),
-        place,
-        micro_batches=context.config.training.micro_batches,
-    )
+    batch = training.shard(recipe.example)
+    measured = profile.measure(recipe, last, state, arrays, batch, place)
     context.bar.write(f"{recipe.name}:\n\n{measured.table()}\n\n{place}")
 
 
@@ -320,7 +184,7 @@ def seeds_per_program(context: contexts.Context, prepared: Prepared, seeds: int)
 
 
 def _together(
-    context: contexts.Context, recipe: Recipe, how: loop.Trainer, seeds: int
+    context: contexts.Context, recipe: recipes.Recipe, how: loop.Trainer, seeds: int
 ) -> int:
     """Returns `seeds_per_program` of one phase."""
     size = programs.trainings(context.config.runtime.together, seeds)

@@ -77,7 +77,7 @@ def _check_own_name(
 ) -> None:
     """Raises `UsageError` for a method whose RDMs or folders have others' names."""
     names = {part.partition("@")[0] for part in method.split("+")} & {*measured}
-    layers = methods.taught(configs.change(config, methods=(method,)))
+    layers = methods.teacher_layers(configs.change(config, methods=(method,)))
     if both := sorted(names & {*layers}):
         raise command.UsageError(
             f"{method}: the RDM {both[0]} has the name of a layer of the teacher"

@@ -32,7 +32,7 @@ def present(value: T | None) -> T:
       TypeError: It is None.
     """
     if value is None:
-        raise TypeError("what is asked for is not there")
+        raise TypeError("expected a value, got None")
     return value
 
 
@@ -97,7 +97,7 @@ class Context(NamedTuple):
         return len(self.dataset.train.label) // self.config.training.batch
 
     def tell(self, words: str) -> None:
-        """Prints words beside the progress bar, to stderr, where results do not go."""
+        """Prints words above the progress bar, to stderr, where results do not go."""
         self.bar.write(words, file=sys.stderr)
 
 
@@ -161,8 +161,8 @@ def fingerprint(dataset: data.Dataset) -> dict[str, str]:
     """Returns a fingerprint that shows that a run is resumed with its own images.
 
     Returns:
-      A SHA-256 of all splits, by its key in `results.IMAGES`. Of streamed images, names
-      and sizes of the files are known.
+      A SHA-256 of all splits, by its key in `results.folder.IMAGES`. Of streamed
+      images, names and sizes of the files are known.
     """
     digest, kind = hashlib.sha256(), "images"
     for split in (dataset.train, dataset.validation, dataset.test):
@@ -242,7 +242,7 @@ def _activations(
             f"{path} teaches in place of a net: activations of a file go with "
             "--teacher=None"
         )
-    layers = methods.taught(config)
+    layers = methods.teacher_layers(config)
     try:
         found = activations.read(path, images=len(dataset.train.label), layers=layers)
     except (errors.CannotRead, OSError) as error:
@@ -313,7 +313,7 @@ def student(
     )
     if given.student is not None:
         return given.student.seeing(dataset, net)
-    return colour.seeing(config.nets.modality, net, dataset)
+    return colour.seen_by(config.nets.modality, net, dataset)
 
 
 def teacher(
@@ -321,13 +321,15 @@ def teacher(
 ) -> Any:
     """Returns the net of a teacher that is trained here."""
     net = nets.build(present(config.nets.teacher), dataset.classes, axis_name=axis_name)
-    return colour.seeing(config.nets.teacher_modality, net, dataset)
+    return colour.seen_by(config.nets.teacher_modality, net, dataset)
 
 
-def begun(state: training.TrainState, begin: weights.Trained) -> training.TrainState:
+def with_weights(
+    state: training.TrainState, begin: weights.Trained
+) -> training.TrainState:
     """Returns a state whose student begins with given weights."""
     now = state.replicated
-    own = begin.begun({"params": now.params["student"], **now.model_state})
+    own = begin.put_into({"params": now.params["student"], **now.model_state})
     params = now.params | {"student": own.pop("params")}
     return state._replace(replicated=now._replace(params=params, model_state=own))
 
@@ -398,7 +400,7 @@ def view(
     With it a method that learns from a brain sees its stimuli.
     """
     seen = data.view(dataset, **augmentation(config, dataset))
-    return brain.showing(seen, dataset) if brain.parts(method) else seen
+    return brain.with_stimuli(seen, dataset) if brain.parts(method) else seen
 
 
 def augmentation(config: configs.Config, dataset: data.Dataset) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Cost(NamedTuple):
     compiling: float = 0.0
 
 
-def planned(call: table_runs.Call) -> str:
+def plan_table(call: table_runs.Call) -> str:
     """Returns the runs of a table, those that are done, and an estimate of the rest."""
     rows, known, unknown = [], [], []
     table = tables.load(call.name)
@@ -51,6 +51,7 @@ def planned(call: table_runs.Call) -> str:
         cost: Cost | None
         cost, how = Cost(), "done"
         try:
+            call.check(column)
             _check_same(call, column)
             if left:
                 cost, how = _estimate(config, folder, left)
@@ -78,7 +79,7 @@ def planned(call: table_runs.Call) -> str:
     return (
         f"{grid}\n\nLeft in all: {total}. An estimate: "
         "a method's step counts, and is compiled, as a plain step and, where images "
-        "are cropped or mirrored, an answer of the teacher; the losses' own time comes "
+        "are cropped or mirrored, a pass of the teacher; the losses' own time comes "
         "on top, and that of evaluation."
     )
 
@@ -88,12 +89,12 @@ def _check_same(call: table_runs.Call, column: str) -> None:
     record = call.folder / column / "config.json"
     if not record.exists():
         return
-    config, _ = contexts.trained_elsewhere(table_runs.settled(call, column))
+    config, _ = contexts.trained_elsewhere(table_runs.column_settings(call, column))
     name = f"{call.name}/{column}"
     mine = {"name": name, **results_folder.settings(config)}
     theirs = files.words(record)
     known = {k: v for k, v in theirs.items() if k in mine}
-    if changed := results_folder.differing(known, mine):
+    if changed := results_folder.differences(known, mine):
         raise commands.UsageError(f"other settings are there: {', '.join(changed)}")
 
 
@@ -143,7 +144,7 @@ def _estimate(
             plan = contexts.plan(config, dataset, given, method)
             step, phases = measured["student"], [phase.epochs for phase in plan]
             if asks and methods.reads_teacher(method):
-                step = Cost(*map(sum, zip(step, measured["answer"], strict=True)))
+                step = Cost(*map(sum, zip(step, measured["teaching"], strict=True)))
         compiling += len(phases) * step.compiling
         seeds = range(max(config.training.seeds, config.nets.ensemble))
         records = [_result(folder, config, method, seed) for seed in seeds]
@@ -158,9 +159,9 @@ def _estimate(
 def _measured(
     config: configs.Config, dataset: Any, given: contexts.Inputs
 ) -> dict[str, Cost]:
-    """Returns the costs of a plain step of student and teacher, and of an answer.
+    """Returns the costs of a plain step of student and teacher, and of a pass.
 
-    The answer is a teacher's, for the images of a step.
+    The pass is that of a teacher, over the images of a step.
     """
     with tempfile.TemporaryDirectory() as scratch, tqdm.tqdm(disable=True) as bar:
         folder = pathlib.Path(scratch)
@@ -197,9 +198,9 @@ def _measured(
             net = contexts.teacher(config, dataset)
             images = np.zeros((config.training.batch, *dataset.shape), np.float32)
             variables = jax.jit(net.init)(jax.random.key(0), images[:1])
-            answer = functools.partial(weights.activations, net, variables, images)
-            cost = _cost(lambda: answer(net.layers), time.perf_counter())
-            found["answer"] = Cost(
+            activate = functools.partial(weights.activations, net, variables, images)
+            cost = _cost(lambda: activate(net.layers), time.perf_counter())
+            found["teaching"] = Cost(
                 *(config.nets.ensemble * seconds for seconds in cost)
             )
     return found

@@ -11,13 +11,13 @@ from experiments.training import interrupts, loop, programs
 from rdljax import checkpoints
 
 
-def answer(command: Callable[[], None]) -> int:
+def exit_status(command: Callable[[], None]) -> int:
     """Runs a command that trains and returns its exit status.
 
-    It is 1 where the training cannot go on, else that of `command.answer`.
+    It is 1 where the training cannot go on, else that of `command.exit_status`.
     """
     try:
-        return commands.answer(command)
+        return commands.exit_status(command)
     except (loop.Diverged, programs.OutOfMemory) as stopped:
         print(f"\nerror: {stopped}", file=sys.stderr)
     except jax.errors.JaxRuntimeError as error:
@@ -46,10 +46,10 @@ def run(
       again: The command line that goes on; None if there is none.
 
     Returns:
-      The exit status: that of `answer`, or of the signal that stopped it.
+      The exit status: that of `exit_status`, or of the signal that stopped it.
     """
     try:
-        return answer(command)
+        return exit_status(command)
     except interrupts.Interrupted as stopped:
         if again is None:
             print("\nstopped", file=sys.stderr)

@@ -37,7 +37,7 @@ def run(name: str, config: configs.Config, interrupt: interrupts.Interrupt) -> d
     dataset = contexts.load(config)
     given = contexts.with_measurements(config, dataset, given)
     rehearsal.rehearse(config, dataset, given)
-    with locks.held(results_folder.place(name, config)):
+    with locks.hold(results_folder.place(name, config)):
         return _run(name, config, dataset, given, interrupt)
 
 
@@ -51,8 +51,8 @@ def _run(
     """Runs the experiment, where nobody else writes to the folder."""
     fingerprints = {**contexts.fingerprint(dataset), **given.fingerprints()}
     folder = results_folder.claim(name, config, fingerprints)
-    if summary := results_folder.finished(folder, name, config):
-        print(f"{folder} is finished:\n\n{described(summary)}")
+    if summary := results_folder.read_finished(folder, name, config):
+        print(f"{folder} is finished:\n\n{as_markdown(summary)}")
         if broken := recording.without_weights(folder, config):
             print(
                 f"{folder} has no weights of {', '.join(broken)}: where result.json is "
@@ -85,14 +85,14 @@ def _run(
         own = config, given.measured, seen
         summary["brain"] = brain.summarise(*own, summary["baseline"])
         written += brain_plots.pictures(folder, *own, summary)
-    text = described(summary)
+    text = as_markdown(summary)
     files.write(folder / "table.md", text)
     files.write_json(folder / "result.json", summary)
     print(f"\n{text}\n{folder}: {', '.join(written)}")
     return summary
 
 
-def described(summary: dict) -> str:
+def as_markdown(summary: dict) -> str:
     """Returns a summary as Markdown."""
     return markdown.table(summary) + brain_markdown.table(summary)
 

@@ -1,7 +1,7 @@
 """Trains nets together, phase by phase."""
 
 from experiments.results import folder as results_folder
-from experiments.training import builder, loop, recording
+from experiments.training import builder, loop, recipes, recording
 from experiments.training import context as contexts
 from rdljax import checkpoints
 
@@ -49,7 +49,7 @@ def _fit(
     context: contexts.Context,
     runs: dict[str, int],
     how: loop.Trainer,
-    recipe: builder.Recipe,
+    recipe: recipes.Recipe,
     number: int,
 ) -> list[loop.Fitted]:
     """Trains one phase of `fit`."""

@@ -27,7 +27,7 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         self._status = Interrupted.status
-        self._heeding = command.heeding(self._request)
+        self._heeding = command.heed_signals(self._request)
         self._heeding.__enter__()
         return self
 

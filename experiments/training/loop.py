@@ -27,8 +27,6 @@ from rdljax import checkpoints, files, training
 
 # Where devices are emulated on a CPU, too many steps in flight can starve one of them.
 STEPS_IN_FLIGHT = 10
-
-
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
@@ -77,8 +75,6 @@ class Job(NamedTuple):
 
 
 Metrics = dict[str, float]
-
-
 State = training.TrainState
 
 
@@ -194,7 +190,7 @@ def fit(
             found = fit(equal, trainer, interrupt, advance)
             fitted |= zip((job.name for job in equal), found, strict=True)
         return [fitted[job.name] for job in jobs]
-    begun = [resumed(job, trainer.begin) for job in jobs]
+    begun = [resume(job, trainer.begin) for job in jobs]
     if len({progress.done for _, progress in begun}) > 1:
         # A newest checkpoint is damaged.
         del begun
@@ -336,7 +332,7 @@ def _of_student(state: State) -> State:
     return State(now, {})
 
 
-def resumed(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progress]:
+def resume(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progress]:
     """Returns the state of a job's newest whole checkpoint, or that at the start."""
     devices = jax.device_count()
     if checkpoints.latest(job.checkpoint) is None:
@@ -392,7 +388,7 @@ def _why(job: Job, trainer: Trainer, bad: int) -> str:
       bad: The number of the first step whose loss is not finite, or before which the
         parameters are not.
     """
-    state, (done, *_) = resumed(job, trainer.begin)
+    state, (done, *_) = resume(job, trainer.begin)
     kept = f"from the checkpoint of step {done}" if done else "from the start"
     batches = _calls([job], trainer._replace(chunk=1), done)
     batch: training.Batch = {}

@@ -1,8 +1,32 @@
 """The optimizer and its learning rate, from the settings."""
 
+from collections.abc import Callable
+
 import optax
 
 from experiments import config as configs
+
+# By name, from the largest rate, the number of steps of a training and that of an epoch
+# to the rate of each step.
+SCHEDULES: dict[str, Callable[[float, int, int], float | optax.Schedule]] = {
+    "constant": lambda peak, steps, epoch: peak,
+    "cosine": lambda peak, steps, epoch: optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup_steps=epoch, decay_steps=steps + 1
+    ),
+    "cosine_onecycle": lambda peak, steps, epoch: optax.cosine_onecycle_schedule(
+        steps, peak
+    ),
+    "exponential": lambda peak, steps, epoch: optax.exponential_decay(
+        peak, steps, 0.01
+    ),
+    "linear": lambda peak, steps, epoch: optax.linear_schedule(peak, 0.0, steps),
+    "linear_onecycle": lambda peak, steps, epoch: optax.linear_onecycle_schedule(
+        steps, peak
+    ),
+    "steps": lambda peak, steps, epoch: optax.piecewise_constant_schedule(
+        peak, {steps * eighths // 8: 0.1 for eighths in (5, 6, 7)}
+    ),
+}
 
 
 def make_optimizer(
@@ -26,7 +50,10 @@ def make_optimizer(
     peak = settings.learning_rate
     if teaches and settings.teacher_learning_rate is not None:
         peak = settings.teacher_learning_rate
-    rate = peak if start else _schedule(settings.schedule, peak, epochs, steps_an_epoch)
+    rate: float | optax.Schedule = peak
+    if not start:
+        steps = epochs * steps_an_epoch
+        rate = SCHEDULES[settings.schedule](peak, steps, steps_an_epoch)
     decay = 0.0 if start else settings.weight_decay
     parts = []
     # Without clipping KD's large first gradients kill a small student's ReLUs.
@@ -38,24 +65,3 @@ def make_optimizer(
         parts += [] if start else [optax.add_decayed_weights(decay)]
         parts.append(optax.sgd(rate, settings.momentum, nesterov=settings.nesterov))
     return optax.chain(*parts)
-
-
-def _schedule(
-    name: str, peak: float, epochs: int, steps_an_epoch: int
-) -> float | optax.Schedule:
-    """Returns the learning rate of each step; the largest one is `peak`."""
-    steps = epochs * steps_an_epoch
-    if name == "constant":
-        return peak
-    if name == "linear":
-        return optax.linear_schedule(peak, 0.0, steps)
-    if name == "cosine_onecycle":
-        return optax.cosine_onecycle_schedule(steps, peak)
-    if name == "linear_onecycle":
-        return optax.linear_onecycle_schedule(steps, peak)
-    if name == "steps":
-        drops = {steps * eighths // 8: 0.1 for eighths in (5, 6, 7)}
-        return optax.piecewise_constant_schedule(peak, drops)
-    return optax.warmup_cosine_decay_schedule(
-        0.0, peak, warmup_steps=steps_an_epoch, decay_steps=steps + 1
-    )

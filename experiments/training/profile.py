@@ -14,6 +14,7 @@ what it would take alone. A difference of two programs that take the same is noi
 which may be negative.
 """
 
+import dataclasses
 import functools
 import pathlib
 import statistics
@@ -23,9 +24,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from experiments.results import markdown
+from experiments.training import recipes
 from rdljax import files, teachers, terms, training
 
 # However long a step takes, so many samples have a median.
@@ -82,17 +83,13 @@ class Profile(NamedTuple):
 
 
 def measure(
-    net: Any,
-    teacher: teachers.Teacher,
-    phase: training.Phase,
-    optimizer: optax.GradientTransformation,
-    view: training.View,
+    recipe: recipes.Recipe,
+    number: int,
     state: training.TrainState,
     arrays: training.Arrays,
     batch: training.Batch,
     folder: pathlib.Path,
     *,
-    micro_batches: int = 1,
     devices: Sequence[jax.Device] | None = None,
     seconds: float = 5.0,
 ) -> Profile:
@@ -100,23 +97,18 @@ def measure(
 
     Every step takes the same batch, and is waited for: a training that does not wait
     between steps is quicker by the host's time for a call. It is for one process.
-    Memory is taken for three states and the teacher's targets, beside the state given.
+    Memory is taken for three states and the teacher's targets, besides the given state.
 
     Args:
-      net: The student, as given to `training.make_step`, and so are `teacher`, `phase`,
-        `optimizer`, `view` and `micro_batches`. The term "task" is the student's; in a
-        phase without one, the student's is the mean of its logits.
-      teacher: The source of the targets.
-      phase: The phase, whose terms make the loss.
-      optimizer: The optimizer, as given to `training.begin_phase`.
-      view: The function that makes the batch.
+      recipe: How the net is trained. The term "task" is the student's; in a phase
+        without one, the student's is the mean of its logits.
+      number: The number of the phase.
       state: A state at the start of the phase or within it. It is copied, not donated.
       arrays: The arrays as the step is given them, on the devices.
       batch: The batch, from `training.shard`.
       folder: The folder for `profile.json`, and below `plugins/profile` for the files
         that XProf and TensorBoard read, and `perfetto_trace.json.gz` for
         ui.perfetto.dev.
-      micro_batches: The number of micro-batches of a device's batch.
       devices: The devices that the step is mapped over, all local ones by default.
       seconds: The time for taking samples, in seconds; at least three of each are
         taken.
@@ -125,8 +117,7 @@ def measure(
       The times of the parts.
     """
     devices = jax.local_devices() if devices is None else devices
-    key = training.replicate(jax.random.key(0), devices)
-
+    key, view = training.replicate(jax.random.key(0), devices), recipe.view
     pmap = functools.partial(
         jax.pmap, axis_name=training.AXIS, in_axes=(None, None, 0), devices=devices
     )
@@ -137,28 +128,28 @@ def measure(
 
     @pmap
     def teach(key, arrays, batch):
-        return teacher.targets(arrays.teacher, view(arrays.data, batch, key))
+        return recipe.teacher.targets(arrays.teacher, view(arrays.data, batch, key))
 
     def view_and_targets(data, batch, key):
         return {**view(data, batch["batch"], key), "targets": batch["targets"]}
 
-    def stepping(phase, teacher, view, state, batch):
-        body = training.make_step(
-            net, teacher, phase, optimizer, view, micro_batches=micro_batches
-        )
-        return _stepping(body, state, arrays, batch, devices)
+    def stepping(recipe, state, batch):
+        return _stepping(recipe.step(number), state, arrays, batch, devices)
 
-    whole, compile_seconds = stepping(phase, teacher, view, state, batch)
+    whole, compile_seconds = stepping(recipe, state, batch)
     images, targets = look(key, arrays, batch)["image"], teach(key, arrays, batch)
-    given = teachers.Teacher((), _given_targets)
+    taught = dataclasses.replace(
+        recipe, teacher=teachers.Teacher((), _given_targets), view=view_and_targets
+    )
+    plan = list(recipe.plan)
+    plan[number] = _student_alone(plan[number])
+    alone = dataclasses.replace(taught, plan=tuple(plan))
     with_given = {"batch": batch, "targets": targets}
-    alone = _student_alone(phase)
-    student = training.begin_phase(state, alone, optimizer)
     times, rounds = _medians(
         {
             "data": lambda: jax.block_until_ready(look(key, arrays, batch)),
-            "student": stepping(alone, given, view_and_targets, student, with_given)[0],
-            "losses": stepping(phase, given, view_and_targets, state, with_given)[0],
+            "student": stepping(alone, alone.enter(number, state), with_given)[0],
+            "losses": stepping(taught, state, with_given)[0],
             "whole": whole,
         },
         seconds,
@@ -175,8 +166,8 @@ def measure(
         device=f"{len(devices)} x {devices[0].device_kind}",
     )
     with jax.profiler.trace(folder, create_perfetto_trace=True):
-        for number in range(STEPS_TRACED):
-            with jax.profiler.StepTraceAnnotation("step", step_num=number):
+        for step in range(STEPS_TRACED):
+            with jax.profiler.StepTraceAnnotation("step", step_num=step):
                 whole()
     rates = {x: getattr(profile, x) for x in ("steps_per_second", "images_per_second")}
     files.write_json(folder / "profile.json", profile._asdict() | rates)

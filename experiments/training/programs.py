@@ -161,7 +161,7 @@ class Programs:
         batches: training.Batch,
         share: float = 1.0,
     ) -> bool:
-        """Returns whether a step fits into the free memory, beside the arrays there.
+        """Returns whether a step fits into the free memory, besides the arrays there.
 
         Args:
           state: The state, or its shapes (`jax.eval_shape`).
@@ -257,7 +257,7 @@ def _trainings(state: training.TrainState) -> int:
 def _needed(program: training.Program, state: training.TrainState) -> int:
     """Returns the bytes on each device of the state and of a call.
 
-    A call's are those beside its arguments.
+    A call's are those besides its arguments.
     """
 
     def size(tree):

@@ -57,7 +57,7 @@ def _has_weights(net: pathlib.Path) -> bool:
     return checkpoints.latest(net / "weights") is not None
 
 
-def recorded(
+def record_net(
     context: contexts.Context,
     name: str,
     seed: int,
@@ -89,7 +89,10 @@ def recorded(
             )
             save_arrays(place / "brain.npz", of_brain())
         about = {"method": name, "seed": seed, "seconds": outcome.seconds}
-        about |= {"versions": versions(), "compared": compared(context.config, name)}
+        about |= {
+            "versions": versions(),
+            "compared": compared_layers(context.config, name),
+        }
         about |= {"config": configs.flat(context.config)}
         about |= {"history": outcome.history, "start_up": outcome.start_up}
         files.write_json(record, about | measured)
@@ -140,7 +143,7 @@ def _shares(of: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(x / 255 for x in of)
 
 
-def compared(config: configs.Config, name: str) -> list[str]:
+def compared_layers(config: configs.Config, name: str) -> list[str]:
     """Returns the layers of a net whose RDMs are compared."""
     pairs = map(methods.pair, config.rdl.layers)
     return [other if name == "teacher" else own for own, other in pairs]
@@ -188,7 +191,7 @@ def rdms_of(context: contexts.Context, net: Any, trained: dict) -> dict[str, jax
     return {name: _rdm(x, distance=distance) for name, x in seen.items()}
 
 
-# (In jit: what answers the same for all images has an RDM too, of zeros.)
+# (In jit: activations that are the same for all images have an RDM too, of zeros.)
 _rdm = jax.jit(rdm.compute)
 
 
@@ -231,7 +234,7 @@ def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
       teacher: The teacher's condensed RDMs `[pairs]` of the same stimuli, by layer.
 
     Returns:
-      For each entry of `config.layers`, `pearson` and `spearman`.
+      For each entry of `config.rdl.layers`, `pearson` and `spearman`.
     """
     found = {}
     for layer in config.rdl.layers:

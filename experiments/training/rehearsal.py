@@ -8,8 +8,8 @@ import jax
 from experiments import command as commands
 from experiments import config as configs
 from experiments import data, methods
-from experiments.training import builder
 from experiments.training import context as contexts
+from experiments.training import recipes
 from rdljax import activations, teachers, training
 
 
@@ -64,7 +64,7 @@ def _steps(
         seen = view(train, batch, jax.random.key(0))
         source = _teacher(config, dataset, given, seen["image"])
     source = teachers.merge(source, of_brain)
-    recipe = builder.make_recipe(config, dataset, given, student, source, method, batch)
+    recipe = recipes.make_recipe(config, dataset, given, student, source, method, batch)
     arrays = training.Arrays(source.arrays, train)
     state = recipe.begin(0, arrays, devices=1)
     for number in range(len(recipe.plan)):

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import sys
+import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,8 +17,6 @@ from rdljax import checkpoints, errors, files
 
 # What a table writes beside its columns, in this order.
 WRITTEN = ("table.json", "table.md", "table.csv", "table.png")
-
-
 # What a table sets for each column itself.
 OWN = {"resume", "overwrite"}
 # What leaves one column undone, and the others as they are.
@@ -37,17 +36,24 @@ class Call(NamedTuple):
       table: The table, with the changes that were asked for.
       folder: The folder for results.
       only: The columns to run; all if there are none.
+      refused: Why columns cannot have the changes, by their name.
     """
 
     name: str
     table: tables.Table
     folder: pathlib.Path
     only: tuple[str, ...] = ()
+    refused: Mapping[str, str] = types.MappingProxyType({})
 
     @property
     def chosen(self) -> list[str]:
         """Returns the columns that are asked for."""
         return [*self.only] or [*self.table.columns]
+
+    def check(self, column: str) -> None:
+        """Raises `UsageError` for a column that cannot have the changes."""
+        if column in self.refused:
+            raise commands.UsageError(self.refused[column])
 
 
 def make_call(
@@ -75,12 +81,18 @@ def make_call(
     if "{" in folder:
         raise commands.UsageError(f"out of a table is a folder as it is, got {folder}")
     changes = {k: v for k, v in changes.items() if k != "out"}
-    own = {
-        column: of._replace(config=_changed(of.config, changes))
-        for column, of in table.columns.items()
-    }
     place = commands.path("out", folder)
-    call = Call(name, table._replace(columns=own), place, only)
+    call = Call(name, table, place, only)
+    own, refused = dict(table.columns), {}
+    for column in call.chosen:
+        try:
+            config = _changed(own[column].config, changes)
+            own[column] = own[column]._replace(config=config)
+        except commands.UsageError as error:
+            refused[column] = str(error)
+    if len(refused) == len(call.chosen):
+        raise commands.UsageError("; ".join(dict.fromkeys(refused.values())))
+    call = call._replace(table=table._replace(columns=own), refused=refused)
     columns.check_apart(table, call.table, call.chosen)
     return call
 
@@ -110,7 +122,7 @@ def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
       UsageError: A column cannot be run; the others were, and the table written.
       Interrupted: It was stopped; the columns that are done stay.
     """
-    with locks.held(call.folder):
+    with locks.hold(call.folder):
         _check_own(call)
         found, missing = _make(call, interrupt)
     print(
@@ -133,7 +145,7 @@ def _make(call: Call, interrupt: interrupts.Interrupt) -> tuple[dict, dict[str, 
     for column in call.chosen:
         print(f"\n== {call.name}: {column}")
         try:
-            config = settled(call, column)
+            config = column_settings(call, column)
             summaries[column] = experiment.run(
                 f"{call.name}/{column}", config, interrupt
             )
@@ -142,7 +154,7 @@ def _make(call: Call, interrupt: interrupts.Interrupt) -> tuple[dict, dict[str, 
             if column in summaries:
                 missing[column] += "; shown is what an earlier run has left"
             print(f"{column}: {error}", file=sys.stderr)
-        found = result_table.gathered(call.name, call.table, summaries, missing)
+        found = result_table.gather(call.name, call.table, summaries, missing)
         result_table.write(call.folder, found)
     return found, missing
 
@@ -186,12 +198,13 @@ def _finished(call: Call) -> dict[str, dict]:
     return found
 
 
-def settled(call: Call, column: str) -> configs.Config:
+def column_settings(call: Call, column: str) -> configs.Config:
     """Returns the settings of a column's run, with its folder and its teacher's.
 
     Raises:
       UsageError: The teacher of another column is not run yet, or is an ensemble.
     """
+    call.check(column)
     of = call.table.columns[column]
     changes: dict[str, Any] = {"out": str(call.folder / column), "resume": True}
     if of.teacher_of is not None and of.config.nets.teacher_from is None:

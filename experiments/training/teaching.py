@@ -11,7 +11,7 @@ from experiments.training import builder, fitting, interrupts, loop, programs, r
 from experiments.training import context as contexts
 from rdljax import activations, teachers, training
 
-# Bytes that a teacher's answers may take without being asked for.
+# Bytes that a teacher's activations may take where nothing is said of them.
 REMEMBERED = 2**30
 
 
@@ -69,13 +69,13 @@ def _teach(
     if config.nets.teacher is None:
         if given.activations is None:
             return [], nobody, context
-        return [], *remembered(context, nobody)
+        return [], *cache_teacher(context, nobody)
     if given.teacher is not None:
         net = given.teacher.net(context.dataset, other_classes=True)
         outcome = recording.Outcome(given.teacher.variables)
         (context.folder / "teacher").mkdir(exist_ok=True)
-        result = recording.recorded(context, "teacher", 0, net, outcome)
-        return [result], *remembered(context, teachers.net(net, outcome.variables))
+        result = recording.record_net(context, "teacher", 0, net, outcome)
+        return [result], *cache_teacher(context, teachers.net(net, outcome.variables))
     net = contexts.teacher(config, context.dataset, training.AXIS)
     prepared = builder.prepare(context, net, nobody, "plain", "teacher")
     builder.seeds_per_program(context, prepared, 1)
@@ -85,11 +85,11 @@ def _teach(
     taught = [teachers.net(net, variables) for _, variables in members]
     if config.nets.ensemble == 1:
         ((result, _),) = members
-        return [result], *remembered(context, *taught)
+        return [result], *cache_teacher(context, *taught)
     teacher = teachers.ensemble(
         dict(zip(methods.teacher_names(config), taught, strict=True))
     )
-    return [_ensemble(context, net, members)], *remembered(context, teacher)
+    return [_ensemble(context, net, members)], *cache_teacher(context, teacher)
 
 
 def _ensemble(
@@ -117,7 +117,7 @@ def _ensemble(
     }
 
 
-def remembered(
+def cache_teacher(
     context: contexts.Context, teacher: teachers.Teacher
 ) -> tuple[teachers.Teacher, contexts.Context]:
     """Returns a teacher that need not run for each batch, where the config wants one.
@@ -128,7 +128,7 @@ def remembered(
     Raises:
       UsageError: `activations` holds something else.
     """
-    config, layers = context.config, methods.taught(context.config)
+    config, layers = context.config, methods.teacher_layers(context.config)
     view, load = data.view(context.dataset), contexts.feed(context)
     key = jax.random.key(0)
 
@@ -235,7 +235,7 @@ def train(
             _look_before(context, prepared, seed)
     return [
         (
-            recording.recorded(context, name, seed, prepared.recipe.net, outcome),
+            recording.record_net(context, name, seed, prepared.recipe.net, outcome),
             outcome.variables,
         )
         for seed, outcome in zip(seeds, fitted, strict=True)

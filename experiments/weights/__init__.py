@@ -8,16 +8,16 @@
 from experiments.weights.predictions import (
     accuracy,
     activations,
+    begin_predicting,
     logits,
     predict,
-    predicting,
 )
 from experiments.weights.store import (
     Array,
     Normalisation,
     Renormalised,
     Trained,
-    described,
+    describe_normalisation,
     fingerprint,
     load,
     read,
@@ -31,12 +31,12 @@ __all__ = [
     "Trained",
     "accuracy",
     "activations",
-    "described",
+    "describe_normalisation",
     "fingerprint",
     "load",
     "logits",
     "predict",
-    "predicting",
+    "begin_predicting",
     "read",
     "save",
 ]

@@ -58,9 +58,10 @@ def run(options: Options) -> None:
         trained = store.read(options.name, file, normalisation)
     except (OSError, errors.CannotRead, errors.WeightsMismatch) as error:
         raise command.UsageError(str(error)) from error
+    normalised = store.describe_normalisation(trained.normalisation)
     print(
         f"{options.file} has the weights of {trained.name}, {trained.classes} classes; "
-        f"images are normalised by {store.described(trained.normalisation)}"
+        f"images are normalised by {normalised}"
     )
     if options.check:
         try:

@@ -44,10 +44,10 @@ def predict(
       chunk: The number of images at a time.
     """
     split = getattr(dataset, part)
-    return predicting(net, variables, dataset, split, chunk)()
+    return begin_predicting(net, variables, dataset, split, chunk)()
 
 
-def predicting(
+def begin_predicting(
     net: Any,
     variables: dict,
     dataset: data.Dataset,
@@ -85,7 +85,7 @@ def logits(
     split: data.Split,
     chunk: int = 500,
 ) -> np.ndarray:
-    """Returns a net's logits `[N, classes]`; arguments are those of `predicting`."""
+    """Returns a net's logits `[N, classes]`; arguments as for `begin_predicting`."""
     return np.concatenate(_logits(net, variables, dataset, split, chunk))
 
 

@@ -18,11 +18,7 @@ from rdljax import checkpoints, errors, files, nets
 from rdljax.nets import from_keras, from_torch
 
 Array = jax.Array
-
-
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-
-
 # The nets for images of 224 x 224.
 IMAGENET = (
     "resnet18_imagenet",
@@ -30,12 +26,8 @@ IMAGENET = (
     "resnet50_imagenet",
     "efficientnet_lite0",
 )
-
-
 # RepDistiller's, of CIFAR-100 (dataset/cifar100.py).
 CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-
-
 # Mean and deviation of pixels from 0 to 1 that the released weights were trained with.
 NORMALISATIONS: dict[str, Normalisation] = {
     "cifar_cnn": ((0.0,) * 3, (1 / 255,) * 3),
@@ -152,7 +144,7 @@ class Trained(NamedTuple):
           net: The net of the weights, which may have other classes or another dtype.
         """
         if self.modality != colour.IMAGE:
-            return colour.seeing(self.modality, net, dataset)
+            return colour.seen_by(self.modality, net, dataset)
         if self.normalisation is None:
             return net
         pairs = zip(dataset.mean, dataset.std, *self.normalisation, strict=True)
@@ -160,7 +152,7 @@ class Trained(NamedTuple):
         both = [(s / 255 / std, (m / 255 - mean) / std) for m, s, mean, std in pairs]
         return Renormalised(net, *map(tuple, zip(*both, strict=True)))
 
-    def begun(self, drawn: dict) -> dict:
+    def put_into(self, drawn: dict) -> dict:
         """Returns variables to begin a training with.
 
         They are these, but a classifier of other classes is that of `drawn`.
@@ -325,7 +317,7 @@ def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Train
     )
 
 
-def described(normalisation: Normalisation | None) -> str:
+def describe_normalisation(normalisation: Normalisation | None) -> str:
     """Returns a normalisation in words."""
     if normalisation is None:
         return "the mean and deviation of the data's training images"

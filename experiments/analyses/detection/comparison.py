@@ -65,7 +65,7 @@ def compare(
     }
     every_setting = dataclasses.asdict(options).items()
     settings = {k: v for k, v in every_setting if k not in folders.OF_THE_CALL}
-    with locks.held(folders.place(options)):
+    with locks.hold(folders.place(options)):
         folders.claim(options, settings | contexts.fingerprint(dataset))
         return _compare(options, settings, dataset, canvases, every, interrupt)
 
@@ -83,7 +83,7 @@ def _compare(
         folders.place(options),
         backbones.parse_backbones(options.backbones),
     )
-    note = described(dataset, canvases)
+    note = describe(dataset, canvases)
     print(f"{note}\nResults: {folder}.")
 
     epoch = options.canvases // options.batch
@@ -96,7 +96,7 @@ def _compare(
     total = len(every) * options.epochs * epoch
     with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
         for backbone in every:
-            found = recorded(folder, backbone, settings)
+            found = record_backbone(folder, backbone, settings)
             if found is not None:
                 results.append(found)
                 bar.update(options.epochs * epoch)
@@ -129,7 +129,7 @@ def _compare(
     return summary
 
 
-def recorded(
+def record_backbone(
     folder: pathlib.Path, backbone: backbones.Backbone, settings: dict[str, Any]
 ) -> dict | None:
     """Returns the recorded result of a backbone and a seed; None if there is none.
@@ -205,7 +205,7 @@ def _result(
     }
 
 
-def described(dataset: data.Dataset, canvases: dict[str, canvas.Canvases]) -> str:
+def describe(dataset: data.Dataset, canvases: dict[str, canvas.Canvases]) -> str:
     """Returns a description of the data."""
     size = canvases["train"].image.shape[1]
     objects = {part: np.sum(x.label != canvas.ABSENT) for part, x in canvases.items()}

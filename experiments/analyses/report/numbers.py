@@ -22,15 +22,11 @@ CURVES = {
     "validation_error": "Validation error, %",
     "task": "Cross-entropy on training images, nats",
 }
-
-
 OVER_SEEDS: dict[str, Callable[..., np.ndarray]] = {
     "mean": np.mean,
     "low": np.min,
     "high": np.max,
 }
-
-
 # Classes whose names have room along a matrix, and stimuli or classes that are shown.
 NAMED, MOST = 20, 200
 
@@ -51,7 +47,7 @@ def run(options: Options) -> None:
     """Reads a folder and writes a page.
 
     Args:
-      options: Which folder, and where to.
+      options: The folder, and the file to write.
 
     Raises:
       UsageError: The folder holds neither a run nor a table, or what it holds is
@@ -123,8 +119,8 @@ def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
     """Returns the page of a table of runs, as HTML.
 
     Args:
-      folder: That holds `table.json`.
-      out: Where the page will lie, for links from there.
+      folder: The folder with `table.json`.
+      out: The place of the page, for links from there.
 
     Raises:
       UsageError: A file is damaged.
@@ -180,7 +176,7 @@ def curves(runs: dict[str, list[dict]]) -> list[dict]:
             if of[0]["history"]:
                 values = [[epoch[key] for epoch in own["history"]] for own in of]
                 found = {
-                    kind: rounded(over_seeds(np.array(values, float), axis=0))
+                    kind: round_numbers(over_seeds(np.array(values, float), axis=0))
                     for kind, over_seeds in OVER_SEEDS.items()
                 }
                 series.append({"name": name, **found})
@@ -263,7 +259,7 @@ def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
         students = [_rdms(file, name, config) for file in of]
         each = [correlations(student, teacher) for student in students]
         methods[name] = {
-            kind: rounded(np.mean([found[kind] for found in each], axis=0))
+            kind: round_numbers(np.mean([found[kind] for found in each], axis=0))
             for kind in ("pearson", "spearman")
         }
     return {"rows": [*students[0]], "columns": [*teacher], "methods": methods}
@@ -333,11 +329,11 @@ def confusions(runs: dict[str, list[dict]], truth: np.ndarray, classes: int) -> 
 
     Args:
       runs: From `results`.
-      truth: Classes of the test images, `[N]`.
-      classes: Their number.
+      truth: The classes of the test images, `[N]`.
+      classes: The number of classes.
     """
     counts = {
-        name: rounded(confusion(truth, predictions({name: of}), classes))
+        name: round_numbers(confusion(truth, predictions({name: of}), classes))
         for name, of in runs.items()
     }
     return {"images": np.bincount(truth, minlength=classes).tolist(), "nets": counts}
@@ -347,21 +343,21 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     """Returns the confusion matrix, mean over nets.
 
     Args:
-      truth: Classes `[N]`.
-      predicted: Classes `[nets, N]`.
-      classes: Their number.
+      truth: The true classes `[N]`.
+      predicted: The predicted classes `[nets, N]`.
+      classes: The number of classes.
 
     Returns:
-      Images `[classes, classes]`: rows true, columns predicted.
+      The number of images `[classes, classes]`: rows true, columns predicted.
     """
     counts = np.bincount((truth * classes + predicted).ravel(), minlength=classes**2)
     return counts.reshape(classes, classes) / len(predicted)
 
 
-def rounded(values: np.ndarray) -> Any:
+def round_numbers(values: np.ndarray) -> Any:
     """Returns numbers to four digits, in lists, for JSON: None for NaN."""
     if values.ndim:
-        return [rounded(of) for of in values]
+        return [round_numbers(of) for of in values]
     return float(f"{values:.4g}") if np.isfinite(values) else None
 
 

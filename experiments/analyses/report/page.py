@@ -158,8 +158,9 @@ def protocol(summary: dict) -> list[str]:
         ]
     student = (
         f"Student {config['student']}: {config['epochs']} epochs, {config['seeds']} "
-        f"seeds, batch {config['batch']}, learning rate {config['learning_rate']:g}, "
-        f"momentum {config['momentum']:g}, weight decay {config['weight_decay']:g}."
+        f"seeds, batch {config['batch']}, {config.get('optimizer', 'sgd')}, learning "
+        f"rate {config['learning_rate']:g}, momentum {config['momentum']:g}, weight "
+        f"decay {config['weight_decay']:g}."
     )
     return [*texts, student, PROTOCOL]
 
