@@ -1044,7 +1044,7 @@ from experiments import command
 from experiments import locks
 os.mkfifo(sys.argv[1])
 try:
-    with locks.held(pathlib.Path(sys.argv[1]).parent):
+    with locks.hold(pathlib.Path(sys.argv[1]).parent):
         pass
 except command.UsageError as error:
     print(error)

@@ -145,6 +145,11 @@ def test_a_run_and_a_table_record_the_home_folder(tmp_path, monkeypatch, capsys)
     assert record["data_dir"] == str(home / "data")
     # What an earlier version recorded is the same folder.
     assert results_folder.differences(record | {"data_dir": "~/data"}, record) == []
+    # An earlier version had SGD alone.
+    before = {k: v for k, v in record.items() if k != "optimizer"}
+    assert results_folder.differences(before, record) == []
+    other = record | {"optimizer": "adamw"}
+    assert results_folder.differences(before, other) == ["optimizer"]
     assert results_folder.differences(record | {"data_dir": "~/b"}, record) == [
         "data_dir"
     ]
@@ -190,7 +195,7 @@ MEANINGLESS = {
     "crd_negatives": COUNTS,
     "crd_sampling": ("all", "Drawn"),
     "teacher_learning_rate": UP_TO_0,
-    "schedule": ("exponential", "Cosine"),
+    "schedule": ("exponentially", "Cosine"),
     "layer_weights": ("", "1 1", "1 1 1 nan", "1 -1 1 1", "inf 1 1 1", "1 1 1 1 1"),
     "kd_temperature": UP_TO_0,
     "brain": ("file", "foreign", "missing", "a\0b"),

@@ -561,6 +561,27 @@ class TestChanged:
             columns.check_apart(own, other, chosen or [*own.columns])
 
 
+class TestChangesOfSomeColumns:
+    def test_a_column_that_cannot_have_them_is_left_out(self):
+        # (The mean RDM of an ensemble has all pairs.)
+        call = table_runs.make_call("rdl_mnist", {"pairs": 50}, "out")
+        assert list(call.refused) == ["ensemble of three"]
+        assert "ensemble" in call.refused["ensemble of three"]
+        assert call.table.columns["one teacher"].config.rdl.pairs == 50
+        with pytest.raises(command.UsageError, match="ensemble"):
+            table_runs.column_settings(call, "ensemble of three")
+        assert table_runs.column_settings(call, "one teacher").rdl.pairs == 50
+
+    def test_one_that_is_not_asked_for_does_not_matter(self):
+        chosen = ("one teacher",)
+        call = table_runs.make_call("rdl_mnist", {"pairs": 50}, "out", chosen)
+        assert not call.refused and call.chosen == [*chosen]
+
+    def test_where_none_can_have_them(self):
+        with pytest.raises(command.UsageError, match="epochs must be 1 or more"):
+            table_runs.make_call("rdl_mnist", {"epochs": 0}, "out")
+
+
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory):
     """A TFDS set of 160 and 40 images of three classes, 32 x 32, in colour."""

@@ -1,8 +1,8 @@
 """Images in the files of a TFDS folder, decoded with Pillow.
 
 All at once (`load_images`) or, of sets that do not fit into memory, such as ImageNet,
-when they are asked for: `Records` stands where an array of images stands; indexed, it reads
-those records and decodes them, in threads. Images that vary in size are brought to one:
+on demand: `Records` stands where an array of images stands; indexed, it reads those
+records and decodes them, in threads. Images that vary in size are brought to one:
 evaluation sees their middle (`middle`), training random parts of them
 (`Records.cropped`). Either way an image is brought to the channels that its set
 declares (`in_mode`).
