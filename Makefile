@@ -11,13 +11,13 @@ mnist: $(VENV)/ready  ## train a teacher and its students on real digits
 	$(bin)/python -m experiments.run mnist_rdl --resume $(options)
 
 test: $(VENV)/ready  ## the whole suite
-	$(bin)/python -m pytest -q -n auto --dist loadfile $(options)
+	$(bin)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(options)
 
 check: $(VENV)/ready  ## the tests of the files that differ from the last commit
 	$(bin)/python -m tests.room $(options)
 
 times: $(VENV)/ready  ## the whole suite, and how long each test and file takes
-	$(bin)/python -m pytest -q -n auto --dist loadfile -p tests.times $(options)
+	$(bin)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -p tests.times $(options)
 
 lint: $(VENV)/ready  ## style and types, as CI checks them
 	$(bin)/ruff check .

@@ -37,6 +37,15 @@ SMALL = {
     *("test_nets", "test_capture", "test_from_torch"),
     *("test_brain", "test_benchmarks", "test_programs"),
 }
+# The files that take longest, which begin first: a worker that takes one last keeps the
+# other waiting. (`make times` has the seconds.)
+LONGEST = (
+    *("test_training", "test_objectives", "test_forms", "test_experiments"),
+    *("test_programs", "test_brain", "test_devices", "test_terms"),
+    *("test_nets", "test_methods", "test_rdm", "test_drivers"),
+    *("test_tables", "test_benchmarks", "test_records", "test_detection"),
+    *("test_from_torch", "test_data", "test_probe", "test_readme"),
+)
 os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 os.environ["PJRT_NPROC"] = "32"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -58,6 +67,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 MAPS = pathlib.Path("/proc/self/maps")
 MANY = 20_000
 finished = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Lets the files that take longest begin."""
+
+    def place(item):
+        name = item.path.stem
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 def pytest_runtest_teardown():
