@@ -5,7 +5,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tqdm
@@ -268,7 +268,7 @@ def resize_to_net(
 
 
 def features(
-    net: Any,
+    net: nets.NetLike,
     variables: dict,
     dataset: data.Dataset,
     images: np.ndarray,

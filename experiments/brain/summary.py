@@ -10,7 +10,7 @@ import numpy as np
 from experiments import config as configs
 from experiments import data, weights
 from experiments.brain import source
-from rdljax import rdm, statistics
+from rdljax import nets, rdm, statistics
 
 # What agreement is measured by.
 SIMILARITIES: dict[str, rdm.comparisons.Similarity] = {
@@ -24,7 +24,7 @@ def rdms(
     config: configs.Config,
     brain: source.Brain,
     dataset: data.Dataset,
-    net: Any,
+    net: nets.NetLike,
     variables: Any,
 ) -> Callable[[], dict[str, np.ndarray]]:
     """Begins to compute a net's RDM of all stimuli, by layer.

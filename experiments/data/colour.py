@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from experiments.data import splits
+from rdljax import nets
 
 Array = jax.Array
 
@@ -42,7 +43,7 @@ def channels(part: str, images: int) -> int:
     return images if part == IMAGE else len(range(3)[PARTS[part][0]])
 
 
-def seen_by(part: str, net: Any, dataset: splits.Dataset) -> Any:
+def seen_by(part: str, net: nets.NetLike, dataset: splits.Dataset) -> Any:
     """Returns a net of a part of images that `data.normalise` has normalised.
 
     Args:
@@ -66,7 +67,7 @@ class Seeing:
       std: The deviation that normalised the images, of each channel, from 0 to 255.
     """
 
-    net: Any
+    net: nets.NetLike
     part: str
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -17,7 +17,7 @@ from experiments.training import (
     recipes,
     recording,
 )
-from rdljax import teachers, training
+from rdljax import nets, teachers, training
 
 State = training.TrainState
 
@@ -36,7 +36,7 @@ class Prepared(NamedTuple):
 
 def prepare(
     context: contexts.Context,
-    net: Any,
+    net: nets.NetLike,
     teacher: teachers.Teacher,
     method: str,
     name: str | None = None,

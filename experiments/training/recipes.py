@@ -15,7 +15,7 @@ from experiments import config as configs
 from experiments import data, weights
 from experiments.training import context as contexts
 from experiments.training import optimizers
-from rdljax import teachers, training
+from rdljax import nets, teachers, training
 
 State = training.TrainState
 
@@ -40,7 +40,7 @@ class Recipe:
 
     name: str
     config: configs.Config
-    net: Any
+    net: nets.NetLike
     teacher: teachers.Teacher
     plan: tuple[training.Phase, ...]
     optimizers: tuple[optax.GradientTransformation, ...]
@@ -94,7 +94,7 @@ def make_recipe(
     config: configs.Config,
     dataset: data.Dataset,
     given: contexts.Inputs,
-    net: Any,
+    net: nets.NetLike,
     teacher: teachers.Teacher,
     method: str,
     example: training.Batch,

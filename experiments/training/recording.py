@@ -4,7 +4,7 @@ import importlib.metadata
 import pathlib
 import platform
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from experiments import config as configs
 from experiments.results import folder as results_folder
 from experiments.training import context as contexts
 from experiments.training import loop
-from rdljax import checkpoints, files, rdm, statistics, training
+from rdljax import checkpoints, files, nets, rdm, statistics, training
 
 # What students are called before they are trained.
 BEFORE = "before"
@@ -61,7 +61,7 @@ def record_net(
     context: contexts.Context,
     name: str,
     seed: int,
-    net: Any,
+    net: nets.NetLike,
     outcome: Outcome,
 ) -> dict:
     """Returns the result of a trained net: measured and written, or read again.
@@ -155,7 +155,7 @@ def variables(state: training.TrainState) -> dict:
     return {"params": now.params["student"], **now.model_state}
 
 
-def measure(context: contexts.Context, net: Any, trained: dict) -> dict:
+def measure(context: contexts.Context, net: nets.NetLike, trained: dict) -> dict:
     """Returns the measurements of a trained net on the test images, at the end.
 
     The test images are read once.
@@ -181,7 +181,9 @@ def measure(context: contexts.Context, net: Any, trained: dict) -> dict:
     }
 
 
-def rdms_of(context: contexts.Context, net: Any, trained: dict) -> dict[str, jax.Array]:
+def rdms_of(
+    context: contexts.Context, net: nets.NetLike, trained: dict
+) -> dict[str, jax.Array]:
     """Returns, by layer, the RDM of the stimuli; under way."""
     images = data.normalise(
         context.dataset, context.dataset.test.image[context.stimuli]

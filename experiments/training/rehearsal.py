@@ -10,7 +10,7 @@ from experiments import config as configs
 from experiments import data, methods
 from experiments.training import context as contexts
 from experiments.training import recipes
-from rdljax import activations, teachers, training
+from rdljax import activations, nets, teachers, training
 
 
 def rehearse(
@@ -46,7 +46,7 @@ def _steps(
     config: configs.Config,
     dataset: data.Dataset,
     given: contexts.Inputs,
-    student: Any,
+    student: nets.NetLike,
     method: str,
     of_brain: teachers.Teacher,
     train: dict[str, jax.Array],

@@ -9,7 +9,7 @@ import numpy as np
 from experiments import brain, command, data, locks, methods, weights
 from experiments.training import builder, fitting, interrupts, loop, programs, recording
 from experiments.training import context as contexts
-from rdljax import activations, teachers, training
+from rdljax import activations, nets, teachers, training
 
 # Bytes that a teacher's activations may take where nothing is said of them.
 REMEMBERED = 2**30
@@ -93,7 +93,7 @@ def _teach(
 
 
 def _ensemble(
-    context: contexts.Context, net: Any, members: list[tuple[dict, dict]]
+    context: contexts.Context, net: nets.NetLike, members: list[tuple[dict, dict]]
 ) -> dict:
     """Returns the result of several teachers: mean probabilities and mean RDMs."""
     results = [result for result, _ in members]

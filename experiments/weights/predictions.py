@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -10,11 +9,12 @@ import optax
 
 from experiments import data
 from experiments.weights import store
+from rdljax import nets
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def activations(
-    net: Any, variables: dict, images: store.Array, layers: tuple[str, ...]
+    net: nets.NetLike, variables: dict, images: store.Array, layers: tuple[str, ...]
 ) -> dict[str, store.Array]:
     """Returns the activations of some layers, in evaluation mode.
 
@@ -32,7 +32,11 @@ def activations(
 
 
 def predict(
-    net: Any, variables: dict, dataset: data.Dataset, part: str, chunk: int = 500
+    net: nets.NetLike,
+    variables: dict,
+    dataset: data.Dataset,
+    part: str,
+    chunk: int = 500,
 ) -> tuple[np.ndarray, float]:
     """Returns predicted classes `[N]` and the mean cross-entropy of a part of the data.
 
@@ -48,7 +52,7 @@ def predict(
 
 
 def begin_predicting(
-    net: Any,
+    net: nets.NetLike,
     variables: dict,
     dataset: data.Dataset,
     split: data.Split,
@@ -79,7 +83,7 @@ def begin_predicting(
 
 
 def logits(
-    net: Any,
+    net: nets.NetLike,
     variables: dict,
     dataset: data.Dataset,
     split: data.Split,

@@ -46,7 +46,7 @@ class Renormalised:
       shift: The summand of each channel: the net sees `scale * images + shift`.
     """
 
-    net: Any
+    net: nets.NetLike
     scale: tuple[float, ...]
     shift: tuple[float, ...]
 
@@ -136,7 +136,7 @@ class Trained(NamedTuple):
             ) from error
         return self.seeing(dataset, net)
 
-    def seeing(self, dataset: data.Dataset, net: Any) -> Any:
+    def seeing(self, dataset: data.Dataset, net: nets.NetLike) -> Any:
         """Returns a net for images that `data.normalise` has normalised.
 
         Args:

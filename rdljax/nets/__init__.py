@@ -54,22 +54,37 @@ reads.
 
 Weights trained in PyTorch are read by `nets.from_torch`; nets that are not of this
 package take the same place through `nets.capture`. `build` makes a net of `NETS` by its
-name; a net of one's own is a subclass of `Net`, whose convolutions are `conv`.
+name; a net of one's own is a subclass of `Net`, whose convolutions are `conv`. Programs
+that take any net, wrapped ones too, ask for a `NetLike`.
 """
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax.numpy as jnp
 
 from rdljax import errors
 from rdljax.nets import _layers, mlp, mnist, mobile, plain, resnet, shuffle, vgg
 
-__all__ = ["NETS", "Net", "build", "conv"]
+__all__ = ["NETS", "Net", "NetLike", "build", "conv"]
 
 Net: TypeAlias = _layers.Net
 conv = _layers.conv
+
+
+class NetLike(Protocol):
+    """A net that is trained or asked for activations: a `Net`, or what wraps one."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Returns the names of the activations in depth order."""
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns variables, as `flax.linen.Module.init`."""
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns activations by layer, as `flax.linen.Module.apply`."""
 
 
 def _cifar_resnet(depth: int, factor: int = 1) -> Callable[..., resnet.ResNet]:
