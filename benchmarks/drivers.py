@@ -96,7 +96,7 @@ def laboratory(
         student or learns, classes, dtype=jnp.dtype(dtype), axis_name=training.AXIS
     )
     view: Any = data.view(dataset, crop=4, flip=True)
-    on_device = training.replicate(split._asdict())
+    on_device = training.replicate(data.on_device(split))
     source = _teacher(taught, classes, teacher, dataset) if not alone else None
     source = source or teachers.none()
     kd = terms.on_layers("logits", terms.from_objective(objectives.kd))
@@ -130,7 +130,7 @@ def _teacher(name: str, classes: int, kind: str, dataset: data.Dataset):
     live = teachers.net(net, net.init(jax.random.key(9), np.zeros(shape, np.float32)))
     if kind == "live":
         return live
-    view, images = data.view(dataset), dataset.train._asdict()
+    view, images = data.view(dataset), data.on_device(dataset.train)
     count = len(dataset.train.label)
 
     def see(index):

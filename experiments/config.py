@@ -290,10 +290,11 @@ class CRD(Settings):
     negatives: Annotated[int, arg(name="crd_negatives"), COUNT] = 16384
     """The number of images that an image is contrasted with."""
     sampling: Annotated[
-        Literal["drawn", "expected", "shared"], arg(name="crd_sampling")
+        Literal["drawn", "expected", "independent", "shared"], arg(name="crd_sampling")
     ] = "expected"
     """How they are chosen: drawn for each image, as released; all, weighted by how
-    often they would be drawn; or drawn for the whole batch."""
+    often they would be drawn; each drawn by itself, which suits accelerators; or drawn
+    for the whole batch."""
     any_class: Annotated[bool, arg(name="crd_any_class")] = False
     """Let them be of the image's own class, too."""
     relax: Annotated[bool, arg(name="crd_relax")] = False

@@ -232,6 +232,7 @@ def _crd(setting: Setting) -> terms.Term:
     choose = {
         "drawn": negatives.drawn,
         "expected": negatives.expected,
+        "independent": negatives.independent,
         "shared": negatives.shared,
     }[config.crd.sampling]
     wanted = config.crd.negatives

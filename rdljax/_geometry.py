@@ -183,7 +183,8 @@ def squared_distances_from(products: Array) -> Array:
     both = norms[:, None] + norms[None, :]
     squared = both - 2 * products
     rounding = 4 * jnp.finfo(products.dtype).eps * both
-    diagonal = np.eye(products.shape[0], dtype=bool)
+    # (Not of NumPy: that would be a constant of n x n in the program.)
+    diagonal = jnp.eye(products.shape[0], dtype=bool)
     return jnp.where(diagonal | (squared < rounding), 0, squared)
 
 

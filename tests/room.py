@@ -81,6 +81,8 @@ TESTS = {
     "experiments/weights": "weights",
     "benchmarks": "benchmarks",
     "benchmarks/__main__.py": "benchmarks_together",
+    "benchmarks/compiled.py": "compiled",
+    "benchmarks/hlo.py": "compiled",
     "benchmarks/limits.py": "benchmarks_together",
     "benchmarks/page.py": "benchmarks_together",
     "tests/broken.py": "crash",

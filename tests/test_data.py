@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.data import folders, records
+from experiments.data import folders, records, views
 from rdljax import errors
 
 
@@ -612,6 +612,33 @@ class TestView:
         expected = _slow(index, np.asarray(corners), mirrored, crop)
         np.testing.assert_allclose(seen["image"], expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(seen["label"], _noise().train.label)
+
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_accelerators_cut_the_same_pixels(self, flip):
+        """By products; on a CPU by slices."""
+        images = _noise().train.image
+        corner, mirrored = data.draw(jax.random.key(7), jnp.arange(40), 3)
+        mirrored = mirrored & flip
+        for cut in (views._cut_by_slices(3), views._cut_by_products(3)):
+            seen = jax.jit(cut)(images, corner, mirrored)
+            assert seen.dtype == jnp.uint8
+            for image, (row, column), mirror, one in zip(
+                images, np.asarray(corner), np.asarray(mirrored), seen, strict=True
+            ):
+                padded = np.pad(image, ((3, 3), (3, 3), (0, 0)))
+                height, width, _ = image.shape
+                own = padded[row : row + height, column : column + width]
+                np.testing.assert_array_equal(one, own[:, ::-1] if mirror else own)
+
+    def test_flat_images(self):
+        key, batch = jax.random.key(3), {"index": jnp.asarray(self.index)}
+        view = data.view(_noise(), crop=2, flip=True)
+        flat = data.on_device(_noise().train)
+        assert flat["image"].ndim == 2
+        found = view(jax.tree.map(jnp.asarray, flat), batch, key)
+        jax.tree.map(
+            np.testing.assert_array_equal, found, view(_arrays(_noise()), batch, key)
+        )
 
     def test_neither_the_place_in_the_batch_nor_its_size_matters(self):
         key = jax.random.key(3)

@@ -87,6 +87,31 @@ class TestDrawn:
         error = np.std(losses) / np.sqrt(len(losses))
         assert abs(np.mean(losses) - exact) < 4 * error < 0.02 * exact
 
+    def test_those_drawn_independently_count_the_same_on_average(
+        self, labels, monkeypatch
+    ):
+        def weights(student, teacher, bank, positives, rows, own, **numbers):
+            assert rows is None
+            return own
+
+        monkeypatch.setattr(objectives, "crd_shared", weights)
+
+        @jax.jit
+        @jax.vmap
+        def one(key):
+            return negatives.independent(6, labels)(key, BATCH, N).loss(S, T, BANK)
+
+        found = one(jax.random.split(jax.random.key(0), 20_000))
+        for row, index in zip(np.mean(found, axis=0), INDEX, strict=True):
+            rest = others(int(index), labels)
+            expected = np.where(np.isin(np.arange(N), list(rest)), 6 / len(rest), 0)
+            np.testing.assert_allclose(row, expected, atol=0.03)
+        # A row's draw says nothing of another's, nor of another example's.
+        count = np.sum(found[:, 0] > 0, axis=1)
+        p = min(1.0, 6 / len(others(int(INDEX[0]), labels)))
+        deviation = np.sqrt(len(others(int(INDEX[0]), labels)) * p * (1 - p))
+        assert np.std(count) == pytest.approx(deviation, abs=0.05)
+
     def test_what_is_shared_counts_the_same_on_average(self, labels, monkeypatch):
         def weights(student, teacher, bank, positives, rows, own, **numbers):
             return jnp.zeros((4, N)).at[:, rows].set(own)
@@ -144,7 +169,11 @@ def test_a_relaxed_positive_is_any_of_the_class():
 
 
 @pytest.mark.parametrize(
-    "make", [negatives.drawn, negatives.expected, negatives.shared]
+    "make",
+    [
+        *(negatives.drawn, negatives.expected),
+        *(negatives.independent, negatives.shared),
+    ],
 )
 def test_one_class_has_no_others(make):
     with pytest.raises(ValueError, match="two classes or more"):
@@ -152,7 +181,11 @@ def test_one_class_has_no_others(make):
 
 
 @pytest.mark.parametrize(
-    "make", [negatives.drawn, negatives.expected, negatives.shared]
+    "make",
+    [
+        *(negatives.drawn, negatives.expected),
+        *(negatives.independent, negatives.shared),
+    ],
 )
 def test_relaxed_positives_are_of_the_class_and_negatives_are_not(make, monkeypatch):
     found = []
@@ -191,7 +224,11 @@ def test_relaxed_positives_are_of_the_class_and_negatives_are_not(make, monkeypa
 
 
 @pytest.mark.parametrize(
-    "make", [negatives.drawn, negatives.expected, negatives.shared]
+    "make",
+    [
+        *(negatives.drawn, negatives.expected),
+        *(negatives.independent, negatives.shared),
+    ],
 )
 def test_wrong_calls(make):
     with pytest.raises(ValueError, match="same class need labels"):
@@ -213,6 +250,7 @@ POLICIES = {
     "drawn, relaxed": negatives.drawn(5, LABELS, relax=True),
     "expected": negatives.expected(5, LABELS),
     "expected, relaxed": negatives.expected(5, LABELS, relax=True),
+    "independent": negatives.independent(5, LABELS),
     "shared": negatives.shared(5, LABELS),
     "shared, relaxed": negatives.shared(5, LABELS, relax=True),
 }
@@ -276,7 +314,11 @@ class TestOutOfRange:
 
 
 @pytest.mark.parametrize(
-    "make", [negatives.drawn, negatives.expected, negatives.shared]
+    "make",
+    [
+        *(negatives.drawn, negatives.expected),
+        *(negatives.independent, negatives.shared),
+    ],
 )
 @pytest.mark.parametrize("count", [0, -3, 2.5, 3.0, "3", True, np.array([2]), None])
 def test_a_number_of_negatives_is_whole_and_above_zero(make, count):
@@ -296,7 +338,11 @@ def test_no_more_are_shared_than_there_are():
 
 
 @pytest.mark.parametrize(
-    "make", [negatives.drawn, negatives.expected, negatives.shared]
+    "make",
+    [
+        *(negatives.drawn, negatives.expected),
+        *(negatives.independent, negatives.shared),
+    ],
 )
 def test_one_example_has_no_others(make):
     with pytest.raises(ValueError, match="two training examples or more, got 1"):

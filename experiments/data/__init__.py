@@ -22,7 +22,7 @@ from experiments.data.loading import (
 )
 from experiments.data.sets import load, stratified
 from experiments.data.splits import DataMissing, Dataset, Split
-from experiments.data.views import augmentation, draw, normalise, view
+from experiments.data.views import augmentation, draw, normalise, on_device, view
 
 __all__ = [
     "Batches",
@@ -39,6 +39,7 @@ __all__ = [
     "identity",
     "load",
     "normalise",
+    "on_device",
     "stack",
     "stratified",
     "view",

@@ -57,13 +57,15 @@ def view(
       flip: Whether half of the images are mirrored left to right, at random.
 
     Returns:
-      `view(arrays, batch, key)`: `arrays` holds `image` uint8 `[N, H, W, C]` and
-      `label` int32 `[N]`, `batch` holds `index` int32 `[B]` (and, from a loader such as
-      `from_host`, `image` and `label` of its own, instead of `arrays`). It returns
-      `image` float32 `[B, H, W, C]`, `label` `[B]` and `index` `[B]`, and `targets`
-      unchanged, if the batch brings a teacher's targets. An example's crop and flip
-      follow from the key and its index alone, not from its place in the batch, nor from
-      the number of devices: give every device the same key, and every step its own.
+      `view(arrays, batch, key)`: `arrays` holds `image` uint8 `[N, H * W * C]` (or
+      `[N, H, W, C]`, which an accelerator copies in every call into a layout that is
+      padded four times) and `label` int32 `[N]`, `batch` holds `index` int32 `[B]`
+      (and, from a loader such as `from_host`, `image` and `label` of its own, instead
+      of `arrays`). It returns `image` float32 `[B, H, W, C]`, `label` `[B]` and `index`
+      `[B]`, and `targets` unchanged, if the batch brings a teacher's targets. An
+      example's crop and flip follow from the key and its index alone, not from its
+      place in the batch, nor from the number of devices: give every device the same
+      key, and every step its own.
 
     Raises:
       ValueError: The crop is negative.
@@ -79,13 +81,10 @@ def view(
             image, label = batch["image"], batch["label"]
         else:
             image, label = arrays["image"][index], arrays["label"][index]
+            image = image.reshape(*index.shape, *dataset.train.image.shape[1:])
         if crop or flip:
-            offset, mirrored = draw(key, index, crop)
-        if crop:
-            image = jax.vmap(lambda one, at: _crop(one, at, crop))(image, offset)
-        if flip:
-            mirrored = mirrored[:, None, None, None]
-            image = jnp.where(mirrored, image[:, :, ::-1], image)
+            corner, mirrored = draw(key, index, crop)
+            image = _cut(image, corner, mirrored, crop, flip)
         seen = {
             "image": normalise(dataset, image),
             "label": label,
@@ -94,6 +93,16 @@ def view(
         return seen | {name: batch[name] for name in {"targets"} & batch.keys()}
 
     return apply
+
+
+def on_device(split: splits.Split) -> dict[str, np.ndarray]:
+    """Returns the images and labels of a split as `view` takes them from a device.
+
+    Returns:
+      `image` uint8 `[N, H * W * C]` and `label` int32 `[N]`.
+    """
+    image = np.asarray(split.image)
+    return {"image": image.reshape(len(image), -1), "label": split.label}
 
 
 def draw(key: jax.Array, index: jax.Array, crop: int) -> tuple[jax.Array, jax.Array]:
@@ -117,7 +126,65 @@ def draw(key: jax.Array, index: jax.Array, crop: int) -> tuple[jax.Array, jax.Ar
     return jax.vmap(one)(index)
 
 
-def _crop(image: jax.Array, corner: jax.Array, margin: int) -> jax.Array:
-    padded = jnp.pad(image, ((margin, margin), (margin, margin), (0, 0)))
-    start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
-    return jax.lax.dynamic_slice(padded, start, image.shape)
+def _cut(
+    image: jax.Array, corner: jax.Array, mirrored: jax.Array, crop: int, flip: bool
+) -> jax.Array:
+    """Returns images cut at their corners, some of them mirrored.
+
+    Args:
+      image: uint8 `[B, H, W, C]`.
+      corner: From `draw`.
+      mirrored: From `draw`.
+      crop: The number of black pixels on each side.
+      flip: Whether images are mirrored.
+    """
+    if not crop:
+        flipped = image[:, :, ::-1]
+        return jnp.where(mirrored[:, None, None, None], flipped, image)
+    if not flip:
+        mirrored = jnp.zeros_like(mirrored)
+    # A slice for each image is a loop on an accelerator, where products cost nothing.
+    slices, products = _cut_by_slices(crop), _cut_by_products(crop)
+    return jax.lax.platform_dependent(
+        image, corner, mirrored, cpu=slices, default=products
+    )
+
+
+def _cut_by_slices(crop: int) -> Callable[..., jax.Array]:
+    """Returns a function that cuts images by a slice of each."""
+
+    def cut(image, corner, mirrored):
+        padded = jnp.pad(image, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
+
+        def one(image, corner):
+            start = (corner[0], corner[1], jnp.zeros_like(corner[0]))
+            return jax.lax.dynamic_slice(image, start, shape)
+
+        shape = image.shape[1:]
+        found = jax.vmap(one)(padded, corner)
+        return jnp.where(mirrored[:, None, None, None], found[:, :, ::-1], found)
+
+    return cut
+
+
+def _cut_by_products(crop: int) -> Callable[..., jax.Array]:
+    """Returns a function that cuts images by two products with rows of a one and zeros.
+
+    The numbers of uint8 are exact in bfloat16, in which an accelerator multiplies.
+    """
+
+    def cut(image, corner, mirrored):
+        _, height, width, _ = image.shape
+        rows = corner[:, :1] + jnp.arange(height)[None] - crop
+        columns = corner[:, 1:] + jnp.arange(width)[None] - crop
+        columns = jnp.where(mirrored[:, None], columns[:, ::-1], columns)
+        # (A place outside the image has no one: it is black.)
+        of_row, of_column = (
+            (places[:, :, None] == jnp.arange(size)[None, None]).astype(jnp.bfloat16)
+            for places, size in ((rows, height), (columns, width))
+        )
+        seen = image.astype(jnp.bfloat16)
+        seen = jnp.einsum("brh,bhwc->brwc", of_row, seen)
+        return jnp.einsum("bsw,brwc->brsc", of_column, seen).astype(jnp.uint8)
+
+    return cut

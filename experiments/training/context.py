@@ -260,7 +260,7 @@ def build_context(
     given: Inputs = Inputs(),  # noqa: B008 (a tuple)
 ) -> Context:
     """Returns a context, with the images on the devices unless they stream."""
-    train = {} if config.runtime.stream else dataset.train._asdict()
+    train = {} if config.runtime.stream else data.on_device(dataset.train)
     if given.measured is not None:
         train["stimuli"] = given.measured.images[given.measured.shown]
     held_out = dataset.validation

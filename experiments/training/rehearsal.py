@@ -1,9 +1,11 @@
 """A step of every method, traced before anything is trained."""
 
 import functools
+import math
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments import command as commands
 from experiments import config as configs
@@ -23,7 +25,11 @@ def rehearse(
     Raises:
       UsageError: A step cannot be made with these settings.
     """
-    train = dataset.train._asdict()
+    count, *shape = dataset.train.image.shape
+    train: dict[str, Any] = {
+        "image": jax.ShapeDtypeStruct((count, math.prod(shape)), np.uint8),
+        "label": dataset.train.label,
+    }
     if given.measured is not None:
         train["stimuli"] = given.measured.images[given.measured.shown]
     train = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), train)

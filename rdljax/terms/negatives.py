@@ -126,6 +126,61 @@ def expected(
     return choose
 
 
+def independent(
+    count: int, labels: Array | None = None, *, relax: bool = False
+) -> Negatives:
+    """Draws in each step whether each training example is a negative, for each example.
+
+    Each of the others is a negative by itself, with a probability that makes `count` of
+    them on average. That takes no indices: on an accelerator the draws of `drawn` are
+    gathered and scattered one number at a time, which takes longer than the rest of a
+    step; these are weights of all rows. An example's draw follows from the step's key
+    and its index alone, and so not from the number of devices.
+
+    Args:
+      count: Negatives of an example, on average.
+      labels: As for `drawn`.
+      relax: As for `drawn`.
+
+    Raises:
+      ValueError: As `drawn`.
+
+    Departures: (1) the number of negatives varies, with a deviation below the root of
+      `count`; (2) without replacement.
+    """
+    count = _checks.as_count("number of negatives", count)
+    others, positive = _count_of_others(labels), _positives(labels, relax)
+
+    def choose(key, batch, n):
+        key, own = jax.random.split(key)
+        index = _index(batch, labels, n)
+        each = count / others(index, n)
+        # (Of fewer others than `count` all are negatives, and count more than once.)
+        probability = jnp.minimum(each, 1)
+
+        def draw(i, p):
+            return jax.random.bernoulli(jax.random.fold_in(key, i), p, (n,))
+
+        drawn_rows = jax.vmap(draw)(index, probability)
+        rows = jnp.arange(n, dtype=jnp.int32)
+        weights = is_other(labels, index, rows) * (each / probability)[:, None]
+        weights = jnp.where(drawn_rows, weights, 0)
+
+        def among(first, size):
+            # (Rows behind the last are none.)
+            own_rows = first + jnp.arange(size, dtype=jnp.int32)
+            known = jnp.where(own_rows < n, 1.0, 0.0)[None, :]
+            counted = jnp.broadcast_to(known, (len(index), size))
+            padded = jnp.pad(weights, ((0, 0), (0, size)))
+            zero = jnp.zeros_like(first)
+            found = jax.lax.dynamic_slice(padded, (zero, first), (len(index), size))
+            return known * found, counted
+
+        return _shared(positive(own, index), None, weights, among)
+
+    return choose
+
+
 def shared(
     count: int, labels: Array | None = None, *, relax: bool = False
 ) -> Negatives:

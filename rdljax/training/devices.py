@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +52,7 @@ class Program(NamedTuple):
         the step reads.
       operations: The floating-point operations of a call on each device, by XLA's count
         (the body of a loop counts once); None where it does not count.
+      compiled: The executable, for its text and its costs.
     """
 
     step: Step
@@ -59,6 +60,7 @@ class Program(NamedTuple):
     memory: int
     arguments: int
     operations: float | None
+    compiled: Any = None
 
 
 def compile_step(
@@ -67,6 +69,7 @@ def compile_step(
     arrays: Arrays,
     batch: Batch,
     devices: Sequence[jax.Device] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Program:
     """Maps a step as `pmap` does, and compiles it before its first call.
 
@@ -75,10 +78,15 @@ def compile_step(
       state: A state, or its shapes (`jax.eval_shape`).
       arrays: The arrays that the step reads, or their shapes.
       batch: A batch of `shard`, or its shapes.
-      devices: As for `pmap`.
+      devices: As for `pmap`; those of a topology that is not there
+        (`jax.experimental.topologies`) compile, too.
+      options: Options of XLA's compiler.
     """
     begin = time.perf_counter()
-    program = _mapped(step, devices).lower(state, arrays, batch).compile()
+    mapped = _mapped(step, devices)
+    platforms = None if devices is None else (devices[0].platform,)
+    traced = mapped.trace(state, arrays, batch)
+    program = traced.lower(lowering_platforms=platforms).compile(options)
     seconds = time.perf_counter() - begin
     taken = program.memory_analysis()
     memory = (
@@ -95,6 +103,7 @@ def compile_step(
         memory,
         taken.argument_size_in_bytes,
         costs.get("flops"),
+        program,
     )
 
 
