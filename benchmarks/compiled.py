@@ -96,7 +96,7 @@ def devices(topology: str) -> list[Any]:
     """
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
-    except Exception as error:  # Many kinds, by what is missing.
+    except Exception as error:  # Many kinds: none installed, one that is in use, ...
         raise command.UsageError(
             f"no programs for {topology}: {error} (pip install libtpu)"
         ) from error

@@ -83,10 +83,8 @@ def compile_step(
       options: Options of XLA's compiler.
     """
     begin = time.perf_counter()
-    mapped = _mapped(step, devices)
-    platforms = None if devices is None else (devices[0].platform,)
-    traced = mapped.trace(state, arrays, batch)
-    program = traced.lower(lowering_platforms=platforms).compile(options)
+    lowered = _mapped(step, devices).lower(state, arrays, batch)
+    program = lowered.compile(options)
     seconds = time.perf_counter() - begin
     taken = program.memory_analysis()
     memory = (
