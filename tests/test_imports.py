@@ -67,6 +67,7 @@ ALLOWED = {
         "jax",
         "numpy",
         "optax",
+        "_objectives",
         "objectives",
         "nets",
         "rdm",

@@ -301,19 +301,29 @@ def pkt(student: Array, teacher: Array, *, epsilon: float = 1e-7) -> Array:
     epsilon = _checks.as_number("epsilon", epsilon, student.dtype, at_least=0)
 
     def probabilities(x):
-        x = _geometry.flatten(x)
-        unit = _geometry.power_of_two(x, axis=1, keepdims=True)
-        x = x / unit
-        inverse = _geometry.safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
-        # x / (|x| + epsilon). A zero row has cosine 0 with all, and no direction to
-        # follow.
-        x = x * inverse / (1 + epsilon / unit * inverse)
-        # Rounding may take the cosine of opposite rows below -1.
-        kernel = jnp.maximum(1 + _geometry.gram(x), 0) / 2
-        return kernel / jnp.sum(kernel, axis=1, keepdims=True)
+        return kernel_probabilities(_geometry.gram(directions(x, epsilon)))
 
     s, t = probabilities(student), probabilities(teacher)
     return jnp.mean(t * jnp.log((t + epsilon) / (s + epsilon)))
+
+
+def directions(x: Array, epsilon: Array | float) -> Array:
+    """Returns activations as rows x / (|x| + epsilon).
+
+    A zero row has cosine 0 with all, and no direction to follow.
+    """
+    x = _geometry.flatten(x)
+    unit = _geometry.power_of_two(x, axis=1, keepdims=True)
+    x = x / unit
+    inverse = _geometry.safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
+    return x * inverse / (1 + epsilon / unit * inverse)
+
+
+def kernel_probabilities(cosines: Array) -> Array:
+    """Returns rows of a cosine kernel `[n, m]`, each divided by its sum."""
+    # Rounding may take the cosine of opposite rows below -1.
+    kernel = jnp.maximum(1 + cosines, 0) / 2
+    return kernel / jnp.sum(kernel, axis=1, keepdims=True)
 
 
 @_layerwise.layerwise(_same_batch_with_pairs)
@@ -349,7 +359,7 @@ def rkd_distance(student: Array, teacher: Array) -> Array:
         mean = jnp.sum(distances) / (len(x) * (len(x) - 1))
         return distances * _geometry.safe_inverse(mean)
 
-    return jnp.mean(_huber(relative(student) - relative(teacher)))
+    return jnp.mean(huber(relative(student) - relative(teacher)))
 
 
 def _centred(x: Array) -> Array:
@@ -425,7 +435,7 @@ def _angles_pass(
         slope = jnp.clip(difference, -1, 1)
         by_edges = slope * scales
         return (
-            jnp.sum(_huber(difference)),
+            jnp.sum(huber(difference)),
             by_edges,
             jnp.sum(by_edges, axis=1),
             jnp.sum(slope * own, axis=1),
@@ -460,7 +470,7 @@ def _angles_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return value, jnp.sum(by_gram * tangents[0]) + jnp.sum(by_scale * tangents[1])
 
 
-def _huber(x: Array) -> Array:
+def huber(x: Array) -> Array:
     """Half the square up to 1, linear beyond."""
     inside = jnp.minimum(jnp.abs(x), 1)
     return inside * (jnp.abs(x) - inside / 2)

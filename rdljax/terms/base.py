@@ -9,6 +9,7 @@ import optax
 from jax import lax
 
 from rdljax import _checks, _geometry, _indices, errors
+from rdljax._objectives import rows
 
 Array = jax.Array
 PyTree = Any
@@ -67,7 +68,17 @@ def from_objective(objective: Callable[..., Array], **numbers) -> Term:
     def apply(params, state, student, teacher, batch, axis_name=None):
         return objective(student, teacher, **numbers), state
 
-    return Term(init, apply)
+    # (Where the objective has such a form, a device takes the rows of its examples.)
+    of_rows = next((f for of, f in rows.OF_ROWS.items() if of is objective), None)
+    if of_rows is None:
+        return Term(init, apply)
+
+    def apply_globally(params, state, student, teacher, batch, axis_name=None):
+        if axis_name is None or lax.axis_size(axis_name) == 1:
+            return apply(params, state, student, teacher, batch)
+        return of_rows(student, teacher, axis_name=axis_name, **numbers), state
+
+    return Term(init, apply, apply_globally=apply_globally)
 
 
 def with_labels(

@@ -1,0 +1,84 @@
+"""Relations of a global batch, each device taking the rows of its own examples.
+
+`objective(student, teacher, axis_name=..., **numbers)` of the activations of a device:
+the mean over the pairs of its examples with those of all devices. The mean over the
+devices is the value of the objective of the same name for the global batch, and so is
+that of the gradients. A device computes and keeps its part of each matrix of pairs.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rdljax import _checks, _geometry, _layerwise
+from rdljax._objectives import relations
+
+Array = jax.Array
+
+
+def _with_all(x: Array, axis_name: str) -> Array:
+    """Computes inner products of a device's rows with all: `[n, devices n]`."""
+    return _geometry.inner(x, lax.all_gather(x, axis_name, tiled=True))
+
+
+@_layerwise.layerwise(_layerwise.same_batch)
+def sp(student: Array, teacher: Array, *, axis_name: str) -> Array:
+    """Computes the part of `relations.sp` that is of a device's rows."""
+
+    def similarities(x):
+        x = _geometry.flatten(x)
+        x = x / lax.pmax(_geometry.power_of_two(x), axis_name)
+        return _geometry.unit_rows(_with_all(x, axis_name))
+
+    return jnp.mean((similarities(student) - similarities(teacher)) ** 2)
+
+
+@_layerwise.layerwise(_layerwise.same_batch)
+def pkt(
+    student: Array, teacher: Array, *, axis_name: str, epsilon: float = 1e-7
+) -> Array:
+    """Computes the part of `relations.pkt` that is of a device's rows."""
+    epsilon = _checks.as_number("epsilon", epsilon, student.dtype, at_least=0)
+
+    def probabilities(x):
+        x = relations.directions(x, epsilon)
+        return relations.kernel_probabilities(_with_all(x, axis_name))
+
+    s, t = probabilities(student), probabilities(teacher)
+    return jnp.mean(t * jnp.log((t + epsilon) / (s + epsilon)))
+
+
+@_layerwise.layerwise(_layerwise.same_batch)
+def rkd_distance(student: Array, teacher: Array, *, axis_name: str) -> Array:
+    """Computes the part of `relations.rkd_distance` that is of a device's rows."""
+    n = len(student)
+    first = lax.axis_index(axis_name) * n
+
+    def relative(x):
+        x = _geometry.flatten(x)
+        x = x / lax.pmax(_geometry.power_of_two(x), axis_name)
+        every = _geometry.centre(lax.all_gather(x, axis_name, tiled=True), axis=0)
+        own = lax.dynamic_slice_in_dim(every, first, n)
+        norms, own_norms = (jnp.sum(a * a, axis=1) for a in (every, own))
+        both = own_norms[:, None] + norms[None, :]
+        squared = both - 2 * _geometry.inner(own, every)
+        # (As `_geometry.squared_distances_from`.)
+        same = (first + jnp.arange(n))[:, None] == jnp.arange(len(every))[None, :]
+        rounding = 4 * jnp.finfo(both.dtype).eps * both
+        distances = _geometry.safe_sqrt(
+            jnp.where(same | (squared < rounding), 0, squared)
+        )
+        pairs = len(every) * (len(every) - 1)
+        mean = lax.psum(jnp.sum(distances), axis_name) / pairs
+        return distances * _geometry.safe_inverse(mean)
+
+    return jnp.mean(relations.huber(relative(student) - relative(teacher)))
+
+
+OF_ROWS: dict[Callable[..., Array], Callable[..., Array]] = {
+    relations.sp: sp,
+    relations.pkt: pkt,
+    relations.rkd_distance: rkd_distance,
+}
