@@ -155,15 +155,17 @@ def of_step(method: str, chips: Sequence[Any], effort: float | None) -> Result:
     recipe = recipes.make_recipe(
         config, dataset, contexts.Inputs(), student, source, method, batch
     )
-    last = len(recipe.plan) - 1
+    # (What trains in a start-up of its own, as fsp, is nowhere else.)
+    alone = any(methods.PARTS[part].alone for part in methods.parts(method))
+    number = 0 if alone else len(recipe.plan) - 1
     arrays = training.Arrays(source.arrays, shapes_of_images())
 
     def begin():
-        return recipe.enter(last, recipe.begin(0, arrays, count))
+        return recipe.enter(number, recipe.begin(0, arrays, count))
 
     divided: Any = {"index": jax.ShapeDtypeStruct((count, BATCH), np.int32)}
     program = training.compile_step(
-        *(recipe.step(last), jax.eval_shape(begin), arrays, divided, chips),
+        *(recipe.step(number), jax.eval_shape(begin), arrays, divided, chips),
         _options(effort),
     )
     return describe(program.compiled, count)._replace(seconds=program.seconds)
