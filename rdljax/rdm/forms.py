@@ -252,11 +252,49 @@ def _matrix_over_devices(x: Array, distance, axis: str) -> Array:
     return distance.from_products(lax.psum(own, axis), noise, units)
 
 
+def _of_rows(
+    student: Array, teacher: Array, rows: int, distance, comparison, axis: str
+) -> Array:
+    """Computes `discrepancy` of the stimuli of all devices, a part on each.
+
+    Every device has all stimuli, and computes the distances of its own to all; their
+    means over the pairs are summed over the devices.
+
+    Args:
+      student: Activations of all devices' stimuli.
+      teacher: The same of the teacher.
+      rows: The number of a device's stimuli.
+      distance: One of `rdm.distances` that has `between`.
+      comparison: One of `rdm.comparisons` that follows from means.
+      axis: The mapped axis.
+    """
+    first, n = lax.axis_index(axis) * rows, len(student)
+    points = tuple(distance.points(x) for x in (student, teacher))
+    own = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, rows), points)
+    dtype = points[0][0].dtype
+    scales = (jnp.ones((), dtype),) * 2
+    centres = tuple(0 * scale for scale in scales)
+    if comparison.own_scales:
+        scales = tuple(lax.stop_gradient(distance.scale(x)) for x in (student, teacher))
+        centres = tuple((scale != 0).astype(dtype) for scale in scales)
+    distances = [
+        scale * distance.between(x, every, distance.matmul_precision)
+        for scale, x, every in zip(scales, own, points, strict=True)
+    ]
+    counted = (first + jnp.arange(rows))[:, None] < jnp.arange(n)[None, :]
+    each = jnp.where(counted, jnp.asarray(2 / (n * (n - 1)), dtype), 0)
+    parts = [jnp.sum(each * x) for x in comparison.terms(*distances, centres)]
+    return comparison.from_means(tuple(lax.psum(parts, axis)), centres)
+
+
 def _over_devices(
     student: Array, teacher: Array, pairs, weights, distance, comparison, form, axis
 ) -> Array:
     """`discrepancy` of stimuli that are divided over the devices of a mapped axis."""
     devices = lax.axis_size(axis)
+    # (Of forms that are named, each device computes all.)
+    by_rows = pairs is None and weights is None and form is None
+    by_rows = by_rows and streams(comparison) and hasattr(distance, "between")
     everyone = [
         jax.ShapeDtypeStruct((devices * len(x), *x.shape[1:]), x.dtype)
         for x in (student, teacher)
@@ -278,7 +316,10 @@ def _over_devices(
                 _matrix_over_devices(x, distance, axis) for x in (student, teacher)
             )
             return form.compared(student, teacher, weights, comparison)
+    rows = len(student)
     student, teacher = lax.all_gather((student, teacher), axis, tiled=True)
+    if by_rows and devices > 1:
+        return _of_rows(student, teacher, rows, distance, comparison, axis)
     return _discrepancy(student, teacher, pairs, weights, distance, comparison, form)
 
 
