@@ -1,8 +1,9 @@
 """What a compiled program says of itself: estimated cycles and collectives.
 
 XLA writes its program as text (`compiled.as_text()`). For a TPU, instructions have an
-estimate of their cycles; in a loop they count as often as it runs. The estimates leave
-out the time of collectives, and of gathers, scatters and sorts.
+estimate of their cycles; in a loop they count as often as it runs (once, where the text
+does not say how often). The estimates leave out the time of collectives, gathers,
+scatters and sorts. Collectives count once, in loops too.
 """
 
 import math
@@ -30,6 +31,7 @@ _LINE = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
 _SHAPE = re.compile(r"\b(\w+)\[([\d,]*)\]")
 _CYCLES = re.compile(r'"estimated_cycles":"?(\d+)')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_BELOW = re.compile(r"%([\w.\-]+)\), direction=LT")
 
 
 class Instruction(NamedTuple):
@@ -102,9 +104,8 @@ def _cycles(
     """Yields the cycles of the instructions of a computation that runs many times."""
     for one in every.get(name, []):
         if one.kind == "while":
-            trips = _TRIPS.search(one.rest)
             body = _called("body", one.rest)
-            yield from _cycles(every, body, times * (int(trips[1]) if trips else 1))
+            yield from _cycles(every, body, times * _trips(every, one))
         elif one.kind == "conditional":
             branches = re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", one.rest)
             listed = re.search(r"branch_computations=\{([^}]*)\}", one.rest)
@@ -116,6 +117,22 @@ def _cycles(
             yield times * int(own[1]), one.kind, label[1] if label else one.name
         elif one.kind == "call":
             yield from _cycles(every, _called("to_apply", one.rest), times)
+
+
+def _trips(every: dict[str, list[Instruction]], loop: Instruction) -> int:
+    """Returns how often a loop runs: what it says, or the limit of a count from 0.
+
+    A loop that has neither counts as one turn.
+    """
+    if known := _TRIPS.search(loop.rest):
+        return int(known[1])
+    condition = every.get(_called("condition", loop.rest), [])
+    numbers = {one.name: one.rest for one in condition if one.kind == "constant"}
+    for one in condition:
+        limit = _BELOW.search(one.rest) if one.kind == "compare" else None
+        if limit and (number := re.match(r"\d+", numbers.get(limit[1], ""))):
+            return int(number[0])
+    return 1
 
 
 def _called(attribute: str, rest: str) -> str:

@@ -16,6 +16,19 @@ HloModule example, entry_computation_layout={(f32[8,4]{1,0})->f32[8,4]{1,0}}
   ROOT %t.1 = (s32[], f32[8,4]{1,0}) tuple(%p.1, %fusion.1)
 }
 
+%cond.2 (p.4: (s32[], f32[8,4])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(5), metadata={op_name="jit(f)"}
+  %p.4 = (s32[], f32[8,4]{1,0}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p.4), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i.1, %limit), direction=LT, metadata={op_name="lt"}
+}
+
+%body.2 (p.5: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p.5 = (s32[], f32[8,4]{1,0}) parameter(0)
+  %fusion.3 = f32[8,4]{1,0} fusion(%p.5), kind=kLoop, calls=%f, metadata={op_name="jit(f)/around"}, backend_config={"estimated_cycles":"10"}
+  ROOT %t.2 = (s32[], f32[8,4]{1,0}) tuple(%p.5, %fusion.3)
+}
+
 %cheap (p.2: f32[8,4]) -> f32[8,4] {
   ROOT %c.1 = f32[8,4]{1,0} copy(%p.2), backend_config={"estimated_cycles":"1"}
 }
@@ -28,6 +41,7 @@ ENTRY %main.1 (x: f32[8,4]) -> f32[8,4] {
   %x = f32[8,4]{1,0} parameter(0)
   %eye = pred[64,64]{1,0} constant({...})
   %while.1 = (s32[], f32[8,4]{1,0}) while(%t), condition=%cond, body=%body.1, backend_config={"known_trip_count":{"n":"7"}}
+  %while.2 = (s32[], f32[8,4]{1,0}) while(%t), condition=%cond.2, body=%body.2
   %if = f32[8,4]{1,0} conditional(%i, %x, %x), branch_computations={%cheap, %dear}
   %g.1 = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), replica_groups={{0,1,2,3}}, backend_config={"chain_id":"3"}
   %g.2 = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%y), replica_groups={{0,1,2,3}}, backend_config={"chain_id":"3"}
@@ -39,10 +53,11 @@ ENTRY %main.1 (x: f32[8,4]) -> f32[8,4] {
 
 class TestText:
     def test_cycles_count_loops_as_often_as_they_run(self):
-        found = hlo.cycles(TEXT, 2)
-        assert found.total == 7 * 100 + 40 + 30
+        found = hlo.cycles(TEXT, 3)
+        assert found.total == 7 * 100 + 5 * 10 + 40 + 30
         assert found.largest == [
             (700, "fusion", "jit(f)/step"),
+            (50, "fusion", "jit(f)/around"),
             (40, "copy", "c.2"),
         ]
 

@@ -277,7 +277,7 @@ def agree(make, dtype, tolerance, several, one=None):
         assert_same(go(make(), devices, dtype), one, tolerance)
 
 
-# In no group, as `TestMoments` and the banks below have what is their own.
+# In no group, as `TestStimuliOfAllDevices` and the banks below have what is their own.
 ALONE = ["crd relaxed", "rdl correlation", "rdl moments"]
 # `kdsvd` has a tolerance of its own.
 GROUPS = {
@@ -422,8 +422,8 @@ def test_a_divided_bank_is_the_bank(devices, names):
     assert_same(divided.params, state.params, 1e-4)
 
 
-class TestMoments:
-    """Sums over devices in place of gathered activations, where they are smaller."""
+class TestStimuliOfAllDevices:
+    """Discrepancies for which no device needs all activations."""
 
     DEVICES, ROWS = 8, 24
     # Every distance and every comparison; of both units one that is blind to scales and
@@ -451,7 +451,8 @@ class TestMoments:
         """
         rng = np.random.default_rng(0)
         n = self.DEVICES * self.ROWS
-        whole = tuple(rng.normal(size=(n, p)) for p in units)
+        # (Not negative: rates have to be.)
+        whole = tuple(rng.exponential(size=(n, p)) for p in units)
         split = [x.reshape(self.DEVICES, self.ROWS, -1) for x in whole]
 
         def gradients(case, form, axis_name=None):
@@ -463,7 +464,7 @@ class TestMoments:
                 form=form,
                 axis_name=axis_name,
             )
-            return jax.value_and_grad(loss)
+            return jax.value_and_grad(loss, argnums=(0, 1))
 
         mapped = [gradients(case, form, "d") for case in cases]
         for one in mapped:
@@ -476,12 +477,13 @@ class TestMoments:
             dense = [gradients(case, rdm.forms.Dense()) for case in cases]
             return found, [one(*whole) for one in dense]
 
-        for (values, gradient), expected in zip(*both(split, whole), strict=True):
+        for (values, gradients), expected in zip(*both(split, whole), strict=True):
             np.testing.assert_allclose(values, values[0], rtol=1e-12)
             np.testing.assert_allclose(values[0], expected[0], rtol=1e-10)
-            # As `pmean` of the gradient of shared parameters: each row has one device.
-            gradient = np.reshape(gradient, (n, -1)) / self.DEVICES
-            np.testing.assert_allclose(gradient, expected[1], rtol=1e-8, atol=1e-12)
+            for gradient, right in zip(gradients, expected[1], strict=True):
+                # As `pmean` of that of shared parameters: each row has one device.
+                gradient = np.reshape(gradient, (n, -1)) / self.DEVICES
+                np.testing.assert_allclose(gradient, right, rtol=1e-8, atol=1e-12)
 
     @pytest.mark.parametrize("units", [(5, 3), (4, 4)])
     @pytest.mark.parametrize(
@@ -548,6 +550,41 @@ class TestMoments:
             assert "all_gather" in moved
 
         self.agree([("Cosine", "Pearson")], rdm.forms.Moments(), (60, 70), check)
+
+    @pytest.mark.parametrize(
+        "cases",
+        [
+            [("Euclidean", "Pearson"), ("PoissonKL", "MSE")],
+            pytest.param(
+                [
+                    (distance, comparison)
+                    for distance in ("Cosine", "MeanSquared", "Euclidean", "PoissonKL")
+                    for comparison in ("MSE", "Cosine", "Pearson")
+                ],
+                marks=pytest.mark.slow,
+            ),
+        ],
+        ids=len,
+    )
+    def test_of_too_many_to_be_gathered_blocks_go_around(
+        self, cases, monkeypatch, float64
+    ):
+        def check(moved):
+            assert "ppermute" in moved and "all_gather" not in moved
+
+        monkeypatch.setattr(rdm.forms, "GATHERED", 1)
+        self.agree(cases, None, (5, 3), check)
+
+    def test_what_is_too_much_to_be_gathered(self):
+        def moved(rows, units):
+            loss = functools.partial(rdm.discrepancy, axis_name="d")
+            x = jax.ShapeDtypeStruct((rows, units), np.float32)
+            return str(jax.make_jaxpr(loss, axis_env=[("d", 64)])(x, x))
+
+        # 2 x 64 x 64 x 32,768 numbers are 2**28.
+        assert "all_gather" in moved(64, 32_768)
+        assert "all_gather" not in moved(64, 32_769)
+        assert "ppermute" in moved(64, 32_769)
 
     def test_by_default_few_stimuli_are_gathered_and_many_are_not(self):
         def moved(rows):

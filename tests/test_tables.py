@@ -40,7 +40,7 @@ class TestTables:
     def test_it_says_whose_it_is_and_how_it_is_run(self, name):
         note = tables.module(name).__doc__
         assert f"python -m experiments.table {name}" in note
-        assert "Paper" in note
+        assert "Paper" in note, "its docstring names a paper (or `Paper: none`)"
 
     @pytest.mark.parametrize("name", tables.names())
     def test_its_columns_can_be_run(self, name):

@@ -21,8 +21,8 @@ GROWS = ("seeds", "methods")
 OF_THE_CALL = tuple(
     flag for flag, field in configs.FIELDS.items() if field.group == "runtime"
 )
-# Settings that earlier versions had not, with their value then.
-ADDED = {"optimizer": "sgd"}
+# Settings that a record lacks, made before there were these, had these values.
+DEFAULTS = json.loads(json.dumps(configs.flat(configs.make())))
 # Of the images, as arrays or (streamed) by their files: one of them is known.
 IMAGES = ("images", "image_files")
 # The settings that every version has had.
@@ -274,7 +274,7 @@ def differences(theirs: dict, mine: dict) -> list[str]:
 
     def value(of, key):
         # (Earlier versions recorded `~` as it was given.)
-        found = of.get(key, ADDED.get(key))
+        found = of.get(key, None if key in ALWAYS else DEFAULTS.get(key))
         return os.path.expanduser(found) if isinstance(found, str) else found
 
     changed = [k for k in mine | theirs if value(mine, k) != value(theirs, k)]

@@ -173,7 +173,9 @@ def discrepancy(
         `weights` are of all, and the gradient, averaged over the devices (`pmean` after
         `grad`), too. Where that moves fewer numbers than gathering the activations,
         each device takes some of an embedding's dimensions and their products are
-        summed; or the sums of `forms.Moments` are, where that form is taken.
+        summed; or the sums of `forms.Moments` are, where that form is taken. Where
+        neither is less and more than 2**28 numbers would be gathered, each device's
+        activations go around all others.
 
     Returns:
       A scalar, the same on all devices.

@@ -79,25 +79,26 @@ class _ByProducts:
         """Returns how much the rounding of each row may add to a distance, `[n]`."""
         return _length(_rounding(rows[0])) * _length(_rounding(rows[-1]))
 
-    def points(self, x: Array) -> tuple[Array, ...]:
+    def points(self, x: Array, axis_name: str | None = None) -> tuple[Array, ...]:
         """Returns for `between` the centred rows, each one's product and its rounding.
 
         Centring changes no distance; see `_geometry.squared_distances`. A distance no
-        larger than the rounding of its two stimuli is 0.
+        larger than the rounding of its two stimuli is 0. With the mapped axis of
+        devices that have as many stimuli each, rows are centred by the mean of all.
         """
         rows = self.rows(x)
         noise = self.noise(x, rows)
-        rows = tuple(_geometry.centre_columns(a) for a in rows)
+        rows = tuple(a - _mean(a, axis_name, keepdims=True) for a in rows)
         own = jnp.sum(rows[0] * rows[-1], axis=1)
         products = _length(rows[0]) * _length(rows[-1])
         return *rows, own, noise + _of_products(products, rows[0].shape[1])
 
-    def scale(self, x: Array) -> Array:
+    def scale(self, x: Array, axis_name: str | None = None) -> Array:
         """Returns one over the mean distance, about; 0 where all rows are alike."""
-        *_, own, rounding = self.points(x)
+        *_, own, rounding = self.points(x, axis_name)
         # The products' mean over pairs is twice that over rows about their mean.
-        mean = 2 * jnp.mean(own)
-        alike = mean <= 2 * jnp.mean(rounding)
+        mean = 2 * _mean(own, axis_name)
+        alike = mean <= 2 * _mean(rounding, axis_name)
         return jnp.where(alike, 0, 1 / jnp.where(alike, 1, mean))
 
     @staticmethod
@@ -132,6 +133,12 @@ class _ByProducts:
             found = lax.map(jax.checkpoint(apart), tuple(pairs), batch_size=block)
         first, second = (noise[stimuli] for stimuli in pairs)
         return self.tied(_resolved(found, first + second), first, second)
+
+
+def _mean(x: Array, axis_name: str | None, *, keepdims: bool = False) -> Array:
+    """Returns the mean over stimuli, those of all devices if there is an axis."""
+    mean = jnp.mean(x, axis=0, keepdims=keepdims)
+    return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
 def _length(rows: Array) -> Array:
@@ -329,8 +336,8 @@ class Euclidean(_ByProducts):
     def rows(self, x: Array) -> tuple[Array, ...]:
         return (_geometry.flatten(x),)
 
-    def scale(self, x: Array) -> Array:
-        return jnp.sqrt(super().scale(x))
+    def scale(self, x: Array, axis_name: str | None = None) -> Array:
+        return jnp.sqrt(super().scale(x, axis_name))
 
     @staticmethod
     def between(
@@ -382,9 +389,9 @@ class PoissonKL(_ByProducts):
         rates = _numbers.nan_unless(valid, rates)
         return rates, jnp.log(rates)
 
-    def scale(self, x: Array) -> Array:
+    def scale(self, x: Array, axis_name: str | None = None) -> Array:
         units = x.size // x.shape[0]
-        return units * super().scale(x)
+        return units * super().scale(x, axis_name)
 
     def __call__(self, x: Array) -> Array:
         rates, logs, own, rounding = self.points(x)

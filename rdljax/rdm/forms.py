@@ -27,7 +27,7 @@ from jax import lax
 
 from rdljax import _blocks, _geometry, _pytrees
 from rdljax import _checks as _numbers
-from rdljax.rdm import _checks, _condensed, _moments, comparisons, distances
+from rdljax.rdm import _checks, _condensed, _moments, _ring, comparisons, distances
 
 __all__ = ["Dense", "Moments", "Tiles", "chosen", "size_of_moments"]
 
@@ -36,6 +36,9 @@ Shaped = Array | jax.ShapeDtypeStruct
 
 # Up to so many stimuli both matrices are written down.
 DENSE = 2048
+# Above so many numbers that would be gathered from all devices, or so many pairs of a
+# device's stimuli with all, stimuli go around the devices instead.
+GATHERED = 2**28
 # Of more stimuli, a pair has no number in int32.
 LARGEST_REFINED = 46_340
 
@@ -272,11 +275,7 @@ def _of_rows(
     points = tuple(distance.points(x) for x in (student, teacher))
     own = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, rows), points)
     dtype = points[0][0].dtype
-    scales = (jnp.ones((), dtype),) * 2
-    centres = tuple(0 * scale for scale in scales)
-    if comparison.own_scales:
-        scales = tuple(lax.stop_gradient(distance.scale(x)) for x in (student, teacher))
-        centres = tuple((scale != 0).astype(dtype) for scale in scales)
+    scales, centres = _scales(student, teacher, distance, comparison)
     distances = [
         scale * distance.between(x, every, distance.matmul_precision)
         for scale, x, every in zip(scales, own, points, strict=True)
@@ -287,14 +286,42 @@ def _of_rows(
     return comparison.from_means(tuple(lax.psum(parts, axis)), centres)
 
 
+def _around(student: Array, teacher: Array, distance, comparison, axis: str) -> Array:
+    """Computes `discrepancy` of stimuli that no device could hold all of.
+
+    Args:
+      student: Activations of a device's stimuli.
+      teacher: The same of the teacher.
+      distance: As for `_of_rows`.
+      comparison: As for `_of_rows`.
+      axis: The mapped axis.
+    """
+    sides = distance.points(student, axis), distance.points(teacher, axis)
+    constants = _scales(student, teacher, distance, comparison, axis)
+    how = _ring.How(distance.between, comparison.terms, distance.matmul_precision, axis)
+    return comparison.from_means(_ring.means(sides, constants, how), constants[1])
+
+
+def _scales(student, teacher, distance, comparison, axis: str | None = None):
+    """Returns the scales of both RDMs, and the centres of their terms."""
+    dtype = _geometry.compute_dtype(student)
+    if not comparison.own_scales:
+        one = jnp.ones((), dtype)
+        return (one, one), (0 * one, 0 * one)
+    scales = tuple(
+        lax.stop_gradient(distance.scale(x, axis)) for x in (student, teacher)
+    )
+    return scales, tuple((scale != 0).astype(dtype) for scale in scales)
+
+
 def _over_devices(
     student: Array, teacher: Array, pairs, weights, distance, comparison, form, axis
 ) -> Array:
     """`discrepancy` of stimuli that are divided over the devices of a mapped axis."""
     devices = lax.axis_size(axis)
     # (Of forms that are named, each device computes all.)
-    by_rows = pairs is None and weights is None and form is None
-    by_rows = by_rows and streams(comparison) and hasattr(distance, "between")
+    divided = devices > 1 and pairs is None and weights is None and form is None
+    divided = divided and streams(comparison) and hasattr(distance, "between")
     everyone = [
         jax.ShapeDtypeStruct((devices * len(x), *x.shape[1:]), x.dtype)
         for x in (student, teacher)
@@ -317,8 +344,11 @@ def _over_devices(
             )
             return form.compared(student, teacher, weights, comparison)
     rows = len(student)
+    everything = devices * (student.size + teacher.size)
+    if divided and max(everything, devices * rows**2) > GATHERED:
+        return _around(student, teacher, distance, comparison, axis)
     student, teacher = lax.all_gather((student, teacher), axis, tiled=True)
-    if by_rows and devices > 1:
+    if divided:
         return _of_rows(student, teacher, rows, distance, comparison, axis)
     return _discrepancy(student, teacher, pairs, weights, distance, comparison, form)
 

@@ -1,0 +1,140 @@
+"""Means over all pairs of the stimuli of all devices, block by block around a ring.
+
+No device ever has all stimuli: each sees those of every other once, which are passed
+from device to device, for the value and once more for the gradient.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+Points = tuple[Array, ...]
+
+
+class How(NamedTuple):
+    """How the means are computed.
+
+    Attributes:
+      between: `between(points, points, precision)`: distances `[n, m]`.
+      terms: `terms(student, teacher, centres)`: what the means are of.
+      precision: The precision of products.
+      axis: The mapped axis of the devices.
+    """
+
+    between: Callable[..., Array]
+    terms: Callable[..., tuple[Array, ...]]
+    precision: lax.PrecisionLike
+    axis: str
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def means(sides: tuple[Points, Points], constants: Any, how: How) -> tuple[Array, ...]:
+    """Computes the means over the pairs of the stimuli of all devices.
+
+    Args:
+      sides: The points of a device's stimuli, from `distances.points`, of student and
+        teacher.
+      constants: The scales of both RDMs and their centres.
+      how: What the means are of.
+
+    Returns:
+      The means, the same on all devices.
+    """
+    n, dtype = len(sides[0][0]), sides[0][0].dtype
+
+    def visit(sums, block, origin):
+        places, others = _places(n, origin, how.axis)
+        counted = places[:, None] < others[None, :]
+        parts = _parts(sides, block, constants, counted, how)
+        return tuple(map(jnp.add, sums, parts))
+
+    row = jax.ShapeDtypeStruct((n,), dtype)
+    count = len(jax.eval_shape(how.terms, row, row, constants[1]))
+    sums = _around(visit, (jnp.zeros((), dtype),) * count, sides, how.axis)
+    return tuple(x / _pairs(n, how.axis) for x in lax.psum(sums, how.axis))
+
+
+def _forward(sides, constants, how):
+    return means(sides, constants, how), (sides, constants)
+
+
+def _backward(how: How, kept: Any, cotangents: tuple[Array, ...]) -> tuple:
+    """Goes around once more: each device takes the pairs of its own stimuli.
+
+    A distance depends on both of its stimuli; each device has the gradient of its own.
+    """
+    sides, constants = kept
+    n = len(sides[0][0])
+    cotangents = tuple(x / _pairs(n, how.axis) for x in lax.psum(cotangents, how.axis))
+
+    def visit(gradient, block, origin):
+        places, others = _places(n, origin, how.axis)
+        counted = places[:, None] != others[None, :]
+
+        def weighted(own):
+            parts = _parts(own, block, constants, counted, how)
+            return sum(c * x for c, x in zip(cotangents, parts, strict=True))
+
+        return jax.tree.map(jnp.add, gradient, jax.grad(weighted)(sides))
+
+    nothing = jax.tree.map(jnp.zeros_like, sides)
+    gradient = _around(visit, nothing, sides, how.axis)
+    return gradient, jax.tree.map(jnp.zeros_like, constants)
+
+
+means.defvjp(_forward, _backward)
+
+
+def _around(visit: Callable, result: Any, block: Any, axis: str) -> Any:
+    """Lets every device's block visit every device.
+
+    Args:
+      visit: `visit(result, block, origin)`: the result with that of a block.
+      result: The result before any.
+      block: The own block.
+      axis: The mapped axis of the devices.
+    """
+    devices, here = lax.axis_size(axis), lax.axis_index(axis)
+    to_next = [(i, (i + 1) % devices) for i in range(devices)]
+
+    def body(k, state):
+        result, block = state
+        result = visit(result, block, (here - k) % devices)
+        return result, lax.ppermute(block, axis, to_next)
+
+    result, _ = lax.fori_loop(0, devices, body, (result, block))
+    return result
+
+
+def _pairs(n: int, axis: str) -> float:
+    """Returns the number of pairs of the stimuli of all devices, n on each."""
+    everyone = n * lax.axis_size(axis)
+    return everyone * (everyone - 1) / 2
+
+
+def _places(n: int, origin: Array, axis: str) -> tuple[Array, Array]:
+    """Returns the numbers of a device's own stimuli and of those of a block."""
+    own = lax.axis_index(axis) * n + jnp.arange(n)
+    return own, origin * n + jnp.arange(n)
+
+
+def _parts(
+    own: tuple[Points, Points],
+    block: tuple[Points, Points],
+    constants: Any,
+    counted: Array,
+    how: How,
+) -> tuple[Array, ...]:
+    """Returns the sums over the pairs of own stimuli and those of a block."""
+    scales, centres = constants
+    student, teacher = (
+        scale * how.between(x, y, how.precision)
+        for scale, x, y in zip(scales, own, block, strict=True)
+    )
+    terms = how.terms(student, teacher, centres)
+    return tuple(jnp.sum(jnp.where(counted, x, 0)) for x in terms)
