@@ -575,6 +575,29 @@ class TestStimuliOfAllDevices:
         monkeypatch.setattr(rdm.forms, "GATHERED", 1)
         self.agree(cases, None, (5, 3), check)
 
+    @pytest.mark.parametrize("gathered", [1, 2**28], ids=["ring", "rows"])
+    def test_of_eight_devices_they_are_those_of_one(
+        self, gathered, monkeypatch, float64
+    ):
+        monkeypatch.setattr(rdm.forms, "GATHERED", gathered)
+        rng = np.random.default_rng(2)
+        x, teacher = (rng.normal(size=(8 * 3, p)) for p in (5, 3))
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:8]), "d")
+        loss = functools.partial(rdm.discrepancy, axis_name="d")
+        found = jax.jit(
+            jax.shard_map(
+                jax.value_and_grad(loss, argnums=(0, 1)),
+                mesh=mesh,
+                in_specs=jax.P("d"),
+                out_specs=(jax.P(), jax.P("d")),
+                check_vma=False,
+            )
+        )(x, teacher)
+        expected = jax.value_and_grad(rdm.discrepancy, argnums=(0, 1))(x, teacher)
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-10)
+        for gradient, right in zip(found[1], expected[1], strict=True):
+            np.testing.assert_allclose(gradient / 8, right, rtol=1e-8, atol=1e-12)
+
     def test_what_is_too_much_to_be_gathered(self):
         def moved(rows, units):
             loss = functools.partial(rdm.discrepancy, axis_name="d")

@@ -168,14 +168,15 @@ def discrepancy(
         both matrices up to 2,048 stimuli, and beyond that no matrix at all where
         distance and comparison allow it. (Those forms have no forward-mode derivative,
         `jax.jvp` or `jax.hessian`; `forms.Dense()` has, of any number of stimuli.)
-      axis_name: Of a mapped axis (`pmap`, `vmap`, `shard_map`) over whose devices the
+      axis_name: Of a mapped axis (`pmap`, `vmap`, or `shard_map` with
+        `check_vma=False`: what is gathered, JAX takes to differ) over whose devices the
         stimuli are divided: the discrepancy is then that of all stimuli, `pairs` and
         `weights` are of all, and the gradient, averaged over the devices (`pmean` after
         `grad`), too. Where that moves fewer numbers than gathering the activations,
         each device takes some of an embedding's dimensions and their products are
         summed; or the sums of `forms.Moments` are, where that form is taken. Where
         neither is less and more than 2**28 numbers would be gathered, each device's
-        activations go around all others.
+        activations go around all others (which has no forward-mode derivative either).
 
     Returns:
       A scalar, the same on all devices.

@@ -55,7 +55,7 @@ def means(sides: tuple[Points, Points], constants: Any, how: How) -> tuple[Array
 
     row = jax.ShapeDtypeStruct((n,), dtype)
     count = len(jax.eval_shape(how.terms, row, row, constants[1]))
-    sums = _around(visit, (jnp.zeros((), dtype),) * count, sides, how.axis)
+    sums = _pass_around(visit, (jnp.zeros((), dtype),) * count, sides, how.axis)
     return tuple(x / _pairs(n, how.axis) for x in lax.psum(sums, how.axis))
 
 
@@ -83,14 +83,14 @@ def _backward(how: How, kept: Any, cotangents: tuple[Array, ...]) -> tuple:
         return jax.tree.map(jnp.add, gradient, jax.grad(weighted)(sides))
 
     nothing = jax.tree.map(jnp.zeros_like, sides)
-    gradient = _around(visit, nothing, sides, how.axis)
+    gradient = _pass_around(visit, nothing, sides, how.axis)
     return gradient, jax.tree.map(jnp.zeros_like, constants)
 
 
 means.defvjp(_forward, _backward)
 
 
-def _around(visit: Callable, result: Any, block: Any, axis: str) -> Any:
+def _pass_around(visit: Callable, result: Any, block: Any, axis: str) -> Any:
     """Lets every device's block visit every device.
 
     Args:

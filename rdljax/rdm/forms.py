@@ -239,7 +239,7 @@ def products_move_less(student: Array, teacher: Array, devices: int) -> bool:
 
 
 def _matrix_over_devices(x: Array, distance, axis: str) -> Array:
-    """The distances of the stimuli of all devices, each of which takes some dimensions.
+    """Computes the distances of all devices' stimuli, each taking some dimensions.
 
     Every device gets all stimuli in its share of the embedding's dimensions; the sum of
     their Gram matrices is that of all dimensions. So neither the features nor the
@@ -286,7 +286,7 @@ def _of_rows(
     return comparison.from_means(tuple(lax.psum(parts, axis)), centres)
 
 
-def _around(student: Array, teacher: Array, distance, comparison, axis: str) -> Array:
+def _by_ring(student: Array, teacher: Array, distance, comparison, axis: str) -> Array:
     """Computes `discrepancy` of stimuli that no device could hold all of.
 
     Args:
@@ -317,7 +317,7 @@ def _scales(student, teacher, distance, comparison, axis: str | None = None):
 def _over_devices(
     student: Array, teacher: Array, pairs, weights, distance, comparison, form, axis
 ) -> Array:
-    """`discrepancy` of stimuli that are divided over the devices of a mapped axis."""
+    """Computes `discrepancy` of stimuli that are divided over a mapped axis."""
     devices = lax.axis_size(axis)
     # (Of forms that are named, each device computes all.)
     divided = devices > 1 and pairs is None and weights is None and form is None
@@ -346,7 +346,7 @@ def _over_devices(
     rows = len(student)
     everything = devices * (student.size + teacher.size)
     if divided and max(everything, devices * rows**2) > GATHERED:
-        return _around(student, teacher, distance, comparison, axis)
+        return _by_ring(student, teacher, distance, comparison, axis)
     student, teacher = lax.all_gather((student, teacher), axis, tiled=True)
     if divided:
         return _of_rows(student, teacher, rows, distance, comparison, axis)
@@ -384,7 +384,7 @@ def blind_to_scale(distance, comparison) -> bool:
 
 
 def _of_unit_size(x: Array, axis_name: str | None) -> Array:
-    """Activations divided by the power of two next to the largest, of all devices."""
+    """Divides activations by the power of two next to the largest, of all devices."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(_geometry.compute_dtype(x))
     size = _geometry.power_of_two(x)
