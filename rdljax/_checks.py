@@ -1,9 +1,9 @@
 """Checks that all rooms share: kind and range of numbers, indices and activations.
 
-Values are looked at where they are known: outside jit, and inside it where they are
-constants of the traced function. (NumPy looks at them, since inside jit every operation
-of JAX is traced.) What is traced is checked by shape and dtype alone; where its value
-is out of range, the result is NaN.
+Numbers of Python and NumPy (a temperature, a count) are looked at. Arrays of JAX never
+are, traced or not, nor are arrays that come as data: they are checked by shape and
+dtype, and where a value is out of range the result is NaN. `rdljax.validate` looks at
+those, for who wants it.
 """
 
 import jax
@@ -11,13 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
-
-
-def is_known(*values) -> bool:
-    """Returns whether none of the values is traced, so that NumPy can read them."""
-    return not any(
-        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree_util.tree_leaves(values)
-    )
 
 
 def check_number(
@@ -34,8 +27,8 @@ def check_number(
 
     Args:
       name: What the number is, for the message.
-      value: A number of Python, NumPy or JAX, or an array of shape `[]`. If traced, its
-        dtype and shape alone are checked.
+      value: A number of Python or NumPy; or an array of JAX of shape `[]`, whose dtype
+        and shape alone are checked.
       above: The number must be larger than this.
       at_least: The number must be this or larger.
       at_most: The number must be this or smaller.
@@ -58,15 +51,15 @@ def check_number(
 
 
 def _is_number(value, above, at_least, at_most, whole: bool, several: bool) -> bool:
-    known = is_known(value)
-    if known:
+    chosen = not isinstance(value, Array)
+    if chosen:
         value = np.asarray(value)
     kinds = (jnp.integer,) if whole else (jnp.integer, jnp.floating)
     if not any(jax.dtypes.issubdtype(value.dtype, kind) for kind in kinds):
         return False
     if value.shape != () and not (several and value.size):
         return False
-    if not known:
+    if not chosen:
         return True
     value = value.astype(np.float64)
     return bool(
@@ -88,11 +81,11 @@ def as_number(
 ):
     """Returns a number for a formula in `dtype`, checked by `check_number`.
 
-    A number of Python where it is known, which changes no dtype. Else an array `[]` of
-    the dtype: NaN where it is out of range.
+    A number of Python, which changes no dtype, if it is one of Python or NumPy. Of an
+    array `[]` of JAX, one of the dtype: NaN where it is out of range.
     """
     check_number(name, value, above=above, at_least=at_least, at_most=at_most)
-    if is_known(value):
+    if not isinstance(value, Array):
         return np.asarray(value).item()
     valid = jnp.isfinite(value)
     if above is not None:
@@ -110,35 +103,25 @@ def as_count(name: str, value, at_least: int = 1) -> int:
     Raises:
       ValueError: Not a whole number, too small, or traced.
     """
-    if not is_known(value):
+    if isinstance(value, jax.core.Tracer):  # (It has no number to give.)
         raise ValueError(f"the {name} must be known when jax traces, got {value!r}")
+    if isinstance(value, Array):
+        value = np.asarray(value)
     check_number(name, value, at_least=at_least, whole=True)
     return int(np.asarray(value))
 
 
-def check_indices(name: str, indices, size: int) -> None:
-    """Raises `ValueError` for indices that are not integers, or known and out of range.
-
-    Args:
-      name: What they are, for the message, such as "labels".
-      indices: An array of any shape.
-      size: They must lie between 0 and size - 1.
-    """
-    known = is_known(indices)
-    if known:
-        indices = np.asarray(indices)
-    if not jax.dtypes.issubdtype(indices.dtype, jnp.integer):
-        raise ValueError(f"the {name} must be integers, got {indices.dtype}")
-    if known and indices.size:
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= size:
-            raise ValueError(f"the {name} must be 0 to {size - 1}, got {low} to {high}")
+def check_integers(name: str, indices) -> None:
+    """Raises `ValueError` for indices that are not integers."""
+    dtype = indices.dtype if hasattr(indices, "dtype") else np.asarray(indices).dtype
+    if not jax.dtypes.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"the {name} must be integers, got {dtype}")
 
 
 def nan_unless(valid: Array | bool, value: Array) -> Array:
     """Returns the value, and NaN (value and gradient) where `valid` does not hold.
 
-    For what is traced and out of range.
+    For what is out of range.
 
     Args:
       valid: Whether the value is to be kept, of a shape that broadcasts to the value's.

@@ -49,6 +49,16 @@ def power_of_two(
     return unit + 0 * largest  # NaN where that is infinite.
 
 
+def in_own_unit(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """Divides numbers by their `power_of_two`, of all or along an axis; 0 stays 0.
+
+    (A program's constant zeros are not divided: XLA would make `x * x / u**2` of the
+    square of `x / u`, and `u**2` is 0 for the unit of zeros.)
+    """
+    nothing = jnp.all(x == 0, axis=axis, keepdims=True)
+    return jnp.where(nothing, x, x / power_of_two(x, axis=axis, keepdims=True))
+
+
 def of_unit_size(x: np.ndarray) -> np.ndarray:
     """Returns numbers of NumPy divided by the power of two next to the largest.
 
@@ -88,7 +98,7 @@ def unit_rows(x: Array) -> Array:
     A row with an entry that is not finite is NaN. Of `[n, units, m]`, the vectors along
     the second axis.
     """
-    x = x / power_of_two(x, axis=1, keepdims=True)
+    x = in_own_unit(x, axis=1)
     return x * safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
 
 

@@ -1,22 +1,25 @@
 """Indices that come with the data, such as labels, and may be out of range.
 
-JAX takes the last row for -1, and some other row beyond the end. What is known is
-refused by `_checks.check_indices`; here is what is traced, which must give NaN.
+JAX takes the last row for -1, and some other row beyond the end; here such an index
+becomes one that gives NaN. (`validate.indices` says which they are.)
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
 
 def places(indices: Array, size: int) -> Array:
     """Returns integers of any kind as int32: `size` for all but 0 to `size - 1`."""
-    indices = jnp.asarray(indices)
+    # (JAX would keep the lower 32 bits of NumPy's larger integers.)
+    like = jnp if isinstance(indices, Array) else np
+    indices = like.asarray(indices)
     if indices.dtype.itemsize < 4:  # (8 bits may have no number `size`.)
-        indices = indices.astype(jnp.int32)
+        indices = indices.astype(np.int32)
     valid = (indices >= 0) & (indices < size)
-    return jnp.where(valid, indices, size).astype(jnp.int32)
+    return jnp.asarray(like.where(valid, indices, size), jnp.int32)
 
 
 def rows(x: Array, indices: Array) -> Array:

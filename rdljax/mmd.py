@@ -82,7 +82,7 @@ class Polynomial:
 
     Attributes:
       degree: A whole number, 1 or more; ValueError otherwise.
-      offset: Not negative (ValueError, or NaN if it is traced); 0 compares the moments
+      offset: Not negative (ValueError; of an array of JAX, NaN); 0 compares the moments
         of the last degree alone.
     """
 
@@ -224,7 +224,7 @@ class Gaussian(_Radial):
 
     Attributes:
       width: A number above 0, or several, whose kernels are averaged (ValueError
-        otherwise, or NaN if it is traced).
+        otherwise; of an array of JAX, NaN).
       scale: What the width is a multiple of: `by_median` or `by_mean` of the sample, or
         another function from squared distances `[n, n]` to a length, which is twice as
         long where the rows lie twice as far apart; None for the units of the rows. It
@@ -533,9 +533,6 @@ def _samples(x: Array, y: Array, kernel) -> tuple[Array, Array]:
         )
     if 0 in (*x.shape, *y.shape):
         raise ValueError(f"expected rows in both samples, got {x.shape} and {y.shape}")
-    known = [np.asarray(a) for a in (x, y) if _checks.is_known(a)]
-    if not all(np.isfinite(a).all() for a in known):
-        raise ValueError("expected finite rows, got NaN or infinity")
     dtype = _geometry.compute_dtype(x)
     return x.astype(dtype), y.astype(dtype)
 

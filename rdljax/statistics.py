@@ -342,13 +342,12 @@ def bootstrap(
         found = _bootstrapped(first, second, jnp.asarray(counts, dtype), comparison)
         values, sure = np.array(found[0], np.float64), np.asarray(found[1])
     rows, columns = np.triu_indices(n, 1)
-    ranked = isinstance(comparison, rdm.comparisons.OfRanks)
     for draw in np.flatnonzero(~sure):
         copies = counts[draw][rows] * counts[draw][columns]
-        if ranked:
-            # As copies: ranks outside jit are the faster.
-            drawn = (np.repeat(x, copies) for x in map(np.asarray, (first, second)))
-            values[draw] = comparison(*map(jnp.asarray, drawn))
+        if isinstance(comparison, rdm.comparisons.OfRanks):
+            # As copies, of which each draw has another number: no program of JAX's.
+            drawn = (np.repeat(np.asarray(x), copies) for x in (first, second))
+            values[draw] = comparison.on_host(*drawn)
         else:
             weights = jnp.asarray(copies, dtype)
             values[draw] = _weighted(comparison, first, second, weights)
@@ -455,6 +454,8 @@ def noise_ceiling(
     total = standard.sum(axis=0)
 
     def similarity(own, best):
+        if isinstance(comparison, rdm.comparisons.OfRanks):
+            return 1 - comparison.on_host(own, best)
         return 1 - float(rdm.compare(own, best, comparison=comparison))
 
     others = [similarity(own, total - own) for own in standard]

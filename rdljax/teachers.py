@@ -56,8 +56,8 @@ def cached(activations: Mapping[str, Array], *, index: str = "index") -> Teacher
         mirrors change nothing of it.
 
     Returns:
-      The teacher. An index that is none is a `ValueError` where it is known, and
-      answered by NaN where it is traced. Integers are answered as float32.
+      The teacher. It returns NaN for an index that is no image, and float32 for
+      integers.
     """
 
     def targets(arrays, batch):
@@ -80,8 +80,7 @@ def rdms(measured: Mapping[str, Array], *, stimulus: str = "stimulus") -> Teache
 
     Returns:
       The teacher. Its layers are `[stimuli in the batch, n]`, or `[stimuli in the
-      batch, subjects, n]`. A stimulus that is none is a `ValueError` where it is known,
-      and answered by NaN where it is traced.
+      batch, subjects, n]`, NaN for a number that is no stimulus.
 
     Raises:
       ValueError: No RDM has that many distances, or two are of different stimuli.
@@ -114,8 +113,8 @@ def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teach
 
     Args:
       classes: Their number, two or more.
-      label: The entry of the batch `[batch]` with the classes. One that is none is a
-        `ValueError` where it is known, and answered by NaN where it is traced.
+      label: The entry of the batch `[batch]` with the classes; the code of one that is
+        none is NaN.
       layer: What the codes are called.
 
     Raises:
@@ -124,7 +123,7 @@ def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teach
     classes = _checks.as_count("number of classes", classes, at_least=2)
 
     def targets(arrays, batch):
-        _checks.check_indices(label, batch[label], classes)
+        _checks.check_integers(label, batch[label])
         found = _indices.places(batch[label], classes)
         codes = jax.nn.one_hot(found, classes)
         # (Not times NaN: XLA makes of 0 or 1 times a number that number or 0.)
@@ -257,5 +256,5 @@ def none() -> Teacher:
 
 def _rows(name: str, x: Array, indices: Array) -> Array:
     """Rows by their numbers; NaN where there is no such row."""
-    _checks.check_indices(name, indices, len(x))
+    _checks.check_integers(name, indices)
     return _indices.rows(x, indices)

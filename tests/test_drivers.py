@@ -264,7 +264,7 @@ class TestTogether:
     def test_at_one_step_alone(self, lab):
         ahead, _ = lab.step(lab.begin(0), lab.arrays, lab.shard(order(0)[0]))
         with pytest.raises(ValueError, match=r"must be at one step, got \[1, 0\]"):
-            training.stack_trainings([ahead, lab.begin(1)])
+            training.check_same_step([ahead, lab.begin(1)])
 
     def test_what_is_of_one_training_is_said(self, lab):
         states = training.stack_trainings([lab.begin(0)] * 2)

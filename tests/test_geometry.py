@@ -167,3 +167,9 @@ def test_gram_is_all_inner_products_with_the_gradient_of_both_sides(float64):
     np.testing.assert_allclose(gram, plain)
     np.testing.assert_allclose(found[0], expected[0], atol=1e-13)
     np.testing.assert_allclose(found[1], expected[1], atol=1e-12)
+
+
+def test_constants_of_zero_are_zero_and_not_nan():
+    zeros = np.zeros((2, 3), np.float32)
+    found = jax.jit(lambda: (_geometry.in_own_unit(zeros), _geometry.unit_rows(zeros)))
+    assert not np.any(found())

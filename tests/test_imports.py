@@ -19,7 +19,8 @@ ALLOWED = {
     "errors": set(),
     "_extras": {"errors"},
     "_checks": {"jax", "numpy"},
-    "_indices": {"jax", "_checks"},
+    "_indices": {"jax", "numpy"},
+    "validate": {"jax", "numpy"},
     "files": {"numpy", "safetensors", "h5py", "_extras", "errors"},
     "_geometry": {"jax", "numpy", "_checks"},
     "_layerwise": {"jax", "_checks", "_geometry"},
@@ -39,6 +40,7 @@ ALLOWED = {
         "errors",
         "files",
         "rdm",
+        "validate",
     },
     "mmd": {"jax", "numpy", "_blocks", "_checks", "_geometry", "_pytrees"},
     "_objectives": {

@@ -316,10 +316,9 @@ class TestWhatIsNotFinite:
             x[1, 0] = bad
             assert not np.isfinite(jax.tree.leaves(form(x, y))).any()
 
-    def test_is_refused_where_it_is_known_within_jit(self):
-        bad = jnp.asarray(draw(4, 0) * np.nan)
-        with pytest.raises(ValueError, match="finite rows"):
-            jax.eval_shape(lambda x: mmd.biased(x, bad), np.ones((4, 3)))
+    def test_is_nan_outside_jit_too(self):
+        for bad in (np.nan, np.inf):
+            assert np.isnan(mmd.biased(draw(3, 0) * bad, draw(3, 1)))
 
 
 def test_samples_and_kernels_may_be_constants_of_what_is_traced():
@@ -566,8 +565,6 @@ class TestPermutations:
         for wrong in (0, 9.5):
             with pytest.raises(ValueError, match=f"permutations.*more, got {wrong}"):
                 mmd.permutation_test(key, draw(3, 0), draw(3, 1), permutations=wrong)
-        with pytest.raises(ValueError, match="finite rows"):
-            mmd.biased(draw(3, 0) * np.inf, draw(3, 1))
         with pytest.raises(ValueError, match="rows in both"):
             mmd.biased(draw(0, 0), draw(3, 1))
         with pytest.raises(ValueError, match="block must be a whole number of 1 or mo"):

@@ -258,7 +258,7 @@ MINE = np.arange(12).reshape(4, 3)
 
 
 class TestOutOfRange:
-    """An index that is no training example: refused, and NaN where it is traced."""
+    """An index that is no training example gives NaN, and none that is no integer."""
 
     @staticmethod
     @functools.cache
@@ -281,7 +281,7 @@ class TestOutOfRange:
         return {name for name, (loss, _) in found.items() if not np.isfinite(loss)}
 
     @pytest.mark.parametrize("wrong", [-1, -5, N, N + 7])
-    def test_is_nan_where_it_is_traced(self, wrong):
+    def test_is_nan(self, wrong):
         assert not self.not_finite()
         index = np.array([3, wrong, 8, 11], np.int32)
         assert self.not_finite(index) == set(POLICIES) - {"given"}
@@ -295,14 +295,11 @@ class TestOutOfRange:
             assert np.isnan(counts)
 
     @pytest.mark.parametrize("policy", POLICIES)
-    def test_is_refused_where_it_is_known(self, policy):
+    def test_is_an_integer(self, policy):
         index = np.array([3, 12, 8, 11])
         batch = {"index": index, "mine": np.stack([index] * 2, axis=1)}
         name = "mine" if policy == "given" else "index"
-        with pytest.raises(
-            ValueError, match=f"the {name} must be 0 to 11, got 3 to 12"
-        ):
-            choose(POLICIES[policy], batch=batch)
+        jax.eval_shape(lambda: choose(POLICIES[policy], batch=batch).rows)
         batch = {"index": index * 0.5, "mine": batch["mine"] * 0.5}
         with pytest.raises(ValueError, match=f"the {name} must be integers, got float"):
             choose(POLICIES[policy], batch=batch)

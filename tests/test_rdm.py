@@ -461,24 +461,26 @@ def slow_ranked(comparison, x, y):
 @pytest.mark.parametrize("comparison", RANKED, ids=label)
 class TestRanked:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-    def test_equals_the_slow_form_in_and_outside_jit(self, float64, comparison, dtype):
+    def test_equals_the_slow_form(self, float64, comparison, dtype):
         x, y = (v.astype(dtype) for v in distances_with_ties())
         for a, b in ((x, y), (y, x), (y, y), (-x, y)):
             expected = slow_ranked(comparison, a, b)
             tolerance = 1e-5 if dtype == np.float32 else 1e-12
-            for form in (comparison, jax.jit(comparison)):
-                found = form(a, b)
-                assert found.dtype == dtype
-                np.testing.assert_allclose(found, expected, atol=tolerance)
+            found = jax.jit(comparison)(a, b)
+            assert found.dtype == dtype
+            np.testing.assert_allclose(found, expected, atol=tolerance)
+            found = comparison.on_host(a, b)
+            np.testing.assert_allclose(found, expected, atol=1e-12)
 
     def test_masked_pairs_may_be_missing(self, float64, comparison):
         x, y = distances_with_ties()
         keep = np.arange(45) % 4 > 0
         holes = np.where(keep, y, np.nan)
         expected = slow_ranked(comparison, x[keep], y[keep])
-        for form in (comparison, jax.jit(comparison)):
+        for form in (jax.jit(comparison), comparison.on_host):
             found = form(x, holes, keep.astype(float))
             np.testing.assert_allclose(found, expected, atol=1e-12)
+            assert np.isnan(form(x, holes))
 
     def test_gradient_is_zero(self, comparison):
         x, y = (v.astype(np.float32) for v in distances_with_ties())
@@ -487,7 +489,7 @@ class TestRanked:
 
     def test_nothing_to_rank(self, comparison):
         x, nothing = np.arange(45, dtype=np.float32), np.zeros(45, np.float32)
-        for form in (comparison, jax.jit(comparison)):
+        for form in (jax.jit(comparison), comparison.on_host):
             assert form(x, x, nothing) == 0
             np.testing.assert_allclose(form(x, nothing), 1, rtol=1e-6)
 
@@ -498,20 +500,34 @@ class TestRanked:
         expected = [slow_ranked(comparison, x, one) for one in stack]
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
+    # (Around powers of two, which tau-a is computed in.)
+    @pytest.mark.parametrize("size", [2, 64, 65, 3000])
+    def test_of_any_size(self, comparison, size):
+        rng = np.random.default_rng(size)
+        x, y = rng.normal(size=(2, size)).astype(np.float32)
+        compare = jax.jit(comparison)
+        for a, b in ((x, y), (x, np.round(x + y)), (np.round(x), np.round(y))):
+            for weights in (np.ones(size, np.float32), rng.integers(0, 2, size)):
+                found = compare(a, b, weights.astype(np.float32))
+                expected = comparison.on_host(a, b, weights)
+                np.testing.assert_allclose(found, expected, atol=1e-6)
+
 
 def test_a_weight_counts_as_copies_of_a_pair(float64):
     x, y = distances_with_ties()
     copies = np.random.default_rng(4).integers(0, 4, size=45)
     expected = stats.spearmanr(np.repeat(x, copies), np.repeat(y, copies)).statistic
-    for form in (comparisons.Spearman(), jax.jit(comparisons.Spearman())):
+    for form in (jax.jit(comparisons.Spearman()), comparisons.Spearman().on_host):
         found = form(x, y, copies.astype(float))
         np.testing.assert_allclose(found, 1 - expected)
+    with pytest.raises(ValueError, match="whole numbers"):
+        comparisons.Spearman().on_host(x, y, copies / 2)
 
 
 def test_ranks_of_zeros_negatives_and_extremes():
     x = np.array([0.0, -0.0, -1.5, 3e38, -3e38, 1e-45, -1e-45, 2.0], np.float32)
-    np.testing.assert_array_equal(_ranks.of_known(x), stats.rankdata(x))
-    np.testing.assert_array_equal(_ranks.of_known(x[::-1]), stats.rankdata(x[::-1]))
+    np.testing.assert_array_equal(_ranks.on_host(x), stats.rankdata(x))
+    np.testing.assert_array_equal(_ranks.on_host(x[::-1]), stats.rankdata(x[::-1]))
 
 
 class TestSoftRanks:
@@ -707,20 +723,16 @@ class TestCrossnobis:
             rdm.crossnobis(x[:1])
         with pytest.raises(ValueError, match=r"\(5, 5\).*\(4, 4\)"):
             rdm.crossnobis(x, np.eye(4))
-        with pytest.raises(ValueError, match="symmetric"):
-            rdm.crossnobis(x, np.eye(5) + np.eye(5, k=1))
         with pytest.raises(
             ValueError, match=r"one for each fold \(4, 5, 5\).*\(3, 5, 5"
         ):
             rdm.crossnobis(x, np.ones((3, 5, 5)))
         skewed = np.stack([np.eye(5)] * 3 + [-np.eye(5)])
-        with pytest.raises(ValueError, match="fold 3: expected a positive definite"):
-            rdm.crossnobis(x, skewed)
+        assert np.isnan(rdm.crossnobis(x, skewed)).all()
         with pytest.raises(ValueError, match=r"measured \(4, 6\)"):
             rdm.crossnobis(x, None, np.ones((6, 4)))
         x[1, 2, 0] = np.nan
-        with pytest.raises(ValueError, match="1 of 24 stimuli, the first of them 8"):
-            rdm.crossnobis(x)
+        assert np.isnan(rdm.crossnobis(x)).all()
 
 
 class TestCondensed:
@@ -822,9 +834,9 @@ class TestSamplePairs:
 
 
 class TestNumbers:
-    """Of any kind; refused where they are known, and NaN where they are not."""
+    """Of Python and NumPy they are refused; arrays of JAX give NaN."""
 
-    @pytest.mark.parametrize("kind", [float, np.float32, jnp.float32, np.array])
+    @pytest.mark.parametrize("kind", [float, np.float32, np.array])
     def test_out_of_range(self, kind):
         x, (a, b) = activations(), rdms_for(SOFT[0])
         for bad in (0.0, -0.2, np.nan, np.inf):
@@ -845,6 +857,9 @@ class TestNumbers:
             negative = dataclasses.replace(one, width=-0.2)
             found, gradient = value_and_gradient(negative, *rdms_for(one))
             assert np.isnan(found) and np.isnan(gradient).all()
+        for soft in (comparisons.SoftSpearman, comparisons.SoftKendall):
+            a, b = rdms_for(SOFT[0])
+            assert np.isnan(rdm.compare(a, b, comparison=soft(jnp.float32(-0.2))))
         x = activations().astype(np.float32)
         for prior in (-1.0, 0.1), (1.0, -0.5):
             found = of_distance(x, distances.PoissonKL(*prior))
@@ -877,8 +892,9 @@ class TestNumbers:
         expected = ORACLES["Cosine"](x)[[0, 17]]
         np.testing.assert_allclose(own[np.array([0, 3])], expected, rtol=1e-4)
         assert np.isnan(own[1:3]).all() and np.isnan(whole).all()
-        with pytest.raises(ValueError, match="stimuli 0 to 7, got -3 to 8"):
-            rdm.compute(x, given)
+        outside = rdm.compute(x, given)
+        np.testing.assert_array_equal(np.isnan(outside), [False, True, True, False])
+        assert np.isnan(rdm.compute(x, np.array([[0], [2**32 + 1]], np.int64)))
 
     def test_units_beyond_float32(self):
         a, b = np.random.default_rng(3).uniform(1, 2, (2, 15))
@@ -912,7 +928,7 @@ class TestNumbers:
 
 
 class TestConstantsInside:
-    """What a traced function closes over is looked at, whatever traces it."""
+    """What a traced function closes over is taken as its arguments are."""
 
     traced = pytest.mark.parametrize(
         "trace",
@@ -956,20 +972,19 @@ class TestConstantsInside:
         folds, inverse = jnp.stack([x, x]), jnp.asarray(precision())
         trace(lambda a: jnp.sum(a) + jnp.sum(rdm.crossnobis(folds, inverse)), x)
 
-    @traced
-    def test_are_refused(self, trace):
+    def test_are_not_looked_at(self):
         x = jnp.asarray(activations(), jnp.float32)
         hole = x.at[2, 3].set(jnp.nan)
         measured = rdm.condense(hole @ hole.T)
-        same, negative = 0 * x, -jnp.arange(28.0)
-        for form, message in (
-            (lambda a: rdm.discrepancy(a, hole), "teacher's activations.*1 of 8"),
-            (lambda a: rdm.discrepancy(a, same), "differ"),
-            (lambda a: rdm.compare(rdm.compute(a), measured), "teacher's RDM.*7 of 28"),
-            (lambda a: rdm.discrepancy(a, x, weights=negative), "0 or more"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                trace(form, x)
+        negative = -jnp.arange(28.0)
+        found = jax.jit(
+            lambda a: [
+                rdm.discrepancy(a, hole),
+                rdm.compare(rdm.compute(a), measured),
+                rdm.discrepancy(a, x, weights=negative),
+            ]
+        )(x)
+        assert np.isnan(found).all()
 
 
 STRICT = [
@@ -1068,18 +1083,17 @@ class TestWhatIsCompared:
         x = np.arange(45, dtype=np.float32)
         y = x[::-1].copy()
         x[3] = np.nan
-        with pytest.raises(ValueError, match="teacher's RDM.*1 of 45 pairs"):
-            rdm.compare(y, x, comparison=comparison)
         form = functools.partial(compare, comparison=comparison)
         assert np.isnan(form(y, x)) and np.isnan(form(x, y))
         if not name.startswith("Whitened"):
             weights = np.ones(45, np.float32)
             weights[3] = 0
-            # Outside jit, where it is looked at, the cheapest of them.
+            # Outside jit the cheapest of them.
             run = rdm.compare if name in ("MSE", "Spearman") else compare
             assert run(y, x, weights, comparison=comparison) > 0
-            with pytest.raises(ValueError, match="0 or more"):
-                rdm.compare(y, y, -weights, comparison=comparison)
+            assert np.isnan(compare(y, y, -weights, comparison=comparison))
+            weights[5] = np.inf
+            assert np.isnan(compare(y, y, weights, comparison=comparison))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", comparisons.__all__)
@@ -1127,21 +1141,15 @@ class TestErrors:
         x = activations()
         hole = x.copy()
         hole[[2, 5], 1] = np.nan, np.inf
-        with pytest.raises(ValueError, match="2 of 8 stimuli, the first of them 2"):
-            rdm.compute(hole)
-        with pytest.raises(ValueError, match="teacher's activations.*2 of 8 stimuli"):
-            rdm.discrepancy(x, hole)
-        with pytest.raises(ValueError, match="student's.*same activations for all 8"):
-            rdm.discrepancy(np.ones((8, 3)), x)
+        found = np.asarray(rdm.square(rdm.compute(hole)))
+        assert np.isnan(found[[2, 5]]).sum() == 2 * 7
         with pytest.raises(ValueError, match="three stimuli or more"):
             rdm.discrepancy(x[:2], x[:2])
         with pytest.raises(ValueError, match="8 of the student .* 7 of the teacher"):
             rdm.discrepancy(x, x[:7])
-        with pytest.raises(ValueError, match="PoissonKL: expected activations of 0"):
-            rdm.compute(x - 5, distance=distances.PoissonKL())
+        assert np.isnan(rdm.compute(x - 5, distance=distances.PoissonKL())).any()
         singular = distances.Mahalanobis(np.ones((6, 6)) - 2 * np.eye(6))
-        with pytest.raises(ValueError, match="positive definite"):
-            rdm.compute(x, distance=singular)
+        assert np.isnan(rdm.compute(x, distance=singular)).all()
         for refine, pairs in ((-1, None), (3, np.array([[0], [1]]))):
             with pytest.raises(ValueError, match="refine"):
                 rdm.compute(x, pairs, refine=refine)
@@ -1159,18 +1167,25 @@ class TestErrors:
         folds = np.stack([x, y])
         np.testing.assert_allclose(rdm.crossnobis(folds), crossnobis(folds))
 
-    def test_inside_jit_they_are_documented(self):
-        x, form = activations().astype(np.float32), jax.jit(rdm.discrepancy)
+    @pytest.mark.parametrize("trace", [jax.jit, lambda form: form])
+    def test_what_is_not_finite_or_constant(self, trace):
+        x, form = activations().astype(np.float32), trace(rdm.discrepancy)
         hole, same = x.copy(), np.ones((8, 6), np.float32)
         hole[2, 1] = np.nan
         assert np.isnan(form(x, hole))
         np.testing.assert_allclose(form(x, same), 1)
         assert form(same, same) == 0
 
-    def test_a_precision_that_is_not_symmetric(self):
-        skewed = distances.Mahalanobis(np.eye(6) + np.eye(6, k=1))
-        with pytest.raises(ValueError, match="symmetric"):
-            rdm.compute(activations(), distance=skewed)
+    def test_a_precision_that_is_not_symmetric_counts_as_the_mean_of_both_triangles(
+        self,
+    ):
+        skewed = np.eye(6) + np.eye(6, k=1) / 2
+        for form in (
+            lambda p: rdm.compute(activations(), distance=distances.Mahalanobis(p)),
+            lambda p: rdm.crossnobis(np.stack([activations(), activations()]), p),
+        ):
+            found, expected = form(skewed), form((skewed + skewed.T) / 2)
+            np.testing.assert_array_equal(found, expected)
 
     def test_wrong_precision(self):
         with pytest.raises(ValueError, match=r"\(6, 6\).*\(3, 3\)"):

@@ -1010,7 +1010,7 @@ class TestTeachers:
 
 
 class TestOutOfRange:
-    """Labels and indices that are none: refused, and NaN where they are traced."""
+    """Labels and indices that are none give NaN, inside jit and outside."""
 
     def test_labels_of_the_task(self):
         run = jax.jit(TERMS["task"].apply)
@@ -1019,9 +1019,7 @@ class TestOutOfRange:
             labels = LABELS.copy()
             labels[3] = wrong
             assert np.isnan(run(*given, {"label": labels})[0])
-            match = rf"the label must be 0 to 9, got {min(0, wrong)} to {max(2, wrong)}"
-            with pytest.raises(ValueError, match=match):
-                TERMS["task"].apply(*given, {"label": labels})
+        assert np.isnan(TERMS["task"].apply(*given, {"label": labels})[0])
         assert np.isfinite(run(*given, {"label": LABELS})[0])
         with pytest.raises(ValueError, match="the label must be integers, got float"):
             run(*given, {"label": LABELS * 1.0})
@@ -1055,21 +1053,11 @@ class TestOutOfRange:
         }
         for wrong in (-1, -4, 4, 1000):
             index = np.array([2, wrong, 0])
-            for name, rows in run(index).items():
+            outside = teacher.targets(teacher.arrays, {"index": index})
+            for name, rows in [*run(index).items(), *outside.items()]:
                 np.testing.assert_array_equal(rows[0], known[name][2])
                 np.testing.assert_array_equal(rows[2], known[name][0])
                 assert np.isnan(rows[1]).all(), name
-            for one, arrays in zip(
-                (
-                    teachers.labels(4, label="index"),
-                    teachers.cached({"stored": stored}),
-                    teachers.rdms({"rdm": measured}, stimulus="index"),
-                ),
-                ((), {"stored": stored}, {"rdm": square}),
-                strict=True,
-            ):
-                with pytest.raises(ValueError, match=r"index must be 0 to 3, got .*"):
-                    one.targets(arrays, {"index": index})
 
     def test_stimuli_of_measured_rdms(self):
         # (Even where pairs that were not measured are left out.)
@@ -1083,8 +1071,7 @@ class TestOutOfRange:
         for wrong in (-1, B, 99):
             index = np.append(np.arange(B - 1), wrong)
             assert np.isnan(run(*given, {"index": index})[0])
-            with pytest.raises(ValueError, match="the index must be 0 to 7, got"):
-                term.apply(*given, {"index": index})
+        assert np.isnan(term.apply(*given, {"index": index})[0])
 
     @pytest.mark.parametrize(
         ("make", "policy"),
@@ -1127,9 +1114,6 @@ class TestOutOfRange:
                 loss, banks = result(**changed)
                 assert np.isnan(loss), changed
                 assert all(np.isnan(bank).any() for bank in banks)
-                known = functools.partial(term.apply, batch=BATCH | changed)
-                with pytest.raises(ValueError, match=r"must be 0 to 7, got"):
-                    jax.eval_shape(known, params, state, STUDENT, TEACHER)
 
 
 class TestNumbers:

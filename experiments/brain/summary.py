@@ -81,13 +81,18 @@ def similarity(own: np.ndarray, subjects: np.ndarray, kind: str) -> float:
       subjects: The RDM of each subject, `[subjects, pairs]`.
       kind: The similarity, one of `SIMILARITIES`.
     """
+    comparison = SIMILARITIES[kind]
     found = []
     for one in subjects:
         known = ~np.isnan(one)
         if kind == "whitened" and not known.all():
             return float("nan")
-        pair = (jnp.asarray(x[known], jnp.float32) for x in (own, one))
-        found.append(1 - float(rdm.compare(*pair, comparison=SIMILARITIES[kind])))
+        pair = [x[known].astype(np.float32) for x in (own, one)]
+        if isinstance(comparison, rdm.comparisons.OfRanks):
+            # (Each subject has another number of pairs: no program of JAX's.)
+            found.append(1 - comparison.on_host(*pair))
+        else:
+            found.append(1 - float(rdm.compare(*pair, comparison=comparison)))
     return float(np.mean(found))
 
 

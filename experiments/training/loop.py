@@ -225,6 +225,7 @@ class _Trainings:
         self.done: int = self.before[0].done
         self.state: State = states[0]
         if len(jobs) > 1:
+            training.check_same_step(states)
             self.state = training.stack_trainings(states, same_view=trainer.same_view)
         self.under_way: collections.deque[_Call] = collections.deque()
         self.logs: list[events.Events] = []

@@ -65,8 +65,8 @@ def crd(
 
     Raises:
       ValueError: Not embeddings of one shape, a bank of other units, indices that are
-        not integers `[batch, K + 1]` or, where known, not rows of the bank (where
-        traced, the loss is NaN), or a temperature that is not above 0 and finite.
+        not integers `[batch, K + 1]`, or a temperature that is not above 0 and finite.
+        (The loss is NaN for an index that is no row of the bank.)
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
@@ -127,9 +127,8 @@ def crd_shared(
 
     Raises:
       ValueError: Not embeddings of one shape, a bank of other units, an index or
-        weights of another batch, rows that are none of the bank's or weights below 0
-        (where traced, the loss is NaN), or a temperature that is not above 0 and
-        finite.
+        weights of another batch, or a temperature that is not above 0 and finite. (The
+        loss is NaN for rows that are none of the bank's, and weights below 0.)
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
@@ -199,7 +198,7 @@ def crd_of_rows(
 
     Raises:
       ValueError: Not embeddings of one shape, rows of other units or without
-        normalizers, or positives that are not integers or, where known, not 0 to R.
+        normalizers, or positives that are not integers.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
@@ -210,7 +209,7 @@ def crd_of_rows(
     if rows.normalizers is None:
         raise ValueError("expected the normalizers of the whole bank, got None")
     rows, size = _checked(rows, student.shape[1]), len(rows.student)
-    _checks.check_indices("positives", positives, size + 1)
+    _checks.check_integers("positives", positives)
     positives = _indices.places(positives, size + 1)
     here = positives < size
     weights = _weights(negatives, student.dtype)
@@ -296,8 +295,7 @@ def crd_normalizers(
 
     Raises:
       ValueError: Not embeddings of one shape, a bank of other units, or indices that
-        are not integers or, where known, not rows of the bank (where traced, the
-        normalizers are NaN).
+        are not integers. (The normalizers are NaN for one that is no row of the bank.)
     """
     student, teacher = _embeddings(student, teacher)
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
@@ -337,8 +335,8 @@ def crd_update_bank(
 
     Raises:
       ValueError: Not embeddings of one shape, a bank of other units, an index that is
-        not integers `[batch]` or, where known, not rows of the bank (where traced, NaN
-        is written), or a momentum that is not 0 to 1.
+        not integers `[batch]`, or a momentum that is not 0 to 1. (NaN is written for
+        one that is no row of the bank.)
     """
     index, valid = _rows_of(bank, index)
     # (Beyond the bank nothing would be written.)
@@ -366,7 +364,7 @@ def crd_update_rows(
       ValueError: As `crd_update_bank`.
     """
     size = len(rows.student)
-    _checks.check_indices("index", index, size + 1)
+    _checks.check_integers("index", index)
     index = _indices.places(index, size + 1)
     valid = index <= size
     index = jnp.where(valid, index, 0)
@@ -438,18 +436,17 @@ def _checked(bank: Bank, units: int) -> Bank:
 
 
 def _rows_of(bank: Bank, indices: Array) -> tuple[Array, Array]:
-    """Integers that are rows of the bank where known, and whether they all are."""
+    """Returns integers as rows of the bank, and whether they all are such."""
     n = len(bank.student)
-    _checks.check_indices("rows of the bank", indices, n)
+    _checks.check_integers("rows of the bank", indices)
     indices = _indices.places(indices, n)
     return indices, jnp.all(indices < n)
 
 
 def _weights(weights: Array, dtype: jnp.dtype) -> Array:
-    """Weights in a dtype; below 0 refused where known, and NaN where traced."""
+    """Returns weights in a dtype, NaN for those below 0."""
     weights = jnp.asarray(weights)
-    if weights.dtype != bool:
-        _checks.check_number("weights", weights, at_least=0, several=True)
+    _checks.check_real("weights", weights.dtype)
     weights = weights.astype(dtype)
     return jnp.where(weights < 0, jnp.nan, weights)
 

@@ -77,7 +77,7 @@ def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
 
 def _energy(x: Array, power: int = 2) -> Array:
     """Maps `[batch, H, W, C]` as unit vectors `[batch, H W]` of energy by position."""
-    x = x / _geometry.power_of_two(x, axis=(1, 2, 3), keepdims=True)
+    x = _geometry.in_own_unit(x, axis=(1, 2, 3))
     energy = jnp.mean(jnp.abs(x) ** power, axis=3)
     return _geometry.unit_rows(_geometry.flatten(energy))
 
@@ -392,7 +392,7 @@ def _singular(x: Array, count: int) -> tuple[Array, Array]:
     `[batch, count]`; fewer where the maps have fewer.
     """
     x = x.reshape(x.shape[0], -1, x.shape[3])
-    x = x / _geometry.power_of_two(x, axis=(1, 2), keepdims=True)
+    x = _geometry.in_own_unit(x, axis=(1, 2))
     return _first(x, min(count, *x.shape[1:]))
 
 

@@ -79,7 +79,8 @@ def dkd(
     Args:
       student: Logits `[batch, classes]`, one array.
       teacher: Logits of the same shape.
-      labels: The right class of each example, integers `[batch]`.
+      labels: The right class of each example, integers `[batch]`. One that is no class
+        makes the loss NaN.
       alpha: Weight of the right class's part.
       beta: Weight of the others' part.
       temperature: What the logits are divided by, above 0.
@@ -89,8 +90,8 @@ def dkd(
 
     Raises:
       ValueError: Not one array on either side, different shapes, one class only, labels
-        that are not integers `[batch]` or, where known, no classes (where traced, the
-        loss is NaN), or a temperature that is not above 0 and finite.
+        that are not integers `[batch]`, or a temperature that is not above 0 and
+        finite.
 
     References:
       Zhao et al., `Decoupled Knowledge Distillation
@@ -105,7 +106,7 @@ def dkd(
             f"expected logits [batch, classes] and labels [batch], got "
             f"{student.shape} and {jnp.shape(labels)}"
         )
-    _checks.check_indices("labels", labels, classes)
+    _checks.check_integers("labels", labels)
     labels = _indices.places(labels, classes)
     right = jax.nn.one_hot(labels, classes, dtype=bool)
 

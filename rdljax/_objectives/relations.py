@@ -124,7 +124,7 @@ def rdl_target(
 def _rdm_of(student: Array, distance, comparison) -> Array:
     """Returns the student's condensed RDM, in its own unit where that is the same."""
     if rdm.forms.blind_to_scale(distance, comparison):
-        student = student / _geometry.power_of_two(student)
+        student = _geometry.in_own_unit(student)
     return rdm.forms.distances_of(student, None, distance)
 
 
@@ -185,17 +185,15 @@ def rdl_subjects(
       similarity analysis, PLoS Computational Biology 10, 2014.
     """
     own = _rdm_of(student, distance, comparison)
-    measured, each = None, [weights] * len(targets)
+    measured = None
     if weights is not None and np.ndim(weights) > 1:
-        # (Known ones stay known, inside jit too.)
-        weights = (np if _checks.is_known(weights) else jnp).asarray(weights)
+        weights = jnp.asarray(weights)
         _check_shape("row of weights", weights.shape[:1], {targets.shape[:1]})
         # (Not weights > 0: one that is NaN is to be found.)
-        measured, each = (~(weights <= 0)).any(axis=1), list(weights)
-    # (A loop: what a comparison refuses can be looked at outside jit.)
-    pairs = zip(targets, each, strict=True)
-    compare = functools.partial(rdm.compare, comparison=comparison)
-    values = jnp.stack([compare(own, one, weight) for one, weight in pairs])
+        measured = (~(weights <= 0)).any(axis=1)
+    compare = functools.partial(rdm.compare, own, comparison=comparison)
+    by_subject = (0, None if measured is None else 0)
+    values = jax.vmap(compare, in_axes=by_subject)(targets, weights)
     return _over_subjects(values, subject_weights, ceiling, comparison, measured)
 
 
@@ -220,7 +218,7 @@ def _over_subjects(values: Array, subjects, ceiling, comparison, measured) -> Ar
     else:
         _check_shape("weight", np.shape(subjects), {values.shape})
         subjects = _number_of_each("weight of a subject", subjects, at_least=0)
-        if _checks.is_known(subjects) and not np.asarray(subjects).any():
+        if not isinstance(subjects, Array) and not np.any(subjects):
             raise ValueError(
                 f"the weights of subjects must not all be 0, got {subjects}"
             )
@@ -241,8 +239,6 @@ def _check_shape(name: str, given: tuple, shapes: set[tuple]) -> None:
 
 def _number_of_each(name: str, given, **limits):
     """Returns a number or one of each subject, checked."""
-    if not _checks.is_known(given):
-        given = jnp.asarray(given)
     _checks.check_number(name, given, several=True, **limits)
     return given
 
@@ -271,7 +267,7 @@ def sp(student: Array, teacher: Array) -> Array:
 
     def similarities(x):
         x = _geometry.flatten(x)
-        return _geometry.unit_rows(_geometry.gram(x / _geometry.power_of_two(x)))
+        return _geometry.unit_rows(_geometry.gram(_geometry.in_own_unit(x)))
 
     return jnp.mean((similarities(student) - similarities(teacher)) ** 2)
 
@@ -369,7 +365,7 @@ def _centred(x: Array) -> Array:
     rounding, is 0.
     """
     x = _geometry.flatten(x)
-    return _geometry.centre(x / _geometry.power_of_two(x), axis=0)
+    return _geometry.centre(_geometry.in_own_unit(x), axis=0)
 
 
 @_layerwise.layerwise(_same_batch_with_pairs)

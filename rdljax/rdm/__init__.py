@@ -63,7 +63,7 @@ def compute(
     Args:
       activations: `[n, ...]`, flattened to `[n, units]`.
       pairs: `[2, p]` integers below n, or None for all pairs. The distance of a pair
-        that is traced and none is NaN.
+        that is none is NaN.
       distance: One of `rdm.distances`.
       refine: How many of the smallest distances to compute again, from the difference
         of the two stimuli. All come from a product of matrices, whose rounding in
@@ -75,13 +75,12 @@ def compute(
 
     Raises:
       ValueError: Fewer than two stimuli, pairs that are not `[2, p]` integers, a class
-        where an instance is meant, activations that are not real numbers; and, outside
-        jit, activations that are not finite. (Inside, their distances are not finite.)
+        where an instance is meant, activations that are not real numbers. (Activations
+        that are not finite have distances that are not: `validate.activations`.)
     """
     activations = _numbers.as_activations(activations)
     _checks.instance(distance, "rdm.distances", distances.Cosine)
     _checks.activations(activations)
-    _checks.finite(activations)
     refine = _numbers.as_count("number of distances to refine", refine, at_least=0)
     if refine and pairs is not None:
         raise ValueError(
@@ -113,10 +112,9 @@ def compare(
       A scalar, in at least float32.
 
     Raises:
-      ValueError: Different lengths, a class where an instance is meant; and, outside
-        jit, a weight that is below 0 or not finite, or distances that are not finite
-        and have a weight.
-        (Inside, the value is then NaN.)
+      ValueError: Different lengths, or a class where an instance is meant. (The value
+        is NaN if a weight is below 0 or not finite, or a distance that has a weight is
+        not finite: `validate.weights`, `validate.distances`.)
     """
     _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
     shapes = {jnp.shape(x) for x in (student, teacher, weights) if x is not None}
@@ -138,8 +136,6 @@ def compare(
     dtype = _geometry.compute_dtype(student)
     if weights is not None:
         weights = _checks.weights_of(weights, student.shape[0], dtype)
-    for x, name in ((student, "student's"), (teacher, "teacher's")):
-        _checks.distances(x, weights, name)
     return comparison(student.astype(dtype), teacher.astype(dtype), weights)
 
 
@@ -184,17 +180,15 @@ def discrepancy(
     Raises:
       ValueError: Fewer than three stimuli, another number of them on either side, pairs
         or weights of a wrong shape, a form that does not have this distance or
-        comparison; and, outside jit, activations that are not finite, or the same for
-        all stimuli. (Inside, what is not finite gives NaN; against the RDM of equal
-        stimuli the cosine and Pearson's correlation are 0, and 1 if both are such.)
+        comparison. (Activations that are not finite give NaN; against the RDM of equal
+        stimuli the cosine and Pearson's correlation are 0, and 1 if both are such:
+        `validate.activations`, `validate.distinct`.)
     """
     student, teacher = map(_numbers.as_activations, (student, teacher))
     for x, name in ((student, "the student's"), (teacher, "the teacher's")):
         name += " activations"
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
         _checks.activations(x, name, fewest=-(-3 // devices))
-        _checks.finite(x, name)
-        _checks.vary(x, name)
     _checks.same_stimuli(student, teacher)
     return forms.discrepancy(
         student, teacher, pairs, weights, distance, comparison, form, axis_name

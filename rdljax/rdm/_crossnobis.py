@@ -44,9 +44,10 @@ def crossnobis(
       divided by the number of units.
 
     Raises:
-      ValueError: Fewer than two folds or stimuli, a precision or mask of another shape;
-        and, outside jit, a precision that is not symmetric, or measurements that are
-        not finite.
+      ValueError: Fewer than two folds or stimuli, or a precision or mask of another
+        shape. (The distances are NaN if the precision is not positive definite, or
+        measurements are not finite: `validate.precision`, `validate.activations`. Of a
+        precision that is not symmetric, the mean of both triangles counts.)
 
     References:
       Walther, Nili, Ejaz, Alink, Kriegeskorte & Diedrichsen, `Reliability of
@@ -67,7 +68,6 @@ def crossnobis(
             raise ValueError(
                 f"crossnobis: expected measured {(folds, n)}, got {measured.shape}"
             )
-    _check_measured(measurements, measured, folds, n)
     if measured is not None:
         x = jnp.where(measured[..., None], x, 0)
     # Centring changes no difference.
@@ -91,16 +91,6 @@ def crossnobis(
             x, measured.astype(x.dtype), covariances, matmul_precision
         )
     return _condensed.condense(distances)
-
-
-def _check_measured(measurements: Array, measured, folds: int, n: int) -> None:
-    """Finite where they were measured, where the values are known."""
-    if _numbers.is_known(measurements, measured):
-        values: np.ndarray = np.asarray(measurements).reshape(folds, n, -1)
-        if measured is not None:
-            values = np.where(np.asarray(measured)[..., None], values, 0)
-        values = values.reshape(folds * n, -1)
-        _checks.finite(values, "measurements (folds times stimuli)")
 
 
 def _covariances(precision: Array, folds: int, units: int, dtype) -> Array:

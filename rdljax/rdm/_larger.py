@@ -11,7 +11,7 @@ import numpy as np
 from numpy import typing as npt
 
 from rdljax import _checks as _numbers
-from rdljax import _extras, _geometry
+from rdljax import _extras, _geometry, validate
 from rdljax.rdm import _checks, _moments, comparisons, distances, forms
 
 Array = jax.Array
@@ -133,7 +133,7 @@ def _summed(
             for x, name in ((student, "the student's"), (teacher, "the teacher's")):
                 name = f"{name} activations from stimulus {count} on"
                 _checks.activations(x, name, fewest=1)
-                _checks.finite(x, name)
+                validate.activations(x, name)
             _checks.same_stimuli(student, teacher)
             teacher = teacher.astype(_geometry.compute_dtype(student))
             if blind:
@@ -141,7 +141,6 @@ def _summed(
                 sizes = sizes or [_size(x) for x in (student, teacher)]
                 student, teacher = student / sizes[0], teacher / sizes[1]
             if origin is None:
-                distance.embed(student[:1])  # Refuses what jit cannot look at.
                 origin = _origin(
                     student, teacher, distance, own_scales=comparison.own_scales
                 )

@@ -1,7 +1,6 @@
-"""Ranks, and the pairs that two rankings order alike.
+"""Ranks, and the pairs that two rankings order alike: by JAX, and on the host.
 
-Outside jit they are computed by NumPy and SciPy, which sort several times faster than
-XLA does on a CPU; inside, by JAX.
+NumPy and SciPy sort several times faster than XLA does on a CPU.
 """
 
 import jax
@@ -15,22 +14,115 @@ Array = jax.Array
 COMPARED = 2**22
 
 
-def of(x: Array, weights: Array) -> Array:
-    """Computes mean ranks of `[pairs]`; weight w counts as w equal distances.
+@jax.jit
+def of_both(x: Array, y: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Computes mean ranks of two RDMs; weight w counts as w equal distances.
 
     Ranks are relative: the lowest of weight 1 has rank 1/2.
+
+    Args:
+      x: `[pairs]`.
+      y: `[pairs]`.
+      weights: `[pairs]`, not negative.
+
+    Returns:
+      The ranks of x, those of y and the weights, each `[pairs]`, all in the order of y:
+      what is summed over pairs needs no other, so that two sorts are enough.
     """
-    order = jnp.argsort(x)
-    ordered = x[order]
-    below = jnp.concatenate([jnp.zeros(1, weights.dtype), jnp.cumsum(weights[order])])
-    first, last = (
-        jnp.searchsorted(ordered, x, side, method="sort") for side in ("left", "right")
+    x, y, weights = lax.sort((x, y, weights), num_keys=1)
+    ranks = _of_sorted(x, weights)
+    y, ranks, weights = lax.sort((y, ranks, weights), num_keys=1)
+    return ranks, _of_sorted(y, weights), weights
+
+
+def _of_sorted(x: Array, weights: Array) -> Array:
+    """Computes mean ranks of numbers in ascending order."""
+    through = jnp.cumsum(weights)
+    before = jnp.concatenate([jnp.zeros_like(through[:1]), through[:-1]])
+    first = _is_first(x)
+    last = jnp.concatenate([first[1:], jnp.ones(1, bool)])
+    low = lax.cummax(jnp.where(first, before, 0))
+    high = lax.cummin(jnp.where(last, through, jnp.inf), reverse=True)
+    return (low + high) / 2
+
+
+def _is_first(*x: Array) -> Array:
+    """Returns whether each of sorted numbers differs from the one before."""
+    differ = [one[1:] != one[:-1] for one in x]
+    return jnp.concatenate([jnp.ones(1, bool), jnp.any(jnp.stack(differ), axis=0)])
+
+
+@jax.jit
+def tied_and_discordant(x: Array, y: Array, kept: Array) -> tuple[Array, Array]:
+    """Counts pairs of distances that are tied, and that two RDMs order otherwise.
+
+    Args:
+      x: `[pairs]`, finite.
+      y: `[pairs]`, finite.
+      kept: `[pairs]`, whether a distance counts.
+
+    Returns:
+      How many pairs are tied in x or in y, and how many discordant, in the dtype of x.
+    """
+    x, y = (jnp.where(kept, rdm, jnp.inf) for rdm in (x, y))
+    # (In powers of two, for `_inversions`.)
+    bits = max(1, (x.size - 1).bit_length())
+    x, y = (
+        jnp.pad(rdm, (0, 2**bits - x.size), constant_values=jnp.inf) for rdm in (x, y)
     )
-    return (below[first] + below[last]) / 2
+    x, y = lax.sort((x, y), num_keys=2)
+    both = _ties(x < jnp.inf, x, y)
+    places = lax.iota(jnp.int32, x.size)
+    in_order, order = lax.sort((y, places), num_keys=1, is_stable=True)
+    ranks = jnp.zeros_like(order).at[order].set(places, unique_indices=True)
+    tied = _ties(x < jnp.inf, x) + (_ties(in_order < jnp.inf, in_order) - both)
+    return tied, _inversions(ranks, bits, x.dtype)
 
 
-def of_known(x: np.ndarray) -> np.ndarray:
-    """Computes the mean ranks, from 1, of `[pairs]` numbers outside jit."""
+def _ties(kept: Array, *x: Array) -> Array:
+    """Counts pairs of equal numbers (or tuples of such) in ascending order."""
+    places = lax.iota(jnp.int32, kept.size)
+    first = lax.cummax(jnp.where(_is_first(*x), places, 0))
+    return _total(jnp.where(kept, places - first, 0), x[0].dtype)
+
+
+def _inversions(ranks: Array, bits: int, dtype: jnp.dtype) -> Array:
+    """Counts pairs of which the first has the higher rank.
+
+    Ranks are sorted by their highest bit, then by the next, as a radix sort does it. At
+    each bit, those that share all higher ones lie together: a block that begins at
+    their common part, half of whose ranks have a 1. The pairs that this bit tells apart
+    are, for each 0, the ones before it in its block.
+
+    Args:
+      ranks: A permutation of the numbers below `2**bits`.
+      bits: The number of bits.
+      dtype: The dtype of the result.
+    """
+
+    def by_bit(done, carry):
+        ranks, count = carry
+        bit = bits - 1 - done
+        is_one = (ranks >> bit) & 1
+        start = (ranks >> bit >> 1) << bit << 1
+        ones = jnp.cumsum(is_one) - is_one - start // 2
+        zeros = lax.iota(jnp.int32, ranks.size) - start - ones
+        count += _total(jnp.where(is_one == 1, 0, ones), dtype)
+        place = start + jnp.where(is_one == 1, (1 << bit) + ones, zeros)
+        ranks = jnp.zeros_like(ranks).at[place].set(ranks, unique_indices=True)
+        return ranks, count
+
+    return lax.fori_loop(0, bits, by_bit, (ranks, jnp.zeros((), dtype)))[1]
+
+
+def _total(counts: Array, dtype: jnp.dtype) -> Array:
+    """Sums whole numbers that are less than there are, exactly over rows of 1,024."""
+    rows = counts.reshape(-1, min(1024, counts.size))
+    return jnp.sum(jnp.sum(rows, axis=1, dtype=jnp.uint32), dtype=dtype)
+
+
+def on_host(x: np.ndarray) -> np.ndarray:
+    """Computes the mean ranks, from 1, of `[pairs]` numbers by NumPy."""
     order, ordered = _sorted(x)
     ranks = np.empty(len(x))
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -43,7 +135,7 @@ def of_known(x: np.ndarray) -> np.ndarray:
 
 
 def _sorted(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The order of numbers, and what they are in that order up to a monotone map."""
+    """Returns the order of numbers, and the numbers so, up to a monotone map."""
     if x.dtype != np.float32 or len(x) >= 2**32:
         order = np.argsort(x)
         return order, x[order]
@@ -57,15 +149,15 @@ def _sorted(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (keys & np.uint64(2**32 - 1)).astype(np.intp), keys >> np.uint64(32)
 
 
-def concordance_of_known(x: np.ndarray, y: np.ndarray) -> float:
-    """Computes concordant minus discordant pairs, over all, outside jit."""
+def tau_a_on_host(x: np.ndarray, y: np.ndarray) -> float:
+    """Computes Kendall's tau-a of `[pairs]` numbers by SciPy."""
     from scipy import stats
 
     def tied(ranks):
         counts = np.unique(ranks, return_counts=True)[1].astype(np.float64)
         return np.sum(counts * (counts - 1) / 2)
 
-    x, y = of_known(x), of_known(y)
+    x, y = on_host(x), on_host(y)
     total = len(x) * (len(x) - 1) / 2
     untied = [total - tied(ranks) for ranks in (x, y)]
     if min(untied) == 0:

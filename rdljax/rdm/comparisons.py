@@ -168,8 +168,8 @@ class MSE:
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         if self.scale is not None:
             # Whatever the units of the two RDMs, the factor is one of about 1.
-            teacher = _of_unit_size(teacher)
-            units = _of_unit_size(student), teacher, weights
+            teacher = _geometry.in_own_unit(teacher)
+            units = _geometry.in_own_unit(student), teacher, weights
             factor = self.scale(*lax.stop_gradient(units))
             teacher = _geometry.power_of_two(student) * (factor * teacher)
         return jnp.sum(weights * (student - teacher) ** 2)
@@ -274,7 +274,7 @@ class Pearson(_BlindToScale, _OfScores):
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         student, teacher = (
-            _centred(_of_unit_size(rdm), weights) for rdm in (student, teacher)
+            _centred(_geometry.in_own_unit(rdm), weights) for rdm in (student, teacher)
         )
         return _one_minus_cosine(student, teacher, weights)
 
@@ -287,8 +287,8 @@ class Pearson(_BlindToScale, _OfScores):
 class OfRanks:
     """Comparisons of ranks: `Spearman`, `RhoA` and `KendallTauA`.
 
-    Their gradient is 0: ranks change in steps. Outside jit NumPy and SciPy compute
-    them, which on a CPU sort several times faster than XLA.
+    Their gradient is 0: ranks change in steps. `on_host` computes the same by NumPy and
+    SciPy, which on a CPU sort faster than XLA.
     """
 
     own_scales = True
@@ -297,43 +297,60 @@ class OfRanks:
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
         dtype = jax.dtypes.canonicalize_dtype(_geometry.compute_dtype(student))
-        if not _checks.is_known(student, teacher, weights):
-            student, teacher = (
-                lax.stop_gradient(jnp.asarray(rdm, dtype)) for rdm in (student, teacher)
-            )
-            if weights is None:
-                weights = jnp.ones_like(student)
-            weights = jnp.asarray(weights, dtype)
-            student, teacher = (
-                _of_unit_size(jnp.where(weights > 0, rdm, 0))
-                for rdm in (student, teacher)
-            )
-            value = self.traced(student, teacher, weights)
-            # What is not finite has no rank.
-            return value + 0 * (jnp.sum(student) + jnp.sum(teacher) + jnp.sum(weights))
-        own, other, weighs = np.asarray(student), np.asarray(teacher), None
+        student, teacher = (
+            lax.stop_gradient(jnp.asarray(rdm, dtype)) for rdm in (student, teacher)
+        )
+        if weights is None:
+            weights = jnp.ones_like(student)
+        weights = lax.stop_gradient(jnp.asarray(weights, dtype))
+        student, teacher = (
+            _geometry.in_own_unit(jnp.where(weights > 0, rdm, 0))
+            for rdm in (student, teacher)
+        )
+        value = self.weighted(student, teacher, weights)
+        # What is not finite has no rank.
+        return value + 0 * (jnp.sum(student) + jnp.sum(teacher) + jnp.sum(weights))
+
+    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+        """Computes the value from distances that are 0 where their weight is."""
+        raise NotImplementedError
+
+    def on_host(
+        self,
+        student: np.ndarray,
+        teacher: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> float:
+        """Computes the value by NumPy and SciPy, in float64: not for jit.
+
+        Args:
+          student: The student's condensed RDM `[pairs]`.
+          teacher: The teacher's condensed RDM `[pairs]`.
+          weights: As for the comparison itself, `[pairs]`; `Spearman` takes whole
+            numbers alone here, as how often each pair counts.
+
+        Returns:
+          The value; NaN if a distance that has a weight is not finite.
+        """
+        student, teacher = np.asarray(student), np.asarray(teacher)
         if weights is not None:
-            weighs = np.asarray(weights)
-            kept = weighs > 0
-            own, other, weighs = own[kept], other[kept], weighs[kept]
-        if not (np.isfinite(own).all() and np.isfinite(other).all()):
-            return jnp.asarray(jnp.nan, dtype)
-        if len(own) < 2:
-            return jnp.zeros((), dtype)
-        return jnp.asarray(self.known(own, other, weighs), dtype)
+            student, teacher = self._kept(student, teacher, np.asarray(weights))
+        if not (np.isfinite(student).all() and np.isfinite(teacher).all()):
+            return np.nan
+        if len(student) < 2:
+            return 0.0
+        return float(self._on_host(student, teacher))
 
     def standardised(self, rdm: np.ndarray) -> np.ndarray:
         """Returns the ranks of an RDM `[pairs]`, as others are averaged with it."""
-        return _ranks.of_known(rdm)
+        return _ranks.on_host(rdm)
 
-    def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
-        """Returns the value by JAX; distances of weight 0 are 0."""
-        raise NotImplementedError
+    def _kept(self, student, teacher, weights):
+        """Returns the distances that have a weight."""
+        return student[weights > 0], teacher[weights > 0]
 
-    def known(
-        self, student: np.ndarray, teacher: np.ndarray, weights: np.ndarray | None
-    ) -> float:
-        """The value by NumPy, of two distances or more, all of a weight above 0."""
+    def _on_host(self, student: np.ndarray, teacher: np.ndarray) -> float:
+        """Computes the value of two distances or more."""
         raise NotImplementedError
 
 
@@ -344,27 +361,26 @@ class Spearman(OfRanks):
 
     A weight counts as so many copies of a pair. 1 where one of the two RDMs is
     constant, 0 where both are. Its gradient is 0, for ranks change in steps;
-    `SoftSpearman` has one. Outside jit NumPy computes it, which sorts several times
-    faster than XLA on a CPU.
+    `SoftSpearman` has one.
 
     References:
       Spearman, The proof and measurement of association between two things, American
       Journal of Psychology 15, 1904.
     """
 
-    def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
-        student, teacher = (_ranks.of(rdm, weights) for rdm in (student, teacher))
-        return Pearson()(student, teacher, weights)
+    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+        return Pearson()(*_ranks.of_both(student, teacher, weights))
 
-    def known(self, student, teacher, weights):
-        if weights is not None and np.ptp(weights):
-            # Few pairs have weights of their own: JAX's form serves.
-            with jax.ensure_compile_time_eval():
-                return self.traced(*map(jnp.asarray, (student, teacher, weights)))
+    def _kept(self, student, teacher, weights):
+        if (weights != np.round(weights)).any():
+            raise ValueError("on_host takes weights that are whole numbers")
+        return (np.repeat(rdm, weights.astype(int)) for rdm in (student, teacher))
+
+    def _on_host(self, student, teacher):
         x, y = (_centred_ranks(rdm) for rdm in (student, teacher))
         squares = np.sqrt((x @ x) * (y @ y))
         if squares == 0:
-            return float(x.any() != y.any())
+            return x.any() != y.any()
         return 1 - x @ y / squares
 
 
@@ -381,14 +397,14 @@ class RhoA(OfRanks):
       representational geometries, eLife 12, 2023.
     """
 
-    def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
+    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         kept = (weights > 0).astype(student.dtype)
         n = jnp.sum(kept)
-        ranks = (_ranks.of(rdm, kept) / n - 1 / 2 for rdm in (student, teacher))
-        x, y = (jnp.where(kept > 0, r, 0) for r in ranks)
+        *ranks, kept = _ranks.of_both(student, teacher, kept)
+        x, y = (jnp.where(kept > 0, r / n - 1 / 2, 0) for r in ranks)
         return jnp.where(n > 1, 1 - 12 * jnp.sum(x * y) / (n - 1 / n), 0)
 
-    def known(self, student, teacher, weights):
+    def _on_host(self, student, teacher):
         x, y = (_centred_ranks(rdm) for rdm in (student, teacher))
         n = float(len(x))
         return 1 - 12 * (x @ y) / (n**3 - n)
@@ -397,24 +413,26 @@ class RhoA(OfRanks):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class KendallTauA(OfRanks):
-    """One minus tau-a: of all pairs of distances, those ordered alike less the others.
+    """One minus tau-a: of all pairs of distances, concordant minus discordant ones.
 
     Above 0 at equality where distances tie. Its gradient is 0; `SoftKendall` has one. A
-    weight above 0 counts as 1. Inside jit every two distances are compared: time grows
-    with the fourth power of the stimuli; outside, SciPy sorts.
+    weight above 0 counts as 1. Time grows as `pairs log(pairs)`.
 
     References:
-      Kendall, A new measure of rank correlation, Biometrika 30, 1938.
+      Kendall, A new measure of rank correlation, Biometrika 30, 1938; discordant pairs
+      counted by sorting: Knight, A computer method for calculating Kendall's tau with
+      ungrouped data, JASA 61, 1966.
     """
 
-    def traced(self, student: Array, teacher: Array, weights: Array) -> Array:
-        kept = (weights > 0).astype(student.dtype)
-        n = jnp.sum(kept)
-        alike, _, _ = _ranks.compared(jnp.sign, student, teacher, kept)
-        return jnp.where(n > 1, 1 - alike / jnp.maximum(n * (n - 1), 1), 0)
+    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+        kept = weights > 0
+        n = jnp.sum(kept, dtype=student.dtype)
+        either, twice = _ranks.tied_and_discordant(student, teacher, kept)
+        total = n * (n - 1) / 2
+        return jnp.where(n > 1, (either + 2 * twice) / jnp.maximum(total, 1), 0)
 
-    def known(self, student, teacher, weights):
-        return 1 - _ranks.concordance_of_known(student, teacher)
+    def _on_host(self, student, teacher):
+        return 1 - _ranks.tau_a_on_host(student, teacher)
 
 
 @_pytrees.register
@@ -513,7 +531,8 @@ class WhitenedCosine(_OfLength):
             )
         student, teacher, _ = _masked(student, teacher, None)
         x, y = (
-            _whitened(_of_unit_size(rdm), self.covariance) for rdm in (student, teacher)
+            _whitened(_geometry.in_own_unit(rdm), self.covariance)
+            for rdm in (student, teacher)
         )
         return _one_minus_cosine(x, y, jnp.ones_like(x))
 
@@ -529,7 +548,8 @@ class WhitenedPearson(WhitenedCosine, _OfScores):
         if weights is None:
             student, teacher, uniform = _masked(student, teacher, None)
             student, teacher = (
-                _centred(_of_unit_size(rdm), uniform) for rdm in (student, teacher)
+                _centred(_geometry.in_own_unit(rdm), uniform)
+                for rdm in (student, teacher)
             )
         return super().__call__(student, teacher, weights)
 
@@ -537,11 +557,6 @@ class WhitenedPearson(WhitenedCosine, _OfScores):
 def _ratio(numerator: Array, denominator: Array) -> Array:
     nothing = denominator <= 0
     return jnp.where(nothing, 1, numerator / jnp.where(nothing, 1, denominator))
-
-
-def _of_unit_size(rdm: Array) -> Array:
-    """Divided by a power of two: in the units of about its largest distance."""
-    return rdm / _geometry.power_of_two(rdm)
 
 
 def _masked(
@@ -612,7 +627,7 @@ def _in_widths(width, student: Array, teacher: Array, weights: Array) -> list[Ar
     width = jnp.asarray(width, weights.dtype)
     width = _checks.nan_unless(width > 0, width)
     # (Less their means: what varies by no more than rounding has no order.)
-    rdms = [_centred(_of_unit_size(rdm), weights) for rdm in (student, teacher)]
+    rdms = [_centred(_geometry.in_own_unit(rdm), weights) for rdm in (student, teacher)]
     return [rdm / (width * _spread(rdm, weights)) for rdm in rdms]
 
 
@@ -622,7 +637,7 @@ def _spread(centred: Array, weights: Array) -> Array:
 
 
 def _centred_ranks(rdm: np.ndarray) -> np.ndarray:
-    return _ranks.of_known(rdm) - (len(rdm) + 1) / 2
+    return _ranks.on_host(rdm) - (len(rdm) + 1) / 2
 
 
 def _whitened(rdm: Array, covariance: Array | None) -> Array:
@@ -640,7 +655,7 @@ def _whitened(rdm: Array, covariance: Array | None) -> Array:
         )
     centring = jnp.eye(n, dtype=rdm.dtype) - 1 / n
     product = functools.partial(jnp.matmul, precision=_geometry.HIGHEST)
-    own = _of_unit_size(jnp.asarray(covariance, rdm.dtype))
+    own = _geometry.in_own_unit(jnp.asarray(covariance, rdm.dtype))
     values, vectors = jnp.linalg.eigh(product(product(centring, own), centring))
     # The constant vector is what the centring leaves out: the smallest value, 0.
     nothing = values <= n * jnp.finfo(rdm.dtype).eps * jnp.max(values)

@@ -20,7 +20,6 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from rdljax import _checks as _numbers
@@ -268,7 +267,7 @@ class Correlation(_Directions):
     def _deviations(self, x: Array) -> tuple[Array, Array]:
         """Rows divided by a power of two, and these less their means."""
         x = _geometry.flatten(x)
-        x = x / _geometry.power_of_two(x, axis=1, keepdims=True)
+        x = _geometry.in_own_unit(x, axis=1)
         rows = _geometry.centre_rows(x)
         largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
         # (The largest entry is about 1.)
@@ -364,21 +363,9 @@ class PoissonKL(_ByProducts):
     prior_rate: float = 1.0
     prior_weight: float = 0.1
 
-    def _check_rates(self, x: Array) -> None:
-        """Rates above 0, where they are known."""
-        if not _numbers.is_known(x, self.prior_rate, self.prior_weight):
-            return
-        least = np.min(np.asarray(x, np.float64), initial=np.inf)
-        if least + np.float64(self.prior_weight) * np.float64(self.prior_rate) <= 0:
-            raise ValueError(
-                f"PoissonKL: expected activations of 0 or more, and a prior above 0 "
-                f"where one is 0, got activations of {least} and {self}"
-            )
-
     def rows(self, x: Array) -> tuple[Array, ...]:
         _numbers.check_number("prior rate", self.prior_rate, above=0)
         _numbers.check_number("prior weight", self.prior_weight, at_least=0)
-        self._check_rates(x)
         x = _geometry.flatten(x)
         rate, weight = (
             jnp.asarray(number, x.dtype)

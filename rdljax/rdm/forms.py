@@ -419,8 +419,6 @@ def distances_of(x: Array, pairs: Array | None, distance, refine: int = 0) -> Ar
         return _condensed.condense(matrix(x, distance, refine))
     places = _checks.pairs_of(pairs, len(x))
     found = distance.pairs(x, places)
-    if _numbers.is_known(pairs):
-        return found
     return _numbers.nan_unless((places < len(x)).all(axis=0), found)
 
 

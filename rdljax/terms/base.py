@@ -188,8 +188,7 @@ def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
     Args:
       logits: The student's layer `[batch, classes]`.
       label: The entry of the batch with the right classes `[batch]`. A label out of
-        range is a `ValueError` where its value is known, and makes the loss NaN where
-        it is traced.
+        range makes the loss NaN.
     """
 
     def init(key, student, teacher):
@@ -199,7 +198,7 @@ def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
     def apply(params, state, student, teacher, batch, axis_name=None):
         own = student[logits]
         classes = own.shape[-1]
-        _checks.check_indices(label, batch[label], classes)
+        _checks.check_integers(label, batch[label])
         right = _indices.places(batch[label], classes)
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(
             own.astype(_geometry.compute_dtype(own)), right

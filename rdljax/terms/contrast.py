@@ -45,8 +45,8 @@ def crd(
 
     Returns:
       The term. It raises `ValueError` for several layers, for labels that are not one
-      for each training example, for a batch without `index`, and for known indices
-      that are no training examples. Of traced ones the loss is NaN.
+      for each training example, and for a batch without `index`. The loss is NaN for
+      an index that is no training example.
 
     Raises:
       ValueError: Numbers of a wrong kind or out of range, or negatives that are none of
@@ -79,7 +79,7 @@ def crd(
 
     def apply(params, state, student, teacher, batch, axis_name=None):
         errors.check_name("entry of the batch", "index", batch)
-        _checks.check_indices("index", batch["index"], examples)
+        _checks.check_integers("index", batch["index"])
         index = _indices.places(batch["index"], examples)
         bank = state.replicated["bank"]
         key, step = jax.random.split(state.replicated["key"])
@@ -165,7 +165,7 @@ def crd_sharded(
 
         def place(index):
             """Returns places among own rows; `count` on other devices, -1 nowhere."""
-            _checks.check_indices("index", index, examples)
+            _checks.check_integers("index", index)
             index = _indices.places(index, examples)
             mine = (index >= first) & (index < first + count)
             place = jnp.where(mine, index - first, count)

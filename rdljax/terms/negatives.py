@@ -50,7 +50,7 @@ def given(entry: str = "contrast_index") -> Negatives:
 
     def choose(key, batch, n):
         errors.check_name("entry of the batch", entry, batch)
-        _checks.check_indices(entry, batch[entry], n)
+        _checks.check_integers(entry, batch[entry])
         return _contrasted(_indices.places(batch[entry], n), n)
 
     return choose
@@ -242,7 +242,7 @@ def of_same_class(key: Array, labels: Array, index: Array) -> Array:
 def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
     """Returns 1 where a row is of another class (without labels, another example)."""
     if labels is not None:
-        if _checks.is_known(labels):
+        if not isinstance(labels, Array):
             # (By number: JAX would keep the lower 32 bits of large labels.)
             _, numbers = np.unique(np.asarray(labels), return_inverse=True)
             classes = jnp.asarray(numbers)
@@ -303,7 +303,7 @@ def _index(batch: Batch, labels: Array | None, n: int) -> Array:
         )
     if n < 2:
         raise ValueError(f"expected two training examples or more, got {n}")
-    _checks.check_indices("index", batch["index"], n)
+    _checks.check_integers("index", batch["index"])
     return _indices.places(batch["index"], n)
 
 

@@ -94,8 +94,7 @@ def rdl_target(
       missing: Whether the RDMs have pairs that were not measured (NaN), which are then
         left out.
       stimulus: The entry of the batch with the numbers of its stimuli `[stimuli]`. A
-        number out of range is a `ValueError` where its value is known, and makes the
-        loss NaN where it is traced.
+        number out of range makes the loss NaN.
       distance: The distance of two stimuli's activations, one of `rdm.distances`.
       comparison: The comparison of two RDMs, one of `rdm.comparisons`.
       subject_weights: The weight of each subject. None: uniform weights.
@@ -114,7 +113,7 @@ def rdl_target(
                 f"{rows.shape}"
             )
         stimuli = rows.shape[-1]
-        _checks.check_indices(stimulus, chosen, stimuli)
+        _checks.check_integers(stimulus, chosen)
         chosen = _indices.places(chosen, stimuli)
         square = jnp.take(rows, chosen, axis=-1)
         if square.ndim == 2:

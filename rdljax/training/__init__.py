@@ -7,7 +7,8 @@ where              what
 `training.begin`   `init`, `begin_phase`: the state at the start
 `training.step`    `make_step`: one step of a phase
 `training.many`    `scan_steps`: several steps as one; `vmap_trainings`, `vmap_over`,
-                   `stack_trainings`, `select_training`: several trainings as one
+                   `stack_trainings`, `check_same_step`, `select_training`: several
+                   trainings as one
 `training.devices` `pmap`, `compile_step` (a `Program`), `shard`, `replicate`, `AXIS`;
                    of several processes `local_batch`, `gather_state`, `check_alike`
                    (raises `ProcessesDiffer`); `reshard_like`
@@ -46,6 +47,7 @@ from rdljax.training.devices import (
 )
 from rdljax.training.finite import FiniteReport, make_finite_check
 from rdljax.training.many import (
+    check_same_step,
     scan_steps,
     select_training,
     stack_trainings,
@@ -78,6 +80,7 @@ __all__ = [
     "Weight",
     "begin_phase",
     "check_alike",
+    "check_same_step",
     "compile_step",
     "gather_state",
     "init",

@@ -116,22 +116,29 @@ def stack_trainings(
     """Stacks the states of several trainings, for `vmap_trainings`.
 
     Args:
-      states: The states, all at the same step and for the same number of devices.
+      states: The states, all at the same step (`check_same_step`; that of the first is
+        kept) and for the same number of devices.
       same_view: Whether all see the same batches, through a view with the key of the
         first.
 
     Returns:
       A state of leaves `[trainings, ...]`, in `per_device` `[devices, trainings, ...]`.
+    """
+    return _stack(states, same_view, axis=1)
+
+
+def check_same_step(states: Sequence[TrainState]) -> None:
+    """Checks that several trainings are at the same step, before they are stacked.
+
+    Args:
+      states: The states of the trainings, outside jit.
 
     Raises:
       ValueError: They are at different steps.
     """
-    numbers = [state.replicated.step for state in states]
-    known = [int(n) for n in numbers if not isinstance(n, jax.core.Tracer)]
-    if len({*known}) > 1:
-        raise ValueError(f"trainings together must be at one step, got {known}")
-
-    return _stack(states, same_view, axis=1)
+    steps = [int(state.replicated.step) for state in states]
+    if len({*steps}) > 1:
+        raise ValueError(f"trainings together must be at one step, got {steps}")
 
 
 def select_training(state: TrainState, number: int) -> TrainState:
@@ -147,7 +154,9 @@ def select_training(state: TrainState, number: int) -> TrainState:
     trainings = state.replicated.key.shape
     if not trainings:
         raise ValueError("expected the state of several trainings (`stack_trainings`)")
-    _checks.check_indices("training", number, *trainings)
+    number = _checks.as_count("number of a training", number, at_least=0)
+    if number >= trainings[0]:
+        raise ValueError(f"the training must be 0 to {trainings[0] - 1}, got {number}")
     return _taken(state, number, axis=1)
 
 
