@@ -501,7 +501,7 @@ class TestRanked:
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
     # (Around powers of two, which tau-a is computed in.)
-    @pytest.mark.parametrize("size", [2, 64, 65, 3000])
+    @pytest.mark.parametrize("size", [65, 3000])
     def test_of_any_size(self, comparison, size):
         rng = np.random.default_rng(size)
         x, y = rng.normal(size=(2, size)).astype(np.float32)
