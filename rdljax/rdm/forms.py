@@ -298,8 +298,10 @@ def _by_ring(student: Array, teacher: Array, distance, comparison, axis: str) ->
     """
     sides = distance.points(student, axis), distance.points(teacher, axis)
     constants = _scales(student, teacher, distance, comparison, axis)
-    how = _ring.How(distance.between, comparison.terms, distance.matmul_precision, axis)
-    return comparison.from_means(_ring.means(sides, constants, how), constants[1])
+    settings = _ring.Settings(
+        distance.between, comparison.terms, distance.matmul_precision, axis
+    )
+    return comparison.from_means(_ring.means(sides, constants, settings), constants[1])
 
 
 def _scales(student, teacher, distance, comparison, axis: str | None = None):
