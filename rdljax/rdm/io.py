@@ -161,19 +161,7 @@ def check(
                 f"{what}: {count} {kind} and {len(of)} names of {kind}"
             )
     if stimuli is not None:
-        expected = _texts(stimuli) if np.ndim(stimuli) else None
-        count = (
-            operator.index(cast(int, stimuli)) if expected is None else len(expected)
-        )
-        if n != count:
-            raise errors.CannotRead(f"{what}: expected {count} stimuli, got {n}")
-        if expected is not None and names is None:
-            raise errors.CannotRead(
-                f"{what}: the stimuli have no names to compare; stimuli={n} checks how "
-                "many there are"
-            )
-        if expected is not None and names is not None and names != expected:
-            raise errors.CannotRead(f"{what}: {_unlike(names, expected)}")
+        _check_stimuli(n, names, stimuli, what)
     finite = np.isfinite(distances)
     nan = np.isnan(distances)
     # (A session that a subject does not have is no pair that was not measured.)
@@ -353,6 +341,23 @@ def _is_square(x: np.ndarray, what: str) -> bool:
             f"{np.nanmax(np.abs(diagonal)):.3g}: similarities are no distances"
         )
     return False
+
+
+def _check_stimuli(
+    n: int, names: tuple[str, ...] | None, stimuli: int | Sequence[Any], what: str
+) -> None:
+    """Refuses n stimuli of these names unless they are those that must be there."""
+    expected = _texts(stimuli) if np.ndim(stimuli) else None
+    count = operator.index(cast(int, stimuli)) if expected is None else len(expected)
+    if n != count:
+        raise errors.CannotRead(f"{what}: expected {count} stimuli, got {n}")
+    if expected is not None and names is None:
+        raise errors.CannotRead(
+            f"{what}: the stimuli have no names to compare; stimuli={n} checks how "
+            "many there are"
+        )
+    if expected is not None and names is not None and names != expected:
+        raise errors.CannotRead(f"{what}: {_unlike(names, expected)}")
 
 
 def _unlike(names: tuple[str, ...], expected: tuple[str, ...]) -> str:
