@@ -325,8 +325,8 @@ def biased(
     x, y = _samples(x, y, kernel)
     n, m = len(x), len(y)
     if block is not None:
-        within = 1 / n**2, 1 / m**2
-        return _streamed(x, y, kernel, block, *within, -1 / (n * m), own=True)
+        of_pairs = _Weights(1 / n**2, 1 / m**2, -1 / (n * m))
+        return _streamed(x, y, kernel, block, of_pairs, own=True)
     if hasattr(kernel, "between"):
         return kernel.between(x, y)
     # One quadratic form in the weights 1/n of x and -1/m of y.
@@ -364,8 +364,8 @@ def unbiased(
     if min(n, m) < 2:
         raise ValueError(f"expected two rows or more, got {x.shape} and {y.shape}")
     if block is not None:
-        within = 1 / (n * (n - 1)), 1 / (m * (m - 1))
-        return _streamed(x, y, kernel, block, *within, -1 / (n * m), own=False)
+        of_pairs = _Weights(1 / (n * (n - 1)), 1 / (m * (m - 1)), -1 / (n * m))
+        return _streamed(x, y, kernel, block, of_pairs, own=False)
     matrix = kernel(jnp.concatenate([x, y]))
     return (
         _others(matrix[:n, :n]) + _others(matrix[n:, n:]) - 2 * jnp.mean(matrix[:n, n:])
@@ -480,16 +480,22 @@ def _others(within: Array) -> Array:
     return (jnp.sum(within) - jnp.trace(within)) / (count * (count - 1))
 
 
+class _Weights(NamedTuple):
+    """The weights of ordered pairs of rows.
+
+    Attributes:
+      of_x: Of pairs within x.
+      of_y: Of pairs within y.
+      mixed: Of pairs of x and y.
+    """
+
+    of_x: float
+    of_y: float
+    mixed: float
+
+
 def _streamed(
-    x: Array,
-    y: Array,
-    kernel,
-    block: int,
-    of_x: float,
-    of_y: float,
-    mixed: float,
-    *,
-    own: bool,
+    x: Array, y: Array, kernel, block: int, weights: _Weights, *, own: bool
 ) -> Array:
     """Returns the kernel's weighted sum over ordered pairs, tile by tile."""
     _check_pairwise(kernel)
@@ -505,7 +511,9 @@ def _streamed(
     def tile(kernel, row_place, column_place, rows, columns):
         (i, fresh_i), (j, fresh_j) = row_place, column_place
         i, j = i[:, None], j[None, :]
-        weight = jnp.where(j < n, of_x, jnp.where(i < n, mixed, of_y))
+        weight = jnp.where(
+            j < n, weights.of_x, jnp.where(i < n, weights.mixed, weights.of_y)
+        )
         # Pairs above the diagonal stand for those below.
         counted = (i < j) & fresh_i[:, None] & fresh_j[None, :]
         values = kernel.cross(rows, columns)
@@ -515,7 +523,9 @@ def _streamed(
     starts = _blocks.tiles(len(pooled), block)
     total = _blocks.total(tile, starts, block, pooled, kernel)
     if own:
-        total += of_x * jnp.sum(kernel.rows(x, x)) + of_y * jnp.sum(kernel.rows(y, y))
+        of_x = weights.of_x * jnp.sum(kernel.rows(x, x))
+        of_y = weights.of_y * jnp.sum(kernel.rows(y, y))
+        total += of_x + of_y
     return total
 
 

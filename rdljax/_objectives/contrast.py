@@ -175,8 +175,8 @@ def crd_of_rows(
     positives: Array,
     negatives: Array,
     counts: Array,
-    n: int,
     *,
+    n: int,
     temperature: float = 0.07,
 ) -> Array:
     """Computes the part of `crd` of some rows of a bank; the parts add up to it.

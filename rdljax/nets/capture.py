@@ -164,7 +164,8 @@ class LinenNet(_Net):
         def keep(module, method):
             return method == "__call__" and "/".join(module.path) in paths
 
-        return self._run(variables, images, keep, train, mutable, rngs)
+        chosen = {"train": train, "mutable": mutable, "rngs": rngs}
+        return self._run(variables, images, keep, **chosen)
 
     def _sites(self, images: PyTree) -> _Sites:
         """What can be tapped."""
@@ -185,7 +186,7 @@ class LinenNet(_Net):
         answers = jax.eval_shape(run, variables, images)
         return _named(log, answers, type(self.module).__name__)
 
-    def _run(self, variables, images, keep, train=False, mutable=False, rngs=None):
+    def _run(self, variables, images, keep, *, train=False, mutable=False, rngs=None):
         answer, updates = self.module.apply(
             {k: v for k, v in variables.items() if k != "intermediates"},
             images,

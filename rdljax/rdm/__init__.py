@@ -196,9 +196,8 @@ def discrepancy(
         _checks.finite(x, name)
         _checks.vary(x, name)
     _checks.same_stimuli(student, teacher)
-    return forms.discrepancy(
-        student, teacher, pairs, weights, distance, comparison, form, axis_name
-    )
+    given = student, teacher, pairs, weights, distance, comparison
+    return forms.discrepancy(*given, form=form, axis_name=axis_name)
 
 
 def sample_pairs(key: Array, batch: int, count: int) -> Array:

@@ -32,6 +32,7 @@ def init(
     view: View,
     arrays: Arrays,
     batch: Batch,
+    *,
     devices: int | None = None,
     view_key: Array | None = None,
 ) -> TrainState:

@@ -82,7 +82,7 @@ def make_step(
             with jax.named_scope("student"):
                 seen, model_state = run(student, variables, batch, dropout)
             total, values, remembered = weighted_sum(
-                phase, params, state, seen, targets, batch, axis_name
+                phase, params, state, seen, targets, batch, axis_name=axis_name
             )
             return total, (values, remembered, model_state)
 
@@ -132,6 +132,7 @@ def weighted_sum(
     seen: Mapping[str, Array],
     targets: Mapping[str, Array],
     batch: Batch,
+    *,
     axis_name: str | None,
 ) -> tuple[Array, dict[str, Array], dict[str, terms.State]]:
     """Returns a phase's loss, the value of each term, and the new state of each."""
