@@ -196,7 +196,7 @@ def _layers(tree) -> str:
 
 
 def _leaves_like(name: str, student, arrays) -> list[jax.Array]:
-    """The leaves of a pytree of trained arrays, one for each layer of the student."""
+    """Returns the leaves of trained arrays, one for each layer of the student."""
     own: Any = jax.tree_util.tree_structure(student)
     if own != jax.tree_util.tree_structure(arrays):
         raise ValueError(
@@ -218,7 +218,10 @@ def _named(name: str, layer: str | None, student, teacher):
 
 
 def _prepare(check: Check, student, teacher, teacher_is_fixed: bool = True):
-    """Checked, in the student's compute dtype, the teacher fixed if it is to be."""
+    """Returns both sides, checked, in the student's compute dtype.
+
+    The teacher is held fixed if it is to be.
+    """
     expected = check(jnp.shape(student), jnp.shape(teacher))
     if expected is not None:
         raise ValueError(expected)

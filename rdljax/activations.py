@@ -261,7 +261,7 @@ def batch_reader(stored: Stored) -> Callable[[np.ndarray], dict[str, np.ndarray]
 
 
 def _channels_last(layers: Mapping[str, Any], layout: str) -> dict[str, Any]:
-    """The layers, with maps `[images, C, H, W]` of the layout NCHW turned to NHWC."""
+    """Turns maps `[images, C, H, W]`, if that is the layout of the layers, to NHWC."""
     turned = layout == "NCHW"
     return {
         layer: x.transpose(0, 2, 3, 1) if turned and x.ndim == 4 else x
@@ -277,7 +277,7 @@ def _path(folder: pathlib.Path, layer: str) -> pathlib.Path:
 
 
 def _form(layer: str, x: jax.ShapeDtypeStruct, images: int) -> dict[str, Any]:
-    """Shape and dtype of a layer, from what the teacher answers to one image."""
+    """Returns shape and dtype of a layer, from the teacher's answer to one image."""
     if x.shape[:1] != (1,) or not x.size or not _is_float(x.dtype):
         raise ValueError(
             f"the teacher's layer {layer!r} is {x.dtype}{list(x.shape)} for one image: "
@@ -375,7 +375,7 @@ def _check_finite(layers: Mapping[str, np.ndarray], first: int) -> None:
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What tells two folders apart, in words."""
+    """Returns what tells two folders apart, in words."""
     layers, about = manifest["layers"].items(), manifest["about"].items()
     return {
         "images": str(manifest["images"]),
@@ -387,7 +387,7 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _layout(manifest: Mapping[str, Any]) -> str:
-    """What `write` was told; it did not always say so."""
+    """Returns the layout that `write` was given; older manifests do not say it."""
     return manifest.get("layout", "NHWC")
 
 
@@ -422,7 +422,10 @@ def _manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _chunks(folder: pathlib.Path) -> dict[int, dict[str, str]]:
-    """By a chunk's first image, the SHA-256 of each layer; its last line counts."""
+    """Reads by a chunk's first image the SHA-256 of each layer.
+
+    The last line of a chunk counts.
+    """
     found, path = {}, folder / _CHUNKS
     if path.is_file():
         for line in path.read_bytes().splitlines():
@@ -460,7 +463,7 @@ def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.m
 
 
 def _as_stored(dtype: str) -> np.dtype:
-    """What NumPy writes of bfloat16 and its like: so many bytes."""
+    """Returns the dtype as NumPy writes it: of bfloat16 and its like, so many bytes."""
     return np.dtype(jnp.dtype(dtype).str)
 
 
@@ -522,7 +525,7 @@ def _read_file(
     images: int | None,
     limit: int | None,
 ) -> tuple[Stored, np.ndarray | None]:
-    """The activations, and the file's array `ids` where it is among the others."""
+    """Reads the activations, and the array `ids` where it is among the others."""
     suffix = files.suffix(path)
     if suffix not in _READERS:
         raise errors.CannotRead(
@@ -599,7 +602,7 @@ def _not_finite(x: np.ndarray) -> int | None:
 
 
 def _places(path: pathlib.Path, index: np.ndarray) -> np.ndarray:
-    """Which row each image is."""
+    """Returns the row of each image."""
     if not np.issubdtype(index.dtype, np.integer):
         raise errors.CannotRead(
             f"{path}: {_INDEX!r} is {index.dtype}, expected integers"
@@ -616,7 +619,7 @@ def _places(path: pathlib.Path, index: np.ndarray) -> np.ndarray:
 
 
 def _plain(ids: Sequence[Any] | np.ndarray) -> list[Any]:
-    """Numbers and strings, however an array held them."""
+    """Returns numbers and strings, however an array held them."""
     ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     return [x.decode(errors="replace") if isinstance(x, bytes) else x for x in ids]
 

@@ -336,7 +336,7 @@ def npz(
 
 
 def _form(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], int] | None:
-    """Shape and bytes of a number of an array in an .npz file; None if it is none.
+    """Returns shape and bytes of a number of an array in an .npz file, or None.
 
     From its first bytes alone: a header may say that it has gigabytes.
     """

@@ -111,7 +111,10 @@ class Polynomial:
         return self._of(jnp.sum(x * y, axis=1))
 
     def between(self, x: Array, y: Array) -> Array:
-        """The biased estimate, from second moments or products: the cheaper of them."""
+        """Computes the biased estimate from second moments or products.
+
+        Whichever is cheaper.
+        """
         n, m, units = len(x), len(y), x.shape[1]
         by_products = units * (n + m) > n * n + m * m + n * m
         if self.degree != 2 or (by_products and n != m):
@@ -182,13 +185,13 @@ class _Radial:
         return self._times(length * unit)
 
     def _times(self, factor: Array):
-        """This kernel with a fixed width, as wide times the factor."""
+        """Returns this kernel with a fixed width, multiplied by the factor."""
         width = jnp.asarray(self.width, factor.dtype) * factor
         # (The kernels are dataclasses.)
         return dataclasses.replace(self, width=width, scale=None)  # type: ignore
 
     def _length(self, squared: Array, unit: Array) -> Array:
-        """What the width is a multiple of, in the unit of the distances."""
+        """Returns what the width is a multiple of, in the unit of the distances."""
         if self.scale is None:
             return 1 / unit
         length = lax.stop_gradient(self.scale(squared))

@@ -115,7 +115,7 @@ def _summed(
     stimuli: int | None,
     progress: bool,
 ) -> tuple[Any, Any, int]:
-    """The origin that the first block tells, the sums of all, and their stimuli."""
+    """Returns the origin by the first block, the sums of all, and their stimuli."""
     origin = sums = sizes = None
     count = 0
     blind = forms.blind_to_scale(distance, comparison)
@@ -162,7 +162,7 @@ def _size(x: Array) -> float:
 
 
 def _scaled(products: comparisons.Products) -> comparisons.Products:
-    """The products of two RDMs of mean 1: what the first block tells may be far off."""
+    """Scales products to RDMs of mean 1: the first block's mean may be far off."""
     means = products.teacher, products.teacher + products.difference
     a, b = (1 / mean if mean > 0 else 1.0 for mean in means)
     both = a * b * (products.both + products.teachers)

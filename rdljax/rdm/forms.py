@@ -410,7 +410,7 @@ def _of_unit_size(x: Array, axis_name: str | None) -> Array:
 def _discrepancy(
     student: Array, teacher: Array, pairs, weights, distance, comparison, *, form
 ) -> Array:
-    """`discrepancy` of stimuli that are all here."""
+    """Computes `discrepancy` of stimuli that are all here."""
     n, dtype = len(student), _geometry.compute_dtype(student)
     if pairs is not None:
         if form is not None:
@@ -478,7 +478,7 @@ def _tile(
 
 
 def _both(student: Array, teacher: Array, centres) -> tuple[Array, Array]:
-    """Terms whose means are those of the two RDMs."""
+    """Returns terms whose means are those of the two RDMs."""
     return student, teacher
 
 

@@ -284,7 +284,7 @@ def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
 
 
 def _descriptors(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, tuple]:
-    """Those of a group that are one value, or one for each RDM or stimulus."""
+    """Returns those of a group that are one value, or one for each RDM or stimulus."""
     return {
         name.removeprefix(group): _texts(values)
         for name, values in arrays.items()
@@ -296,7 +296,7 @@ def _descriptors(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, tupl
 
 
 def _others(of_rdms: Mapping[str, tuple]) -> str:
-    """What to say of RDMs that differ in something else than subject and session."""
+    """Says in what else than subject and session RDMs differ, or nothing."""
     for name, values in of_rdms.items():
         known = name.lower() in (*SUBJECTS, *SESSIONS, "index")
         if not known and len(set(values)) > 1:
