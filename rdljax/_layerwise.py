@@ -72,8 +72,11 @@ def layerwise(
       teacher_is_fixed: Whether the teacher is held fixed.
 
     Returns:
-      The decorator. What it makes raises `ValueError` with the names of objective and
-      layer and both shapes, before the formula is traced.
+      The decorator.
+
+    Raises:
+      ValueError: From what it makes, before the formula is traced, with the names of
+        objective and layer and both shapes.
     """
 
     def decorate(formula: Callable) -> Callable:
