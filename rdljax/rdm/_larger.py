@@ -179,15 +179,15 @@ def _scaled(products: comparisons.Products) -> comparisons.Products:
 
 @functools.partial(jax.jit, static_argnames="own_scales")
 def _origin(student, teacher, distance, *, own_scales):
-    points = [distance.embed(x) for x in (student, teacher)]
+    points = distance.embed(student), distance.embed(teacher)
     noises = [
         distance.noise(x, (own,))
         for x, own in zip((student, teacher), points, strict=True)
     ]
     origin = _moments.origin_of(*points, noises, own_scales=own_scales, close=False)
     # What does not vary in the first block may vary later.
-    scales = (jnp.where(scale > 0, scale, 1) for scale in origin.scales)
-    return origin._replace(scales=tuple(scales))
+    own, other = (jnp.where(scale > 0, scale, 1) for scale in origin.scales)
+    return origin._replace(scales=(own, other))
 
 
 @jax.jit

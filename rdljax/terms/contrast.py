@@ -167,14 +167,15 @@ def _apply_by_rows(
     def apply(params, state, student, teacher, batch, axis_name=None):
         errors.check_name("entry of the batch", "index", batch)
         s, t = map(_geometry.unit_rows, embed(params, student, teacher))
-        device = 0
+        device: Array | int = 0
         if axis_name is not None:
             s, t, batch = lax.all_gather((s, t, batch), axis_name, tiled=True)
             device = lax.axis_index(axis_name)
         over_devices = functools.partial(_sum_over_devices, axis_name=axis_name)
         key, step = jax.random.split(state.replicated["key"])
         chosen = choose(step, batch, examples)
-        rows = objectives.Bank(*state.per_device, state.replicated["normalizers"])
+        students, teachers = state.per_device
+        rows = objectives.Bank(students, teachers, state.replicated["normalizers"])
         count = len(rows.student)
         first = device * count
         negative, counted = (x.astype(s.dtype) for x in chosen.among(first, count))
@@ -191,8 +192,7 @@ def _apply_by_rows(
             s, t, rows, counted, temperature=temperature
         )
         sums, weight = over_devices((sums, jnp.sum(counted)))
-        fresh = (sums * (examples / weight)).astype(rows.normalizers.dtype)
-        rows = _normalized(rows, fresh)
+        rows = _normalized(rows, sums * (examples / weight))
         contrast = functools.partial(
             objectives.crd_of_rows,
             rows=rows,
@@ -221,6 +221,7 @@ def _sum_over_devices(part: PyTree, axis_name: str | None) -> PyTree:
 def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
     """Sets a bank's normalizers to those of the first batch, if it has none yet."""
     known = jnp.asarray(bank.normalizers)
+    first = first.astype(known.dtype)
     return bank._replace(normalizers=jnp.where(known <= 0, first, known))
 
 

@@ -34,7 +34,7 @@ class Chosen(NamedTuple):
     loss: Callable[..., Array]
     rows: Array | None
     positives: Array
-    among: Callable[[Array, int], tuple[Array, Array]]
+    among: Callable[[Array | int, int], tuple[Array, Array]]
 
 
 # From a key, the batch and the number of training examples.
