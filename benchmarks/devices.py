@@ -196,7 +196,7 @@ def _made(
     arrays = training.replicate(training.Arrays((), data), chosen)
     places: Any = {"place": np.arange(batch, dtype=np.int32)}
     state = training.init(
-        jax.random.key(0), net, taught, [phase], view, arrays, places, devices
+        jax.random.key(0), net, taught, [phase], view, arrays, places, devices=devices
     )
     state = training.begin_phase(state, phase, optimizer)
     body = training.make_step(

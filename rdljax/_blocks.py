@@ -98,7 +98,10 @@ _total.defvjp(_total_fwd, _total_bwd)
 
 
 def _value_and_gradient(summand, block, starts, points, constants, cotangent=None):
-    """The sum (of one scalar, without a cotangent) and its gradient by the points."""
+    """Computes the sum (of one scalar, without a cotangent) and its gradient.
+
+    The gradient is that by the points.
+    """
 
     def add(carry, start):
         value, gradient = carry
@@ -124,7 +127,7 @@ def _value_and_gradient(summand, block, starts, points, constants, cotangent=Non
 
 
 def _nothing_of_the_sum(summand, block, starts, points, constants):
-    """Zeros like the sum, which vary over the devices as it does.
+    """Returns zeros like the sum, which vary over the devices as it does.
 
     (Under shard_map a scan's carry must; plain zeros do not.)
     """

@@ -199,7 +199,7 @@ def squared_distances_from(products: Array) -> Array:
 
 
 def _window_means(size: int, target: int) -> np.ndarray:
-    """The matrix `[target, size]` of adaptive average pooling along one axis."""
+    """Returns the matrix `[target, size]` of adaptive average pooling along an axis."""
     means = np.zeros((target, size))
     for row in range(target):
         start, stop = row * size // target, -(-(row + 1) * size // target)

@@ -72,8 +72,11 @@ def layerwise(
       teacher_is_fixed: Whether the teacher is held fixed.
 
     Returns:
-      The decorator. What it makes raises `ValueError` with the names of objective and
-      layer and both shapes, before the formula is traced.
+      The decorator.
+
+    Raises:
+      ValueError: From what it makes, before the formula is traced, with the names of
+        objective and layer and both shapes.
     """
 
     def decorate(formula: Callable) -> Callable:
@@ -196,7 +199,7 @@ def _layers(tree) -> str:
 
 
 def _leaves_like(name: str, student, arrays) -> list[jax.Array]:
-    """The leaves of a pytree of trained arrays, one for each layer of the student."""
+    """Returns the leaves of trained arrays, one for each layer of the student."""
     own: Any = jax.tree_util.tree_structure(student)
     if own != jax.tree_util.tree_structure(arrays):
         raise ValueError(
@@ -218,7 +221,10 @@ def _named(name: str, layer: str | None, student, teacher):
 
 
 def _prepare(check: Check, student, teacher, teacher_is_fixed: bool = True):
-    """Checked, in the student's compute dtype, the teacher fixed if it is to be."""
+    """Returns both sides, checked, in the student's compute dtype.
+
+    The teacher is held fixed if it is to be.
+    """
     expected = check(jnp.shape(student), jnp.shape(teacher))
     if expected is not None:
         raise ValueError(expected)

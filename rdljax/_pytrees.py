@@ -27,7 +27,7 @@ def register(cls: type) -> type:
         return tuple(zip(keys, children, strict=True)), structure
 
     def unflatten(structure, children):
-        x = object.__new__(cls)
+        x: object = object.__new__(cls)
         # Not through __init__: the children may be anything that JAX puts there.
         for name, value in zip((*data, *static), (*children, *structure), strict=True):
             object.__setattr__(x, name, value)

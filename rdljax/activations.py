@@ -143,11 +143,7 @@ def write(
     errors.check_name("layout", layout, _LAYOUTS)
     folder, layers = files.as_path(folder), list(layers)
     images, chunk = operator.index(images), operator.index(chunk)
-    if images < 1 or chunk < 1 or not layers:
-        raise ValueError(
-            f"expected 1 or more, got {images} images, {len(layers)} layers and chunks "
-            f"of {chunk}"
-        )
+    _check_counts(images, chunk, layers)
     own = teachers.compile_targets(teacher, layers, dtype)
 
     def answer(arrays, batch):
@@ -158,12 +154,7 @@ def write(
     def compute(rows):
         batch = see(jnp.arange(rows.start, rows.stop))
         found = jax.device_get(answer(teacher.arrays, batch))
-        for layer, x in found.items():
-            if (row := _not_finite(x)) is not None:
-                raise ValueError(
-                    f"the teacher's layer {layer!r} is not finite in {x.dtype} for "
-                    f"image {rows.start + row}"
-                )
+        _check_finite(found, rows.start)
         return {layer: x.tobytes() for layer, x in found.items()}
 
     manifest = {
@@ -176,29 +167,12 @@ def write(
         "about": json.loads(json.dumps(dict(about or {}))),
     }
     _begin(folder, manifest)
-    for path in (folder / _CHUNKS, *(_path(folder, layer) for layer in layers)):
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise OtherActivations(f"{path} is no file: nothing is written there")
-    mapped = {layer: _made(folder, manifest, layer) for layer in layers}
-    known = _chunks(folder)
-    firsts = range(0, images, chunk)
+    mapped = _layer_files(folder, manifest)
+    firsts: Iterable[int] = range(0, images, chunk)
     if not quiet:
         firsts = tqdm.tqdm(firsts, unit=" chunks", desc=folder.name)
-    with (folder / _CHUNKS).open("ab") as lines:
-        for first in firsts:
-            rows = slice(first, min(first + chunk, images))
-            if first in known and known[first] == _sha256(_content(mapped, rows)):
-                continue
-            content = compute(rows)
-            # Not through the memory map: on a full disk that kills the process.
-            for layer, x in mapped.items():
-                with _path(folder, layer).open("r+b") as file:
-                    file.seek(x.offset + first * x[:1].nbytes)
-                    file.write(content[layer])
-            line = json.dumps({"first": first, "sha256": _sha256(content)})
-            # (The line before may have been cut short.)
-            lines.write(f"\n{line}".encode())
-            lines.flush()
+    chunks = (slice(first, min(first + chunk, images)) for first in firsts)
+    _write_chunks(folder, mapped, chunks, compute)
     return Stored(mapped, manifest["about"])
 
 
@@ -287,7 +261,7 @@ def batch_reader(stored: Stored) -> Callable[[np.ndarray], dict[str, np.ndarray]
 
 
 def _channels_last(layers: Mapping[str, Any], layout: str) -> dict[str, Any]:
-    """The layers, with maps `[images, C, H, W]` of the layout NCHW turned to NHWC."""
+    """Turns maps `[images, C, H, W]`, if that is the layout of the layers, to NHWC."""
     turned = layout == "NCHW"
     return {
         layer: x.transpose(0, 2, 3, 1) if turned and x.ndim == 4 else x
@@ -303,7 +277,7 @@ def _path(folder: pathlib.Path, layer: str) -> pathlib.Path:
 
 
 def _form(layer: str, x: jax.ShapeDtypeStruct, images: int) -> dict[str, Any]:
-    """Shape and dtype of a layer, from what the teacher answers to one image."""
+    """Returns shape and dtype of a layer, from the teacher's answer to one image."""
     if x.shape[:1] != (1,) or not x.size or not _is_float(x.dtype):
         raise ValueError(
             f"the teacher's layer {layer!r} is {x.dtype}{list(x.shape)} for one image: "
@@ -345,8 +319,63 @@ def _begin(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
     files.write(folder / _MANIFEST, json.dumps(words))
 
 
+def _check_counts(images: int, chunk: int, layers: Sequence[str]) -> None:
+    if images < 1 or chunk < 1 or not layers:
+        raise ValueError(
+            f"expected 1 or more, got {images} images, {len(layers)} layers and chunks "
+            f"of {chunk}"
+        )
+
+
+def _write_chunks(
+    folder: pathlib.Path,
+    mapped: Mapping[str, np.memmap],
+    chunks: Iterable[slice],
+    compute: Callable[[slice], dict[str, bytes]],
+) -> None:
+    """Computes and writes the chunks that are missing or damaged.
+
+    Args:
+      folder: Where to.
+      mapped: By layer, its file.
+      chunks: The rows of each chunk.
+      compute: From rows to their content by layer.
+    """
+    known = _chunks(folder)
+    with (folder / _CHUNKS).open("ab") as lines:
+        for rows in chunks:
+            first = rows.start
+            if first in known and known[first] == _sha256(_content(mapped, rows)):
+                continue
+            content = compute(rows)
+            # Not through the memory map: on a full disk that kills the process.
+            for layer, x in mapped.items():
+                with _path(folder, layer).open("r+b") as file:
+                    file.seek(x.offset + first * x[:1].nbytes)
+                    file.write(content[layer])
+            line = json.dumps({"first": first, "sha256": _sha256(content)})
+            # (The line before may have been cut short.)
+            lines.write(f"\n{line}".encode())
+            lines.flush()
+
+
+def _check_finite(layers: Mapping[str, np.ndarray], first: int) -> None:
+    """Refuses activations of a teacher that are not finite.
+
+    Args:
+      layers: Its activations.
+      first: The number of the image in their first row.
+    """
+    for layer, x in layers.items():
+        if (row := _not_finite(x)) is not None:
+            raise ValueError(
+                f"the teacher's layer {layer!r} is not finite in {x.dtype} for "
+                f"image {first + row}"
+            )
+
+
 def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What tells two folders apart, in words."""
+    """Returns what tells two folders apart, in words."""
     layers, about = manifest["layers"].items(), manifest["about"].items()
     return {
         "images": str(manifest["images"]),
@@ -358,7 +387,7 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _layout(manifest: Mapping[str, Any]) -> str:
-    """What `write` was told; it did not always say so."""
+    """Returns the layout that `write` was given; older manifests do not say it."""
     return manifest.get("layout", "NHWC")
 
 
@@ -393,7 +422,10 @@ def _manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _chunks(folder: pathlib.Path) -> dict[int, dict[str, str]]:
-    """By a chunk's first image, the SHA-256 of each layer; its last line counts."""
+    """Reads by a chunk's first image the SHA-256 of each layer.
+
+    The last line of a chunk counts.
+    """
     found, path = {}, folder / _CHUNKS
     if path.is_file():
         for line in path.read_bytes().splitlines():
@@ -402,6 +434,17 @@ def _chunks(folder: pathlib.Path) -> dict[int, dict[str, str]]:
                 entry = json.loads(line)
                 found[entry["first"]] = dict(entry["sha256"])
     return found
+
+
+def _layer_files(
+    folder: pathlib.Path, manifest: Mapping[str, Any]
+) -> dict[str, np.memmap]:
+    """Returns the layers' files, once it is sure that no path leads elsewhere."""
+    layers = manifest["layers"]
+    for path in (folder / _CHUNKS, *(_path(folder, layer) for layer in layers)):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise OtherActivations(f"{path} is no file: nothing is written there")
+    return {layer: _made(folder, manifest, layer) for layer in layers}
 
 
 def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.memmap:
@@ -420,7 +463,7 @@ def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.m
 
 
 def _as_stored(dtype: str) -> np.dtype:
-    """What NumPy writes of bfloat16 and its like: so many bytes."""
+    """Returns the dtype as NumPy writes it: of bfloat16 and its like, so many bytes."""
     return np.dtype(jnp.dtype(dtype).str)
 
 
@@ -482,7 +525,7 @@ def _read_file(
     images: int | None,
     limit: int | None,
 ) -> tuple[Stored, np.ndarray | None]:
-    """The activations, and the file's array `ids` where it is among the others."""
+    """Reads the activations, and the array `ids` where it is among the others."""
     suffix = files.suffix(path)
     if suffix not in _READERS:
         raise errors.CannotRead(
@@ -499,7 +542,33 @@ def _read_file(
 
     arrays = _READERS[suffix](path, choose, limit)
     of_rows = {name: arrays.pop(name) for name in others if name in arrays}
+    _check_rows(path, arrays, of_rows)
     for name, x in arrays.items():
+        if (row := _not_finite(x)) is not None:
+            raise errors.CannotRead(f"{path}: {name!r} is not finite in row {row}")
+        # Of a machine with the other order of bytes.
+        arrays[name] = x.astype(x.dtype.newbyteorder("="), copy=False)
+    ids = of_rows.get(_IDS)
+    if _INDEX in of_rows:
+        places = _places(path, of_rows[_INDEX])
+        arrays = {name: x[places] for name, x in arrays.items()}
+        ids = None if ids is None else ids[places]
+    return Stored(_channels_last(arrays, layout), {}), ids
+
+
+def _check_rows(
+    path: pathlib.Path,
+    layers: Mapping[str, np.ndarray],
+    of_rows: Mapping[str, np.ndarray],
+) -> None:
+    """Refuses layers that are not floating-point rows, or not as many as all others.
+
+    Args:
+      path: Where they are from.
+      layers: By name `[images, ...]`.
+      of_rows: By name the arrays `[images]` that say what the rows are.
+    """
+    for name, x in layers.items():
         if not _is_float(x.dtype):
             raise errors.CannotRead(
                 f"{path}: {name!r} is {x.dtype}, and activations are floating-point "
@@ -514,21 +583,10 @@ def _read_file(
             raise errors.CannotRead(
                 f"{path}: {name!r} is {list(x.shape)}, not one a row"
             )
-    counts = {name: len(x) for name, x in (arrays | of_rows).items()}
+    counts = {name: len(x) for name, x in {**layers, **of_rows}.items()}
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{name!r} {count}" for name, count in counts.items())
         raise errors.CannotRead(f"{path} has different numbers of rows: {each}")
-    for name, x in arrays.items():
-        if (row := _not_finite(x)) is not None:
-            raise errors.CannotRead(f"{path}: {name!r} is not finite in row {row}")
-        # Of a machine with the other order of bytes.
-        arrays[name] = x.astype(x.dtype.newbyteorder("="), copy=False)
-    ids = of_rows.get(_IDS)
-    if _INDEX in of_rows:
-        places = _places(path, of_rows[_INDEX])
-        arrays = {name: x[places] for name, x in arrays.items()}
-        ids = None if ids is None else ids[places]
-    return Stored(_channels_last(arrays, layout), {}), ids
 
 
 def _chosen(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
@@ -544,7 +602,7 @@ def _not_finite(x: np.ndarray) -> int | None:
 
 
 def _places(path: pathlib.Path, index: np.ndarray) -> np.ndarray:
-    """Which row each image is."""
+    """Returns the row of each image."""
     if not np.issubdtype(index.dtype, np.integer):
         raise errors.CannotRead(
             f"{path}: {_INDEX!r} is {index.dtype}, expected integers"
@@ -561,7 +619,7 @@ def _places(path: pathlib.Path, index: np.ndarray) -> np.ndarray:
 
 
 def _plain(ids: Sequence[Any] | np.ndarray) -> list[Any]:
-    """Numbers and strings, however an array held them."""
+    """Returns numbers and strings, however an array held them."""
     ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     return [x.decode(errors="replace") if isinstance(x, bytes) else x for x in ids]
 

@@ -77,7 +77,10 @@ def _is_checkpoint(folder: pathlib.Path) -> bool:
 
 
 def _steps(folder: pathlib.Path) -> list[int]:
-    """The steps stored, oldest first; other folders may have numbers for names too."""
+    """Lists the steps stored, oldest first.
+
+    Other folders may have numbers for names too.
+    """
     if not folder.is_dir():
         return []
     _put_back(folder)
@@ -132,7 +135,7 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _sha256_of_files(folder: pathlib.Path) -> dict[str, str]:
-    """Of each file below a folder, by its path there, but for the manifest."""
+    """Returns by path the SHA-256 of each file below a folder except the manifest."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / _MANIFEST:
@@ -227,7 +230,7 @@ def _check(
 
 
 def _newest_first(folder: pathlib.Path, step: int | None) -> list[int]:
-    """The steps to read, the next where one is damaged; or the one asked for."""
+    """Returns the steps to read, the next where one is damaged; or the one given."""
     steps = _steps(folder)
     if not steps:
         raise FileNotFoundError(f"there is no checkpoint in {folder}")
@@ -245,7 +248,7 @@ def _first_whole(
     read: Callable[[pathlib.Path], Any],
     tell: Callable[[str], Any],
 ) -> tuple[Any, int]:
-    """What `read` answers of the newest step that is not damaged, and that step."""
+    """Returns what `read` makes of the newest undamaged step, and that step."""
     damages = []
     for found in _newest_first(folder, step):
         try:
@@ -302,7 +305,7 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
 def _arrays(
     where: pathlib.Path, leaves: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by path; those without an element are not stored.
+    """Reads the arrays of a checkpoint by path; empty ones are not stored.
 
     Raises:
       CheckpointDamaged: One is not what was saved.
@@ -327,7 +330,7 @@ def _arrays(
 
 
 def _fits(array: Any, leaf: Mapping[str, Any]) -> bool:
-    """Whether what orbax says of an array is what the manifest says of the leaf."""
+    """Returns whether orbax says of an array what the manifest says of the leaf."""
     shape, dtype = list(array.shape), str(array.dtype)
     if leaf["dtype"].startswith("key<"):
         *shape, words = shape
@@ -438,7 +441,7 @@ def _store(
 
 
 def _superseded(folder: pathlib.Path, step: int) -> list[int]:
-    """The steps before the one that was saved, but for the newest that is whole."""
+    """Returns the steps before the saved one, but for the newest that is whole."""
     before = [old for old in _steps(folder) if old < step]
     for i, old in reversed(list(enumerate(before))):
         with contextlib.suppress(CheckpointDamaged, CheckpointMismatch):

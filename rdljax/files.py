@@ -336,7 +336,7 @@ def npz(
 
 
 def _form(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], int] | None:
-    """Shape and bytes of a number of an array in an .npz file; None if it is none.
+    """Returns shape and bytes of a number of an array in an .npz file, or None.
 
     From its first bytes alone: a header may say that it has gigabytes.
     """
@@ -432,7 +432,11 @@ def hdf5(
 
 
 def package_h5py(path: pathlib.Path) -> Any:
-    """Returns the package h5py, or raises `CannotRead` for a file."""
+    """Returns the package h5py, for a file.
+
+    Raises:
+      CannotRead: The package is not installed.
+    """
     try:
         import h5py
     except ImportError as error:
@@ -441,7 +445,11 @@ def package_h5py(path: pathlib.Path) -> Any:
 
 
 def package_safetensors(path: pathlib.Path) -> Any:
-    """Returns the package safetensors, or raises `CannotRead` for a file."""
+    """Returns the package safetensors, for a file.
+
+    Raises:
+      CannotRead: The package is not installed.
+    """
     try:
         import safetensors.numpy
     except ImportError as error:

@@ -111,7 +111,10 @@ class Polynomial:
         return self._of(jnp.sum(x * y, axis=1))
 
     def between(self, x: Array, y: Array) -> Array:
-        """The biased estimate, from second moments or products: the cheaper of them."""
+        """Computes the biased estimate from second moments or products.
+
+        Whichever is cheaper.
+        """
         n, m, units = len(x), len(y), x.shape[1]
         by_products = units * (n + m) > n * n + m * m + n * m
         if self.degree != 2 or (by_products and n != m):
@@ -182,13 +185,13 @@ class _Radial:
         return self._times(length * unit)
 
     def _times(self, factor: Array):
-        """This kernel with a fixed width, as wide times the factor."""
+        """Returns this kernel with a fixed width, multiplied by the factor."""
         width = jnp.asarray(self.width, factor.dtype) * factor
         # (The kernels are dataclasses.)
         return dataclasses.replace(self, width=width, scale=None)  # type: ignore
 
     def _length(self, squared: Array, unit: Array) -> Array:
-        """What the width is a multiple of, in the unit of the distances."""
+        """Returns what the width is a multiple of, in the unit of the distances."""
         if self.scale is None:
             return 1 / unit
         length = lax.stop_gradient(self.scale(squared))
@@ -325,8 +328,8 @@ def biased(
     x, y = _samples(x, y, kernel)
     n, m = len(x), len(y)
     if block is not None:
-        within = 1 / n**2, 1 / m**2
-        return _streamed(x, y, kernel, block, *within, -1 / (n * m), own=True)
+        of_pairs = _Weights(1 / n**2, 1 / m**2, -1 / (n * m))
+        return _streamed(x, y, kernel, block, of_pairs, own=True)
     if hasattr(kernel, "between"):
         return kernel.between(x, y)
     # One quadratic form in the weights 1/n of x and -1/m of y.
@@ -364,8 +367,8 @@ def unbiased(
     if min(n, m) < 2:
         raise ValueError(f"expected two rows or more, got {x.shape} and {y.shape}")
     if block is not None:
-        within = 1 / (n * (n - 1)), 1 / (m * (m - 1))
-        return _streamed(x, y, kernel, block, *within, -1 / (n * m), own=False)
+        of_pairs = _Weights(1 / (n * (n - 1)), 1 / (m * (m - 1)), -1 / (n * m))
+        return _streamed(x, y, kernel, block, of_pairs, own=False)
     matrix = kernel(jnp.concatenate([x, y]))
     return (
         _others(matrix[:n, :n]) + _others(matrix[n:, n:]) - 2 * jnp.mean(matrix[:n, n:])
@@ -480,16 +483,22 @@ def _others(within: Array) -> Array:
     return (jnp.sum(within) - jnp.trace(within)) / (count * (count - 1))
 
 
+class _Weights(NamedTuple):
+    """The weights of ordered pairs of rows.
+
+    Attributes:
+      of_x: Of pairs within x.
+      of_y: Of pairs within y.
+      mixed: Of pairs of x and y.
+    """
+
+    of_x: float
+    of_y: float
+    mixed: float
+
+
 def _streamed(
-    x: Array,
-    y: Array,
-    kernel,
-    block: int,
-    of_x: float,
-    of_y: float,
-    mixed: float,
-    *,
-    own: bool,
+    x: Array, y: Array, kernel, block: int, weights: _Weights, *, own: bool
 ) -> Array:
     """Returns the kernel's weighted sum over ordered pairs, tile by tile."""
     _check_pairwise(kernel)
@@ -505,7 +514,9 @@ def _streamed(
     def tile(kernel, row_place, column_place, rows, columns):
         (i, fresh_i), (j, fresh_j) = row_place, column_place
         i, j = i[:, None], j[None, :]
-        weight = jnp.where(j < n, of_x, jnp.where(i < n, mixed, of_y))
+        weight = jnp.where(
+            j < n, weights.of_x, jnp.where(i < n, weights.mixed, weights.of_y)
+        )
         # Pairs above the diagonal stand for those below.
         counted = (i < j) & fresh_i[:, None] & fresh_j[None, :]
         values = kernel.cross(rows, columns)
@@ -515,7 +526,9 @@ def _streamed(
     starts = _blocks.tiles(len(pooled), block)
     total = _blocks.total(tile, starts, block, pooled, kernel)
     if own:
-        total += of_x * jnp.sum(kernel.rows(x, x)) + of_y * jnp.sum(kernel.rows(y, y))
+        of_x = weights.of_x * jnp.sum(kernel.rows(x, x))
+        of_y = weights.of_y * jnp.sum(kernel.rows(y, y))
+        total += of_x + of_y
     return total
 
 

@@ -127,7 +127,7 @@ def mcnemar(
 
 
 def _check_labels(**labels: np.ndarray) -> None:
-    """Whole numbers: of integers, booleans, or floats without a fraction."""
+    """Refuses labels that are not whole numbers; booleans and whole floats are."""
     for name, given in labels.items():
         whole = given.dtype.kind in "biu" or (
             given.dtype.kind == "f"
@@ -237,7 +237,7 @@ def spread(values: npt.ArrayLike) -> Spread:
 
 
 def _is_constant(values: np.ndarray) -> bool:
-    """Whether values are equal up to rounding, by the limit at which SciPy warns."""
+    """Returns whether values are equal up to rounding: the limit of SciPy's warning."""
     mean = values.mean()
     return bool(np.linalg.norm(values - mean) <= 1e-13 * abs(mean))
 
@@ -359,7 +359,7 @@ def bootstrap(
 
 
 def _counts(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
-    """How often each stimulus is drawn, `[draws, n]`, three different ones at least."""
+    """Draws how often each stimulus is taken, `[draws, n]`: three different or more."""
     counts = _drawn(random, n, draws)
     while (few := np.count_nonzero(counts, axis=1) < 3).any():
         counts[few] = _drawn(random, n, few.sum())
@@ -378,7 +378,7 @@ def _weighted(comparison, first, second, weights):
 
 @jax.jit
 def _bootstrapped(first, second, counts, comparison):
-    """The discrepancy for every draw: `w' F w` for each matrix F of what is summed.
+    """Computes every draw's discrepancy: `w' F w` for each matrix F that is summed.
 
     And whether it has its digits: the terms are taken about the centre of all pairs,
     and little may be left of them about that of the draw's own.

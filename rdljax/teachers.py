@@ -187,8 +187,11 @@ def compile_targets(
 
     Args:
       teacher: The teacher.
-      layers: Of which layers; another than the teacher's is an `UnknownName`.
+      layers: Of which layers.
       dtype: Of the answers; the teacher's own where None.
+
+    Raises:
+      UnknownName: From that function, a layer that the teacher does not have.
     """
 
     @jax.jit

@@ -169,7 +169,7 @@ class TestStep:
         arrays = training.Arrays(teacher.arrays, self.ARRAYS)
         key = jax.random.key(0)
         state = training.init(
-            key, net, teacher, [phase], view, arrays, self.BATCH, devices
+            key, net, teacher, [phase], view, arrays, self.BATCH, devices=devices
         )
         state = training.begin_phase(state, phase, optimizer)
         chosen = jax.local_devices()[:devices]
@@ -251,7 +251,7 @@ class TestStep:
         arrays = training.Arrays((), self.ARRAYS)
         given = (Net(), teachers.none(), [phase], larger, arrays, self.BATCH)
         with pytest.raises(ValueError, match=r"one size, got stimuli \(4, 3, 3, 1\)"):
-            training.init(jax.random.key(0), *given, 1)
+            training.init(jax.random.key(0), *given, devices=1)
 
     def test_rows_of_other_stimuli(self):
         term, rows = terms.rdl_target(), np.ones((3, STIMULI))

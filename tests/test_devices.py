@@ -207,7 +207,14 @@ def go(loss, devices, dtype=np.float32, steps=4, place=None):
     drawn.append(np.flatnonzero(LABELS == 0)[:BATCH])
     batches = [{"index": index.astype(np.int32)} for index in drawn[:steps]]
     state = training.init(
-        jax.random.key(0), net, source, [phase], view, arrays, batches[0], devices or 1
+        jax.random.key(0),
+        net,
+        source,
+        [phase],
+        view,
+        arrays,
+        batches[0],
+        devices=devices or 1,
     )
     state = training.begin_phase(of_dtype(state, dtype), phase, optimizer)
     body = training.make_step(net, source, phase, optimizer, view)

@@ -54,8 +54,8 @@ class Lab:
             some.view,
             self.arrays,
             {"index": order(0)[0]},
-            len(self.devices),
-            view_key,
+            devices=len(self.devices),
+            view_key=view_key,
         )
         return training.begin_phase(state, self.phase, some.OPTIMIZER)
 
@@ -325,7 +325,7 @@ def test_terms_scanned_together_and_mapped(names, float64):
             every.view,
             arrays,
             {"index": index[0, 0]},
-            devices,
+            devices=devices,
         )
         return training.begin_phase(every.of_dtype(state, dtype), phase, optimizer)
 

@@ -1915,7 +1915,7 @@ class TestLogitsAndContrast:
                 s, t, bank, index, negatives, weights, **numbers
             ),
             lambda: objectives.crd_of_rows(
-                s, t, bank, index, wide, jnp.sum(wide, axis=1), 20, **numbers
+                s, t, bank, index, wide, jnp.sum(wide, axis=1), n=20, **numbers
             ),
             lambda: objectives.crd_normalizers(s, t, bank, indices, **numbers),
             lambda: objectives.crd_exponentials_of_rows(s, t, bank, wide, **numbers),

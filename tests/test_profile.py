@@ -57,7 +57,9 @@ def setting(loss, change=lambda teacher: teacher, devices=1):
 
     @jax.jit
     def begin(key):
-        state = training.init(key, net, teacher, [phase], view, arrays, batch, devices)
+        state = training.init(
+            key, net, teacher, [phase], view, arrays, batch, devices=devices
+        )
         return training.begin_phase(state, phase, OPTIMIZER)
 
     state, sharded = begin(jax.random.key(0)), training.shard(batch, devices)

@@ -135,7 +135,7 @@ def begin(student, teacher, arrays, devices: int | None = 1, phase=PHASE, plan=N
         view,
         arrays,
         batches(1)[0],
-        devices,
+        devices=devices,
     )
     return training.begin_phase(state, phase, OPTIMIZER)
 
@@ -618,7 +618,7 @@ class TestStartUp:
             view,
             arrays,
             batches(1)[0],
-            self.devices,
+            devices=self.devices,
         )
         some = jax.devices()[: self.devices]
         arrays = training.replicate(arrays, some)
@@ -719,7 +719,14 @@ def test_teacher_and_student_may_see_different_views():
     arrays = arrays._replace(teacher=variables)
     phase = training.Phase({k: LOSS[k] for k in ("crd", "kd", "rdl")}, 1)
     state = training.init(
-        jax.random.key(0), student, teacher, [phase], halves, arrays, batches(1)[0], 1
+        jax.random.key(0),
+        student,
+        teacher,
+        [phase],
+        halves,
+        arrays,
+        batches(1)[0],
+        devices=1,
     )
     state = training.begin_phase(state, phase, OPTIMIZER)
     step = jax.jit(training.make_step(student, teacher, phase, OPTIMIZER, halves))
@@ -859,7 +866,14 @@ class TestMicroBatches:
             state = jax.eval_shape(
                 lambda: training.begin_phase(
                     training.init(
-                        jax.random.key(0), net, nobody, [phase], see, arrays, {}, 1
+                        jax.random.key(0),
+                        net,
+                        nobody,
+                        [phase],
+                        see,
+                        arrays,
+                        {},
+                        devices=1,
                     ),
                     phase,
                     optimizer,
@@ -1203,7 +1217,9 @@ OPTIMIZERS = {
 def fresh(devices=1):
     net, teacher, arrays = Linear(), teachers.none(), training.Arrays((), ())
     key = jax.random.key(0)
-    return training.init(key, net, teacher, [TASK], seen, arrays, SEEN[0], devices)
+    return training.init(
+        key, net, teacher, [TASK], seen, arrays, SEEN[0], devices=devices
+    )
 
 
 def body_of(optimizer, phase=TASK, **options):

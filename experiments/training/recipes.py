@@ -64,7 +64,9 @@ class Recipe:
         key = jax.random.key(seed)
         view_key = jax.random.key(0) if self.config.training.same_batches else None
         made = (self.net, self.teacher, self.plan, self.view)
-        state = training.init(key, *made, arrays, self.example, devices, view_key)
+        state = training.init(
+            key, *made, arrays, self.example, devices=devices, view_key=view_key
+        )
         return (
             state if self.begins is None else contexts.with_weights(state, self.begins)
         )

@@ -174,8 +174,8 @@ def crd_of_rows(
     positives: Array,
     negatives: Array,
     counts: Array,
-    n: int,
     *,
+    n: int,
     temperature: float = 0.07,
 ) -> Array:
     """Computes the part of `crd` of some rows of a bank; the parts add up to it.
@@ -405,7 +405,7 @@ def _moved(
 def _both_ways(
     direction: Callable[..., Array], student: Array, teacher: Array, bank: Bank
 ) -> Array:
-    """The student against the teacher's bank, and the teacher against the student's."""
+    """Sums both directions: student against teacher's bank, and the other way round."""
     own, other = (None, None) if bank.normalizers is None else bank.normalizers
     first = direction(student, bank.teacher, own)
     return first + direction(teacher, bank.student, other)
@@ -452,7 +452,7 @@ def _weights(weights: Array, dtype: jnp.dtype) -> Array:
 
 
 def _log_normalizer(normalizer: Array | None, scores: Array, n: int) -> Array:
-    """The logarithm of a normalizer; of None, of what the scores have on average.
+    """Returns the logarithm of a normalizer; of None, of what the scores average to.
 
     NaN of a normalizer that is not above 0 and finite.
     """
@@ -464,7 +464,7 @@ def _log_normalizer(normalizer: Array | None, scores: Array, n: int) -> Array:
 
 
 def _scores(anchors: Array, keys: Array, indices: Array) -> Array:
-    """Inner products `[batch, K + 1]` with the rows `[batch, K + 1]` of the keys.
+    """Computes inner products `[batch, K + 1]` with rows `[batch, K + 1]` of the keys.
 
     By one matrix product with all n keys: on a CPU a gathered row costs as much as
     about ten rows there. For few of many rows they are gathered.
@@ -497,7 +497,7 @@ def _nce_each(
     log_normalizer: Array,
     n: int,
 ) -> tuple[Array, Array]:
-    """Noise-contrastive estimation of one direction, as a logistic loss.
+    """Computes the noise-contrastive loss of one direction, a logistic loss.
 
     With p = exp(score) / normalizer, and noise of 1/n for each row of the bank, the
     positive's probability p / (p + count/n + epsilon) is the logistic function of the

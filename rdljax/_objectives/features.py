@@ -76,7 +76,7 @@ def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
 
 
 def _energy(x: Array, power: int = 2) -> Array:
-    """Maps `[batch, H, W, C]` as unit vectors `[batch, H W]` of energy by position."""
+    """Turns maps `[batch, H, W, C]` into unit vectors of energies `[batch, H W]`."""
     x = _geometry.in_own_unit(x, axis=(1, 2, 3))
     energy = jnp.mean(jnp.abs(x) ** power, axis=3)
     return _geometry.unit_rows(_geometry.flatten(energy))
@@ -128,7 +128,7 @@ def nst(
 
 
 def _selectivities(x: Array) -> Array:
-    """Maps `[batch, H, W, C]` as unit vectors over positions `[batch, H W, C]`."""
+    """Scales maps to unit vectors over positions: `[batch, H W, C]`."""
     return _geometry.unit_rows(x.reshape(x.shape[0], -1, x.shape[3]))
 
 
@@ -262,7 +262,10 @@ def ft_repdistiller(student: Array, teacher: Array) -> Array:
 
 
 def _absolute(x: Array) -> Array:
-    """The magnitude, with gradient 0 at 0 and NaN at NaN (`jnp.abs` has 1 and -1)."""
+    """Returns the magnitude, with gradient 0 at 0 and NaN at NaN.
+
+    (`jnp.abs` has 1 and -1.)
+    """
     return x * jnp.sign(x)
 
 
@@ -380,13 +383,13 @@ def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
 
 
 def _oriented(vectors: Array) -> Array:
-    """Vectors `[..., C]`, each with the sign that makes its sum positive."""
+    """Gives each of the vectors `[..., C]` the sign that makes its sum positive."""
     return jnp.where(jnp.sum(vectors, axis=-1, keepdims=True) < 0, -vectors, vectors)
 
 
 @functools.partial(jax.jit, static_argnames="count")
 def _singular(x: Array, count: int) -> tuple[Array, Array]:
-    """The first right singular vectors of maps and their squared singular values.
+    """Computes maps' first right singular vectors and squared singular values.
 
     Of `[batch, H, W, C]`, each in a unit of its own, `[batch, count, C]` and
     `[batch, count]`; fewer where the maps have fewer.
@@ -398,7 +401,10 @@ def _singular(x: Array, count: int) -> tuple[Array, Array]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _first(x: Array, count: int) -> tuple[Array, Array]:
-    """The first right singular vectors, and squared singular values, of `[b, n, C]`."""
+    """Computes first right singular vectors and squared values of `[b, n, C]`.
+
+    The values are the singular ones.
+    """
     values, vectors = jax.lax.platform_dependent(
         x,
         # One at a time: XLA's CPU threads wait for each other forever where two batched
@@ -429,7 +435,7 @@ def _decomposed(x: Array) -> tuple[Array, Array]:
 
 @_first.defjvp
 def _first_jvp(count: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple:
-    """By perturbation theory: they are eigenvectors and eigenvalues of x'x.
+    """Differentiates `_first` by perturbation theory, as eigenvectors of x'x.
 
     An eigenvector v changes by what x'x v changes, times 1 / (its eigenvalue - the
     other's) along each other vector. All vectors come from `_first`, so that this has

@@ -53,7 +53,10 @@ def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
 
 
 def _divergence(student: Array, teacher: Array) -> Array:
-    """Kullback-Leibler divergence `[batch, ...]` of log-probabilities, in nats."""
+    """Computes Kullback-Leibler divergences `[batch, ...]` of log-probabilities.
+
+    In nats.
+    """
     probability = jnp.exp(teacher)
     # A class that the teacher excludes (a logit of -inf) contributes nothing.
     excluded = probability <= 0
@@ -167,7 +170,7 @@ def dist(
 
 
 def _one_minus_correlation(x: Array, y: Array) -> Array:
-    """Mean over the rows of one minus Pearson's correlation.
+    """Averages over the rows one minus Pearson's correlation.
 
     1 where one side of a row is constant, and 0 where both are.
     """

@@ -166,7 +166,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """What the last block answers after its ReLU, and before it."""
+        """Returns the activations of the last block after its ReLU, and before it."""
         for i in range(self.count):
             stride, x = (1, _convolutions.kept(x)) if i else (self.stride, x)
             before = self.block(self.width, stride, name=f"block{i}")(x)
@@ -189,7 +189,7 @@ def through(stages: Iterable[nn.Module], x: Array, out: dict[str, Array]) -> Arr
 
 
 def max_pool(x: Array, size: int) -> Array:
-    """Max-pools `[batch, H, W, C]` over windows that do not overlap.
+    """Pools `[batch, H, W, C]` by the maximum of windows that do not overlap.
 
     As `nn.max_pool`, but its gradient is three times faster on the CPU, and goes to
     equal largest numbers in equal parts, not to the first of them.

@@ -164,10 +164,11 @@ class LinenNet(_Net):
         def keep(module, method):
             return method == "__call__" and "/".join(module.path) in paths
 
-        return self._run(variables, images, keep, train, mutable, rngs)
+        chosen = {"train": train, "mutable": mutable, "rngs": rngs}
+        return self._run(variables, images, keep, **chosen)
 
     def _sites(self, images: PyTree) -> _Sites:
-        """What can be tapped."""
+        """Lists what can be tapped."""
         log: list[_Called] = []
 
         def note(method, args, kwargs, context):
@@ -185,7 +186,7 @@ class LinenNet(_Net):
         answers = jax.eval_shape(run, variables, images)
         return _named(log, answers, type(self.module).__name__)
 
-    def _run(self, variables, images, keep, train=False, mutable=False, rngs=None):
+    def _run(self, variables, images, keep, *, train=False, mutable=False, rngs=None):
         answer, updates = self.module.apply(
             {k: v for k, v in variables.items() if k != "intermediates"},
             images,
@@ -246,7 +247,7 @@ class NNXNet(_Net):
         return answers, {k: v for k, v in updates if scope.in_filter(mutable, k)}
 
     def _sites(self, images: PyTree) -> _Sites:
-        """What can be tapped, as far as `apply` gets it out of its transform."""
+        """Lists what can be tapped, as far as `apply` gets it out of its transform."""
         log: list[_Called] = []
 
         def note(path, kind, module, answer):
@@ -393,7 +394,7 @@ def _shapes(tree: PyTree) -> PyTree:
 
 
 def _by_path(sown: Mapping[tuple, PyTree], answer: PyTree) -> _Answers:
-    """What modules answered and what they sowed themselves, and the model's answer."""
+    """Returns by path what modules answered and sowed, and the model's answer."""
     found: _Answers = {}
     for path, values in sown.items():
         path = path[:-1] if path[-1] == "__call__" else path
@@ -449,7 +450,7 @@ def _named(log: list[_Called], answers: _Answers, kind: str) -> _Sites:
 
 
 def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
-    """Names and places of what is tapped, in the order in which it is computed."""
+    """Returns names and places of what is tapped, in the order of computation."""
     if isinstance(taps, str):
         raise ValueError(f"expected a list or a dict of patterns, got {taps!r}")
     named: dict[str, str] = {}

@@ -39,7 +39,7 @@ _PLACE = {"conv": 0, "norm": 1}
 
 
 def _layered(shortcut: str, classifier: str) -> Naming:
-    """`layer1.0.conv1` and its like: residual nets and ShuffleNets."""
+    """Names modules like `layer1.0.conv1`, as residual nets and ShuffleNets do."""
 
     def naming(path):
         match path:
@@ -289,7 +289,7 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
 
 
 def _prefix(name: str, bias: str, state: Mapping[str, Any]) -> str:
-    """What stands before the names of the net whose last layer has that bias.
+    """Returns what stands before the names of the net whose last layer has that bias.
 
     Raises:
       WeightsMismatch: There are several.
@@ -308,7 +308,7 @@ def _prefix(name: str, bias: str, state: Mapping[str, Any]) -> str:
 
 
 def _names_of(name: str) -> Callable[[_weights.Path], str]:
-    """From the path of a leaf, with its collection, to its name in PyTorch."""
+    """Returns a function from a leaf's path, with its collection, to PyTorch's name."""
     errors.check_name("net with weights in PyTorch", name, NAMINGS)
     naming = NAMINGS[name]
 
@@ -394,7 +394,7 @@ def _weights_in(path: pathlib.Path, stored: Any, entry: str | None) -> Any:
 
 
 def _holds_weights(x: Any) -> bool:
-    """Whether there are arrays, not only numbers such as the decay of an average."""
+    """Returns whether there are arrays, not only numbers (an average's decay)."""
     return isinstance(x, Mapping) and any(
         hasattr(y, "shape") or _holds_weights(y) for y in x.values()
     )

@@ -34,7 +34,7 @@ class MLP(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, ...]`."""
+        """Returns the activations of images `[batch, ...]`."""
         norm, out = self._norm(train), {}
         x = jnp.reshape(images, (images.shape[0], -1))
         for i, width in enumerate(self.widths):

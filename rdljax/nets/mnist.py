@@ -30,7 +30,7 @@ class MnistCNN(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, height, width, channels]`."""
+        """Returns the activations of images `[batch, height, width, channels]`."""
         del train  # The net is the same in training.
         out, x = {}, images
         for i, (width, window) in enumerate(zip(self.maps, (3, 2), strict=True)):

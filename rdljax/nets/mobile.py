@@ -51,7 +51,7 @@ class _Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps in, maps out."""
+        """Applies the blocks one after the other."""
         for name, block in self.blocks:
             x = block(name=name)(x)
         return x
@@ -60,7 +60,7 @@ class _Stage(nn.Module):
 def _through(
     stages: Sequence[tuple], x: Array, out: dict[str, Array], block: Callable[..., Any]
 ) -> Array:
-    """What the last stage answers, all noted by their names.
+    """Applies all stages, and notes the output of each by its name.
 
     Args:
       stages: Of each stage, its groups: expansion, kernel, channels, blocks, stride of
@@ -108,7 +108,7 @@ class MobileNetV2(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, height, width, channels]`."""
+        """Returns the activations of images `[batch, height, width, channels]`."""
         unit, out = self._unit(train), {}
         stem = unit(16, 3, 2, activation=nn.relu, name="stem")
         x = out["stem"] = stem(images)
@@ -145,7 +145,7 @@ class EfficientNetLite0(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, height, width, channels]`."""
+        """Returns the activations of images `[batch, height, width, channels]`."""
         # TensorFlow's padding, where the weights come from.
         unit, out = self._unit(train, padding="SAME"), {}
         unit = functools.partial(

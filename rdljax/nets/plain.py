@@ -30,7 +30,7 @@ class NetworkInNetwork(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, height, width, channels]`."""
+        """Returns the activations of images `[batch, height, width, channels]`."""
         conv, drop = self._conv(use_bias=True), nn.Dropout(0.5, deterministic=not train)
 
         def stage(name, size, widths, x):
@@ -72,7 +72,7 @@ class CifarCNN(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, 32, 32, 3]`."""
+        """Returns the activations of images `[batch, 32, 32, 3]`."""
         conv = self._conv(use_bias=True, padding="VALID")
         norm = self._norm(train, epsilon=1e-3)
         dense = functools.partial(nn.Dense, dtype=self.dtype)

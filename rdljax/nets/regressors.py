@@ -37,7 +37,7 @@ class Regressor(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[batch, ...]` in, `[batch, ...]` of the teacher's width out."""
+        """Maps `[batch, ...]` to `[batch, ...]` of the teacher's width."""
         x = self._linear(x)
         if self.normalize:
             x = nn.BatchNorm(use_running_average=False, axis_name=self.axis_name)(x)
@@ -75,7 +75,7 @@ class Pointwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[..., channels]` in, `[..., width]` out."""
+        """Maps `[..., channels]` to `[..., width]`."""
         rows = x.reshape(-1, x.shape[-1])
         for _ in range(2):
             rows = nn.relu(nn.Dense(self.width, use_bias=False)(rows))
@@ -94,7 +94,7 @@ class Embedding(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[batch, ...]` in, `[batch, width]` out."""
+        """Maps `[batch, ...]` to `[batch, width]`."""
         return nn.Dense(self.width)(x.reshape(x.shape[0], -1))
 
 
@@ -115,7 +115,7 @@ class Coder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps `[batch, H, W, C]` in, maps of the same size out."""
+        """Applies the convolutions to `[batch, H, W, C]`; maps keep their size."""
         convolution = nn.ConvTranspose if self.transposed else nn.Conv
         for channels in self.channels:
             x = convolution(channels, (3, 3), use_bias=not self.normalize)(x)

@@ -96,7 +96,7 @@ class ResNet(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, height, width, channels]`."""
+        """Returns the activations of images `[batch, height, width, channels]`."""
         unit, out = self._unit(train), {}
         size, stride = (7, 2) if self.large else (3, 1)
         x = unit(self.stem, size, stride, activation=nn.relu, name="stem")(images)
@@ -183,7 +183,7 @@ class WideResNet(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, height, width, channels]`."""
+        """Returns the activations of images `[batch, height, width, channels]`."""
         conv, norm = self._conv(), self._norm(train)
         x = conv(16, name="stem")(images)
         out = {"stem": x}

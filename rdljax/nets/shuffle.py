@@ -60,7 +60,7 @@ class ShuffleNetV1(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, height, width, channels]`."""
+        """Returns the activations of images `[batch, height, width, channels]`."""
         unit = self._unit(train, kernel_init=_layers.lecun_third)
         x = unit(24, 1, activation=nn.relu, name="stem")(images)
         out = {"stem": x}
@@ -102,7 +102,7 @@ class _Split(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Maps `[batch, H, W, C]` after ReLU and shuffling, and before both."""
+        """Returns maps `[batch, H, W, C]` after ReLU and shuffling, and before both."""
         kept, y = jnp.split(x, 2, axis=-1)
         half = y.shape[-1]
         y = self.unit(half, 1, activation=nn.relu, name="unit1")(y)
@@ -122,7 +122,7 @@ class _SplitStage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """What the last block answers."""
+        """Returns the activations of the last block."""
         x = _Down(self.width, self.unit, name="block0")(x)
         for i in range(self.count):
             x, before = _Split(self.unit, name=f"block{i + 1}")(x)
@@ -144,7 +144,7 @@ class ShuffleNetV2(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, height, width, channels]`."""
+        """Returns the activations of images `[batch, height, width, channels]`."""
         unit = self._unit(train, kernel_init=_layers.lecun_third)
         x = unit(24, 1, activation=nn.relu, name="stem")(images)
         out = {"stem": x}

@@ -49,7 +49,7 @@ class VGG(_layers.Net):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
-        """Activations of images `[batch, height, width, channels]`."""
+        """Returns the activations of images `[batch, height, width, channels]`."""
         unit, out, x = self._unit(train, use_bias=True), {}, images
         for i, (width, count) in enumerate(zip(_WIDTHS, self.counts, strict=True)):
             name = self.layers[i]

@@ -190,9 +190,8 @@ def discrepancy(
         devices = 1 if axis_name is None else lax.axis_size(axis_name)
         _checks.activations(x, name, fewest=-(-3 // devices))
     _checks.same_stimuli(student, teacher)
-    return forms.discrepancy(
-        student, teacher, pairs, weights, distance, comparison, form, axis_name
-    )
+    given = student, teacher, pairs, weights, distance, comparison
+    return forms.discrepancy(*given, form=form, axis_name=axis_name)
 
 
 def sample_pairs(key: Array, batch: int, count: int) -> Array:

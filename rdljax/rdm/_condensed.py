@@ -78,7 +78,7 @@ def stimuli(pairs: int) -> int:
 # Row by row, all n numbers of it: an index for every pair costs more beyond a few
 # hundred stimuli. (Each form is the transpose of the other, to JAX as well.)
 def _windows(n: int) -> np.ndarray:
-    """Where each row of the matrix, from its column 0, starts in `[1 + pairs + n]`.
+    """Returns where rows of the matrix, from column 0, start in `[1 + pairs + n]`.
 
     Column j of row i is at `start + j`; up to the diagonal that is another row's.
     """

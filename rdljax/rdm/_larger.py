@@ -115,7 +115,7 @@ def _summed(
     stimuli: int | None,
     progress: bool,
 ) -> tuple[Any, Any, int]:
-    """The origin that the first block tells, the sums of all, and their stimuli."""
+    """Returns the origin by the first block, the sums of all, and their stimuli."""
     origin = sums = sizes = None
     count = 0
     blind = forms.blind_to_scale(distance, comparison)
@@ -161,7 +161,7 @@ def _size(x: Array) -> float:
 
 
 def _scaled(products: comparisons.Products) -> comparisons.Products:
-    """The products of two RDMs of mean 1: what the first block tells may be far off."""
+    """Scales products to RDMs of mean 1: the first block's mean may be far off."""
     means = products.teacher, products.teacher + products.difference
     a, b = (1 / mean if mean > 0 else 1.0 for mean in means)
     both = a * b * (products.both + products.teachers)
@@ -178,15 +178,15 @@ def _scaled(products: comparisons.Products) -> comparisons.Products:
 
 @functools.partial(jax.jit, static_argnames="own_scales")
 def _origin(student, teacher, distance, *, own_scales):
-    points = [distance.embed(x) for x in (student, teacher)]
+    points = distance.embed(student), distance.embed(teacher)
     noises = [
         distance.noise(x, (own,))
         for x, own in zip((student, teacher), points, strict=True)
     ]
     origin = _moments.origin_of(*points, noises, own_scales=own_scales, close=False)
     # What does not vary in the first block may vary later.
-    scales = (jnp.where(scale > 0, scale, 1) for scale in origin.scales)
-    return origin._replace(scales=tuple(scales))
+    own, other = (jnp.where(scale > 0, scale, 1) for scale in origin.scales)
+    return origin._replace(scales=(own, other))
 
 
 @jax.jit

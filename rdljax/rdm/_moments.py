@@ -167,7 +167,7 @@ def origin_of(
 def _scale(
     x: Array, mean: Array, noise: Array, mean_of: Callable[[Array], Array]
 ) -> Array:
-    """One over the spread about the mean; 0 where that is no more than rounding.
+    """Returns one over the spread about the mean; 0 where that is only rounding.
 
     With it no sum of fourth powers leaves the range of float32, and what rounding
     leaves of equal points is no RDM.
@@ -188,7 +188,7 @@ def sums_of(student: Array, teacher: Array, origin: Origin, precision) -> Sums:
 
 
 def _features(origin: Origin, student: Array, teacher: Array):
-    """Both sets of points that the forms multiply, and each form's `w` `[n, forms]`."""
+    """Returns both sets of points that the forms multiply, and `w` `[n, forms]`."""
     x, y = (
         (points - mean[None, :]) * scale
         for points, mean, scale in zip(
@@ -264,7 +264,7 @@ def _mean(sums: Sums, origin, n: int, forms: Sequence, i: int):
 
 
 def _covariance(sums: Sums, origin, n: int, forms: Sequence, i: int, j: int):
-    """The covariance over pairs of two forms: the equation above, less the means.
+    """Computes two forms' covariance over pairs: the equation above, less the means.
 
     Everything is divided by `n ** 2` on the way, so that no sum is large.
     """

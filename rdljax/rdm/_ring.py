@@ -16,8 +16,8 @@ Array = jax.Array
 Points = tuple[Array, ...]
 
 
-class How(NamedTuple):
-    """How the means are computed.
+class Settings(NamedTuple):
+    """The functions and numbers of the means.
 
     Attributes:
       between: `between(points, points, precision)`: distances `[n, m]`.
@@ -33,14 +33,16 @@ class How(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def means(sides: tuple[Points, Points], constants: Any, how: How) -> tuple[Array, ...]:
+def means(
+    sides: tuple[Points, Points], constants: Any, settings: Settings
+) -> tuple[Array, ...]:
     """Computes the means over the pairs of the stimuli of all devices.
 
     Args:
       sides: The points of a device's stimuli, from `distances.points`, of student and
         teacher.
       constants: The scales of both RDMs and their centres.
-      how: What the means are of.
+      settings: The functions and numbers of the means.
 
     Returns:
       The means, the same on all devices.
@@ -48,42 +50,43 @@ def means(sides: tuple[Points, Points], constants: Any, how: How) -> tuple[Array
     n, dtype = len(sides[0][0]), sides[0][0].dtype
 
     def visit(sums, block, origin):
-        places, others = _places(n, origin, how.axis)
+        places, others = _places(n, origin, settings.axis)
         counted = places[:, None] < others[None, :]
-        parts = _parts(sides, block, constants, counted, how)
+        parts = _parts(sides, block, constants, counted, settings)
         return tuple(map(jnp.add, sums, parts))
 
     row = jax.ShapeDtypeStruct((n,), dtype)
-    count = len(jax.eval_shape(how.terms, row, row, constants[1]))
-    sums = _pass_around(visit, (jnp.zeros((), dtype),) * count, sides, how.axis)
-    return tuple(x / _pairs(n, how.axis) for x in lax.psum(sums, how.axis))
+    count = len(jax.eval_shape(settings.terms, row, row, constants[1]))
+    sums = _pass_around(visit, (jnp.zeros((), dtype),) * count, sides, settings.axis)
+    return tuple(x / _pairs(n, settings.axis) for x in lax.psum(sums, settings.axis))
 
 
-def _forward(sides, constants, how):
-    return means(sides, constants, how), (sides, constants)
+def _forward(sides, constants, settings):
+    return means(sides, constants, settings), (sides, constants)
 
 
-def _backward(how: How, kept: Any, cotangents: tuple[Array, ...]) -> tuple:
+def _backward(settings: Settings, kept: Any, cotangents: tuple[Array, ...]) -> tuple:
     """Goes around once more: each device takes the pairs of its own stimuli.
 
     A distance depends on both of its stimuli; each device has the gradient of its own.
     """
     sides, constants = kept
     n = len(sides[0][0])
-    cotangents = tuple(x / _pairs(n, how.axis) for x in lax.psum(cotangents, how.axis))
+    pairs = _pairs(n, settings.axis)
+    cotangents = tuple(x / pairs for x in lax.psum(cotangents, settings.axis))
 
     def visit(gradient, block, origin):
-        places, others = _places(n, origin, how.axis)
+        places, others = _places(n, origin, settings.axis)
         counted = places[:, None] != others[None, :]
 
         def weighted(own):
-            parts = _parts(own, block, constants, counted, how)
+            parts = _parts(own, block, constants, counted, settings)
             return sum(c * x for c, x in zip(cotangents, parts, strict=True))
 
         return jax.tree.map(jnp.add, gradient, jax.grad(weighted)(sides))
 
     nothing = jax.tree.map(jnp.zeros_like, sides)
-    gradient = _pass_around(visit, nothing, sides, how.axis)
+    gradient = _pass_around(visit, nothing, sides, settings.axis)
     return gradient, jax.tree.map(jnp.zeros_like, constants)
 
 
@@ -128,13 +131,13 @@ def _parts(
     block: tuple[Points, Points],
     constants: Any,
     counted: Array,
-    how: How,
+    settings: Settings,
 ) -> tuple[Array, ...]:
     """Returns the sums over the pairs of own stimuli and those of a block."""
     scales, centres = constants
     student, teacher = (
-        scale * how.between(x, y, how.precision)
+        scale * settings.between(x, y, settings.precision)
         for scale, x, y in zip(scales, own, block, strict=True)
     )
-    terms = how.terms(student, teacher, centres)
+    terms = settings.terms(student, teacher, centres)
     return tuple(jnp.sum(jnp.where(counted, x, 0)) for x in terms)

@@ -151,7 +151,7 @@ def _rounding(rows: Array) -> Array:
 
 
 def _of_products(own: Array, units: int) -> Array:
-    """What the rounding of products of so many units may add to a distance.
+    """Returns what the rounding of products of so many units may add to a distance.
 
     As measured: 2 eps of each stimulus's own product for 8 units, 4 for 64, 13 for
     4,096.
@@ -160,7 +160,7 @@ def _of_products(own: Array, units: int) -> Array:
 
 
 def _resolved(distances: Array, rounding: Array) -> Array:
-    """Distances, but 0 for what is no more than rounding; NaN stays NaN."""
+    """Returns distances, but 0 for what is no more than rounding; NaN stays NaN."""
     return jnp.where(distances <= rounding, 0, distances)
 
 
@@ -265,7 +265,7 @@ class Correlation(_Directions):
     """
 
     def _deviations(self, x: Array) -> tuple[Array, Array]:
-        """Rows divided by a power of two, and these less their means."""
+        """Returns rows divided by a power of two, and these less their means."""
         x = _geometry.flatten(x)
         x = _geometry.in_own_unit(x, axis=1)
         rows = _geometry.centre_rows(x)

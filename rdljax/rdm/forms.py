@@ -105,6 +105,7 @@ class Moments:
         weights,
         distance,
         comparison,
+        *,
         axis_name: str | None = None,
     ) -> Array:
         _refuse_unless(self, isinstance(distance, distances.Embedded), distance)
@@ -298,8 +299,10 @@ def _by_ring(student: Array, teacher: Array, distance, comparison, axis: str) ->
     """
     sides = distance.points(student, axis), distance.points(teacher, axis)
     constants = _scales(student, teacher, distance, comparison, axis)
-    how = _ring.How(distance.between, comparison.terms, distance.matmul_precision, axis)
-    return comparison.from_means(_ring.means(sides, constants, how), constants[1])
+    settings = _ring.Settings(
+        distance.between, comparison.terms, distance.matmul_precision, axis
+    )
+    return comparison.from_means(_ring.means(sides, constants, settings), constants[1])
 
 
 def _scales(student, teacher, distance, comparison, axis: str | None = None):
@@ -315,7 +318,15 @@ def _scales(student, teacher, distance, comparison, axis: str | None = None):
 
 
 def _over_devices(
-    student: Array, teacher: Array, pairs, weights, distance, comparison, form, axis
+    student: Array,
+    teacher: Array,
+    pairs,
+    weights,
+    distance,
+    comparison,
+    *,
+    form,
+    axis: str,
 ) -> Array:
     """Computes `discrepancy` of stimuli that are divided over a mapped axis."""
     devices = lax.axis_size(axis)
@@ -333,7 +344,9 @@ def _over_devices(
         embedded = isinstance(distance, distances.Embedded)
         if embedded and isinstance(form, Moments):
             if moments_move_less(student, teacher, distance, devices):
-                return form(student, teacher, weights, distance, comparison, axis)
+                return form(
+                    student, teacher, weights, distance, comparison, axis_name=axis
+                )
         elif (
             embedded
             and form == Dense()
@@ -350,7 +363,9 @@ def _over_devices(
     student, teacher = lax.all_gather((student, teacher), axis, tiled=True)
     if divided:
         return _of_rows(student, teacher, rows, distance, comparison, axis)
-    return _discrepancy(student, teacher, pairs, weights, distance, comparison, form)
+    return _discrepancy(
+        student, teacher, pairs, weights, distance, comparison, form=form
+    )
 
 
 def discrepancy(
@@ -360,6 +375,7 @@ def discrepancy(
     weights,
     distance,
     comparison,
+    *,
     form=None,
     axis_name: str | None = None,
 ) -> Array:
@@ -371,10 +387,10 @@ def discrepancy(
         teacher = teacher.astype(dtype)
     if blind_to_scale(distance, comparison):
         student, teacher = (_of_unit_size(x, axis_name) for x in (student, teacher))
+    given = student, teacher, pairs, weights, distance, comparison
     if axis_name is not None:
-        numbers = pairs, weights, distance, comparison, form
-        return _over_devices(student, teacher, *numbers, axis_name)
-    return _discrepancy(student, teacher, pairs, weights, distance, comparison, form)
+        return _over_devices(*given, form=form, axis=axis_name)
+    return _discrepancy(*given, form=form)
 
 
 def blind_to_scale(distance, comparison) -> bool:
@@ -392,9 +408,9 @@ def _of_unit_size(x: Array, axis_name: str | None) -> Array:
 
 
 def _discrepancy(
-    student: Array, teacher: Array, pairs, weights, distance, comparison, form
+    student: Array, teacher: Array, pairs, weights, distance, comparison, *, form
 ) -> Array:
-    """`discrepancy` of stimuli that are all here."""
+    """Computes `discrepancy` of stimuli that are all here."""
     n, dtype = len(student), _geometry.compute_dtype(student)
     if pairs is not None:
         if form is not None:
@@ -460,7 +476,7 @@ def _tile(
 
 
 def _both(student: Array, teacher: Array, centres) -> tuple[Array, Array]:
-    """Terms whose means are those of the two RDMs."""
+    """Returns terms whose means are those of the two RDMs."""
     return student, teacher
 
 

@@ -161,19 +161,7 @@ def check(
                 f"{what}: {count} {kind} and {len(of)} names of {kind}"
             )
     if stimuli is not None:
-        expected = _texts(stimuli) if np.ndim(stimuli) else None
-        count = (
-            operator.index(cast(int, stimuli)) if expected is None else len(expected)
-        )
-        if n != count:
-            raise errors.CannotRead(f"{what}: expected {count} stimuli, got {n}")
-        if expected is not None and names is None:
-            raise errors.CannotRead(
-                f"{what}: the stimuli have no names to compare; stimuli={n} checks how "
-                "many there are"
-            )
-        if expected is not None and names is not None and names != expected:
-            raise errors.CannotRead(f"{what}: {_unlike(names, expected)}")
+        _check_stimuli(n, names, stimuli, what)
     finite = np.isfinite(distances)
     nan = np.isnan(distances)
     # (A session that a subject does not have is no pair that was not measured.)
@@ -296,7 +284,7 @@ def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
 
 
 def _descriptors(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, tuple]:
-    """Those of a group that are one value, or one for each RDM or stimulus."""
+    """Returns those of a group that are one value, or one for each RDM or stimulus."""
     return {
         name.removeprefix(group): _texts(values)
         for name, values in arrays.items()
@@ -308,7 +296,7 @@ def _descriptors(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, tupl
 
 
 def _others(of_rdms: Mapping[str, tuple]) -> str:
-    """What to say of RDMs that differ in something else than subject and session."""
+    """Says in what else than subject and session RDMs differ, or nothing."""
     for name, values in of_rdms.items():
         known = name.lower() in (*SUBJECTS, *SESSIONS, "index")
         if not known and len(set(values)) > 1:
@@ -353,6 +341,23 @@ def _is_square(x: np.ndarray, what: str) -> bool:
             f"{np.nanmax(np.abs(diagonal)):.3g}: similarities are no distances"
         )
     return False
+
+
+def _check_stimuli(
+    n: int, names: tuple[str, ...] | None, stimuli: int | Sequence[Any], what: str
+) -> None:
+    """Refuses n stimuli of these names unless they are those that must be there."""
+    expected = _texts(stimuli) if np.ndim(stimuli) else None
+    count = operator.index(cast(int, stimuli)) if expected is None else len(expected)
+    if n != count:
+        raise errors.CannotRead(f"{what}: expected {count} stimuli, got {n}")
+    if expected is not None and names is None:
+        raise errors.CannotRead(
+            f"{what}: the stimuli have no names to compare; stimuli={n} checks how "
+            "many there are"
+        )
+    if expected is not None and names is not None and names != expected:
+        raise errors.CannotRead(f"{what}: {_unlike(names, expected)}")
 
 
 def _unlike(names: tuple[str, ...], expected: tuple[str, ...]) -> str:

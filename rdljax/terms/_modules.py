@@ -41,13 +41,13 @@ def module_per_layer(name: str, make: Callable) -> tuple[Callable, Callable]:
     """
 
     def init(key, student, teacher):
-        layers, structure = jax.tree_util.tree_flatten(student)
+        structure: Any = jax.tree_util.tree_structure(student)
         if structure != jax.tree_util.tree_structure(teacher):
             raise ValueError(
                 f"{name}: expected the same layers on both sides, got {structure} and "
                 f"{jax.tree_util.tree_structure(teacher)}"
             )
-        keys = structure.unflatten(jax.random.split(key, len(layers)))
+        keys = structure.unflatten(jax.random.split(key, structure.num_leaves))
 
         def one(key, s, t):
             if len(s.shape) != len(t.shape) or s.shape[:-3] != t.shape[:-3]:

@@ -14,6 +14,7 @@ from rdljax.terms import _modules, negatives
 from rdljax.terms.base import State, Term
 
 Array = jax.Array
+PyTree = Any
 
 
 def crd(
@@ -66,15 +67,7 @@ def crd(
     def init(key, student, teacher):
         heads, students, teachers, draws = jax.random.split(key, 4)
         params, _ = init_heads(heads, student, teacher)
-        limit = 1 / math.sqrt(features / 3)
-        bank = objectives.Bank(
-            *(
-                jax.random.uniform(k, (examples, features), minval=-limit, maxval=limit)
-                for k in (students, teachers)
-            ),
-            # 0 until the first batch sets them.
-            normalizers=jnp.zeros(2),
-        )
+        bank = _random_bank(students, teachers, (examples, features))
         return params, State(replicated={"bank": bank, "key": draws})
 
     def apply(params, state, student, teacher, batch, axis_name=None):
@@ -106,6 +99,19 @@ def crd(
         return loss, State(replicated={"bank": bank, "key": key})
 
     return Term(init, apply)
+
+
+def _random_bank(
+    students: Array, teachers: Array, shape: tuple[int, int]
+) -> objectives.Bank:
+    """Draws a bank of embeddings `[examples, features]`, each side from its key."""
+    limit = 1 / math.sqrt(shape[1] / 3)
+    student, teacher = (
+        jax.random.uniform(key, shape, minval=-limit, maxval=limit)
+        for key in (students, teachers)
+    )
+    # The normalizers are 0 until the first batch sets them.
+    return objectives.Bank(student, teacher, normalizers=jnp.zeros(2))
 
 
 def crd_sharded(
@@ -145,20 +151,31 @@ def crd_sharded(
         replicated = {"normalizers": bank.normalizers, "key": state.replicated["key"]}
         return params, State(replicated, (bank.student, bank.teacher))
 
+    return Term(init, _apply_by_rows(examples, choose, embed, **numbers))
+
+
+def _apply_by_rows(
+    examples: int,
+    choose: negatives.Negatives,
+    embed: Callable,
+    *,
+    temperature: float,
+    momentum: float,
+) -> Callable[..., tuple[Array, State]]:
+    """Returns the `apply` of `crd_sharded`, with its heads' `embed`."""
+
     def apply(params, state, student, teacher, batch, axis_name=None):
         errors.check_name("entry of the batch", "index", batch)
         s, t = map(_geometry.unit_rows, embed(params, student, teacher))
-        device = 0
+        device: Array | int = 0
         if axis_name is not None:
             s, t, batch = lax.all_gather((s, t, batch), axis_name, tiled=True)
             device = lax.axis_index(axis_name)
-
-        def over_devices(part):
-            return part if axis_name is None else lax.psum(part, axis_name)
-
+        over_devices = functools.partial(_sum_over_devices, axis_name=axis_name)
         key, step = jax.random.split(state.replicated["key"])
         chosen = choose(step, batch, examples)
-        rows = objectives.Bank(*state.per_device, state.replicated["normalizers"])
+        students, teachers = state.per_device
+        rows = objectives.Bank(students, teachers, state.replicated["normalizers"])
         count = len(rows.student)
         first = device * count
         negative, counted = (x.astype(s.dtype) for x in chosen.among(first, count))
@@ -175,21 +192,17 @@ def crd_sharded(
             s, t, rows, counted, temperature=temperature
         )
         sums, weight = over_devices((sums, jnp.sum(counted)))
-        fresh = (sums * (examples / weight)).astype(rows.normalizers.dtype)
-        rows = _normalized(rows, fresh)
-        part, zero = _with_gradient(
-            functools.partial(
-                objectives.crd_of_rows,
-                rows=rows,
-                positives=place(chosen.positives),
-                negatives=negative,
-                counts=over_devices(jnp.sum(negative, axis=1)),
-                n=examples,
-                temperature=temperature,
-            ),
-            s,
-            t,
+        rows = _normalized(rows, sums * (examples / weight))
+        contrast = functools.partial(
+            objectives.crd_of_rows,
+            rows=rows,
+            positives=place(chosen.positives),
+            negatives=negative,
+            counts=over_devices(jnp.sum(negative, axis=1)),
+            n=examples,
+            temperature=temperature,
         )
+        part, zero = _with_gradient(contrast, s, t)
         index = place(batch["index"])
         part = _checks.nan_unless(jnp.all(index >= 0), part)
         moved = objectives.crd_update_rows(
@@ -198,12 +211,17 @@ def crd_sharded(
         replicated = {"normalizers": rows.normalizers, "key": key}
         return over_devices(part), State(replicated, (moved.student, moved.teacher))
 
-    return Term(init, apply)
+    return apply
+
+
+def _sum_over_devices(part: PyTree, axis_name: str | None) -> PyTree:
+    return part if axis_name is None else lax.psum(part, axis_name)
 
 
 def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
     """Sets a bank's normalizers to those of the first batch, if it has none yet."""
     known = jnp.asarray(bank.normalizers)
+    first = first.astype(known.dtype)
     return bank._replace(normalizers=jnp.where(known <= 0, first, known))
 
 

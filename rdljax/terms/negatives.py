@@ -34,7 +34,7 @@ class Chosen(NamedTuple):
     loss: Callable[..., Array]
     rows: Array | None
     positives: Array
-    among: Callable[[Array, int], tuple[Array, Array]]
+    among: Callable[[Array | int, int], tuple[Array, Array]]
 
 
 # From a key, the batch and the number of training examples.
@@ -253,7 +253,7 @@ def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
 
 
 def _contrasted(indices: Array, n: int) -> Chosen:
-    """With `[batch, K + 1]` training examples, n for what is none."""
+    """Contrasts with `[batch, K + 1]` training examples, n for what is none."""
 
     def loss(student, teacher, bank, **numbers):
         return objectives.crd(student, teacher, bank, indices, **numbers)
@@ -280,7 +280,7 @@ def _shared(
 
 
 def _counts(places: Array, weights: Array, size: int) -> Array:
-    """The sum of the weights `[batch, K]` at each of `size` places: `[batch, size]`.
+    """Sums the weights `[batch, K]` at each of `size` places: `[batch, size]`.
 
     Places below 0, or `size` and above, are left out.
     """
@@ -291,7 +291,7 @@ def _counts(places: Array, weights: Array, size: int) -> Array:
 
 
 def _index(batch: Batch, labels: Array | None, n: int) -> Array:
-    """The batch's places among the n training examples, whose labels are checked.
+    """Returns the batch's places among the n training examples; checks the labels.
 
     (n for what is no place.)
     """
@@ -308,7 +308,7 @@ def _index(batch: Batch, labels: Array | None, n: int) -> Array:
 
 
 def _positives(labels: Array | None, relax: bool) -> Callable[[Array, Array], Array]:
-    """`positive(key, index) -> [batch]`: the examples, or others of their classes."""
+    """Returns `positive(key, index) -> [batch]`: examples, or others of their class."""
     if not relax:
         return lambda key, index: index
     if labels is None:
@@ -317,7 +317,7 @@ def _positives(labels: Array | None, relax: bool) -> Callable[[Array, Array], Ar
 
 
 def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
-    """`draw(key, index, n, count) -> [count]`: rows of other classes, uniformly.
+    """Returns `draw(key, index, n, count) -> [count]`: uniform rows of other classes.
 
     (Of other examples, without labels.) Sorted by class, an example's own class is one
     run of rows: drawn is a place among the others, which is moved past that run.
@@ -342,13 +342,16 @@ def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
 
 
 def _draw(key: Array, shape: tuple[int, ...], below: Array | int) -> Array:
-    """Whole numbers from 0 on, below another, as int32."""
+    """Draws whole numbers from 0 on, below another, as int32."""
     limit = jnp.asarray(below, int)
     return jax.random.randint(key, shape, 0, limit).astype(jnp.int32)
 
 
 def _count_of_others(labels: Array | None) -> Callable[[Array, int], Array]:
-    """`count(index, n) -> [batch]`: how many are of other classes (other examples)."""
+    """Returns `count(index, n) -> [batch]`: how many are of other classes.
+
+    (Without labels, other examples.)
+    """
     if labels is None:
         return lambda index, n: jnp.full(index.shape, float(n - 1))
     _check_classes(labels)
@@ -362,7 +365,7 @@ def _check_classes(labels: Array | None) -> None:
 
 
 def _by_class(labels: Array) -> tuple[Array, Array, Array, Array]:
-    """Examples in the order of their classes.
+    """Sorts examples by their classes.
 
     Returns:
       `order` `[n]`, and of each class its first place in the order and its size, and of

@@ -48,8 +48,8 @@ def rdl(
         def one(s, t):
             dtype = _geometry.compute_dtype(s)
             s, t = s.astype(dtype), lax.stop_gradient(t.astype(dtype))
-            given = distance, comparison, form, axis_name
-            return rdm.forms.discrepancy(s, t, drawn, None, *given)
+            given = s, t, drawn, None, distance, comparison
+            return rdm.forms.discrepancy(*given, form=form, axis_name=axis_name)
 
         values = jax.tree.map(one, student, teacher)
         return functools.reduce(jnp.add, jax.tree.leaves(values))

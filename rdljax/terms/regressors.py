@@ -181,12 +181,7 @@ def ft(*, rate: float = 0.5, objective: Callable[..., Array] = objectives.ft) ->
         return regressors.Coder(channels, normalize=True, axis_name=axis_name)
 
     def init(key, student, teacher):
-        shapes = [getattr(x, "shape", type(x).__name__) for x in (student, teacher)]
-        if any(len(shape) != 4 or isinstance(shape, str) for shape in shapes):
-            raise ValueError(
-                f"ft: expected maps [batch, H, W, C], got student {shapes[0]} and "
-                f"teacher {shapes[1]}"
-            )
+        _check_maps(student, teacher)
         code = (*teacher.shape[:3], width(teacher))
         keys = jax.random.split(key, 3)
         return {
@@ -206,10 +201,8 @@ def ft(*, rate: float = 0.5, objective: Callable[..., Array] = objectives.ft) ->
         return _modules.apply_module(encoder(teacher), own, lax.stop_gradient(teacher))
 
     def pretrain(params, state, student, teacher, batch, axis_name=None):
-        own = params["paraphraser"]["decoder"]
-        reconstruction = _modules.apply_module(
-            decoder(teacher), own, encode(params, teacher)
-        )
+        own, code = params["paraphraser"]["decoder"], encode(params, teacher)
+        reconstruction = _modules.apply_module(decoder(teacher), own, code)
         return objectives.hint(reconstruction, teacher), state
 
     def apply(params, state, student, teacher, batch, axis_name=None):
@@ -219,6 +212,15 @@ def ft(*, rate: float = 0.5, objective: Callable[..., Array] = objectives.ft) ->
         return objective(*factors), state
 
     return Term(init, apply, pretrain)
+
+
+def _check_maps(student: Array, teacher: Array) -> None:
+    shapes = [getattr(x, "shape", type(x).__name__) for x in (student, teacher)]
+    if any(len(shape) != 4 or isinstance(shape, str) for shape in shapes):
+        raise ValueError(
+            f"ft: expected maps [batch, H, W, C], got student {shapes[0]} and "
+            f"teacher {shapes[1]}"
+        )
 
 
 def cc(*, features: int = 128) -> Term:

@@ -1,7 +1,8 @@
 """The state at the start of a training, and at the start of each of its phases."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from rdljax.training.state import (
 )
 
 Array = jax.Array
+Activations = Mapping[str, jax.ShapeDtypeStruct]
 
 
 def init(
@@ -30,6 +32,7 @@ def init(
     view: View,
     arrays: Arrays,
     batch: Batch,
+    *,
     devices: int | None = None,
     view_key: Array | None = None,
 ) -> TrainState:
@@ -75,21 +78,14 @@ def init(
     seen, _ = jax.eval_shape(look, variables, example, phase_key)
     taught = jax.eval_shape(teacher.targets, arrays.teacher, example)
 
-    params, memories = {"student": variables.pop("params")}, {}
-    for i, (name, term) in enumerate(sorted(_all_terms(plan).items())):
-        if name in ("student", "loss"):
-            raise ValueError(f"a term may not be called {name!r}")
-        own_key = jax.random.fold_in(terms_key, i)
-        params[name], memories[name] = term.init(own_key, seen, taught)
-        if any(x.ndim == 0 for x in jax.tree.leaves(memories[name].per_device)):
-            raise ValueError(f"the term {name!r} divides a scalar over the devices")
-
+    own = variables.pop("params")
+    params, memories = _init_terms(terms_key, plan, seen, taught)
     count = jax.device_count() if devices is None else devices
     count = _checks.as_count("number of devices", count)
     state = TrainState(
         Replicated(
             step=jnp.zeros((), jnp.int32),
-            params=params,
+            params={"student": own, **params},
             model_state=variables,
             opt_state=(),
             terms={name: memory.replicated for name, memory in memories.items()},
@@ -129,6 +125,28 @@ def begin_phase(
         view_key=view_key,
     )
     return _unaliased(state._replace(replicated=replicated))
+
+
+def _init_terms(
+    key: Array, plan: Sequence[Phase], seen: Activations, taught: Activations
+) -> tuple[dict[str, Any], dict[str, terms.State]]:
+    """Returns by name the parameters of a plan's terms, and what they remember.
+
+    Args:
+      key: The random key of all of them.
+      plan: All phases.
+      seen: The shapes of the student's activations.
+      taught: The shapes of the targets.
+    """
+    params, memories = {}, {}
+    for i, (name, term) in enumerate(sorted(_all_terms(plan).items())):
+        if name in ("student", "loss"):
+            raise ValueError(f"a term may not be called {name!r}")
+        own_key = jax.random.fold_in(key, i)
+        params[name], memories[name] = term.init(own_key, seen, taught)
+        if any(x.ndim == 0 for x in jax.tree.leaves(memories[name].per_device)):
+            raise ValueError(f"the term {name!r} divides a scalar over the devices")
+    return params, memories
 
 
 def _unaliased(state: TrainState) -> TrainState:

@@ -102,7 +102,8 @@ def vmap_over(
             states, metrics = zip(*map(alone, range(count)), strict=True)
             metrics = jax.tree.map(lambda *x: jnp.stack(x), *metrics)
             return _stack(states, shared, axis=0), metrics
-        axes = TrainState(_axes(shared), per_device=0)
+        first_axis: Any = 0
+        axes = TrainState(_axes(shared), per_device=first_axis)
         return jax.vmap(
             one, in_axes=(0, axes, None if shared else 0), out_axes=(axes, 0)
         )(numbers, state, batch)

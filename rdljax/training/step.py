@@ -1,5 +1,6 @@
 """One step of a phase: the loss, its gradient and the optimizer."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,14 +63,11 @@ def make_step(
       and the unweighted value of each term, the mean over the devices.
     """
     run = _student.of_phase(phase, micro_batches)
-    takes_value = _takes(optimizer.update, "value")
+    update = _make_update(optimizer)
 
     def step(state, arrays, batch, *, axis_name=None):
         now, per_device = state
-
-        def mean(tree):
-            return tree if axis_name is None else _mean(tree, axis_name)
-
+        mean = functools.partial(_mean, axis_name=axis_name)
         with jax.named_scope("view"):
             key = jax.random.fold_in(now.view_key, now.step)
             batch = view(arrays.data, batch, key)
@@ -84,7 +82,7 @@ def make_step(
             with jax.named_scope("student"):
                 seen, model_state = run(student, variables, batch, dropout)
             total, values, remembered = weighted_sum(
-                phase, params, state, seen, targets, batch, axis_name
+                phase, params, state, seen, targets, batch, axis_name=axis_name
             )
             return total, (values, remembered, model_state)
 
@@ -92,12 +90,7 @@ def make_step(
             loss, has_aux=True
         )(trained)
         gradient, metrics = mean(gradient), mean({"loss": total, **values})
-        with jax.named_scope("optimizer"):
-            extra = {"value": metrics["loss"]} if takes_value else {}
-            updates, opt_state = optimizer.update(
-                gradient, now.opt_state, trained, **extra
-            )
-            trained = optax.apply_updates(trained, updates)
+        trained, opt_state = update(gradient, now.opt_state, trained, metrics["loss"])
         new = now._replace(
             step=now.step + 1,
             params=_params.combine(trained, frozen),
@@ -110,6 +103,19 @@ def make_step(
         return TrainState(new, per_device), metrics
 
     return step
+
+
+def _make_update(optimizer: optax.GradientTransformation) -> Callable:
+    """Returns `update(gradient, opt_state, trained, loss) -> (trained, opt_state)`."""
+    takes_value = _takes(optimizer.update, "value")
+
+    def update(gradient, opt_state, trained, loss):
+        with jax.named_scope("optimizer"):
+            extra = {"value": loss} if takes_value else {}
+            updates, opt_state = optimizer.update(gradient, opt_state, trained, **extra)
+            return optax.apply_updates(trained, updates), opt_state
+
+    return update
 
 
 def _takes(function: Callable, name: str) -> bool:
@@ -126,6 +132,7 @@ def weighted_sum(
     seen: Mapping[str, Array],
     targets: Mapping[str, Array],
     batch: Batch,
+    *,
     axis_name: str | None,
 ) -> tuple[Array, dict[str, Array], dict[str, terms.State]]:
     """Returns a phase's loss, the value of each term, and the new state of each."""
@@ -143,8 +150,10 @@ def weighted_sum(
     return total, values, remembered
 
 
-def _mean(tree: PyTree, axis_name: str) -> PyTree:
+def _mean(tree: PyTree, axis_name: str | None) -> PyTree:
     """Averages over the devices all that is not an integer (such as a counter)."""
+    if axis_name is None:
+        return tree
     return jax.tree.map(
         lambda x: (
             lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.inexact) else x
