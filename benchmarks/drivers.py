@@ -8,6 +8,7 @@ steps of milliseconds, in which no convolution is slow in a loop on a CPU.
 """
 
 import atexit
+import dataclasses
 import functools
 import itertools
 import os
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 # Emulated CPU devices wait for each other forever without it (before jax 0.12).
 os.environ.setdefault("PJRT_NPROC", "32")
@@ -43,7 +44,8 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-class Lab(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Lab:
     """The parts that the trainings of a case share.
 
     Attributes:
@@ -359,7 +361,7 @@ def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Conte
     facts: dict[str, float] = {"images": index.size * seeds}
     if step.operations is not None:
         facts["operations"] = step.operations * len(index) * seeds
-    return contender._replace(facts=facts)
+    return dataclasses.replace(contender, facts=facts)
 
 
 def _throughput(student: str, loss: str) -> dict[str, Callable[[], measure.Contender]]:

@@ -63,7 +63,8 @@ def build(name: str, options: Options) -> measure.Case:
     if importlib.util.find_spec("rsatoolbox") is None:
         for theirs in [name for name in contenders if name.startswith("rsatoolbox")]:
             del contenders[theirs]
-    return case._replace(contenders=contenders, goals=GOALS.get(name, ()))
+    goals = GOALS.get(name, ())
+    return dataclasses.replace(case, contenders=contenders, goals=goals)
 
 
 # ---- discrepancies straight from features
@@ -254,8 +255,9 @@ def matrix(n: int, units: int, distance, plain) -> measure.Case:
     x = draw(0, n, units)
     return measure.Case(
         {
-            "gram": lambda: jitted(lambda x: limits.inner(x, x), x)._replace(
-                facts={"flop": products(n, units)}
+            "gram": lambda: dataclasses.replace(
+                jitted(lambda x: limits.inner(x, x), x),
+                facts={"flop": products(n, units)},
             ),
             "ours": lambda: jitted(distance, x),
             "port": lambda: jitted(plain, x),

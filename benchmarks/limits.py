@@ -5,6 +5,7 @@ accelerator) in float32 at full precision, and on an accelerator in bfloat16. `c
 reads and writes 256 MiB. What other benchmarks take can be held against them.
 """
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Mapping
@@ -44,14 +45,14 @@ def gemm(rows: int, dtype: str) -> measure.Contender:
 
     matrices = jax.random.normal(jax.random.key(0), (2, rows, rows), dtype)
     contender = measure.stepping(product, (), *matrices)
-    return contender._replace(facts={"flop": 2 * rows**3})
+    return dataclasses.replace(contender, facts={"flop": 2 * rows**3})
 
 
 def copy() -> measure.Contender:
     """Returns a contender that reads each number of an array and overwrites it."""
     array = jnp.zeros(MEBIBYTES * 2**18)
     contender = measure.stepping(lambda x: (x + 1, ()), array)
-    return contender._replace(facts={"bytes": 2 * array.nbytes})
+    return dataclasses.replace(contender, facts={"bytes": 2 * array.nbytes})
 
 
 def speeds(entry: Mapping[str, float], time: str = "median_ms") -> dict[str, float]:

@@ -25,7 +25,6 @@ import statistics
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -58,7 +57,8 @@ MEASURED = (
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch")
 
 
-class Contender(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Contender:
     """One way to do the work of a case, compiled and with its inputs in place.
 
     Attributes:
@@ -74,7 +74,7 @@ class Contender(NamedTuple):
     call: Callable[[], Any]
     read: Callable[[Any], list[np.ndarray]] = jax.tree.leaves
     tune: Callable[[], None] = lambda: None
-    facts: Mapping[str, float] = types.MappingProxyType({})
+    facts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Goal(NamedTuple):
@@ -109,7 +109,8 @@ class Tolerance(NamedTuple):
     arrays: float = 1e-3
 
 
-class Case(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Case:
     """Some work and the contenders that do it.
 
     Attributes:

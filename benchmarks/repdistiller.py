@@ -4,6 +4,7 @@ Read from the checkout as they are (github.com/HobbitLong/RepDistiller). PyTorch
 the CPU, on as many cores as JAX or on one, whichever is faster.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import pathlib
@@ -153,7 +154,7 @@ def vid(released: Released, arguments: tuple) -> measure.Contender:
         # `[out, 1, 1, in]`, as maps are read, to `[in, out]`.
         return [value, student, log_scale, *(k[:, 0, 0].T for k in kernels)]
 
-    return found._replace(read=read)
+    return dataclasses.replace(found, read=read)
 
 
 def crd(

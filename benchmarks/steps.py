@@ -13,12 +13,13 @@ ResNet-32x4 that runs. `without` is the student with the task alone.
 """
 
 import atexit
+import dataclasses
 import functools
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +161,8 @@ def _taught(
     return training.make_step(net, teacher, phase, optimizer, view), state, arrays
 
 
-class Source(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Source:
     """A source of the targets of a step.
 
     Attributes:

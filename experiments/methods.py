@@ -6,6 +6,7 @@ Representation Distillation, ICLR 2020): between those layers and, unless the co
 says otherwise, with that weight.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +38,8 @@ class Setting(NamedTuple):
     steps: int
 
 
-class Part(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Part:
     """An objective as a part of a method.
 
     Attributes:

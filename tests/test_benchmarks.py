@@ -238,11 +238,11 @@ class TestCases:
         monkeypatch.setattr(steps, "STORED_IMAGES", 6)
         images = steps.example_data(2, 6)
         found = {}
-        for name, (make, bring) in steps.sources(images).items():
+        for name, source in steps.sources(images).items():
 
-            def see(make=make, bring=bring):
-                teacher = make()
-                return teacher.targets(teacher.arrays, {**images, **bring()})
+            def see(source=source):
+                teacher = source.teacher()
+                return teacher.targets(teacher.arrays, {**images, **source.bring()})
 
             found[name] = jax.eval_shape(see) if name == "live" else see()
         shapes = [

@@ -1,5 +1,6 @@
 """Data sets against independent decodes, and their view against slow NumPy forms."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -723,7 +724,7 @@ class TestBatches:
 
 def test_augmentation_is_for_cifar():
     def usual(name):
-        return data.augmentation(_noise()._replace(name=name))
+        return data.augmentation(dataclasses.replace(_noise(), name=name))
 
     assert usual("cifar10") == usual("cifar100") == {"crop": 4, "flip": True}
     assert usual("digits") == {"crop": 0, "flip": False}

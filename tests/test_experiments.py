@@ -1,6 +1,7 @@
 """The experiment from the command line: results, wrong calls, Ctrl-C and resuming."""
 
 import ast
+import dataclasses
 import errno
 import functools
 import itertools
@@ -887,7 +888,7 @@ class TestFolder:
             image[3, 2, 1, 0] ^= 1
             label[0] = (part.label[0] + 1) % 3
             for other in (part._replace(image=image), part._replace(label=label)):
-                changed = dataset._replace(**{name: other})
+                changed = dataclasses.replace(dataset, **{name: other})
                 found[f"{name} {other is part}{len(found)}"] = contexts.fingerprint(
                     changed
                 )
@@ -1006,7 +1007,9 @@ class TestReadBack:
         image = dataset.test.image.copy()
         image[0, 0, 0, 0] ^= 1
         test = dataset.test._replace(image=image)
-        monkeypatch.setattr(data, "load", lambda *_, **__: dataset._replace(test=test))
+        monkeypatch.setattr(
+            data, "load", lambda *_, **__: dataclasses.replace(dataset, test=test)
+        )
         before = (folder / "config.json").read_bytes()
         for seeds in (2, 3):
             more = [f"--seeds={seeds}", "--methods", *METHODS, "--resume"]

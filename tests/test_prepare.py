@@ -1,6 +1,7 @@
 """Folders prepared from small synthetic IDX files, and from real ones where named."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -575,7 +576,9 @@ def _cifar(name, folder, monkeypatch, change=lambda members: members):
     source = preparing.SOURCES[name]
     (archive_name,) = source.files
     sums = {archive_name: (hashlib.sha256(packed).hexdigest(),)}
-    monkeypatch.setitem(preparing.SOURCES, name, source._replace(files=sums))
+    monkeypatch.setitem(
+        preparing.SOURCES, name, dataclasses.replace(source, files=sums)
+    )
     folder.mkdir()
     (folder / archive_name).write_bytes(packed)
     return expected

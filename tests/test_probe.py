@@ -1,5 +1,6 @@
 """Linear probes of frozen nets, against slow forms of images and classifier."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -302,7 +303,7 @@ def test_the_test_images_choose_nothing(finished, monkeypatch):
     digits = data.load("digits", train_per_class=20)
     first = linear_probe.probe(trained, digits, "pooled")
     shuffled = np.random.default_rng(0).permutation(digits.test.label)
-    other = digits._replace(test=data.Split(digits.test.image, shuffled))
+    other = dataclasses.replace(digits, test=data.Split(digits.test.image, shuffled))
     second = linear_probe.probe(trained, other, "pooled")
     assert first["test_error"] < 40 and abs(second["test_error"] - 90) < 4
     del first["test_error"], second["test_error"]
@@ -474,7 +475,7 @@ class TestCommand:
         images = dataset((32, 32, 1))
         none = data.Split(images.test.image[:0], images.test.label[:0])
         monkeypatch.setattr(
-            data, "load", lambda *_, **__: images._replace(validation=none)
+            data, "load", lambda *_, **__: dataclasses.replace(images, validation=none)
         )
         assert probe.main([str(finished), "--data=random"]) == 2
         assert "random has too few images for" in capsys.readouterr().err

@@ -257,7 +257,8 @@ def resize_to_net(
         images = np.round(convert(part.image[:few]))
         return data.Split(images.astype(np.uint8, copy=False), part.label[:few])
 
-    return dataset._replace(
+    return dataclasses.replace(
+        dataset,
         train=split(dataset.train),
         validation=split(dataset.validation),
         test=split(dataset.test),

@@ -113,7 +113,9 @@ def load(config: Mapping, data_dir: str | None) -> data.Dataset:
     except ValueError as error:
         raise command.UsageError(str(error)) from error
     size = config["resize"]
-    return dataset if size is None else dataset._replace(size=(size, size))
+    if size is None:
+        return dataset
+    return dataclasses.replace(dataset, size=(size, size))
 
 
 def correlations(logits: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ and in the same order as with TensorFlow, so that `experiments.data.load` and
 """
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import http.client
@@ -60,7 +61,8 @@ class Content(NamedTuple):
     names: Mapping[str, list[str]]
 
 
-class Source(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Source:
     """The place of the files of a data set, and the SHA-256 sums that are accepted.
 
     Attributes:

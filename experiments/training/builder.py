@@ -1,5 +1,6 @@
 """Trainers of a method, whose programs serve all seeds."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -112,7 +113,7 @@ def after(
     def begin(seed, devices):
         return recipe.enter(number, jax.tree.map(_copy, before[seed]))
 
-    return trainer._replace(begin=begin)
+    return dataclasses.replace(trainer, begin=begin)
 
 
 def _evaluation(

@@ -20,7 +20,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,8 @@ LEAST_ROUNDS = 3
 STEPS_TRACED = 3
 
 
-class Profile(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Profile:
     """The times of the parts of a step, in seconds.
 
     Attributes:
@@ -170,7 +171,7 @@ def measure(
             with jax.profiler.StepTraceAnnotation("step", step_num=step):
                 whole()
     rates = {x: getattr(profile, x) for x in ("steps_per_second", "images_per_second")}
-    files.write_json(folder / "profile.json", profile._asdict() | rates)
+    files.write_json(folder / "profile.json", dataclasses.asdict(profile) | rates)
     return profile
 
 

@@ -18,7 +18,7 @@ from rdljax import activations, nets, teachers, training
 def rehearse(
     config: configs.Config,
     dataset: data.Dataset,
-    given: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (a tuple)
+    given: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (it is frozen)
 ) -> None:
     """Traces one step of every phase, so that impossible steps are told at once.
 

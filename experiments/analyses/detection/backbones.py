@@ -1,9 +1,10 @@
 """Backbones of detectors: trained nets and one of their layers."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import jax
@@ -20,7 +21,8 @@ Array = jax.Array
 LEAST_GRID = 8
 
 
-class Backbone(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Backbone:
     """A net that a detector begins with.
 
     Attributes:
