@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tyro
@@ -42,39 +43,11 @@ def run(options: Options) -> None:
     """
     folder, summary = linear_probe.read_run(options.results)
     config = summary["config"]
-    if config["teacher"] is None:
-        raise command.UsageError(f"no net taught the run of {folder}")
-    if not 0 <= options.seed < config["seeds"]:
-        raise command.UsageError(
-            f"seed must be from 0 to {config['seeds'] - 1}, got {options.seed}"
-        )
-    default = str(folder / "correlations.png")
-    out = command.path("out", default if options.out is None else options.out)
-    if out.suffix.lower() != ".png":
-        raise command.UsageError(f"out must be a file .png, got {out}")
-    written = [out, out.with_suffix(".json"), out.with_suffix(".md")]
-    for file in written:
-        if file.exists() and not options.overwrite:
-            raise command.UsageError(f"{file} exists; --overwrite replaces it")
+    _check(options, folder, config)
+    written = _place(options, folder)
     dataset = load(config, options.data_dir)
-    every = linear_probe.trained_nets(folder, summary)
-    teacher, *others = (net for net in every if net.method == "teacher")
-    students = [net for net in every if net.method != "teacher"]
-    if others or teacher.trained.classes != dataset.classes:
-        raise command.UsageError(
-            f"the run of {folder} has no single teacher of the students' task"
-        )
-
-    def of(net):
-        variables, images = net.trained.variables, dataset.test.image
-        own = net.trained.net(dataset)
-        logits = linear_probe.features(own, variables, dataset, images, "logits")
-        return correlations(logits)
-
-    taught = of(teacher)
-    found: dict[str, list[np.ndarray]] = {}
-    for student in students:
-        found.setdefault(student.method, []).append(np.abs(taught - of(student)))
+    teacher, students = _teacher_and_students(folder, summary, dataset)
+    found = differences(teacher, students, dataset)
     compared = {
         "run": config,
         "data": dataset.note,
@@ -83,15 +56,83 @@ def run(options: Options) -> None:
         "methods": {name: spread(each) for name, each in found.items()},
     }
     text = table(compared)
+    out, record, page = written
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shown = {name: each[options.seed] for name, each in found.items()}
         picture(out, shown, f"{config['data']}, seed {options.seed}")
-        files.write_json(written[1], compared)
-        files.write(written[2], text)
+        files.write_json(record, compared)
+        files.write(page, text)
     except OSError as error:
         raise command.UsageError(f"cannot write {out}: {error}") from error
     print(f"{text}\n{', '.join(map(str, written))}")
+
+
+def _check(options: Options, folder: pathlib.Path, config: Mapping) -> None:
+    """Raises `UsageError` for a run without a teacher, or students of that seed."""
+    if config["teacher"] is None:
+        raise command.UsageError(f"no net taught the run of {folder}")
+    if not 0 <= options.seed < config["seeds"]:
+        raise command.UsageError(
+            f"seed must be from 0 to {config['seeds'] - 1}, got {options.seed}"
+        )
+
+
+def _place(options: Options, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the paths to write: the picture, its numbers, and their table.
+
+    Raises:
+      UsageError: If one is taken, or the picture is to be no PNG file.
+    """
+    default = str(folder / "correlations.png")
+    out = command.path("out", default if options.out is None else options.out)
+    if out.suffix.lower() != ".png":
+        raise command.UsageError(f"out must be a file .png, got {out}")
+    written = [out, out.with_suffix(".json"), out.with_suffix(".md")]
+    for file in written:
+        if file.exists() and not options.overwrite:
+            raise command.UsageError(f"{file} exists; --overwrite replaces it")
+    return written
+
+
+def _teacher_and_students(
+    folder: pathlib.Path, summary: dict, dataset: data.Dataset
+) -> tuple[linear_probe.Net, list[linear_probe.Net]]:
+    """Returns the teacher of a run, and its students.
+
+    Raises:
+      UsageError: If a net is not there, or no single teacher has the students' task.
+    """
+    every = linear_probe.trained_nets(folder, summary)
+    teacher, *others = (net for net in every if net.method == "teacher")
+    if others or teacher.trained.classes != dataset.classes:
+        raise command.UsageError(
+            f"the run of {folder} has no single teacher of the students' task"
+        )
+    return teacher, [net for net in every if net.method != "teacher"]
+
+
+def differences(
+    teacher: linear_probe.Net,
+    students: Sequence[linear_probe.Net],
+    dataset: data.Dataset,
+) -> dict[str, list[np.ndarray]]:
+    """Returns the absolute differences of correlations, by method one for each seed."""
+    taught = _correlations_of(teacher, dataset)
+    found: dict[str, list[np.ndarray]] = {}
+    for student in students:
+        own = np.abs(taught - _correlations_of(student, dataset))
+        found.setdefault(student.method, []).append(own)
+    return found
+
+
+def _correlations_of(net: linear_probe.Net, dataset: data.Dataset) -> np.ndarray:
+    """Returns the correlations of a net's logits over the test images."""
+    images: Any = dataset.test.image
+    variables = net.trained.variables
+    own = net.trained.net(dataset)
+    logits = linear_probe.features(own, variables, dataset, images, "logits")
+    return correlations(logits)
 
 
 def load(config: Mapping, data_dir: str | None) -> data.Dataset:
