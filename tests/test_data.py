@@ -519,6 +519,18 @@ class TestMissing:
         with pytest.raises(errors.UnknownName, match="data set.* mean 'cifar100'"):
             data.load("cifar1000")
 
+    @pytest.mark.parametrize(
+        ("data_dir", "words"),
+        [
+            (None, "no folder was searched, as no data_dir is given"),
+            ("no/such/folder", "the folder no/such/folder was searched"),
+        ],
+    )
+    def test_an_unknown_name_says_where_it_was_looked_for(self, data_dir, words):
+        with pytest.raises(errors.UnknownName) as error:
+            data.load("cifar1000", data_dir)
+        assert str(error.value).endswith(f"cifar100 ({words})")
+
     def test_an_unknown_name_is_compared_with_the_folders(self, tmp_path):
         (tmp_path / "flowers" / "2.0.0").mkdir(parents=True)
         (tmp_path / "flowers" / "2.0.0" / "dataset_info.json").write_text("{}")

@@ -20,6 +20,24 @@ KNOWN = ("digits", *PREPARED_HERE)
 _OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
 
 
+class UnknownSet(errors.UnknownName):
+    """An error for the name of no data set; the message has the folder searched."""
+
+    def __init__(self, name: str, known: Iterable[str], data_dir: str | None):
+        """Adds to the message where the data set was looked for.
+
+        Args:
+          name: The name that was given.
+          known: All names of data sets, with those of the folder.
+          data_dir: The folder that was searched; None if there was none to search.
+        """
+        super().__init__("data set", name, known)
+        where = "no folder was searched, as no data_dir is given"
+        if data_dir is not None:
+            where = f"the folder {data_dir} was searched"
+        self.args = (f"{self} ({where})",)
+
+
 def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:
     """Returns the data sets prepared in a folder: "name" or "name/config" -> folder.
 
@@ -58,7 +76,7 @@ def find(name: str, data_dir: str | None) -> pathlib.Path:
     if name in folders:
         return folders[name]
     if name not in KNOWN and not _tfds_knows(name):
-        raise errors.UnknownName("data set", name, dict.fromkeys((*KNOWN, *folders)))
+        raise UnknownSet(name, dict.fromkeys((*KNOWN, *folders)), data_dir)
     where = data_dir or "DIR"
     lacks = f"{data_dir} holds no folder of it" if data_dir else "no data_dir is given"
     raise splits.DataMissing(
