@@ -30,7 +30,19 @@ class Cost(NamedTuple):
     compiling: float = 0.0
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
+    """The plan of a table.
+
+    Attributes:
+      text: The runs, those that are done, and an estimate of the rest, in Markdown.
+      wrong: The columns that cannot be run as they are; the text says why.
+    """
+
+    text: str
+    wrong: list[str]
+
+
+class _Column(NamedTuple):
     """The plan of a column.
 
     Attributes:
@@ -42,27 +54,28 @@ class _Plan(NamedTuple):
     cost: Cost | None
 
 
-def plan_table(call: table_runs.Call) -> str:
-    """Returns the runs of a table, those that are done, and an estimate of the rest."""
+def plan_table(call: table_runs.Call) -> Plan:
+    """Returns the plan of a table."""
     table = tables.load(call.name)
-    plans = {column: _plan_column(call, table, column) for column in call.chosen}
+    plans = [(column, _plan_column(call, table, column)) for column in call.chosen]
     head = ["column", "what", "methods", "seeds", "epochs", "nets done"]
-    rows = [plan.cells for plan in plans.values()]
+    rows = [plan.cells for _, plan in plans]
     grid = markdown.grid([*head, "left", "estimated from"], rows)
-    known = [plan.cost for plan in plans.values() if plan.cost is not None]
-    unknown = [column for column, plan in plans.items() if plan.cost is None]
+    known = [plan.cost for _, plan in plans if plan.cost is not None]
+    unknown = [column for column, plan in plans if plan.cost is None]
     total = _duration(Cost(*map(sum, zip(*known, strict=True))) if known else None)
     if known and unknown:
         total += f", without {', '.join(unknown)} (not known)"
-    return (
+    text = (
         f"{grid}\n\nLeft in all: {total}. An estimate: "
         "a method's step counts, and is compiled, as a plain step and, where images "
         "are cropped or mirrored, a pass of the teacher; the losses' own time comes "
         "on top, and that of evaluation."
     )
+    return Plan(text, unknown)
 
 
-def _plan_column(call: table_runs.Call, table: tables.Table, column: str) -> _Plan:
+def _plan_column(call: table_runs.Call, table: tables.Table, column: str) -> _Column:
     """Returns the plan of a column: its nets, those that are done, and the rest.
 
     Args:
@@ -93,7 +106,7 @@ def _plan_column(call: table_runs.Call, table: tables.Table, column: str) -> _Pl
         *(len(config.method.names), config.training.seeds, config.training.epochs),
         *(f"{len(every) - len(left)} of {len(every)}", _duration(cost), how),
     ]
-    return _Plan(cells, cost)
+    return _Column(cells, cost)
 
 
 def _nets_to_train(of: tables.Column) -> list[tuple[str, int]]:
