@@ -139,6 +139,21 @@ def _before_relu(config: configs.Config) -> list[Pair]:
     return [(of(config.nets.student, s), of(teacher, t)) for s, t in stages(config)]
 
 
+# The flag that sets the layers of a part; that of the logits has none.
+LAYER_FLAGS: dict[Callable[[configs.Config], list[Pair]], str] = {
+    _hinted: "--hint_layer",
+    _vector: "--vector",
+    _rdl_layers: "--layers",
+    **dict.fromkeys((stages, _last, _from_stem, _before_relu), "--maps"),
+}
+
+
+def layer_flags(method: str) -> str:
+    """Returns the flags that set the layers of a method's parts; "" without any."""
+    found = {name: LAYER_FLAGS.get(PARTS[name].pairs) for name in parts(method)}
+    return ", ".join(f"{flag} ({name})" for name, flag in found.items() if flag)
+
+
 # ---- their terms
 
 

@@ -47,7 +47,10 @@ def rehearse(
                 f"{config.nets.teacher} or {config.nets.student}"
             ) from error
         except ValueError as error:
-            raise commands.UsageError(f"{method} cannot be trained: {error}") from error
+            words = f"{method} cannot be trained: {error}"
+            if flags := methods.layer_flags(method):
+                words += f"; layers are set by {flags}"
+            raise commands.UsageError(words) from error
 
 
 @dataclasses.dataclass(frozen=True)
