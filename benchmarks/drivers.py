@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import measure, steps
+from benchmarks import measure, runner, steps
 from experiments import data
 from rdljax import nets, objectives, teachers, terms, training
 from rdljax.terms import negatives
@@ -421,13 +421,13 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 }
 
 
-def build(name: str, options: measure.DeviceOptions) -> measure.Case:
+def build(name: str, options: runner.DeviceOptions) -> measure.Case:
     """Returns the case of that name."""
     options.take_device()
     return CASES[name]()
 
 
-def finish(results: dict, options: measure.DeviceOptions) -> None:
+def finish(results: dict, options: runner.DeviceOptions) -> None:
     """Prints images per second, and the hours that the published table would take."""
     for case in results["cases"]:
         for name, entry in case["contenders"].items():
@@ -441,11 +441,11 @@ def finish(results: dict, options: measure.DeviceOptions) -> None:
 
 
 main = functools.partial(
-    measure.main,
+    runner.main,
     "benchmarks.drivers",
     build,
     CASES,
-    measure.DeviceOptions,
+    runner.DeviceOptions,
     finish=finish,
 )
 

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import limits, measure
+from benchmarks import limits, measure, runner
 from benchmarks.objectives import draw
 from experiments import command as commands
 from experiments.results import plots
@@ -41,7 +41,7 @@ SCALING = (1000, 3000, 10_000, 30_000, 100_000)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.DeviceOptions):
+class Options(runner.DeviceOptions):
     """The settings of this benchmark."""
 
     picture: pathlib.Path | None = None
@@ -517,7 +517,7 @@ def picture(results: dict, path: pathlib.Path) -> None:
     """Draws time and memory against the number of stimuli, on logarithmic axes.
 
     Args:
-      results: The results of `measure.run`, with `scaling-*` cases.
+      results: The results of `runner.run`, with `scaling-*` cases.
       path: The path of the PNG file.
     """
     import matplotlib.pyplot as plt
@@ -550,7 +550,7 @@ def finish(results: dict, options: Options) -> None:
 
 
 main = functools.partial(
-    measure.main, "benchmarks.kernels", build, CASES, Options, finish=finish
+    runner.main, "benchmarks.kernels", build, CASES, Options, finish=finish
 )
 
 if __name__ == "__main__":

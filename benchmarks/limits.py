@@ -13,14 +13,14 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from benchmarks import measure
+from benchmarks import measure, runner
 
 MEBIBYTES = 256
 # What a fact of a contender becomes when it is divided by the time, in 1e9 a second.
 SPEEDS = {"flop": "GFLOP/s", "bytes": "GB/s"}
 
 
-def build(name: str, options: measure.DeviceOptions) -> measure.Case:
+def build(name: str, options: runner.DeviceOptions) -> measure.Case:
     """Returns the case of that name, in the dtypes that the device computes in."""
     options.take_device()
     on_cpu = jax.default_backend() == "cpu"
@@ -59,7 +59,7 @@ def speeds(entry: Mapping[str, float], time: str = "median_ms") -> dict[str, flo
     """Returns the speed of a contender by unit; empty if its work is not counted.
 
     Args:
-      entry: The entry of the contender, from `measure.measured`.
+      entry: The entry of the contender, from `verdicts.case_result`.
       time: The name of the time that counts.
     """
     return {
@@ -73,7 +73,7 @@ def reached(results: dict) -> dict[str, float]:
     """Returns the speeds of the best samples.
 
     Args:
-      results: The results of `measure.run`.
+      results: The results of `runner.run`.
 
     Returns:
       The speeds by name and unit, such as "gemm-float32, GFLOP/s".
@@ -86,7 +86,7 @@ def reached(results: dict) -> dict[str, float]:
     }
 
 
-def finish(results: dict, options: measure.DeviceOptions) -> None:
+def finish(results: dict, options: runner.DeviceOptions) -> None:
     """Prints the speeds."""
     print()
     for name, speed in reached(results).items():
@@ -95,11 +95,11 @@ def finish(results: dict, options: measure.DeviceOptions) -> None:
 
 CASES = ("gemm", "copy")
 main = functools.partial(
-    measure.main,
+    runner.main,
     "benchmarks.limits",
     build,
     CASES,
-    measure.DeviceOptions,
+    runner.DeviceOptions,
     finish=finish,
 )
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import measure, ports, repdistiller
+from benchmarks import measure, ports, repdistiller, runner
 from experiments import command as commands
 from rdljax import mmd, objectives
 
@@ -25,7 +25,7 @@ Pair = tuple  # Student and teacher: arrays, or lists of arrays.
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(runner.Options):
     """The settings of this benchmark."""
 
     repdistiller: pathlib.Path | None = None
@@ -437,7 +437,7 @@ GOALS = {
     "vid-64-256-8x8": _AT_LEAST_EQUAL,
 }
 
-main = functools.partial(measure.main, "benchmarks.objectives", build, CASES, Options)
+main = functools.partial(runner.main, "benchmarks.objectives", build, CASES, Options)
 
 if __name__ == "__main__":
     sys.exit(main())

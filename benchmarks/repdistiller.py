@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import machine, measure
 
 
 class Released(NamedTuple):
@@ -41,7 +41,7 @@ def load(folder: pathlib.Path) -> Released:
     import torch
 
     warnings.simplefilter("ignore")  # The code was written for PyTorch 0.4.
-    torch.set_num_threads(measure.cores())
+    torch.set_num_threads(machine.cores())
     # What a first call of anything at all takes.
     small = torch.ones(64, 64, requires_grad=True)
     torch.autograd.grad((small @ small).sum(), small)
