@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from experiments import command, data
-from experiments.analyses import linear_probe
+from experiments.analyses import frozen_features, runs
 from experiments.results import markdown, plots
 from experiments.training import recording
 from rdljax import files, statistics
@@ -41,7 +41,7 @@ def run(options: Options) -> None:
     Raises:
       UsageError: If the run, its data, or the file to write cannot be used.
     """
-    folder, summary = linear_probe.read_run(options.results)
+    folder, summary = runs.read_run(options.results)
     config = summary["config"]
     _check(options, folder, config)
     written = _place(options, folder)
@@ -97,13 +97,13 @@ def _place(options: Options, folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _teacher_and_students(
     folder: pathlib.Path, summary: dict, dataset: data.Dataset
-) -> tuple[linear_probe.Net, list[linear_probe.Net]]:
+) -> tuple[runs.Net, list[runs.Net]]:
     """Returns the teacher of a run, and its students.
 
     Raises:
       UsageError: If a net is not there, or no single teacher has the students' task.
     """
-    every = linear_probe.trained_nets(folder, summary)
+    every = runs.trained_nets(folder, summary)
     teacher, *others = (net for net in every if net.method == "teacher")
     if others or teacher.trained.classes != dataset.classes:
         raise command.UsageError(
@@ -113,8 +113,8 @@ def _teacher_and_students(
 
 
 def differences(
-    teacher: linear_probe.Net,
-    students: Sequence[linear_probe.Net],
+    teacher: runs.Net,
+    students: Sequence[runs.Net],
     dataset: data.Dataset,
 ) -> dict[str, list[np.ndarray]]:
     """Returns the absolute differences of correlations, by method one for each seed."""
@@ -126,12 +126,12 @@ def differences(
     return found
 
 
-def _correlations_of(net: linear_probe.Net, dataset: data.Dataset) -> np.ndarray:
+def _correlations_of(net: runs.Net, dataset: data.Dataset) -> np.ndarray:
     """Returns the correlations of a net's logits over the test images."""
     images: Any = dataset.test.image
     variables = net.trained.variables
     own = net.trained.net(dataset)
-    logits = linear_probe.features(own, variables, dataset, images, "logits")
+    logits = frozen_features.extract(own, variables, dataset, images, "logits")
     return correlations(logits)
 
 
@@ -166,7 +166,7 @@ def correlations(logits: np.ndarray) -> np.ndarray:
       logits: The logits, `[N, classes]`. A logit that is the same for all images has
         the correlation 0 with all others, and with itself.
     """
-    mean, deviation = linear_probe.moments(logits)
+    mean, deviation = frozen_features.moments(logits)
     standard = (logits - mean) / deviation
     return standard.T @ standard / len(logits)
 
