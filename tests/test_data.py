@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.data import folders, records, views
+from experiments.data import decoding, folders, views
 from rdljax import errors
 
 
@@ -489,7 +489,7 @@ def test_what_has_no_channels_of_8_bits_is_refused_by_name(mode, tmp_path):
     _write(tmp_path, "tiny", {"train": [*_examples(5), odd], "test": _examples(3)})
     for limit in (None, 0):
         words = rf"tiny.*'train': record \d cannot be decoded \(its mode '{mode}'"
-        with pytest.raises(records.UnknownMode, match=words) as error:
+        with pytest.raises(decoding.UnknownMode, match=words) as error:
             data.load("tiny", str(tmp_path), in_memory=limit)
         assert isinstance(error.value, ValueError) and "damaged" not in str(error.value)
 
@@ -887,6 +887,6 @@ class TestUntrusted:
 
     def test_images_that_no_memory_holds(self, folder, monkeypatch):
         assert data.load("tiny", str(folder.parents[1])).classes == 3
-        monkeypatch.setattr(records, "LARGEST", 63)
+        monkeypatch.setattr(decoding, "LARGEST", 63)
         with pytest.raises(data.DataMissing, match="64 pixels are more than 63"):
             data.load("tiny", str(folder.parents[1]))

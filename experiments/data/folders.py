@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments import command
-from experiments.data import records, splits
+from experiments.data import decoding, records, splits
 from rdljax import errors, files
 
 PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10", "cifar100")
@@ -138,7 +138,7 @@ def read(
     if dtype != np.uint8:
         raise ValueError(f"{folder}: the images are {dtype}, not uint8")
     shape, classes = features["image"].shape, features["label"].num_classes
-    if len(shape) != 3 or shape[-1] not in records.MODES:
+    if len(shape) != 3 or shape[-1] not in decoding.MODES:
         raise ValueError(f"{folder}: {shape} is not the shape of images")
     try:
         held_out, train, test = _splits(folder, builder, shape, classes, **options)
@@ -268,7 +268,7 @@ def or_damaged(folder: pathlib.Path) -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         yield
-    except (NotImplementedError, records.UnknownMode, records.VaryingSize):
+    except (NotImplementedError, decoding.UnknownMode, records.VaryingSize):
         raise  # The folder is well, but needs TensorFlow, or other settings or images.
     except Exception as error:
         raise splits.DataMissing(
