@@ -10,6 +10,7 @@ the same are held to the same numbers. (`runner` gives each case a process of it
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import gc
 import math
 import os
@@ -150,6 +151,19 @@ def stepping(step: Callable[..., tuple[Any, Any]], state: Any, *arguments) -> Co
         return outcome
 
     return Contender(call)
+
+
+def eager(function, *arrays, read=None) -> Contender:
+    """Returns a contender that calls a function of arrays as it is, outside jit."""
+    call = functools.partial(function, *arrays)
+    return Contender(
+        lambda: jax.block_until_ready(call()), read or (lambda x: [np.asarray(x)])
+    )
+
+
+def jitted(function, *arrays) -> Contender:
+    """Returns a contender that calls a jitted function of arrays."""
+    return eager(jax.jit(function), *map(jnp.asarray, arrays))
 
 
 # ---- times

@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks import (
     devices,
+    discrepancies,
     drivers,
     estimate,
     kernels,
@@ -261,19 +262,23 @@ class TestKernels:
     @pytest.mark.parametrize(
         "case",
         [
-            lambda: kernels.matrix(20, 8, kernels.SQUARED, kernels.plain_euclidean),
+            lambda: kernels.matrix(
+                20, 8, discrepancies.SQUARED, kernels.plain_euclidean
+            ),
             lambda: kernels.condensing(300),
             lambda: kernels.whole_rdm("euclidean", distances.MeanSquared(), 20, 8),
             lambda: kernels.compared("spearman", comparisons.Spearman(), 20),
             *(
                 pytest.param(case, marks=pytest.mark.slow)
                 for case in (
-                    lambda: kernels.loss(40, 8, kernels.PEARSON),
-                    lambda: kernels.loss(
-                        40, 8, kernels.MSE, forms.Tiles(16), plain=False
+                    lambda: discrepancies.loss(40, 8, discrepancies.PEARSON),
+                    lambda: discrepancies.loss(
+                        40, 8, discrepancies.MSE, forms.Tiles(16), plain=False
                     ),
-                    lambda: kernels.large(40, 8, forms.Tiles(16), forms.Moments()),
-                    lambda: kernels.larger(50, 8),
+                    lambda: discrepancies.large(
+                        40, 8, forms.Tiles(16), forms.Moments()
+                    ),
+                    lambda: discrepancies.larger(50, 8),
                     lambda: kernels.matrix(
                         20, 8, distances.Correlation(), kernels.plain_correlation
                     ),
