@@ -538,7 +538,9 @@ class TestSettings:
     def test_every_setting_is_documented(self):
         groups = {
             node.name: node.body
-            for node in ast.parse(pathlib.Path(configs.__file__).read_text()).body
+            for node in ast.parse(
+                pathlib.Path(configs.settings.__file__).read_text()
+            ).body
             if isinstance(node, ast.ClassDef)
         }
         for group in configs.Config.__dataclass_fields__.values():
