@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from benchmarks import limits, measure, objectives, page
+from benchmarks import limits, objectives, page, runner
 from experiments import command as commands
 from rdljax import errors, files
 
@@ -69,7 +69,7 @@ class Options:
             taken = any(setting in TAKES[name] for name in chosen)
             if getattr(self, setting) is not None and not taken:
                 raise commands.UsageError(f"{' and '.join(chosen)} have no {setting}")
-        measure.DeviceOptions(device=self.device).check()
+        runner.DeviceOptions(device=self.device).check()
         objectives.Options(
             rounds=self.rounds, batch=self.batch, repdistiller=self.repdistiller
         ).check()
@@ -91,7 +91,7 @@ def run(options: Options) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise commands.UsageError(f"no folder {options.out}: {error}") from error
-    results = {**measure.head("benchmarks", options), "rounds": options.rounds}
+    results = {**runner.head("benchmarks", options), "rounds": options.rounds}
     chosen = dict.fromkeys(options.benchmarks or BENCHMARKS)
     names = ("limits-before", *chosen, "limits-after")
     found: dict[str, dict] = {}

@@ -153,7 +153,13 @@ def of_step(method: str, chips: Sequence[Any], effort: float | None) -> Result:
         source = teachers.net(net, jax.eval_shape(net.init, jax.random.key(0), seen))
     batch: Any = {"index": np.zeros(BATCH * count, np.int32)}
     recipe = recipes.make_recipe(
-        config, dataset, contexts.Inputs(), student, source, method, batch
+        config,
+        dataset,
+        contexts.Inputs(),
+        net=student,
+        teacher=source,
+        method=method,
+        example=batch,
     )
     # (What trains in a start-up of its own, as fsp, is nowhere else.)
     alone = any(methods.PARTS[part].alone for part in methods.parts(method))

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks import measure, steps
+from benchmarks import measure, runner, steps
 from experiments import command
 from rdljax import checkpoints, nets, objectives, teachers, terms, training
 from rdljax.terms import negatives
@@ -107,7 +107,7 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 }
 
 
-def build(name: str, options: measure.Options) -> measure.Case:
+def build(name: str, options: runner.Options) -> measure.Case:
     """Returns the case of that name.
 
     Raises:
@@ -207,7 +207,7 @@ def _made(
 
 
 main = functools.partial(
-    measure.main, "benchmarks.devices", build, CASES, measure.Options
+    runner.main, "benchmarks.devices", build, CASES, runner.Options
 )
 
 if __name__ == "__main__":

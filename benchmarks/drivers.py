@@ -8,6 +8,7 @@ steps of milliseconds, in which no convolution is slow in a loop on a CPU.
 """
 
 import atexit
+import dataclasses
 import functools
 import itertools
 import os
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 # Emulated CPU devices wait for each other forever without it (before jax 0.12).
 os.environ.setdefault("PJRT_NPROC", "32")
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import measure, steps
+from benchmarks import measure, runner, steps
 from experiments import data
 from rdljax import nets, objectives, teachers, terms, training
 from rdljax.terms import negatives
@@ -43,7 +44,8 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-class Lab(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Lab:
     """The parts that the trainings of a case share.
 
     Attributes:
@@ -359,7 +361,7 @@ def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Conte
     facts: dict[str, float] = {"images": index.size * seeds}
     if step.operations is not None:
         facts["operations"] = step.operations * len(index) * seeds
-    return contender._replace(facts=facts)
+    return dataclasses.replace(contender, facts=facts)
 
 
 def _throughput(student: str, loss: str) -> dict[str, Callable[[], measure.Contender]]:
@@ -419,13 +421,13 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 }
 
 
-def build(name: str, options: measure.DeviceOptions) -> measure.Case:
+def build(name: str, options: runner.DeviceOptions) -> measure.Case:
     """Returns the case of that name."""
     options.take_device()
     return CASES[name]()
 
 
-def finish(results: dict, options: measure.DeviceOptions) -> None:
+def finish(results: dict, options: runner.DeviceOptions) -> None:
     """Prints images per second, and the hours that the published table would take."""
     for case in results["cases"]:
         for name, entry in case["contenders"].items():
@@ -439,11 +441,11 @@ def finish(results: dict, options: measure.DeviceOptions) -> None:
 
 
 main = functools.partial(
-    measure.main,
+    runner.main,
     "benchmarks.drivers",
     build,
     CASES,
-    measure.DeviceOptions,
+    runner.DeviceOptions,
     finish=finish,
 )
 

@@ -6,8 +6,8 @@ multiplications and additions that it does, and what that takes at the rates bel
 Nothing here is measured on such a machine.
 """
 
+import dataclasses
 import sys
-from typing import NamedTuple
 
 from rdljax.rdm import forms
 
@@ -22,7 +22,8 @@ POOLED, STAGE, EMBEDDING, BANK = 256, 8 * 8 * 256, 128, 1_281_167
 FLOPS_A_SECOND, BYTES_A_SECOND = 100e12, 50e9
 
 
-class Cost(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Cost:
     """The cost of a step for each accelerator.
 
     Attributes:

@@ -10,14 +10,12 @@ are read once. The others are single kernels, `rsatoolbox` their counterpart the
 installed.
 """
 
-import atexit
 import dataclasses
 import functools
 import importlib.util
 import json
 import pathlib
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import limits, measure
+from benchmarks import discrepancies, limits, measure, runner
 from benchmarks.objectives import draw
 from experiments import command as commands
 from experiments.results import plots
@@ -34,14 +32,11 @@ from rdljax import mmd, rdm, statistics
 from rdljax.rdm import comparisons, distances, forms
 
 Array = jax.Array
-SQUARED = distances.SquaredEuclidean()
-# How far float32 may be from float64: goal P15.
-EXACT = measure.Tolerance(5e-5, 5e-5)
 SCALING = (1000, 3000, 10_000, 30_000, 100_000)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.DeviceOptions):
+class Options(runner.DeviceOptions):
     """The settings of this benchmark."""
 
     picture: pathlib.Path | None = None
@@ -63,187 +58,8 @@ def build(name: str, options: Options) -> measure.Case:
     if importlib.util.find_spec("rsatoolbox") is None:
         for theirs in [name for name in contenders if name.startswith("rsatoolbox")]:
             del contenders[theirs]
-    return case._replace(contenders=contenders, goals=GOALS.get(name, ()))
-
-
-# ---- discrepancies straight from features
-
-
-def features(n: int, units: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns features `[n, units]` of student and teacher, whose RDMs are related."""
-    x = draw(0, n, units)
-    return x, x + 2 * draw(1, n, units)
-
-
-def discrepancy(comparison, form=None) -> Callable[[Array, Array], Array]:
-    """Returns the discrepancy of RDMs as a function of student and fixed teacher."""
-
-    def function(student, teacher):
-        teacher = jax.lax.stop_gradient(teacher)
-        chosen = {"distance": SQUARED, "comparison": comparison, "form": form}
-        return rdm.discrepancy(student, teacher, **chosen)
-
-    return function
-
-
-def condensed(comparison) -> Callable[[Array, Array], Array]:
-    """Returns the plainest form of `discrepancy`: it compares the upper triangles."""
-
-    def function(student, teacher):
-        rows = jnp.triu_indices(student.shape[0], 1)
-        d, e = (SQUARED(x)[rows] for x in (student, jax.lax.stop_gradient(teacher)))
-        return comparison(d, e)
-
-    return function
-
-
-def grams(student: np.ndarray, teacher: np.ndarray, expected) -> measure.Contender:
-    """Returns two products of all rows with all rows, as a contender.
-
-    Args:
-      student: The features of the student, `[n, units]`.
-      teacher: The features of the teacher, `[n, units]`.
-      expected: The function that returns the numbers of this contender: those that
-        the others are compared with.
-    """
-    x, y = jnp.asarray(student), jnp.asarray(teacher)
-    form = jax.jit(lambda x, y: (limits.inner(x, x), limits.inner(y, y)))
-    return measure.Contender(
-        lambda: jax.block_until_ready(form(x, y)),
-        lambda _: expected(),
-        facts={"flop": 2 * products(*x.shape)},
-    )
-
-
-def products(n: int, units: int) -> int:
-    """Returns the floating-point operations of the product of all rows with all."""
-    return 2 * n * n * units
-
-
-def copies(n: int, expected) -> measure.Contender:
-    """Returns a contender that reads a matrix and writes two.
-
-    So does each pass over the distances of both RDMs.
-
-    Args:
-      n: The number of rows and of columns.
-      expected: The function that returns the numbers of this contender.
-    """
-    matrix = jnp.zeros((n, n))
-    form = jax.jit(lambda matrix: (matrix + 1, matrix + 2))
-    return measure.Contender(
-        lambda: jax.block_until_ready(form(matrix)), lambda _: expected()
-    )
-
-
-def in_float64(function, *arrays: np.ndarray) -> Callable[[], list[np.ndarray]]:
-    """Returns a function that computes value and gradient in float64."""
-
-    def numbers():
-        with jax.enable_x64(True):
-            wide = [jnp.asarray(x.astype(np.float64)) for x in arrays]
-            value, gradient = jax.jit(jax.value_and_grad(function))(*wide)
-            return [np.asarray(value), np.asarray(gradient)]
-
-    return numbers
-
-
-def loss(n: int, units: int, comparison, form=None, plain: bool = True) -> measure.Case:
-    """Returns the case of a discrepancy, with two Gram matrices as the reference."""
-    x, y = features(n, units)
-    ours = discrepancy(comparison, form)
-    exact = in_float64(discrepancy(comparison, forms.Dense()), x, y)
-    contenders = {
-        "grams": lambda: grams(x, y, exact),
-        "ours": lambda: measure.gradient(ours, x, y),
-    }
-    if plain:
-        dense = discrepancy(comparison, forms.Dense())
-        contenders |= {
-            "copy": lambda: copies(n, exact),
-            "dense": lambda: measure.gradient(dense, x, y),
-            "condensed": lambda: measure.gradient(condensed(comparison), x, y),
-        }
-    return measure.Case(contenders, tolerance=EXACT)
-
-
-def large(n: int, units: int, form, other=None) -> measure.Case:
-    """Returns the case of a discrepancy whose matrices would not fit into memory."""
-    x, y = features(n, units)
-    contenders = {
-        name: functools.partial(
-            measure.gradient, discrepancy(comparisons.Pearson(), f), x, y
-        )
-        for name, f in {"ours": form, "moments": other}.items()
-        if name == "ours" or f is not None
-    }
-    return measure.Case(contenders, tolerance=measure.Tolerance(5e-5, 5e-5))
-
-
-def larger(n: int, units: int) -> measure.Case:
-    """Returns the case of features in memory-mapped files, and in memory.
-
-    The files are read once; only the value is computed.
-    """
-    x, y = features(n, units)
-
-    def mapped():
-        folder = tempfile.TemporaryDirectory()
-        atexit.register(folder.cleanup)
-        files = []
-        for name, array in (("student", x), ("teacher", y)):
-            file = pathlib.Path(folder.name) / f"{name}.npy"
-            np.save(file, array)
-            files.append(np.load(file, mmap_mode="r"))
-
-        def call():
-            blocks = rdm.blocks_of(*files)
-            return rdm.discrepancy_of_blocks(blocks, distance=SQUARED)
-
-        return called(call)
-
-    return measure.Case(
-        {
-            "ours": mapped,
-            "moments": lambda: jitted(discrepancy(PEARSON, forms.Moments()), x, y),
-        }
-    )
-
-
-def scaling(n: int) -> measure.Case:
-    """Returns the case of all forms that n stimuli allow, and two Gram matrices."""
-    x, y = features(n, 512)
-    chosen: dict[str, forms.Form] = {"moments": forms.Moments()}
-    if n <= 30_000:
-        chosen["tiles"] = forms.Tiles()
-    if n <= 10_000:
-        chosen["dense"] = forms.Dense()
-    pearson = comparisons.Pearson()
-    contenders: dict[str, Callable[[], measure.Contender]] = {
-        name: functools.partial(measure.gradient, discrepancy(pearson, form), x, y)
-        for name, form in chosen.items()
-    }
-    if n <= 10_000:
-        contenders["two Grams"] = lambda: grams(x, y, lambda: [])
-        # The Grams have no numbers to compare; loss-* compares the forms.
-        return measure.Case(contenders, tolerance=None)
-    return measure.Case(contenders, tolerance=EXACT)
-
-
-# ---- single kernels
-
-
-def called(function, *arrays, read=None) -> measure.Contender:
-    """Returns a contender that calls a function of arrays as it is, outside jit."""
-    call = functools.partial(function, *arrays)
-    return measure.Contender(
-        lambda: jax.block_until_ready(call()), read or (lambda x: [np.asarray(x)])
-    )
-
-
-def jitted(function, *arrays) -> measure.Contender:
-    """Returns a contender that calls a jitted function of arrays."""
-    return called(jax.jit(function), *map(jnp.asarray, arrays))
+    goals = GOALS.get(name, ())
+    return dataclasses.replace(case, contenders=contenders, goals=goals)
 
 
 def matrix(n: int, units: int, distance, plain) -> measure.Case:
@@ -254,11 +70,12 @@ def matrix(n: int, units: int, distance, plain) -> measure.Case:
     x = draw(0, n, units)
     return measure.Case(
         {
-            "gram": lambda: jitted(lambda x: limits.inner(x, x), x)._replace(
-                facts={"flop": products(n, units)}
+            "gram": lambda: dataclasses.replace(
+                measure.jitted(lambda x: limits.inner(x, x), x),
+                facts={"flop": discrepancies.products(n, units)},
             ),
-            "ours": lambda: jitted(distance, x),
-            "port": lambda: jitted(plain, x),
+            "ours": lambda: measure.jitted(distance, x),
+            "port": lambda: measure.jitted(plain, x),
         },
         tolerance=None,
         memory=False,
@@ -286,7 +103,10 @@ def condensing(n: int) -> measure.Case:
         return x[jnp.triu_indices(x.shape[0], 1)]
 
     return measure.Case(
-        {"ours": lambda: jitted(rdm.condense, x), "port": lambda: jitted(gather, x)}
+        {
+            "ours": lambda: measure.jitted(rdm.condense, x),
+            "port": lambda: measure.jitted(gather, x),
+        }
     )
 
 
@@ -306,9 +126,9 @@ def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
     form = jax.jit(functools.partial(rdm.compute, distance=distance))
     return measure.Case(
         {
-            "ours": lambda: called(form, jnp.asarray(x)),
-            "rsatoolbox": lambda: called(functools.partial(theirs, method), x),
-            "rsatoolbox64": lambda: called(
+            "ours": lambda: measure.eager(form, jnp.asarray(x)),
+            "rsatoolbox": lambda: measure.eager(functools.partial(theirs, method), x),
+            "rsatoolbox64": lambda: measure.eager(
                 functools.partial(theirs, method), x.astype(np.float64)
             ),
         }
@@ -341,18 +161,20 @@ def crossnobis(folds: int, n: int, units: int) -> measure.Case:
                 )
             return units * found.dissimilarities[0]
 
-        return called(call)
+        return measure.eager(call)
 
     form = jax.jit(rdm.crossnobis)
     arrays = jnp.asarray(x), jnp.asarray(precision)
-    return measure.Case({"ours": lambda: called(form, *arrays), "rsatoolbox": released})
+    return measure.Case(
+        {"ours": lambda: measure.eager(form, *arrays), "rsatoolbox": released}
+    )
 
 
 def pair_of_rdms(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns two condensed RDMs that agree somewhat."""
     student, teacher = (
-        np.asarray(rdm.compute(jnp.asarray(x), distance=SQUARED))
-        for x in features(n, 64)
+        np.asarray(rdm.compute(jnp.asarray(x), distance=discrepancies.SQUARED))
+        for x in discrepancies.features(n, 64)
     )
     return student, teacher
 
@@ -380,11 +202,11 @@ def bootstrap(n: int) -> measure.Case:
                 values.append(1 - rsa.compare(first, second, method="corr")[0, 0])
             return np.asarray(values)
 
-        return called(call, read=lambda values: [np.std(values)])
+        return measure.eager(call, read=lambda values: [np.std(values)])
 
     return measure.Case(
         {
-            "ours": lambda: called(
+            "ours": lambda: measure.eager(
                 lambda: statistics.bootstrap(x, y).draws,
                 read=lambda values: [np.std(values)],
             ),
@@ -403,7 +225,7 @@ def compared(method: str, comparison, n: int) -> measure.Case:
         from rsatoolbox import rdm as rsa
 
         first, second = (rsa.RDMs(v[None]) for v in (x, y))
-        return called(
+        return measure.eager(
             lambda: 1 - rsa.compare(first, second, method=method)[0, 0],
         )
 
@@ -412,7 +234,7 @@ def compared(method: str, comparison, n: int) -> measure.Case:
         ours = jax.jit(ours)
     return measure.Case(
         {
-            "ours": lambda: called(ours, jnp.asarray(x), jnp.asarray(y)),
+            "ours": lambda: measure.eager(ours, jnp.asarray(x), jnp.asarray(y)),
             "rsatoolbox": released,
         }
     )
@@ -446,27 +268,32 @@ def gaussian_mmd(n: int, units: int) -> measure.Case:
     )
 
 
-PEARSON, MSE = comparisons.Pearson(), comparisons.MSE()
 CASES: dict[str, Callable[[], measure.Case]] = {
-    "loss-1024-512": lambda: loss(1024, 512, PEARSON),
-    "loss-4096-512": lambda: loss(4096, 512, PEARSON),
-    "loss-4096-2048": lambda: loss(4096, 2048, PEARSON, plain=False),
-    "tiles-mse-4096-2048": lambda: loss(4096, 2048, MSE, forms.Tiles(), plain=False),
-    "tiles-pearson-4096-2048": lambda: loss(
-        4096, 2048, PEARSON, forms.Tiles(), plain=False
+    "loss-1024-512": lambda: discrepancies.loss(1024, 512, discrepancies.PEARSON),
+    "loss-4096-512": lambda: discrepancies.loss(4096, 512, discrepancies.PEARSON),
+    "loss-4096-2048": lambda: discrepancies.loss(
+        4096, 2048, discrepancies.PEARSON, plain=False
     ),
-    "memory-tiles-50000-256": lambda: large(
+    "tiles-mse-4096-2048": lambda: discrepancies.loss(
+        4096, 2048, discrepancies.MSE, forms.Tiles(), plain=False
+    ),
+    "tiles-pearson-4096-2048": lambda: discrepancies.loss(
+        4096, 2048, discrepancies.PEARSON, forms.Tiles(), plain=False
+    ),
+    "memory-tiles-50000-256": lambda: discrepancies.large(
         50_000, 256, forms.Tiles(), forms.Moments()
     ),
-    "memory-100000-512": lambda: large(100_000, 512, None),
-    "blocks-1000000-64": lambda: larger(1_000_000, 64),
+    "memory-100000-512": lambda: discrepancies.large(100_000, 512, None),
+    "blocks-1000000-64": lambda: discrepancies.larger(1_000_000, 64),
     "correlation-1000-512": lambda: matrix(
         1000, 512, distances.Correlation(), plain_correlation
     ),
     "correlation-5000-2048": lambda: matrix(
         5000, 2048, distances.Correlation(), plain_correlation
     ),
-    "euclidean-matrix-5000-2048": lambda: matrix(5000, 2048, SQUARED, plain_euclidean),
+    "euclidean-matrix-5000-2048": lambda: matrix(
+        5000, 2048, discrepancies.SQUARED, plain_euclidean
+    ),
     "condense-5000": lambda: condensing(5000),
     "euclidean-5000-2048": lambda: whole_rdm(
         "euclidean", distances.MeanSquared(), 5000, 2048
@@ -481,7 +308,7 @@ CASES: dict[str, Callable[[], measure.Case]] = {
     "tau-a-1000": lambda: compared("tau-a", comparisons.KendallTauA(), 1000),
     "whitened-1000": lambda: compared("cosine_cov", comparisons.WhitenedCosine(), 1000),
     "mmd-gaussian-4000-128": lambda: gaussian_mmd(4000, 128),
-    **{f"scaling-{n}": functools.partial(scaling, n) for n in SCALING},
+    **{f"scaling-{n}": functools.partial(discrepancies.scaling, n) for n in SCALING},
 }
 
 # What must be reached, and what is hoped for. Of P6 to P8 and P10 less is better.
@@ -515,7 +342,7 @@ def picture(results: dict, path: pathlib.Path) -> None:
     """Draws time and memory against the number of stimuli, on logarithmic axes.
 
     Args:
-      results: The results of `measure.run`, with `scaling-*` cases.
+      results: The results of `runner.run`, with `scaling-*` cases.
       path: The path of the PNG file.
     """
     import matplotlib.pyplot as plt
@@ -548,7 +375,7 @@ def finish(results: dict, options: Options) -> None:
 
 
 main = functools.partial(
-    measure.main, "benchmarks.kernels", build, CASES, Options, finish=finish
+    runner.main, "benchmarks.kernels", build, CASES, Options, finish=finish
 )
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ accelerator) in float32 at full precision, and on an accelerator in bfloat16. `c
 reads and writes 256 MiB. What other benchmarks take can be held against them.
 """
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Mapping
@@ -12,14 +13,14 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from benchmarks import measure
+from benchmarks import measure, runner
 
 MEBIBYTES = 256
 # What a fact of a contender becomes when it is divided by the time, in 1e9 a second.
 SPEEDS = {"flop": "GFLOP/s", "bytes": "GB/s"}
 
 
-def build(name: str, options: measure.DeviceOptions) -> measure.Case:
+def build(name: str, options: runner.DeviceOptions) -> measure.Case:
     """Returns the case of that name, in the dtypes that the device computes in."""
     options.take_device()
     on_cpu = jax.default_backend() == "cpu"
@@ -44,21 +45,21 @@ def gemm(rows: int, dtype: str) -> measure.Contender:
 
     matrices = jax.random.normal(jax.random.key(0), (2, rows, rows), dtype)
     contender = measure.stepping(product, (), *matrices)
-    return contender._replace(facts={"flop": 2 * rows**3})
+    return dataclasses.replace(contender, facts={"flop": 2 * rows**3})
 
 
 def copy() -> measure.Contender:
     """Returns a contender that reads each number of an array and overwrites it."""
     array = jnp.zeros(MEBIBYTES * 2**18)
     contender = measure.stepping(lambda x: (x + 1, ()), array)
-    return contender._replace(facts={"bytes": 2 * array.nbytes})
+    return dataclasses.replace(contender, facts={"bytes": 2 * array.nbytes})
 
 
 def speeds(entry: Mapping[str, float], time: str = "median_ms") -> dict[str, float]:
     """Returns the speed of a contender by unit; empty if its work is not counted.
 
     Args:
-      entry: The entry of the contender, from `measure.measured`.
+      entry: The entry of the contender, from `verdicts.case_result`.
       time: The name of the time that counts.
     """
     return {
@@ -72,7 +73,7 @@ def reached(results: dict) -> dict[str, float]:
     """Returns the speeds of the best samples.
 
     Args:
-      results: The results of `measure.run`.
+      results: The results of `runner.run`.
 
     Returns:
       The speeds by name and unit, such as "gemm-float32, GFLOP/s".
@@ -85,7 +86,7 @@ def reached(results: dict) -> dict[str, float]:
     }
 
 
-def finish(results: dict, options: measure.DeviceOptions) -> None:
+def finish(results: dict, options: runner.DeviceOptions) -> None:
     """Prints the speeds."""
     print()
     for name, speed in reached(results).items():
@@ -94,11 +95,11 @@ def finish(results: dict, options: measure.DeviceOptions) -> None:
 
 CASES = ("gemm", "copy")
 main = functools.partial(
-    measure.main,
+    runner.main,
     "benchmarks.limits",
     build,
     CASES,
-    measure.DeviceOptions,
+    runner.DeviceOptions,
     finish=finish,
 )
 

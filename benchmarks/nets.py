@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import measure, objectives, repdistiller
+from benchmarks import measure, objectives, repdistiller, report, runner
 from rdljax import nets, teachers, terms, training
 from rdljax.nets import from_torch
 
@@ -321,7 +321,7 @@ def table(cases: list[dict]) -> str:
     Its columns are images a second, parameters, and seconds until the first step.
 
     Args:
-      cases: The cases of `measure.run` that have contenders.
+      cases: The cases of `runner.run` that have contenders.
     """
     rows: dict[str, dict[str, str]] = {}
     for case in cases:
@@ -340,11 +340,11 @@ def table(cases: list[dict]) -> str:
             row[goal["name"]] = f"{goal['verdict']} ({bounds})"
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     lines = [[name, *(row.get(c, "") for c in columns)] for name, row in rows.items()]
-    return measure.aligned([["images a second", *columns], *lines])
+    return report.aligned([["images a second", *columns], *lines])
 
 
 main = functools.partial(
-    measure.main, "benchmarks.nets", build, CASES, Options, finish=finish
+    runner.main, "benchmarks.nets", build, CASES, Options, finish=finish
 )
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import measure, ports, repdistiller
+from benchmarks import measure, ports, repdistiller, runner
 from experiments import command as commands
 from rdljax import mmd, objectives
 
@@ -25,7 +25,7 @@ Pair = tuple  # Student and teacher: arrays, or lists of arrays.
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(measure.Options):
+class Options(runner.Options):
     """The settings of this benchmark."""
 
     repdistiller: pathlib.Path | None = None
@@ -50,7 +50,7 @@ def build(name: str, options: Options) -> measure.Case:
         contenders["repdistiller"] = lambda: released(repdistiller.load(folder))
     # A goal is for its own size.
     goals = GOALS.get(name, ()) if options.batch is None else ()
-    return case._replace(contenders=contenders, goals=goals)
+    return dataclasses.replace(case, contenders=contenders, goals=goals)
 
 
 def _precise(make: Callable[[], measure.Contender]) -> Callable[[], measure.Contender]:
@@ -228,7 +228,9 @@ def vid(batch: int) -> measure.Case:
     trained = (0, 2, 3, 4, 5)
     case = differentiated(("vid",), arguments, ours, ports.vid, trained=trained)
     released = functools.partial(repdistiller.vid, arguments=arguments)
-    return case._replace(contenders={**case.contenders, "repdistiller": released})
+    return dataclasses.replace(
+        case, contenders={**case.contenders, "repdistiller": released}
+    )
 
 
 def fsp(lower: int, upper: int) -> Callable[[int], measure.Case]:
@@ -328,7 +330,9 @@ def crd(batch: int) -> measure.Case:
     def released(modules):
         return repdistiller.crd(modules, *arguments)
 
-    return case._replace(contenders={**case.contenders, "repdistiller": released})
+    return dataclasses.replace(
+        case, contenders={**case.contenders, "repdistiller": released}
+    )
 
 
 def crd_expected(batch: int) -> measure.Case:
@@ -433,7 +437,7 @@ GOALS = {
     "vid-64-256-8x8": _AT_LEAST_EQUAL,
 }
 
-main = functools.partial(measure.main, "benchmarks.objectives", build, CASES, Options)
+main = functools.partial(runner.main, "benchmarks.objectives", build, CASES, Options)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,7 @@ import jinja2
 import matplotlib.figure
 from matplotlib import ticker
 
-from benchmarks import limits, measure
+from benchmarks import limits, measure, report, verdicts
 
 # Value, height, and whether the value is stable.
 Mark = tuple[float, float, bool]
@@ -47,7 +47,7 @@ def page(results: dict) -> str:
         undefined=jinja2.StrictUndefined,
     ).get_template("page.html")
     return template.render(
-        about=measure.about({**results, "cases": cases}),
+        about=report.about({**results, "cases": cases}),
         command=results["command"],
         problems=results["problems"],
         overview=_overview(measured),
@@ -66,11 +66,11 @@ def _part(name: str, found: dict, reached: dict) -> dict[str, Any]:
     return {
         "name": name,
         "command": found["command"],
-        "about": measure.about(found),
+        "about": report.about(found),
         "png": base64.b64encode(picture(cases)).decode(),
         "tables": [
             # The goals have a table of their own.
-            *([row[:-1] for row in rows] for rows in measure.tabulated(cases)),
+            *([row[:-1] for row in rows] for rows in report.tabulated(cases)),
             _goals(cases),
             _facts(cases, reached),
         ],
@@ -130,7 +130,7 @@ def _facts(cases: list[dict], reached: dict) -> list[list[str]]:
 
 
 def _facts_of(entry: dict, reached: dict) -> dict[str, str]:
-    facts = {k: _number(x) for k, x in entry.items() if k not in measure.MEASURED}
+    facts = {k: _number(x) for k, x in entry.items() if k not in verdicts.MEASURED}
     for unit, speed in limits.speeds(entry).items():
         facts[unit] = _number(speed)
         known = [x for x in reached.get(LIMITS[unit], {}).values() if x]
@@ -155,7 +155,7 @@ def picture(cases: list[dict]) -> bytes:
     of a goal.
 
     Args:
-      cases: The cases of `measure.run` that have contenders.
+      cases: The cases of `runner.run` that have contenders.
     """
     times: dict[str, list[Mark]] = {}
     ratios: dict[str, list[Mark]] = {}

@@ -4,6 +4,7 @@ Read from the checkout as they are (github.com/HobbitLong/RepDistiller). PyTorch
 the CPU, on as many cores as JAX or on one, whichever is faster.
 """
 
+import dataclasses
 import importlib
 import importlib.util
 import pathlib
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import machine, measure
 
 
 class Released(NamedTuple):
@@ -40,7 +41,7 @@ def load(folder: pathlib.Path) -> Released:
     import torch
 
     warnings.simplefilter("ignore")  # The code was written for PyTorch 0.4.
-    torch.set_num_threads(measure.cores())
+    torch.set_num_threads(machine.cores())
     # What a first call of anything at all takes.
     small = torch.ones(64, 64, requires_grad=True)
     torch.autograd.grad((small @ small).sum(), small)
@@ -153,7 +154,7 @@ def vid(released: Released, arguments: tuple) -> measure.Contender:
         # `[out, 1, 1, in]`, as maps are read, to `[in, out]`.
         return [value, student, log_scale, *(k[:, 0, 0].T for k in kernels)]
 
-    return found._replace(read=read)
+    return dataclasses.replace(found, read=read)
 
 
 def crd(

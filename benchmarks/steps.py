@@ -13,19 +13,20 @@ ResNet-32x4 that runs. `without` is the student with the task alone.
 """
 
 import atexit
+import dataclasses
 import functools
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import measure
+from benchmarks import measure, runner
 from rdljax import activations, nets, objectives, teachers, terms, training
 from rdljax.terms import negatives
 
@@ -88,7 +89,7 @@ STORED_IMAGES = 512
 TWO = ("stage2", "stage3")
 
 
-def build(name: str, options: measure.Options) -> measure.Case:
+def build(name: str, options: runner.Options) -> measure.Case:
     """Returns the case of a step with and without a loss."""
     batch = 64 if options.batch is None else options.batch
     if name == "teacher":
@@ -160,7 +161,8 @@ def _taught(
     return training.make_step(net, teacher, phase, optimizer, view), state, arrays
 
 
-class Source(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Source:
     """A source of the targets of a step.
 
     Attributes:
@@ -253,9 +255,7 @@ def example_targets(seen: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.nd
     return {k: x if k in signed else np.maximum(x, 0) for k, x in drawn.items()}
 
 
-main = functools.partial(
-    measure.main, "benchmarks.steps", build, CASES, measure.Options
-)
+main = functools.partial(runner.main, "benchmarks.steps", build, CASES, runner.Options)
 
 if __name__ == "__main__":
     sys.exit(main())

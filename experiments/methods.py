@@ -6,6 +6,7 @@ Representation Distillation, ICLR 2020): between those layers and, unless the co
 says otherwise, with that weight.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +38,8 @@ class Setting(NamedTuple):
     steps: int
 
 
-class Part(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Part:
     """An objective as a part of a method.
 
     Attributes:
@@ -135,6 +137,21 @@ def _before_relu(config: configs.Config) -> list[Pair]:
 
     teacher = config.nets.teacher or config.nets.student
     return [(of(config.nets.student, s), of(teacher, t)) for s, t in stages(config)]
+
+
+# The flag that sets the layers of a part; that of the logits has none.
+LAYER_FLAGS: dict[Callable[[configs.Config], list[Pair]], str] = {
+    _hinted: "--hint_layer",
+    _vector: "--vector",
+    _rdl_layers: "--layers",
+    **dict.fromkeys((stages, _last, _from_stem, _before_relu), "--maps"),
+}
+
+
+def layer_flags(method: str) -> str:
+    """Returns the flags that set the layers of a method's parts; "" without any."""
+    found = {name: LAYER_FLAGS.get(PARTS[name].pairs) for name in parts(method)}
+    return ", ".join(f"{flag} ({name})" for name, flag in found.items() if flag)
 
 
 # ---- their terms

@@ -33,16 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-      The exit status: 0 done, 1 it cannot go on, 2 a wrong call or data that are
-      missing; stopped by a signal 128 and its number: 130 for Ctrl-C.
+      The exit status: 0 done, 1 it (or a planned column) cannot go on, 2 a wrong call
+      or missing data; stopped by a signal 128 and its number: 130 for Ctrl-C.
     """
     arguments = commands.line(arguments)
 
     def command():
         call, plan = parse(arguments)
         if plan:
-            print(estimate.plan_table(call))
-            return
+            text, wrong = estimate.plan_table(call)
+            print(text)
+            sys.exit(1 if wrong else 0)
         with interrupts.Interrupt() as interrupt:
             table_runs.make(call, interrupt)
 

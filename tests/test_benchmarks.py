@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks import (
     devices,
+    discrepancies,
     drivers,
     estimate,
     kernels,
@@ -26,7 +27,10 @@ from benchmarks import (
     nets,
     objectives,
     repdistiller,
+    report,
+    runner,
     steps,
+    verdicts,
 )
 from experiments import data
 from rdljax import checkpoints, terms
@@ -67,7 +71,7 @@ class TestRatio:
     ],
 )
 def test_a_goal_is_judged(floor, target, found, verdict):
-    assert measure.judge(measure.Goal("P", "port", floor, target), found) == verdict
+    assert verdicts.judge(measure.Goal("P", "port", floor, target), found) == verdict
 
 
 class Process:
@@ -104,34 +108,34 @@ SHAKY = {"ours": [1.0, 1.0, 1.1], "port": [4.0, 40.0, 44.0]}
 class TestMeasured:
     def test_a_steady_case_is_measured_once(self):
         process = Process(STEADY)
-        found = measure.measured(process)
+        found = verdicts.case_result(process)
         assert process.asked == ["times", "memory:ours", "memory:port"]
         port = found["contenders"]["port"]
         assert (port["median_ms"], port["best_ms"]) == (4.0, 4.0)
         assert port["ratio"] == {"medians": 4.0, "bests": 4.0, "stable": True}
         assert port["memory_ratio"] == 4.0 and found["refused"] == []
-        verdicts = [goal["verdict"] for goal in found["goals"]]
-        assert verdicts == ["floor met", "floor met", "no repdistiller"]
+        said = [goal["verdict"] for goal in found["goals"]]
+        assert said == ["floor met", "floor met", "no repdistiller"]
 
     def test_an_unstable_ratio_is_measured_once_more(self):
-        found = measure.measured(Process(SHAKY, STEADY))
+        found = verdicts.case_result(Process(SHAKY, STEADY))
         assert found["contenders"]["port"]["ratio"]["stable"]
         assert found["refused"] == [SHAKY]
 
     def test_a_ratio_that_stays_unstable_meets_no_goal(self):
-        found = measure.measured(Process(SHAKY, SHAKY))
+        found = verdicts.case_result(Process(SHAKY, SHAKY))
         assert found["goals"][0]["verdict"] == "unstable"
         assert found["goals"][0]["measured"] is None
         results = {"cases": [{"case": "some", **found}]}
-        assert "40 (unstable)" in measure.tables(results)
+        assert "40 (unstable)" in report.tables(results)
 
     def test_no_ratio_over_what_is_the_allocators_affair(self):
-        found = measure.measured(Process(STEADY, memory=(0.1, 8.0)))
+        found = verdicts.case_result(Process(STEADY, memory=(0.1, 8.0)))
         assert found["contenders"]["port"]["memory_ratio"] is None
         assert found["goals"][1]["verdict"] == "not measured"
 
     def test_what_went_wrong_is_kept(self):
-        found = measure.measured(lambda part: {"error": "they differ"})
+        found = verdicts.case_result(lambda part: {"error": "they differ"})
         assert found["error"] == "they differ" and found["contenders"] == {}
 
 
@@ -238,11 +242,11 @@ class TestCases:
         monkeypatch.setattr(steps, "STORED_IMAGES", 6)
         images = steps.example_data(2, 6)
         found = {}
-        for name, (make, bring) in steps.sources(images).items():
+        for name, source in steps.sources(images).items():
 
-            def see(make=make, bring=bring):
-                teacher = make()
-                return teacher.targets(teacher.arrays, {**images, **bring()})
+            def see(source=source):
+                teacher = source.teacher()
+                return teacher.targets(teacher.arrays, {**images, **source.bring()})
 
             found[name] = jax.eval_shape(see) if name == "live" else see()
         shapes = [
@@ -258,19 +262,23 @@ class TestKernels:
     @pytest.mark.parametrize(
         "case",
         [
-            lambda: kernels.matrix(20, 8, kernels.SQUARED, kernels.plain_euclidean),
+            lambda: kernels.matrix(
+                20, 8, discrepancies.SQUARED, kernels.plain_euclidean
+            ),
             lambda: kernels.condensing(300),
             lambda: kernels.whole_rdm("euclidean", distances.MeanSquared(), 20, 8),
             lambda: kernels.compared("spearman", comparisons.Spearman(), 20),
             *(
                 pytest.param(case, marks=pytest.mark.slow)
                 for case in (
-                    lambda: kernels.loss(40, 8, kernels.PEARSON),
-                    lambda: kernels.loss(
-                        40, 8, kernels.MSE, forms.Tiles(16), plain=False
+                    lambda: discrepancies.loss(40, 8, discrepancies.PEARSON),
+                    lambda: discrepancies.loss(
+                        40, 8, discrepancies.MSE, forms.Tiles(16), plain=False
                     ),
-                    lambda: kernels.large(40, 8, forms.Tiles(16), forms.Moments()),
-                    lambda: kernels.larger(50, 8),
+                    lambda: discrepancies.large(
+                        40, 8, forms.Tiles(16), forms.Moments()
+                    ),
+                    lambda: discrepancies.larger(50, 8),
                     lambda: kernels.matrix(
                         20, 8, distances.Correlation(), kernels.plain_correlation
                     ),
@@ -322,12 +330,12 @@ def in_this_process(monkeypatch):
 
     def ask(module, options, name, part):
         options = dataclasses.replace(options, cases=(name,), part=part)
-        _, module, *arguments = measure._arguments(module, options)
+        _, module, *arguments = runner._arguments(module, options)
         with contextlib.redirect_stdout(io.StringIO()) as said:
             assert importlib.import_module(module).main(arguments) == 0
         return json.loads(said.getvalue().splitlines()[-1])
 
-    monkeypatch.setattr(measure, "_ask", ask)
+    monkeypatch.setattr(runner, "_ask", ask)
 
 
 class TestCommand:
@@ -350,7 +358,7 @@ class TestCommand:
         assert set(ours) == promised
         assert set(port) == promised | {"ratio", "memory_ratio", "difference"}
         assert str(tmp_path) not in found["command"]
-        assert done.stdout == measure.markdown(found) + "\n"
+        assert done.stdout == report.markdown(found) + "\n"
         assert "| kd-100" in done.stdout
 
     def test_other_numbers_end_with_status_1(
@@ -363,7 +371,7 @@ class TestCommand:
             return measure.Case({"ours": make(1), "port": make(2)})
 
         main = functools.partial(
-            measure.main, "wrong", build, ["doubled"], measure.Options
+            runner.main, "wrong", build, ["doubled"], runner.Options
         )
         monkeypatch.setitem(sys.modules, "wrong", types.SimpleNamespace(main=main))
         out = tmp_path / "wrong.json"
@@ -431,13 +439,13 @@ class TestCommand:
 WRONG = """
 import functools, sys
 sys.path.insert(0, {root!r})
-from benchmarks import measure
+from benchmarks import measure, runner
 
 def build(name, options):
     make = lambda by: lambda: measure.gradient(lambda x: by * x**2, 3.0)
     return measure.Case({{"ours": make(1), "port": make(2)}})
 
-sys.exit(measure.main("wrong", build, ["doubled"], measure.Options))
+sys.exit(runner.main("wrong", build, ["doubled"], runner.Options))
 """
 
 
@@ -502,7 +510,7 @@ class TestNets:
             "goals": [nets.GOAL._asdict()],
             "memory": False,
         }
-        found = measure.measured(lambda part: answer)
+        found = verdicts.case_result(lambda part: answer)
         assert found["contenders"]["ours"]["ready_s"] == 40
         assert found["contenders"]["port"]["images"] == 64
         (goal,) = found["goals"]
@@ -651,7 +659,7 @@ class TestDrivers:
         contender = {"median_ms": 2000.0, "images": 50_000}
         case = {"case": "throughput", "contenders": {"float32": contender}}
         others = {"case": "teacher", "contenders": {"live": {"median_ms": 1.0}}}
-        drivers.finish({"cases": [case, others]}, drivers.measure.DeviceOptions())
+        drivers.finish({"cases": [case, others]}, drivers.runner.DeviceOptions())
         said = capsys.readouterr().out.strip()
         # 975 runs of 240 epochs of two seconds.
         assert said.startswith("throughput, float32: 25,000 images/s;")

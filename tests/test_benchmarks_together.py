@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as together
-from benchmarks import kernels, limits, measure, page
+from benchmarks import kernels, limits, measure, page, runner, verdicts
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -64,7 +64,7 @@ def measured(name, error=None, **facts):
             "error": None,
         }
 
-    return {"case": name, **measure.measured(ask)}
+    return {"case": name, **verdicts.case_result(ask)}
 
 
 class Runs:
@@ -78,7 +78,7 @@ class Runs:
         speed = measured("gemm", flop=2e9)
         status, *cases = self.answers.get(name.replace("-", "_"), (0, speed))
         if cases:
-            head = measure.head("benchmarks.some", measure.Options())
+            head = runner.head("benchmarks.some", runner.Options())
             left = ["late"] if status == 130 else []
             found = {**head, "rounds": options.rounds, "cases": cases, "left": left}
             path.write_text(json.dumps(found))
@@ -104,9 +104,9 @@ class TestTogether:
 
         def ask(module, options, name, part):
             case = modules[module].build(name, options)
-            return measure._times_or_error(case, options.rounds)
+            return runner._times_or_error(case, options.rounds)
 
-        monkeypatch.setattr(measure, "_ask", ask)
+        monkeypatch.setattr(runner, "_ask", ask)
         cases = ["correlation-1000-512"]
         before, path = tmp_path / "limits-before.json", tmp_path / "kernels.json"
         assert limits.main(["--rounds=1", f"--out={before}"]) == 0
@@ -251,7 +251,7 @@ class TestLimits:
         assert product.facts == {"flop": 1024}
 
     def test_bfloat16_is_left_out_on_a_cpu(self):
-        options = measure.DeviceOptions()
+        options = runner.DeviceOptions()
         assert set(limits.build("gemm", options).contenders) == {"float32"}
         assert set(limits.build("copy", options).contenders) == {"float32"}
 

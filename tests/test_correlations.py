@@ -1,5 +1,6 @@
 """Correlations between logits, against NumPy's, and the picture of a run."""
 
+import dataclasses
 import json
 import shutil
 
@@ -161,7 +162,7 @@ class TestCommand:
         capsys.readouterr()
         trained = weights.load(teacher)
         other = jax.tree.map(lambda x: x + 1, trained.variables)
-        weights.save(trained._replace(variables=other), teacher)
+        weights.save(dataclasses.replace(trained, variables=other), teacher)
         assert correlations.main([str(folder), "--overwrite"]) == 2
         assert "holds other weights than those" in capsys.readouterr().err
         shutil.rmtree(teacher)

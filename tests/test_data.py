@@ -1,5 +1,6 @@
 """Data sets against independent decodes, and their view against slow NumPy forms."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from experiments.data import folders, records, views
+from experiments.data import decoding, folders, views
 from rdljax import errors
 
 
@@ -488,7 +489,7 @@ def test_what_has_no_channels_of_8_bits_is_refused_by_name(mode, tmp_path):
     _write(tmp_path, "tiny", {"train": [*_examples(5), odd], "test": _examples(3)})
     for limit in (None, 0):
         words = rf"tiny.*'train': record \d cannot be decoded \(its mode '{mode}'"
-        with pytest.raises(records.UnknownMode, match=words) as error:
+        with pytest.raises(decoding.UnknownMode, match=words) as error:
             data.load("tiny", str(tmp_path), in_memory=limit)
         assert isinstance(error.value, ValueError) and "damaged" not in str(error.value)
 
@@ -517,6 +518,18 @@ class TestMissing:
     def test_an_unknown_name(self):
         with pytest.raises(errors.UnknownName, match="data set.* mean 'cifar100'"):
             data.load("cifar1000")
+
+    @pytest.mark.parametrize(
+        ("data_dir", "words"),
+        [
+            (None, "no folder was searched, as no data_dir is given"),
+            ("no/such/folder", "the folder no/such/folder was searched"),
+        ],
+    )
+    def test_an_unknown_name_says_where_it_was_looked_for(self, data_dir, words):
+        with pytest.raises(errors.UnknownName) as error:
+            data.load("cifar1000", data_dir)
+        assert str(error.value).endswith(f"cifar100 ({words})")
 
     def test_an_unknown_name_is_compared_with_the_folders(self, tmp_path):
         (tmp_path / "flowers" / "2.0.0").mkdir(parents=True)
@@ -723,7 +736,7 @@ class TestBatches:
 
 def test_augmentation_is_for_cifar():
     def usual(name):
-        return data.augmentation(_noise()._replace(name=name))
+        return data.augmentation(dataclasses.replace(_noise(), name=name))
 
     assert usual("cifar10") == usual("cifar100") == {"crop": 4, "flip": True}
     assert usual("digits") == {"crop": 0, "flip": False}
@@ -874,6 +887,6 @@ class TestUntrusted:
 
     def test_images_that_no_memory_holds(self, folder, monkeypatch):
         assert data.load("tiny", str(folder.parents[1])).classes == 3
-        monkeypatch.setattr(records, "LARGEST", 63)
+        monkeypatch.setattr(decoding, "LARGEST", 63)
         with pytest.raises(data.DataMissing, match="64 pixels are more than 63"):
             data.load("tiny", str(folder.parents[1]))

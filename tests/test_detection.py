@@ -1,5 +1,6 @@
 """Detection: canvases, targets and boxes, average precision, training, the command."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -159,7 +160,7 @@ class TestCompose:
 
     def test_an_image_without_ink_is_a_box_of_its_own_size(self, digits):
         split = digits.train._replace(image=np.zeros_like(digits.train.image))
-        blank = digits._replace(train=split)
+        blank = dataclasses.replace(digits, train=split)
         found = canvas.compose(blank, "train", 5, size=64, objects=1, seed=0)
         (box,), _ = present(found, 0)
         assert box[2] - box[0] == box[3] - box[1] >= 19
@@ -490,7 +491,7 @@ def some_digits(digits, classes):
         for s in (digits.train, digits.validation, digits.test)
     ]
     parts = dict(zip(("train", "validation", "test"), splits, strict=True))
-    return digits._replace(classes=classes, **parts)
+    return dataclasses.replace(digits, classes=classes, **parts)
 
 
 class TestTrain:
@@ -836,7 +837,7 @@ class TestBackbone:
             self.load(folder, colours())
 
     def test_other_classes_do_not_matter(self, folder, digits):
-        found = self.load(folder, digits._replace(classes=4))
+        found = self.load(folder, dataclasses.replace(digits, classes=4))
         assert found.detector.classes == 4
 
 

@@ -1,6 +1,7 @@
 """The experiment from the command line: results, wrong calls, Ctrl-C and resuming."""
 
 import ast
+import dataclasses
 import errno
 import functools
 import itertools
@@ -482,7 +483,8 @@ WRONG = {
     "crop": (["mnist_rdl", "--crop=-1"], "crop must be 0 or more"),
     "hint": (
         ["mnist_rdl", "--methods", "hint", "--hint_layer=pooled:stage2"],
-        "hint cannot be trained: hint: no module",
+        "hint cannot be trained: hint: no module from activations (64, 64) to "
+        "(64, 2, 2, 64); layers are set by --hint_layer (hint)",
     ),
     "out": (["mnist_rdl", "--out=res/{x}"], "out may name {config} and {data}"),
     "both": (["mnist_rdl", "--resume", "--overwrite"], "exclude each other"),
@@ -536,7 +538,9 @@ class TestSettings:
     def test_every_setting_is_documented(self):
         groups = {
             node.name: node.body
-            for node in ast.parse(pathlib.Path(configs.__file__).read_text()).body
+            for node in ast.parse(
+                pathlib.Path(configs.settings.__file__).read_text()
+            ).body
             if isinstance(node, ast.ClassDef)
         }
         for group in configs.Config.__dataclass_fields__.values():
@@ -887,7 +891,7 @@ class TestFolder:
             image[3, 2, 1, 0] ^= 1
             label[0] = (part.label[0] + 1) % 3
             for other in (part._replace(image=image), part._replace(label=label)):
-                changed = dataset._replace(**{name: other})
+                changed = dataclasses.replace(dataset, **{name: other})
                 found[f"{name} {other is part}{len(found)}"] = contexts.fingerprint(
                     changed
                 )
@@ -1006,7 +1010,9 @@ class TestReadBack:
         image = dataset.test.image.copy()
         image[0, 0, 0, 0] ^= 1
         test = dataset.test._replace(image=image)
-        monkeypatch.setattr(data, "load", lambda *_, **__: dataset._replace(test=test))
+        monkeypatch.setattr(
+            data, "load", lambda *_, **__: dataclasses.replace(dataset, test=test)
+        )
         before = (folder / "config.json").read_bytes()
         for seeds in (2, 3):
             more = [f"--seeds={seeds}", "--methods", *METHODS, "--resume"]

@@ -154,7 +154,10 @@ def test_a_run_and_a_table_record_the_home_folder(tmp_path, monkeypatch, capsys)
         "data_dir"
     ]
     seen = []
-    monkeypatch.setattr(estimate, "plan_table", lambda call: seen.append(call) or "")
+    nothing = estimate.Plan("", [])
+    monkeypatch.setattr(
+        estimate, "plan_table", lambda call: seen.append(call) or nothing
+    )
     table_call = ["rdl_mnist", "--plan", *arguments, "--out", "~/tables"]
     assert table.main(table_call) == 0
     assert seen[0].folder == home / "tables"

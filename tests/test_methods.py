@@ -606,6 +606,49 @@ class TestRun:
             self.go(tmp_path / "kd", methods=("kd",), **changes)
 
 
+def test_the_flags_that_set_layers():
+    assert {part.pairs for part in methods.PARTS.values()} == {
+        *methods.LAYER_FLAGS,
+        methods._logits,
+    }
+    flags = {flag.removeprefix("--") for flag in methods.LAYER_FLAGS.values()}
+    assert flags <= configs.FIELDS.keys()
+    assert methods.layer_flags("hint") == "--hint_layer (hint)"
+    assert methods.layer_flags("kd+rdl+at") == "--layers (rdl), --maps (at)"
+    assert methods.layer_flags("kd") == methods.layer_flags("plain") == ""
+
+
+class TestSharedSeeds:
+    def said(self, **changes):
+        alike = {"teacher": "mlp", "student": "mlp"}
+        return checks.shared_seeds(configs.make(alike | changes))
+
+    def test_other_nets_do_not_begin_alike(self):
+        assert checks.shared_seeds(configs.make()) is None
+        assert self.said(teacher=None) is None
+        assert self.said(teacher_from="folder") is None
+        assert self.said(student_from="folder") is None
+        assert self.said(modality="luminance") is None
+
+    def test_the_same_net_does(self):
+        assert "same net, mlp: students of seed 0 begin" in self.said()
+        assert "students of seeds 0 to 2 begin" in self.said(ensemble=5)
+        assert "students of seeds 0 to 1 begin" in self.said(ensemble=2)
+
+    def test_a_plain_student_trained_as_the_teacher_is_the_teacher(self):
+        same = "plain-seed0 is the teacher's training once more"
+        assert same in self.said() and same in self.said(teacher_learning_rate=0.1)
+        for other in (
+            {"epochs": 3},
+            {"dtype": "bfloat16"},
+            {"teacher_learning_rate": 0.2},
+            {"weights": ("task=0.5",)},
+            {"methods": ("kd",)},
+        ):
+            assert same not in self.said(**other)
+            assert "begin" in self.said(**other)
+
+
 def three_classes(folder):
     """A TFDS set of 160 and 40 images of three classes, 28 x 28."""
     pytest.importorskip("tensorflow_datasets")

@@ -1,5 +1,7 @@
 """Nets that see luminance or chrominance: the colours, and weights that keep it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +100,7 @@ class TestSeeing:
             again["logits"], net.apply(variables, images)["logits"]
         )
         # Normalised by other numbers, it sees the same colours.
-        other = dataset._replace(mean=(0.0,) * 3, std=(255.0,) * 3)
+        other = dataclasses.replace(dataset, mean=(0.0,) * 3, std=(255.0,) * 3)
         images = data.normalise(other, dataset.train.image[:2])
         np.testing.assert_allclose(
             found.net(other).apply(found.variables, images)["logits"],

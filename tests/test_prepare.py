@@ -1,6 +1,7 @@
 """Folders prepared from small synthetic IDX files, and from real ones where named."""
 
 import contextlib
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 
 from experiments import data, locks, prepare
-from experiments.data import preparing
+from experiments.data import downloads, originals, preparing
 from rdljax import errors
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -68,8 +69,8 @@ def original(tmp_path, monkeypatch):
             packed = gzip.compress(content)
             (folder / file).write_bytes(packed)
             files[file] = (hashlib.sha256(packed).hexdigest(),)
-        source = preparing.Source(url, files, preparing.read_mnist)
-        monkeypatch.setitem(preparing.SOURCES, name, source)
+        source = originals.Source(url, files, originals.read_mnist)
+        monkeypatch.setitem(originals.SOURCES, name, source)
         return folder
 
     return make
@@ -135,8 +136,8 @@ def test_the_images_come_in_the_order_that_tfds_gives_them(original, tmp_path):
 
 def test_the_published_sums_are_those_of_tfds():
     package = pathlib.Path(tfds.__file__).parent / "url_checksums"
-    for name in preparing.SOURCES:
-        source = preparing.SOURCES[name]
+    for name in originals.SOURCES:
+        source = originals.SOURCES[name]
         lines = (package / f"{name}.txt").read_text().split("\n")
         published = {line.split("\t")[0]: line.split("\t")[2] for line in lines if line}
         ours = {source.url + file: sums[0] for file, sums in source.files.items()}
@@ -147,7 +148,7 @@ class TestRefused:
     """Each is refused by name, and leaves no folder behind."""
 
     def _refused(self, tmp_path, match, folder):
-        with pytest.raises(preparing.CannotPrepare, match=match):
+        with pytest.raises(downloads.CannotPrepare, match=match):
             preparing.prepare("mnist", tmp_path / "made", manual_dir=folder)
         assert not (tmp_path / "made").exists()
 
@@ -210,7 +211,7 @@ class TestRefused:
 
 def test_a_file_packed_anew_is_known_by_its_content(original, tmp_path):
     folder = original()
-    source = preparing.SOURCES["mnist"]
+    source = originals.SOURCES["mnist"]
     for file, content in _contents().items():
         source.files[file] += (hashlib.sha256(content).hexdigest(),)
         (folder / file).write_bytes(gzip.compress(content, 1, mtime=1))
@@ -261,8 +262,8 @@ def test_what_exists_is_kept_unless_overwritten(original, tmp_path, monkeypatch)
 def test_what_a_killed_process_has_left_is_removed(original, tmp_path):
     """One that dies before the second of its two renames."""
     program = (
-        "import os, sys, pathlib; from experiments.data import preparing\n"
-        "preparing.SOURCES['mnist'] = eval(sys.argv[2], vars(preparing))\n"
+        "import os, sys, pathlib; from experiments.data import originals, preparing\n"
+        "originals.SOURCES['mnist'] = eval(sys.argv[2], vars(originals))\n"
         "rename = pathlib.Path.rename\n"
         "pathlib.Path.rename = lambda path, to: (\n"
         "    rename(path, to) if 'replaced' in str(to) else os._exit(9))\n"
@@ -270,7 +271,7 @@ def test_what_a_killed_process_has_left_is_removed(original, tmp_path):
         "'mnist', sys.argv[1], overwrite=True, manual_dir=sys.argv[3])"
     )
     made, files = tmp_path / "made", original()
-    source = f"Source('', {dict(preparing.SOURCES['mnist'].files)!r}, read_mnist)"
+    source = f"Source('', {dict(originals.SOURCES['mnist'].files)!r}, read_mnist)"
     folder = preparing.prepare("mnist", made, manual_dir=files)
     (folder / "mark").touch()
     command = [sys.executable, "-c", program, made, source, files]
@@ -325,39 +326,39 @@ class TestBombs:
     """Few bytes that stand for many."""
 
     def test_no_more_is_unpacked_than_an_original_has(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(preparing, "LARGEST", 2**20)
+        monkeypatch.setattr(downloads, "LARGEST", 2**20)
         path, content = tmp_path / "x.gz", bytes(2**23)
         path.write_bytes(gzip.compress(content))
         sums = [hashlib.sha256(x).hexdigest() for x in (path.read_bytes(), content)]
         tracemalloc.start()
         for published in ("0" * 64, sums[1]):
             with pytest.raises(
-                preparing.CannotPrepare, match="x.gz is not the original"
+                downloads.CannotPrepare, match="x.gz is not the original"
             ):
-                preparing.unpack(path, (published,))
+                downloads.unpack(path, (published,))
         assert tracemalloc.get_traced_memory()[1] < 2**22
         tracemalloc.stop()
-        assert preparing.unpack(path, (sums[0],)) == content
-        monkeypatch.setattr(preparing, "LARGEST", 2**23)
-        assert preparing.unpack(path, (sums[1],)) == content
+        assert downloads.unpack(path, (sums[0],)) == content
+        monkeypatch.setattr(downloads, "LARGEST", 2**23)
+        assert downloads.unpack(path, (sums[1],)) == content
 
     @pytest.mark.parametrize("told", [True, False])
     def test_no_more_is_downloaded(self, told, original, server, tmp_path, monkeypatch):
         folder = original(url=server.url)
-        monkeypatch.setattr(preparing, "LARGEST", 2**20)
+        monkeypatch.setattr(downloads, "LARGEST", 2**20)
         (folder / "train-images-idx3-ubyte.gz").write_bytes(bytes(2**22))
         if not told:
-            opened = preparing._open
+            opened = downloads._open
 
             def untold(url):
                 response = opened(url)
                 response.length = None
                 return response
 
-            monkeypatch.setattr(preparing, "_open", untold)
+            monkeypatch.setattr(downloads, "_open", untold)
         size = f"{2**22:,}" if told else "[12],[0-9,]+"
         words = f"has {size} bytes or more, and no original"
-        with pytest.raises(preparing.CannotPrepare, match=words):
+        with pytest.raises(downloads.CannotPrepare, match=words):
             preparing.prepare("mnist", tmp_path / "made")
         assert _tree(tmp_path / "made" / "downloads" / "mnist") == []
 
@@ -398,7 +399,7 @@ class TestDownload:
         folder = original(url=server.url)
         (folder / "t10k-images-idx3-ubyte.gz").write_bytes(b"a hotel's login page")
         with pytest.raises(
-            preparing.CannotPrepare, match="t10k-images.* not the origin"
+            downloads.CannotPrepare, match="t10k-images.* not the origin"
         ):
             preparing.prepare("mnist", tmp_path / "made")
         cache = tmp_path / "made" / "downloads" / "mnist"
@@ -409,7 +410,7 @@ class TestDownload:
     def test_a_file_that_the_server_lacks(self, original, server, tmp_path):
         folder = original(url=server.url)
         (folder / "t10k-images-idx3-ubyte.gz").unlink()
-        with pytest.raises(preparing.CannotPrepare, match="404.*--manual_dir"):
+        with pytest.raises(downloads.CannotPrepare, match="404.*--manual_dir"):
             preparing.prepare("mnist", tmp_path / "made")
 
     def test_no_network(self, original, tmp_path):
@@ -417,25 +418,25 @@ class TestDownload:
             closed.bind(("127.0.0.1", 0))
             port = closed.getsockname()[1]
         original(url=f"http://127.0.0.1:{port}/")
-        with pytest.raises(preparing.CannotPrepare, match="refused.*--manual_dir"):
+        with pytest.raises(downloads.CannotPrepare, match="refused.*--manual_dir"):
             preparing.prepare("mnist", tmp_path / "made")
         assert not (tmp_path / "made" / "mnist").exists()
 
     def test_a_network_that_swallows_everything(self, original, tmp_path, monkeypatch):
         gate = threading.Event()
-        monkeypatch.setattr(preparing, "PATIENCE", 0.2)
+        monkeypatch.setattr(downloads, "PATIENCE", 0.2)
         monkeypatch.setattr(socket, "getaddrinfo", lambda *unused, **more: gate.wait())
         original(url="http://example.invalid/")
         start = time.monotonic()
         try:
-            with pytest.raises(preparing.CannotPrepare, match="no answer within 0.2 s"):
+            with pytest.raises(downloads.CannotPrepare, match="no answer within 0.2 s"):
                 preparing.prepare("mnist", tmp_path / "made")
         finally:
             gate.set()
         assert time.monotonic() - start < 10
 
     def test_a_server_that_falls_silent(self, original, tmp_path, monkeypatch):
-        monkeypatch.setattr(preparing, "PATIENCE", 0.5)
+        monkeypatch.setattr(downloads, "PATIENCE", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             original(url=f"http://127.0.0.1:{listening.getsockname()[1]}/")
 
@@ -448,14 +449,14 @@ class TestDownload:
             thread = threading.Thread(target=answer)
             thread.start()
             with pytest.raises(
-                preparing.CannotPrepare, match="timed out.*--manual_dir"
+                downloads.CannotPrepare, match="timed out.*--manual_dir"
             ):
                 preparing.prepare("mnist", tmp_path / "made")
             thread.join()
             kept[0].close()
 
     def test_a_server_that_drips(self, original, tmp_path, monkeypatch):
-        monkeypatch.setattr(preparing, "PATIENCE", 0.3)
+        monkeypatch.setattr(downloads, "PATIENCE", 0.3)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             original(url=f"http://127.0.0.1:{listening.getsockname()[1]}/")
 
@@ -470,7 +471,7 @@ class TestDownload:
             thread = threading.Thread(target=answer)
             thread.start()
             with pytest.raises(
-                preparing.CannotPrepare, match="fewer than 10,000 a seco"
+                downloads.CannotPrepare, match="fewer than 10,000 a seco"
             ):
                 preparing.prepare("mnist", tmp_path / "made")
             thread.join()
@@ -572,10 +573,12 @@ def _cifar(name, folder, monkeypatch, change=lambda members: members):
             about.size = len(content)
             archive.addfile(about, io.BytesIO(content))
     packed = file.getvalue()
-    source = preparing.SOURCES[name]
+    source = originals.SOURCES[name]
     (archive_name,) = source.files
     sums = {archive_name: (hashlib.sha256(packed).hexdigest(),)}
-    monkeypatch.setitem(preparing.SOURCES, name, source._replace(files=sums))
+    monkeypatch.setitem(
+        originals.SOURCES, name, dataclasses.replace(source, files=sums)
+    )
     folder.mkdir()
     (folder / archive_name).write_bytes(packed)
     return expected
@@ -635,7 +638,7 @@ class TestCifar:
     )
     def test_another_archive_is_refused(self, change, message, tmp_path, monkeypatch):
         _cifar("cifar100", tmp_path / "original", monkeypatch, change)
-        with pytest.raises(preparing.CannotPrepare, match=message):
+        with pytest.raises(downloads.CannotPrepare, match=message):
             preparing.prepare(
                 "cifar100", tmp_path / "made", manual_dir=tmp_path / "original"
             )

@@ -1,5 +1,6 @@
 """Linear probes of frozen nets, against slow forms of images and classifier."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import pytest
 from scipy import optimize, special
 
 from experiments import command, data, locks, probe, run, weights
-from experiments.analyses import linear_probe
+from experiments.analyses import frozen_features, linear_probe, logistic_regression
 from rdljax import nets, statistics
 from tests import quick, test_data
 
@@ -116,7 +117,7 @@ class TestClassifier:
             truth -= np.linalg.lstsq(hessian, gradient(truth), rcond=1e-10)[0]
         assert np.abs(gradient(truth)).max() < 1e-10
         expected = truth.reshape(-1, 10)
-        found = linear_probe.fit(features, label, 10, l2)
+        found = logistic_regression.fit(features, label, 10, l2)
         assert found.dtype == np.float64
         np.testing.assert_allclose(found[:-1], expected[:-1], atol=1e-4)
         biases = [x[-1] - x[-1].mean() for x in (found, expected)]
@@ -128,7 +129,7 @@ class TestClassifier:
         features, label = digits["train"]
         chosen = np.isin(label, [3, 8])
         seen, y = features[chosen], (label[chosen] == 8).astype(int)
-        found = linear_probe.fit(seen, y, 2, 1e-2)
+        found = logistic_regression.fit(seen, y, 2, 1e-2)
 
         def loss(flat):
             w = flat.reshape(-1, 2)
@@ -145,27 +146,29 @@ class TestClassifier:
         features, label = digits["train"]
         few = label != 7
         with pytest.raises(command.UsageError, match="class 7 has no image"):
-            linear_probe.fit(features[few], label[few], 10, 1e-2)
+            logistic_regression.fit(features[few], label[few], 10, 1e-2)
 
     def test_the_weight_with_the_smallest_loss_on_held_out_images(
         self, digits, monkeypatch
     ):
         # (With smaller ones the search takes long; the best is neither end.)
-        monkeypatch.setattr(linear_probe, "L2", (1e-1, 1e-2, 1e-3))
+        monkeypatch.setattr(logistic_regression, "L2", (1e-1, 1e-2, 1e-3))
         losses = {}
-        for l2 in linear_probe.L2:
-            parameters = linear_probe.fit(*digits["train"], 10, l2)
+        for l2 in logistic_regression.L2:
+            parameters = logistic_regression.fit(*digits["train"], 10, l2)
             held_out, label = digits["validation"]
             z = held_out @ parameters[:-1] + parameters[-1]
             right = z[np.arange(len(label)), label]
             losses[l2] = np.mean(special.logsumexp(z, axis=1) - right)
-        l2, loss, _ = linear_probe.choose(*digits["train"], *digits["validation"], 10)
+        l2, loss, _ = logistic_regression.choose(
+            *digits["train"], *digits["validation"], 10
+        )
         assert l2 == min(losses, key=losses.get)
         assert loss == pytest.approx(losses[l2], rel=1e-4)
         # (Or the choice would be none.)
         assert (
-            linear_probe.L2[0] > l2 > linear_probe.L2[-1]
-            and losses[l2] < 0.9 * losses[linear_probe.L2[0]]
+            logistic_regression.L2[0] > l2 > logistic_regression.L2[-1]
+            and losses[l2] < 0.9 * losses[logistic_regression.L2[0]]
         )
 
     def test_separable_classes_have_no_error(self):
@@ -173,22 +176,24 @@ class TestClassifier:
         label = np.arange(400) % 4
         features = 8 * np.eye(6)[label] + random.uniform(-1, 1, (400, 6))
         (seen, own), (other, known) = np.split(features, 2), np.split(label // 2, 2)
-        *_, parameters = linear_probe.choose(seen, other, own, known, 2)
-        np.testing.assert_array_equal(linear_probe.predict(parameters, own), known)
+        *_, parameters = logistic_regression.choose(seen, other, own, known, 2)
+        np.testing.assert_array_equal(
+            logistic_regression.predict(parameters, own), known
+        )
 
     def test_of_labels_at_random_nothing_is_learnt(self, digits):
         random = np.random.default_rng(0)
         parts = [(x, random.permutation(label)) for x, label in digits.values()]
         (train, held_out, (test, label)) = parts
-        *_, parameters = linear_probe.choose(*train, *held_out, 10)
-        wrong = np.mean(linear_probe.predict(parameters, test) != label)
+        *_, parameters = logistic_regression.choose(*train, *held_out, 10)
+        wrong = np.mean(logistic_regression.predict(parameters, test) != label)
         # Four standard errors of 1,000 test images.
         assert abs(wrong - 0.9) < 4 * np.sqrt(0.9 * 0.1 / len(label))
 
     def test_what_does_not_converge_is_said(self):
         features = np.full((4, 2), np.inf)
         with pytest.raises(command.UsageError, match="2 features .* did not converge"):
-            linear_probe.fit(features, np.arange(4) % 2, 2, 1e-3)
+            logistic_regression.fit(features, np.arange(4) % 2, 2, 1e-3)
 
 
 def dataset(shape, classes=3, count=12):
@@ -241,9 +246,9 @@ class TestImages:
     )
     def test_are_seen_as_the_net_was_made_for_them(self, own, channels, normalisation):
         images, trained = dataset((20, 20, own)), mlp(channels, normalisation)
-        seen = linear_probe.resize_to_net(images, trained)
+        seen = frozen_features.resize_to_net(images, trained)
         net = trained.seeing(seen, nets.build("mlp", 10))
-        found = linear_probe.features(
+        found = frozen_features.extract(
             net, trained.variables, seen, seen.test.image, "stage1", chunk=5
         )
         pixels = images.test.image.astype(float)
@@ -264,7 +269,7 @@ class TestImages:
 
     def test_of_other_channels_are_refused(self):
         with pytest.raises(command.UsageError, match="3 channels, random has 4"):
-            linear_probe.resize_to_net(dataset((32, 32, 4)), mlp(3, None))
+            frozen_features.resize_to_net(dataset((32, 32, 4)), mlp(3, None))
 
     def test_maps_are_flattened(self):
         class Doubling:
@@ -272,7 +277,7 @@ class TestImages:
                 return {"stage1": 2 * images}
 
         images = dataset((4, 5, 3))
-        found = linear_probe.features(
+        found = frozen_features.extract(
             Doubling(), {}, images, images.test.image, "stage1", 5
         )
         expected = 2 * (images.test.image / np.array(images.std) - 1)
@@ -283,26 +288,26 @@ class TestImages:
         broken = jax.tree.map(lambda x: x * np.nan, trained.variables)
         net = nets.build("mlp", 10)
         with pytest.raises(command.UsageError, match="pooled are not finite"):
-            linear_probe.features(net, broken, images, images.test.image, "pooled")
+            frozen_features.extract(net, broken, images, images.test.image, "pooled")
 
     def test_a_dead_unit_is_standardised_to_zero(self):
         random = np.random.default_rng(0)
         values = random.normal(size=(50, 3))
         values[:, 1] = 0.1  # Its mean is not quite 0.1.
         values[:, 2] = 7 + 1e-7 * random.normal(size=50)
-        mean, deviation = linear_probe.moments(values)
+        mean, deviation = frozen_features.moments(values)
         standard = (values - mean) / deviation
         np.testing.assert_allclose(standard[:, 0].std(), 1)
         np.testing.assert_array_equal(standard[:, 1:], 0)
 
 
 def test_the_test_images_choose_nothing(finished, monkeypatch):
-    monkeypatch.setattr(linear_probe, "L2", (1.0, 1e-1, 1e-2))
+    monkeypatch.setattr(logistic_regression, "L2", (1.0, 1e-1, 1e-2))
     trained = weights.load(finished / "kd-seed1" / "weights")
     digits = data.load("digits", train_per_class=20)
     first = linear_probe.probe(trained, digits, "pooled")
     shuffled = np.random.default_rng(0).permutation(digits.test.label)
-    other = digits._replace(test=data.Split(digits.test.image, shuffled))
+    other = dataclasses.replace(digits, test=data.Split(digits.test.image, shuffled))
     second = linear_probe.probe(trained, other, "pooled")
     assert first["test_error"] < 40 and abs(second["test_error"] - 90) < 4
     del first["test_error"], second["test_error"]
@@ -319,7 +324,7 @@ def probed(finished, elsewhere):
     before = {f: f.read_bytes() for f in finished.rglob("*") if f.is_file()}
     call = [str(finished), "--data=stl10", f"--data_dir={elsewhere}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear_probe, "L2", SEVERAL)
+        patch.setattr(logistic_regression, "L2", SEVERAL)
         assert probe.main(call) == 0
     # Nothing of the run has changed.
     assert all(file.read_bytes() == was for file, was in before.items())
@@ -383,7 +388,7 @@ class TestCommand:
     def test_a_second_time_it_writes_the_same(
         self, finished, probed, elsewhere, tmp_path, capsys, monkeypatch
     ):
-        monkeypatch.setattr(linear_probe, "L2", SEVERAL)
+        monkeypatch.setattr(logistic_regression, "L2", SEVERAL)
         call = [str(finished), "--data=stl10", f"--data_dir={elsewhere}"]
         assert probe.main(call) == 2
         assert "--overwrite replaces it" in capsys.readouterr().err
@@ -394,7 +399,7 @@ class TestCommand:
             assert again == (probed / name).read_bytes()
 
     def test_of_other_data_and_another_layer(self, finished, tmp_path, monkeypatch):
-        monkeypatch.setattr(linear_probe, "L2", (1e-1,))
+        monkeypatch.setattr(logistic_regression, "L2", (1e-1,))
         call = [str(finished), "--layer=logits", "--train_per_class=10"]
         assert probe.main([*call, f"--out={tmp_path / 'logits'}"]) == 0
         text = (tmp_path / "logits" / "probe.md").read_text()
@@ -410,7 +415,7 @@ class TestCommand:
     def test_of_a_run_of_one_seed_without_a_teacher(
         self, finished, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr(linear_probe, "L2", (1e-1,))
+        monkeypatch.setattr(logistic_regression, "L2", (1e-1,))
         shutil.copytree(finished, tmp_path / "run")
         result = json.loads((finished / "result.json").read_text())
         result["config"] |= {"teacher": None, "seeds": 1}
@@ -474,7 +479,7 @@ class TestCommand:
         images = dataset((32, 32, 1))
         none = data.Split(images.test.image[:0], images.test.label[:0])
         monkeypatch.setattr(
-            data, "load", lambda *_, **__: images._replace(validation=none)
+            data, "load", lambda *_, **__: dataclasses.replace(images, validation=none)
         )
         assert probe.main([str(finished), "--data=random"]) == 2
         assert "random has too few images for" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def setting(loss, change=lambda teacher: teacher, devices=1):
     recipe = recipes.Recipe(
         *("kd", configs.make(), net, teacher, (phase,), (OPTIMIZER,), view, batch)
     )
-    return recipe, 0, state, arrays, sharded
+    return recipe, state, arrays, sharded
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,8 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("profile")
     given = setting(TASK_AND_KD, devices=2)
     devices = jax.local_devices()[:2]
-    found = profile.measure(*given, folder, devices=devices, seconds=0.1)
+    where = {"number": 0, "folder": folder, "devices": devices}
+    found = profile.measure(*given, **where, seconds=0.1)
     return found, folder, given
 
 
@@ -121,9 +122,9 @@ class TestProfile:
         assert len(steps) == profile.STEPS_TRACED
 
     def test_the_state_given_can_be_used_afterwards(self, measured):
-        _, _, (recipe, number, state, arrays, batch) = measured
+        _, _, (recipe, state, arrays, batch) = measured
         assert int(state.replicated.step) == 0
-        body = recipe.step(number)
+        body = recipe.step(0)
         step = training.pmap(body, jax.local_devices()[:2])
         state, _ = step(state, arrays, batch)
         # One that lies where the step takes it, in the buffers to be donated.
@@ -134,7 +135,8 @@ class TestProfile:
 class TestHeavy:
     def measured(self, folder, loss, **changes):
         given, one = setting(loss, **changes), jax.local_devices()[:1]
-        return profile.measure(*given, folder, devices=one, seconds=0.1)
+        where = {"number": 0, "folder": folder, "devices": one}
+        return profile.measure(*given, **where, seconds=0.1)
 
     @pytest.mark.slow
     def test_a_teacher_unless_no_term_looks_at_it(self, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from experiments import command, data, run
-from experiments.data import records, sets
+from experiments.data import decoding, records, sets
 from experiments.training import context as contexts
 from experiments.training import experiment, interrupts, loop, teaching
 from rdljax import nets, teachers
@@ -234,14 +234,14 @@ class TestEvaluation:
     @pytest.mark.parametrize("size", [(40, 40), (41, 90), (90, 37), (300, 31)])
     def test_the_middle_of_an_image(self, side, size):
         pixels = photograph(np.random.default_rng(0), *size)
-        found = np.asarray(records.middle(image_module.fromarray(pixels), side))
+        found = np.asarray(decoding.middle(image_module.fromarray(pixels), side))
         expected = slow_middle(pixels.astype(float), side)
         np.testing.assert_allclose(found, expected, atol=1)
 
     def test_the_middle_for_224_pixels(self):
         """Of 256 x 341 the middle is 16 pixels from the top and 58 from the left."""
         pixels = photograph(np.random.default_rng(1), 256, 341)
-        found = records.middle(image_module.fromarray(pixels), 224)
+        found = decoding.middle(image_module.fromarray(pixels), 224)
         np.testing.assert_array_equal(found, pixels[16:240, 58:282])
 
     def test_grey_images_get_three_channels(self, tmp_path):
@@ -269,14 +269,14 @@ def test_colours_are_looked_up_before_pixels_are_mixed():
         indexed.save(file, "PNG", **transparent)
         with image_module.open(file) as image:
             for box in ((0, 0, 51, 40), (3, 5, 20, 31)):
-                found, true = (records.part(x, box, 16, "RGB") for x in (image, alike))
+                found, true = (decoding.part(x, box, 16, "RGB") for x in (image, alike))
                 np.testing.assert_array_equal(found, true)
 
 
 class TestRandomBox:
     def test_areas_and_aspects(self):
         rng = np.random.default_rng(0)
-        boxes = np.array([records.random_box(1000, 1000, rng) for _ in range(4000)])
+        boxes = np.array([decoding.random_box(1000, 1000, rng) for _ in range(4000)])
         left, top, width, height = boxes.T
         area, aspect = width * height / 1e6, width / height
         # (Sides are whole pixels: a side of 240 may be 0.2 % too long.)
@@ -303,7 +303,7 @@ class TestRandomBox:
     def test_they_lie_in_the_image(self, size):
         rng = np.random.default_rng(1)
         for _ in range(500):
-            left, top, width, height = records.random_box(*size, rng)
+            left, top, width, height = decoding.random_box(*size, rng)
             assert left >= 0 and top >= 0 and width >= 1 and height >= 1
             assert left + width <= size[0] and top + height <= size[1]
 
@@ -316,7 +316,7 @@ class TestRandomBox:
         ],
     )
     def test_narrow_images(self, size, box):
-        assert records.random_box(*size, np.random.default_rng(2)) == box
+        assert decoding.random_box(*size, np.random.default_rng(2)) == box
 
 
 class TestTraining:
@@ -328,7 +328,7 @@ class TestTraining:
             rng = np.random.default_rng((seed, epoch, images.index[place], 1))
             pixels = whole(contents[place])
             height, width = pixels.shape[:2]
-            left, top, w, h = records.random_box(width, height, rng)
+            left, top, w, h = decoding.random_box(width, height, rng)
             box = (top, left, top + h, left + w)
             seen.append(resampled(pixels, box, (32, 32)))
         return np.array(seen)
@@ -354,7 +354,7 @@ class TestTraining:
         ):
             left, top, width, height = box
             with image_module.open(io.BytesIO(content)) as image:
-                found = np.asarray(records.part(image, box, 32, "RGB"), float)
+                found = np.asarray(decoding.part(image, box, 32, "RGB"), float)
                 assert image.size == decoded
             corners = (top, left, top + height, left + width)
             expected = resampled(whole(content), corners, (32, 32))
@@ -608,7 +608,7 @@ class TestDamaged:
             lambda: images[:],
             lambda: images.cropped(np.arange(41), np.array([0, 0])),
         ):
-            with pytest.raises(records.Damaged, match=words):
+            with pytest.raises(decoding.Damaged, match=words):
                 see()
         others = images[np.arange(41) != place]
         assert others.shape == (40, 32, 32, 3)

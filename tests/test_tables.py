@@ -281,11 +281,11 @@ class TestCommand:
         assert not (finished.parent / "none").exists()
 
     def test_the_plan_of_data_that_are_missing_is_not_known(self, finished, capsys):
-        assert call(finished.parent / "none", "--plan", "--only=elsewhere") == 0
+        assert call(finished.parent / "none", "--plan", "--only=elsewhere") == 1
         plan = capsys.readouterr().out
         assert "experiments.prepare mnist" in plan and "0 min 0 s" not in plan
         assert "| not known |" in plan and "Left in all: not known." in plan
-        assert call(finished, "--plan", "--only=first,elsewhere") == 0
+        assert call(finished, "--plan", "--only=first,elsewhere") == 1
         plan = capsys.readouterr().out
         assert "0 min 0 s, without elsewhere (not known)." in plan
 
@@ -396,7 +396,7 @@ class TestCommand:
         assert not (folder / "first" / "kd-seed0" / "result.json").exists()
 
     def test_other_settings_are_told_in_the_plan(self, finished, capsys):
-        assert call(finished, "--plan", "--only=first", "--epochs=9") == 0
+        assert call(finished, "--plan", "--only=first", "--epochs=9") == 1
         plan = capsys.readouterr().out
         assert "other settings are there: epochs" in plan
         assert "Left in all: not known" in plan and "0 min 0 s" not in plan

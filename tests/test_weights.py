@@ -1,5 +1,6 @@
 """Teachers that were trained elsewhere: read, checked, kept, and taught from."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -101,7 +102,7 @@ class TestTrained:
         logits = np.asarray(seen["logits"], np.float64)
         losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(30), test.label]
         assert loss == pytest.approx(losses.mean(), rel=1e-4)
-        known = images._replace(test=images.test._replace(label=predicted))
+        known = dataclasses.replace(images, test=images.test._replace(label=predicted))
         assert weights.accuracy(trained, known) == 1
 
     def test_refuses_data_of_other_classes_or_channels(self, file):
@@ -138,7 +139,8 @@ class TestTrained:
         weights.save(trained, tmp_path / "net")
         found = weights.load(tmp_path / "net")
         jax.tree.map(np.testing.assert_array_equal, found.variables, trained.variables)
-        assert found[:3] == ("resnet8", 10, (32, 32, 3))
+        assert (found.name, found.classes) == ("resnet8", 10)
+        assert found.shape == (32, 32, 3)
         assert found.normalisation == trained.normalisation
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         assert found.source == {"file": file.name, "sha256": digest}
@@ -291,7 +293,9 @@ def _few_tests(monkeypatch):
 
     def load(*names, **options):
         dataset = read(*names, **options)
-        return dataset._replace(test=data.Split(*(x[:200] for x in dataset.test)))
+        return dataclasses.replace(
+            dataset, test=data.Split(*(x[:200] for x in dataset.test))
+        )
 
     monkeypatch.setattr(data, "load", load)
 
@@ -322,7 +326,7 @@ def test_students_learn_from_it(tmp_path, tfds_dir, capsys):
     # The student's weights are there, for PyTorch or to teach another. They know how
     # their images were normalised, whatever is usual for the data.
     student = weights.load(out / "kd+rdl-seed0" / "weights")
-    other = dataset._replace(mean=(100.0,) * 3, std=(50.0,) * 3)
+    other = dataclasses.replace(dataset, mean=(100.0,) * 3, std=(50.0,) * 3)
     share = weights.accuracy(student, other)
     (own,) = result["methods"]["kd+rdl"]["test_error"]["values"]
     assert 100 * (1 - share) == pytest.approx(own, abs=0.11)
@@ -334,7 +338,7 @@ def test_students_learn_from_it(tmp_path, tfds_dir, capsys):
         capsys.readouterr()
         # Other weights in the same folder are another run; a run's own teacher is kept.
         variables = jax.tree.map(lambda x: np.asarray(x) + 1, variables)
-        weights.save(trained._replace(variables=variables), folder)
+        weights.save(dataclasses.replace(trained, variables=variables), folder)
         assert run.main([*call, "--resume"]) == 2
         assert "teacher_weights" in capsys.readouterr().err
         own = out / "kd+rdl-seed0" / "weights"

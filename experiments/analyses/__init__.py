@@ -1,6 +1,8 @@
 """What is made of finished runs.
 
+- `runs`: finished runs: their settings and their nets
 - `linear_probe`: frozen features on other images
+- `frozen_features`, `logistic_regression`: what a probe and correlations are made of
 - `logit_correlations`: correlations between logits
 - `grid`: students by every setting of a grid
 - `report`: a page of a run or a table

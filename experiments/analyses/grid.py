@@ -1,5 +1,6 @@
 """Students by every setting of a grid, on validation images."""
 
+import dataclasses
 import math
 import pathlib
 import tempfile
@@ -76,7 +77,8 @@ def try_all(
         error = outcome.history[-1]["validation_error"]
         print(f"| teacher | | {error:.2f} | |", flush=True)
         for i, (method, change) in enumerate(settings):
-            tried = context._replace(config=configs.change(base, **change))
+            own = configs.change(base, **change)
+            tried = dataclasses.replace(context, config=own)
             errors = students(
                 tried, method, teachers.net(net, outcome.variables), f"{i}-{method}"
             )

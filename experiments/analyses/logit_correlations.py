@@ -3,12 +3,13 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tyro
 
 from experiments import command, data
-from experiments.analyses import linear_probe
+from experiments.analyses import frozen_features, runs
 from experiments.results import markdown, plots
 from experiments.training import recording
 from rdljax import files, statistics
@@ -40,41 +41,13 @@ def run(options: Options) -> None:
     Raises:
       UsageError: If the run, its data, or the file to write cannot be used.
     """
-    folder, summary = linear_probe.read_run(options.results)
+    folder, summary = runs.read_run(options.results)
     config = summary["config"]
-    if config["teacher"] is None:
-        raise command.UsageError(f"no net taught the run of {folder}")
-    if not 0 <= options.seed < config["seeds"]:
-        raise command.UsageError(
-            f"seed must be from 0 to {config['seeds'] - 1}, got {options.seed}"
-        )
-    default = str(folder / "correlations.png")
-    out = command.path("out", default if options.out is None else options.out)
-    if out.suffix.lower() != ".png":
-        raise command.UsageError(f"out must be a file .png, got {out}")
-    written = [out, out.with_suffix(".json"), out.with_suffix(".md")]
-    for file in written:
-        if file.exists() and not options.overwrite:
-            raise command.UsageError(f"{file} exists; --overwrite replaces it")
+    _check(options, folder, config)
+    written = _place(options, folder)
     dataset = load(config, options.data_dir)
-    every = linear_probe.trained_nets(folder, summary)
-    teacher, *others = (net for net in every if net.method == "teacher")
-    students = [net for net in every if net.method != "teacher"]
-    if others or teacher.trained.classes != dataset.classes:
-        raise command.UsageError(
-            f"the run of {folder} has no single teacher of the students' task"
-        )
-
-    def of(net):
-        variables, images = net.trained.variables, dataset.test.image
-        own = net.trained.net(dataset)
-        logits = linear_probe.features(own, variables, dataset, images, "logits")
-        return correlations(logits)
-
-    taught = of(teacher)
-    found: dict[str, list[np.ndarray]] = {}
-    for student in students:
-        found.setdefault(student.method, []).append(np.abs(taught - of(student)))
+    teacher, students = _teacher_and_students(folder, summary, dataset)
+    found = differences(teacher, students, dataset)
     compared = {
         "run": config,
         "data": dataset.note,
@@ -83,15 +56,83 @@ def run(options: Options) -> None:
         "methods": {name: spread(each) for name, each in found.items()},
     }
     text = table(compared)
+    out, record, page = written
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shown = {name: each[options.seed] for name, each in found.items()}
         picture(out, shown, f"{config['data']}, seed {options.seed}")
-        files.write_json(written[1], compared)
-        files.write(written[2], text)
+        files.write_json(record, compared)
+        files.write(page, text)
     except OSError as error:
         raise command.UsageError(f"cannot write {out}: {error}") from error
     print(f"{text}\n{', '.join(map(str, written))}")
+
+
+def _check(options: Options, folder: pathlib.Path, config: Mapping) -> None:
+    """Raises `UsageError` for a run without a teacher, or students of that seed."""
+    if config["teacher"] is None:
+        raise command.UsageError(f"no net taught the run of {folder}")
+    if not 0 <= options.seed < config["seeds"]:
+        raise command.UsageError(
+            f"seed must be from 0 to {config['seeds'] - 1}, got {options.seed}"
+        )
+
+
+def _place(options: Options, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the paths to write: the picture, its numbers, and their table.
+
+    Raises:
+      UsageError: If one is taken, or the picture is to be no PNG file.
+    """
+    default = str(folder / "correlations.png")
+    out = command.path("out", default if options.out is None else options.out)
+    if out.suffix.lower() != ".png":
+        raise command.UsageError(f"out must be a file .png, got {out}")
+    written = [out, out.with_suffix(".json"), out.with_suffix(".md")]
+    for file in written:
+        if file.exists() and not options.overwrite:
+            raise command.UsageError(f"{file} exists; --overwrite replaces it")
+    return written
+
+
+def _teacher_and_students(
+    folder: pathlib.Path, summary: dict, dataset: data.Dataset
+) -> tuple[runs.Net, list[runs.Net]]:
+    """Returns the teacher of a run, and its students.
+
+    Raises:
+      UsageError: If a net is not there, or no single teacher has the students' task.
+    """
+    every = runs.trained_nets(folder, summary)
+    teacher, *others = (net for net in every if net.method == "teacher")
+    if others or teacher.trained.classes != dataset.classes:
+        raise command.UsageError(
+            f"the run of {folder} has no single teacher of the students' task"
+        )
+    return teacher, [net for net in every if net.method != "teacher"]
+
+
+def differences(
+    teacher: runs.Net,
+    students: Sequence[runs.Net],
+    dataset: data.Dataset,
+) -> dict[str, list[np.ndarray]]:
+    """Returns the absolute differences of correlations, by method one for each seed."""
+    taught = _correlations_of(teacher, dataset)
+    found: dict[str, list[np.ndarray]] = {}
+    for student in students:
+        own = np.abs(taught - _correlations_of(student, dataset))
+        found.setdefault(student.method, []).append(own)
+    return found
+
+
+def _correlations_of(net: runs.Net, dataset: data.Dataset) -> np.ndarray:
+    """Returns the correlations of a net's logits over the test images."""
+    images: Any = dataset.test.image
+    variables = net.trained.variables
+    own = net.trained.net(dataset)
+    logits = frozen_features.extract(own, variables, dataset, images, "logits")
+    return correlations(logits)
 
 
 def load(config: Mapping, data_dir: str | None) -> data.Dataset:
@@ -113,7 +154,9 @@ def load(config: Mapping, data_dir: str | None) -> data.Dataset:
     except ValueError as error:
         raise command.UsageError(str(error)) from error
     size = config["resize"]
-    return dataset if size is None else dataset._replace(size=(size, size))
+    if size is None:
+        return dataset
+    return dataclasses.replace(dataset, size=(size, size))
 
 
 def correlations(logits: np.ndarray) -> np.ndarray:
@@ -123,7 +166,7 @@ def correlations(logits: np.ndarray) -> np.ndarray:
       logits: The logits, `[N, classes]`. A logit that is the same for all images has
         the correlation 0 with all others, and with itself.
     """
-    mean, deviation = linear_probe.moments(logits)
+    mean, deviation = frozen_features.moments(logits)
     standard = (logits - mean) / deviation
     return standard.T @ standard / len(logits)
 

@@ -177,19 +177,9 @@ def align(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def _agreement(path, config, stimuli, results, summary) -> None:
     """Saves held-out agreement by epoch: a panel for each layer and RDM."""
     from matplotlib import pyplot as plt
-    from matplotlib import ticker
 
     layers, names = brain.layers(config), config.brain.rdms
-    by_method: dict[str, list[dict]] = {}
-    before = {}
-    for result in results:
-        if result["history"]:
-            by_method.setdefault(result["method"], []).append(result)
-        else:
-            before[result["seed"]] = result["brain"]
-    before = {
-        seed: brain.progress(config, stimuli, rdms) for seed, rdms in before.items()
-    }
+    curves = _curves(config, stimuli, results)
     figure, axes = plt.subplots(
         len(names),
         len(layers),
@@ -203,27 +193,9 @@ def _agreement(path, config, stimuli, results, summary) -> None:
         ceiling = summary["brain"]["rdms"][name]["ceilings"].get("pearson")
         for axis, layer in zip(row, layers, strict=True):
             key = f"held out: {name}/{layer}"
-            if ceiling:
-                axis.axhspan(*ceiling, color="0.88", lw=0, label="noise ceiling")
-            for (method, runs), colour in zip(
-                by_method.items(), itertools.cycle(plots.COLOURS)
-            ):
-                values = np.array(
-                    [
-                        [before[run["seed"]][key], *(e[key] for e in run["history"])]
-                        for run in runs
-                    ],
-                    float,
-                )
-                epochs = np.arange(values.shape[1])
-                axis.plot(epochs, values.mean(0), label=method, color=colour, lw=1.6)
-                if len(values) > 1:
-                    band = values.min(0), values.max(0)
-                    axis.fill_between(epochs, *band, color=colour, alpha=0.15, lw=0)
+            values = {method: own[key] for method, own in curves.items()}
+            _draw_curves(axis, values, ceiling)
             axis.set_title(f"{name}, {layer}", fontsize=9)
-            axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-            axis.grid(alpha=0.25, linewidth=0.5)
-            axis.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("Pearson, held-out stimuli", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("epoch", fontsize=9)
@@ -233,3 +205,58 @@ def _agreement(path, config, stimuli, results, summary) -> None:
     )
     figure.suptitle("Mean over seeds; band: from the best to the worst", fontsize=9)
     plots.save(figure, path)
+
+
+def _curves(config, stimuli, results) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the held-out agreement of each method, by RDM and layer.
+
+    Returns:
+      By method and by key of the history, an array `[seeds, 1 + epochs]`, which begins
+      before the training.
+    """
+    by_method: dict[str, list[dict]] = {}
+    before = {}
+    for result in results:
+        if result["history"]:
+            by_method.setdefault(result["method"], []).append(result)
+        else:
+            seen = brain.progress(config, stimuli, result["brain"])
+            before[result["seed"]] = seen
+    keys = [
+        f"held out: {name}/{layer}"
+        for name in config.brain.rdms
+        for layer in brain.layers(config)
+    ]
+    return {
+        method: {
+            key: np.array(
+                [[x[key] for x in (before[r["seed"]], *r["history"])] for r in runs],
+                float,
+            )
+            for key in keys
+        }
+        for method, runs in by_method.items()
+    }
+
+
+def _draw_curves(axis, values: dict[str, np.ndarray], ceiling) -> None:
+    """Draws the mean over seeds of each method, a band of all seeds, and the ceiling.
+
+    Args:
+      axis: The panel.
+      values: An array `[seeds, 1 + epochs]` by method.
+      ceiling: The bounds of the noise ceiling; None if there is none.
+    """
+    from matplotlib import ticker
+
+    if ceiling:
+        axis.axhspan(*ceiling, color="0.88", lw=0, label="noise ceiling")
+    for (method, own), colour in zip(values.items(), itertools.cycle(plots.COLOURS)):
+        epochs = np.arange(own.shape[1])
+        axis.plot(epochs, own.mean(0), label=method, color=colour, lw=1.6)
+        if len(own) > 1:
+            band = own.min(0), own.max(0)
+            axis.fill_between(epochs, *band, color=colour, alpha=0.15, lw=0)
+    axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axis.grid(alpha=0.25, linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -4,10 +4,12 @@
 - `sets`: `load`: a set by its name
 - `folders`: TFDS folders
 - `records`: images that stay in files
+- `decoding`: images from their files
 - `loading`: the order of images, and batches from the host
 - `views`: what nets see: normalised, cropped, mirrored
 - `colour`: luminance and chrominance of images in colour
 - `preparing`: sets from their publishers' files
+- `originals`, `downloads`: those files, and how they are had
 """
 
 from experiments.data.loading import (

@@ -11,13 +11,31 @@ from typing import Any
 import numpy as np
 
 from experiments import command
-from experiments.data import records, splits
+from experiments.data import decoding, records, splits
 from rdljax import errors, files
 
 PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 KNOWN = ("digits", *PREPARED_HERE)
 # The classes that a folder may name.
 _OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
+
+
+class UnknownSet(errors.UnknownName):
+    """An error for the name of no data set; the message has the folder searched."""
+
+    def __init__(self, name: str, known: Iterable[str], data_dir: str | None):
+        """Adds to the message where the data set was looked for.
+
+        Args:
+          name: The name that was given.
+          known: All names of data sets, with those of the folder.
+          data_dir: The folder that was searched; None if there was none to search.
+        """
+        super().__init__("data set", name, known)
+        where = "no folder was searched, as no data_dir is given"
+        if data_dir is not None:
+            where = f"the folder {data_dir} was searched"
+        self.args = (f"{self} ({where})",)
 
 
 def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:
@@ -58,7 +76,7 @@ def find(name: str, data_dir: str | None) -> pathlib.Path:
     if name in folders:
         return folders[name]
     if name not in KNOWN and not _tfds_knows(name):
-        raise errors.UnknownName("data set", name, dict.fromkeys((*KNOWN, *folders)))
+        raise UnknownSet(name, dict.fromkeys((*KNOWN, *folders)), data_dir)
     where = data_dir or "DIR"
     lacks = f"{data_dir} holds no folder of it" if data_dir else "no data_dir is given"
     raise splits.DataMissing(
@@ -120,7 +138,7 @@ def read(
     if dtype != np.uint8:
         raise ValueError(f"{folder}: the images are {dtype}, not uint8")
     shape, classes = features["image"].shape, features["label"].num_classes
-    if len(shape) != 3 or shape[-1] not in records.MODES:
+    if len(shape) != 3 or shape[-1] not in decoding.MODES:
         raise ValueError(f"{folder}: {shape} is not the shape of images")
     try:
         held_out, train, test = _splits(folder, builder, shape, classes, **options)
@@ -250,7 +268,7 @@ def or_damaged(folder: pathlib.Path) -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         yield
-    except (NotImplementedError, records.UnknownMode, records.VaryingSize):
+    except (NotImplementedError, decoding.UnknownMode, records.VaryingSize):
         raise  # The folder is well, but needs TensorFlow, or other settings or images.
     except Exception as error:
         raise splits.DataMissing(

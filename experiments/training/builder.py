@@ -1,5 +1,6 @@
 """Trainers of a method, whose programs serve all seeds."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -53,7 +54,9 @@ def prepare(
     config, feed = context.config, contexts.feed(context, method)
     example = feed(contexts.first_batches(config, context.given, method))
     given = (config, context.dataset, context.given)
-    recipe = recipes.make_recipe(*given, net, teacher, method, example, name)
+    recipe = recipes.make_recipe(
+        *given, net=net, teacher=teacher, method=method, example=example, name=name
+    )
     arrays = training.Arrays(training.replicate(teacher.arrays), context.train)
     numbers = range(len(recipe.plan))
     trainers = [_trainer(context, recipe, n, arrays, feed) for n in numbers]
@@ -89,7 +92,7 @@ def _trainer(
         step_fn=step_fn,
         chunk=driver.chunk,
         examine=examine,
-        evaluate=_evaluation(context, recipe, number),
+        evaluate=_Evaluation(context, recipe, last=number == len(recipe.plan) - 1),
         layers=recipe.net.layers,
         same_view=context.config.training.same_batches,
         feed=feed,
@@ -112,41 +115,68 @@ def after(
     def begin(seed, devices):
         return recipe.enter(number, jax.tree.map(_copy, before[seed]))
 
-    return trainer._replace(begin=begin)
+    return dataclasses.replace(trainer, begin=begin)
 
 
-def _evaluation(
-    context: contexts.Context, recipe: recipes.Recipe, number: int
-) -> Callable[..., Callable[[], loop.Metrics]]:
-    """Returns a function that measures a net at an epoch's end (`Trainer.evaluate`)."""
-    config, dataset = context.config, context.dataset
-    of_brain = context.given.measured if recipe.name != "teacher" else None
-    last = number == len(recipe.plan) - 1
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """The measurement of a net at an epoch's end (`Trainer.evaluate`).
 
-    def evaluate(state, job, epoch):
-        own, found_rdms = recording.variables(state), None
+    Attributes:
+      context: The settings and the data.
+      recipe: The recipe of the net.
+      last: Whether it is of the last phase, whose RDMs are kept.
+    """
+
+    context: contexts.Context
+    recipe: recipes.Recipe
+    last: bool
+
+    def __call__(
+        self, state: State, job: loop.Job, epoch: int
+    ) -> Callable[[], loop.Metrics]:
+        """Begins the measurement; returns a function that waits for the metrics."""
+        context, net = self.context, self.recipe.net
+        own = recording.variables(state)
         predicted = weights.begin_predicting(
-            recipe.net, own, dataset, context.validation
+            net, own, context.dataset, context.validation
         )
         agreement = None
-        if of_brain is not None:
-            agreement = brain.rdms(config, of_brain, dataset, recipe.net, own)
-        if last and job.seed == 0 and recording.keeps_rdms_of(epoch, job.epochs):
-            found_rdms = recording.rdms_of(context, recipe.net, own)
+        if (measured := self._measured()) is not None:
+            agreement = brain.rdms(context.config, measured, context.dataset, net, own)
+        keep = None
+        if self.last and job.seed == 0 and recording.keeps_rdms_of(epoch, job.epochs):
+            rdms = recording.rdms_of(context, net, own)
+            place = job.folder / "rdms"
+            keep = functools.partial(recording.keep_rdms, place, epoch, context, rdms)
+        return functools.partial(self._metrics, predicted, agreement, keep)
 
-        def metrics():
-            classes, loss = predicted()
-            error = 100 * np.mean(classes != context.validation.label)
-            found = {"validation_error": float(error), "validation_loss": loss}
-            if agreement is not None:
-                found |= brain.progress(config, of_brain, agreement())
-            if found_rdms is not None:
-                recording.keep_rdms(job.folder / "rdms", epoch, context, found_rdms)
-            return found
+    def _measured(self) -> brain.Brain | None:
+        """Returns the measured RDMs that the net is compared with, a student's only."""
+        return self.context.given.measured if self.recipe.name != "teacher" else None
 
-        return metrics
+    def _metrics(
+        self,
+        predicted: Callable[[], tuple[np.ndarray, float]],
+        agreement: Callable[[], dict[str, np.ndarray]] | None,
+        keep: Callable[[], None] | None,
+    ) -> loop.Metrics:
+        """Waits for the metrics, and keeps the RDMs.
 
-    return evaluate
+        Args:
+          predicted: The function that waits for the classes and the loss.
+          agreement: The function that waits for the RDMs of the measured stimuli.
+          keep: The function that waits for the RDMs of test images and writes them.
+        """
+        classes, loss = predicted()
+        error = 100 * np.mean(classes != self.context.validation.label)
+        found = {"validation_error": float(error), "validation_loss": loss}
+        if agreement is not None:
+            measured = contexts.present(self._measured())
+            found |= brain.progress(self.context.config, measured, agreement())
+        if keep is not None:
+            keep()
+        return found
 
 
 def _profile(
@@ -158,7 +188,7 @@ def _profile(
         return
     state = recipe.enter(last, recipe.begin(0, arrays, jax.device_count()))
     batch = training.shard(recipe.example)
-    measured = profile.measure(recipe, last, state, arrays, batch, place)
+    measured = profile.measure(recipe, state, arrays, batch, number=last, folder=place)
     context.bar.write(f"{recipe.name}:\n\n{measured.table()}\n\n{place}")
 
 

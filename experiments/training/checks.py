@@ -47,6 +47,40 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
         _check_own_name(config, method, measured)
 
 
+def shared_seeds(config: configs.Config) -> str | None:
+    """Returns a sentence where students begin as their teacher began; None elsewhere.
+
+    They do where both are the same net: the seeds of both are counted from 0.
+    """
+    own = config.nets
+    elsewhere = own.teacher_from is not None or own.student_from is not None
+    teacher = own.teacher, own.teacher_modality
+    if elsewhere or teacher != (own.student, own.modality):
+        return None
+    most = min(own.ensemble, config.training.seeds) - 1
+    which = "seed 0 begin" if not most else f"seeds 0 to {most} begin"
+    said = (
+        f"teacher and students are the same net, {own.student}: students of "
+        f"{which} with the weights that the teacher of that seed began with, and see "
+        "its batches"
+    )
+    if "plain" in config.method.names and _trains_alike(config):
+        said += "; plain-seed0 is the teacher's training once more"
+    return f"{said}. Students of other seeds (--seeds) do not."
+
+
+def _trains_alike(config: configs.Config) -> bool:
+    """Returns whether teacher and plain students of one net are trained alike."""
+    optimizer, own = config.optimizer, config.training
+    rates = (None, optimizer.learning_rate)
+    return (
+        own.epochs == own.teacher_epochs
+        and own.dtype == "float32"
+        and optimizer.teacher_learning_rate in rates
+        and methods.weight(config, "plain", "task") == 1.0
+    )
+
+
 def _check_parts(config: configs.Config, method: str, measured: Sequence[str]) -> None:
     """Checks that a method has known parts, and that their inputs are there."""
     student, parts = config.nets.student, method.split("+")

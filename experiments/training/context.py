@@ -1,10 +1,11 @@
 """What the runs of one experiment share: settings, images, what else they are given."""
 
+import dataclasses
 import hashlib
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,8 @@ def present(value: T | None) -> T:
     return value
 
 
-class Inputs(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Inputs:
     """The inputs of an experiment besides images.
 
     Attributes:
@@ -53,16 +55,20 @@ class Inputs(NamedTuple):
 
     def fingerprints(self) -> dict[str, str]:
         """Returns fingerprints that show that a run is resumed with its own inputs."""
-        found = {
-            "teacher_weights": self.teacher and self.teacher.fingerprint,
-            "student_weights": self.student and self.student.fingerprint,
-            "brain_file": self.measured and self.measured.fingerprint,
-            "activations_file": self.activations and self.activations.about["sha256"],
-        }
-        return {name: of for name, of in found.items() if of is not None}
+        found = {}
+        if self.teacher is not None:
+            found["teacher_weights"] = self.teacher.fingerprint
+        if self.student is not None:
+            found["student_weights"] = self.student.fingerprint
+        if self.measured is not None:
+            found["brain_file"] = self.measured.fingerprint
+        if self.activations is not None:
+            found["activations_file"] = self.activations.about["sha256"]
+        return found
 
 
-class Context(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Context:
     """The settings, images and other inputs that the runs of one experiment share.
 
     Attributes:
@@ -117,7 +123,8 @@ def load(config: configs.Config) -> data.Dataset:
             random_crops=config.data.crop is None,
         )
         if config.data.resize is not None:
-            dataset = dataset._replace(size=(config.data.resize,) * 2)
+            square = config.data.resize, config.data.resize
+            dataset = dataclasses.replace(dataset, size=square)
     except ValueError as error:
         raise command.UsageError(str(error)) from error
     images, devices = len(dataset.train.label), jax.local_device_count()
@@ -184,12 +191,12 @@ def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
     given = Inputs()
     if config.nets.teacher_from is not None:
         trained = weights.load(config.nets.teacher_from)
-        given = given._replace(teacher=trained)
+        given = dataclasses.replace(given, teacher=trained)
         seen = _modality("teacher_modality", config, trained)
         config = configs.change(config, teacher=trained.name, teacher_modality=seen)
     if config.nets.student_from is not None:
         trained = weights.load(config.nets.student_from)
-        given = given._replace(student=trained)
+        given = dataclasses.replace(given, student=trained)
         seen = _modality("modality", config, trained)
         config = configs.change(config, student=trained.name, modality=seen)
     return config, given
@@ -219,7 +226,8 @@ def with_measurements(
       UsageError: They cannot be read, or are not of these images.
     """
     measured = None if config.brain.file is None else brain.load(config, dataset)
-    return given._replace(measured=measured, activations=_activations(config, dataset))
+    stored = _activations(config, dataset)
+    return dataclasses.replace(given, measured=measured, activations=stored)
 
 
 def _activations(
@@ -257,7 +265,7 @@ def build_context(
     folder: pathlib.Path,
     interrupt: interrupts.Interrupt,
     bar: tqdm.tqdm,
-    given: Inputs = Inputs(),  # noqa: B008 (a tuple)
+    given: Inputs = Inputs(),  # noqa: B008 (it is frozen)
 ) -> Context:
     """Returns a context, with the images on the devices unless they stream."""
     train = {} if config.runtime.stream else data.on_device(dataset.train)

@@ -18,7 +18,7 @@ from experiments.results import columns, markdown
 from experiments.results import folder as results_folder
 from experiments.training import builder, checks, interrupts, recording, table_runs
 from experiments.training import context as contexts
-from rdljax import files, teachers, training
+from rdljax import files, nets, teachers, training
 
 STEPS_MEASURED = 5
 
@@ -30,58 +30,93 @@ class Cost(NamedTuple):
     compiling: float = 0.0
 
 
-def plan_table(call: table_runs.Call) -> str:
-    """Returns the runs of a table, those that are done, and an estimate of the rest."""
-    rows, known, unknown = [], [], []
+class Plan(NamedTuple):
+    """The plan of a table.
+
+    Attributes:
+      text: The runs, those that are done, and an estimate of the rest, in Markdown.
+      wrong: The columns that cannot be run as they are; the text says why.
+    """
+
+    text: str
+    wrong: list[str]
+
+
+class _Column(NamedTuple):
+    """The plan of a column.
+
+    Attributes:
+      cells: What its row in the table says.
+      cost: The cost of the nets that are left; None if it is not known.
+    """
+
+    cells: list[Any]
+    cost: Cost | None
+
+
+def plan_table(call: table_runs.Call) -> Plan:
+    """Returns the plan of a table."""
     table = tables.load(call.name)
-    for column in call.chosen:
-        of, folder = call.table.columns[column], call.folder / column
-        config = of.config
-        nets = [
-            (m, i) for m in config.method.names for i in range(config.training.seeds)
-        ]
-        if (
-            config.nets.teacher_from is None
-            and of.teacher_of is None
-            and config.nets.teacher
-        ):
-            nets = [("teacher", i) for i in range(config.nets.ensemble)] + nets
-        done = [net for net in nets if _result(folder, config, *net).exists()]
-        left = [net for net in nets if net not in done]
-        cost: Cost | None
-        cost, how = Cost(), "done"
-        try:
-            call.check(column)
-            _check_same(call, column)
-            if left:
-                cost, how = _estimate(config, folder, left)
-            known.append(cost)
-        except (OSError, ValueError, commands.UsageError) as error:
-            cost, how = None, str(error)
-            unknown.append(column)
-        taught = (
-            config.nets.teacher_from or of.teacher_of or config.nets.teacher or "nobody"
-        )
-        what = f"{taught} > {config.nets.student}, {config.data.name}"
-        changed = columns.changes(
-            table, {column: results_folder.settings(config)}, column
-        )
-        rows.append(
-            [columns.name(table, column, changed), what]
-            + [len(config.method.names), config.training.seeds, config.training.epochs]
-            + [f"{len(done)} of {len(nets)}", _duration(cost), how]
-        )
+    plans = [(column, _plan_column(call, table, column)) for column in call.chosen]
     head = ["column", "what", "methods", "seeds", "epochs", "nets done"]
+    rows = [plan.cells for _, plan in plans]
     grid = markdown.grid([*head, "left", "estimated from"], rows)
+    known = [plan.cost for _, plan in plans if plan.cost is not None]
+    unknown = [column for column, plan in plans if plan.cost is None]
     total = _duration(Cost(*map(sum, zip(*known, strict=True))) if known else None)
     if known and unknown:
         total += f", without {', '.join(unknown)} (not known)"
-    return (
+    text = (
         f"{grid}\n\nLeft in all: {total}. An estimate: "
         "a method's step counts, and is compiled, as a plain step and, where images "
         "are cropped or mirrored, a pass of the teacher; the losses' own time comes "
         "on top, and that of evaluation."
     )
+    return Plan(text, unknown)
+
+
+def _plan_column(call: table_runs.Call, table: tables.Table, column: str) -> _Column:
+    """Returns the plan of a column: its nets, those that are done, and the rest.
+
+    Args:
+      call: The request.
+      table: The table without the changes that were asked for.
+      column: The name of the column.
+    """
+    of, folder = call.table.columns[column], call.folder / column
+    config = of.config
+    every = _nets_to_train(of)
+    left = [net for net in every if not _result(folder, config, *net).exists()]
+    cost: Cost | None
+    cost, how = Cost(), "done"
+    try:
+        call.check(column)
+        _check_same(call, column)
+        if left:
+            cost, how = _estimate(config, folder, left)
+    except (OSError, ValueError, commands.UsageError) as error:
+        cost, how = None, str(error)
+    taught = (
+        config.nets.teacher_from or of.teacher_of or config.nets.teacher or "nobody"
+    )
+    changed = columns.changes(table, {column: results_folder.settings(config)}, column)
+    cells = [
+        columns.name(table, column, changed),
+        f"{taught} > {config.nets.student}, {config.data.name}",
+        *(len(config.method.names), config.training.seeds, config.training.epochs),
+        *(f"{len(every) - len(left)} of {len(every)}", _duration(cost), how),
+    ]
+    return _Column(cells, cost)
+
+
+def _nets_to_train(of: tables.Column) -> list[tuple[str, int]]:
+    """Returns the method and the seed of each net of a column, the teacher's first."""
+    config = of.config
+    found = [(m, i) for m in config.method.names for i in range(config.training.seeds)]
+    elsewhere = config.nets.teacher_from is not None or of.teacher_of is not None
+    if config.nets.teacher and not elsewhere:
+        found = [("teacher", i) for i in range(config.nets.ensemble)] + found
+    return found
 
 
 def _check_same(call: table_runs.Call, column: str) -> None:
@@ -157,7 +192,7 @@ def _estimate(
 
 
 def _measured(
-    config: configs.Config, dataset: Any, given: contexts.Inputs
+    config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
 ) -> dict[str, Cost]:
     """Returns the costs of a plain step of student and teacher, and of a pass.
 
@@ -168,42 +203,44 @@ def _measured(
         context = contexts.build_context(
             config, dataset, folder, interrupts.Interrupt(), bar, given
         )
-
-        def step(net, name):
-            began = time.perf_counter()
-            prepared = builder.prepare(context, net, teachers.none(), "plain", name)
-            how = prepared.trainers[0]
-            images = np.arange(config.training.batch * how.chunk, dtype=np.int32)
-            batches = data.Batches(images.reshape(how.chunk, config.training.batch))
-            batch = training.shard(how.feed(batches), axis=1)
-            state = how.begin(0, jax.device_count())
-
-            def once():
-                nonlocal state
-                state, metrics = how.step_fn(state, how.arrays, batch)
-                return metrics
-
-            return _cost(once, began, how.chunk)
-
-        found = {
-            "student": step(
-                contexts.student(config, dataset, given, training.AXIS), None
-            )
-        }
+        student = contexts.student(config, dataset, given, training.AXIS)
+        found = {"student": _cost_of_step(context, student)}
         if config.nets.teacher is not None and given.teacher is None:
-            found["teacher"] = step(
-                contexts.teacher(config, dataset, training.AXIS), "teacher"
-            )
+            teacher = contexts.teacher(config, dataset, training.AXIS)
+            found["teacher"] = _cost_of_step(context, teacher, "teacher")
         if config.nets.teacher is not None:
-            net = contexts.teacher(config, dataset)
-            images = np.zeros((config.training.batch, *dataset.shape), np.float32)
-            variables = jax.jit(net.init)(jax.random.key(0), images[:1])
-            activate = functools.partial(weights.activations, net, variables, images)
-            cost = _cost(lambda: activate(net.layers), time.perf_counter())
-            found["teaching"] = Cost(
-                *(config.nets.ensemble * seconds for seconds in cost)
-            )
+            found["teaching"] = _cost_of_teaching(config, dataset)
     return found
+
+
+def _cost_of_step(
+    context: contexts.Context, net: nets.NetLike, name: str | None = None
+) -> Cost:
+    """Returns the cost of a step of a net with its task alone."""
+    began = time.perf_counter()
+    prepared = builder.prepare(context, net, teachers.none(), "plain", name)
+    how, size = prepared.trainers[0], context.config.training.batch
+    images = np.arange(size * how.chunk, dtype=np.int32)
+    batches = data.Batches(images.reshape(how.chunk, size))
+    batch = training.shard(how.feed(batches), axis=1)
+    state = how.begin(0, jax.device_count())
+
+    def step():
+        nonlocal state
+        state, metrics = how.step_fn(state, how.arrays, batch)
+        return metrics
+
+    return _cost(step, began, how.chunk)
+
+
+def _cost_of_teaching(config: configs.Config, dataset: data.Dataset) -> Cost:
+    """Returns the cost of a pass of all teachers over the images of a step."""
+    net = contexts.teacher(config, dataset)
+    images = np.zeros((config.training.batch, *dataset.shape), np.float32)
+    variables = jax.jit(net.init)(jax.random.key(0), images[:1])
+    activate = functools.partial(weights.activations, net, variables, images)
+    cost = _cost(lambda: activate(net.layers), time.perf_counter())
+    return Cost(*(config.nets.ensemble * seconds for seconds in cost))
 
 
 def _cost(call: Callable[[], Any], began: float, chunk: int = 1) -> Cost:

@@ -63,6 +63,8 @@ def _run(
         return summary
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{dataset.name}: {dataset.note}\nDevices: {device}. Results: {folder}.")
+    if said := checks.shared_seeds(config):
+        print(said, file=sys.stderr)
 
     steps = len(dataset.train.label) // config.training.batch
     total = steps * epochs(config, dataset, given)

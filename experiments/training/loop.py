@@ -9,6 +9,7 @@ company.
 
 import collections
 import contextlib
+import dataclasses
 import math
 import pathlib
 import time
@@ -34,7 +35,8 @@ class Diverged(Exception):
     """An exception for a loss that is not finite; the last good checkpoint was kept."""
 
 
-class Job(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Job:
     """One net to train.
 
     Attributes:
@@ -78,7 +80,8 @@ Metrics = dict[str, float]
 State = training.TrainState
 
 
-class Trainer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Trainer:
     """The functions and arrays that train nets, the same for all seeds.
 
     Attributes:
@@ -391,7 +394,7 @@ def _why(job: Job, trainer: Trainer, bad: int) -> str:
     """
     state, (done, *_) = resume(job, trainer.begin)
     kept = f"from the checkpoint of step {done}" if done else "from the start"
-    batches = _calls([job], trainer._replace(chunk=1), done)
+    batches = _calls([job], dataclasses.replace(trainer, chunk=1), done)
     batch: training.Batch = {}
     for number in range(done, bad + 1):
         # (After the last step there is no batch: any shows what the parameters do.)

@@ -15,12 +15,11 @@ which may be negative.
 """
 
 import dataclasses
-import functools
 import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,8 @@ LEAST_ROUNDS = 3
 STEPS_TRACED = 3
 
 
-class Profile(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Profile:
     """The times of the parts of a step, in seconds.
 
     Attributes:
@@ -84,12 +84,12 @@ class Profile(NamedTuple):
 
 def measure(
     recipe: recipes.Recipe,
-    number: int,
     state: training.TrainState,
     arrays: training.Arrays,
     batch: training.Batch,
-    folder: pathlib.Path,
     *,
+    number: int,
+    folder: pathlib.Path,
     devices: Sequence[jax.Device] | None = None,
     seconds: float = 5.0,
 ) -> Profile:
@@ -102,10 +102,10 @@ def measure(
     Args:
       recipe: How the net is trained. The term "task" is the student's; in a phase
         without one, the student's is the mean of its logits.
-      number: The number of the phase.
       state: A state at the start of the phase or within it. It is copied, not donated.
       arrays: The arrays as the step is given them, on the devices.
       batch: The batch, from `training.shard`.
+      number: The number of the phase.
       folder: The folder for `profile.json`, and below `plugins/profile` for the files
         that XProf and TensorBoard read, and `perfetto_trace.json.gz` for
         ui.perfetto.dev.
@@ -117,39 +117,17 @@ def measure(
       The times of the parts.
     """
     devices = jax.local_devices() if devices is None else devices
-    key, view = training.replicate(jax.random.key(0), devices), recipe.view
-    pmap = functools.partial(
-        jax.pmap, axis_name=training.AXIS, in_axes=(None, None, 0), devices=devices
-    )
-
-    @pmap
-    def look(key, arrays, batch):
-        return view(arrays.data, batch, key)
-
-    @pmap
-    def teach(key, arrays, batch):
-        return recipe.teacher.targets(arrays.teacher, view(arrays.data, batch, key))
-
-    def view_and_targets(data, batch, key):
-        return {**view(data, batch["batch"], key), "targets": batch["targets"]}
-
-    def stepping(recipe, state, batch):
-        return _stepping(recipe.step(number), state, arrays, batch, devices)
-
-    whole, compile_seconds = stepping(recipe, state, batch)
-    images, targets = look(key, arrays, batch)["image"], teach(key, arrays, batch)
-    taught = dataclasses.replace(
-        recipe, teacher=teachers.Teacher((), _given_targets), view=view_and_targets
-    )
-    plan = list(recipe.plan)
-    plan[number] = _student_alone(plan[number])
-    alone = dataclasses.replace(taught, plan=tuple(plan))
+    programs = _Programs(recipe, number, arrays, devices)
+    whole, compile_seconds = programs.step(recipe, state, batch)
+    look = programs.view(batch)
+    images, targets = look()["image"], programs.targets(batch)
+    taught, alone = _with_given_targets(recipe), _without_losses(recipe, number)
     with_given = {"batch": batch, "targets": targets}
     times, rounds = _medians(
         {
-            "data": lambda: jax.block_until_ready(look(key, arrays, batch)),
-            "student": stepping(alone, alone.enter(number, state), with_given)[0],
-            "losses": stepping(taught, state, with_given)[0],
+            "data": look,
+            "student": programs.step(alone, alone.enter(number, state), with_given)[0],
+            "losses": programs.step(taught, state, with_given)[0],
             "whole": whole,
         },
         seconds,
@@ -165,13 +143,87 @@ def measure(
         rounds=rounds,
         device=f"{len(devices)} x {devices[0].device_kind}",
     )
-    with jax.profiler.trace(folder, create_perfetto_trace=True):
-        for step in range(STEPS_TRACED):
-            with jax.profiler.StepTraceAnnotation("step", step_num=step):
-                whole()
+    _write_trace(whole, folder)
     rates = {x: getattr(profile, x) for x in ("steps_per_second", "images_per_second")}
-    files.write_json(folder / "profile.json", profile._asdict() | rates)
+    files.write_json(folder / "profile.json", dataclasses.asdict(profile) | rates)
     return profile
+
+
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+    """The programs of the parts of a step.
+
+    Attributes:
+      recipe: How the net is trained.
+      number: The number of the phase.
+      arrays: The arrays that all of them read.
+      devices: The devices that they are mapped over.
+    """
+
+    recipe: recipes.Recipe
+    number: int
+    arrays: training.Arrays
+    devices: Sequence[jax.Device]
+
+    def view(self, batch: training.Batch) -> Callable[[], training.Batch]:
+        """Returns a call of the view, which is waited for."""
+        view = self.recipe.view
+        return self._mapped(lambda key, a, batch: view(a.data, batch, key), batch)
+
+    def targets(self, batch: training.Batch) -> Any:
+        """Returns the teacher's targets of a batch."""
+        view, teacher = self.recipe.view, self.recipe.teacher
+
+        def teach(key, arrays, batch):
+            return teacher.targets(arrays.teacher, view(arrays.data, batch, key))
+
+        return self._mapped(teach, batch)()
+
+    def step(
+        self, recipe: recipes.Recipe, state: training.TrainState, batch: training.Batch
+    ) -> tuple[Callable[[], None], float]:
+        """Returns a step of the phase, by this or another recipe (`_stepping`)."""
+        step = recipe.step(self.number)
+        return _stepping(step, state, self.arrays, batch, self.devices)
+
+    def _mapped(
+        self, function: Callable[..., Any], batch: training.Batch
+    ) -> Callable[[], Any]:
+        """Returns a call of `function(key, arrays, batch)`, which is waited for."""
+        key = training.replicate(jax.random.key(0), self.devices)
+        mapped = jax.pmap(
+            function,
+            axis_name=training.AXIS,
+            in_axes=(None, None, 0),
+            devices=self.devices,
+        )
+        return lambda: jax.block_until_ready(mapped(key, self.arrays, batch))
+
+
+def _with_given_targets(recipe: recipes.Recipe) -> recipes.Recipe:
+    """Returns a recipe for batches `{"batch": ..., "targets": ...}`."""
+
+    def view(data, batch, key):
+        seen = recipe.view(data, batch["batch"], key)
+        return {**seen, "targets": batch["targets"]}
+
+    teacher = teachers.Teacher((), _given_targets)
+    return dataclasses.replace(recipe, teacher=teacher, view=view)
+
+
+def _without_losses(recipe: recipes.Recipe, number: int) -> recipes.Recipe:
+    """Returns a recipe for given targets, a phase of which has the task alone."""
+    plan = list(recipe.plan)
+    plan[number] = _student_alone(plan[number])
+    return dataclasses.replace(_with_given_targets(recipe), plan=tuple(plan))
+
+
+def _write_trace(step: Callable[[], None], folder: pathlib.Path) -> None:
+    """Writes a trace of a few steps."""
+    with jax.profiler.trace(folder, create_perfetto_trace=True):
+        for number in range(STEPS_TRACED):
+            with jax.profiler.StepTraceAnnotation("step", step_num=number):
+                step()
 
 
 def _given_targets(arrays: Any, batch: Mapping[str, Any]) -> dict[str, Any]:

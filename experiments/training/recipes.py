@@ -96,6 +96,7 @@ def make_recipe(
     config: configs.Config,
     dataset: data.Dataset,
     given: contexts.Inputs,
+    *,
     net: nets.NetLike,
     teacher: teachers.Teacher,
     method: str,

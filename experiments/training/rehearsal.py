@@ -1,5 +1,6 @@
 """A step of every method, traced before anything is trained."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -18,7 +19,7 @@ from rdljax import activations, nets, teachers, training
 def rehearse(
     config: configs.Config,
     dataset: data.Dataset,
-    given: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (a tuple)
+    given: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (it is frozen)
 ) -> None:
     """Traces one step of every phase, so that impossible steps are told at once.
 
@@ -34,69 +35,96 @@ def rehearse(
         train["stimuli"] = given.measured.images[given.measured.shown]
     train = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), train)
     student = contexts.student(config, dataset, given)
-    steps = functools.partial(_steps, config, dataset, given, student)
+    rehearsal = _Rehearsal(config, dataset, given, student)
     for method in config.method.names:
         try:
             of_brain = contexts.with_brain(config, given, teachers.none(), method)
-            jax.eval_shape(functools.partial(steps, method, of_brain), train)
+            steps = functools.partial(rehearsal.steps, method, of_brain)
+            jax.eval_shape(steps, train)
         except ZeroDivisionError as error:
             raise commands.UsageError(
                 f"images of {dataset.shape} are too small for "
                 f"{config.nets.teacher} or {config.nets.student}"
             ) from error
         except ValueError as error:
-            raise commands.UsageError(f"{method} cannot be trained: {error}") from error
+            words = f"{method} cannot be trained: {error}"
+            if flags := methods.layer_flags(method):
+                words += f"; layers are set by {flags}"
+            raise commands.UsageError(words) from error
 
 
-def _steps(
-    config: configs.Config,
-    dataset: data.Dataset,
-    given: contexts.Inputs,
-    student: nets.NetLike,
-    method: str,
-    of_brain: teachers.Teacher,
-    train: dict[str, jax.Array],
-) -> training.TrainState:
-    """Takes a step of every phase of a method, as the training will."""
-    first = contexts.first_batches(config, given, method)
-    batch: dict[str, Any] = {"index": first.image}
-    if first.stimulus is not None:
-        batch["stimulus"] = first.stimulus
-    if given.activations is not None and methods.reads_teacher(method):
-        batch["targets"] = activations.batch_reader(given.activations)(first.image)
-        source = teachers.from_batch()
-    else:
-        view = contexts.view(config, dataset, method)
-        seen = view(train, batch, jax.random.key(0))
-        source = _teacher(config, dataset, given, seen["image"])
-    source = teachers.merge(source, of_brain)
-    recipe = recipes.make_recipe(config, dataset, given, student, source, method, batch)
-    arrays = training.Arrays(source.arrays, train)
-    state = recipe.begin(0, arrays, devices=1)
-    for number in range(len(recipe.plan)):
-        state = recipe.enter(number, state)
-        state, _ = recipe.step(number)(state, arrays, batch)
-    return state
+@dataclasses.dataclass(frozen=True)
+class _Rehearsal:
+    """The parts that the steps of all methods share.
 
-
-def _teacher(
-    config: configs.Config, dataset: data.Dataset, given: contexts.Inputs, seen: Any
-) -> teachers.Teacher:
-    """Returns the teacher of all methods, with weights as drawn if it is trained here.
-
-    Args:
+    Attributes:
       config: The settings.
       dataset: The images.
       given: The inputs besides images.
-      seen: Images as the teacher sees them.
+      student: The students' net.
     """
-    if given.teacher is not None:
-        net = given.teacher.net(dataset, other_classes=True)
-        return teachers.net(net, given.teacher.variables)
-    if config.nets.teacher is None:
-        return teachers.none()
-    net = contexts.teacher(config, dataset)
-    source = teachers.net(net, net.init(jax.random.key(0), seen))
-    if names := methods.teacher_names(config):
-        return teachers.ensemble(dict.fromkeys(names, source))
-    return source
+
+    config: configs.Config
+    dataset: data.Dataset
+    given: contexts.Inputs
+    student: nets.NetLike
+
+    def steps(
+        self, method: str, of_brain: teachers.Teacher, train: dict[str, jax.Array]
+    ) -> training.TrainState:
+        """Takes a step of every phase of a method, as the training will.
+
+        Args:
+          method: The method.
+          of_brain: The teacher of its measured RDMs.
+          train: The training images and labels, and stimuli.
+        """
+        batch, source = self._taught(method, train)
+        source = teachers.merge(source, of_brain)
+        recipe = recipes.make_recipe(
+            *(self.config, self.dataset, self.given),
+            net=self.student,
+            teacher=source,
+            method=method,
+            example=batch,
+        )
+        arrays = training.Arrays(source.arrays, train)
+        state = recipe.begin(0, arrays, devices=1)
+        for number in range(len(recipe.plan)):
+            state = recipe.enter(number, state)
+            state, _ = recipe.step(number)(state, arrays, batch)
+        return state
+
+    def _taught(
+        self, method: str, train: dict[str, jax.Array]
+    ) -> tuple[dict[str, Any], teachers.Teacher]:
+        """Returns the first batch of a method, and the source of its targets."""
+        first = contexts.first_batches(self.config, self.given, method)
+        batch: dict[str, Any] = {"index": first.image}
+        if first.stimulus is not None:
+            batch["stimulus"] = first.stimulus
+        stored = self.given.activations
+        if stored is not None and methods.reads_teacher(method):
+            batch["targets"] = activations.batch_reader(stored)(first.image)
+            return batch, teachers.from_batch()
+        view = contexts.view(self.config, self.dataset, method)
+        seen = view(train, batch, jax.random.key(0))
+        return batch, self._teacher(seen["image"])
+
+    def _teacher(self, seen: Any) -> teachers.Teacher:
+        """Returns the teacher of all methods, as drawn if it is trained here.
+
+        Args:
+          seen: Images as the teacher sees them.
+        """
+        given = self.given.teacher
+        if given is not None:
+            net = given.net(self.dataset, other_classes=True)
+            return teachers.net(net, given.variables)
+        if self.config.nets.teacher is None:
+            return teachers.none()
+        net = contexts.teacher(self.config, self.dataset)
+        source = teachers.net(net, net.init(jax.random.key(0), seen))
+        if names := methods.teacher_names(self.config):
+            return teachers.ensemble(dict.fromkeys(names, source))
+        return source

@@ -1,11 +1,11 @@
 """The runs of a table of experiments."""
 
 import contextlib
+import dataclasses
 import pathlib
 import sys
-import types
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments import command as commands
 from experiments import config as configs
@@ -28,7 +28,8 @@ CANNOT_GO_ON = (
 )
 
 
-class Call(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Call:
     """The request for a table.
 
     Attributes:
@@ -43,7 +44,7 @@ class Call(NamedTuple):
     table: tables.Table
     folder: pathlib.Path
     only: tuple[str, ...] = ()
-    refused: Mapping[str, str] = types.MappingProxyType({})
+    refused: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def chosen(self) -> list[str]:
@@ -92,7 +93,8 @@ def make_call(
             refused[column] = str(error)
     if len(refused) == len(call.chosen):
         raise commands.UsageError("; ".join(dict.fromkeys(refused.values())))
-    call = call._replace(table=table._replace(columns=own), refused=refused)
+    changed = table._replace(columns=own)
+    call = dataclasses.replace(call, table=changed, refused=refused)
     columns.check_apart(table, call.table, call.chosen)
     return call
 

@@ -1,5 +1,6 @@
 """From a context to trained nets and their results."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -140,7 +141,7 @@ def cache_teacher(
         if kept is None:
             kept = _stored(context, teacher, see, layers)
         taught = activations.batch_reader(kept)
-        return teachers.from_batch(), context._replace(taught=taught)
+        return teachers.from_batch(), dataclasses.replace(context, taught=taught)
     wanted = config.training.remember_teacher
     if wanted is None:
         first = load(data.Batches(np.arange(1)))

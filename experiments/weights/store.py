@@ -5,7 +5,7 @@ import hashlib
 import math
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import jax
@@ -75,7 +75,8 @@ def fingerprint(arrays: Any) -> str:
     return digest.hexdigest()
 
 
-class Trained(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Trained:
     """A trained net.
 
     Attributes:
@@ -260,7 +261,7 @@ _FIELDS = {
 
 def save(trained: Trained, folder: str | os.PathLike) -> None:
     """Writes a net to a folder, as a checkpoint of step 0."""
-    about = {**trained._asdict(), "kind": "weights"}
+    about = {**vars(trained), "kind": "weights"}
     del about["variables"]
     checkpoints.save(folder, 0, trained.variables, about)
 

@@ -1,9 +1,10 @@
 """Backbones of detectors: trained nets and one of their layers."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import jax
@@ -20,7 +21,8 @@ Array = jax.Array
 LEAST_GRID = 8
 
 
-class Backbone(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Backbone:
     """A net that a detector begins with.
 
     Attributes:
@@ -85,22 +87,7 @@ def load_backbone(
         no map for the head.
       UnknownName: If there is no such net, or layer.
     """
-    draw: Callable[[], Any]
-    drawn = source.removeprefix("drawn:")
-    if drawn != source:
-        net_name, net = drawn, nets.build(drawn, dataset.classes)
-        blank = jnp.zeros((1, *dataset.shape))
-        draw = functools.partial(net.init, jax.random.key(seed), blank)
-    else:
-        trained = weights.load(source.replace("{seed}", str(seed)))
-        own, channels = trained.shape[-1], dataset.shape[-1]
-        if own != channels:
-            raise command.UsageError(
-                f"{name} sees images of {own} channels, {dataset.name} has {channels}"
-            )
-        net_name = trained.name
-        net = trained.seeing(dataset, nets.build(net_name, trained.classes))
-        draw = functools.partial(_itself, trained.variables)
+    net_name, net, draw = _net(name, source, seed, dataset)
     canvas = jnp.zeros((1, options.size, options.size, dataset.shape[-1]))
     try:
         seen = jax.eval_shape(lambda: net.apply(draw(), canvas))
@@ -133,6 +120,30 @@ def load_backbone(
         options.frozen,
     )
     return Backbone(name, seed, net_name, detector, draw())
+
+
+def _net(
+    name: str, source: str, seed: int, dataset: data.Dataset
+) -> tuple[str, Any, Callable[[], Any]]:
+    """Returns the name of a backbone's net, the net, and what makes its variables.
+
+    Raises:
+      UsageError: If there is no such folder, or the net sees other channels.
+      UnknownName: If there is no such net.
+    """
+    drawn = source.removeprefix("drawn:")
+    if drawn != source:
+        net = nets.build(drawn, dataset.classes)
+        blank = jnp.zeros((1, *dataset.shape))
+        return drawn, net, functools.partial(net.init, jax.random.key(seed), blank)
+    trained = weights.load(source.replace("{seed}", str(seed)))
+    own, channels = trained.shape[-1], dataset.shape[-1]
+    if own != channels:
+        raise command.UsageError(
+            f"{name} sees images of {own} channels, {dataset.name} has {channels}"
+        )
+    net = trained.seeing(dataset, nets.build(trained.name, trained.classes))
+    return trained.name, net, functools.partial(_itself, trained.variables)
 
 
 def _itself(x: Any) -> Any:

@@ -79,41 +79,11 @@ def _compare(
     interrupt: interrupts.Interrupt,
 ) -> dict:
     """Runs `compare` in a claimed folder; returns the content of `result.json`."""
-    folder, sources = (
-        folders.place(options),
-        backbones.parse_backbones(options.backbones),
-    )
+    folder = folders.place(options)
+    sources = backbones.parse_backbones(options.backbones)
     note = describe(dataset, canvases)
     print(f"{note}\nResults: {folder}.")
-
-    epoch = options.canvases // options.batch
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, options.learning_rate, epoch, options.epochs * epoch + 1
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(centernet.CLIP), optax.adam(rate))
-    on_device = jax.tree.map(jnp.asarray, canvases["train"])
-    results: list[dict] = []
-    total = len(every) * options.epochs * epoch
-    with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
-        for backbone in every:
-            found = record_backbone(folder, backbone, settings)
-            if found is not None:
-                results.append(found)
-                bar.update(options.epochs * epoch)
-                continue
-            bar.set_description(backbone.run)
-
-            def advance(name=backbone.run):
-                if interrupt.requested:
-                    raise interrupts.Interrupted(name)
-                bar.update()
-
-            found = _result(
-                backbone, optimizer, on_device, canvases["test"], options, advance
-            )
-            results.append(found)
-            record = found | {"settings": settings}
-            files.write_json(folder / f"{backbone.run}.json", record)
+    results = _results(options, settings, canvases, every, interrupt)
     summary = {
         "note": note,
         "settings": {"seeds": options.seeds, **settings},
@@ -127,6 +97,61 @@ def _compare(
     files.write_json(folder / "result.json", summary)
     print(f"\n{text}\n{folder}: result.json, table.md, detections.png")
     return summary
+
+
+def _results(
+    options: detection_options.Options,
+    settings: dict[str, Any],
+    canvases: dict[str, canvas.Canvases],
+    every: list[backbones.Backbone],
+    interrupt: interrupts.Interrupt,
+) -> list[dict]:
+    """Returns the result of each backbone and seed, recorded or new; records it."""
+    folder, steps = folders.place(options), _steps(options)
+    optimizer = _optimizer(options)
+    on_device = jax.tree.map(jnp.asarray, canvases["train"])
+    results: list[dict] = []
+    with tqdm.tqdm(total=len(every) * steps, unit="step", smoothing=0.05) as bar:
+        for backbone in every:
+            found = record_backbone(folder, backbone, settings)
+            if found is not None:
+                results.append(found)
+                bar.update(steps)
+                continue
+            bar.set_description(backbone.run)
+            advance = functools.partial(_advance, backbone.run, bar, interrupt)
+            found = _result(
+                backbone, optimizer, on_device, canvases["test"], options, advance
+            )
+            results.append(found)
+            record = found | {"settings": settings}
+            files.write_json(folder / f"{backbone.run}.json", record)
+    return results
+
+
+def _steps(options: detection_options.Options) -> int:
+    """Returns the number of steps of a training."""
+    return options.epochs * (options.canvases // options.batch)
+
+
+def _optimizer(options: detection_options.Options) -> optax.GradientTransformation:
+    """Returns the optimizer: Adam, clipped, its rate warmed up for an epoch."""
+    epoch = options.canvases // options.batch
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, options.learning_rate, epoch, _steps(options) + 1
+    )
+    return optax.chain(optax.clip_by_global_norm(centernet.CLIP), optax.adam(rate))
+
+
+def _advance(name: str, bar: tqdm.tqdm, interrupt: interrupts.Interrupt) -> None:
+    """Moves the progress bar by a step.
+
+    Raises:
+      Interrupted: If the training is to stop.
+    """
+    if interrupt.requested:
+        raise interrupts.Interrupted(name)
+    bar.update()
 
 
 def record_backbone(

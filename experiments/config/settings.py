@@ -1,31 +1,25 @@
-"""The settings of an experiment, and how the command line changes them.
+"""All settings, in groups: their fields, documentation and ranges.
 
-A config is a frozen `Config` made by `experiments/presets/NAME.py`, whose docstring is
-its lab note. Settings lie in groups (`config.optimizer.learning_rate`), each of which
-checks itself when it is made. Each setting has a flag of its own, `--learning_rate`,
-which is its name where settings are written, given by keyword, or talked of:
-
-    config = configs.load("mnist_rdl", learning_rate=0.05, brain_rdms=("human_it",))
-    config = configs.change(config, epochs=3)
-    configs.flat(config)["epochs"]
-
-To add a setting is to add its field, with its documentation and its range, here.
+A group checks itself when it is made.
 """
 
 import dataclasses
-import functools
-import importlib
-import pathlib
-import typing
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from experiments import command
+from experiments.config.fields import (
+    COUNT,
+    NAMES,
+    PATH,
+    POSITIVE,
+    RATE,
+    WEIGHT,
+    Range,
+    Settings,
+)
 from rdljax import errors, nets, rdm
-
-PRESETS = pathlib.Path(__file__).parent / "presets"
 
 DISTANCES: dict[str, rdm.distances.Distance] = {
     "Correlation": rdm.distances.Correlation(),
@@ -53,28 +47,6 @@ BRAIN_COMPARISONS: dict[str, rdm.comparisons.Comparison] = {
     "WhitenedPearson": rdm.comparisons.WhitenedPearson(),
 }
 
-
-class Range(NamedTuple):
-    """The numbers that a setting may be, each of them where it has several.
-
-    Attributes:
-      words: What they are, for messages.
-      low: The smallest.
-      high: All are below it. Beyond these limits a count does not fit into int32, or a
-        product of two numbers is 0 or infinite in float32.
-    """
-
-    words: str
-    low: float
-    high: float
-
-
-COUNT = Range("1 or more", 1, 10**9)
-POSITIVE = Range("above 0", 1e-15, 1e15)
-WEIGHT = Range("0 or more", 0.0, 1e15)
-RATE = Range("above 0", 1e-30, 1e30)
-NAMES = "one or more names, each once"  # Of a setting with several names.
-PATH = "a path"  # Of a setting that names a file or folder that a run reads.
 Modality = Literal["image", "luminance", "chrominance"]
 Schedule = Literal[
     "cosine",
@@ -85,89 +57,6 @@ Schedule = Literal[
     "cosine_onecycle",
     "linear_onecycle",
 ]
-
-
-class Field(NamedTuple):
-    """A setting.
-
-    Attributes:
-      flag: Its name on the command line, and wherever settings are written.
-      group: The field of `Config` that it lies in.
-      name: Its own there.
-      range: The numbers that it may be, if any are excluded.
-      names: Whether it has one or more names, each once.
-      path: Whether it names a file or folder that a run reads.
-    """
-
-    flag: str
-    group: str
-    name: str
-    range: Range | None
-    names: bool
-    path: bool
-
-
-@functools.cache
-def _fields(group: type, name: str = "") -> tuple[Field, ...]:
-    """Returns the settings of a group, by what their annotations say."""
-    found = []
-    hints = typing.get_type_hints(group, include_extras=True)
-    for field in dataclasses.fields(group):
-        marks = getattr(hints[field.name], "__metadata__", ())
-        ranges = [mark for mark in marks if isinstance(mark, Range)]
-        flags = [mark.name for mark in marks if getattr(mark, "name", None)]
-        found.append(
-            Field(
-                flag=(flags or [field.name])[0],
-                group=name,
-                name=field.name,
-                range=ranges[0] if ranges else None,
-                names=NAMES in marks,
-                path=PATH in marks,
-            )
-        )
-    return tuple(found)
-
-
-class Settings:
-    """A group of settings, which checks itself when it is made."""
-
-    def __post_init__(self):
-        """Checks what can be known from these settings alone.
-
-        Raises:
-          UsageError: A setting is impossible, or names something unknown.
-        """
-        try:
-            self.check_fields()
-            self.check()
-        except errors.UnknownName as error:
-            # (A ValueError, which tyro would catch and frame.)
-            raise command.UsageError(str(error)) from error
-
-    def check(self) -> None:
-        """Checks what a group's fields say together."""
-
-    def check_fields(self) -> None:
-        """Checks each field by the range in its annotation, and that names differ."""
-        group: type = type(self)
-        for field in _fields(group):
-            given = getattr(self, field.name)
-            several = given if isinstance(given, tuple) else (given,)
-            if field.range is not None:
-                words, low, high = field.range
-                for number in several:
-                    # (Not a number is in no range.)
-                    if number is not None and not low <= number < high:
-                        raise command.UsageError(
-                            f"{field.flag} must be {words} and below {high:g}, got "
-                            f"{number}"
-                        )
-            named = field.names and given is not None
-            if named and (not given or len(set(given)) != len(given)):
-                raise command.UsageError(
-                    f"{field.flag} must name one or more, each once, got {given}"
-                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -480,81 +369,3 @@ class Config(Settings):
                 f"pairs must be at most the {most} of a batch of {batch}, got {pairs}; "
                 "without pairs all are compared"
             )
-
-
-# ---- settings by their flags
-
-
-def _all_fields() -> dict[str, Field]:
-    """Returns all settings by their flags."""
-    found: dict[str, Field] = {}
-    for group in dataclasses.fields(Config):
-        for field in _fields(type(group.default), group.name):  # type: ignore[arg-type]
-            if field.flag in found:
-                raise TypeError(f"two settings have the flag {field.flag}")
-            found[field.flag] = field
-    return found
-
-
-FIELDS = _all_fields()
-
-
-def flat(config: Config) -> dict[str, Any]:
-    """Returns all settings by their flags."""
-    return {
-        flag: getattr(getattr(config, field.group), field.name)
-        for flag, field in FIELDS.items()
-    }
-
-
-def change(config: Config, **changes: Any) -> Config:
-    """Returns a config with other values of the settings with these flags.
-
-    Raises:
-      UnknownName: There is no such setting.
-      UsageError: A value is impossible.
-    """
-    groups: dict[str, dict[str, Any]] = {}
-    for flag, value in changes.items():
-        errors.check_name("setting", flag, FIELDS)
-        field = FIELDS[flag]
-        groups.setdefault(field.group, {})[field.name] = value
-    changed = {
-        group: dataclasses.replace(getattr(config, group), **values)
-        for group, values in groups.items()
-    }
-    return dataclasses.replace(config, **changed)
-
-
-def make(settings: Mapping[str, Any] = {}, **more: Any) -> Config:  # noqa: B006
-    """Returns the config with these settings, by their flags, and all else as usual.
-
-    Raises:
-      UnknownName: There is no such setting.
-      UsageError: A value is impossible.
-    """
-    return change(Config(), **settings, **more)
-
-
-# ---- presets
-
-
-def names() -> list[str]:
-    """Returns the names of all configs."""
-    return sorted(p.stem for p in PRESETS.glob("*.py") if p.stem != "__init__")
-
-
-def load(name: str, **changes: Any) -> Config:
-    """Returns the config of that name.
-
-    Args:
-      name: Of a file in `experiments/presets`.
-      **changes: Other values of settings, by their flags.
-
-    Raises:
-      UnknownName: There is no such config, or no such setting.
-      UsageError: A value is impossible.
-    """
-    errors.check_name("config", name, names())
-    module = importlib.import_module(f"experiments.presets.{name}")
-    return change(module.get_config(), **changes)

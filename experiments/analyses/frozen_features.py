@@ -1,0 +1,101 @@
+"""Features of frozen nets: activations of images that they were not made for."""
+
+import dataclasses
+
+import numpy as np
+
+from experiments import command, data, weights
+from rdljax import nets
+
+# Red, green and blue in luminance (Rec. 601).
+LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def resize_to_net(
+    dataset: data.Dataset, trained: weights.Trained, few: int | None = None
+) -> data.Dataset:
+    """Returns images in the size and number of channels that a net was made for.
+
+    One channel becomes several by repetition, three become one by luminance (Rec. 601,
+    rounded); so do mean and deviation, which count for a net without a normalisation of
+    its own. The size changes where `data.normalise` is applied: bilinearly.
+
+    Args:
+      dataset: The images.
+      trained: The net.
+      few: Keep so many images of each split; None keeps all.
+
+    Raises:
+      UsageError: There is no such way between their numbers of channels.
+    """
+    height, width, channels = trained.shape
+    own = dataset.shape[-1]
+    if own not in (1, channels) and (own, channels) != (3, 1):
+        raise command.UsageError(
+            f"{trained.name} sees images of {channels} channels, {dataset.name} has "
+            f"{own}"
+        )
+
+    def convert(values):
+        if own == 1:
+            return np.repeat(values, channels, axis=-1)
+        if own == channels:
+            return values
+        weights = np.array(LUMINANCE, np.float32)
+        return np.einsum("...c,c->...", values, weights)[..., None]
+
+    def split(part):
+        images = np.round(convert(part.image[:few]))
+        return data.Split(images.astype(np.uint8, copy=False), part.label[:few])
+
+    return dataclasses.replace(
+        dataset,
+        train=split(dataset.train),
+        validation=split(dataset.validation),
+        test=split(dataset.test),
+        mean=tuple(convert(np.array(dataset.mean)).tolist()),
+        std=tuple(convert(np.array(dataset.std)).tolist()),
+        size=(height, width),
+    )
+
+
+def extract(
+    net: nets.NetLike,
+    variables: dict,
+    dataset: data.Dataset,
+    images: np.ndarray,
+    layer: str,
+    chunk: int = 500,
+) -> np.ndarray:
+    """Returns the activations of a layer in evaluation mode, float64 `[N, units]`.
+
+    Args:
+      net: The net.
+      variables: Its variables.
+      dataset: Whose normalisation is applied.
+      images: uint8 `[N, H, W, C]`.
+      layer: By name; maps are flattened.
+      chunk: Images at a time.
+
+    Raises:
+      UsageError: They are not finite.
+    """
+    every = []
+    for start in range(0, len(images), chunk):
+        seen = data.normalise(dataset, images[start : start + chunk])
+        every.append(weights.activations(net, variables, seen, (layer,))[layer])
+    found = np.concatenate(every).astype(np.float64).reshape(len(images), -1)
+    if not np.isfinite(found).all():
+        raise command.UsageError(f"the activations of {layer} are not finite")
+    return found
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and deviation of each column of `[N, units]`.
+
+    Of what is constant, up to the rounding of float32, the deviation is infinite: what
+    is divided by it is 0.
+    """
+    deviation = values.std(axis=0)
+    varies = deviation > 1e-6 * np.abs(values).max(axis=0)
+    return values.mean(axis=0), np.where(varies, deviation, np.inf)

@@ -1,0 +1,143 @@
+"""Files of the publishers of image sets: downloaded, and checked by their SHA-256."""
+
+import gzip
+import hashlib
+import http.client
+import pathlib
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Mapping
+
+from rdljax import files
+
+# Seconds a server may stay silent, and bytes a second that it sends at least.
+PATIENCE = 10.0
+SLOWEST = 10_000
+# Bytes of the largest file that is downloaded, and of what it may unpack to before its
+# sum is known. (The largest original has 170 MB, and unpacks to 186 MB.)
+LARGEST = 2**28
+
+
+class CannotPrepare(ValueError):
+    """An error for original files that are missing, unreachable or not original."""
+
+
+def unpack(path: pathlib.Path, accepted: tuple[str, ...]) -> bytes:
+    """Reads a gzip file; the SHA-256 of the file or of its content must be accepted.
+
+    Where the sum of the file is not among those accepted, no more than `LARGEST` bytes
+    are unpacked to compare the sum of the content.
+
+    Args:
+      path: The path of the file.
+      accepted: The accepted SHA-256 sums in hexadecimal.
+
+    Returns:
+      The content.
+
+    Raises:
+      CannotPrepare: It is another file.
+    """
+    with path.open("rb") as file:
+        packed = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with gzip.open(path) as file:
+            content = file.read(-1 if packed in accepted else LARGEST)
+    except (OSError, EOFError, zlib.error):
+        content = b""
+    if not {packed, hashlib.sha256(content).hexdigest()} & set(accepted):
+        raise CannotPrepare(
+            f"{path} is not the original file: its SHA-256 is {packed}, "
+            f"published is {accepted[0]}"
+        )
+    return content
+
+
+def fetch(
+    url: str, published: Mapping[str, tuple[str, ...]], cache: pathlib.Path
+) -> dict[str, pathlib.Path]:
+    """Returns the original files, downloaded where the cache lacks them, by name.
+
+    Args:
+      url: The folder of the original files.
+      published: The accepted SHA-256 sums, by the name of the file.
+      cache: The folder to keep them in.
+
+    Raises:
+      CannotPrepare: A file cannot be had, or is not the original one.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    for file, accepted in published.items():
+        if (cache / file).exists():
+            continue
+        try:
+            _download(url + file, cache / file, accepted)
+        except (OSError, http.client.HTTPException) as error:
+            raise CannotPrepare(
+                f"cannot download {url}{file} ({error}). Without a network, put "
+                f"{', '.join(published)} into a folder and name it with --manual_dir"
+            ) from error
+    return {file: cache / file for file in published}
+
+
+def _download(url: str, path: pathlib.Path, accepted: tuple[str, ...]) -> None:
+    """Downloads a file, which appears at `path` when it is whole and checked."""
+    import tqdm
+
+    with _open(url) as response, files.draft(path) as file:
+        size = response.length
+        if size is not None and size > LARGEST:
+            raise OSError(_too_large(size))
+        began = time.monotonic()
+        shown = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+        with tqdm.tqdm(total=size, desc=path.name, **shown) as bar:
+            while part := response.read1(2**20):
+                bar.update(file.write(part))
+                if file.tell() > LARGEST:
+                    raise OSError(_too_large(file.tell()))
+                seconds = time.monotonic() - began
+                if file.tell() < SLOWEST * (seconds - PATIENCE):
+                    raise TimeoutError(
+                        f"{file.tell():,} bytes in {seconds:.0f} s are fewer than "
+                        f"{SLOWEST:,} a second (downloads.SLOWEST)"
+                    )
+        file.flush()
+        unpack(pathlib.Path(file.name), accepted)
+
+
+def _too_large(size: int) -> str:
+    return (
+        f"it has {size:,} bytes or more, and no original has more than {LARGEST:,} "
+        "(downloads.LARGEST)"
+    )
+
+
+def _open(url: str) -> http.client.HTTPResponse:
+    """Opens a URL, or gives up after `PATIENCE` seconds.
+
+    urllib's own timeout holds for each address of a server and not for the look-up of
+    its name, which together take minutes on a machine without a network.
+    """
+    answer: queue.Queue[http.client.HTTPResponse | Exception] = queue.Queue()
+
+    def ask():
+        try:
+            answer.put(urllib.request.urlopen(url, timeout=PATIENCE))
+        except Exception as error:
+            # An HTTPError is also the open page that explains it.
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            answer.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        response = answer.get(timeout=PATIENCE)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {PATIENCE:g} s") from None
+    if isinstance(response, Exception):
+        raise response
+    return response
