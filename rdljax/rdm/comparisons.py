@@ -427,9 +427,9 @@ class KendallTauA(OfRanks):
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         kept = weights > 0
         n = jnp.sum(kept, dtype=student.dtype)
-        either, twice = _ranks.tied_and_discordant(student, teacher, kept)
+        tied, discordant = _ranks.tied_and_discordant(student, teacher, kept)
         total = n * (n - 1) / 2
-        return jnp.where(n > 1, (either + 2 * twice) / jnp.maximum(total, 1), 0)
+        return jnp.where(n > 1, (tied + 2 * discordant) / jnp.maximum(total, 1), 0)
 
     def _on_host(self, student, teacher):
         return 1 - _ranks.tau_a_on_host(student, teacher)
