@@ -218,7 +218,10 @@ def bootstrap(n: int) -> measure.Case:
 
 
 def compared(method: str, comparison, n: int) -> measure.Case:
-    """Returns the case of a comparison of two condensed RDMs, called outside jit."""
+    """Returns the case of a comparison of two condensed RDMs.
+
+    Ranks are compared by NumPy and SciPy (`on_host`), and by the jitted comparison.
+    """
     x, y = pair_of_rdms(n)
 
     def released():
@@ -229,15 +232,17 @@ def compared(method: str, comparison, n: int) -> measure.Case:
             lambda: 1 - rsa.compare(first, second, method=method)[0, 0],
         )
 
-    ours: Callable[..., Array] = functools.partial(rdm.compare, comparison=comparison)
-    if not method.startswith(("spearman", "tau")):
-        ours = jax.jit(ours)
-    return measure.Case(
-        {
-            "ours": lambda: measure.eager(ours, jnp.asarray(x), jnp.asarray(y)),
-            "rsatoolbox": released,
-        }
-    )
+    def ours():
+        compare = functools.partial(rdm.compare, comparison=comparison)
+        return measure.jitted(compare, x, y)
+
+    if not isinstance(comparison, comparisons.OfRanks):
+        return measure.Case({"ours": ours, "rsatoolbox": released})
+
+    def on_host():
+        return measure.eager(comparison.on_host, x, y)
+
+    return measure.Case({"ours": on_host, "rsatoolbox": released, "jitted": ours})
 
 
 def gaussian_mmd(n: int, units: int) -> measure.Case:

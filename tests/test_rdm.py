@@ -513,6 +513,15 @@ class TestRanked:
                 np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("comparison", RANKED, ids=label)
+def test_ranks_take_one_sort_of_each_rdm(comparison):
+    x = jax.ShapeDtypeStruct((45,), jnp.float32)
+    text = jax.jit(comparison).lower(x, x).as_text()
+    assert text.count("stablehlo.sort") == 2
+    if comparison != comparisons.KendallTauA():
+        assert "stablehlo.scatter" not in text and "stablehlo.gather" not in text
+
+
 def test_a_weight_counts_as_copies_of_a_pair(float64):
     x, y = distances_with_ties()
     copies = np.random.default_rng(4).integers(0, 4, size=45)
