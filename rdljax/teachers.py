@@ -258,6 +258,6 @@ def none() -> Teacher:
 
 
 def _rows(name: str, x: Array, indices: Array) -> Array:
-    """Rows by their numbers; NaN where there is no such row."""
+    """Returns rows by their numbers; NaN where there is no such row."""
     _checks.check_integers(name, indices)
     return _indices.rows(x, indices)

@@ -359,7 +359,7 @@ def rkd_distance(student: Array, teacher: Array) -> Array:
 
 
 def _centred(x: Array) -> Array:
-    """Activations as rows `[batch, units]` minus their mean, in a unit of their own.
+    """Flattens activations to rows minus their mean, in a unit of their own.
 
     For what does not depend on the unit. A unit that is constant in the batch, up to
     rounding, is 0.
@@ -405,7 +405,7 @@ def rkd_angle(student: Array, teacher: Array) -> Array:
 
 @jax.custom_jvp
 def _angles(gram: Array, scale: Array, gram_t: Array, scale_t: Array) -> Array:
-    """The mean Huber loss of all cosines, from Gram matrices and inverse distances.
+    """Computes the mean Huber loss of all cosines, from Grams and inverse distances.
 
     The cosine at vertex i is `<x_j - x_i, x_k - x_i>`, which the Gram matrix has, times
     the two inverse distances `[n, n]`. Value and gradient come from one pass over the
@@ -467,7 +467,7 @@ def _angles_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def huber(x: Array) -> Array:
-    """Half the square up to 1, linear beyond."""
+    """Computes half the square up to 1, linear beyond."""
     inside = jnp.minimum(jnp.abs(x), 1)
     return inside * (jnp.abs(x) - inside / 2)
 

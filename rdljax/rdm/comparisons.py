@@ -1,8 +1,8 @@
 """Comparisons of two RDMs: discrepancies that are 0 when the two are equal.
 
-A comparison is a frozen dataclass registered as a pytree. Called with the condensed
-RDMs `[pairs]` of student and teacher, and optionally weights `[pairs]` (0 masks a pair,
-whose distances may then be NaN), it answers a scalar.
+A comparison is a frozen dataclass registered as a pytree. It is called with the
+condensed RDMs `[pairs]` of student and teacher, and optionally weights `[pairs]` (0
+masks a pair, whose distances may then be NaN), and returns a scalar.
 
 The forms here subtract before they square (one minus a cosine is half the squared
 distance of two unit vectors), so that they stay accurate where student and teacher are
@@ -81,7 +81,7 @@ class Products(NamedTuple):
     students: Array
 
     def resolved(self, floor: float | np.floating) -> "Products":
-        """Without what is no more than rounding, of RDMs of about unit size.
+        """Sets to 0 what is no more than rounding, in RDMs of about unit size.
 
         A variance below `floor` (in relation to the square of the mean, if that is
         above 1) is 0, and so is an RDM of no variance and a mean next to 0. (NaN stays
@@ -601,7 +601,7 @@ def _one_minus_cosine(x: Array, y: Array, weights: Array) -> Array:
 def _one_minus_ratio(
     differences: Array, both: Array, teachers: Array, students: Array
 ) -> Array:
-    """`1 - <d, e> / (|d| |e|)` from `|d - e|^2`, `<d - e, e>`, `|e|^2` and `|d|^2`.
+    """Computes `1 - <d, e> / (|d| |e|)` from `|d - e|^2`, `<d - e, e>` and squares.
 
     Where d and e are close `<d, e>` is next to `|d| |e|`, and the difference of their
     squares, `|d|^2 |e|^2 - <d, e>^2 = |d - e|^2 |e|^2 - <d - e, e>^2`, keeps digits.
@@ -641,7 +641,7 @@ def _centred_ranks(rdm: np.ndarray) -> np.ndarray:
 
 
 def _whitened(rdm: Array, covariance: Array | None) -> Array:
-    """Centred products `[n, n]` of an RDM, with what whitens them on either side."""
+    """Computes centred products `[n, n]` of an RDM, whitened on either side."""
     distances = _condensed.square(rdm)
     n = distances.shape[0]
     if covariance is None:
