@@ -1261,7 +1261,7 @@ def test_a_dict_has_no_depth_order(name):
     with pytest.raises(ValueError, match=f"{name}, layer '0': expected"):
         getattr(objectives, name)([np.ones(6), *layers], [np.ones(6), *layers])
     mixed = [np.ones(MAPS), np.ones((2, 4, 4, 3))]
-    with pytest.raises(ValueError, match=f"{name}: layers of different batch"):
+    with pytest.raises(ValueError, match=f"{name}: layers of different batch sizes"):
         getattr(objectives, name)(mixed, mixed)
 
 
