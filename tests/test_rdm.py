@@ -838,7 +838,7 @@ class TestSamplePairs:
 
     def test_refuses_a_number_that_is_traced(self):
         draw = functools.partial(rdm.sample_pairs, jax.random.key(0))
-        with pytest.raises(ValueError, match="number of stimuli must be known"):
+        with pytest.raises(ValueError, match="number of stimuli must be concrete"):
             jax.jit(lambda n: draw(n, 3))(5)
 
 

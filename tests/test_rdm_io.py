@@ -176,7 +176,7 @@ class TestFiles:
 
     def test_writing_says_which_extra_it_takes(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "h5py", None)
-        words = r'a\.h5 takes the package h5py: .*"rdljax\[weights\]"'
+        words = r'a\.h5 needs the package h5py: .*"rdljax\[weights\]"'
         with pytest.raises(errors.CannotRead, match=words):
             rdm.io.write(rdm.io.Rdms(drawn(2, 1)), tmp_path / "a.h5")
 
