@@ -93,7 +93,7 @@ def layerwise(
             values = []
             for i, (layer, s, t) in enumerate(_pair(name, student, teacher)):
                 own = {key: leaves[i] for key, leaves in trained.items()}
-                with _named(name, layer, s, t):
+                with _with_context(name, layer, s, t):
                     s, t = _prepare(check, s, t, teacher_is_fixed)
                     values.append(formula(s, t, **own, **rest))
             return functools.reduce(jnp.add, values)
@@ -120,7 +120,7 @@ def single(
                         f"{formula.__name__}: the {side} must be one array, "
                         f"got {jax.tree_util.tree_structure(tree)}"
                     )
-            with _named(formula.__name__, None, student, teacher):
+            with _with_context(formula.__name__, None, student, teacher):
                 sides = _prepare(check, student, teacher, teacher_is_fixed)
                 return formula(*sides, **rest)
 
@@ -151,7 +151,7 @@ def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
                     )
             prepared = []
             for layer, s, t in _pair(name, student, teacher):
-                with _named(name, layer, s, t):
+                with _with_context(name, layer, s, t):
                     prepared.append(_prepare(check, s, t))
             batches = {s.shape[0] for s, _ in prepared}
             if len(batches) > 1:
@@ -211,7 +211,7 @@ def _leaves_like(name: str, student, arrays) -> list[jax.Array]:
 
 
 @contextlib.contextmanager
-def _named(name: str, layer: str | None, student, teacher):
+def _with_context(name: str, layer: str | None, student, teacher):
     """Adds the names of objective and layer and both shapes to error messages."""
     where = name if layer is None else f"{name}, layer {layer!r}"
     got = f"got student {jnp.shape(student)} and teacher {jnp.shape(teacher)}"

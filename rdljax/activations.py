@@ -149,14 +149,14 @@ def write(
     _check_counts(images, chunk, layers)
     own = teachers.compile_targets(teacher, layers, dtype)
 
-    def answer(arrays, batch):
+    def run_teacher(arrays, batch):
         return _channels_last(own(arrays, batch), layout)
 
-    forms = jax.eval_shape(answer, teacher.arrays, see(jnp.arange(1)))
+    forms = jax.eval_shape(run_teacher, teacher.arrays, see(jnp.arange(1)))
 
     def compute(rows):
         batch = see(jnp.arange(rows.start, rows.stop))
-        found = jax.device_get(answer(teacher.arrays, batch))
+        found = jax.device_get(run_teacher(teacher.arrays, batch))
         _check_finite(found, rows.start)
         return {layer: x.tobytes() for layer, x in found.items()}
 
@@ -448,13 +448,15 @@ def _layer_files(
     for path in (folder / _CHUNKS, *(_path(folder, layer) for layer in layers)):
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise OtherActivations(f"{path} is no file: nothing is written there")
-    return {layer: _made(folder, manifest, layer) for layer in layers}
+    return {layer: _open_or_create(folder, manifest, layer) for layer in layers}
 
 
-def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.memmap:
+def _open_or_create(
+    folder: pathlib.Path, manifest: Mapping[str, Any], layer: str
+) -> np.memmap:
     """Returns the file of a layer; creates it if it is missing or damaged."""
     try:
-        return _mapped(folder, manifest, layer)
+        return _open_mapped(folder, manifest, layer)
     except errors.CannotRead:
         form = manifest["layers"][layer]
         np.lib.format.open_memmap(
@@ -463,7 +465,7 @@ def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.m
             dtype=_as_stored(form["dtype"]),
             shape=tuple(form["shape"]),
         )
-    return _mapped(folder, manifest, layer)
+    return _open_mapped(folder, manifest, layer)
 
 
 def _as_stored(dtype: str) -> np.dtype:
@@ -471,7 +473,9 @@ def _as_stored(dtype: str) -> np.dtype:
     return np.dtype(jnp.dtype(dtype).str)
 
 
-def _mapped(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.memmap:
+def _open_mapped(
+    folder: pathlib.Path, manifest: Mapping[str, Any], layer: str
+) -> np.memmap:
     form, path = manifest["layers"][layer], _path(folder, layer)
     try:
         if not path.is_file():
@@ -493,7 +497,7 @@ def _read_folder(
     folder: pathlib.Path, layers: Sequence[str] | None, layout: str, verify: bool
 ) -> Stored:
     manifest = _manifest(folder)
-    layers, known = _chosen(manifest["layers"], layers), _chunks(folder)
+    layers, known = _select(manifest["layers"], layers), _chunks(folder)
     images, chunk = manifest["images"], manifest["chunk"]
     # Only chunks with a line, not all chunks of the manifest.
     ends = {
@@ -505,7 +509,7 @@ def _read_folder(
             f"{folder} is unfinished: it has {there} of {images} images; to continue, "
             "call `write` with the same arguments"
         )
-    mapped = {layer: _mapped(folder, manifest, layer) for layer in layers}
+    mapped = {layer: _open_mapped(folder, manifest, layer) for layer in layers}
     for at, end in sorted(ends.items()) if verify else ():
         for layer, digest in _sha256(_content(mapped, slice(at, end))).items():
             if known[at].get(layer) != digest:
@@ -539,7 +543,7 @@ def _read_file(
 
     def choose(shapes):
         known = [name for name in shapes if name not in (_INDEX, _IDS)]
-        chosen = [*_chosen(known, layers), *(x for x in others if x in shapes)]
+        chosen = [*_select(known, layers), *(x for x in others if x in shapes)]
         most = max((shapes[name][0] for name in chosen if shapes[name]), default=0)
         if images is not None and most > images:  # They may not fit into memory.
             raise errors.CannotRead(f"{path} has {most} rows, expected {images}")
@@ -594,7 +598,7 @@ def _check_rows(
         raise errors.CannotRead(f"{path} has different numbers of rows: {each}")
 
 
-def _chosen(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
+def _select(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
     for layer in layers or ():
         errors.check_name("layer", layer, known)
     return list(known if layers is None else layers)

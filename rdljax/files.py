@@ -323,7 +323,7 @@ def npz(
 ) -> dict[str, np.ndarray]:
     """Reads the chosen arrays of an .npz file."""
     with (
-        _telling(path, "is not an .npz file of arrays"),
+        _report_errors(path, "is not an .npz file of arrays"),
         zipfile.ZipFile(path) as archive,
     ):
         members = {x.removesuffix(".npy"): x for x in archive.namelist()}
@@ -364,7 +364,7 @@ def npy(
 ) -> dict[str, np.ndarray]:
     """Memory-maps the array of an .npy file; its name is the file's, without `.npy`."""
     del limit  # The array is not larger than the file.
-    with _telling(path, "is not an .npy file of an array"):
+    with _report_errors(path, "is not an .npy file of an array"):
         array = np.lib.format.open_memmap(path, mode="r")
         return dict.fromkeys(choose({path.stem: array.shape}), array)
 
@@ -376,7 +376,9 @@ def safetensors(
     del limit  # The arrays are not larger than the file.
     package = package_safetensors(path)
     with (
-        _telling(path, "is not a .safetensors file of arrays that NumPy supports"),
+        _report_errors(
+            path, "is not a .safetensors file of arrays that NumPy supports"
+        ),
         package.safe_open(path, framework="numpy") as file,
     ):
         names = file.keys()
@@ -416,7 +418,7 @@ def hdf5(
     def value(item):
         return np.asarray(item[()] if isinstance(item, h5py.Dataset) else item)
 
-    with _telling(path, "is not an HDF5 file of arrays"), h5py.File(path) as file:
+    with _report_errors(path, "is not an HDF5 file of arrays"), h5py.File(path) as file:
         # Neither follows links: the target of a soft link is listed by its own name.
         file.visititems(take)
         file.visititems_links(look)
@@ -468,7 +470,7 @@ def package_safetensors(path: pathlib.Path) -> Any:
 
 
 @contextlib.contextmanager
-def _telling(path: pathlib.Path, what: str) -> Iterator[None]:
+def _report_errors(path: pathlib.Path, what: str) -> Iterator[None]:
     """Raises `CannotRead` with the name of the file for any error of a parser.
 
     Damaged files make parsers raise errors of many kinds. It raises immediately if

@@ -344,7 +344,7 @@ def bootstrap(
     counts = np.concatenate([np.ones((1, n), counts.dtype), counts])
     values, sure = np.zeros(len(counts)), np.zeros(len(counts), bool)
     if rdm.forms.streams(comparison):
-        found = _bootstrapped(first, second, jnp.asarray(counts, dtype), comparison)
+        found = _bootstrap_values(first, second, jnp.asarray(counts, dtype), comparison)
         values, sure = np.array(found[0], np.float64), np.asarray(found[1])
     rows, columns = np.triu_indices(n, 1)
     for draw in np.flatnonzero(~sure):
@@ -355,7 +355,7 @@ def bootstrap(
             values[draw] = comparison.on_host(*drawn)
         else:
             weights = jnp.asarray(copies, dtype)
-            values[draw] = _weighted(comparison, first, second, weights)
+            values[draw] = _compare_weighted(comparison, first, second, weights)
     value, values = values[0], values[1:]
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
@@ -365,24 +365,24 @@ def bootstrap(
 
 def _counts(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
     """Draws counts of stimuli, `[draws, n]`, with three or more different stimuli."""
-    counts = _drawn(random, n, draws)
+    counts = _draw(random, n, draws)
     while (few := np.count_nonzero(counts, axis=1) < 3).any():
-        counts[few] = _drawn(random, n, few.sum())
+        counts[few] = _draw(random, n, few.sum())
     return counts
 
 
-def _drawn(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
+def _draw(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
     places = random.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
     return np.bincount(places.ravel(), minlength=draws * n).reshape(draws, n)
 
 
 @jax.jit
-def _weighted(comparison, first, second, weights):
+def _compare_weighted(comparison, first, second, weights):
     return comparison(first, second, weights)
 
 
 @jax.jit
-def _bootstrapped(first, second, counts, comparison):
+def _bootstrap_values(first, second, counts, comparison):
     """Computes the discrepancy of each draw: `w' F w` for each matrix of terms F.
 
     Also returns whether it is accurate: the terms are relative to the mean over all
@@ -392,12 +392,12 @@ def _bootstrapped(first, second, counts, comparison):
         first, second = (_of_unit_norm(x) for x in (first, second))
     centres = jnp.mean(first), jnp.mean(second)
     square = [rdm.square(x) for x in (first, second)]
-    beside = ~jnp.eye(counts.shape[1], dtype=bool)
+    off_diagonal = ~jnp.eye(counts.shape[1], dtype=bool)
     pairs = jnp.sum(counts, axis=1) ** 2 - jnp.sum(counts**2, axis=1)
 
     def mean(term):
         rows = jnp.matmul(
-            counts, jnp.where(beside, term, 0), precision=lax.Precision.HIGHEST
+            counts, jnp.where(off_diagonal, term, 0), precision=lax.Precision.HIGHEST
         )
         return jnp.sum(rows * counts, axis=1) / pairs
 

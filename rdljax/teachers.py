@@ -176,9 +176,9 @@ def cache(
     """
     images = _checks.as_count("number of images", images)
     chunk = _checks.as_count("chunk", chunk)
-    answer = compile_targets(teacher, layers)
+    run_teacher = compile_targets(teacher, layers)
     parts = [
-        answer(teacher.arrays, see(jnp.arange(at, min(at + chunk, images))))
+        run_teacher(teacher.arrays, see(jnp.arange(at, min(at + chunk, images))))
         for at in range(0, images, chunk)
     ]
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
@@ -200,13 +200,13 @@ def compile_targets(
     """
 
     @jax.jit
-    def answer(arrays, batch):
+    def run_teacher(arrays, batch):
         targets = teacher.targets(arrays, batch)
         for layer in layers:
             errors.check_name("layer", layer, targets)
         return {layer: jnp.asarray(targets[layer], dtype) for layer in layers}
 
-    return answer
+    return run_teacher
 
 
 def ensemble(teachers: Mapping[str, Teacher]) -> Teacher:
@@ -246,12 +246,12 @@ def merge(*given: Teacher) -> Teacher:
     def targets(arrays, batch):
         found: dict[str, Array] = {}
         for teacher, own in zip(given, arrays, strict=True):
-            answered = teacher.targets(own, batch)
-            if twice := sorted(found.keys() & answered.keys()):
+            own_targets = teacher.targets(own, batch)
+            if twice := sorted(found.keys() & own_targets.keys()):
                 raise ValueError(
                     f"two teachers have a layer {twice[0]!r}: see ensemble"
                 )
-            found |= answered
+            found |= own_targets
         return found
 
     return Teacher(tuple(teacher.arrays for teacher in given), targets)

@@ -1424,7 +1424,7 @@ class TestKDSVD:
         # first singular vector of each example in the three layers.
         first = np.where(np.isin(np.arange(12), [4, 11]), 1.0, -1.0)
         signs = iter([first, -np.ones(12), np.ones(12)])
-        ours = features._oriented
+        ours = features._orient
         monkeypatch.setattr(
             features, "_oriented", lambda v: ours(v) * next(signs)[:, None, None]
         )

@@ -79,7 +79,7 @@ def crd(
       negatives of the example's own class are drawn.
     """
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
-    bank = _checked(bank, student.shape[1])
+    bank = _check_bank(bank, student.shape[1])
     indices, valid = _rows_of(bank, indices)
     if indices.ndim != 2 or len(indices) != len(student) or indices.shape[1] < 2:
         raise ValueError(
@@ -137,7 +137,7 @@ def crd_shared(
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, eqs. 17 to 19.
     """
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
-    bank = _checked(bank, student.shape[1])
+    bank = _check_bank(bank, student.shape[1])
     index, valid = _rows_of(bank, index)
     if negatives is not None:
         negatives, rows_are_valid = _rows_of(bank, negatives)
@@ -211,7 +211,7 @@ def crd_of_rows(
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
     if rows.normalizers is None:
         raise ValueError("expected the normalizers of the whole bank, got None")
-    rows, size = _checked(rows, student.shape[1]), len(rows.student)
+    rows, size = _check_bank(rows, student.shape[1]), len(rows.student)
     _checks.check_integers("positives", positives)
     positives = _indices.places(positives, size + 1)
     here = positives < size
@@ -260,7 +260,7 @@ def crd_exponentials_of_rows(
     """
     student, teacher = _embeddings(student, teacher)
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
-    rows = _checked(rows, student.shape[1])
+    rows = _check_bank(rows, student.shape[1])
     weights = _weights(weights, student.dtype)
 
     def one(anchors, keys):
@@ -306,7 +306,7 @@ def crd_normalizers(
     """
     student, teacher = _embeddings(student, teacher)
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
-    bank = _checked(bank, student.shape[1])
+    bank = _check_bank(bank, student.shape[1])
     valid: Array | bool = True
     if indices is not None:
         indices, valid = _rows_of(bank, indices)
@@ -348,7 +348,7 @@ def crd_update_bank(
     index, valid = _rows_of(bank, index)
     # JAX would drop writes out of range, and no NaN would be seen.
     index = jnp.minimum(index, len(bank.student) - 1)
-    return _moved(bank, student, teacher, index, valid, momentum)
+    return _move_rows(bank, student, teacher, index, valid, momentum)
 
 
 def crd_update_rows(
@@ -375,10 +375,10 @@ def crd_update_rows(
     index = _indices.places(index, size + 1)
     valid = index <= size
     index = jnp.where(valid, index, 0)
-    return _moved(rows, student, teacher, index, jnp.all(valid), momentum)
+    return _move_rows(rows, student, teacher, index, jnp.all(valid), momentum)
 
 
-def _moved(
+def _move_rows(
     bank: Bank,
     student: Array,
     teacher: Array,
@@ -391,7 +391,7 @@ def _moved(
     If `valid` is false, NaN is written to all of them.
     """
     student, teacher = _embeddings(student, teacher)
-    bank = _checked(bank, student.shape[1])
+    bank = _check_bank(bank, student.shape[1])
     if index.shape != student.shape[:1]:
         raise ValueError(
             f"expected an index [batch], not {index.shape}, for embeddings "
@@ -428,7 +428,7 @@ def _embeddings(student: Array, teacher: Array) -> tuple[Array, Array]:
     return student.astype(dtype), teacher.astype(dtype)
 
 
-def _checked(bank: Bank, units: int) -> Bank:
+def _check_bank(bank: Bank, units: int) -> Bank:
     """Checks the shapes of a bank and returns it as JAX arrays."""
     shapes = tuple(jnp.shape(x) for x in bank[:2])
     if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][1] != units:

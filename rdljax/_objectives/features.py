@@ -374,7 +374,7 @@ def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
         raise ValueError(f"expected a k that teacher {teacher.shape} has, got {k}")
     # k + 3 on both sides, so that equal student and teacher round in the same way.
     targets, squares = (x[:, :k] for x in _singular(teacher, k + 3))
-    targets = _oriented(targets)
+    targets = _orient(targets)
     candidates, _ = _singular(student, k + 3)
     cosines = jnp.einsum(
         "bkc,bjc->bkj", targets, candidates, precision=jax.lax.Precision.HIGHEST
@@ -386,7 +386,7 @@ def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
     return matched * scale, targets * scale
 
 
-def _oriented(vectors: Array) -> Array:
+def _orient(vectors: Array) -> Array:
     """Gives each of the vectors `[..., C]` the sign that makes its sum positive."""
     return jnp.where(jnp.sum(vectors, axis=-1, keepdims=True) < 0, -vectors, vectors)
 
@@ -413,13 +413,13 @@ def _first(x: Array, count: int) -> tuple[Array, Array]:
         x,
         # One at a time: two batched decompositions can take all of XLA's CPU threads
         # and deadlock.
-        cpu=functools.partial(jax.lax.map, _decomposed),
-        default=jax.vmap(_decomposed),
+        cpu=functools.partial(jax.lax.map, _decompose),
+        default=jax.vmap(_decompose),
     )
     return vectors[:, :count], values[:, :count]
 
 
-def _decomposed(x: Array) -> tuple[Array, Array]:
+def _decompose(x: Array) -> tuple[Array, Array]:
     """Computes squared singular values and right singular vectors of `[n, C]`.
 
     From the eigenvalues and eigenvectors of the smaller Gram matrix, since an SVD takes

@@ -352,7 +352,7 @@ def rkd_distance(student: Array, teacher: Array) -> Array:
     """
 
     def relative(x):
-        squared = _geometry.squared_distances_from(_geometry.gram(_centred(x)))
+        squared = _geometry.squared_distances_from(_geometry.gram(_centre(x)))
         distances = _geometry.safe_sqrt(squared)
         mean = jnp.sum(distances) / (len(x) * (len(x) - 1))
         return distances * _geometry.safe_inverse(mean)
@@ -360,7 +360,7 @@ def rkd_distance(student: Array, teacher: Array) -> Array:
     return jnp.mean(huber(relative(student) - relative(teacher)))
 
 
-def _centred(x: Array) -> Array:
+def _centre(x: Array) -> Array:
     """Flattens activations to rows, scales them by a power of two and centres them.
 
     For objectives that do not depend on the scale. Units that are constant in the
@@ -399,7 +399,7 @@ def rkd_angle(student: Array, teacher: Array) -> Array:
     """
 
     def products_and_scales(x):
-        gram = _geometry.gram(_centred(x))
+        gram = _geometry.gram(_centre(x))
         return gram, _geometry.safe_rsqrt(_geometry.squared_distances_from(gram))
 
     return _angles(*products_and_scales(student), *products_and_scales(teacher))
@@ -564,6 +564,6 @@ def cka(student: Array, teacher: Array) -> Array:
     """
 
     def gram(x):
-        return _geometry.gram(_centred(x)).reshape(1, -1)
+        return _geometry.gram(_centre(x)).reshape(1, -1)
 
     return _geometry.one_minus_cosines(gram(student), gram(teacher))[0]

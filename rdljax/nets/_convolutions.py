@@ -51,15 +51,15 @@ def conv_general_dilated(
     if feature_group_count == 1:
         return general(inputs, kernel)
     if kernel.shape[2] == 1 and kernel.shape[3] == inputs.shape[3]:
-        own = functools.partial(_shifted, strides=strides, padding=padding)
+        own = functools.partial(_sum_shifts, strides=strides, padding=padding)
     elif kernel.shape[:2] == (1, 1) and tuple(strides) == (1, 1):
-        own = functools.partial(_split, groups=feature_group_count)
+        own = functools.partial(_multiply_groups, groups=feature_group_count)
     else:
         return general(inputs, kernel)
     return lax.platform_dependent(inputs, kernel, cpu=own, default=general)
 
 
-def _shifted(inputs: Array, kernel: Array, *, strides, padding) -> Array:
+def _sum_shifts(inputs: Array, kernel: Array, *, strides, padding) -> Array:
     window = kernel.shape[:2]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(inputs.shape[1:3], window, strides, padding)
@@ -80,7 +80,7 @@ def _shifted(inputs: Array, kernel: Array, *, strides, padding) -> Array:
     return total.astype(inputs.dtype)
 
 
-def _split(inputs: Array, kernel: Array, *, groups: int) -> Array:
+def _multiply_groups(inputs: Array, kernel: Array, *, groups: int) -> Array:
     parts = zip(
         jnp.split(inputs, groups, axis=-1),
         jnp.split(kernel[0, 0], groups, axis=-1),

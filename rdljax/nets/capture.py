@@ -185,7 +185,7 @@ class LinenNet(_Net):
 
         variables = jax.eval_shape(self.init, jax.random.key(0), images)
         outputs = jax.eval_shape(run, variables, images)
-        return _named(log, outputs, type(self.module).__name__)
+        return _name_outputs(log, outputs, type(self.module).__name__)
 
     def _run(self, variables, images, keep, *, train=False, mutable=False, rngs=None):
         output, updates = self.module.apply(
@@ -242,7 +242,7 @@ class NNXNet(_Net):
             _reseed(model, rngs)
         for path, module in _callables(model):
             if path in paths:
-                _have_noted(module, _keep)
+                _note_calls(module, _keep)
         outputs = self._run(model, images, train)
         updates = _collections(model).items()
         return outputs, {k: v for k, v in updates if scope.in_filter(mutable, k)}
@@ -258,7 +258,7 @@ class NNXNet(_Net):
             model = self.merge(variables)
             for path, module in _callables(model):
                 kind = type(module).__name__
-                _have_noted(module, functools.partial(note, path, kind))
+                _note_calls(module, functools.partial(note, path, kind))
             return self._run(model, images)
 
         outputs = jax.eval_shape(run, self.variables, images)
@@ -266,7 +266,7 @@ class NNXNet(_Net):
         calls: dict[str, list[PyTree]] = collections.defaultdict(list)
         for called in log:
             calls[called.path].append(called.shapes)
-        return _named(log, calls | outputs, type(self.model).__name__)
+        return _name_outputs(log, calls | outputs, type(self.model).__name__)
 
     def _run(self, model, images, train=False):
         if train:
@@ -348,7 +348,7 @@ def nnx(
     seen = jax.eval_shape(net.apply, net.variables, images)
     for name, place in net.places:
         if seen[name].shape != shapes[place]:
-            raise ValueError(_not_handed_out(place.path))
+            raise ValueError(_not_returned(place.path))
     return net
 
 
@@ -408,7 +408,7 @@ def _by_path(sown: Mapping[tuple, PyTree], output: PyTree) -> _Outputs:
     return found | {"": (_arrays(output),)}
 
 
-def _named(log: list[_Called], outputs: _Outputs, kind: str) -> _Sites:
+def _name_outputs(log: list[_Called], outputs: _Outputs, kind: str) -> _Sites:
     """Returns each output array by its name, in the order of the calls."""
     paths = {called.path for called in log}
     inside = [called for called in log if called.path]
@@ -465,7 +465,7 @@ def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
         if not matching:
             raise errors.UnknownName("activation", pattern, sites)
         if not paths:
-            raise ValueError(_not_handed_out(pattern))
+            raise ValueError(_not_returned(pattern))
         if name is not None and len(paths) > 1:
             raise ValueError(f"{pattern!r} is not one activation but {paths}")
         named |= {path if name is None else name: path for path in paths}
@@ -485,7 +485,7 @@ def _matching(pattern: str, names: _Sites) -> list[str]:
     return [name for name in names if name and re.fullmatch(form, name)]
 
 
-def _not_handed_out(path: str) -> str:
+def _not_returned(path: str) -> str:
     return (
         f"{path!r} is called inside a transform that does not return the outputs of "
         "its modules, or not on axis 0. Capture a module outside of it, or pass "
@@ -545,19 +545,19 @@ def _callables(model: flax.nnx.Module) -> list[tuple[str, flax.nnx.Module]]:
     ]
 
 
-def _have_noted(module: flax.nnx.Module, note: Callable[[Any, PyTree], None]) -> None:
+def _note_calls(module: flax.nnx.Module, note: Callable[[Any, PyTree], None]) -> None:
     """Makes each call of a module also call `note(module, output)`.
 
     Not by `nnx.capture(method_outputs=...)`, which misses inherited methods: the module
     gets a new class, where Python looks up `__call__`, and the user's class is not
     changed. The copies that NNX transforms make keep the class and the note.
     """
-    object.__setattr__(module, "__class__", _noting(type(module)))
+    object.__setattr__(module, "__class__", _noting_class(type(module)))
     module._note = note  # type: ignore[attr-defined]
 
 
 @functools.cache
-def _noting(kind: type) -> type:
+def _noting_class(kind: type) -> type:
     pytree = getattr(kind, "_pytree__is_pytree", True)
 
     class Noting(kind, pytree=pytree):  # type: ignore

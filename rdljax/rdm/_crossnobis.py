@@ -129,7 +129,7 @@ def _where_measured(x: Array, measured: Array, covariances, precision) -> Array:
         total, count = carry
         first, second = (x[k] for k in pair)
         if covariances is not None:
-            first, second = _whitened(first, second, covariances[pair].mean(axis=0))
+            first, second = _whiten(first, second, covariances[pair].mean(axis=0))
         products = _geometry.inner(first, second, precision)
         own = jnp.diagonal(products)
         distances = own[:, None] + own[None, :] - products - products.T
@@ -144,7 +144,7 @@ def _where_measured(x: Array, measured: Array, covariances, precision) -> Array:
     return jnp.where(count == 0, jnp.nan, total / jnp.maximum(count, 1))
 
 
-def _whitened(first: Array, second: Array, covariance: Array) -> tuple[Array, Array]:
+def _whiten(first: Array, second: Array, covariance: Array) -> tuple[Array, Array]:
     """Whitens the stimuli of two folds `[n, units]` by their common covariance."""
     root = jnp.linalg.cholesky(covariance)
     both = jnp.concatenate([first, second]).T

@@ -105,7 +105,7 @@ def discrepancy_of_blocks(
         return float(comparison.from_products(products)) / float(origin.scales[0]) ** 4
     # The blocks' sums are rounded in the features' precision, then added in float64.
     floor = float(_moments.FLOOR * jnp.finfo(origin.forms.dtype).eps)
-    products = jax.tree.map(jnp.asarray, _scaled(products)).resolved(floor)
+    products = jax.tree.map(jnp.asarray, _scale_to_mean_1(products)).resolved(floor)
     return float(comparison.from_products(products))
 
 
@@ -161,7 +161,7 @@ def _size(x: Array) -> float:
     return 2.0 ** np.frexp(largest)[1] if largest else 1.0
 
 
-def _scaled(products: comparisons.Products) -> comparisons.Products:
+def _scale_to_mean_1(products: comparisons.Products) -> comparisons.Products:
     """Scales products to RDMs of mean 1: the first block's mean may be far off."""
     means = products.teacher, products.teacher + products.difference
     a, b = (1 / mean if mean > 0 else 1.0 for mean in means)

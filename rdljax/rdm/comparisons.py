@@ -165,7 +165,7 @@ class MSE:
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
-        return self.weighted(*_masked(student, teacher, weights))
+        return self.weighted(*_mask(student, teacher, weights))
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         if self.scale is not None:
@@ -209,7 +209,7 @@ class _BlindToScale:
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
-        return self.weighted(*_masked(student, teacher, weights))
+        return self.weighted(*_mask(student, teacher, weights))
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         raise NotImplementedError
@@ -276,7 +276,7 @@ class Pearson(_BlindToScale, _OfScores):
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         student, teacher = (
-            _centred(_geometry.in_own_unit(rdm), weights) for rdm in (student, teacher)
+            _centre(_geometry.in_own_unit(rdm), weights) for rdm in (student, teacher)
         )
         return _one_minus_cosine(student, teacher, weights)
 
@@ -463,7 +463,7 @@ class SoftSpearman(_OfScores):
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
-        student, teacher, weights = _masked(student, teacher, weights)
+        student, teacher, weights = _mask(student, teacher, weights)
         student, teacher = (
             _ranks.soft(rdm, weights)
             for rdm in _in_widths(self.width, student, teacher, weights)
@@ -490,7 +490,7 @@ class SoftKendall(_OfScores):
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
-        student, teacher, weights = _masked(student, teacher, weights)
+        student, teacher, weights = _mask(student, teacher, weights)
         x, y = _in_widths(self.width, student, teacher, weights)
         both, students, teachers = _ranks.compared(jnp.tanh, x, y, weights)
         return _one_minus_ratio(
@@ -532,9 +532,9 @@ class WhitenedCosine(_OfLength):
             raise ValueError(
                 f"{type(self).__name__} takes no weights and no masked pairs"
             )
-        student, teacher, _ = _masked(student, teacher, None)
+        student, teacher, _ = _mask(student, teacher, None)
         x, y = (
-            _whitened(_geometry.in_own_unit(rdm), self.covariance)
+            _whiten(_geometry.in_own_unit(rdm), self.covariance)
             for rdm in (student, teacher)
         )
         return _one_minus_cosine(x, y, jnp.ones_like(x))
@@ -549,9 +549,9 @@ class WhitenedPearson(WhitenedCosine, _OfScores):
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
         if weights is None:
-            student, teacher, uniform = _masked(student, teacher, None)
+            student, teacher, uniform = _mask(student, teacher, None)
             student, teacher = (
-                _centred(_geometry.in_own_unit(rdm), uniform)
+                _centre(_geometry.in_own_unit(rdm), uniform)
                 for rdm in (student, teacher)
             )
         return super().__call__(student, teacher, weights)
@@ -562,7 +562,7 @@ def _ratio(numerator: Array, denominator: Array) -> Array:
     return jnp.where(nothing, 1, numerator / jnp.where(nothing, 1, denominator))
 
 
-def _masked(
+def _mask(
     student: Array, teacher: Array, weights: Array | None
 ) -> tuple[Array, Array, Array]:
     """Returns both RDMs, 0 where masked, and weights that sum to 1 (or are all 0).
@@ -585,7 +585,7 @@ def _or_1(x: Array) -> Array:
     return jnp.where(x <= 0, 1, x)
 
 
-def _centred(rdm: Array, weights: Array) -> Array:
+def _centre(rdm: Array, weights: Array) -> Array:
     """Subtracts the weighted mean; all 0 if the RDM is constant up to rounding."""
     mean = jnp.sum(weights * rdm)
     deviation = jnp.where(weights > 0, rdm - mean, 0)
@@ -630,7 +630,7 @@ def _in_widths(width, student: Array, teacher: Array, weights: Array) -> list[Ar
     width = jnp.asarray(width, weights.dtype)
     width = _checks.nan_unless(width > 0, width)
     # Centring sets RDMs that are constant up to rounding to 0: they have no order.
-    rdms = [_centred(_geometry.in_own_unit(rdm), weights) for rdm in (student, teacher)]
+    rdms = [_centre(_geometry.in_own_unit(rdm), weights) for rdm in (student, teacher)]
     return [rdm / (width * _spread(rdm, weights)) for rdm in rdms]
 
 
@@ -643,7 +643,7 @@ def _centred_ranks(rdm: np.ndarray) -> np.ndarray:
     return _ranks.on_host(rdm) - (len(rdm) + 1) / 2
 
 
-def _whitened(rdm: Array, covariance: Array | None) -> Array:
+def _whiten(rdm: Array, covariance: Array | None) -> Array:
     """Computes the centred inner products `[n, n]` of an RDM, whitened on each side."""
     distances = _condensed.square(rdm)
     n = distances.shape[0]

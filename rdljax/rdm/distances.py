@@ -99,8 +99,8 @@ class _ByProducts:
         *_, own, rounding = self.points(x, axis_name)
         # The mean distance over pairs is twice the mean product of the centred rows.
         mean = 2 * _mean(own, axis_name)
-        alike = mean <= 2 * _mean(rounding, axis_name)
-        return jnp.where(alike, 0, 1 / jnp.where(alike, 1, mean))
+        constant = mean <= 2 * _mean(rounding, axis_name)
+        return jnp.where(constant, 0, 1 / jnp.where(constant, 1, mean))
 
     @staticmethod
     def between(

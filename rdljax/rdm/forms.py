@@ -72,7 +72,7 @@ class Dense:
             )
         # Counting every pair twice avoids a copy of the upper triangles.
         n = student.shape[0]
-        beside = jnp.arange(n)[:, None] != jnp.arange(n)[None, :]
+        off_diagonal = jnp.arange(n)[:, None] != jnp.arange(n)[None, :]
         pairs = float(n * (n - 1))
         centres: tuple[Any, ...] = (0.0, 0.0)
         if comparison.own_scales:
@@ -83,7 +83,7 @@ class Dense:
             )
             centres = tuple((mean != 0).astype(mean.dtype) for mean in means)
         terms = comparison.terms(student, teacher, centres)
-        found = (jnp.sum(jnp.where(beside, term, 0)) / pairs for term in terms)
+        found = (jnp.sum(jnp.where(off_diagonal, term, 0)) / pairs for term in terms)
         return comparison.from_means(tuple(found), centres)
 
 

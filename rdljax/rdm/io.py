@@ -126,8 +126,8 @@ def from_array(array: npt.ArrayLike, what: str = "the RDMs") -> np.ndarray:
     try:
         _condensed.stimuli(x.shape[-1])
     except ValueError as error:
-        alike = x.ndim > 1 and x.shape[-1] == x.shape[-2]
-        hint = " (a square RDM has a diagonal of 0)" if alike else ""
+        is_square = x.ndim > 1 and x.shape[-1] == x.shape[-2]
+        hint = " (a square RDM has a diagonal of 0)" if is_square else ""
         raise errors.CannotRead(f"{what}: {error}{hint}") from error
     return x.reshape((1,) * (3 - x.ndim) + x.shape) if x.ndim != 2 else x[:, None]
 

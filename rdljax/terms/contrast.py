@@ -86,7 +86,7 @@ def crd(
         if axis_name is not None:
             first = lax.pmean(first, axis_name)
             everyone = lax.all_gather(everyone, axis_name, tiled=True)
-        bank = _normalized(bank, first)
+        bank = _set_normalizers(bank, first)
         contrast = functools.partial(chosen.loss, bank=bank, temperature=temperature)
         loss, zero = _with_gradient(contrast, s, t)
         if axis_name is not None:
@@ -192,7 +192,7 @@ def _apply_by_rows(
             s, t, rows, counted, temperature=temperature
         )
         sums, weight = over_devices((sums, jnp.sum(counted)))
-        rows = _normalized(rows, sums * (examples / weight))
+        rows = _set_normalizers(rows, sums * (examples / weight))
         contrast = functools.partial(
             objectives.crd_of_rows,
             rows=rows,
@@ -218,7 +218,7 @@ def _sum_over_devices(part: PyTree, axis_name: str | None) -> PyTree:
     return part if axis_name is None else lax.psum(part, axis_name)
 
 
-def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
+def _set_normalizers(bank: objectives.Bank, first: Array) -> objectives.Bank:
     """Sets the normalizers of a bank to those of the first batch, if they are unset."""
     known = jnp.asarray(bank.normalizers)
     first = first.astype(known.dtype)
@@ -241,17 +241,17 @@ def _with_gradient(
     after = value + sum(jnp.sum(g) for g in gradients)
     # NaN stays NaN, so that the compiler cannot replace this by a constant.
     zero = jnp.where(after == after, 0, after)
-    return _backed(value, (s, t), gradients), zero
+    return _attach_gradient(value, (s, t), gradients), zero
 
 
 @jax.custom_vjp
-def _backed(value: Array, inputs: Any, gradients: Any) -> Array:
+def _attach_gradient(value: Array, inputs: Any, gradients: Any) -> Array:
     """Returns the value, with the given gradient with respect to the inputs."""
     del inputs, gradients
     return value
 
 
-_backed.defvjp(
+_attach_gradient.defvjp(
     lambda value, inputs, gradients: (value, gradients),
     lambda gradients, of_value: (
         None,

@@ -54,7 +54,7 @@ def given(entry: str = "contrast_index") -> Negatives:
     def choose(key, batch, n):
         errors.check_name("entry of the batch", entry, batch)
         _checks.check_integers(entry, batch[entry])
-        return _contrasted(_indices.places(batch[entry], n), n)
+        return _choose_per_example(_indices.places(batch[entry], n), n)
 
     return choose
 
@@ -88,7 +88,9 @@ def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Ne
         positives = positive(own, index)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         negatives = jax.vmap(lambda k, i: others(k, i, n, count))(keys, index)
-        return _contrasted(jnp.concatenate([positives[:, None], negatives], axis=1), n)
+        return _choose_per_example(
+            jnp.concatenate([positives[:, None], negatives], axis=1), n
+        )
 
     return choose
 
@@ -125,7 +127,7 @@ def expected(
             return known * weights(jnp.minimum(rows, n - 1)), counted
 
         rows = jnp.arange(n, dtype=jnp.int32)
-        return _shared(positive(key, index), None, weights(rows), among)
+        return _choose_for_batch(positive(key, index), None, weights(rows), among)
 
     return choose
 
@@ -181,7 +183,7 @@ def independent(
             found = jax.lax.dynamic_slice(padded, (zero, first), (len(index), size))
             return known * found, counted
 
-        return _shared(positive(own, index), None, weights, among)
+        return _choose_for_batch(positive(own, index), None, weights, among)
 
     return choose
 
@@ -221,7 +223,7 @@ def shared(
             counted = jnp.ones(weights.shape)
             return _counts(places, weights, size), _counts(places, counted, size)
 
-        return _shared(positive(own, index), rows, weights, among)
+        return _choose_for_batch(positive(own, index), rows, weights, among)
 
     return choose
 
@@ -257,7 +259,7 @@ def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
     return (index[:, None] != rows[None, :]).astype(float)
 
 
-def _contrasted(indices: Array, n: int) -> Chosen:
+def _choose_per_example(indices: Array, n: int) -> Chosen:
     """Contrasts with training examples `[batch, K + 1]`; n: an index out of range."""
 
     def loss(student, teacher, bank, **numbers):
@@ -273,7 +275,7 @@ def _contrasted(indices: Array, n: int) -> Chosen:
     return Chosen(loss, indices, indices[:, 0], among)
 
 
-def _shared(
+def _choose_for_batch(
     positives: Array, rows: Array | None, weights: Array, among: Callable
 ) -> Chosen:
     def loss(student, teacher, bank, **numbers):

@@ -98,7 +98,7 @@ def init(
             for name, memory in memories.items()
         },
     )
-    return _unaliased(state)
+    return _copy_aliases(state)
 
 
 def begin_phase(
@@ -125,7 +125,7 @@ def begin_phase(
         key=key,
         view_key=view_key,
     )
-    return _unaliased(state._replace(replicated=replicated))
+    return _copy_aliases(state._replace(replicated=replicated))
 
 
 def _init_terms(
@@ -150,7 +150,7 @@ def _init_terms(
     return params, memories
 
 
-def _unaliased(state: TrainState) -> TrainState:
+def _copy_aliases(state: TrainState) -> TrainState:
     """Copies each array that a state holds more than once.
 
     A state is donated, and no buffer can be donated twice. (The initial state of some

@@ -37,7 +37,7 @@ def pmap(step: Step, devices: Sequence[jax.Device] | None = None) -> Step:
       `step(state, arrays, batch) -> (state, metrics)`, for a batch from `shard` and
       arrays from `replicate`.
     """
-    return _placing(_mapped(step, devices), devices)
+    return _place_state(_map_step(step, devices), devices)
 
 
 class Program(NamedTuple):
@@ -83,7 +83,7 @@ def compile_step(
       options: Options of XLA's compiler.
     """
     begin = time.perf_counter()
-    lowered = _mapped(step, devices).lower(state, arrays, batch)
+    lowered = _map_step(step, devices).lower(state, arrays, batch)
     program = lowered.compile(options)
     seconds = time.perf_counter() - begin
     taken = program.memory_analysis()
@@ -96,7 +96,7 @@ def compile_step(
     )
     costs = program.cost_analysis() or {}
     return Program(
-        _placing(program, devices),
+        _place_state(program, devices),
         seconds,
         memory,
         taken.argument_size_in_bytes,
@@ -105,7 +105,7 @@ def compile_step(
     )
 
 
-def _mapped(step: Step, devices: Sequence[jax.Device] | None) -> Any:
+def _map_step(step: Step, devices: Sequence[jax.Device] | None) -> Any:
     axes: tuple[Any, Any] = (None, 0)
     state = TrainState(*axes)
     return jax.pmap(
@@ -118,7 +118,7 @@ def _mapped(step: Step, devices: Sequence[jax.Device] | None) -> Any:
     )
 
 
-def _placing(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
+def _place_state(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
     """Wraps a mapped step to take a state from other devices."""
     everywhere = _sharding(devices)
     where = (everywhere, _sharding(devices, AXIS))
