@@ -129,7 +129,7 @@ def write(
         `[batch, channels, height, width]`. They are stored as NHWC: layers with four
         axes are transposed, all others (vectors, tokens `[batch, tokens, channels]`,
         volumes) are stored unchanged.
-      quiet: Whether to show no progress bar (with tqdm).
+      quiet: Whether to hide the progress bar (of tqdm).
 
     Raises:
       UnknownName: The teacher does not have a layer, or the layout is unknown.

@@ -558,7 +558,7 @@ def _rows(x: Array) -> Array:
 
 
 def _in_one_unit(x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """Returns both divided by a power of two near their largest magnitude, and it."""
+    """Divides both by a power of two near their largest magnitude; returns it too."""
     x, y = _rows(x), _rows(y)
     unit = jnp.maximum(_geometry.power_of_two(x), _geometry.power_of_two(y))
     return x / unit, y / unit, unit

@@ -64,7 +64,7 @@ class CifarCNN(_layers.Net):
 
     Departures: (1) the last layer has no ReLU; the released net ends with a ReLU and
       its softmax, which does not change predictions; (2) running statistics are updated
-      with a rate of 0.1, in the released net of 0.85.
+      at a rate of 0.1, in the released net at 0.85.
     """
 
     layers = (*_layers.names(4), "pooled", "logits")

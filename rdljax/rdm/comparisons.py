@@ -444,9 +444,9 @@ class SoftSpearman(_OfScores):
 
     The soft rank of a distance is the sum over all others of `(1 + tanh(gap / w)) / 2`,
     with the distance minus the other as gap and a width w; it tends to the rank as w
-    tends to 0. Every two distances are compared: time grows with the fourth power of
-    the number of stimuli (with the square of that of the pairs, which can be few:
-    `rdm.sample_pairs`). 1 if one of the two RDMs is constant, 0 if both are.
+    tends to 0. Every two distances are compared: time grows with the square of the
+    number of pairs (use few: `rdm.sample_pairs`), that is with the fourth power of the
+    number of stimuli. 1 if one of the two RDMs is constant, 0 if both are.
 
     Attributes:
       width: The width w, above 0, in units of the standard deviation of each RDM, which

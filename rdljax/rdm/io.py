@@ -230,7 +230,7 @@ def _of_npz(path: pathlib.Path, name: str | None, limit: int | None) -> Rdms:
             if len(candidates) != 1:
                 raise errors.CannotRead(
                     f"{path} has {len(candidates)} arrays, {', '.join(candidates)}: "
-                    "name one"
+                    "select one by `name`"
                 )
             (chosen,) = candidates
         errors.check_name(f"array in {path.name}", chosen, arrays)

@@ -18,7 +18,9 @@ def select(rdms: Rdms, stimuli: npt.ArrayLike) -> Rdms:
     """
     places = np.asarray(stimuli)
     if places.ndim != 1 or not len(set(places.tolist())) == len(places) > 1:
-        raise ValueError(f"expected places of two stimuli or more, each once: {places}")
+        raise ValueError(
+            f"expected indices of two stimuli or more, each once: {places}"
+        )
     pairs = rdms.distances.shape[-1]
     n = _condensed.stimuli(pairs)
     number = np.zeros((n, n), np.int64)
