@@ -1426,7 +1426,7 @@ class TestKDSVD:
         signs = iter([first, -np.ones(12), np.ones(12)])
         ours = features._orient
         monkeypatch.setattr(
-            features, "_oriented", lambda v: ours(v) * next(signs)[:, None, None]
+            features, "_orient", lambda v: ours(v) * next(signs)[:, None, None]
         )
         student = each(jnp.asarray, case["student"])
         form = jax.jit(jax.value_and_grad(objectives.kdsvd))

@@ -136,7 +136,7 @@ class TestFiles:
         [
             (
                 {"ROI": ["V1", "IT"]},
-                r"they differ in 'ROI' \(V1, IT\), which is no sub",
+                r"they differ in 'ROI' \(V1, IT\), which is neither a sub",
             ),
             ({"model": ("a", "b")}, r"rdms.subset\('model', 'a'\).save"),
             (
@@ -212,7 +212,7 @@ class TestFiles:
         [
             (None, "there is no file"),
             (b"no file of arrays", "is not an .npz file"),
-            ({"a": np.ones(PAIRS), "b": np.ones(PAIRS)}, "has 2 arrays, a, b: name"),
+            ({"a": np.ones(PAIRS), "b": np.ones(PAIRS)}, "has 2 arrays, a, b: sel"),
             ({"a": np.array(["x"] * PAIRS)}, "expected numbers, got <U1"),
             ({"a": np.array([{}] * PAIRS)}, "is not an .npz file"),
             ({"a": np.ones(14)}, "no condensed RDM has 14 distances"),
