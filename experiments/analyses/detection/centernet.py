@@ -284,9 +284,8 @@ def step(
                 train=True,
                 mutable=["batch_stats"],
             )
-        found = losses(
-            detector.head.apply(params["head"], seen[detector.layer]), target
-        )
+        maps: Any = detector.head.apply(params["head"], seen[detector.layer])
+        found = losses(maps, target)
         return found["loss"], (found, changed)
 
     params = _trained(detector, state)
