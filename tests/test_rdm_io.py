@@ -166,7 +166,9 @@ class TestFiles:
         rdm.io.write(rdms, "~/A.H5")
         assert [path.name for path in tmp_path.iterdir()] == ["A.H5"]
         assert rdm.io.read("~/A.H5").subjects == ("a", "b")
-        with pytest.raises(errors.CannotRead, match="of one name alone, got 'it'"):
+        with pytest.raises(
+            errors.CannotRead, match="without a name, got the name 'it'"
+        ):
             rdm.io.read("~/A.H5", "it")
         with open(tmp_path / "~kept.NPZ", "wb") as file:
             np.savez(file, it=drawn())
@@ -259,7 +261,9 @@ class TestFiles:
         with pytest.raises(errors.CannotRead, match="a subject without any distance"):
             rdm.io.check(rdm.io.Rdms(x[:, None]), missing=True)
         rdm.io.write(rdm.io.Rdms(drawn(1, 1)), tmp_path / "a.h5")
-        with pytest.raises(errors.CannotRead, match="of one name alone, got 'it'"):
+        with pytest.raises(
+            errors.CannotRead, match="without a name, got the name 'it'"
+        ):
             rdm.io.read(tmp_path / "a.h5", "it")
         for places in ([1, 1, 2], [3]):
             with pytest.raises(ValueError, match="two stimuli or more, each once"):

@@ -1,17 +1,18 @@
-"""Comparisons of two RDMs: discrepancies that are 0 when the two are equal.
+"""Compares two RDMs: discrepancies that are 0 for equal RDMs.
 
 A comparison is a frozen dataclass registered as a pytree. It is called with the
 condensed RDMs `[pairs]` of student and teacher, and optionally weights `[pairs]` (0
 masks a pair, whose distances may then be NaN), and returns a scalar.
 
-The forms here subtract before they square (one minus a cosine is half the squared
-distance of two unit vectors), so that they stay accurate where student and teacher are
-close, and are exactly 0 where they are equal.
+The comparisons subtract before they square (one minus a cosine is half the squared
+distance of two unit vectors), so that they stay accurate when student and teacher are
+close, and are exactly 0 when they are equal.
 
-What compares two RDMs that are never written down (`rdm.forms`) also has
-`from_products`, its value from six means and products; `terms`, what it sums over
-pairs, given about the means of the two RDMs, and `from_means`, its value from the means
-of those. `own_scales` is whether a comparison is blind to the scale of each RDM.
+A comparison that does not need the RDMs in memory (`rdm.forms`) has three more methods:
+`from_products` computes its value from `Products`, six means and products; `terms`
+returns the terms that are averaged over pairs, relative to approximate means of the two
+RDMs; `from_means` computes its value from the means of these terms. The attribute
+`own_scales` says whether a comparison is invariant to the scale of each RDM.
 """
 
 import dataclasses
@@ -44,7 +45,7 @@ Array = jax.Array
 
 
 class Comparison(Protocol):
-    """What a comparison of two RDMs has to be."""
+    """The interface of a comparison of two RDMs."""
 
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None, /
@@ -53,16 +54,16 @@ class Comparison(Protocol):
 
 
 class Similarity(Comparison, Protocol):
-    """A comparison that is one minus a similarity, for which RDMs can be averaged."""
+    """A comparison that is one minus a similarity, so that RDMs can be averaged."""
 
     def standardised(self, rdm: np.ndarray, /) -> np.ndarray:
-        """Returns the RDM `[pairs]` as others are averaged with it."""
+        """Returns the RDM `[pairs]` standardised, as it enters an average of RDMs."""
 
 
 class Products(NamedTuple):
-    """How the distances d and e of two RDMs vary, alone and together, over pairs.
+    """Means, variances and covariance over pairs of the distances d and e of two RDMs.
 
-    What a comparison needs to know of two RDMs that are nowhere written down.
+    A comparison needs no more, so that the RDMs need not be held in memory.
 
     Attributes:
       difference: The mean of `d - e`, the student's distance minus the teacher's.
@@ -81,10 +82,10 @@ class Products(NamedTuple):
     students: Array
 
     def resolved(self, floor: float | np.floating) -> "Products":
-        """Sets to 0 what is no more than rounding, in RDMs of about unit size.
+        """Sets values that are only rounding error to 0, for RDMs of about unit size.
 
-        A variance below `floor` (in relation to the square of the mean, if that is
-        above 1) is 0, and so is an RDM of no variance and a mean next to 0. (NaN stays
+        A variance below `floor` (times the square of the mean, if that is above 1)
+        becomes 0, and so does an RDM with zero variance and a mean near 0. (NaN stays
         NaN.)
         """
         nothing = 64 * jnp.finfo(self.teacher.dtype).eps
@@ -110,16 +111,16 @@ class Products(NamedTuple):
 
 
 class OfProducts(Comparison, Protocol):
-    """A comparison that follows from `Products`, without any distance."""
+    """A comparison that can be computed from `Products`, without any distances."""
 
     own_scales: bool
 
     def from_products(self, products: Products, /) -> Array:
-        """Returns the value from how the distances vary over pairs."""
+        """Computes the value from the means, variances and covariance over pairs."""
 
 
 def by_maximum(student: Array, teacher: Array, weights: Array) -> Array:
-    """Returns the factor that makes the largest distances of both RDMs equal."""
+    """Returns the factor that makes the largest distances of the two RDMs equal."""
     largest_student, largest_teacher = (
         jnp.max(jnp.where(weights > 0, rdm, 0)) for rdm in (student, teacher)
     )
@@ -133,7 +134,7 @@ def by_norm(student: Array, teacher: Array, weights: Array) -> Array:
 
 
 def by_least_squares(student: Array, teacher: Array, weights: Array) -> Array:
-    """Returns the slope of the student's distances on the teacher's, through 0."""
+    """Returns the slope of the student's distances on the teacher's, with no offset."""
     return _ratio(
         jnp.sum(weights * student * teacher), jnp.sum(weights * teacher * teacher)
     )
@@ -142,16 +143,17 @@ def by_least_squares(student: Array, teacher: Array, weights: Array) -> Array:
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class MSE:
-    """Mean squared difference, weighted.
+    """Weighted mean squared difference.
 
     Attributes:
-      scale: None, or how the teacher's RDM is brought to the scale of the student's
-        first: `by_maximum`, `by_norm` or `by_least_squares`, the "max", "norm" and
-        "regression" of the first author's prototype (github.com/patrick-mcclure/rdl,
-        2015). As there, the factor counts as a constant in the gradient. (A function
-        of your own sees each RDM divided by a power of two, and the factor is in
-        relation to that: c times a student's RDM must have c times the factor, c times
-        a teacher's 1 / c of it.)
+      scale: None, or the function that returns the factor by which the teacher's RDM is
+        first scaled to the student's: `by_maximum`, `by_norm` or `by_least_squares`,
+        the "max", "norm" and "regression" of the first author's prototype
+        (github.com/patrick-mcclure/rdl, 2015). As there, the factor counts as a
+        constant in the gradient. (A function of your own receives each RDM divided by a
+        power of two, and its factor applies to these. If the student's RDM is
+        multiplied by c, the factor must be multiplied by c; if the teacher's is, it
+        must be divided by c.)
     """
 
     scale: Callable[[Array, Array, Array], Array] | None = dataclasses.field(
@@ -167,7 +169,7 @@ class MSE:
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         if self.scale is not None:
-            # Whatever the units of the two RDMs, the factor is one of about 1.
+            # In these units the factor is about 1, whatever the scales of the RDMs.
             teacher = _geometry.in_own_unit(teacher)
             units = _geometry.in_own_unit(student), teacher, weights
             factor = self.scale(*lax.stop_gradient(units))
@@ -185,24 +187,24 @@ class MSE:
 
 
 class _OfLength:
-    """RDMs of unit length are what the comparison sees."""
+    """A comparison that depends only on RDMs scaled to unit length."""
 
     own_scales = True
 
     def standardised(self, rdm: np.ndarray) -> np.ndarray:
-        """Returns the RDM `[pairs]` as others are averaged with it."""
+        """Returns the RDM `[pairs]` scaled to unit length."""
         return rdm / (np.linalg.norm(rdm) or 1)
 
 
 class _OfScores(_OfLength):
-    """z scores of an RDM are what the comparison sees."""
+    """A comparison that depends only on the z scores of RDMs."""
 
     def standardised(self, rdm: np.ndarray) -> np.ndarray:
         return super().standardised(rdm - rdm.mean())
 
 
 class _BlindToScale:
-    """What `Cosine` and `Pearson` share."""
+    """The common part of `Cosine` and `Pearson`, invariant to the scales of RDMs."""
 
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
@@ -216,7 +218,7 @@ class _BlindToScale:
         raise NotImplementedError
 
     def terms(self, student: Array, teacher: Array, centres) -> tuple[Array, ...]:
-        # About their means, so that less cancels below.
+        # Relative to about their means, so that less cancels in `from_means`.
         difference = student - teacher
         student, teacher = student - centres[0], teacher - centres[1]
         return (
@@ -246,9 +248,9 @@ class _BlindToScale:
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Cosine(_BlindToScale, _OfLength):
-    """One minus the cosine of the two RDMs: blind to their scale.
+    """One minus the cosine of the two RDMs: invariant to their scale.
 
-    1 where one of the two is all zero, 0 where both are.
+    1 if one of the two is all zero, 0 if both are.
     """
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
@@ -267,9 +269,9 @@ class Cosine(_BlindToScale, _OfLength):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Pearson(_BlindToScale, _OfScores):
-    """One minus Pearson's correlation of the two RDMs: blind to scale and offset.
+    """One minus Pearson's correlation of the two RDMs: invariant to scale and offset.
 
-    1 where one of the two is constant, 0 where both are.
+    1 if one of the two is constant, 0 if both are.
     """
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
@@ -285,10 +287,10 @@ class Pearson(_BlindToScale, _OfScores):
 
 
 class OfRanks:
-    """Comparisons of ranks: `Spearman`, `RhoA` and `KendallTauA`.
+    """The base class of comparisons of ranks: `Spearman`, `RhoA` and `KendallTauA`.
 
-    Their gradient is 0: ranks change in steps. `on_host` computes the same by NumPy and
-    SciPy, which on a CPU sort faster than XLA.
+    Their gradient is 0, since ranks change in steps. `on_host` computes the same value
+    with NumPy and SciPy, which sort faster than XLA on a CPU.
     """
 
     own_scales = True
@@ -308,11 +310,11 @@ class OfRanks:
             for rdm in (student, teacher)
         )
         value = self.weighted(student, teacher, weights)
-        # What is not finite has no rank.
+        # NaN if any value is not finite: such values have no rank.
         return value + 0 * (jnp.sum(student) + jnp.sum(teacher) + jnp.sum(weights))
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
-        """Computes the value from distances that are 0 where their weight is."""
+        """Computes the value from distances that are 0 where their weight is 0."""
         raise NotImplementedError
 
     def on_host(
@@ -321,16 +323,16 @@ class OfRanks:
         teacher: np.ndarray,
         weights: np.ndarray | None = None,
     ) -> float:
-        """Computes the value by NumPy and SciPy, in float64: not for jit.
+        """Computes the value with NumPy and SciPy, in float64; not for use in jit.
 
         Args:
           student: The student's condensed RDM `[pairs]`.
           teacher: The teacher's condensed RDM `[pairs]`.
-          weights: As for the comparison itself, `[pairs]`; `Spearman` takes whole
-            numbers alone here, as how often each pair counts.
+          weights: Weights `[pairs]` as for the comparison itself, but `Spearman` takes
+            only whole numbers here: the number of times each pair counts.
 
         Returns:
-          The value; NaN if a distance that has a weight is not finite.
+          The value; NaN if a distance with a weight above 0 is not finite.
         """
         student, teacher = np.asarray(student), np.asarray(teacher)
         if weights is not None:
@@ -342,26 +344,26 @@ class OfRanks:
         return float(self._on_host(student, teacher))
 
     def standardised(self, rdm: np.ndarray) -> np.ndarray:
-        """Returns the ranks of an RDM `[pairs]`, as others are averaged with it."""
+        """Returns the ranks of an RDM `[pairs]`, which enter an average of RDMs."""
         return _ranks.on_host(rdm)
 
     def _kept(self, student, teacher, weights):
-        """Returns the distances that have a weight."""
+        """Returns the distances with a weight above 0."""
         return student[weights > 0], teacher[weights > 0]
 
     def _on_host(self, student: np.ndarray, teacher: np.ndarray) -> float:
-        """Computes the value of two distances or more."""
+        """Computes the value from two or more distances."""
         raise NotImplementedError
 
 
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Spearman(OfRanks):
-    """One minus Spearman's correlation: Pearson's of the ranks, ties at their mean.
+    """One minus Spearman's correlation: Pearson's of the ranks, mean ranks for ties.
 
-    A weight counts as so many copies of a pair. 1 where one of the two RDMs is
-    constant, 0 where both are. Its gradient is 0, for ranks change in steps;
-    `SoftSpearman` has one.
+    A weight w counts as w copies of a pair. 1 if one of the two RDMs is constant, 0 if
+    both are. Its gradient is 0, since ranks change in steps; `SoftSpearman` has a
+    gradient.
 
     References:
       Spearman, The proof and measurement of association between two things, American
@@ -387,9 +389,9 @@ class Spearman(OfRanks):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class RhoA(OfRanks):
-    """One minus rho-a: Spearman's correlation, were ties broken at random, on average.
+    """One minus rho-a: the expected Spearman correlation if ties are broken at random.
 
-    Models that predict ties are not favoured. Above 0 at equality where distances tie.
+    Models that predict ties are not favoured. Above 0 for equal RDMs if distances tie.
     Its gradient is 0. A weight above 0 counts as 1.
 
     References:
@@ -413,10 +415,10 @@ class RhoA(OfRanks):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class KendallTauA(OfRanks):
-    """One minus tau-a: of all pairs of distances, concordant minus discordant ones.
+    """One minus tau-a: concordant minus discordant pairs of distances, over all pairs.
 
-    Above 0 at equality where distances tie. Its gradient is 0; `SoftKendall` has one. A
-    weight above 0 counts as 1. Time grows as `pairs log(pairs)`.
+    Above 0 for equal RDMs if distances tie. Its gradient is 0; `SoftKendall` has a
+    gradient. A weight above 0 counts as 1. Time grows as `pairs log(pairs)`.
 
     References:
       Kendall, A new measure of rank correlation, Biometrika 30, 1938; discordant pairs
@@ -440,15 +442,15 @@ class KendallTauA(OfRanks):
 class SoftSpearman(_OfScores):
     """`Spearman` with a gradient: the order of two distances is gradual.
 
-    The rank of a distance is the sum over all others of `(1 + tanh(gap / w)) / 2` for
-    its gap above them and a width w; towards width 0 it becomes the rank. Every two
-    distances are compared: time grows with the fourth power of the stimuli (which
-    `rdm.sample_pairs` makes few). 1 where one of the two RDMs is constant, 0 where both
-    are.
+    The soft rank of a distance is the sum over all others of `(1 + tanh(gap / w)) / 2`,
+    with the distance minus the other as gap and a width w; it tends to the rank as w
+    tends to 0. Every two distances are compared: time grows with the fourth power of
+    the number of stimuli (with the square of that of the pairs, which can be few:
+    `rdm.sample_pairs`). 1 if one of the two RDMs is constant, 0 if both are.
 
     Attributes:
-      width: Above 0, over the standard deviation of each RDM, which counts as a
-        constant in the gradient.
+      width: The width w, above 0, in units of the standard deviation of each RDM, which
+        counts as a constant in the gradient.
 
     References:
       Qin, Liu & Li, A general approximation framework for direct optimization of
@@ -472,15 +474,15 @@ class SoftSpearman(_OfScores):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class SoftKendall(_OfScores):
-    """`KendallTauA` with a gradient: one minus the cosine of all gradual orders.
+    """`KendallTauA` with a gradient: one minus the cosine of the gradual orders.
 
-    The order of two distances is `tanh(gap / w)` of their gap, for a width w. 0 at
-    equality; 1 where one of the two RDMs is constant, 0 where both are. Every two
-    distances are compared, as in `SoftSpearman`.
+    The gradual order of two distances is `tanh(gap / w)`, with their difference as gap
+    and a width w. 0 for equal RDMs; 1 if one of the two RDMs is constant, 0 if both
+    are. Every two distances are compared, as in `SoftSpearman`.
 
     Attributes:
-      width: Above 0, over the standard deviation of each RDM, which counts as a
-        constant in the gradient.
+      width: The width w, above 0, in units of the standard deviation of each RDM, which
+        counts as a constant in the gradient.
     """
 
     width: float | Array = 0.1
@@ -502,17 +504,18 @@ class SoftKendall(_OfScores):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class WhitenedCosine(_OfLength):
-    """One minus the cosine of two RDMs whitened by how their entries covary.
+    """One minus the cosine of two RDMs whitened by the covariance of their entries.
 
-    Distances that share a stimulus vary together. With V their covariance under noise
-    of covariance S of the stimuli, the cosine is that of the inner product
-    `d' V^-1 e`, which is `tr(P G_d P G_e)` of the centred products G that the distances
-    belong to, P the pseudo-inverse of the centred S; for S the identity that is linear
-    CKA (Diedrichsen et al. 2020). rsatoolbox's "cosine_cov". 1 where one of the two is
-    zero, 0 where both are. It takes no weights: ValueError.
+    Distances that share a stimulus covary. Let S be the noise covariance of the stimuli
+    and V the covariance of the distances that follows from it. The cosine is that of
+    the inner product `d' V^-1 e`, which equals `tr(P G_d P G_e)`, where G are the
+    centred inner products with these distances and P is the pseudo-inverse of the
+    centred S; with the identity for S it is linear CKA (Diedrichsen et al. 2020).
+    rsatoolbox's "cosine_cov". 1 if one of the two RDMs is zero, 0 if both are. Weights
+    raise a ValueError.
 
     Attributes:
-      covariance: S, `[n, n]`, of the noise of n stimuli; None for the identity.
+      covariance: The noise covariance S of n stimuli, `[n, n]`; None: the identity.
 
     References:
       Diedrichsen, Berlot, Mur, Schutt, Shahbazi & Kriegeskorte, Comparing
@@ -527,7 +530,7 @@ class WhitenedCosine(_OfLength):
     ) -> Array:
         if weights is not None:
             raise ValueError(
-                f"{type(self).__name__} takes no weights, nor masked pairs"
+                f"{type(self).__name__} takes no weights and no masked pairs"
             )
         student, teacher, _ = _masked(student, teacher, None)
         x, y = (
@@ -540,7 +543,7 @@ class WhitenedCosine(_OfLength):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class WhitenedPearson(WhitenedCosine, _OfScores):
-    """As `WhitenedCosine`, each RDM less its mean first: rsatoolbox's "corr_cov"."""
+    """`WhitenedCosine` of RDMs minus their means: rsatoolbox's "corr_cov"."""
 
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
@@ -564,7 +567,7 @@ def _masked(
 ) -> tuple[Array, Array, Array]:
     """Returns both RDMs, 0 where masked, and weights that sum to 1 (or are all 0).
 
-    In the dtype in which the student's is computed.
+    All in the dtype of computation of the student's RDM.
     """
     student = jnp.asarray(student)
     dtype = _geometry.compute_dtype(student)
@@ -578,16 +581,16 @@ def _masked(
 
 
 def _or_1(x: Array) -> Array:
-    """Numbers that are not negative, but 1 for 0; NaN stays NaN."""
+    """Replaces 0 by 1 in numbers that are not negative; NaN stays NaN."""
     return jnp.where(x <= 0, 1, x)
 
 
 def _centred(rdm: Array, weights: Array) -> Array:
-    """Minus its weighted mean; all 0 where it varies by no more than rounding."""
+    """Subtracts the weighted mean; all 0 if the RDM is constant up to rounding."""
     mean = jnp.sum(weights * rdm)
     deviation = jnp.where(weights > 0, rdm - mean, 0)
     rounding = 8 * jnp.finfo(rdm.dtype).eps * jnp.abs(mean)
-    # (Not the other way round: NaN is to stay NaN.)
+    # The comparison is written so that NaN stays NaN.
     return jnp.where(jnp.max(jnp.abs(deviation)) <= rounding, 0, deviation)
 
 
@@ -603,8 +606,8 @@ def _one_minus_ratio(
 ) -> Array:
     """Computes `1 - <d, e> / (|d| |e|)` from `|d - e|^2`, `<d - e, e>` and squares.
 
-    Where d and e are close `<d, e>` is next to `|d| |e|`, and the difference of their
-    squares, `|d|^2 |e|^2 - <d, e>^2 = |d - e|^2 |e|^2 - <d - e, e>^2`, keeps digits.
+    If d and e are close, `<d, e>` is close to `|d| |e|`, and the difference of their
+    squares, `|d|^2 |e|^2 - <d, e>^2 = |d - e|^2 |e|^2 - <d - e, e>^2`, loses no digits.
     """
     alive = (teachers != 0) & (students != 0)
     norm = jnp.sqrt(jnp.where(alive, teachers * students, 1))
@@ -612,21 +615,21 @@ def _one_minus_ratio(
     near = (differences * teachers - both**2) / (norm * (norm + jnp.abs(product)))
     far = 1 - product / norm
     one_is_zero = (teachers != 0) != (students != 0)
-    # Rounding may leave less than 0, which has a gradient all the same.
+    # A value below 0 by rounding becomes 0, but keeps its gradient.
     near = near + lax.stop_gradient(jnp.maximum(near, 0) - near)
     value = jnp.where(product > 0, near, far)
     return jnp.where(alive, value, jnp.where(one_is_zero, 1, 0))
 
 
 def _in_widths(width, student: Array, teacher: Array, weights: Array) -> list[Array]:
-    """Returns both RDMs in units of a width over their standard deviation.
+    """Returns both RDMs in units of the width times their standard deviation.
 
-    The deviation is a constant in the gradient, and 1 where there is none.
+    The standard deviation counts as a constant in the gradient, and as 1 if it is 0.
     """
     _checks.check_number("width", width, above=0)
     width = jnp.asarray(width, weights.dtype)
     width = _checks.nan_unless(width > 0, width)
-    # (Less their means: what varies by no more than rounding has no order.)
+    # Centring sets RDMs that are constant up to rounding to 0: they have no order.
     rdms = [_centred(_geometry.in_own_unit(rdm), weights) for rdm in (student, teacher)]
     return [rdm / (width * _spread(rdm, weights)) for rdm in rdms]
 
@@ -641,7 +644,7 @@ def _centred_ranks(rdm: np.ndarray) -> np.ndarray:
 
 
 def _whitened(rdm: Array, covariance: Array | None) -> Array:
-    """Computes centred products `[n, n]` of an RDM, whitened on either side."""
+    """Computes the centred inner products `[n, n]` of an RDM, whitened on each side."""
     distances = _condensed.square(rdm)
     n = distances.shape[0]
     if covariance is None:
@@ -657,7 +660,7 @@ def _whitened(rdm: Array, covariance: Array | None) -> Array:
     product = functools.partial(jnp.matmul, precision=_geometry.HIGHEST)
     own = _geometry.in_own_unit(jnp.asarray(covariance, rdm.dtype))
     values, vectors = jnp.linalg.eigh(product(product(centring, own), centring))
-    # The constant vector is what the centring leaves out: the smallest value, 0.
+    # Centring removes the constant vector: it has the smallest eigenvalue, 0.
     nothing = values <= n * jnp.finfo(rdm.dtype).eps * jnp.max(values)
     scales = jnp.where(nothing, 0, lax.rsqrt(jnp.where(nothing, 1, values)))
     root = vectors * scales[None, :]
