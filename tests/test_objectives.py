@@ -8,6 +8,7 @@ Nearly all runs in one program for a case and a dtype: operation by operation, a
 programs are compiled as there are operations and shapes.
 """
 
+import dataclasses
 import functools
 import inspect
 import pathlib
@@ -1696,6 +1697,11 @@ class TestKD:
         np.testing.assert_allclose(value, 2e4)
 
 
+COMPARISONS = sorted(
+    name
+    for name in comparisons.__all__
+    if dataclasses.is_dataclass(getattr(comparisons, name))
+)
 DISTANCES = sorted(distances.__all__)
 
 
@@ -1721,7 +1727,7 @@ class TestRDL:
             # Each of both now, all pairs of them with `-m slow`.
             pytest.param(d, c, marks=[SLOW] if (i - j) % len(DISTANCES) else [])
             for i, d in enumerate(DISTANCES)
-            for j, c in enumerate(sorted(comparisons.__all__))
+            for j, c in enumerate(COMPARISONS)
         ],
     )
     def test_any_distance_with_any_comparison(self, distance, comparison):

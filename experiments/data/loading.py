@@ -1,4 +1,10 @@
-"""The order of the images of an epoch, and batches of images from the host."""
+"""The order of the images of an epoch, and batches of images from the host.
+
+A batch is a list of indices that follows from seed, epoch and step, whether its images
+lie on the device, with the host or in files. What grain would take over is `ahead` and
+a pool of threads; it is as fast, and order and decoding would stay ours
+(docs/architecture.md).
+"""
 
 import collections
 import concurrent.futures

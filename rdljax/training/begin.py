@@ -13,7 +13,6 @@ from rdljax.training import _params, _rows, _student
 from rdljax.training import state as states
 from rdljax.training.state import (
     Arrays,
-    Batch,
     Phase,
     Replicated,
     TrainState,
@@ -31,7 +30,7 @@ def init(
     plan: Sequence[Phase],
     view: View,
     arrays: Arrays,
-    batch: Batch,
+    batch: Mapping[str, Any],
     *,
     devices: int | None = None,
     view_key: Array | None = None,

@@ -135,7 +135,9 @@ def _place_state(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
     return run
 
 
-def shard(batch: Batch, devices: int | None = None, *, axis: int = 0) -> Batch:
+def shard(
+    batch: Mapping[str, Any], devices: int | None = None, *, axis: int = 0
+) -> Batch:
     """Divides a batch `[batch, ...]` over devices: `[devices, batch / devices, ...]`.
 
     Args:
@@ -153,7 +155,7 @@ def shard(batch: Batch, devices: int | None = None, *, axis: int = 0) -> Batch:
     return jax.tree.map(lambda x: _rows.split(x, count, "devices", axis), batch)
 
 
-def local_batch(batch: Batch, *, axis: int = 0) -> Batch:
+def local_batch(batch: Mapping[str, Any], *, axis: int = 0) -> Batch:
     """Returns this process's rows of a batch `[batch, ...]` that all processes hold.
 
     (Not needed if each process reads only its own part of the data.)
