@@ -90,9 +90,9 @@ def mcnemar(
 ) -> McNemar:
     """Tests whether two classifiers have the same error rate on the same examples.
 
-    The p value is that of the exact binomial test if only one classifier is right on
-    fewer than 25 examples, or on equally many for both classifiers; otherwise that of
-    the chi-squared test with continuity correction.
+    The p value is that of the exact binomial test if fewer than 25 examples are
+    classified correctly by only one of the two, or if the two counts are equal;
+    otherwise that of the chi-squared test with continuity correction.
 
     Args:
       truth: Labels `[examples]`.

@@ -138,9 +138,9 @@ def vid(
 ) -> Array:
     """Computes the variational information distillation loss (VID).
 
-    Computes the negative log-likelihood of the teacher's activations under a Gaussian
-    whose mean and scale are trained: a bound on the mutual information of student and
-    teacher.
+    Compares activations under a Gaussian whose mean and scale are trained: by the
+    negative log-likelihood, up to a constant, which bounds the mutual information of
+    student and teacher.
 
     Args:
       student: Mean `[batch, ..., C]` that a regressor predicts from the student.
