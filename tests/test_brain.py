@@ -732,14 +732,14 @@ class TestExperiment:
             ({"stimuli": 7}, "7 stimuli in a step do not divide by 8 devices"),
             ({"held_out": 0.95}, "19 are held out and 1 are for training"),
             ({"held_out": 1.0}, "held_out must be above 0"),
-            ({"brain_ceiling": True}, "it goes with brain_subjects=each"),
+            ({"brain_ceiling": True}, "it requires brain_subjects=each"),
             (
                 {
                     "brain_ceiling": True,
                     "brain_subjects": "each",
                     "brain_comparison": "MSE",
                 },
-                "with a similarity",
+                "that has a similarity",
             ),
             ({"brain": "missing.npz"}, "brain cannot be read from missing.npz"),
             ({"brain_comparison": "Spearma"}, "Spearma"),
