@@ -117,7 +117,7 @@ def _rdl_layers(config: configs.Config) -> list[Pair]:
 
 
 def _from_stem(config: configs.Config) -> list[Pair]:
-    """Returns the pairs of maps in depth order, preceded by the stems if both have one."""
+    """Returns pairs of maps in depth order, after the stems if both nets have one."""
     names = [x for x in (config.nets.student, config.nets.teacher) if x is not None]
     has_stem = all("stem" in nets.build(name, 1).layers for name in names)
     found = stages(config)
@@ -149,7 +149,7 @@ LAYER_FLAGS: dict[Callable[[configs.Config], list[Pair]], str] = {
 
 
 def layer_flags(method: str) -> str:
-    """Returns the flags that set the layers of a method's parts; "" if there are none."""
+    """Returns the flags that set the layers of a method's parts, or ""."""
     found = {name: LAYER_FLAGS.get(PARTS[name].pairs) for name in parts(method)}
     return ", ".join(f"{flag} ({name})" for name, flag in found.items() if flag)
 

@@ -793,10 +793,13 @@ class TestExperiment:
         [
             *((["it", name], f"not be called {name}:") for name in source.TAKEN),
             *((["it", name], "not be called") for name in ("crd", "a@b", "a+b", "a/b")),
-            (["it", ""], "not be called : it may have any name but"),
+            (["it", ""], "not be called : any name is allowed except"),
             (["teacher_subject_session"], "not be called teacher_subject_session"),
             (["_subject_session"], "not be called _subject_session"),
-            (["it_shuffled", "it"], "not be called it_shuffled, as the control of its"),
+            (
+                ["it_shuffled", "it"],
+                "not be called it_shuffled, which is the name of the control of its",
+            ),
             (["a_shuffled_subject_session", "a"], "not be called a_shuffled, as"),
             (["it_shuffled", "ape", "before_", "teachers", "Plain", "images2"], None),
         ],
