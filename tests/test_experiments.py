@@ -964,7 +964,7 @@ class TestReadBack:
         wrong += [{"history": [{"loss": 1.0}]}, {"partial": [[]]}]
         lacks = {k: v for k, v in whole.items() if k != "devices"}
         for about in ([], lacks, *(whole | one for one in wrong)):
-            with pytest.raises(ValueError, match="^what it says"):
+            with pytest.raises(ValueError, match="^its record"):
                 results_folder.check_checkpoint(about, "a", mine)
 
     def test_a_checkpoint_whose_words_are_wrong_is_damaged(self, tmp_path):

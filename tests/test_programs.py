@@ -457,7 +457,7 @@ class TestMemory:
         assert experiments.call(f"--out={tmp_path / 'run'}") == 1
         said = capsys.readouterr().err
         assert said.strip().splitlines()[-1] == (
-            "error: the memory does not suffice: RESOURCE_EXHAUSTED: Out of memory"
+            "error: there is not enough memory: RESOURCE_EXHAUSTED: Out of memory"
         )
 
     @pytest.mark.slow
@@ -487,7 +487,7 @@ class TestMemory:
         assert done.returncode == 1
         last = done.stderr.strip().splitlines()[-1]
         assert re.match(
-            r"error: the memory does not suffice for teacher, which takes "
+            r"error: there is not enough memory for teacher, which takes "
             r"\d+\.\d GiB on each device; with --resume, less takes ",
             last,
         )

@@ -167,7 +167,7 @@ def plane(distances: np.ndarray) -> np.ndarray:
 
 
 def align(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Returns points rotated and reflected to be as close to a reference as possible."""
+    """Rotates and reflects points to be as close to a reference as possible."""
     from scipy import linalg
 
     turned, _ = linalg.orthogonal_procrustes(places, reference)

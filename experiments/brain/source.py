@@ -198,7 +198,7 @@ def parts(method: str) -> list[str]:
 
 
 def layers(config: configs.Config) -> list[str]:
-    """Returns the student's layers that the methods or the report compare with a brain."""
+    """Returns the student's layers that methods or the report compare with a brain."""
     named = [part.partition("@")[2] for m in config.method.names for part in parts(m)]
     return list(dict.fromkeys([*config.brain.layers, *filter(None, named)]))
 

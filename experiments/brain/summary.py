@@ -58,7 +58,7 @@ def each(brain: source.Brain, name: str, stimuli: np.ndarray) -> np.ndarray:
 def progress(
     config: configs.Config, brain: source.Brain, found: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Returns Pearson's correlations of a net's RDMs with the brain's, for the history."""
+    """Returns Pearson's correlations of a net's RDMs with the brain's, by name."""
     found_by_name = {}
     for part, stimuli in (("held out", brain.held_out), ("shown", brain.shown)):
         for name in config.brain.rdms:

@@ -79,8 +79,8 @@ def read_cifar100(name: str, files: Mapping[str, pathlib.Path]) -> Content:
     return _read_cifar(name, files, ["train.bin"], ["test.bin"], names)
 
 
-# From tensorflow_datasets/url_checksums/NAME.txt. Fashion-MNIST's
-# second sums are those of the unpacked files: distributions compress them anew (Debian's
+# From tensorflow_datasets/url_checksums/NAME.txt. Fashion-MNIST's second sums are those
+# of the unpacked files: distributions compress them again (Debian's
 # dataset-fashion-mnist drops name and time from gzip's header).
 SOURCES = {
     "mnist": Source(

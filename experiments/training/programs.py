@@ -230,7 +230,7 @@ class Programs:
                 raise
             program, seeds = self._called
             raise OutOfMemory(
-                f"the memory does not suffice for {self.name}, which takes "
+                f"there is not enough memory for {self.name}, which takes "
                 f"{_amount(program.memory)} on each device; {_advice(seeds)}"
             ) from error
 
