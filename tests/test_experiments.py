@@ -390,7 +390,7 @@ class TestInterrupt:
             file.write_bytes(whole[: len(whole) // 2])
             assert run.main(["mnist_rdl", f"--out={tmp_path / 'run'}", *flags]) == 2
             said = capsys.readouterr().err
-            assert "result.json or rdms.npz beside it is damaged" in said
+            assert "result.json or rdms.npz next to it is damaged" in said
             assert len(file.read_bytes()) == len(whole) // 2
             file.write_bytes(whole)
         newest = own / "checkpoint" / str(checkpoints.latest(own / "checkpoint"))

@@ -361,8 +361,8 @@ class TestMemory:
     def test_what_does_not_fit_is_told_before_it_runs(self, tmp_path, monkeypatch):
         monkeypatch.setattr(programs, "free", lambda: 2**20)
         message = (
-            r"kd\+rdl takes \d+ MiB on each device, of which \d+ MiB are not there "
-            r"yet, and 1 MiB are free; with --resume, less takes --stream .*"
+            r"kd\+rdl takes \d+ MiB on each device; \d+ MiB of this are not allocated "
+            r"yet, and 1 MiB are free; with --resume, --stream .* takes less; .*"
         )
         with pytest.raises(programs.OutOfMemory, match=message):
             go(tmp_path / "run")
@@ -488,7 +488,7 @@ class TestMemory:
         last = done.stderr.strip().splitlines()[-1]
         assert re.match(
             r"error: there is not enough memory for teacher, which takes "
-            r"\d+\.\d GiB on each device; with --resume, less takes ",
+            r"\d+\.\d GiB on each device; with --resume, --stream ",
             last,
         )
 

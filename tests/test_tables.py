@@ -350,7 +350,7 @@ class TestCommand:
             found = json.loads((folder / "table.json").read_text())
             assert found["columns"] == before["columns"]
             words = found["missing"]["first"]
-            assert reason in words and words.endswith("what an earlier run has left")
+            assert reason in words and words.endswith("are those of an earlier run")
             assert f"Not run: first ({words})" in (folder / "table.md").read_text()
         # One that was never finished is none; and what is damaged or another's.
         (folder / "first" / "result.json").unlink()
