@@ -489,7 +489,7 @@ class TestRdms:
         found = read(folder)
         check_form(found, ["rdms", "confusion"])
         assert "similarity" not in found.ids
-        assert any("the nets left no RDMs" in text for text in found.texts["p"])
+        assert any("the nets have no RDMs" in text for text in found.texts["p"])
 
 
 class TestClasses:
@@ -654,7 +654,7 @@ class TestTable:
         assert [a["id"] for tag, a in found.tags if tag == "section"] == ids
         assert BAD in found.texts["h2"] and BAD in found.texts["li"]
         assert "vgg13 → vgg8" in found.texts["li"]
-        assert any("elsewhere, is not there" in text for text in found.texts["p"])
+        assert any("elsewhere, is missing" in text for text in found.texts["p"])
 
     def test_numbers(self, table):
         folder, column = table

@@ -247,7 +247,7 @@ def percentiles(distances: np.ndarray) -> bytes:
 
 
 def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
-    """Returns the agreement of final RDMs for all pairs of students' and teacher's layers.
+    """Returns the agreement of final RDMs for all pairs of student's, teacher's layers.
 
     Returns:
       `rows` (the students' layers), `columns` (the teacher's) and by method `pearson`
