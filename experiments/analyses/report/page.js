@@ -1,5 +1,5 @@
 "use strict";
-// Draws what can be switched, from the numbers in the page, and tells values.
+// Draws the interactive figures from the numbers in the page, and shows values.
 const find = (id) => document.getElementById(id);
 const numbers = JSON.parse(find("numbers").textContent);
 const decode = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -230,7 +230,7 @@ function confusion() {
   const students = Object.keys(nets).filter((name) => name !== "teacher");
   const classes = [...images.keys()];
   const share = (name, i, j) => (images[i] ? (100 * nets[name][i][j]) / images[i] : 0);
-  // One scale for all nets, of what is wrong.
+  // One scale for the errors of all nets.
   let most = 1e-9;
   for (const name in nets)
     for (const i of classes)
@@ -263,7 +263,7 @@ function confusion() {
   if (nets.teacher) draw_one(find("confusion-right"), "teacher", "teacher");
 }
 
-// (For who looks whether all went well.)
+// (For tests that check for errors of the script.)
 addEventListener("error", (event) => (document.documentElement.dataset.error = event.message));
 addEventListener("keydown", (event) => event.key === "Escape" && hush());
 addEventListener("beforeprint", () => {
