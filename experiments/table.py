@@ -33,9 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-      The exit status: 0 if finished, 1 if the table (or a planned column) cannot
-      continue, 2 for a wrong command line or missing data; after a signal 128 plus its
-      number, such as 130 for Ctrl-C.
+      The exit status, as for `experiments.run`; 1 also if a planned column cannot be
+      run, 2 also for missing data.
     """
     arguments = commands.line(arguments)
 
@@ -56,8 +55,7 @@ def parse(arguments: list[str]) -> tuple[table_runs.Call, bool]:
 
     Raises:
       UnknownName: If there is no such table or column.
-      UsageError: If the value of a setting is not allowed, or is set by the table
-        itself, or makes two of its columns equal.
+      UsageError: If a setting is not allowed here, or makes two columns equal.
       SystemExit: If a setting is unknown, or a value has the wrong type (2); or for
         `--help` (0).
     """

@@ -486,7 +486,7 @@ WRONG = {
         "hint cannot be trained: hint: no module from activations (64, 64) to "
         "(64, 2, 2, 64); layers are set by --hint_layer (hint)",
     ),
-    "out": (["mnist_rdl", "--out=res/{x}"], "out may name {config} and {data}"),
+    "out": (["mnist_rdl", "--out=res/{x}"], "out may contain {config} and {data}"),
     "both": (["mnist_rdl", "--resume", "--overwrite"], "exclude each other"),
     "known to tfds": (
         ["mnist_rdl", "--data=kmnist", "--data_dir=nowhere"],

@@ -177,7 +177,7 @@ class TestRefused:
         "change,match",
         [
             (lambda c: c[:-1], "truncated"),
-            (lambda c: c + b"\0", "surplus"),
+            (lambda c: c + b"\0", "too long"),
             (lambda c: c[:10], "truncated IDX file of 10 bytes"),
             (lambda c: b"", "not an IDX file"),
             (lambda c: c[:2] + b"\x0d" + c[3:], "not an IDX file"),
