@@ -176,7 +176,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "change,match",
         [
-            (lambda c: c[:-1], "truncated"),
+            (lambda c: c[:-1], "too short"),
             (lambda c: c + b"\0", "too long"),
             (lambda c: c[:10], "truncated IDX file of 10 bytes"),
             (lambda c: b"", "not an IDX file"),
