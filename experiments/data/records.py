@@ -91,7 +91,9 @@ class Records:
 
     def __array__(self, *_, **__) -> np.ndarray:
         """Raises `TypeError`, since NumPy and JAX would decode all images."""
-        raise TypeError(f"{self.source.where} is not loaded whole: index it")
+        raise TypeError(
+            f"{self.source.where} is not loaded into memory: index it instead"
+        )
 
     def __getitem__(self, key: Any) -> np.ndarray:
         """Returns the images at some places, with NumPy's rules of indexing.

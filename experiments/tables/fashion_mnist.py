@@ -1,4 +1,4 @@
-"""Seven objectives on the whole of Fashion-MNIST.
+"""Seven objectives on all of Fashion-MNIST.
 
 Papers: RDL (McClure & Kriegeskorte 2016), KD (Hinton et al. 2015), AT (Zagoruyko &
 Komodakis 2017), SP (Tung & Mori 2019), VID (Ahn et al. 2019), CRD (Tian et al. 2020),

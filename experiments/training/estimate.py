@@ -97,7 +97,7 @@ def _plan_column(call: table_runs.Call, table: tables.Table, column: str) -> _Co
     except (OSError, ValueError, commands.UsageError) as error:
         cost, how = None, str(error)
     taught = (
-        config.nets.teacher_from or of.teacher_of or config.nets.teacher or "nobody"
+        config.nets.teacher_from or of.teacher_of or config.nets.teacher or "no teacher"
     )
     changed = columns.changes(table, {column: results_folder.settings(config)}, column)
     cells = [

@@ -50,7 +50,7 @@ def run(options: Options) -> None:
         if not options.overwrite:
             raise command.UsageError(f"{out} exists; --overwrite replaces it")
     if (options.mean is None) != (options.std is None):
-        raise command.UsageError("mean and std go together")
+        raise command.UsageError("mean and std must be given together")
     normalisation = None
     if options.mean is not None and options.std is not None:
         normalisation = options.mean, options.std

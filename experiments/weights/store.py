@@ -319,7 +319,7 @@ def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Train
 
 
 def describe_normalisation(normalisation: Normalisation | None) -> str:
-    """Returns a normalisation in words."""
+    """Returns a description of a normalisation."""
     if normalisation is None:
         return "the mean and deviation of the data's training images"
     mean, std = (", ".join(f"{x:.4g}" for x in numbers) for numbers in normalisation)

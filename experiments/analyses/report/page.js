@@ -27,7 +27,7 @@ function hush() {
   find("tip").hidden = true;
 }
 
-// Learning curves: the values of the epoch under the pointer, or by the arrow keys.
+// Learning curves: shows the values at the pointer's epoch, or by the arrow keys.
 function chart(svg) {
   const [place, epochs, left, right] = ["number", "epochs", "left", "right"].map((k) => +svg.dataset[k]);
   const cursor = svg.querySelector(".cursor");
@@ -75,7 +75,7 @@ function legend(box) {
   });
 }
 
-// A square of n x n pixels whose colours are [red, green, blue, opacity].
+// Draws a square of n x n pixels with colours [red, green, blue, opacity].
 function square(figure, title, n, classes, colour, words) {
   const canvas = Object.assign(make("canvas"), { width: n, height: n });
   const context = canvas.getContext("2d");
@@ -99,7 +99,7 @@ function square(figure, title, n, classes, colour, words) {
   figure.replaceChildren(make("figcaption", title), box);
 }
 
-// A table of numbers: of each cell text, title, className, and colours of back and front.
+// Fills a table: `cell` returns a cell's text, title, className and colours.
 function matrix(table, rows, columns, cell) {
   const line = (...cells) => {
     const tr = make("tr");
@@ -122,7 +122,7 @@ function matrix(table, rows, columns, cell) {
   table.replaceChildren(thead, tbody);
 }
 
-// A correlation's cell, on the colours of the map from 0 to 1.
+// Returns the cell of a correlation, with the colour map from 0 to 1.
 function coloured(value, title, framed) {
   const about = { text: rounded(value), title, className: framed ? "framed" : "" };
   if (value === null) return about;
@@ -131,7 +131,7 @@ function coloured(value, title, framed) {
   return { ...about, back: `rgb(${r} ${g} ${b})`, front };
 }
 
-// Pearson's correlation of percentiles: Spearman's of the distances.
+// Returns Pearson's correlation of percentiles, which is Spearman's of the distances.
 function correlation(x, y) {
   if (x?.length !== y?.length || !x) return null;
   const mean = (of) => of.reduce((sum, value) => sum + value, 0) / of.length;
@@ -158,7 +158,7 @@ function rdms() {
   function draw_one(figure, title, bytes) {
     const n = (1 + Math.sqrt(1 + 8 * bytes.length)) / 2;
     const classes = n % numbers.classes ? 0 : numbers.classes;
-    // (The pair i < j has this place among all of them.)
+    // (The place of the pair i < j in the condensed RDM.)
     const place = (i, j) => n * i - (i * (i + 1)) / 2 + j - i - 1;
     const value = (i, j) => (i === j ? 0 : bytes[place(Math.min(i, j), Math.max(i, j))]);
     const image = (i) => `image ${i}${classes ? ` (class ${Math.floor((i * classes) / n)})` : ""}`;
@@ -178,7 +178,7 @@ function rdms() {
     draw_one(find("rdm-right"), `teacher, ${other.value}, after training`, trained(other.value));
     const rho = rounded(correlation(bytes, trained(other.value)));
     find("rdm-rho").textContent =
-      `Spearman’s correlation of the two: ${rho}. Of each layer with its partner in the trained teacher, by epoch:`;
+      `Spearman’s correlation of the two: ${rho}. Each layer’s with its partner in the trained teacher, by epoch:`;
     matrix(find("rdm-table"), names, when, (i, j) => {
       const value = correlation(layers[names[i]][j], trained(partner(names[i])));
       return coloured(value, "", names[i] === layer.value && j === +slider.value);
