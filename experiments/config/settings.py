@@ -186,8 +186,9 @@ class CRD(Settings):
         Literal["drawn", "expected", "independent", "shared"], arg(name="crd_sampling")
     ] = "expected"
     """How negatives are chosen: `drawn` for each image, as in the released code;
-    `expected`, all images weighted by their expected number of draws; `independent`
-    draws of each, which suit accelerators; or `shared`, drawn once for the batch."""
+    `expected`, all images weighted by their expected number of draws; `independent`,
+    each negative drawn separately, which suits accelerators; or `shared`, drawn once
+    for the batch."""
     any_class: Annotated[bool, arg(name="crd_any_class")] = False
     """Allow negatives of the image's own class, too."""
     relax: Annotated[bool, arg(name="crd_relax")] = False

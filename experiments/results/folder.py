@@ -340,7 +340,7 @@ def read_finished(
     Args:
       folder: The folder of the run.
       name: The name of its config.
-      config: Its settings.
+      config: The settings of the run.
 
     Returns:
       The content of the file; None if it is missing or incomplete.

@@ -20,7 +20,7 @@ def activations(
 
     Args:
       net: The net, which is hashable.
-      variables: Its variables.
+      variables: The variables of the net.
       images: The normalised images, `[N, H, W, C]`.
       layers: The names of the layers.
 
@@ -42,7 +42,7 @@ def predict(
 
     Args:
       net: The net.
-      variables: Its variables.
+      variables: The variables of the net.
       dataset: The data.
       part: The part of the data, "train", "validation" or "test".
       chunk: The number of images at a time.
@@ -62,7 +62,7 @@ def begin_predicting(
 
     Args:
       net: The net.
-      variables: Its variables.
+      variables: The variables of the net.
       dataset: The data set with the normalisation to apply.
       split: The images, which may be on the device.
       chunk: The number of images at a time.

@@ -83,7 +83,7 @@ class Trained:
       name: The name of the net.
       classes: The number of its logits.
       shape: The shape of its images, `(height, width, channels)`.
-      variables: Its Flax variables.
+      variables: The Flax variables of the net.
       normalisation: The mean of each channel that is subtracted from pixels between 0
         and 1, and the standard deviation by which they are then divided; None for those
         of the data's training images.
