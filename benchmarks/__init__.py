@@ -1,1 +1,1 @@
-"""Benchmarks: contenders side by side, with ratios, peak memory and equal values."""
+"""Benchmarks: times and peak memory of contenders that compute the same values."""

@@ -1,8 +1,8 @@
-"""All benchmarks, one after another, in one JSON file and on one page.
+"""Runs all benchmarks, one after another; writes one JSON file and one page.
 
-Each is run by its own command. What the machine can do at most is measured before and
-after them (`benchmarks.limits`). The folder then has `index.html`, `benchmarks.json`,
-and a JSON file of each benchmark.
+Each benchmark is run by its own command. The limits of the machine are measured before
+and after them (`benchmarks.limits`). The folder then has `index.html`,
+`benchmarks.json`, and a JSON file for each benchmark.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from benchmarks import limits, objectives, page, runner
 from experiments import command as commands
 from rdljax import errors, files
 
-# Which settings, beside the rounds, each of them takes.
+# The settings of each benchmark, in addition to the rounds.
 TAKES = {
     "kernels": ("device",),
     "objectives": ("batch", "repdistiller"),
@@ -41,24 +41,24 @@ class Options:
     """The settings of all benchmarks."""
 
     benchmarks: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The benchmarks to run; all if none is named."""
+    """The benchmarks to run; all by default."""
     rounds: int = 7
     """The number of samples of each contender."""
     batch: int | None = None
-    """The number of examples, instead of the cases' own; goals are then not judged."""
+    """The number of examples; None for each case's own. Other numbers have no goals."""
     repdistiller: pathlib.Path | None = None
     """The folder of a checkout of RepDistiller, which is then measured, too."""
     device: str | None = None
-    """The device of kernels, drivers and limits, "cpu" or "gpu"; None for the one that
-    JAX finds."""
+    """The device of kernels, drivers and limits, "cpu" or "gpu"; None for JAX's default
+    device."""
     out: pathlib.Path = pathlib.Path("results/benchmarks")
     """The folder for all results."""
     resume: bool = False
-    """Leave out benchmarks whose complete results are in the folder, measured on this
-    machine with the same number of rounds."""
+    """Skip benchmarks with complete results in the folder, measured on this machine
+    with the same number of rounds."""
 
     def check(self) -> None:
-        """Raises `UsageError` or `UnknownName` for settings that cannot be measured."""
+        """Raises `UsageError` or `UnknownName` for settings that are not allowed."""
         for name in self.benchmarks:
             errors.check_name("benchmark", name, BENCHMARKS)
         chosen = self.benchmarks or BENCHMARKS
@@ -79,13 +79,13 @@ def run(options: Options) -> int:
     """Runs the benchmarks and writes their results.
 
     Args:
-      options: The settings, checked.
+      options: The checked settings.
 
     Returns:
-      The exit status: 0 done, 1 something failed, 130 interrupted.
+      The exit status: 0 if finished, 1 if anything failed, 130 if interrupted.
 
     Raises:
-      UsageError: If the folder cannot be made.
+      UsageError: If the folder cannot be created.
     """
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def run(options: Options) -> int:
     found: dict[str, dict] = {}
     for name in names:
         path = options.out / f"{name}.json"
-        # The limits after all else are of its time, so that they follow what is new.
+        # The last limits are measured again if any benchmark is.
         late = name == "limits-after" and any(not x["kept"] for x in found.values())
         earlier = read(path)
         same = [earlier.get(key) == results[key] for key in ("rounds", "machine")]
@@ -122,8 +122,7 @@ def call(name: str, path: pathlib.Path, options: Options) -> int:
     """Runs a benchmark by its command and returns the exit status.
 
     Args:
-      name: The name of the benchmark. It may end in a hyphen and a word that tells two
-        runs apart.
+      name: The name of the benchmark, with a hyphen and a suffix if it is run twice.
       path: The path of its JSON file.
       options: The settings of this command.
     """
@@ -132,10 +131,10 @@ def call(name: str, path: pathlib.Path, options: Options) -> int:
     given = {key: getattr(options, key) for key in ("rounds", *TAKES[name])}
     flags = [f"--{key}={x}" for key, x in given.items() if x is not None]
     command = [sys.executable, "-m", f"benchmarks.{name}", f"--out={path}", *flags]
-    # (On a CPU then those too that would take what JAX finds.)
+    # (So that benchmarks without a device setting run on the CPU, too.)
     environment = {"JAX_PLATFORMS": "cpu"} if options.device == "cpu" else {}
-    # In a group of its own, so that an interrupt reaches it once, and with it all
-    # processes that it has started.
+    # In its own process group, so that an interrupt reaches it, and all processes that
+    # it has started, only once.
     process = subprocess.Popen(command, process_group=0, env=os.environ | environment)
     try:
         return process.wait()
@@ -146,7 +145,7 @@ def call(name: str, path: pathlib.Path, options: Options) -> int:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the results in a JSON file; without a readable file, empty `cases`."""
+    """Returns the results in a JSON file; empty `cases` if it cannot be read."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -158,7 +157,7 @@ def problems(found: Mapping[str, dict], names: Sequence[str]) -> list[str]:
 
     Args:
       found: The results of benchmarks, by name.
-      names: The names of all benchmarks that were to be run.
+      names: The names of all requested benchmarks.
     """
     said = []
     for name, results in found.items():
@@ -175,7 +174,7 @@ def problems(found: Mapping[str, dict], names: Sequence[str]) -> list[str]:
 
 
 def compared(found: Mapping[str, dict]) -> dict[str, dict[str, float | None]]:
-    """Returns each limit `before` and `after`, by name; None if it was not measured."""
+    """Returns each limit `before` and `after`, by name; None if not measured."""
     sides = {
         side: limits.reached(found.get(f"limits-{side}", {"cases": []}))
         for side in ("before", "after")
@@ -188,7 +187,7 @@ def compared(found: Mapping[str, dict]) -> dict[str, dict[str, float | None]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status of `run`, or 2 for a wrong call."""
+    """Runs the command; returns the status of `run`, or 2 for a wrong command line."""
     arguments = sys.argv[1:] if arguments is None else arguments
     status = 0
 

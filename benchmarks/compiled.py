@@ -1,19 +1,19 @@
-"""What the compilers of accelerators make of our programs, without an accelerator.
+"""Compiles our programs for accelerators, without an accelerator.
 
     python -m benchmarks.compiled [CASE ...] [--topology=v5e:2x2] [--effort=-1]
 
-The real programs are compiled for a slice of a TPU that is not there (`pip install
-libtpu`), and for each is printed what the compiler says: memory of a chip, bytes of its
-arguments, operations, estimated cycles and the bytes that a chip receives from others.
-Nothing is run: an estimate is not a measurement. The cycles leave out the time of
+The real programs are compiled for a TPU slice that is not present (`pip install
+libtpu`), and the compiler's estimates for each are printed: memory of a chip, bytes of
+its arguments, operations, cycles and the bytes that a chip receives from others.
+Nothing is run: an estimate is not a measurement. The cycles exclude the time of
 collectives, gathers, scatters and sorts, so that seconds are a lower bound.
 
 Cases: `step`, the step of experiments with the task, and `step-METHOD` with a method's
-terms (a ResNet-8x4 taught by a ResNet-32x4, 64 images of CIFAR-100 a chip); `view` and
-`view-unflattened`, the images of a step alone; `rdm-N`, an RDM of N rows of 512 units;
-`discrepancy-N`, the comparison of two with its gradient, as the library chooses its
-form. With `--effort=-1` a step compiles in 10 instead of 40 to 110 CPU seconds; memory
-and collectives are right, the cycles of such a program are several times too many.
+terms (a ResNet-8x4 taught by a ResNet-32x4, 64 images of CIFAR-100 per chip); `view`
+and `view-unflattened`, only the images of a step; `rdm-N`, an RDM of N rows of 512
+units; `discrepancy-N`, the comparison of two RDMs with its gradient, in the form that
+the library chooses. With `--effort=-1` a step compiles in 10 instead of 40 to 110 CPU
+seconds; memory and collectives are right, but the cycles are several times too many.
 """
 
 import dataclasses
@@ -41,40 +41,42 @@ from experiments.training import context as contexts
 from experiments.training import recipes
 from rdljax import errors, files, rdm, teachers, training
 
-# Cycles a second of a v5e.
+# The clock rate of a v5e, in cycles per second.
 CYCLES_A_SECOND = 1.5e9
 IMAGES, CLASSES, SIZE = 50_000, 100, (32, 32, 3)
-BATCH = 64  # Images a chip.
+BATCH = 64  # Images per chip.
 UNITS = 512
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The programs, and what they are compiled for."""
+    """The programs, and the TPU that they are compiled for."""
 
     cases: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The cases; all if none is named."""
+    """The cases; all by default."""
     topology: str = "v5e:2x2"
-    """The slice: v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2, ..."""
+    """The TPU slice: v5e:2x2, v5e:16x16, v5p:2x2x1, v6e:2x2, ..."""
     effort: float | None = None
-    """The compiler's effort, from -1 to 1; None for its own."""
+    """The compiler's effort, from -1 to 1; None for its default."""
     out: str | None = None
     """A JSON file for the results."""
 
 
 class Result(NamedTuple):
-    """What the compiler says of a program.
+    """The compiler's estimates for a program.
 
     Attributes:
-      seconds: The time that it took to compile.
-      memory: Bytes that a call takes on a chip, arguments included.
-      arguments: Bytes of the arguments, as they lie on a chip.
-      temporary: Bytes for what is computed on the way.
-      operations: Floating-point operations; the body of a loop counts once.
-      cycles: Estimated cycles.
-      received: Bytes that a chip receives from others, by kind of collective.
-      largest: The instructions with most cycles.
-      constant: Bytes of the largest constant.
+      seconds: The time of the compilation.
+      memory: The bytes of a call on a chip, including arguments.
+      arguments: The bytes of the arguments, in their layout on a chip.
+      temporary: The bytes of intermediate results.
+      operations: The number of floating-point operations; the body of a loop counts
+        once.
+      cycles: The estimated number of cycles.
+      received: The number of collectives, and the bytes that a chip receives from
+        others, by kind of collective.
+      largest: The instructions with the most cycles.
+      constant: The bytes of the largest constant.
     """
 
     seconds: float
@@ -89,16 +91,16 @@ class Result(NamedTuple):
 
 
 def devices(topology: str) -> list[Any]:
-    """Returns the chips of a slice that is not there.
+    """Returns descriptions of the chips of a TPU slice, which need not be present.
 
     Raises:
-      UsageError: libtpu is not installed, or knows no such slice.
+      UsageError: If libtpu is not installed, or does not know the slice.
     """
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
-    except Exception as error:  # Many kinds: none installed, one that is in use, ...
+    except Exception as error:  # (Many kinds: libtpu not installed, in use, ...)
         raise command.UsageError(
-            f"no programs for {topology}: {error} (pip install libtpu)"
+            f"cannot compile for {topology}: {error} (pip install libtpu)"
         ) from error
 
 
@@ -111,10 +113,10 @@ def of_function(
     """Compiles a function for one chip.
 
     Args:
-      function: A function of arrays.
+      function: The function, of arrays.
       shapes: The shapes of its arguments.
-      chips: From `devices`.
-      effort: The compiler's effort, or None.
+      chips: The chips, from `devices`.
+      effort: The compiler's effort; None for its default.
     """
     mesh = jax.sharding.Mesh(np.array(chips[:1]), ("chip",))
     where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -128,12 +130,12 @@ def of_function(
 
 
 def of_step(method: str, chips: Sequence[Any], effort: float | None) -> Result:
-    """Compiles the step of experiments, of a method, for all chips.
+    """Compiles the step of experiments with a method, for all chips.
 
     Args:
-      method: A method of experiments: `plain`, or parts joined by `+`.
-      chips: From `devices`.
-      effort: The compiler's effort, or None.
+      method: The method of experiments: `plain`, or parts joined by `+`.
+      chips: The chips, from `devices`.
+      effort: The compiler's effort; None for its default.
     """
     count = len(chips)
     config = configs.make(
@@ -161,7 +163,7 @@ def of_step(method: str, chips: Sequence[Any], effort: float | None) -> Result:
         method=method,
         example=batch,
     )
-    # (What trains in a start-up of its own, as fsp, is nowhere else.)
+    # (Parts that are used in a start-up phase only, such as fsp, need that phase.)
     alone = any(methods.PARTS[part].alone for part in methods.parts(method))
     number = 0 if alone else len(recipe.plan) - 1
     arrays = training.Arrays(source.arrays, shapes_of_images())
@@ -178,7 +180,7 @@ def of_step(method: str, chips: Sequence[Any], effort: float | None) -> Result:
 
 
 def images() -> data.Dataset:
-    """Returns a data set of the shapes of CIFAR-100, whose images take no memory."""
+    """Returns a data set with the shapes of CIFAR-100, whose images take no memory."""
     pixels = np.broadcast_to(np.uint8(0), (IMAGES, *SIZE))
     split = data.Split(pixels, (np.arange(IMAGES) % CLASSES).astype(np.int32))
     moments = ((127.5,) * 3, (73.6,) * 3)
@@ -186,7 +188,7 @@ def images() -> data.Dataset:
 
 
 def shapes_of_images(flat: bool = True) -> dict[str, Any]:
-    """Returns the shapes of a set's images and labels on a device."""
+    """Returns the shapes of a data set's images and labels on a device."""
     size = (int(np.prod(SIZE)),) if flat else SIZE
     return {
         "image": jax.ShapeDtypeStruct((IMAGES, *size), np.uint8),
@@ -195,7 +197,7 @@ def shapes_of_images(flat: bool = True) -> dict[str, Any]:
 
 
 def describe(compiled: Any, count: int) -> Result:
-    """Returns what is told of a compiled program.
+    """Returns the compiler's estimates for a compiled program.
 
     Args:
       compiled: The executable.
@@ -271,7 +273,7 @@ CASES: dict[str, Callable[..., Result]] = {
 
 
 def text(found: dict[str, Result]) -> str:
-    """Returns a row for each case."""
+    """Returns a Markdown table with a row for each case."""
     rows = [
         [
             name,

@@ -1,8 +1,8 @@
-"""What several devices, checkpoints and micro-batches cost a training step.
+"""Measures the cost of several devices, checkpoints and micro-batches in training.
 
-Eight emulated devices share the machine's cores, so that the ideal of `scaling` is that
-a batch takes as long on eight of them as on one. The student is a ResNet-8x4 with 64
-images a step, over all devices; losses and targets are those of `benchmarks.steps`.
+Eight emulated devices share the machine's cores, so that ideally (`scaling`) a batch
+takes as long on eight devices as on one. The student is a ResNet-8x4 with 64 images per
+step, over all devices; losses and targets are those of `benchmarks.steps`.
 """
 
 import atexit
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# Before jax is imported. PJRT_NPROC: else the devices wait for each other forever.
+# Before jax is imported. (Without PJRT_NPROC the devices wait for each other forever.)
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -30,21 +30,21 @@ from rdljax import checkpoints, nets, objectives, teachers, terms, training
 from rdljax.terms import negatives
 
 EVERYONE = 8
-# How many steps there are to a checkpoint: an epoch of about ten seconds.
+# The number of steps per checkpoint: an epoch of about ten seconds.
 STEPS = 20
-# What a checkpoint may take of them.
+# The largest time of a checkpoint, relative to these steps.
 CHECKPOINTS = measure.Goal("2 %", "a checkpoint", floor=0.02, target=0.01)
 RELATIONAL = ("rdl", "sp", "pkt", "rkd", "cc", "cka", "dist")
 
 
 def _gathered(name: str) -> dict[str, Callable[[], measure.Contender]]:
-    """Returns steps without a relational loss, with it on each device, and on all.
+    """Returns steps without a relational loss, with it on each device, and over all.
 
-    (Computed by each device alone, it is another loss.)
+    (Computed by each device separately, it is a different loss.)
     """
     alone, more = steps.LOSSES[name], {}
     if name == "rdl":
-        # As any objective is gathered; `terms.rdl` knows better.
+        # Gathered as for any other objective; `terms.rdl` avoids this where it can.
         layers = {x: x for x in (*steps.STAGES, "pooled")}
         whole = terms.on_layers(layers, terms.from_objective(objectives.rdl))
         more = {"gathered": lambda: stepping({name: terms.over_global_batch(whole)})}
@@ -93,7 +93,7 @@ def _gathering(name: str) -> measure.Case:
     return measure.Case(_gathered(name), tolerance=None, memory=False)
 
 
-# Of each case its contenders, its goals, and whether its memory is measured.
+# The cases, by name.
 CASES: dict[str, Callable[[], measure.Case]] = {
     **{f"gathering-{name}": functools.partial(_gathering, name) for name in RELATIONAL},
     "banks": lambda: measure.Case(_banks()),
@@ -108,10 +108,10 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 
 
 def build(name: str, options: runner.Options) -> measure.Case:
-    """Returns the case of that name.
+    """Returns the case with this name.
 
     Raises:
-      UsageError: If another batch is asked for.
+      UsageError: If another batch is requested.
     """
     if options.batch is not None:
         raise command.UsageError("these cases have no batch of their own")
@@ -151,7 +151,7 @@ def stepping(
 
 
 def saving() -> measure.Contender:
-    """Returns a contender that writes a checkpoint; the one before is kept."""
+    """Returns a contender that writes a checkpoint; the previous one is kept."""
     step, state, _ = _made({}, 1, 64, 1)
     state, _ = step(state)
     folder, numbers = tempfile.mkdtemp(), itertools.count()
@@ -168,7 +168,7 @@ def saving() -> measure.Contender:
 def _made(
     further: Mapping[str, terms.Term], devices: int, batch: int, micro_batches: int
 ) -> tuple[Callable, training.TrainState, list[str]]:
-    """Returns the step of a state, the first state, and the names of the terms."""
+    """Returns a function that takes a step, the initial state, and the terms' names."""
     kd = terms.from_objective(objectives.kd, temperature=4.0)
     loss = {
         "task": terms.cross_entropy(),

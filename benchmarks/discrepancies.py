@@ -1,7 +1,7 @@
-"""Discrepancies of two RDMs straight from features, for `benchmarks.kernels`.
+"""Discrepancies of two RDMs directly from features, for `benchmarks.kernels`.
 
-Their value and gradient by every form of `rdljax.rdm.forms`, beside the products of
-matrices that they need at least, and beside the plainest forms.
+Their value and gradient with every form of `rdljax.rdm.forms` are compared with the
+matrix products that are needed in any case, and with the plainest forms.
 """
 
 import atexit
@@ -22,18 +22,21 @@ from rdljax.rdm import comparisons, distances, forms
 Array = jax.Array
 SQUARED = distances.SquaredEuclidean()
 PEARSON, MSE = comparisons.Pearson(), comparisons.MSE()
-# How far float32 may be from float64: goal P15.
+# The largest difference between float32 and float64: goal P15.
 EXACT = measure.Tolerance(5e-5, 5e-5)
 
 
 def features(n: int, units: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns features `[n, units]` of student and teacher, whose RDMs are related."""
+    """Returns features `[n, units]` of student and teacher with related RDMs."""
     x = draw(0, n, units)
     return x, x + 2 * draw(1, n, units)
 
 
 def discrepancy(comparison, form=None) -> Callable[[Array, Array], Array]:
-    """Returns the discrepancy of RDMs as a function of student and fixed teacher."""
+    """Returns the discrepancy of RDMs as a function of student and teacher features.
+
+    The teacher has no gradient.
+    """
 
     def function(student, teacher):
         teacher = jax.lax.stop_gradient(teacher)
@@ -44,7 +47,7 @@ def discrepancy(comparison, form=None) -> Callable[[Array, Array], Array]:
 
 
 def condensed(comparison) -> Callable[[Array, Array], Array]:
-    """Returns the plainest form of `discrepancy`: it compares the upper triangles."""
+    """Returns the plainest form of `discrepancy`, which compares upper triangles."""
 
     def function(student, teacher):
         rows = jnp.triu_indices(student.shape[0], 1)
@@ -55,13 +58,13 @@ def condensed(comparison) -> Callable[[Array, Array], Array]:
 
 
 def grams(student: np.ndarray, teacher: np.ndarray, expected) -> measure.Contender:
-    """Returns two products of all rows with all rows, as a contender.
+    """Returns two Gram matrices, of student and of teacher, as a contender.
 
     Args:
       student: The features of the student, `[n, units]`.
       teacher: The features of the teacher, `[n, units]`.
-      expected: The function that returns the numbers of this contender: those that
-        the others are compared with.
+      expected: The function that returns the numbers of this contender, with which
+        those of the others are compared.
     """
     x, y = jnp.asarray(student), jnp.asarray(teacher)
     form = jax.jit(lambda x, y: (limits.inner(x, x), limits.inner(y, y)))
@@ -73,14 +76,14 @@ def grams(student: np.ndarray, teacher: np.ndarray, expected) -> measure.Contend
 
 
 def products(n: int, units: int) -> int:
-    """Returns the floating-point operations of the product of all rows with all."""
+    """Returns the number of floating-point operations of a Gram matrix."""
     return 2 * n * n * units
 
 
 def copies(n: int, expected) -> measure.Contender:
-    """Returns a contender that reads a matrix and writes two.
+    """Returns a contender that reads one matrix and writes two.
 
-    So does each pass over the distances of both RDMs.
+    Each pass over the distances of both RDMs does the same.
 
     Args:
       n: The number of rows and of columns.
@@ -106,7 +109,7 @@ def in_float64(function, *arrays: np.ndarray) -> Callable[[], list[np.ndarray]]:
 
 
 def loss(n: int, units: int, comparison, form=None, plain: bool = True) -> measure.Case:
-    """Returns the case of a discrepancy, with two Gram matrices as the reference."""
+    """Returns the case for a discrepancy, with two Gram matrices as the reference."""
     x, y = features(n, units)
     ours = discrepancy(comparison, form)
     exact = in_float64(discrepancy(comparison, forms.Dense()), x, y)
@@ -125,7 +128,7 @@ def loss(n: int, units: int, comparison, form=None, plain: bool = True) -> measu
 
 
 def large(n: int, units: int, form, other=None) -> measure.Case:
-    """Returns the case of a discrepancy whose matrices would not fit into memory."""
+    """Returns the case for a discrepancy whose matrices would not fit into memory."""
     x, y = features(n, units)
     contenders = {
         name: functools.partial(
@@ -138,7 +141,7 @@ def large(n: int, units: int, form, other=None) -> measure.Case:
 
 
 def larger(n: int, units: int) -> measure.Case:
-    """Returns the case of features in memory-mapped files, and in memory.
+    """Returns the case for features in memory-mapped files, and in memory.
 
     The files are read once; only the value is computed.
     """
@@ -170,7 +173,7 @@ def larger(n: int, units: int) -> measure.Case:
 
 
 def scaling(n: int) -> measure.Case:
-    """Returns the case of all forms that n stimuli allow, and two Gram matrices."""
+    """Returns the case for all forms possible with n stimuli, and two Gram matrices."""
     x, y = features(n, 512)
     chosen: dict[str, forms.Form] = {"moments": forms.Moments()}
     if n <= 30_000:

@@ -1,10 +1,11 @@
-"""How steps reach the device: one by one or an epoch at once, one seed or several.
+"""Measures drivers: one step or an epoch in a call of the device, one or more seeds.
 
-The student is a ResNet-8x4 on images of 32 x 32 in 100 classes, 64 a step, which lie on
-the device as uint8 and are cropped, mirrored and normalised there; the teacher is a
-ResNet-32x4 (on a CPU a ResNet-8x4 too), or what it answered once. The loss is the
-task's and KD's. `mlp` in a case's name is an MLP of two layers that an MLP teaches:
-steps of milliseconds, in which no convolution is slow in a loop on a CPU.
+The student is a ResNet-8x4 on images of 32 x 32 in 100 classes, 64 per step, which are
+stored on the device as uint8 and cropped, mirrored and normalised there; the teacher is
+a ResNet-32x4 (on a CPU a ResNet-8x4), live or with kept activations. The loss is the
+task's and KD's. `mlp` in a case's name stands for an MLP of two layers taught by an
+MLP: its steps take milliseconds, and have no convolutions, which are slow in a loop on
+a CPU.
 """
 
 import atexit
@@ -32,10 +33,11 @@ from rdljax import nets, objectives, teachers, terms, training
 from rdljax.terms import negatives
 
 BATCH, SEEDS = 64, 5
-# Teacher and student, and the steps of an epoch: a CPU takes seconds for one in a loop.
+# Teacher, student and the number of steps of an epoch (small on a CPU, where a step in
+# a loop takes seconds).
 ON_CPU = {"conv": ("resnet8x4", "resnet8x4", 2), "mlp": ("mlp_1024", "mlp", 50)}
 ELSEWHERE = {"conv": ("resnet32x4", "resnet8x4", 100), "mlp": ("mlp_1024", "mlp", 500)}
-# RepDistiller's table of CIFAR-100: pairs, rows, seeds, epochs, images.
+# The images of RepDistiller's table on CIFAR-100: pairs, rows, seeds, epochs, images.
 TABLE_IMAGES = 13 * 15 * 5 * 240 * 50_000
 
 
@@ -46,10 +48,10 @@ def on_cpu() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Lab:
-    """The parts that the trainings of a case share.
+    """The parts shared by the trainings of a case.
 
     Attributes:
-      begin: The function from a seed (and the view's key) to the state at the start.
+      begin: The function from a seed (and the view's key) to the initial state.
       body: The step, before it is mapped.
       arrays: The arrays that the step reads, on the device.
       images: The training images, in the memory of the host.
@@ -78,11 +80,11 @@ def laboratory(
 
     Args:
       kind: The kind of the nets, "conv" or "mlp".
-      images: The number of images; None for those of an epoch.
+      images: The number of images; None for the default of the kind.
       batch: The number of images in a step.
-      further: The terms beside the task and KD, by name.
+      further: The terms in addition to the task and KD, by name.
       teacher: The kind of the teacher, "live" or "remembered".
-      student: The name of another student; None for that of the kind.
+      student: The name of the student's net; None for the default of the kind.
       dtype: The dtype of the student's activations.
       alone: Whether KD and the teacher are left out.
     """
@@ -147,15 +149,15 @@ def _order(lab: Lab, seed: int) -> np.ndarray:
 
 
 def epoch(lab: Lab, chunk: int | None) -> measure.Contender:
-    """Returns an epoch in which a call takes several steps.
+    """Returns an epoch with several steps in a call, as a contender.
 
-    Only the indices of the images go to the device. The host waits for the device at
-    the end of the epoch.
+    Only the indices of the images are sent to the device. The host waits for the device
+    at the end of the epoch.
 
     Args:
       lab: The training.
-      chunk: The number of steps in a call, written out one after the other; None for
-        the whole epoch as a loop on the device.
+      chunk: The number of unrolled steps in a call; None for the whole epoch as a loop
+        on the device.
     """
     steps = training.scan_steps(lab.body, unrolled=chunk is not None)
     steps = training.pmap(steps)
@@ -176,9 +178,9 @@ def epoch(lab: Lab, chunk: int | None) -> measure.Contender:
 
 
 def from_host(lab: Lab) -> measure.Contender:
-    """Returns an epoch as it is usually written: a loader, a step, and its loss.
+    """Returns an epoch as it is usually written, as a contender.
 
-    The loader gathers the images on the host, and the loss is read in every step.
+    A loader gathers the images on the host, and the loss is read in every step.
     """
     step, load = training.pmap(lab.body), data.from_host(lab.images)
     state, arrays = lab.begin(0), lab.arrays._replace(data={})
@@ -199,7 +201,7 @@ def _losses(metrics: list[dict[str, Any]]) -> list[np.ndarray]:
 
 
 def in_turn(lab: Lab, view_key: Any = None) -> measure.Contender:
-    """Returns an epoch of several seeds, one seed after the other."""
+    """Returns an epoch of several seeds, one after the other, as a contender."""
     step = training.pmap(lab.body)
     states = [lab.begin(seed, view_key) for seed in range(SEEDS)]
 
@@ -223,9 +225,9 @@ def in_turn(lab: Lab, view_key: Any = None) -> measure.Contender:
 def at_once(
     lab: Lab, *, unrolled: bool, chunk: int | None, view_key: Any = None
 ) -> measure.Contender:
-    """Returns the same steps as `in_turn`, with all seeds in one program."""
+    """Returns the steps of `in_turn` with all seeds in one program, as a contender."""
     body = training.vmap_trainings(lab.body, unrolled=unrolled)
-    # (A loop of one step is a loop to XLA:CPU, and as slow.)
+    # (On XLA:CPU even a loop of one step is slow.)
     steps = training.pmap(training.scan_steps(body, unrolled=chunk is not None))
     same = view_key is not None
     states = [lab.begin(seed, view_key) for seed in range(SEEDS)]
@@ -267,7 +269,7 @@ def _slow(kind: str) -> bool:
 
 def _seeds(kind: str, same: bool) -> dict[str, Callable[[], measure.Contender]]:
     key = jax.random.key(1) if same else None
-    # As `experiments.run` does it: on a CPU step by step, else an epoch at a time.
+    # As in `experiments.run`: single steps on a CPU, epochs elsewhere.
     chunk = 1 if on_cpu() else None
 
     def at(unrolled):
@@ -325,7 +327,7 @@ def _rdl() -> terms.Term:
     return terms.over_global_batch(steps.LOSSES["rdl"]())
 
 
-# Of throughput: the loss beside task and KD.
+# For throughput: the terms in addition to task and KD.
 FURTHER: dict[str, Callable[[], dict[str, terms.Term]]] = {
     "kd": dict,
     "kd+crd": lambda: {"crd": _crd(steps.EXAMPLES)},
@@ -334,10 +336,10 @@ FURTHER: dict[str, Callable[[], dict[str, terms.Term]]] = {
 
 
 def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Contender:
-    """Returns an epoch, with the number of its images and of its operations.
+    """Returns an epoch as a contender, with its numbers of images and operations.
 
-    On an accelerator it has 50,000 images, and all seeds at once; on a CPU as few
-    images as the other cases.
+    On an accelerator it has 50,000 images, and all seeds at once; on a CPU it has as
+    few images as the other cases.
 
     Args:
       student: The name of the student's net.
@@ -377,7 +379,7 @@ def _throughput(student: str, loss: str) -> dict[str, Callable[[], measure.Conte
 
 
 EQUAL = measure.Tolerance(1e-3, 1e-3)
-# Five seeds in one program: beside five in turn on a CPU, and beside one elsewhere.
+# Five seeds in one program over five in turn: unrolled on a CPU, vectorised elsewhere.
 NEVER_SLOWER = measure.Goal("seeds", "written out", floor=1.1, target=1.0)
 FIVE_FOR_TWO = measure.Goal("seeds", "vectorised", floor=0.4, target=0.36)
 REMEMBERED = measure.Goal("teacher", "remembered", floor=1.1, target=1.0)
@@ -423,13 +425,13 @@ CASES: dict[str, Callable[[], measure.Case]] = {
 
 
 def build(name: str, options: runner.DeviceOptions) -> measure.Case:
-    """Returns the case of that name."""
+    """Returns the case with this name."""
     options.take_device()
     return CASES[name]()
 
 
 def finish(results: dict, options: runner.DeviceOptions) -> None:
-    """Prints images per second, and the hours that the published table would take."""
+    """Prints images per second, and the estimated hours of the published table."""
     for case in results["cases"]:
         for name, entry in case["contenders"].items():
             if images := entry.get("images"):

@@ -1,9 +1,9 @@
-"""What a step takes on 8 to 4,096 accelerators, on paper.
+"""Estimates the cost of a step on 8 to 4,096 accelerators by calculation.
 
-`python -m benchmarks.estimate` prints the table of `docs/scaling.md`: of a ResNet-8x4
-with 64 images an accelerator, the bytes that each accelerator receives, the
-multiplications and additions that it does, and what that takes at the rates below.
-Nothing here is measured on such a machine.
+`python -m benchmarks.estimate` prints the table of `docs/scaling.md`: for a ResNet-8x4
+with 64 images per accelerator, the bytes that each accelerator receives, its number of
+multiplications and additions, and the time for both at the rates below. Nothing here is
+measured on such a machine.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ import sys
 
 from rdljax.rdm import forms
 
-# Images an accelerator, and resnet8x4's parameters.
+# The number of images per accelerator, and of resnet8x4's parameters.
 IMAGES, PARAMETERS = 64, 1_233_540
-# Of one image forward through resnet8x4 and through resnet32x4, in FLOPs: what XLA says
-# of the program, `jax.jit(...).lower(...).cost_analysis()`.
+# The FLOPs of a forward pass of one image through resnet8x4 and through resnet32x4, as
+# given by XLA: `jax.jit(...).lower(...).cost_analysis()`.
 FORWARD, TEACHER = 328_067_936, 1_973_939_072
 # Units of `pooled`, of `stage3` and of CRD's embeddings; rows of a bank (ImageNet's).
 POOLED, STAGE, EMBEDDING, BANK = 256, 8 * 8 * 256, 128, 1_281_167
-# What is reached of a matrix unit in single precision or better, and of a link.
+# The assumed rates of a matrix unit in single precision or better, and of a link.
 FLOPS_A_SECOND, BYTES_A_SECOND = 100e12, 50e9
 
 
@@ -27,9 +27,9 @@ class Cost:
     """The cost of a step for each accelerator.
 
     Attributes:
-      received: The number of bytes that arrive.
+      received: The number of bytes received from other accelerators.
       flops: The number of multiplications and additions.
-      kept: The number of bytes of memory that are kept from step to step.
+      kept: The number of bytes of memory kept from step to step.
     """
 
     received: float
@@ -38,7 +38,7 @@ class Cost:
 
     @property
     def milliseconds(self) -> float:
-        """Returns the milliseconds of a step that never computes while data move."""
+        """Returns the time of a step without overlap of computation and transfer."""
         return 1e3 * (self.received / BYTES_A_SECOND + self.flops / FLOPS_A_SECOND)
 
 
@@ -53,9 +53,9 @@ def summed(count: float, devices: int) -> float:
 
 
 def gathered(count: float, devices: int) -> float:
-    """Returns the bytes that a device receives if all gather each other's float32.
+    """Returns the bytes that a device receives in an all-gather of float32.
 
-    The gradient that comes back is included: each device receives its part of the sum.
+    The gradient is included: each device receives its part of the sum.
 
     Args:
       count: The number of float32 numbers of each device.
@@ -67,7 +67,8 @@ def gathered(count: float, devices: int) -> float:
 def bare(devices: int) -> Cost:
     """Returns the cost of a step with the task and KD.
 
-    It is the student forward, twice that backward, and the teacher forward.
+    It is the student's forward pass, twice that for the backward pass, and the
+    teacher's forward pass.
     """
     flops = IMAGES * (3 * FORWARD + TEACHER)
     return Cost(summed(PARAMETERS, devices), flops, 3 * 4 * PARAMETERS)
@@ -77,7 +78,7 @@ def rdl_gathered(units: int, devices: int) -> Cost:
     """Returns the cost of RDL if every device computes all products of activations.
 
     These are two Gram matrices of the whole batch, and two products of that size for
-    the gradient. Only the student's activations have a gradient that goes back.
+    the gradient. Only the student's activations have a gradient, which is sent back.
     """
     examples = IMAGES * devices
     received = gathered(IMAGES * units, devices) * 3 / 2
@@ -87,9 +88,9 @@ def rdl_gathered(units: int, devices: int) -> Cost:
 def rdl_products(units: int, devices: int) -> Cost:
     """Returns the cost of RDL if every device computes products over some units.
 
-    The products are summed over the devices. The activations of student and teacher go
-    to other devices once, and the student's gradient comes back; two matrices are
-    summed, and one for the gradient.
+    The products are summed over the devices. The activations of student and teacher are
+    sent to other devices once, and the student's gradient is sent back; two matrices
+    are summed, and one for the gradient.
     """
     examples = IMAGES * devices
     moved = (devices - 1) / devices * 4 * 3 * IMAGES * units
@@ -107,14 +108,14 @@ def rdl_moments(units: int, devices: int) -> Cost:
 
 
 def crd(devices: int) -> Cost:
-    """Returns the cost of CRD with all rows as negatives, both banks on each device."""
+    """Returns the cost of CRD with all rows as negatives and full banks everywhere."""
     flops = 8 * IMAGES * BANK * EMBEDDING
     received = (devices - 1) * 4 * 2 * IMAGES * EMBEDDING
     return Cost(received, flops, 2 * 4 * BANK * EMBEDDING)
 
 
 def crd_sharded(devices: int) -> Cost:
-    """Returns the cost of CRD with all rows as negatives, the banks divided by rows."""
+    """Returns the cost of CRD with all rows as negatives and banks divided by rows."""
     rows = BANK / devices
     flops = 8 * IMAGES * devices * rows * EMBEDDING
     received = gathered(2 * IMAGES * EMBEDDING, devices)

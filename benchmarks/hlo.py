@@ -1,9 +1,9 @@
-"""What a compiled program says of itself: estimated cycles and collectives.
+"""Estimated cycles and collectives in the text of a compiled program.
 
 XLA writes its program as text (`compiled.as_text()`). For a TPU, instructions have an
-estimate of their cycles; in a loop they count as often as it runs (once, where the text
-does not say how often). The estimates leave out the time of collectives, gathers,
-scatters and sorts. Collectives count once, in loops too.
+estimate of their cycles; in a loop they are multiplied by its number of turns (by 1 if
+the text does not give the number). The estimates exclude the time of collectives,
+gathers, scatters and sorts. Collectives count once, in loops, too.
 """
 
 import math
@@ -11,14 +11,14 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# Bytes of a number of each type.
+# The bytes of a number of each type.
 SIZES = {
     **dict.fromkeys(("pred", "s8", "u8", "f8e4m3fn", "f8e5m2"), 1),
     **dict.fromkeys(("s16", "u16", "bf16", "f16"), 2),
     **dict.fromkeys(("s32", "u32", "f32"), 4),
     **dict.fromkeys(("s64", "u64", "f64"), 8),
 }
-# The share of a result's bytes that a device receives, of n devices.
+# The bytes that one of n devices receives, as a fraction of the result's bytes.
 RECEIVED = {
     "all-gather": lambda n: (n - 1) / n,
     "all-to-all": lambda n: (n - 1) / n,
@@ -38,10 +38,10 @@ class Instruction(NamedTuple):
     """An instruction of a program.
 
     Attributes:
-      name: Its name.
+      name: The name of the instruction.
       shape: The shape of its result, as text.
       kind: The operation, such as "fusion" or "all-gather".
-      rest: The text behind: operands and attributes.
+      rest: The rest of the line: operands and attributes.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Cycles(NamedTuple):
 
     Attributes:
       total: The number of cycles.
-      largest: The instructions with most cycles: their cycles, operation and the name
-        that the traced program gave them.
+      largest: The instructions with the most cycles: their cycles, operation and name
+        in the traced program.
     """
 
     total: int
@@ -64,7 +64,7 @@ class Cycles(NamedTuple):
 
 
 def bytes_of(shape: str) -> int:
-    """Returns the bytes of the arrays in the text of a shape."""
+    """Returns the number of bytes of the arrays in the text of a shape."""
     return sum(
         SIZES.get(kind, 0) * math.prod(int(n) for n in sides.split(",") if n)
         for kind, sides in _SHAPE.findall(shape)
@@ -91,7 +91,7 @@ def cycles(text: str, count: int = 5) -> Cycles:
 
     Args:
       text: The program.
-      count: The number of the largest instructions.
+      count: The number of largest instructions to return.
     """
     every, entry = computations(text)
     found = sorted(_cycles(every, entry, 1), reverse=True)
@@ -101,7 +101,7 @@ def cycles(text: str, count: int = 5) -> Cycles:
 def _cycles(
     every: dict[str, list[Instruction]], name: str, times: int
 ) -> Iterator[tuple[int, str, str]]:
-    """Yields the cycles of the instructions of a computation that runs many times."""
+    """Yields the cycles of a computation's instructions, for `times` executions."""
     for one in every.get(name, []):
         if one.kind == "while":
             body = _called("body", one.rest)
@@ -120,9 +120,9 @@ def _cycles(
 
 
 def _trips(every: dict[str, list[Instruction]], loop: Instruction) -> int:
-    """Returns how often a loop runs: what it says, or the limit of a count from 0.
+    """Returns the number of turns of a loop, from its attribute or its counter's limit.
 
-    A loop that has neither counts as one turn.
+    It is 1 for a loop that has neither.
     """
     if known := _TRIPS.search(loop.rest):
         return int(known[1])
@@ -172,7 +172,7 @@ def collectives(text: str, devices: int) -> dict[str, tuple[int, float]]:
 
 
 def constants(text: str) -> int:
-    """Returns the bytes of the largest constant in a program."""
+    """Returns the number of bytes of the largest constant in a program."""
     every, _ = computations(text)
     sizes = (
         bytes_of(one.shape)

@@ -1,13 +1,12 @@
-"""RDM and MMD kernels against products of matrices, plain forms and rsatoolbox.
+"""Compares RDM and MMD kernels with matrix products, plain forms and rsatoolbox.
 
 `loss-*`, `tiles-*` and `memory-*` are the value and the gradient of a discrepancy of
-two RDMs, straight from features `[n, units]` (in the names): `ours` is the form that
-`rdm.discrepancy` takes, `grams` the two products of all rows with all rows that the
-matrices would need, `copy` reading and writing two such matrices once, `dense` both
-matrices, `condensed` the vectors of their upper triangles. Their numbers are held to
-float64. `scaling-*` are the same for the picture, `blocks-*` the value from files that
-are read once. The others are single kernels, `rsatoolbox` their counterpart there, if
-installed.
+two RDMs, directly from features `[n, units]` (in the names): `ours` is the form that
+`rdm.discrepancy` chooses, `grams` the two Gram matrices that full RDMs would need,
+`copy` reading a matrix and writing two once, `dense` the form with both matrices,
+`condensed` with the vectors of their upper triangles. Their numbers are compared with
+float64. `scaling-*` are the same for the figure, `blocks-*` the value from files that
+are read once. The others are single kernels, with `rsatoolbox` if it is installed.
 """
 
 import dataclasses
@@ -44,14 +43,14 @@ class Options(runner.DeviceOptions):
     (`scaling-*`)."""
 
     def check(self) -> None:
-        """Raises `UsageError` for settings that cannot be measured."""
+        """Raises `UsageError` for settings that are not allowed."""
         super().check()
         if self.picture is not None and not self.picture.parent.is_dir():
             raise commands.UsageError(f"there is no folder {self.picture.parent}")
 
 
 def build(name: str, options: Options) -> measure.Case:
-    """Returns the case of that name, with the contenders that are available."""
+    """Returns the case with this name, with the contenders that are available."""
     options.take_device()
     case = CASES[name]()
     contenders = dict(case.contenders)
@@ -63,9 +62,9 @@ def build(name: str, options: Options) -> measure.Case:
 
 
 def matrix(n: int, units: int, distance, plain) -> measure.Case:
-    """Returns the case of a matrix of distances, with one Gram matrix as the reference.
+    """Returns the case for a distance matrix, with one Gram matrix as the reference.
 
-    It shows whether the CPU's compiler computes something twice.
+    It shows whether the CPU's compiler computes anything twice.
     """
     x = draw(0, n, units)
     return measure.Case(
@@ -96,7 +95,7 @@ def plain_euclidean(x: Array) -> Array:
 
 
 def condensing(n: int) -> measure.Case:
-    """Returns the case of `rdm.condense`, beside a gather with an index a pair."""
+    """Returns the case for `rdm.condense`, and a gather with an index for each pair."""
     x = draw(0, n, n)
 
     def gather(x):
@@ -115,13 +114,13 @@ def theirs(method: str, x: np.ndarray, **options):
     import rsatoolbox
 
     data = rsatoolbox.data.Dataset(x)
-    # (A list of them only where a list of data sets is given.)
+    # (The result is a list only for a list of data sets.)
     found: Any = rsatoolbox.rdm.calc_rdm(data, method=method, **options)
     return found.dissimilarities[0]
 
 
 def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
-    """Returns the case of a condensed RDM, with rsatoolbox in float32 and float64."""
+    """Returns the case for a condensed RDM, with rsatoolbox in float32 and float64."""
     x = draw(0, n, units)
     form = jax.jit(functools.partial(rdm.compute, distance=distance))
     return measure.Case(
@@ -136,7 +135,7 @@ def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
 
 
 def crossnobis(folds: int, n: int, units: int) -> measure.Case:
-    """Returns the case of the crossnobis distance, with all folds and a precision."""
+    """Returns the case for the crossnobis distance, with folds and a precision."""
     x = draw(0, n, units) + draw(1, folds, n, units)
     root = draw(2, units, 2 * units)
     precision = root @ root.T / (2 * units) + np.eye(units, dtype=np.float32)
@@ -171,7 +170,7 @@ def crossnobis(folds: int, n: int, units: int) -> measure.Case:
 
 
 def pair_of_rdms(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns two condensed RDMs that agree somewhat."""
+    """Returns two correlated condensed RDMs."""
     student, teacher = (
         np.asarray(rdm.compute(jnp.asarray(x), distance=discrepancies.SQUARED))
         for x in discrepancies.features(n, 64)
@@ -180,9 +179,9 @@ def pair_of_rdms(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bootstrap(n: int) -> measure.Case:
-    """Returns the case of a bootstrap with 1,000 draws of n stimuli.
+    """Returns the case for a bootstrap with 1,000 draws of n stimuli.
 
-    The draws of the contenders differ, so that their standard deviation is compared.
+    The draws of the contenders differ, so that their standard deviations are compared.
     """
     x, y = pair_of_rdms(n)
 
@@ -218,7 +217,7 @@ def bootstrap(n: int) -> measure.Case:
 
 
 def compared(method: str, comparison, n: int) -> measure.Case:
-    """Returns the case of a comparison of two condensed RDMs.
+    """Returns the case for a comparison of two condensed RDMs.
 
     Ranks are compared by NumPy and SciPy (`on_host`), and by the jitted comparison.
     """
@@ -246,7 +245,7 @@ def compared(method: str, comparison, n: int) -> measure.Case:
 
 
 def gaussian_mmd(n: int, units: int) -> measure.Case:
-    """Returns the case of the biased estimate of MMD and its gradient.
+    """Returns the case for the biased estimate of MMD and its gradient.
 
     The kernel is computed tile by tile, and as a whole matrix.
     """
@@ -316,7 +315,7 @@ CASES: dict[str, Callable[[], measure.Case]] = {
     **{f"scaling-{n}": functools.partial(discrepancies.scaling, n) for n in SCALING},
 }
 
-# What must be reached, and what is hoped for. Of P6 to P8 and P10 less is better.
+# The goals of cases. For P6 to P8 and P10, smaller is better.
 GOALS = {
     "loss-4096-512": (measure.Goal("P6", "ours", 0.8, 0.5),),
     "loss-4096-2048": (measure.Goal("P6", "ours", 2.0, 1.5),),
@@ -340,7 +339,7 @@ GOALS = {
 }
 
 
-# ---- the picture
+# ---- the figure
 
 
 def picture(results: dict, path: pathlib.Path) -> None:
@@ -374,7 +373,7 @@ def picture(results: dict, path: pathlib.Path) -> None:
 
 
 def finish(results: dict, options: Options) -> None:
-    """Draws the picture that was asked for."""
+    """Draws the figure if the options name a file."""
     if options.picture is not None:
         picture(json.loads(json.dumps(results)), options.picture)
 

@@ -1,8 +1,8 @@
-"""What the machine can do at most: multiply matrices, and move memory.
+"""Measures the limits of the machine: products of matrices, and copies of memory.
 
 `gemm` is the product of two square matrices (2,048 rows on a CPU, 8,192 on an
 accelerator) in float32 at full precision, and on an accelerator in bfloat16. `copy`
-reads and writes 256 MiB. What other benchmarks take can be held against them.
+reads and writes 256 MiB. The speeds of other benchmarks can be compared with these.
 """
 
 import dataclasses
@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from benchmarks import measure, runner
 
 MEBIBYTES = 256
-# What a fact of a contender becomes when it is divided by the time, in 1e9 a second.
+# The units of contenders' facts divided by the time, in 1e9 per second.
 SPEEDS = {"flop": "GFLOP/s", "bytes": "GB/s"}
 
 
 def build(name: str, options: runner.DeviceOptions) -> measure.Case:
-    """Returns the case of that name, in the dtypes that the device computes in."""
+    """Returns the case with this name, in the dtypes of the device's arithmetic."""
     options.take_device()
     on_cpu = jax.default_backend() == "cpu"
     rows = 2048 if on_cpu else 8192
@@ -33,7 +33,7 @@ def build(name: str, options: runner.DeviceOptions) -> measure.Case:
 
 
 def inner(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns the products of the rows `[n, units]` and `[m, units]`: `[n, m]`."""
+    """Returns inner products `[n, m]` of the rows of `[n, units]` and `[m, units]`."""
     return jnp.einsum("nu,mu->nm", x, y, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -49,7 +49,7 @@ def gemm(rows: int, dtype: str) -> measure.Contender:
 
 
 def copy() -> measure.Contender:
-    """Returns a contender that reads each number of an array and overwrites it."""
+    """Returns a contender that reads and overwrites each number of an array."""
     array = jnp.zeros(MEBIBYTES * 2**18)
     contender = measure.stepping(lambda x: (x + 1, ()), array)
     return dataclasses.replace(contender, facts={"bytes": 2 * array.nbytes})
@@ -60,7 +60,7 @@ def speeds(entry: Mapping[str, float], time: str = "median_ms") -> dict[str, flo
 
     Args:
       entry: The entry of the contender, from `verdicts.case_result`.
-      time: The name of the time that counts.
+      time: The key of the time to use.
     """
     return {
         unit: entry[fact] / entry[time] / 1e6

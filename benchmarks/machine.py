@@ -13,7 +13,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch")
 
 
 def hardware() -> dict[str, Any]:
-    """Returns the machine: `cpu`, the number of `cores`, and `memory_gib`."""
+    """Describes the machine: `cpu`, the number of `cores`, and `memory_gib`."""
     model = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):  # Not Linux.
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,10 +1,11 @@
-"""Contenders for the same work, measured side by side.
+"""Measures contenders for the same work in turn.
 
 A benchmark is a module with cases. A case has several contenders, the reference first.
-All of them are called in turn, A, B, C, A, B, C, ..., and what counts are ratios over
-the reference. A ratio is refused where that of the medians and that of the best samples
-disagree: then something else than the contenders was measured. Contenders that compute
-the same are held to the same numbers. (`runner` gives each case a process of its own.)
+All contenders are called in turn, A, B, C, A, B, C, ..., and the results are ratios to
+the reference. A ratio is rejected as unstable if the ratio of the medians and the ratio
+of the best samples disagree: then other work of the machine was measured. The numbers
+of contenders that compute the same are compared. (`runner` runs each case in a separate
+process.)
 """
 
 import contextlib
@@ -26,10 +27,10 @@ import numpy as np
 
 from benchmarks import machine
 
-# How far the ratio of the medians and that of the best samples may lie apart.
+# The largest relative difference between the ratio of medians and that of best samples.
 DISAGREEMENT = 0.25
-# A sample repeats the call for so long, so that neither the clock nor a stall of a
-# millisecond counts.
+# The shortest time of a sample, for which the call is repeated, so that the resolution
+# of the clock and a stall of a millisecond do not matter.
 SECONDS_A_SAMPLE = 0.02
 
 
@@ -40,7 +41,7 @@ class Contender:
     Attributes:
       call: The function that does the work once, waits for it, and returns its outcome.
       read: The function from an outcome to arrays: first the value, then gradients and
-        all else that is compared, in the order and layout that all contenders share.
+        other compared numbers, in an order and layout common to all contenders.
       tune: The function that chooses the fastest settings of the contender. It is
         called before times are measured.
       facts: Further numbers about the contender by name, for the results and for
@@ -54,15 +55,15 @@ class Contender:
 
 
 class Goal(NamedTuple):
-    """The goal of a ratio over the reference.
+    """The goal for a ratio to the reference.
 
     Attributes:
       name: The name, such as "P1".
-      contender: The contender whose ratio it is.
-      floor: The number that must be reached.
-      target: The number that is hoped for. If it is below the floor, smaller is better.
-      quantity: The quantity: "time" or "memory", as a ratio over the reference; or
-        "MiB", the contender's memory itself; or the name of one of its facts.
+      contender: The name of the contender.
+      floor: The required number.
+      target: The desired number. If it is below the floor, smaller is better.
+      quantity: The quantity: "time" or "memory", as a ratio to the reference; or "MiB",
+        the contender's memory itself; or the name of one of its facts.
     """
 
     name: str
@@ -87,15 +88,15 @@ class Tolerance(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Some work and the contenders that do it.
+    """Some work and the contenders for it.
 
     Attributes:
-      contenders: The function that makes each contender, by name, without arguments.
-        The first is the reference. (In `benchmarks.objectives`, that of the released
-        code takes its modules until `build` gives them.)
-      goals: The goals of the ratios.
-      tolerance: The largest difference of their numbers; None if they do different
-        work.
+      contenders: The functions that make the contenders, by name, without arguments.
+        The first is the reference. (In `benchmarks.objectives`, the function for the
+        released code takes its modules, which `build` passes.)
+      goals: The goals for the ratios.
+      tolerance: The largest difference between contenders' numbers; None if they do
+        different work.
       memory: Whether peak memory is measured, too.
       covers: The names of the functions that are measured.
     """
@@ -108,7 +109,7 @@ class Case:
 
 
 class Mismatch(ValueError):
-    """The error of two contenders for the same work that have different numbers."""
+    """An error for contenders for the same work that have different numbers."""
 
 
 # ---- contenders
@@ -132,16 +133,16 @@ def gradient(
 
 
 def stepping(step: Callable[..., tuple[Any, Any]], state: Any, *arguments) -> Contender:
-    """Returns a jitted step as a contender, whose state goes from call to call.
+    """Returns a jitted step as a contender, whose state is passed from call to call.
 
     The state is donated.
 
     Args:
       step: The step, `step(state, *arguments) -> (state, outcome)`.
-      state: The state before the first call, a pytree of arrays.
+      state: The initial state, a pytree of arrays.
       *arguments: The other arguments, pytrees of arrays, the same in every call.
     """
-    # Copied: donated NumPy memory would be that of the next contender too.
+    # Copied: donated NumPy memory would be shared with the next contender.
     state, arguments = jax.tree.map(jnp.array, (state, arguments))
     compiled = jax.jit(step, donate_argnums=0).lower(state, *arguments).compile()
 
@@ -154,7 +155,7 @@ def stepping(step: Callable[..., tuple[Any, Any]], state: Any, *arguments) -> Co
 
 
 def eager(function, *arrays, read=None) -> Contender:
-    """Returns a contender that calls a function of arrays as it is, outside jit."""
+    """Returns a contender that calls a function of arrays outside jit."""
     call = functools.partial(function, *arrays)
     return Contender(
         lambda: jax.block_until_ready(call()), read or (lambda x: [np.asarray(x)])
@@ -177,10 +178,9 @@ def times(case: Case, rounds: int) -> dict:
       rounds: The number of samples of each contender.
 
     Returns:
-      By contender `differences`, `samples_ms` (the milliseconds of a call in each
+      By contender `differences`, `samples_ms` (the milliseconds per call in each
       sample), `repeats` (the number of calls in a sample) and `facts`. `others`: the
-      share of the cores' time that other processes took meanwhile, None if it is not
-      known.
+      fraction of the cores' time used by other processes, None if it is not known.
 
     Raises:
       Mismatch: If the numbers do not agree.
@@ -188,7 +188,7 @@ def times(case: Case, rounds: int) -> dict:
     contenders = {name: make() for name, make in case.contenders.items()}
     differences = {}
     if case.tolerance is not None:
-        # The first call of each, so that those that remember stand at the same step.
+        # The first call of each, so that contenders with a state are at the same step.
         numbers = {name: c.read(c.call()) for name, c in contenders.items()}
         differences = compare(numbers, case.tolerance)
     gc.collect()
@@ -202,8 +202,8 @@ def times(case: Case, rounds: int) -> dict:
     for _ in range(rounds):
         for name, contender in contenders.items():
             if repeats[name] > 1:
-                # Not timed: caches and thread pools change hands. A call that takes
-                # long by itself does not notice.
+                # Not timed: caches and thread pools switch to this contender. For a
+                # long call this does not matter.
                 contender.call()
             samples[name].append(1e3 * _seconds(contender.call, repeats[name]))
     available = machine.cores() * (time.perf_counter() - start)
@@ -223,7 +223,7 @@ def _repeats(call: Callable[[], Any]) -> int:
 
 
 def quickest(call: Callable[[], Any]) -> float:
-    """Returns the seconds of the quickest of some calls, so that no stall counts."""
+    """Returns the seconds of the fastest of several calls, so that no stall counts."""
     taken = [_seconds(call, 1), _seconds(call, 1)]
     while len(taken) < 5 and sum(taken) < 10 * SECONDS_A_SAMPLE:
         taken.append(_seconds(call, 1))
@@ -238,9 +238,9 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 def _seconds_of_others() -> float | None:
-    """Returns the seconds of this process's cores that other processes took.
+    """Returns the seconds of this process's cores used by other processes.
 
-    (None if the system does not say.)
+    It is None if the system does not report them.
     """
     try:
         lines = pathlib.Path("/proc/stat").read_text().splitlines()
@@ -250,7 +250,7 @@ def _seconds_of_others() -> float | None:
     ticks = 0
     for name, *fields in map(str.split, lines):
         if name in mine:
-            # Without waiting (idle, iowait), and guests, who are in user already.
+            # Without waiting (idle, iowait), and guests, which are included in user.
             user, nice, system, _, _, *interrupts = map(int, fields[:8])
             ticks += user + nice + system + sum(interrupts)
     return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
@@ -263,20 +263,22 @@ def compare(
 
     Args:
       numbers: The arrays of `Contender.read`, by contender.
-      tolerance: The largest differences that are allowed.
+      tolerance: The largest allowed differences.
 
     Returns:
       The differences of the `value` and of the `arrays`, by contender.
 
     Raises:
-      Mismatch: If one is larger.
+      Mismatch: If a difference is larger.
     """
     (reference, expected), *others = numbers.items()
     differences = {}
     for name, found in others:
         shapes = [[np.shape(x) for x in arrays] for arrays in (found, expected)]
         if shapes[0] != shapes[1]:
-            raise Mismatch(f"{name} answers {shapes[0]}, {reference} {shapes[1]}")
+            raise Mismatch(
+                f"{name} returns shapes {shapes[0]}, {reference} {shapes[1]}"
+            )
         off = [_difference(x, y) for x, y in zip(found, expected, strict=True)]
         worst = Tolerance(off[0], max(off[1:], default=0.0))
         for part, by, allowed in zip(worst._fields, worst, tolerance, strict=True):
@@ -295,14 +297,14 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def ratio(reference: list[float], other: list[float]) -> dict[str, Any]:
-    """Returns the ratio of the times of a contender over those of the reference.
+    """Returns the ratio of a contender's times to those of the reference.
 
     Args:
       reference: The times of the reference's samples.
       other: The times of the other contender's samples.
 
     Returns:
-      `medians` and `bests`, the ratio of the medians and that of the best samples;
+      `medians` and `bests`, the ratios of the medians and of the best samples;
       `stable`, whether the two agree.
     """
     medians = statistics.median(other) / statistics.median(reference)
@@ -319,18 +321,18 @@ def ratio(reference: list[float], other: list[float]) -> dict[str, Any]:
 
 
 def peak_memory(make: Callable[[], Contender]) -> float | None:
-    """Returns the MiB of memory that the first call takes beyond those before it.
+    """Returns the MiB of memory that the first call takes in addition to those before.
 
     It is meant for a new process, in which the inputs are made and the function is
     compiled, but has not run. On the CPU the peak is that of the process's resident
-    memory. The result is None if the system does not say (Linux does), or if an
+    memory. The result is None if the system does not report it (Linux does), or if an
     accelerator had its peak before the call.
 
     Args:
       make: The function that makes the contender.
     """
     call = make().call
-    # What a first call of anything at all takes.
+    # (The memory of the first call of any program is not counted.)
     jax.block_until_ready(jax.jit(jnp.matmul)(jnp.ones((64, 64)), jnp.ones((64, 64))))
     gc.collect()
     if jax.default_backend() == "cpu":
@@ -346,7 +348,7 @@ def peak_memory(make: Callable[[], Contender]) -> float | None:
 
 def _resident_peak(call: Callable[[], Any]) -> float | None:
     with contextlib.suppress(OSError, AttributeError):  # Not glibc.
-        # What compiling has left free in the heap would hide the call's own use of it.
+        # (Heap memory freed by the compiler would hide the memory of the call.)
         ctypes.CDLL(None).malloc_trim(0)
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
@@ -358,7 +360,7 @@ def _resident_peak(call: Callable[[], Any]) -> float | None:
 
 
 def _status(key: str) -> int:
-    """Returns the entry of /proc/self/status with that key, in kiB."""
+    """Returns the entry of /proc/self/status with a key, in kiB."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     entries = dict(line.split(":", 1) for line in lines)
     return int(entries[key].split()[0])

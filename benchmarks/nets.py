@@ -1,11 +1,12 @@
-"""Every net of `rdljax.nets`: a training step, the forward pass, and compiling them.
+"""Measures every net of `rdljax.nets`: training step, forward pass and compilation.
 
-The case called like a net is a training step of `rdljax.training` with the task alone,
-SGD with momentum, on one batch; `NET-forward` is the net in evaluation mode. `ours` is
-float32, `bf16` the same net in bfloat16 (on an accelerator), and `repdistiller` the
-released net in PyTorch with the same weights, where a checkout is named. A batch is 64
-images of 32 x 32, or 8 of 224 x 224 of the nets for ImageNet. A second table has images
-a second, parameters, and what was spent until the first step could run.
+The case with the name of a net is a training step of `rdljax.training` with only the
+task, SGD with momentum, on one batch; `NET-forward` is the net in evaluation mode.
+`ours` is float32, `bf16` the same net in bfloat16 (on an accelerator), and
+`repdistiller` the released net in PyTorch with the same weights, if a checkout is
+given. A batch is 64 images of 32 x 32, or 8 of 224 x 224 for the nets for ImageNet. A
+second table has images per second, parameters, and the time until the first step can
+run.
 """
 
 import dataclasses
@@ -59,7 +60,7 @@ SIZES: Mapping[str, Size] = {
     **dict.fromkeys(("efficientnet_lite0",), _IMAGENET),
     **dict.fromkeys(("mlp", "mnist_cnn", "mnist_cnn_small"), _DIGITS),
 }
-# What RepDistiller calls those of its nets whose names differ, among all that it has.
+# RepDistiller's names of its nets, where they differ from ours.
 _RENAMED = {
     "resnet50": "ResNet50",
     "mobilenet_v2": "MobileNetV2",
@@ -73,16 +74,16 @@ RELEASED: Mapping[str, str] = {
 }
 
 CASES = tuple(case for name in nets.NETS for case in (name, f"{name}-forward"))
-# Seconds until the first step can run; the fewer the better.
+# The goal for the seconds until the first step can run; smaller is better.
 GOAL = measure.Goal("compiling", "ours", 60, 30, "ready_s")
-# The value is the loss, or the logits; the array is the last layer's gradient, whose
-# rounding errors have gone through all the normalisations of a batch.
+# The value is the loss, or the logits; the array is the last layer's gradient, which
+# has the rounding errors of all batch normalisations.
 EXACT = measure.Tolerance(1e-3, 1e-2)
 IN_BF16 = measure.Tolerance(0.05, 0.5)
 
 
 def build(case: str, options: Options) -> measure.Case:
-    """Returns the case of a net's step or forward pass, with available contenders."""
+    """Returns the case for a net's step or forward pass, with available contenders."""
     name, _, forward = case.partition("-")
     make, released = (
         (evaluated, evaluated_there) if forward else (trained, trained_there)
@@ -110,12 +111,12 @@ def build(case: str, options: Options) -> measure.Case:
 
 
 def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
-    """Returns a training step: cross-entropy, SGD with momentum, running statistics.
+    """Returns a training step with cross-entropy and SGD with momentum, as a contender.
 
     Args:
       name: The name of the net.
       size: The size of the data.
-      dtype: The dtype of its activations.
+      dtype: The dtype of the net's activations.
     """
     net, optimizer = nets.build(name, size.classes, dtype=dtype), _optimizer()
     phase = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)
@@ -143,7 +144,7 @@ def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contende
 
 
 def evaluated(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
-    """Returns a forward pass in evaluation mode; arguments are those of `trained`."""
+    """Returns a forward pass in evaluation mode, with the arguments of `trained`."""
     net = nets.build(name, size.classes, dtype=dtype)
 
     def logits(variables, images):
@@ -162,7 +163,7 @@ def evaluated(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Conten
 def compiled(
     function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...] = (0,)
 ) -> tuple[Callable[..., Any], dict[str, float]]:
-    """Returns a compiled function, and the seconds that each part of compiling took.
+    """Compiles a function; returns it, and the seconds of each part of compilation.
 
     Args:
       function: The function to compile.
@@ -191,9 +192,10 @@ def data(size: Size) -> dict[str, np.ndarray]:
 
 
 def variables(name: str, size: Size) -> dict[str, Any]:
-    """Returns a net's variables, with kernels of He's variance by the inputs.
+    """Returns random variables of a net, with He's variance for the kernels (fan-in).
 
-    NumPy draws them: to compile a net's own initializers takes as long as its step.
+    They are drawn with NumPy, since compiling a net's initializers takes as long as
+    compiling its step.
     """
     random = np.random.default_rng(1)
 
@@ -273,7 +275,7 @@ def trained_there(name: str, size: Size, folder: pathlib.Path) -> measure.Conten
 
 
 def evaluated_there(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
-    """Returns a forward pass in PyTorch; arguments are those of `trained_there`."""
+    """Returns a forward pass in PyTorch, with the arguments of `trained_there`."""
     import torch
 
     net, images, _ = _released(name, size, folder)
@@ -283,7 +285,7 @@ def evaluated_there(name: str, size: Size, folder: pathlib.Path) -> measure.Cont
         with torch.inference_mode():
             return net(images)
 
-    # On as many cores as are fastest with the gradient.
+    # With the number of threads that is fastest with the gradient.
     found = repdistiller.differentiated(lambda: net(images), list(net.parameters()))
     return measure.Contender(
         call, lambda logits: [logits.numpy()], found.tune, {"images": size.batch}
@@ -308,18 +310,18 @@ def _released(name: str, size: Size, folder: pathlib.Path) -> tuple[Any, Any, An
 
 
 def finish(results: dict, options: Options) -> None:
-    """Prints the second table, and says which contenders were left out."""
+    """Prints the second table, and a note on contenders that were left out."""
     done = [case for case in results["cases"] if case["contenders"]]
     if done:
         print(f"\n{table(done)}")
     if any(case["device"].startswith("cpu") for case in done):
-        print("\nbf16 is left out on a CPU, which has no arithmetic of its own for it.")
+        print("\nbf16 is left out on a CPU, which has no arithmetic in bfloat16.")
 
 
 def table(cases: list[dict]) -> str:
     """Returns a Markdown table with a row for each net.
 
-    Its columns are images a second, parameters, and seconds until the first step.
+    Its columns are images per second, parameters, and seconds until the first step.
 
     Args:
       cases: The cases of `runner.run` that have contenders.
@@ -349,6 +351,6 @@ main = functools.partial(
 )
 
 if __name__ == "__main__":
-    # What was compiled before would count as compiled in no time.
+    # (Cached programs would count as compiled in no time.)
     jax.config.update("jax_enable_compilation_cache", False)
     sys.exit(main())

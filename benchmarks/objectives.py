@@ -1,10 +1,10 @@
-"""Objectives against their plain ports and against RepDistiller's released code.
+"""Compares objectives with their plain ports and with RepDistiller's released code.
 
 Each case is the value and the gradient of one objective: `ours` is `rdljax.objectives`,
-`port` the formula in JAX as one writes it down first, `gram` (of NST) channels by
-channels through matrix products, and `repdistiller` the released PyTorch code, where a
-checkout is named. Sizes are in the names: channels by height by width, or units; `b256`
-is a batch of 256, all others are of 64.
+`port` a direct translation of the formula to JAX, `gram` (for NST) a form with matrix
+products of channels by channels, and `repdistiller` the released PyTorch code, if a
+checkout is given. Sizes are in the names: channels by height by width, or units; `b256`
+has a batch of 256, all others of 64.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Options(runner.Options):
     """The folder of a checkout of RepDistiller, which is then measured, too."""
 
     def check(self) -> None:
-        """Raises `UsageError` for settings that cannot be measured."""
+        """Raises `UsageError` for settings that are not allowed."""
         super().check()
         if self.repdistiller is not None:
             reason = repdistiller.reason_to_do_without(self.repdistiller)
@@ -41,14 +41,14 @@ class Options(runner.Options):
 
 
 def build(name: str, options: Options) -> measure.Case:
-    """Returns the case of that name, with the contenders that are available."""
+    """Returns the case with this name, with the contenders that are available."""
     case = CASES[name](64 if options.batch is None else options.batch)
     contenders = {name: _precise(make) for name, make in case.contenders.items()}
     contenders.pop("repdistiller", None)
     released, folder = case.contenders.get("repdistiller"), options.repdistiller
     if released and folder and jax.default_backend() == "cpu":
         contenders["repdistiller"] = lambda: released(repdistiller.load(folder))
-    # A goal is for its own size.
+    # (Goals are for the default size only.)
     goals = GOALS.get(name, ()) if options.batch is None else ()
     return dataclasses.replace(case, contenders=contenders, goals=goals)
 
@@ -56,8 +56,8 @@ def build(name: str, options: Options) -> measure.Case:
 def _precise(make: Callable[[], measure.Contender]) -> Callable[[], measure.Contender]:
     """Returns a function that makes the same contender at full precision.
 
-    A GPU rounds the inputs of a product to 10 bits unless it is told otherwise, as
-    `rdljax.objectives` does.
+    By default a GPU rounds the inputs of a product to 10 bits; `rdljax.objectives` asks
+    for full precision.
     """
 
     def precise():
@@ -76,22 +76,22 @@ def draw(seed: int, *shape: int) -> np.ndarray:
 
 
 def rows(units: int) -> Callable[[int], Pair]:
-    """Returns a function from the batch to embeddings or logits `[batch, units]`."""
+    """Returns a function from the batch size to two arrays `[batch, units]`."""
     return lambda batch: (draw(0, batch, units), draw(1, batch, units))
 
 
 def maps(channels: int, side: int) -> Callable[[int], Pair]:
-    """Returns a function from the batch to maps without negative numbers."""
+    """Returns a function from the batch size to maps without negative numbers."""
     shape = (side, side, channels)
     return lambda batch: tuple(np.maximum(draw(i, batch, *shape), 0) for i in (0, 1))
 
 
 def layers(*sizes: tuple[int, int], lowest: float = -np.inf) -> Callable[[int], Pair]:
-    """Returns a function from the batch to maps of several layers.
+    """Returns a function from the batch size to maps of several layers.
 
     Args:
       *sizes: The channels and the side of each layer.
-      lowest: The least number in a map; smaller ones are cut off.
+      lowest: The smallest number in a map; smaller numbers are clipped.
     """
 
     def side(seed, batch):
@@ -105,11 +105,11 @@ def layers(*sizes: tuple[int, int], lowest: float = -np.inf) -> Callable[[int], 
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Returns rows that are scaled to unit length."""
+    """Scales rows to unit length."""
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-# ---- cases, made for a batch
+# ---- cases, made for a batch size
 
 
 def differentiated(
@@ -122,10 +122,10 @@ def differentiated(
     released: Callable[[repdistiller.Released], Callable] | None = None,
     **others: Callable[..., jax.Array],
 ) -> measure.Case:
-    """Returns the case of value and gradient of functions of the same arguments.
+    """Returns the case for value and gradient of functions of the same arguments.
 
     Args:
-      covers: The names of the `rdljax.objectives` that are measured.
+      covers: The names of the measured functions of `rdljax.objectives`.
       arguments: The arguments of all contenders, in NumPy.
       ours: The reference.
       port: The plain form of the reference.
@@ -150,11 +150,11 @@ def plain(
     released: Callable[[repdistiller.Released], Callable] | None = None,
     **options,
 ) -> Callable[[int], measure.Case]:
-    """Returns the case, made for a batch, of an objective and the port of its name.
+    """Returns a function from the batch size to the case for an objective and its port.
 
     Args:
       name: The name of the objective.
-      data: The function from the batch to student and teacher.
+      data: The function from the batch size to student and teacher.
       released: The function from the modules of the released code to its loss.
       **options: Further arguments of `differentiated`.
     """
@@ -169,10 +169,10 @@ def plain(
 
 
 def by_layers(name: str, *settings) -> Callable[[repdistiller.Released], Callable]:
-    """Returns a released loss of lists of layers as a loss of one layer.
+    """Wraps a released loss of lists of layers as a loss of one layer.
 
     Args:
-      name: The name of its class.
+      name: The name of the loss's class.
       *settings: The arguments of the class.
     """
 
@@ -184,14 +184,14 @@ def by_layers(name: str, *settings) -> Callable[[repdistiller.Released], Callabl
 
 
 def nst(channels: int, side: int) -> Callable[[int], measure.Case]:
-    """Returns the case of NST with the kernel of the released code."""
+    """Returns the case for NST with the kernel of the released code."""
     return plain(
         "nst", maps(channels, side), by_layers("NSTLoss"), gram=ports.nst_by_grams
     )
 
 
 def nst_with(kernel, port: Callable[..., jax.Array]) -> Callable[[int], measure.Case]:
-    """Returns the case of NST with a kernel that the released code does not have."""
+    """Returns the case for NST with a kernel that the released code does not have."""
 
     def make(batch):
         ours = functools.partial(objectives.nst, kernel=kernel)
@@ -201,13 +201,13 @@ def nst_with(kernel, port: Callable[..., jax.Array]) -> Callable[[int], measure.
 
 
 def dkd(batch: int) -> measure.Case:
-    """Returns the case of DKD, which needs labels."""
+    """Returns the case for DKD, which needs labels."""
     arguments = (*rows(100)(batch), np.arange(batch, dtype=np.int32) % 100)
     return differentiated(("dkd",), arguments, objectives.dkd, ports.dkd)
 
 
 def vid(batch: int) -> measure.Case:
-    """Returns the case of VID with its regressor, a part of the released loss."""
+    """Returns the case for VID with its regressor, a part of the released loss."""
     inputs, channels = 64, 256
     student, teacher = draw(0, batch, 8, 8, inputs), draw(1, batch, 8, 8, channels)
     widths = (inputs, channels, channels, channels)
@@ -234,7 +234,7 @@ def vid(batch: int) -> measure.Case:
 
 
 def fsp(lower: int, upper: int) -> Callable[[int], measure.Case]:
-    """Returns the case of FSP between two layers."""
+    """Returns the case for FSP between two layers."""
     sizes = ((lower, 8), (upper, 8))
     shapes = [(None, *size) for size in sizes]
     return plain(
@@ -243,7 +243,7 @@ def fsp(lower: int, upper: int) -> Callable[[int], measure.Case]:
 
 
 def rkd(units: int) -> Callable[[int], measure.Case]:
-    """Returns the case of RKD with the weights of the released code."""
+    """Returns the case for RKD with the weights of the released code."""
 
     def ours(student, teacher):
         by_distance = objectives.rkd_distance(student, teacher)
@@ -258,11 +258,11 @@ def rkd(units: int) -> Callable[[int], measure.Case]:
     )
 
 
-# ---- CRD: a step of it changes the banks
+# ---- CRD, in which a step changes the banks
 
 EXAMPLES, NEGATIVES, EMBEDDED = 50_000, 16_384, 128
-# In float32 the released form of the value is off by 1e-4 of itself: it sums logarithms
-# of ratios near 1, a million of them.
+# In float32 the released form of the value has a relative error of 1e-4: it sums a
+# million logarithms of ratios near 1.
 CRD_TOLERANCE = measure.Tolerance(value=5e-4)
 
 
@@ -272,16 +272,16 @@ def contrast(
     covers: tuple[str, ...],
     batch: int,
 ) -> tuple[measure.Case, tuple]:
-    """Returns the case of a step of CRD: loss, both gradients, update of the banks.
+    """Returns the case for a step of CRD: loss, both gradients, update of the banks.
 
     Args:
       ours: The reference, `ours(student, teacher, bank, indices) -> scalar`.
       port: The plain form of the reference.
-      covers: The names of the `rdljax.objectives` that are measured.
+      covers: The names of the measured functions of `rdljax.objectives`.
       batch: The number of anchors.
 
     Returns:
-      The case, and student, teacher, both banks and indices in NumPy.
+      The case, and a tuple of student, teacher, both banks and indices in NumPy.
     """
     random = np.random.default_rng(0)
     student, teacher = (unit(draw(i, batch, EMBEDDED)) for i in (0, 1))
@@ -296,7 +296,7 @@ def contrast(
         state = state._replace(
             normalizers=module.normalizers(*arrays[:2], state, arrays[2])
         )
-        # Two calls: where one reads a bank and updates it, XLA copies it.
+        # In two calls: if one program reads and updates a bank, XLA copies the bank.
         both = jax.value_and_grad(form, (0, 1))
         loss = jax.jit(both).lower(*arrays[:2], state, arrays[2]).compile()
         update = (
@@ -326,7 +326,7 @@ def contrast(
 
 
 def crd(batch: int) -> measure.Case:
-    """Returns the case of CRD with K given negatives for each example."""
+    """Returns the case for CRD with K given negatives for each example."""
     covers = ("crd", "Bank", "update_bank", "normalizers")
     case, arguments = contrast(objectives.crd, ports.crd, covers, batch)
 
@@ -339,7 +339,7 @@ def crd(batch: int) -> measure.Case:
 
 
 def crd_expected(batch: int) -> measure.Case:
-    """Returns the case of CRD with all rows as negatives, weighted: the expectation."""
+    """Returns the case for CRD with all rows as negatives, by their expected counts."""
 
     def ours(student, teacher, bank, indices):
         weights = jnp.full((len(indices), EXAMPLES), NEGATIVES / EXAMPLES)
@@ -354,7 +354,7 @@ def crd_expected(batch: int) -> measure.Case:
 
 
 def crd_shared(batch: int) -> measure.Case:
-    """Returns the case of CRD with the same K negatives for all examples."""
+    """Returns the case for CRD with the same K negatives for all examples."""
 
     def ours(student, teacher, bank, indices):
         index, negatives = indices[:, 0], indices[0, 1:]
@@ -393,8 +393,8 @@ CASES: dict[str, Callable[[int], measure.Case]] = {
     ),
     "fsp-64-64-8x8": fsp(64, 64),
     "fsp-128-256-8x8": fsp(128, 256),
-    # After a ReLU: then the first singular vector has one sign, which ours and LAPACK's
-    # choose for all layers alike.
+    # After a ReLU, so that the entries of the first singular vector have the same sign,
+    # and ours and LAPACK's agree on the sign for all layers.
     "kdsvd": plain("kdsvd", layers((64, 8), (64, 8), lowest=0), repdistiller.kdsvd),
     "rdl": plain("rdl", maps(256, 8)),
     "sp-256x8x8": plain("sp", maps(256, 8), by_layers("Similarity")),
@@ -416,7 +416,7 @@ CASES: dict[str, Callable[[int], measure.Case]] = {
     "crd-shared": crd_shared,
 }
 
-# What must be reached, and what is hoped for.
+# The goals of cases.
 _AT_LEAST_EQUAL = (measure.Goal("P5", "repdistiller", 1, 1.3),)
 GOALS = {
     "nst-256x8x8": (

@@ -1,4 +1,4 @@
-"""The page of `python -m benchmarks`: one HTML file that needs nothing beside it.
+"""The page of `python -m benchmarks`: one HTML file that needs no other files.
 
 (Its template is `page.html`.)
 """
@@ -15,25 +15,25 @@ from matplotlib import ticker
 
 from benchmarks import limits, measure, report, verdicts
 
-# Value, height, and whether the value is stable.
+# The value, the height, and whether the value is stable.
 Mark = tuple[float, float, bool]
 
 HERE = pathlib.Path(__file__).parent
 MARKERS = "osD^vP*"
-# What a speed is held against, by its unit.
+# The limits with which speeds are compared, by unit.
 LIMITS = {"GFLOP/s": "gemm-float32, GFLOP/s", "GB/s": "copy-float32, GB/s"}
-# How a cell with such words is set off.
+# The style classes of cells with a verdict.
 CLASSES = {"target met": "target", "floor met": "floor", "missed": "missed"}
 READING = (
-    "Times are medians, ratios are over the first contender of a case. A ratio is "
-    "refused (unstable, a hollow mark) where that of the medians and that of the best "
-    f"samples are more than {100 * measure.DISAGREEMENT:.0f} % apart. Shares are of "
-    "the larger limit, before or after: more than 100 % where others held that down."
+    "Times are medians; ratios are to the first contender of a case. A ratio is "
+    "unstable (a hollow mark) if the ratio of the medians and that of the best samples "
+    f"differ by more than {100 * measure.DISAGREEMENT:.0f} %. Shares are of the larger "
+    "limit, before or after: more than 100 % if other processes slowed that down."
 )
 
 
 def page(results: dict) -> str:
-    """Returns the whole page in HTML.
+    """Returns the complete page in HTML.
 
     Args:
       results: The content of `benchmarks.json`.
@@ -59,7 +59,7 @@ def page(results: dict) -> str:
 
 
 def _part(name: str, found: dict, reached: dict) -> dict[str, Any]:
-    """Returns the picture and the tables of a benchmark; `png` is "" without cases."""
+    """Returns the figure and the tables of a benchmark; `png` is "" without cases."""
     cases = [case for case in found["cases"] if case["contenders"]]
     if not cases:
         return {"name": name, "png": ""}
@@ -69,7 +69,7 @@ def _part(name: str, found: dict, reached: dict) -> dict[str, Any]:
         "about": report.about(found),
         "png": base64.b64encode(picture(cases)).decode(),
         "tables": [
-            # The goals have a table of their own.
+            # (Without the column of goals, which have their own table.)
             *([row[:-1] for row in rows] for rows in report.tabulated(cases)),
             _goals(cases),
             _facts(cases, reached),
@@ -145,13 +145,13 @@ def _number(x: float | None) -> str:
     return f"{x:,.4g}" if abs(x) < 1000 else f"{x:,.0f}"
 
 
-# ---- pictures
+# ---- figures
 
 
 def picture(cases: list[dict]) -> bytes:
-    """Returns a PNG with times and, if there are any, ratios over the reference.
+    """Draws times and, if there are any, ratios to the reference, as a PNG.
 
-    A row is a case, a mark a contender. Refused ratios are hollow; a bar is the floor
+    A row is a case, a mark a contender. Unstable ratios are hollow; a bar is the floor
     of a goal.
 
     Args:
@@ -162,9 +162,9 @@ def picture(cases: list[dict]) -> bytes:
     for row, case in enumerate(cases):
         middle = (len(case["contenders"]) - 1) / 2
         for i, (name, entry) in enumerate(case["contenders"].items()):
-            height = row + 0.13 * (i - middle)  # None hides another.
+            height = row + 0.13 * (i - middle)  # (So that no mark hides another.)
             times.setdefault(name, []).append((entry["median_ms"], height, True))
-            # That of the reference is 1.
+            # (The ratio of the reference is 1.)
             found = entry.get("ratio", {"medians": 1.0, "stable": True})
             point = found["medians"], height, found["stable"]
             ratios.setdefault(name, []).append(point)
@@ -182,7 +182,7 @@ def picture(cases: list[dict]) -> bytes:
     axes[0].set_yticks(range(len(cases)), [case["case"] for case in cases])
     axes[0].set_ylim(len(cases) - 0.5, -0.5)
     known: dict[str, Any] = {}
-    for axis in reversed(axes):  # Of the times, last, no mark is hollow.
+    for axis in reversed(axes):  # (The times are last: their marks are not hollow.)
         handles, labels = axis.get_legend_handles_labels()
         known |= dict(zip(labels, handles, strict=True))
     where: dict[str, Any] = {"loc": "outside upper left", "ncols": 5}
@@ -220,7 +220,7 @@ def _draw(axis, points: dict[str, list[Mark]]) -> None:
 
 
 def _draw_floors(axis, cases: list[dict]) -> None:
-    """Draws the ratio of the reference, 1, and the floors of goals."""
+    """Draws the reference's ratio, 1, and the floors of goals."""
     axis.axvline(1, color="black", linewidth=0.8)
     floors = [
         (goal["floor"], row)

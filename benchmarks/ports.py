@@ -1,8 +1,8 @@
-"""The objectives' formulas as one writes them down first, to be measured against.
+"""Plain ports of the objectives' formulas, for comparison in benchmarks.
 
-JAX as plain as the released PyTorch code that it follows (RepDistiller's, or the
-authors' own): what a port costs that nobody thought about. Arguments and values are
-those of `rdljax.objectives`; degenerate inputs, shapes and dtypes are nobody's care.
+They follow the released PyTorch code (RepDistiller's, or the authors' own) line by
+line, without optimisation. Arguments and values are those of `rdljax.objectives`;
+degenerate inputs, shapes and dtypes are not checked.
 """
 
 import functools
@@ -22,13 +22,13 @@ def _rows(x: Array) -> Array:
 
 
 def _unit(x: Array, axis: int = 1) -> Array:
-    """Returns x over its norm, as `torch.nn.functional.normalize` does."""
+    """Divides x by its norm, as `torch.nn.functional.normalize` does."""
     norm = jnp.sqrt(jnp.sum(x**2, axis=axis, keepdims=True))
     return x / jnp.maximum(norm, 1e-12)
 
 
 def _vectors(x: Array) -> Array:
-    """Returns maps `[batch, H, W, C]` as channels of positions `[batch, C, H W]`."""
+    """Reshapes maps `[batch, H, W, C]` to vectors of positions `[batch, C, H W]`."""
     return jnp.swapaxes(x.reshape(x.shape[0], -1, x.shape[3]), 1, 2)
 
 
@@ -47,9 +47,9 @@ def kd(student: Array, teacher: Array, temperature: float = 4.0) -> Array:
 
 
 def dkd(student: Array, teacher: Array, labels: Array) -> Array:
-    """Returns the divergences of the right class and of the others, apart.
+    """Returns the sum of the divergences of the right class and of the other classes.
 
-    For the others the right class is masked by -1000.
+    For the other classes the right class is masked by -1000.
     """
     right = jax.nn.one_hot(labels, student.shape[1])
 
@@ -91,17 +91,17 @@ def _attention(x: Array) -> Array:
 
 
 def at(student: Array, teacher: Array) -> Array:
-    """Returns the mean squared difference of unit energies."""
+    """Returns the mean squared difference of normalised energies."""
     return jnp.mean((_attention(student) - _attention(teacher)) ** 2)
 
 
 def ft_repdistiller(student: Array, teacher: Array) -> Array:
-    """Returns the mean absolute difference of unit energies."""
+    """Returns the mean absolute difference of normalised energies."""
     return jnp.mean(jnp.abs(_attention(student) - _attention(teacher)))
 
 
 def ft(student: Array, teacher: Array) -> Array:
-    """Returns the mean absolute difference of unit factors."""
+    """Returns the mean absolute difference of normalised factors."""
     return jnp.mean(jnp.abs(_unit(_rows(student)) - _unit(_rows(teacher))))
 
 
@@ -131,7 +131,7 @@ def nst(student: Array, teacher: Array) -> Array:
 
 
 def nst_by_grams(student: Array, teacher: Array) -> Array:
-    """Returns the same as `nst`, by three Gram matrices `[batch, C, C]`."""
+    """Computes `nst` by three Gram matrices `[batch, C, C]`."""
     s, t = _unit(_vectors(student), 2), _unit(_vectors(teacher), 2)
 
     def kernel(x, y):
@@ -141,7 +141,7 @@ def nst_by_grams(student: Array, teacher: Array) -> Array:
 
 
 def nst_linear(student: Array, teacher: Array) -> Array:
-    """Returns the same as `nst` with the linear kernel."""
+    """Computes `nst` with the linear kernel."""
     s, t = _unit(_vectors(student), 2), _unit(_vectors(teacher), 2)
 
     def kernel(x, y):
@@ -151,7 +151,7 @@ def nst_linear(student: Array, teacher: Array) -> Array:
 
 
 def nst_gaussian(student: Array, teacher: Array) -> Array:
-    """Returns the same as `nst` with the Gaussian kernel of width 1."""
+    """Computes `nst` with the Gaussian kernel of width 1."""
     s, t = _unit(_vectors(student), 2), _unit(_vectors(teacher), 2)
 
     def kernel(x, y):
@@ -185,9 +185,9 @@ def fsp(student: list[Array], teacher: list[Array]) -> Array:
 
 
 def kdsvd(student: list[Array], teacher: list[Array]) -> Array:
-    """Returns differences of relations between layers' singular vectors.
+    """Returns squared differences of relations between layers' singular vectors.
 
-    The vectors are from the full decomposition.
+    The vectors are computed by the full decomposition.
     """
 
     def decomposed(x, count):
@@ -236,7 +236,7 @@ def rdl(student: Array, teacher: Array) -> Array:
 
 
 def sp(student: Array, teacher: Array) -> Array:
-    """Returns squared differences of Gram matrices, whose rows are unit vectors."""
+    """Returns squared differences of Gram matrices with normalised rows."""
 
     def similarities(x):
         return _unit(_rows(x) @ _rows(x).T)
@@ -246,7 +246,7 @@ def sp(student: Array, teacher: Array) -> Array:
 
 
 def pkt(student: Array, teacher: Array) -> Array:
-    """Returns the divergence of cosines, which are scaled to probabilities."""
+    """Returns the divergence of cosines, normalised to probabilities."""
 
     def probabilities(x):
         x = x / (jnp.sqrt(jnp.sum(x**2, axis=1, keepdims=True)) + 1e-7)
@@ -260,7 +260,7 @@ def pkt(student: Array, teacher: Array) -> Array:
 def rkd(student: Array, teacher: Array) -> Array:
     """Returns 25 times the loss of distances plus 50 times that of angles.
 
-    Angles are computed by differences `[batch, batch, units]`.
+    Angles are computed from differences `[batch, batch, units]`.
     """
     diagonal = jnp.eye(student.shape[0], dtype=bool)
 
@@ -287,7 +287,7 @@ def rkd(student: Array, teacher: Array) -> Array:
 def cc(student: Array, teacher: Array) -> Array:
     """Returns squared differences of Gaussian kernels of unit embeddings.
 
-    A kernel is its Taylor series to degree 2.
+    A kernel is approximated by its Taylor series to degree 2.
     """
 
     def correlations(x):
@@ -305,7 +305,7 @@ def cc_repdistiller(student: Array, teacher: Array) -> Array:
 
 
 def cka(student: Array, teacher: Array) -> Array:
-    """Returns one minus the cosine of Gram matrices centred by a matrix."""
+    """Returns one minus the cosine of Gram matrices, centred by matrix products."""
     n = student.shape[0]
     centre = jnp.eye(n) - 1 / n
 
@@ -320,7 +320,7 @@ def cka(student: Array, teacher: Array) -> Array:
 
 
 class Bank(NamedTuple):
-    """The memory of CRD: all embeddings, `[n, d]` a side, and both normalizers."""
+    """The memory of CRD: embeddings `[n, d]` of both nets, and both normalizers."""
 
     student: Array
     teacher: Array
@@ -344,7 +344,7 @@ def _contrast(scores: Array, m: float, n: int, weights: Array | float = 1.0) -> 
 
 
 def crd(student: Array, teacher: Array, bank: Bank, indices: Array) -> Array:
-    """Returns the loss of CRD; gathers `[batch, K + 1, d]` of either bank."""
+    """Returns the loss of CRD; gathers `[batch, K + 1, d]` from both banks."""
     m, n = indices.shape[1] - 1, len(bank.student)
 
     def side(anchor, rows, normalizer):
@@ -359,7 +359,7 @@ def crd(student: Array, teacher: Array, bank: Bank, indices: Array) -> Array:
 def crd_expected(
     student: Array, teacher: Array, bank: Bank, index: Array, m: float
 ) -> Array:
-    """Returns the loss of CRD with all rows of the banks as negatives, m / n times."""
+    """Returns the loss of CRD with all rows as negatives, each with weight m / n."""
     n = len(bank.student)
 
     def side(anchor, rows, normalizer):
@@ -382,7 +382,7 @@ def crd_shared(
 
 
 def normalizers(student: Array, teacher: Array, bank: Bank, indices: Array) -> Array:
-    """Returns the number of rows times the mean exponentiated score, for each bank."""
+    """Returns the mean exponentiated score times the number of rows, for each bank."""
 
     def side(anchor, rows):
         scores = jnp.take_along_axis(anchor @ rows.T, indices, axis=1)
@@ -392,9 +392,9 @@ def normalizers(student: Array, teacher: Array, bank: Bank, indices: Array) -> A
 
 
 def update_bank(bank: Bank, student: Array, teacher: Array, index: Array) -> Bank:
-    """Returns the bank with the batch's rows halfway to the new embeddings.
+    """Returns the bank with the batch's rows moved halfway to the new embeddings.
 
-    The rows are unit vectors again.
+    The rows are normalised again.
     """
 
     def moved(rows, new):

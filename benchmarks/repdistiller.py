@@ -1,7 +1,7 @@
-"""RepDistiller's released losses as contenders, where a checkout and PyTorch are.
+"""RepDistiller's released losses as contenders, if there is a checkout and PyTorch.
 
-Read from the checkout as they are (github.com/HobbitLong/RepDistiller). PyTorch runs on
-the CPU, on as many cores as JAX or on one, whichever is faster.
+They are imported unchanged from the checkout (github.com/HobbitLong/RepDistiller).
+PyTorch runs on the CPU, with as many threads as JAX or with one, whichever is faster.
 """
 
 import dataclasses
@@ -44,14 +44,15 @@ def load(folder: pathlib.Path) -> Released:
 
     warnings.simplefilter("ignore")  # The code was written for PyTorch 0.4.
     torch.set_num_threads(machine.cores())
-    # What a first call of anything at all takes.
+    # (So that the cost of PyTorch's first call is not measured.)
     small = torch.ones(64, 64, requires_grad=True)
     torch.autograd.grad((small @ small).sum(), small)
     sys.path.insert(0, str(folder))
     released = Released(
         *map(importlib.import_module, ("distiller_zoo", "crd.memory", "crd.criterion"))
     )
-    # It moves itself to a GPU, and takes seconds to draw indices that are given here.
+    # (The class moves itself to a GPU, and takes seconds to draw indices, which are
+    # given here.)
     memory: Any = released.memory
     memory.AliasMethod = _NoDraws
     return released
@@ -90,7 +91,7 @@ def differentiated(
     Args:
       forward: The function that returns a scalar, or a list of scalars to be summed.
       leaves: The tensors of the gradient.
-      rest: The function that returns all other tensors that are compared.
+      rest: The function that returns the other tensors to compare.
     """
     import torch
 
@@ -104,8 +105,8 @@ def differentiated(
         return value.detach(), torch.autograd.grad(value.sum(), leaves)
 
     def tune():
-        # Where another process has a core, PyTorch's threads wait for each other for
-        # longer than a small loss takes.
+        # If another process uses a core, PyTorch's threads wait for each other longer
+        # than a small loss takes.
         seconds = {}
         for threads in {1, torch.get_num_threads()}:
             torch.set_num_threads(threads)
@@ -124,8 +125,8 @@ def differentiated(
 def kdsvd(released: Released) -> Callable[..., Any]:
     """Returns the released KDSVD, on one core.
 
-    On two cores, the decompositions of PyTorch 2.13 sometimes stood still for a minute
-    and more, where they take a tenth of a second.
+    On two cores, the decompositions of PyTorch 2.13 sometimes took a minute or more
+    instead of a tenth of a second.
     """
     import torch
 
@@ -174,7 +175,7 @@ def crd(
       student: The unit embeddings of the student, `[batch, d]`.
       teacher: The unit embeddings of the teacher, `[batch, d]`.
       bank: The banks of student and teacher, each `[n, d]`.
-      indices: The places of positives and negatives, `[batch, K + 1]`, the positive
+      indices: The rows of positives and negatives, `[batch, K + 1]`, the positive
         first.
     """
     import torch
@@ -198,7 +199,7 @@ def crd(
 
 
 def _tensors(x):
-    """Returns arrays as tensors, with maps `[batch, C, H, W]`."""
+    """Converts arrays to tensors, with maps as `[batch, C, H, W]`."""
     import torch
 
     if isinstance(x, list | tuple):

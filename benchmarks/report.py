@@ -1,4 +1,4 @@
-"""The results of benchmarks in words and tables, for a terminal and for README.md."""
+"""The results of benchmarks as text and tables, for a terminal and for README.md."""
 
 
 def markdown(results: dict) -> str:
@@ -11,7 +11,7 @@ def markdown(results: dict) -> str:
 
 
 def about(results: dict) -> str:
-    """Returns the date, the machine, the versions and the rounds, in words."""
+    """Returns a sentence with the date, the machine, the versions and the rounds."""
     devices = {case["device"] for case in results["cases"] if case["contenders"]}
     about, found = results["machine"], results["versions"]
     packages = ", ".join(f"{k} {v}" for k, v in found.items() if v is not None)
@@ -36,7 +36,7 @@ def tables(results: dict) -> str:
 
 
 def tabulated(cases: list[dict]) -> list[list[list[str]]]:
-    """Returns the rows of the table of times and, if measured, of that of memory."""
+    """Returns the rows of the table of times and, if measured, of memory."""
     cases = [case for case in cases if case["contenders"]]
     entries = [entry for case in cases for entry in case["contenders"].values()]
     parts = [_rows(cases, "time")]
@@ -62,7 +62,7 @@ def _rows(cases: list[dict], quantity: str) -> list[list[str]]:
 
 
 def aligned(rows: list[list[str]]) -> str:
-    """Returns a Markdown table with aligned columns, whose head is the first row."""
+    """Returns a Markdown table with aligned columns; the first row is the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     head, *body = rows
     return "\n".join(

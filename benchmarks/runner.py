@@ -1,6 +1,6 @@
-"""The command of a benchmark, which gives every case a process of its own.
+"""The command of a benchmark, which measures each case in a separate process.
 
-Peak memory is measured in a process for each contender.
+Peak memory is measured in a separate process for each contender.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ from benchmarks import machine, measure, report, verdicts
 from experiments import command as commands
 from rdljax import errors, files
 
-# A process that takes longer does not end.
+# The time after which a process is stopped, in seconds.
 SECONDS_A_PROCESS = 900
-# JAX decomposes the matrices of a batch in parallel. Threads of OpenBLAS's own inside
-# that wait for each other, for tens of seconds where another process has a core.
+# JAX decomposes the matrices of a batch in parallel. If OpenBLAS also uses threads,
+# they wait for each other, for tens of seconds if another process uses a core.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -35,23 +35,23 @@ class Options:
     """The settings of every benchmark."""
 
     cases: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The cases to measure; all if none is named."""
+    """The cases to measure; all by default."""
     rounds: int = 7
     """The number of samples of each contender."""
     batch: int | None = None
-    """The number of examples, instead of the cases' own; goals are then not judged."""
+    """The number of examples; None for each case's own. Other numbers have no goals."""
     out: pathlib.Path | None = None
-    """The JSON file for all numbers, which is written again after each case."""
+    """The JSON file for all numbers, which is updated after each case."""
     list: bool = False
     """Print the names of the cases and stop."""
     markdown: bool = False
     """Print the result in the form of README.md."""
     part: str = ""
-    """The part of the work that the command gives to a process of its own: `times`, or
-    `memory:CONTENDER`."""
+    """The part of the work to do in this process, used by the command itself: `times`,
+    or `memory:CONTENDER`."""
 
     def check(self) -> None:
-        """Raises `UsageError` for settings that cannot be measured."""
+        """Raises `UsageError` for settings that are not allowed."""
         if self.rounds < 1 or (self.batch is not None and self.batch < 2):
             raise commands.UsageError("expected 1 round or more, a batch of 2 or more")
         if self.out is not None and not self.out.parent.is_dir():
@@ -60,13 +60,13 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions(Options):
-    """The settings of benchmarks of any device whose cases have no batch."""
+    """The settings of benchmarks for any device, whose cases have no batch."""
 
     device: str | None = None
-    """The device, "cpu" or "gpu"; None for the one that JAX finds."""
+    """The device, "cpu" or "gpu"; None for JAX's default device."""
 
     def check(self) -> None:
-        """Raises `UsageError` for settings that cannot be measured."""
+        """Raises `UsageError` for settings that are not allowed."""
         super().check()
         if self.batch is not None:
             raise commands.UsageError("these cases have no batch")
@@ -74,7 +74,7 @@ class DeviceOptions(Options):
             raise commands.UsageError(f"there is no device {self.device}: cpu or gpu")
 
     def take_device(self) -> None:
-        """Makes JAX use that device; is called before anything else of JAX."""
+        """Makes JAX use the device; must be called before anything else of JAX."""
         if self.device is not None:
             platform = {"gpu": "cuda"}.get(self.device, "cpu")
             jax.config.update("jax_platforms", platform)
@@ -96,11 +96,12 @@ def main(
       cases: The names of the cases.
       options: The class of the settings, `Options` or the benchmark's own.
       arguments: The arguments of the command line; None for those of the process.
-      finish: The function that is called with the results and the settings when all
-        cases are done.
+      finish: The function that is called with the results and the settings after all
+        cases.
 
     Returns:
-      The exit status: 0 done, 1 a case failed, 2 a wrong call, 130 interrupted.
+      The exit status: 0 if finished, 1 if a case failed, 2 for a wrong command line,
+      130 if interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     results: dict = {}
@@ -132,7 +133,7 @@ def main(
 def work(case: measure.Case, options: Options) -> None:
     """Does one part in this process and prints the result as a line of JSON."""
     part, _, contender = options.part.partition(":")
-    with contextlib.redirect_stdout(sys.stderr):  # Released code prints, too.
+    with contextlib.redirect_stdout(sys.stderr):  # (Released code also prints.)
         if part == "memory":
             answer = {"memory_mib": measure.peak_memory(case.contenders[contender])}
         else:
@@ -152,7 +153,7 @@ def _times_or_error(case: measure.Case, rounds: int) -> dict:
 
 
 def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
-    """Measures cases, each in processes of its own.
+    """Measures cases, each in separate processes.
 
     Args:
       module: The module of the benchmark.
@@ -161,7 +162,7 @@ def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
 
     Returns:
       The entries of `head`, `rounds`, `cases` (see `verdicts.case_result`), and `left`:
-      the names of the cases that are still to be measured.
+      the names of the cases that are not measured yet.
     """
     results = {
         **head(module, options),
@@ -180,7 +181,7 @@ def run(module: str, options: Options, names: tuple[str, ...]) -> dict:
 
 
 def head(module: str, options: Any) -> dict[str, Any]:
-    """Returns the head of all results: `command`, `date`, `machine` and `versions`.
+    """Returns the first entries of results: `command`, `date`, `machine`, `versions`.
 
     Args:
       module: The module that `python -m` runs.
@@ -195,7 +196,7 @@ def head(module: str, options: Any) -> dict[str, Any]:
 
 
 def _shown(options: Any) -> Any:
-    """Returns the settings with file names in the place of this machine's paths."""
+    """Returns the settings with file names in place of paths."""
     paths = {
         field.name: pathlib.Path(getattr(options, field.name).name)
         for field in dataclasses.fields(options)
@@ -205,13 +206,13 @@ def _shown(options: Any) -> Any:
 
 
 def _arguments(module: str, options: Any) -> list[str]:
-    """Returns the arguments with which Python runs a module with these settings."""
+    """Returns Python's arguments to run a module with these settings."""
     changed = {
         field.name: getattr(options, field.name)
         for field in dataclasses.fields(options)
         if getattr(options, field.name) != field.default
     }
-    # The names that stand by themselves.
+    # The positional arguments.
     names = next((v for v in changed.values() if isinstance(v, tuple)), ())
     named = {k: v for k, v in changed.items() if v is not names}
     flags = [f"--{k}" if v is True else f"--{k}={v}" for k, v in named.items()]
@@ -219,7 +220,7 @@ def _arguments(module: str, options: Any) -> list[str]:
 
 
 def _ask(module: str, options: Options, name: str, part: str) -> dict:
-    """Returns the result of a part of the work, done by a process of its own."""
+    """Does a part of the work in a separate process and returns its result."""
     options = dataclasses.replace(options, cases=(name,), part=part)
     command = [sys.executable, *_arguments(module, options)]
     environment = {**ENVIRONMENT, **os.environ}
@@ -232,7 +233,7 @@ def _ask(module: str, options: Options, name: str, part: str) -> dict:
             timeout=SECONDS_A_PROCESS,
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"{part}: no end after {SECONDS_A_PROCESS} seconds"}
+        return {"error": f"{part}: not finished after {SECONDS_A_PROCESS} seconds"}
     if done.returncode:
         return {"error": f"{part}: the process ended with status {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])

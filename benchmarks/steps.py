@@ -1,15 +1,15 @@
-"""What a loss adds to a training step (goal P14).
+"""Measures the time that a loss adds to a training step (goal P14).
 
-Each case is a step of `rdljax.training` with the task, KD and one more loss (`with`)
-over the same step with the task and KD alone (`without`). The student is a ResNet-8x4
-on 64 images of 32 x 32 in 100 classes. The targets are given, of the shapes that a
-ResNet-32x4 answers, so that no time goes into a teacher. Every loss stands between the
-layers that RepDistiller compares with it.
+Each case compares a step of `rdljax.training` with the task, KD and another loss
+(`with`) with the same step with only the task and KD (`without`). The student is a
+ResNet-8x4 on 64 images of 32 x 32 in 100 classes. The targets are given, with the
+shapes of a ResNet-32x4's activations, so that no time is spent on a teacher. Every loss
+is between the layers that RepDistiller compares with it.
 
-In the case `teacher` the loss is the task's, KD and RDL between two stages, and what
-differs is where the targets come from: `given` as above; `stored`, looked up on the
-device; `mapped`, rows of a memory map that every batch brings; `live`, from a
-ResNet-32x4 that runs. `without` is the student with the task alone.
+In the case `teacher` the loss is the task's, KD and RDL between two stages, and the
+contenders differ in the source of the targets: `given` as above; `stored`, looked up on
+the device; `mapped`, rows of a memory map in every batch; `live`, from a live
+ResNet-32x4. `without` is the student with only the task.
 """
 
 import atexit
@@ -33,7 +33,7 @@ from rdljax.terms import negatives
 Array = jax.Array
 
 STAGES = ("stage1", "stage2", "stage3")
-# CRD's bank, and how many negatives an example has.
+# The number of rows of CRD's bank, and of negatives of an example.
 EXAMPLES, NEGATIVES = 50_000, 16_384
 
 
@@ -80,17 +80,17 @@ LOSSES = {
 }
 
 CASES = (*LOSSES, "teacher")
-# The loss may make the step longer by so much, the smaller the better.
+# The goals for the ratio of times; smaller is better.
 GOAL = measure.Goal("P14", "with", floor=1.25, target=1.10)
 STORED = measure.Goal("stored", "stored", floor=1.1, target=1.0)
-# Of how many images the teacher's activations are stored, 0.2 MB each.
+# The number of images whose activations are stored, 0.2 MB each.
 STORED_IMAGES = 512
-# Which stages RDL compares there.
+# The stages that RDL compares in the case `teacher`.
 TWO = ("stage2", "stage3")
 
 
 def build(name: str, options: runner.Options) -> measure.Case:
-    """Returns the case of a step with and without a loss."""
+    """Returns the case for a step with and without a loss."""
     batch = 64 if options.batch is None else options.batch
     if name == "teacher":
         goals = (STORED,) if options.batch is None else ()
@@ -111,7 +111,7 @@ def step(further: Mapping[str, terms.Term], batch: int) -> tuple[Callable, Any, 
       batch: The number of images in a step.
 
     Returns:
-      The step `step(state, arrays) -> (state, metrics)`, the first state, and the
+      The step `step(state, arrays) -> (state, metrics)`, the initial state, and the
       arrays.
     """
     images = example_data(batch)
@@ -141,9 +141,9 @@ def _taught(
     images: Mapping[str, np.ndarray],
     batch: Mapping[str, Any],
 ) -> tuple[training.Step, training.TrainState, training.Arrays]:
-    """Returns a step with the task and further terms, its first state, and its arrays.
+    """Returns a step with the task and further terms, its state, and its arrays.
 
-    The step sees the images and the entries of the batch.
+    The batch of nets and terms has the images and the entries of `batch`.
     """
     loss = {"task": terms.cross_entropy(), **further}
     phase = training.Phase({name: (1.0, term) for name, term in loss.items()}, epochs=1)
@@ -167,7 +167,7 @@ class Source:
 
     Attributes:
       teacher: The function that makes the teacher.
-      bring: The function that returns the entries of each batch.
+      bring: The function that returns the entries to add to each batch.
     """
 
     teacher: Callable[[], teachers.Teacher]
@@ -175,7 +175,7 @@ class Source:
 
 
 def sources(images: Mapping[str, np.ndarray]) -> dict[str, Source]:
-    """Returns the sources of targets, in two stages and the logits, by name."""
+    """Returns the sources of targets for two stages and the logits, by name."""
 
     @functools.cache
     def kept():
@@ -210,7 +210,7 @@ def sources(images: Mapping[str, np.ndarray]) -> dict[str, Source]:
 def _teachers(batch: int) -> dict[str, Callable[[], measure.Contender]]:
     """Returns a contender for each source of targets, with the same loss.
 
-    (`without` has the loss of the task alone.)
+    (`without` has only the loss of the task.)
     """
     images = example_data(batch, STORED_IMAGES)
     rdl = terms.on_layers(dict(zip(TWO, TWO, strict=True)), terms.rdl())
@@ -218,7 +218,7 @@ def _teachers(batch: int) -> dict[str, Callable[[], measure.Contender]]:
 
     def contender(source, further):
         step, *rest = _taught(further, source.teacher(), images, source.bring())
-        # Copied: donated NumPy memory would be that of the next contender too.
+        # Copied: donated NumPy memory would be shared with the next contender.
         state, arrays = jax.tree.map(jnp.array, rest)
         step = jax.jit(step, donate_argnums=0)
         step = step.lower(state, arrays, source.bring()).compile()
@@ -248,7 +248,7 @@ def example_data(batch: int, examples: int = EXAMPLES) -> dict[str, np.ndarray]:
 
 
 def example_targets(seen: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Returns random activations of these shapes; not below 0 where a ReLU is last."""
+    """Returns random activations of these shapes; 0 or more after a ReLU."""
     random = np.random.default_rng(1)
     drawn = {k: random.standard_normal(x.shape, np.float32) for k, x in seen.items()}
     signed = {*_INPUTS, "logits"}

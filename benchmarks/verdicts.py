@@ -1,4 +1,4 @@
-"""The result of a case: ratios that are stable, memory, and verdicts on goals."""
+"""The result of a case: stable ratios, memory, and verdicts on goals."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -6,9 +6,10 @@ from typing import Any
 
 from benchmarks import measure
 
-# What fewer MiB are is the allocator's affair, and no ratio is taken over it.
+# The smallest memory of a reference, in MiB, for a ratio: less depends on the
+# allocator.
 LEAST_MEMORY = 1.0
-# What is measured of every contender; what else its entry has are facts about it.
+# The measured entries of every contender; all other entries are facts about it.
 MEASURED = (
     *("median_ms", "best_ms", "samples_ms", "repeats", "memory_mib"),
     *("ratio", "memory_ratio", "difference"),
@@ -24,11 +25,11 @@ def case_result(ask: Callable[[str], dict]) -> dict:
 
     Returns:
       `contenders`: by name `median_ms`, `best_ms`, `samples_ms`, `repeats`,
-      `memory_mib` and its facts; of all but the first `ratio` (see `measure.ratio`),
-      `memory_ratio` and `difference` (see `measure.compare`). `goals`, each with the
-      number that was `measured` and its `verdict`. `device`, `others` (see
-      `measure.times`), and `error` (or None). `refused`: the samples of the other
-      attempt, if a ratio was not stable and there are two attempts.
+      `memory_mib` and facts; for all except the first also `ratio` (see
+      `measure.ratio`), `memory_ratio` and `difference` (see `measure.compare`).
+      `goals`, each with the `measured` number and the `verdict`. `device`, `others`
+      (see `measure.times`), and `error` (or None). `refused`: the samples of the other
+      attempt, if a ratio was unstable and the case was measured twice.
     """
     attempts: list[dict[str, Any]] = []
     while len(attempts) < 2:
@@ -38,7 +39,7 @@ def case_result(ask: Callable[[str], dict]) -> dict:
         attempts.append(found | {"ratios": _ratios(found["samples_ms"])})
         if not _unstable(attempts[-1]):
             break
-    # The last one, unless the first was the steadier.
+    # The last attempt, unless the first had fewer unstable ratios.
     shown = min(reversed(attempts), key=_unstable)
     refused = [a["samples_ms"] for a in attempts if a is not shown]
     samples, repeats = shown["samples_ms"], shown["repeats"]
@@ -118,7 +119,7 @@ def _judged(goal: measure.Goal, contenders: Mapping[str, dict]) -> dict:
 def judge(goal: measure.Goal, found: float | None) -> str:
     """Returns the verdict on a goal: "target met", "floor met" or "missed".
 
-    (Or "not measured", where there is no number.)
+    It is "not measured" if there is no number.
     """
     if found is None:
         return "not measured"

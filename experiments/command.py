@@ -1,4 +1,4 @@
-"""What the commands of this folder share: wrong calls are answered in words."""
+"""Command lines, signals and exit statuses, for all commands of this folder."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rdljax import errors
 
-# Ctrl-C, what `kill` and schedulers send, and what a closed terminal sends.
+# The signals of Ctrl-C, of `kill` and schedulers, and of a closed terminal.
 SIGNALS = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -21,11 +21,11 @@ Options = TypeVar("Options")
 
 
 class UsageError(Exception):
-    """The error of a setting, or a combination of settings, that cannot be run."""
+    """An error for a setting, or a combination of settings, that cannot be run."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The exception of Ctrl-C, or of another signal that asks for the same.
+    """The exception raised by Ctrl-C, or by another signal that asks to stop.
 
     Attributes:
       status: The exit status, 128 plus the signal's number.
@@ -40,9 +40,9 @@ class Stopped(KeyboardInterrupt):
 def heed_signals(heed: Callable[[int], Any]) -> Iterator[None]:
     """Makes the signals that ask to stop call `heed(number)`, in a `with` block.
 
-    A signal that is ignored, as a hangup is under `nohup`, stays ignored. (Not Ctrl-C:
-    a shell that is no terminal ignores it for commands in the background.) A handler
-    that is not Python's stays, too, since nobody could put it back.
+    A signal that is ignored, as a hangup is under `nohup`, stays ignored. (Except
+    Ctrl-C, which a shell without a terminal ignores for commands in the background.)
+    A handler that was not set from Python is kept, too, since it could not be restored.
     """
     before = _listen(heed)
     try:
@@ -55,7 +55,7 @@ def heed_signals(heed: Callable[[int], Any]) -> Iterator[None]:
 def heed_from_the_start() -> None:
     """Makes the signals end a command without a traceback while it imports modules.
 
-    Once its `main` is defined they raise `Stopped` in it.
+    As soon as its `main` is defined they raise `Stopped` instead.
     """
 
     def heed(number):
@@ -68,7 +68,7 @@ def heed_from_the_start() -> None:
 
 
 def _listen(heed: Callable[[int], Any]) -> dict[int, Any]:
-    """Makes signals call `heed(number)`; returns the handlers that they had before."""
+    """Makes the signals call `heed(number)`; returns their previous handlers."""
 
     def called(number, _):
         _spare_closed_terminals(number)
@@ -85,8 +85,8 @@ def _listen(heed: Callable[[int], Any]) -> dict[int, Any]:
 def _spare_closed_terminals(number: int) -> None:
     """Redirects output to the null device if its terminal or pipe is closed.
 
-    Otherwise an error of writing would end a run before it leaves a checkpoint. A
-    program that a hangup ends, such as `tee`, may end a moment later.
+    Otherwise an error of writing would end a run before it writes a checkpoint. After
+    a hangup it waits briefly, since a reader such as `tee` may end a moment later.
     """
     wait = 0.1 if number == getattr(signal, "SIGHUP", None) else 0.0
     for stream in (1, 2):
@@ -99,29 +99,29 @@ def _spare_closed_terminals(number: int) -> None:
 def _is_closed(stream: int, wait: float) -> bool:
     """Returns whether the reader of a stream is gone, now or within `wait` seconds."""
     try:
-        os.write(stream, b"")  # (Which a pipe without a reader takes.)
+        os.write(stream, b"")  # (No error for a pipe without a reader.)
     except OSError:
         return True
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()
-    poll.register(stream, 0)  # It tells errors and a hangup, as always.
+    poll.register(stream, 0)  # Errors and hangups are always reported.
     return bool(poll.poll(1000 * wait))
 
 
 def first(
     arguments: Sequence[str], about: str, kind: str, known: Iterable[str]
 ) -> tuple[str, list[str]]:
-    """Returns the name that a command line begins with, and the other arguments.
+    """Returns the first argument of a command line, a name, and the other arguments.
 
     Args:
       arguments: The arguments of the command line.
       about: The description of the command, for `--help` and a call without a name.
-      kind: The kind of the names, such as "Configs".
+      kind: The kind of the names, such as "Configs", for the same texts.
       known: The names.
 
     Raises:
-      SystemExit: If there is no name: `--help` (0), or a wrong call (2).
+      SystemExit: If there is no name: `--help` (0), or a wrong command line (2).
     """
     if not arguments or arguments[0].startswith("-"):
         print(f"{about}\n{kind}: {', '.join(known)}. Their settings: NAME --help.")
@@ -145,15 +145,15 @@ def parse(
       arguments: The arguments of the command line.
       program: The name of the module, such as "experiments.probe".
       about: The description of the command, for `--help`.
-      default: The values of flags that are not named; None for the dataclass's own
+      default: The values of flags that are not given; None for the dataclass's own
         defaults.
 
     Raises:
       UsageError: If the dataclass refuses its values.
-      SystemExit: If a flag is unknown, or a value of the wrong type (2); or for
+      SystemExit: If a flag is unknown, or a value has the wrong type (2); or for
         `--help` (0).
     """
-    import tyro  # (It takes a third of a second; signals are heeded before.)
+    import tyro  # (It takes a third of a second; signals are handled before.)
 
     given: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
@@ -168,7 +168,7 @@ def parse(
 
 
 def flags(arguments: Iterable[str]) -> set[str]:
-    """Returns the flags that a command line names."""
+    """Returns the flags that are given on a command line."""
     named = (one[2:].partition("=")[0] for one in arguments if one.startswith("--"))
     return {flag.replace("-", "_").removeprefix("no_") for flag in named}
 
@@ -182,12 +182,12 @@ def path(setting: str, given: str | None) -> pathlib.Path:
 
     Raises:
       UsageError: If the value is empty or None, if no file can have that path, or if
-        it cannot be looked up.
+        the file system cannot look it up.
     """
     try:
         if not given:
             raise ValueError("it is empty")
-        given.encode()  # It is printed, too.
+        given.encode()  # (A path that cannot be printed is refused here.)
         found = pathlib.Path(given).expanduser()
         with contextlib.suppress(FileNotFoundError):
             os.stat(found)
@@ -199,11 +199,11 @@ def path(setting: str, given: str | None) -> pathlib.Path:
 
 
 def line(arguments: Sequence[str] | None = None) -> list[str]:
-    """Returns a command line, by default the process's, with `~` as the home folder.
+    """Returns a command line, by default the process's, with `~` expanded.
 
-    `~` is replaced at the beginning of an argument and of its value, since a shell
-    leaves `--out=~/results` as it is. The paths that a run records are then the same
-    wherever it is resumed.
+    `~` is replaced by the home folder at the beginning of an argument and of its value,
+    since a shell does not expand it in `--out=~/results`. The paths that a run records
+    are then the same wherever it is resumed.
     """
     given = sys.argv[1:] if arguments is None else arguments
     home = (argument.partition("=") for argument in given)
@@ -213,22 +213,22 @@ def line(arguments: Sequence[str] | None = None) -> list[str]:
 def call(
     run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
 ) -> int:
-    """Runs a command on its `line` and returns its exit status, by `exit_status`."""
+    """Runs a command on its command line (`line`); returns its `exit_status`."""
     return exit_status(lambda: run(line(arguments)))
 
 
 def exit_status(run: Callable[[], None]) -> int:
     """Runs a command and returns its exit status.
 
-    It is 0 if done, 2 for a wrong call, and 128 plus the number of the signal that
-    stopped it, so 130 for Ctrl-C.
+    It is 0 on success, 2 for a wrong command line, and 128 plus the number of the
+    signal that stopped the command, such as 130 for Ctrl-C.
     """
     try:
         run()
     except (errors.UnknownName, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except SystemExit as stopped:  # (tyro's: it has said why, or shown its help.)
+    except SystemExit as stopped:  # (By tyro, which has printed an error or the help.)
         return status_of(stopped)
     except KeyboardInterrupt as stopped:
         print("\nstopped", file=sys.stderr)
@@ -237,7 +237,7 @@ def exit_status(run: Callable[[], None]) -> int:
 
 
 def status_of(stopped: SystemExit) -> int:
-    """Returns the exit status that Python would end with; prints a message."""
+    """Returns the exit status that Python would end with; prints the message if any."""
     if isinstance(stopped.code, str):
         print(stopped.code, file=sys.stderr)
         return 1

@@ -1,12 +1,13 @@
-"""How far the correlations between a student's logits are from its teacher's.
+"""Compares the correlations between a student's logits with its teacher's.
 
     python -m experiments.correlations results/mnist_rdl-cifar100
 
 Paper: Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020
 (arXiv 1910.10699), which shows the differences between the correlation matrices of
-teacher's and students' logits (figure 3 of its first version). How they were made was
-never said (issue 21 of RepDistiller asks). Here: Pearson's correlation of the logits of
-two classes over the test images, without softmax, and the absolute difference.
+teacher's and students' logits (figure 3 of its first version). How they were computed
+was not published (issue 21 of RepDistiller asks). Here: Pearson's correlation of the
+logits of two classes over the test images, without softmax, and the absolute
+difference.
 """
 
 import sys

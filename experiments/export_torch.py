@@ -1,9 +1,9 @@
-"""Writes a trained net for a PyTorch program.
+"""Writes the weights of a trained net for a PyTorch program.
 
     python -m experiments.export_torch results/NAME/rdl-seed0/weights rdl.pth
 
-The program reads it with `model.load_state_dict(torch.load("rdl.pth"))`; with the
-ending `.safetensors` or `.npz` it is written without PyTorch.
+The program reads them with `model.load_state_dict(torch.load("rdl.pth"))`; a file
+`.safetensors` or `.npz` is written without PyTorch.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from rdljax.nets import from_torch
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The settings of writing a net."""
+    """The net, and the file to write."""
 
     folder: tyro.conf.Positional[str]
-    """The folder of a run's net: .../weights."""
+    """The folder with the weights of a run's net: .../weights."""
     file: tyro.conf.Positional[str]
     """The file to write: .pth, .safetensors or .npz."""
     overwrite: bool = False
-    """Replace the file."""
+    """Replace the file if it exists."""
 
 
 def run(options: Options) -> None:
@@ -48,8 +48,8 @@ def run(options: Options) -> None:
     except (OSError, errors.CannotRead, errors.WeightsMismatch) as error:
         raise command.UsageError(str(error)) from error
     print(
-        f"{options.file} has {trained.name}, {trained.classes} classes; images are "
-        f"normalised by {weights.describe_normalisation(trained.normalisation)}"
+        f"wrote {trained.name}, {trained.classes} classes, to {options.file}; images "
+        f"are normalised by {weights.describe_normalisation(trained.normalisation)}"
     )
 
 

@@ -1,11 +1,11 @@
-"""Reads a teacher that was trained in PyTorch.
+"""Imports the weights of a teacher that was trained in PyTorch.
 
     python -m experiments.import_torch resnet32x4 ckpt_epoch_240.pth --check=cifar100 \
         --data_dir=DIR
     python -m experiments.run mnist_rdl --teacher_from=weights/resnet32x4 ...
 
-The file is RepDistiller's (`.pth`, with PyTorch installed), or the same arrays as
-`.safetensors` or `.npz`; for `cifar_cnn`, Keras' `.h5`. No code in it is run.
+The file is one of RepDistiller (`.pth`, which needs PyTorch), or the same arrays as
+`.safetensors` or `.npz`; for `cifar_cnn`, Keras' `.h5`. No code in the file is run.
 """
 
 import sys
@@ -15,7 +15,7 @@ from experiments.weights import importing
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Reads a teacher; returns the exit status."""
+    """Imports a teacher; returns the exit status."""
 
     def run(line):
         name = "experiments.import_torch"

@@ -1,7 +1,7 @@
-"""A folder is written by one process at a time.
+"""Locks of folders: one process at a time writes to a folder.
 
-`hold` is for a folder of results: another process is refused. `turn` is for what one
-process writes for all: another waits.
+`hold` is for a folder of results: any other process is refused. `turn` is for files
+that one process writes for all: other processes wait.
 """
 
 import contextlib
@@ -23,10 +23,11 @@ from experiments import command
 from rdljax import files
 
 NAME = ".rdljax.lock"
-# Seconds between two signs of life of who holds a folder, and without one until it
-# counts as dead where no kernel says so.
+# Seconds between two updates of the lock's file by its owner, and seconds without an
+# update after which the owner counts as dead where there are no locks of the kernel.
 BEAT, DEAD_AFTER = 15.0, 120.0
-# Seconds after which one of two that began at once finds that it is the other's.
+# Seconds until one of two processes that began together sees that the other has the
+# lock.
 SETTLED = 1.0
 # Error numbers of file systems without locks.
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -40,10 +41,10 @@ class Owner(NamedTuple):
     """The process that holds a folder.
 
     Attributes:
-      host: The name of its host.
-      pid: The process's number there.
-      since: The time when it began, in words.
-      token: A random text that tells it from others with the same number.
+      host: The name of the process's host.
+      pid: The number of the process on that host.
+      since: The date and time when it took the folder, as text.
+      token: A random text, which differs between processes with the same number.
     """
 
     host: str
@@ -54,21 +55,21 @@ class Owner(NamedTuple):
 
 @contextlib.contextmanager
 def hold(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a folder: any other who asks for it is told who has it, since when.
+    """Locks a folder in a `with` block; an error names another process that has it.
 
     The lock is the kernel's (`flock`), which ends with its process, however that ends.
-    Some network file systems have none, or keep it from other hosts. So the file also
-    says who holds it, and it is touched as long as its owner lives: on another host,
-    and where there are no locks of the kernel, an owner without a sign of life for
-    `DEAD_AFTER` seconds counts as dead. (Its number alone may be another process's by
-    now.)
+    Some network file systems have no locks, or do not share them with other hosts.
+    Therefore the lock's file also names its owner, who touches it regularly: on another
+    host, and where there are no locks of the kernel, an owner that has not touched it
+    for `DEAD_AFTER` seconds counts as dead. (The process number alone does not show
+    this, since another process may have it now.)
 
     Args:
-      folder: The folder; it is made where it is missing.
+      folder: The folder; it is created if it is missing.
 
     Raises:
-      InUse: Another process holds it.
-      UsageError: It cannot be written to.
+      InUse: If another process holds the folder.
+      UsageError: If the folder cannot be written to.
     """
     with _locked(folder):
         yield
@@ -78,16 +79,16 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
 def turn(
     folder: pathlib.Path, tell: Callable[[str], Any], heed: Callable[[], Any]
 ) -> Iterator[None]:
-    """Holds a folder as soon as nobody else does.
+    """Locks a folder in a `with` block, as soon as no other process holds it.
 
     Args:
-      folder: The folder; it is made where it is missing.
-      tell: The function that is told whom this process waits for.
-      heed: The function that is called each second; an error that it raises ends the
-        waiting.
+      folder: The folder; it is created if it is missing.
+      tell: The function that is called with a message if this process has to wait.
+      heed: The function that is called each second of waiting; an error that it raises
+        ends the waiting.
 
     Raises:
-      UsageError: The file cannot be written.
+      UsageError: If the lock's file cannot be written.
     """
     folder = pathlib.Path(os.path.abspath(folder))
     told = False
@@ -107,7 +108,7 @@ def turn(
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the file in a folder that stands for the folder."""
+    """Locks the file `NAME` in a folder, which stands for the folder."""
     path, since = folder / NAME, time.strftime("%Y-%m-%d %H:%M:%S %z")
     me = Owner(platform.node(), os.getpid(), since, secrets.token_hex(8))
     with contextlib.ExitStack() as held:
@@ -115,7 +116,7 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             if path.is_symlink() or (path.exists() and not path.is_file()):
                 raise OSError(f"{path} is no file")
-            # (Whoever may write to the folder may take the lock of a dead one.)
+            # (Any user who may write to the folder may take over a dead owner's lock.)
             mode = folder.stat().st_mode & 0o666 | 0o600
             lock = filelock.FileLock(
                 path, mode=mode, blocking=False, fallback_to_soft=False
@@ -142,14 +143,17 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _leave(path: pathlib.Path, me: Owner) -> None:
-    """Removes the file, unless it is another's by now (where one slept, say)."""
+    """Removes the lock's file, unless another process has taken it over.
+
+    (Which happens if this process was suspended for a long time, for example.)
+    """
     if _read(path) == me:
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def _acquire(lock: filelock.BaseFileLock) -> bool:
-    """Takes the kernel's lock; returns False where the file system has none."""
+    """Takes the kernel's lock; returns False if the file system has no locks."""
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -162,14 +166,14 @@ def _acquire(lock: filelock.BaseFileLock) -> bool:
 
 
 def _check_free(path: pathlib.Path, folder: pathlib.Path, locked: bool) -> None:
-    """Raises `InUse` where a living process holds a folder that the kernel has free."""
+    """Raises `InUse` if a living process holds a folder without a kernel's lock."""
     owner = _read(path)
     if owner is None:
         return
     here = owner.host == platform.node()
     if here and (locked or owner.pid == os.getpid() or not _runs(owner.pid)):
         return
-    # (By the clock of the file system: those of hosts may differ.)
+    # (By the clock of the file system, since the clocks of hosts may differ.)
     with tempfile.TemporaryFile(dir=path.parent) as file:
         now = os.fstat(file.fileno()).st_mtime
     if abs(now - path.stat().st_mtime) < DEAD_AFTER:
@@ -189,7 +193,7 @@ def _runs(pid: int) -> bool:
 
 
 def _read(path: pathlib.Path) -> Owner | None:
-    """Returns the owner that a file names; None without a file or an owner in it."""
+    """Returns the owner named in a lock's file; None if there is none."""
     try:
         owner = Owner(**files.words(path))
     except (OSError, ValueError, TypeError, RecursionError):
@@ -200,7 +204,7 @@ def _read(path: pathlib.Path) -> Owner | None:
 
 
 def _beat(path: pathlib.Path, me: Owner, stop: threading.Event) -> None:
-    """Touches the file, as long as it is this owner's, until it is told to stop."""
+    """Touches the lock's file regularly while it is this owner's, until `stop`."""
     while not stop.wait(BEAT):
         if _read(path) == me:
             with contextlib.suppress(OSError):

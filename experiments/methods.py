@@ -1,9 +1,9 @@
 """Methods: the parts of a student's loss, in addition to the task.
 
 A method is `plain`, or parts joined by `+`, such as `kd+crd`. A part is an objective as
-it stands in RepDistiller's comparison (Tian, Krishnan & Isola, Contrastive
-Representation Distillation, ICLR 2020): between those layers and, unless the config
-says otherwise, with that weight.
+used in RepDistiller's comparison (Tian, Krishnan & Isola, Contrastive Representation
+Distillation, ICLR 2020): between the same layers and, unless the config changes it,
+with the same weight.
 """
 
 import dataclasses
@@ -43,16 +43,17 @@ class Part:
     """An objective as a part of a method.
 
     Attributes:
-      weight: The weight next to the task's 1, if the config names no other.
+      weight: The default weight; the task has weight 1.
       pairs: The function from the config to the pairs of layers of student and teacher
         that are compared.
       terms: The function from the setting and the pairs to the terms by name, each with
-        its share of the weight.
+        a factor on the weight.
       trains: The parameters of the part that are trained with the student: paths
         below the part's name, "" for all of them.
-      first: The parameters of the part that an earlier phase of its own trains, as
+      first: The parameters of the part that are trained in its start-up phase, as
         paths, too; None if there is no such phase.
-      alone: Whether the part has only that phase, and trains the student in it.
+      alone: Whether the part is used in the start-up phase only, and trains the student
+        there.
     """
 
     weight: float
@@ -69,15 +70,14 @@ class Part:
 def pair(layer: str) -> Pair:
     """Returns the layers of student and teacher in `LAYER` or `STUDENT:TEACHER`.
 
-    From `stage2` it is `("stage2", "stage2")`, from `stage1:stage2`
-    `("stage1", "stage2")`.
+    `stage2` gives `("stage2", "stage2")`, `stage1:stage2` gives `("stage1", "stage2")`.
     """
     student, colon, teacher = layer.partition(":")
     return student, teacher if colon else student
 
 
 def stages(config: configs.Config) -> list[Pair]:
-    """Returns the pairs of maps to compare: `maps`, or the stages of both nets.
+    """Returns the pairs of maps to compare: `maps`, or the stages that both nets have.
 
     Raises:
       UsageError: If the nets have no stage in common.
@@ -117,7 +117,7 @@ def _rdl_layers(config: configs.Config) -> list[Pair]:
 
 
 def _from_stem(config: configs.Config) -> list[Pair]:
-    """Returns the pairs of maps in depth order, after the stems if nets have them."""
+    """Returns pairs of maps in depth order, after the stems if both nets have one."""
     names = [x for x in (config.nets.student, config.nets.teacher) if x is not None]
     has_stem = all("stem" in nets.build(name, 1).layers for name in names)
     found = stages(config)
@@ -139,7 +139,7 @@ def _before_relu(config: configs.Config) -> list[Pair]:
     return [(of(config.nets.student, s), of(teacher, t)) for s, t in stages(config)]
 
 
-# The flag that sets the layers of a part; that of the logits has none.
+# The flag that sets the layers of a part; parts that compare logits have none.
 LAYER_FLAGS: dict[Callable[[configs.Config], list[Pair]], str] = {
     _hinted: "--hint_layer",
     _vector: "--vector",
@@ -149,12 +149,12 @@ LAYER_FLAGS: dict[Callable[[configs.Config], list[Pair]], str] = {
 
 
 def layer_flags(method: str) -> str:
-    """Returns the flags that set the layers of a method's parts; "" without any."""
+    """Returns the flags that set the layers of a method's parts, or ""."""
     found = {name: LAYER_FLAGS.get(PARTS[name].pairs) for name in parts(method)}
     return ", ".join(f"{flag} ({name})" for name, flag in found.items() if flag)
 
 
-# ---- their terms
+# ---- terms of parts
 
 
 def teacher_names(config: configs.Config) -> list[str]:
@@ -166,14 +166,14 @@ def teacher_names(config: configs.Config) -> list[str]:
 def _taught(
     setting: Setting, pairs, term: terms.Term, globally: bool = False
 ) -> terms.Term:
-    """Returns a term between layers, against each teacher of an ensemble."""
+    """Returns a term between layers; for an ensemble, the mean over its teachers."""
     names, between = teacher_names(setting.config), terms.on_layers(pairs, term)
     between = terms.over_global_batch(between) if globally else between
     return terms.per_teacher(names, between) if names else between
 
 
 def _mean_of(setting: Setting, layers: Pair, mean: terms.Term) -> terms.Term:
-    """Returns a term towards the mean of an ensemble."""
+    """Returns a term that compares the student with the mean of an ensemble."""
     own, other = layers
     names = teacher_names(setting.config)
     return terms.on_layers((own, [f"{name}/{other}" for name in names]), mean)
@@ -336,13 +336,13 @@ def weight(config: configs.Config, method: str, part: str) -> float:
     """Returns the weight of a part, or of the `task`, in a method.
 
     It is the config's weight for this method, or else the config's weight for this
-    part, or else that of `PARTS`; 1 for the task.
+    part, or else the weight in `PARTS`; 1 for the task.
     """
     found = PARTS[part].weight if part in PARTS else 1.0
     for entry in sorted(config.method.weights, key=lambda entry: "/" in entry):
         name, _, number = entry.rpartition("=")
         *within, own = name.split("/")
-        # (In whatever order the method names its parts.)
+        # (The order of a method's parts does not matter.)
         here = not within or {*within[0].split("+")} == {*method.split("+")}
         if own == part and here:
             found = float(number)
@@ -350,7 +350,12 @@ def weight(config: configs.Config, method: str, part: str) -> float:
 
 
 def check_weights(config: configs.Config) -> None:
-    """Raises `UsageError` or `UnknownName` for entries that are no weight of a part."""
+    """Checks the config's entries for weights.
+
+    Raises:
+      UsageError: If an entry has another form, or is given twice.
+      UnknownName: If an entry names an unknown part.
+    """
     seen = set()
     for entry in config.method.weights:
         name, equals, number = entry.rpartition("=")
@@ -361,12 +366,12 @@ def check_weights(config: configs.Config) -> None:
             value = math.nan
         if not equals or len(method) > 1 or not 0 <= value < 1e15 or name in seen:
             raise command.UsageError(
-                "a weight is PART=NUMBER or METHOD/PART=NUMBER, the number 0 or more "
-                f"and below 1e+15, each once, got {entry!r}"
+                "a weight is PART=NUMBER or METHOD/PART=NUMBER, with a number of 0 or "
+                f"more and below 1e+15, each given once, got {entry!r}"
             )
         seen.add(name)
         if method:
-            # (It need not be among the methods: a table's columns share weights.)
+            # (The config need not have this method: a table's columns share weights.)
             within = method[0].split("+")
             for one in within:
                 errors.check_name("part of a method", one, ["plain", *PARTS])
@@ -380,16 +385,16 @@ def plan(
     method: str,
     measured: Callable[[str], dict[str, Weighted]] | None = None,
 ) -> list[training.Phase]:
-    """Returns the phases in which a method trains a student, the last with the task.
+    """Returns the phases in which a method trains a student; the last has the task.
 
     Args:
       setting: The setting from which the terms are made.
       method: `plain`, or names of `PARTS` and of measured RDMs joined by `+`.
-      measured: The function from a part of the method that is not in `PARTS` to its
-        terms.
+      measured: The function from a part of the method that is not in `PARTS`, a
+        measured RDM, to its terms.
 
     Returns:
-      One phase, or a start-up and that phase. Terms have names such as `kd`,
+      One phase, or a start-up phase and that phase. Terms have names such as `kd`,
       `rdl/LAYER` and `rkd/angle`; each weight is a number or a schedule.
 
     Raises:
@@ -415,7 +420,9 @@ def plan(
                 trains += _below(name, part.trains, config)
         elif name != "plain":
             if measured is None:
-                raise TypeError(f"{name} is of no part, and no measured RDMs are given")
+                raise TypeError(
+                    f"{name} is not a part of methods, and there are no measured RDMs"
+                )
             of_brain = measured(name)
             if twice := sorted(of_brain.keys() & loss.keys()):
                 raise command.UsageError(f"{method} has {twice[0]} twice")
@@ -428,14 +435,14 @@ def plan(
 
 
 def _started(loss: dict[str, Weighted]) -> dict[str, Weighted]:
-    """Returns the terms of the start-up of terms that have one of their own."""
+    """Returns the start-up terms (`terms.pretraining`) of terms that have them."""
     return {name: (1.0, terms.pretraining(term)) for name, (_, term) in loss.items()}
 
 
 def _named(
     part: str, factor: float, loss: dict[str, Weighted], setting: Setting
 ) -> dict[str, Weighted]:
-    """Returns terms by the name of their part, with their weights."""
+    """Returns terms, named by their part, with their weights."""
     found = {}
     for name, (share, term) in loss.items():
         own = factor * share
@@ -451,7 +458,7 @@ def reads_teacher(method: str) -> bool:
 
 
 def teacher_layers(config: configs.Config) -> list[str]:
-    """Returns the layers of the teacher that one or more of the methods read."""
+    """Returns the layers of the teacher that at least one method reads."""
     names = {name for method in config.method.names for name in parts(method)}
     layers = {other for name in names for _, other in PARTS[name].pairs(config)}
     prefixes = [f"{name}/" for name in teacher_names(config)] or [""]

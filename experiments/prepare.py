@@ -3,7 +3,7 @@
     python -m experiments.prepare cifar100 --data_dir data
 
 The original files are downloaded, or taken from --manual_dir, and checked against
-their published SHA-256. TFDS's own builder then writes the folder, from the same names
+their published SHA-256. TFDS's own builder then writes the folder, with the same names
 and in the same order as with TensorFlow, so that `experiments.data.load` and
 `tfds.data_source(NAME, data_dir=..., download=False)` both read it.
 """
@@ -19,16 +19,16 @@ from experiments.data import preparing
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which set, from where and where to."""
+    """The data set, its source and its destination."""
 
     name: tyro.conf.Positional[str]
-    """The set: mnist, fashion_mnist, cifar10 or cifar100."""
+    """The data set: mnist, fashion_mnist, cifar10 or cifar100."""
     data_dir: str
-    """The folder that the TFDS folder goes to."""
+    """The folder in which the TFDS folder is made."""
     manual_dir: str | None = None
-    """A folder that holds the original files; nothing is downloaded then."""
+    """A folder with the original files; nothing is downloaded then."""
     overwrite: bool = False
-    """Replace a folder that exists."""
+    """Replace an existing folder."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: cannot prepare {name}: {error}", file=sys.stderr)
         return 1
-    except SystemExit as ended:  # (tyro's.)
+    except SystemExit as ended:  # (Raised by tyro.)
         return command.status_of(ended)
     except KeyboardInterrupt as stopped:
         print("interrupted: nothing was prepared", file=sys.stderr)

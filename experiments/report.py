@@ -1,10 +1,10 @@
-"""A page about a run, or about a table of runs.
+"""Writes a page about a run, or about a table of runs.
 
     python -m experiments.report results/mnist_rdl-digits [--out=FILE]
 
-The page is one HTML file that needs no other and no network: tables, learning curves,
-the RDMs of every layer over training, the similarity of student's and teacher's layers,
-and confusion matrices.
+The page is one HTML file that needs no other file and no network. It has tables,
+learning curves, the RDMs of every layer over training, the similarity of the student's
+and the teacher's layers, and confusion matrices.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Runs an experiment: `python -m experiments.run NAME --field=value ...`.
 
-Trains a teacher, the same student by several methods and seeds, and reports what became
-of the test error and of the representations. NAME is a file of `experiments/presets`.
+Trains a teacher and the same student by several methods and seeds, and reports test
+errors and the agreement of representations. NAME is a file of `experiments/presets`.
 """
 
 import importlib
@@ -16,8 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-      The exit status: 0 done, 1 it cannot go on (the loss is not finite, the disk is
-      full), 2 a wrong call; stopped by a signal 128 and its number: 130 for Ctrl-C.
+      The exit status: 0 if finished, 1 if the run cannot continue (the loss is not
+      finite, the disk is full), 2 for a wrong command line; after a signal 128 plus its
+      number, such as 130 for Ctrl-C.
     """
     arguments = commands.line(arguments)
 
@@ -34,9 +35,10 @@ def parse(arguments: list[str]) -> tuple[str, configs.Config]:
     """Returns the config's name and the config, from `NAME --setting=value ...`.
 
     Raises:
-      UnknownName: Of a config.
-      UsageError: A setting is impossible.
-      SystemExit: An unknown setting, a value of the wrong type (2), or `--help` (0).
+      UnknownName: If there is no such config.
+      UsageError: If the value of a setting is not allowed.
+      SystemExit: If a setting is unknown, or a value has the wrong type (2); or for
+        `--help` (0).
     """
     name, rest = commands.first(arguments, __doc__, "Configs", configs.names())
     config = configs.load(name)

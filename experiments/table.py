@@ -1,12 +1,12 @@
 """Runs a table of experiments: `python -m experiments.table NAME --field=value ...`.
 
-Runs what is not in the results folder yet, goes on where it was stopped, and prints and
-writes test accuracy (mean and deviation over seeds), the last and the best epoch on the
-validation images, differences, McNemar's tests, the published numbers beside ours and
-how the settings differ. `--plan` shows the runs and what they will take first. NAME is
-a file of `experiments/tables`; fields are those of `experiments.run`, for all columns.
-A column with other data or nets than the table's is called so, and nothing published
-stands beside it.
+Trains the runs that are not in the results folder yet, continues where it was stopped,
+and prints and writes test accuracy (mean and standard deviation over seeds), the last
+and the best epoch on the validation images, differences, McNemar's tests, the published
+numbers and the differences between their settings and ours. `--plan` shows the runs and
+their estimated time. NAME is a file of `experiments/tables`; fields are those of
+`experiments.run`, for all columns. A column whose data or nets are not the table's is
+marked, and has no published numbers.
 """
 
 import dataclasses
@@ -20,21 +20,21 @@ from experiments.training import estimate, exits, interrupts, table_runs
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Settings for all columns, and what is to be done."""
+    """Settings for all columns, and the columns to run."""
 
     config: configs.Config
     only: str | None = None
     """The columns to run, COLUMN,...; None for all."""
     plan: bool = False
-    """Show what would be run, and run nothing."""
+    """Show the runs and their estimated time, and run nothing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-      The exit status: 0 done, 1 it (or a planned column) cannot go on, 2 a wrong call
-      or missing data; stopped by a signal 128 and its number: 130 for Ctrl-C.
+      The exit status, as for `experiments.run`; 1 also if a planned column cannot be
+      run, 2 also for missing data.
     """
     arguments = commands.line(arguments)
 
@@ -51,13 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str]) -> tuple[table_runs.Call, bool]:
-    """Returns what is asked for, and whether it is only to be planned.
+    """Returns the parsed command line, and whether `--plan` is given.
 
     Raises:
-      UnknownName: Of a table or a column.
-      UsageError: A setting is impossible, or set by the table itself, or makes two of
-        its columns one.
-      SystemExit: An unknown setting, a value of the wrong type (2), or `--help` (0).
+      UnknownName: If there is no such table or column.
+      UsageError: If a setting is not allowed here, or makes two columns equal.
+      SystemExit: If a setting is unknown, or a value has the wrong type (2); or for
+        `--help` (0).
     """
     name, rest = commands.first(arguments, __doc__, "Tables", tables.names())
     table = tables.load(name)

@@ -1,10 +1,10 @@
-"""The trials that RDL's defaults were chosen by: `python -m experiments.trials 1`.
+"""Runs the trials that chose RDL's defaults: `python -m experiments.trials 1`.
 
-Trains one teacher, then students by every setting of a part of the grid (1: distances,
-comparisons and weights; 2: layers, schedule, pairs and KD around the default), and
-prints their error on the validation images (mean and standard deviation over seeds,
-last epoch). The test images are not looked at. The table of one run stands in
-`experiments/README.md`.
+Trains one teacher, then students with every setting of a part of the grid (1:
+distances, comparisons and weights; 2: layers, schedule, pairs and KD around the
+default), and prints their error on the validation images (mean and standard deviation
+over seeds, last epoch). The test images are not used. `experiments/README.md` has the
+results.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from experiments.training import exits, interrupts
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is tried, on which images."""
+    """The part of the grid, the images and the length of training."""
 
     part: tyro.conf.Positional[Literal["1", "2"]]
     """The part of the grid."""

@@ -631,7 +631,7 @@ class TestExperiment:
                 activations=str(tmp_path / "a.npz"),
             )
         changes |= {"teacher": "mlp", "teacher_epochs": 1}
-        with pytest.raises(command.UsageError, match="go with --teacher=None"):
+        with pytest.raises(command.UsageError, match="require --teacher=None"):
             go(tmp_path / "g", None, **changes, activations=str(tmp_path / "a.npz"))
         changes |= {"resize": 16}
         with pytest.raises(command.UsageError, match="(?s)other activations:.*'size'"):
@@ -724,22 +724,22 @@ class TestExperiment:
             ({"methods": ("it@stage9",)}, "stage9"),
             ({"methods": ("it+it",)}, "each once"),
             ({"methods": ("it+it@pooled",)}, r"it\+it@pooled has it/pooled twice"),
-            ({"micro_batches": 5}, "it takes stimuli, which micro_batches=1 sees"),
+            ({"micro_batches": 5}, "it takes stimuli, which requires micro_batches=1"),
             ({"brain_rdms": ("apes",)}, "apes.*ape"),
             ({"brain_layers": ("poled",)}, "poled.*pooled"),
-            ({"methods": ("kd",)}, "kd takes a teacher, and there is none"),
+            ({"methods": ("kd",)}, "kd needs a teacher, and there is none"),
             ({"stimuli": 11}, "10 are for training, 11 in a step"),
             ({"stimuli": 7}, "7 stimuli in a step do not divide by 8 devices"),
             ({"held_out": 0.95}, "19 are held out and 1 are for training"),
             ({"held_out": 1.0}, "held_out must be above 0"),
-            ({"brain_ceiling": True}, "it goes with brain_subjects=each"),
+            ({"brain_ceiling": True}, "it requires brain_subjects=each"),
             (
                 {
                     "brain_ceiling": True,
                     "brain_subjects": "each",
                     "brain_comparison": "MSE",
                 },
-                "with a similarity",
+                "that has a similarity",
             ),
             ({"brain": "missing.npz"}, "brain cannot be read from missing.npz"),
             ({"brain_comparison": "Spearma"}, "Spearma"),
@@ -793,11 +793,14 @@ class TestExperiment:
         [
             *((["it", name], f"not be called {name}:") for name in source.TAKEN),
             *((["it", name], "not be called") for name in ("crd", "a@b", "a+b", "a/b")),
-            (["it", ""], "not be called : it may have any name but"),
+            (["it", ""], "not be called : any name is allowed except"),
             (["teacher_subject_session"], "not be called teacher_subject_session"),
             (["_subject_session"], "not be called _subject_session"),
-            (["it_shuffled", "it"], "not be called it_shuffled, as the control of its"),
-            (["a_shuffled_subject_session", "a"], "not be called a_shuffled, as"),
+            (
+                ["it_shuffled", "it"],
+                "not be called it_shuffled, which is the name",
+            ),
+            (["a_shuffled_subject_session", "a"], "not be called a_shuffled, which"),
             (["it_shuffled", "ape", "before_", "teachers", "Plain", "images2"], None),
         ],
     )

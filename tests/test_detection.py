@@ -735,7 +735,7 @@ class TestCommand:
         assert own["difference"]["mean"] == pytest.approx(gap)
         table = (out / "table.md").read_text()
         assert "not photographs" in table and "real images of digits" in table
-        assert "| own " in table and "kept as it is" in table
+        assert "| own " in table and "is frozen" in table
         assert (out / "detections.png").stat().st_size > 10_000
         # Finished ones are not trained again, and fewer may be shown.
         monkeypatch.setattr(centernet, "step", None)
@@ -805,7 +805,10 @@ class TestCommand:
         for arguments in ([], ["--resume"]):
             call = ["a=drawn:resnet8", *TINY, f"--out={tmp_path}", *arguments]
             assert detection.main(call) == 2
-            assert "something that is no such run" in capsys.readouterr().err
+            assert (
+                "something that is not a comparison of detectors"
+                in capsys.readouterr().err
+            )
         call = ["a=drawn:resnet8", *TINY, f"--out={tmp_path / 'thesis.txt'}"]
         assert detection.main(call) == 2
         assert "cannot write to" in capsys.readouterr().err
@@ -843,9 +846,9 @@ class TestFolder:
         for record, message in (
             (whole, None),
             (old, None),
-            (whole | {"seed": 0}, "by its seed; where"),
-            (whole | {"backbone": "b"}, "by its backbone; where"),
-            (whole | {"settings": {"epochs": 4}}, "by its settings; where"),
+            (whole | {"seed": 0}, "differs in seed; if"),
+            (whole | {"backbone": "b"}, "differs in backbone; if"),
+            (whole | {"settings": {"epochs": 4}}, "differs in settings; if"),
             (whole | {"weights": "0"}, "of other weights"),
         ):
             (tmp_path / "a-seed1.json").write_text(json.dumps(record))

@@ -390,7 +390,7 @@ class TestInterrupt:
             file.write_bytes(whole[: len(whole) // 2])
             assert run.main(["mnist_rdl", f"--out={tmp_path / 'run'}", *flags]) == 2
             said = capsys.readouterr().err
-            assert "result.json or rdms.npz beside it is damaged" in said
+            assert "result.json or rdms.npz next to it is damaged" in said
             assert len(file.read_bytes()) == len(whole) // 2
             file.write_bytes(whole)
         newest = own / "checkpoint" / str(checkpoints.latest(own / "checkpoint"))
@@ -486,7 +486,7 @@ WRONG = {
         "hint cannot be trained: hint: no module maps activations (64, 64) to "
         "(64, 2, 2, 64); layers are set by --hint_layer (hint)",
     ),
-    "out": (["mnist_rdl", "--out=res/{x}"], "out may name {config} and {data}"),
+    "out": (["mnist_rdl", "--out=res/{x}"], "out may contain {config} and {data}"),
     "both": (["mnist_rdl", "--resume", "--overwrite"], "exclude each other"),
     "known to tfds": (
         ["mnist_rdl", "--data=kmnist", "--data_dir=nowhere"],
@@ -964,7 +964,7 @@ class TestReadBack:
         wrong += [{"history": [{"loss": 1.0}]}, {"partial": [[]]}]
         lacks = {k: v for k, v in whole.items() if k != "devices"}
         for about in ([], lacks, *(whole | one for one in wrong)):
-            with pytest.raises(ValueError, match="^what it says"):
+            with pytest.raises(ValueError, match="^its record"):
                 results_folder.check_checkpoint(about, "a", mine)
 
     def test_a_checkpoint_whose_words_are_wrong_is_damaged(self, tmp_path):

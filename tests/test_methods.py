@@ -636,7 +636,7 @@ class TestSharedSeeds:
         assert "students of seeds 0 to 1 begin" in self.said(ensemble=2)
 
     def test_a_plain_student_trained_as_the_teacher_is_the_teacher(self):
-        same = "plain-seed0 is the teacher's training once more"
+        same = "plain-seed0 repeats the teacher's training"
         assert same in self.said() and same in self.said(teacher_learning_rate=0.1)
         for other in (
             {"epochs": 3},

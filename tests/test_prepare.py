@@ -176,8 +176,8 @@ class TestRefused:
     @pytest.mark.parametrize(
         "change,match",
         [
-            (lambda c: c[:-1], "truncated"),
-            (lambda c: c + b"\0", "surplus"),
+            (lambda c: c[:-1], "too short"),
+            (lambda c: c + b"\0", "too long"),
             (lambda c: c[:10], "truncated IDX file of 10 bytes"),
             (lambda c: b"", "not an IDX file"),
             (lambda c: c[:2] + b"\x0d" + c[3:], "not an IDX file"),

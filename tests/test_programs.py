@@ -361,8 +361,8 @@ class TestMemory:
     def test_what_does_not_fit_is_told_before_it_runs(self, tmp_path, monkeypatch):
         monkeypatch.setattr(programs, "free", lambda: 2**20)
         message = (
-            r"kd\+rdl takes \d+ MiB on each device, of which \d+ MiB are not there "
-            r"yet, and 1 MiB are free; with --resume, less takes --stream .*"
+            r"kd\+rdl takes \d+ MiB on each device; \d+ MiB of this are not allocated "
+            r"yet, and 1 MiB are free; with --resume, --stream .* takes less; .*"
         )
         with pytest.raises(programs.OutOfMemory, match=message):
             go(tmp_path / "run")
@@ -457,7 +457,7 @@ class TestMemory:
         assert experiments.call(f"--out={tmp_path / 'run'}") == 1
         said = capsys.readouterr().err
         assert said.strip().splitlines()[-1] == (
-            "error: the memory does not suffice: RESOURCE_EXHAUSTED: Out of memory"
+            "error: there is not enough memory: RESOURCE_EXHAUSTED: Out of memory"
         )
 
     @pytest.mark.slow
@@ -487,8 +487,8 @@ class TestMemory:
         assert done.returncode == 1
         last = done.stderr.strip().splitlines()[-1]
         assert re.match(
-            r"error: the memory does not suffice for teacher, which takes "
-            r"\d+\.\d GiB on each device; with --resume, less takes ",
+            r"error: there is not enough memory for teacher, which takes "
+            r"\d+\.\d GiB on each device; with --resume, --stream ",
             last,
         )
 

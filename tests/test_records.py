@@ -227,7 +227,9 @@ class TestEvaluation:
         with pytest.raises(IndexError):
             images[12]
         for convert in (np.asarray, jnp.asarray):
-            with pytest.raises(TypeError, match="validation.* is not loaded whole"):
+            with pytest.raises(
+                TypeError, match="validation.* is not loaded into memory"
+            ):
                 convert(images)
 
     @pytest.mark.parametrize("side", [8, 32, 100])

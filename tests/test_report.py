@@ -489,7 +489,7 @@ class TestRdms:
         found = read(folder)
         check_form(found, ["rdms", "confusion"])
         assert "similarity" not in found.ids
-        assert any("the nets left no RDMs" in text for text in found.texts["p"])
+        assert any("the nets have no RDMs" in text for text in found.texts["p"])
 
 
 class TestClasses:
@@ -539,7 +539,7 @@ class TestClasses:
         assert found.numbers["confusion"] is None and found.numbers["classes"] == 0
         text = " ".join(found.texts["p"])
         assert "the data set 'cifar10' is not prepared" in text
-        assert "no net is right about" in text
+        assert "no net classifies" in text
 
     def test_too_many_are_left_out(self, tmp_path):
         fabricate(tmp_path / "run", ["plain"], 1, 1, classes=201, images=300)
@@ -557,7 +557,7 @@ class TestClasses:
 
         edit(tmp_path / "run" / "plain-seed0" / "result.json", change)
         assert report.main([str(tmp_path / "run")]) == 2
-        assert "of different test images" in capsys.readouterr().err
+        assert "for different test images" in capsys.readouterr().err
 
 
 class TestOtherRuns:
@@ -654,7 +654,7 @@ class TestTable:
         assert [a["id"] for tag, a in found.tags if tag == "section"] == ids
         assert BAD in found.texts["h2"] and BAD in found.texts["li"]
         assert "vgg13 → vgg8" in found.texts["li"]
-        assert any("elsewhere, is not there" in text for text in found.texts["p"])
+        assert any("elsewhere, is missing" in text for text in found.texts["p"])
 
     def test_numbers(self, table):
         folder, column = table

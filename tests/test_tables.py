@@ -350,7 +350,7 @@ class TestCommand:
             found = json.loads((folder / "table.json").read_text())
             assert found["columns"] == before["columns"]
             words = found["missing"]["first"]
-            assert reason in words and words.endswith("what an earlier run has left")
+            assert reason in words and words.endswith("are those of an earlier run")
             assert f"Not run: first ({words})" in (folder / "table.md").read_text()
         # One that was never finished is none; and what is damaged or another's.
         (folder / "first" / "result.json").unlink()
@@ -398,7 +398,7 @@ class TestCommand:
     def test_other_settings_are_told_in_the_plan(self, finished, capsys):
         assert call(finished, "--plan", "--only=first", "--epochs=9") == 1
         plan = capsys.readouterr().out
-        assert "other settings are there: epochs" in plan
+        assert "its folder has a run with other settings: epochs" in plan
         assert "Left in all: not known" in plan and "0 min 0 s" not in plan
 
     def test_weights_are_added_to_a_columns_own(self):
@@ -441,7 +441,7 @@ class TestCommand:
             (["tiny", "--only=frist"], "did you mean 'first'"),
             (["tiny", "--overwrite"], "overwrite"),
             (["tiny", "--out="], "out must be a path"),
-            (["vid_mlp", "--student=mlp"], "student sets the columns 'mlp_1024' and"),
+            (["vid_mlp", "--student=mlp"], "the columns 'mlp_1024' and"),
         ],
     )
     def test_a_wrong_call(self, arguments, message, capsys):
@@ -557,7 +557,7 @@ class TestChanged:
         if apart is None:
             columns.check_apart(own, other, chosen)
             return
-        with pytest.raises(command.UsageError, match=f"{apart}.* sets the columns"):
+        with pytest.raises(command.UsageError, match=f"differ in {apart}"):
             columns.check_apart(own, other, chosen or [*own.columns])
 
 

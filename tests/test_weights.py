@@ -257,7 +257,10 @@ class TestCommand:
             (["resnet8", "nothing.npz"], "there is no file nothing.npz"),
             (["resnet14", "FILE"], "missing layer1.1.conv1.weight [16, 16, 3, 3]"),
             (["resnet8", "FILE", "--checkk=a"], "--check"),
-            (["resnet8", "FILE", "--mean", "1", "1", "1"], "mean and std go together"),
+            (
+                ["resnet8", "FILE", "--mean", "1", "1", "1"],
+                "mean and std must be given together",
+            ),
             (["resnet8", "FILE", "--mean", "1", "--std", "1"], "of 3 channels"),
             (
                 ["resnet8", "FILE", "--mean", "0", "0", "0", "--std", "1", "0", "1"],

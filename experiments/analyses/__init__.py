@@ -1,10 +1,10 @@
-"""What is made of finished runs.
+"""Analyses of finished runs.
 
 - `runs`: finished runs: their settings and their nets
 - `linear_probe`: frozen features on other images
-- `frozen_features`, `logistic_regression`: what a probe and correlations are made of
+- `frozen_features`, `logistic_regression`: the parts of probes and correlations
 - `logit_correlations`: correlations between logits
-- `grid`: students by every setting of a grid
+- `grid`: students with every setting of a grid
 - `report`: a page of a run or a table
 - `detection`: nets as backbones of detectors
 """

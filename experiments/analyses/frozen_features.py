@@ -1,4 +1,4 @@
-"""Features of frozen nets: activations of images that they were not made for."""
+"""Features of frozen nets: activations for images of other data sets."""
 
 import dataclasses
 
@@ -7,26 +7,27 @@ import numpy as np
 from experiments import command, data, weights
 from rdljax import nets
 
-# Red, green and blue in luminance (Rec. 601).
+# The weights of red, green and blue in luminance (Rec. 601).
 LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def resize_to_net(
     dataset: data.Dataset, trained: weights.Trained, few: int | None = None
 ) -> data.Dataset:
-    """Returns images in the size and number of channels that a net was made for.
+    """Converts a data set to the size and number of channels of a net's images.
 
     One channel becomes several by repetition, three become one by luminance (Rec. 601,
-    rounded); so do mean and deviation, which count for a net without a normalisation of
-    its own. The size changes where `data.normalise` is applied: bilinearly.
+    rounded). Mean and standard deviation are converted in the same way; they are used
+    for a net without its own normalisation. Images are resized later, bilinearly, by
+    `data.normalise`.
 
     Args:
-      dataset: The images.
+      dataset: The data set.
       trained: The net.
-      few: Keep so many images of each split; None keeps all.
+      few: The number of images of each split to keep; None keeps all.
 
     Raises:
-      UsageError: There is no such way between their numbers of channels.
+      UsageError: If there is no conversion between the numbers of channels.
     """
     height, width, channels = trained.shape
     own = dataset.shape[-1]
@@ -71,14 +72,14 @@ def extract(
 
     Args:
       net: The net.
-      variables: Its variables.
-      dataset: Whose normalisation is applied.
-      images: uint8 `[N, H, W, C]`.
-      layer: By name; maps are flattened.
-      chunk: Images at a time.
+      variables: The net's variables.
+      dataset: The data set with the normalisation to apply.
+      images: The images, uint8 `[N, H, W, C]`.
+      layer: The name of the layer; feature maps are flattened.
+      chunk: The number of images at a time.
 
     Raises:
-      UsageError: They are not finite.
+      UsageError: If activations are not finite.
     """
     every = []
     for start in range(0, len(images), chunk):
@@ -91,10 +92,10 @@ def extract(
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and deviation of each column of `[N, units]`.
+    """Returns mean and standard deviation of each column of `[N, units]`.
 
-    Of what is constant, up to the rounding of float32, the deviation is infinite: what
-    is divided by it is 0.
+    For a column that is constant, up to the rounding of float32, the standard deviation
+    is infinite, so that standardised values are 0.
     """
     deviation = values.std(axis=0)
     varies = deviation > 1e-6 * np.abs(values).max(axis=0)

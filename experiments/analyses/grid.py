@@ -1,4 +1,4 @@
-"""Students by every setting of a grid, on validation images."""
+"""Training of students with every setting of a grid, evaluated on validation images."""
 
 import dataclasses
 import math
@@ -18,10 +18,11 @@ Setting = tuple[str, dict]
 
 
 def distances_and_comparisons() -> list[Setting]:
-    """Returns plain students, and RDL by distance, comparison and weight.
+    """Returns the settings for plain students, and RDL with every combination.
 
     Returns:
-      The method of each setting, and the settings of the config that it changes.
+      The method of each setting, and the settings of the config that it changes:
+      distance, comparison and weight.
     """
     settings: list[Setting] = [("plain", {})]
     for distance in ("MeanSquared", "Euclidean", "Cosine", "Correlation"):
@@ -90,19 +91,16 @@ def try_all(
 
 
 def _said(field: str, value: Any) -> str:
-    """Returns the text of a changed field, such as `distance=Cosine`.
-
-    (Of a weight it is such as `rdl=0.1`.)
-    """
+    """Returns the text of a changed field, such as `distance=Cosine` or `rdl=0.1`."""
     return ", ".join(value) if field == "weights" else f"{field}={value}"
 
 
 def students(
     context: contexts.Context, method: str, teacher: teachers.Teacher, name: str
 ) -> list[float]:
-    """Returns the validation error of each seed's student at the last epoch.
+    """Trains students; returns the validation error of each seed at the last epoch.
 
-    It is in percent; NaN for a student that diverged.
+    It is in percent; NaN if training diverged.
     """
     net = contexts.student(
         context.config, context.dataset, context.given, training.AXIS

@@ -40,7 +40,7 @@ PUBLISHED = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Which nets are probed, and on what."""
+    """The nets to probe, and the images."""
 
     results: tyro.conf.Positional[str]
     """The folder of a finished run."""
@@ -51,22 +51,22 @@ class Options:
     train_per_class: int | None = None
     """The number of training images of each class that are kept; None keeps all."""
     layer: str = "pooled"
-    """The layer whose activations are read, maps flattened."""
+    """The layer whose activations are the features; feature maps are flattened."""
     out: str | None = None
     """The folder to write; None for RESULTS/probe-DATA."""
     overwrite: bool = False
-    """Replace a probe."""
+    """Replace an existing probe."""
 
 
 def run(options: Options) -> None:
     """Probes every net of a run; writes `probe.json` and `probe.md`.
 
     Args:
-      options: What is probed.
+      options: The settings.
 
     Raises:
-      UsageError: The run, the data, or the folder to write to cannot be used.
-      UnknownName: There is no such layer.
+      UsageError: If the run, the data, or the folder to write to cannot be used.
+      UnknownName: If there is no such layer.
     """
     folder, summary = runs.read_run(options.results)
     name = options.data.replace("/", "-")
@@ -101,9 +101,9 @@ def run(options: Options) -> None:
 
 
 def _check_free(out: pathlib.Path, overwrite: bool) -> None:
-    """Raises `UsageError` where something would be replaced that is to be kept.
+    """Raises `UsageError` if a file that should be kept would be replaced.
 
-    (`probe.json` is written first, so that none but a probe's `probe.md` is replaced.)
+    (`probe.json` is written first, so that only a probe's own `probe.md` is replaced.)
     """
     record = out / "probe.json"
     if not record.exists():
@@ -121,7 +121,7 @@ def _check_free(out: pathlib.Path, overwrite: bool) -> None:
     try:
         if not {"run", "layer", "nets"} <= files.words(record).keys():
             raise ValueError("it has no run, layer and nets")
-    except Exception as error:  # What is no probe fails in many ways.
+    except Exception as error:  # (A file of another kind raises many kinds of errors.)
         raise command.UsageError(
             f"{record} is not a probe ({error}); --out=FOLDER leaves it alone"
         ) from error
@@ -132,11 +132,11 @@ def probe(trained: weights.Trained, dataset: data.Dataset, layer: str) -> dict:
 
     Args:
       trained: The net.
-      dataset: The images, as they are; the test images are read once, at the end.
-      layer: Whose activations are the features.
+      dataset: The data set, not converted; the test images are read once, at the end.
+      layer: The name of the layer whose activations are the features.
 
     Returns:
-      `l2`, the weight chosen; `validation_loss` (nats), `validation_error` and
+      `l2`, the chosen L2 weight; `validation_loss` (nats), `validation_error` and
       `test_error` in percent; `predicted` classes, a list over the test images.
     """
     dataset = frozen_features.resize_to_net(dataset, trained)
@@ -185,12 +185,13 @@ def write(
 
     Args:
       out: The folder.
-      summary: What the run's `result.json` holds.
+      summary: The content of the run's `result.json`.
       dataset: The images.
-      layer: Whose activations were read.
-      found: Of each net, the teacher's first, `method`, `seed` and what `probe` found.
+      layer: The name of the probed layer.
+      found: The `method`, `seed` and results of `probe` for each net, the teacher's
+        first.
     """
-    # (A probe has one epoch, and its seconds are no result.)
+    # (A probe counts as one epoch, and its time is not reported.)
     results = [{**one, "history": [one], "seconds": 0.0} for one in found]
     probed = aggregate.summarise(results, dataset.test.label)
     for of in probed["methods"].values():
@@ -212,7 +213,7 @@ def write(
 
 
 def table(probed: dict) -> str:
-    """Returns what `probe.json` holds, as Markdown."""
+    """Returns the content of `probe.json` as Markdown."""
     baseline, config = probed["baseline"], probed["run"]
     head = (
         f"Data: {probed['data_name']}: {probed['data']}\n"
@@ -250,7 +251,7 @@ def table(probed: dict) -> str:
 
 
 def _published(name: str) -> list[str]:
-    """Returns the paper's numbers for a data set that it has, as Markdown."""
+    """Returns the paper's numbers as Markdown, if it has any for a data set."""
     letters = re.sub("[^a-z0-9]", "", name.lower())
     for known, numbers in PUBLISHED.items():
         if letters.startswith(known):

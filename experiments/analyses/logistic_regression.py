@@ -1,4 +1,4 @@
-"""Linear classifiers, by logistic regression; held-out images choose its L2 weight."""
+"""Logistic regression, with the L2 weight chosen on held-out images."""
 
 import warnings
 
@@ -9,7 +9,7 @@ from experiments import command
 
 L2 = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 # The largest entry of the gradient at a solution. (At 1e-6 some predictions of weakly
-# regularised classifiers still change, at 1e-7 none was seen to.)
+# regularised classifiers still change, at 1e-7 no change was observed.)
 TOLERANCE = 1e-8
 
 
@@ -23,10 +23,11 @@ def choose(
     """Returns the classifier with the smallest loss on held-out images.
 
     Args:
-      features: Standardised, `[N, units]`.
-      label: Their classes, `[N]`.
-      held_out: As `features`, `[M, units]`, of which nothing is learnt but the weight.
-      held_out_label: `[M]`.
+      features: The standardised features, `[N, units]`.
+      label: The classes, `[N]`.
+      held_out: The features of held-out images, `[M, units]`, used only to choose the
+        L2 weight.
+      held_out_label: The classes of held-out images, `[M]`.
       classes: The number of classes.
 
     Returns:
@@ -50,23 +51,23 @@ def fit(features: np.ndarray, label: np.ndarray, classes: int, l2: float) -> np.
     entry of the gradient exceeds `TOLERANCE`.
 
     Args:
-      features: Standardised, `[N, units]`.
-      label: Classes, `[N]`.
-      classes: Their number.
-      l2: Above 0.
+      features: The standardised features, `[N, units]`.
+      label: The classes, `[N]`.
+      classes: The number of classes.
+      l2: The L2 weight, above 0.
 
     Returns:
-      The weights and in the last row the biases, float64 `[units + 1, classes]`.
+      The weights, with the biases as the last row, float64 `[units + 1, classes]`.
 
     Raises:
-      UsageError: No minimum is found, or a class has no image.
+      UsageError: If no minimum is found, or a class has no image.
     """
     from sklearn import exceptions, linear_model
 
     if absent := sorted({*range(classes)} - {*np.unique(label).tolist()}):
         raise command.UsageError(f"class {absent[0]} has no image to learn from")
-    # (Of two classes it has the difference of their weights, whose square is twice the
-    # sum of their squares.)
+    # (For two classes scikit-learn fits the difference of their weights, whose square
+    # is twice the sum of their squares.)
     penalty = l2 / 2 if classes == 2 else l2
     model = linear_model.LogisticRegression(
         C=1 / (penalty * len(label)),

@@ -22,18 +22,18 @@ class Options:
     results: tyro.conf.Positional[str]
     """The folder of a finished run."""
     seed: int = 0
-    """The seed of the students in the picture."""
+    """The seed of the students in the figure."""
     data_dir: str | None = None
     """The folder that holds the TFDS sets; None for the run's."""
     out: str | None = None
-    """The file of the picture, FILE.png; None for RESULTS/correlations.png. The numbers
-    are beside it in FILE.json and FILE.md."""
+    """The file of the figure, FILE.png; None for RESULTS/correlations.png. The numbers
+    are written next to it, to FILE.json and FILE.md."""
     overwrite: bool = False
-    """Replace the files."""
+    """Replace the files if they exist."""
 
 
 def run(options: Options) -> None:
-    """Compares all students of a run with its teacher; writes a picture and numbers.
+    """Compares all students of a run with its teacher; writes a figure and numbers.
 
     Args:
       options: The settings.
@@ -69,7 +69,7 @@ def run(options: Options) -> None:
 
 
 def _check(options: Options, folder: pathlib.Path, config: Mapping) -> None:
-    """Raises `UsageError` for a run without a teacher, or students of that seed."""
+    """Raises `UsageError` if a run has no teacher, or no students of that seed."""
     if config["teacher"] is None:
         raise command.UsageError(f"no net taught the run of {folder}")
     if not 0 <= options.seed < config["seeds"]:
@@ -79,10 +79,10 @@ def _check(options: Options, folder: pathlib.Path, config: Mapping) -> None:
 
 
 def _place(options: Options, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the paths to write: the picture, its numbers, and their table.
+    """Returns the paths of the figure, its numbers, and their table.
 
     Raises:
-      UsageError: If one is taken, or the picture is to be no PNG file.
+      UsageError: If one exists, or the figure's name does not end in .png.
     """
     default = str(folder / "correlations.png")
     out = command.path("out", default if options.out is None else options.out)
@@ -101,7 +101,8 @@ def _teacher_and_students(
     """Returns the teacher of a run, and its students.
 
     Raises:
-      UsageError: If a net is not there, or no single teacher has the students' task.
+      UsageError: If a net is missing, or there is no single teacher with the students'
+        task.
     """
     every = runs.trained_nets(folder, summary)
     teacher, *others = (net for net in every if net.method == "teacher")
@@ -117,7 +118,7 @@ def differences(
     students: Sequence[runs.Net],
     dataset: data.Dataset,
 ) -> dict[str, list[np.ndarray]]:
-    """Returns the absolute differences of correlations, by method one for each seed."""
+    """Returns the absolute differences of correlations, by method, for each seed."""
     taught = _correlations_of(teacher, dataset)
     found: dict[str, list[np.ndarray]] = {}
     for student in students:
@@ -140,10 +141,10 @@ def load(config: Mapping, data_dir: str | None) -> data.Dataset:
 
     Args:
       config: The settings of the run.
-      data_dir: The folder that holds them now; None for that of the run.
+      data_dir: The folder that now holds the images; None for that of the run.
 
     Raises:
-      UsageError: If they are not there.
+      UsageError: If the images are missing.
     """
     try:
         dataset = data.load(
@@ -164,7 +165,7 @@ def correlations(logits: np.ndarray) -> np.ndarray:
 
     Args:
       logits: The logits, `[N, classes]`. A logit that is the same for all images has
-        the correlation 0 with all others, and with itself.
+        correlation 0 with all logits, including itself.
     """
     mean, deviation = frozen_features.moments(logits)
     standard = (logits - mean) / deviation
@@ -172,7 +173,7 @@ def correlations(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_difference(differences: np.ndarray) -> float:
-    """Returns the mean over pairs of two classes (the diagonal is 1 in each net)."""
+    """Returns the mean over pairs of different classes."""
     return float(differences[np.triu_indices(len(differences), 1)].mean())
 
 
@@ -205,10 +206,10 @@ def table(compared: dict) -> str:
 
 
 def picture(path: pathlib.Path, shown: Mapping[str, np.ndarray], words: str) -> None:
-    """Saves a picture with a panel for each method, on one scale of colours.
+    """Saves a figure with a panel for each method, with a common colour scale.
 
     Args:
-      path: The path of the picture.
+      path: The path of the figure.
       shown: The absolute differences `[classes, classes]`, by method.
       words: The title.
     """

@@ -8,32 +8,31 @@ from experiments.results import folder as results_folder
 from experiments.training import recording
 from rdljax import files
 
-# What must be known of a run.
+# The settings that the record of a run must have.
 SETTINGS = {
     *("data", "data_dir", "train_per_class", "resize"),
     *("teacher", "teacher_from", "student", "methods", "seeds"),
 }
-# The L2 weights that are tried.
 
 
 def read_run(results: str) -> tuple[pathlib.Path, dict]:
-    """Returns the folder of a finished run, and what its `result.json` holds.
+    """Returns the folder of a finished run, and the content of its `result.json`.
 
     Raises:
-      UsageError: It is not a run's folder, or the run is not finished.
+      UsageError: If it is not a run's folder, or the run is not finished.
     """
     folder = command.path("RESULTS", results)
     try:
         settings = files.words(folder / "config.json")
         if not results_folder.is_run(settings):
             raise ValueError("its config.json is not one of experiments.run")
-    except Exception as error:  # What is damaged fails in many ways.
+    except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(f"{folder} is not a run's folder ({error})") from error
     record = folder / "result.json"
     if not record.exists():
         raise command.UsageError(
             f"the run of {folder} is not finished; experiments.run with its settings "
-            "and --resume goes on with it"
+            "and --resume continues it"
         )
     try:
         summary = files.words(record)
@@ -47,7 +46,13 @@ def read_run(results: str) -> tuple[pathlib.Path, dict]:
 
 
 class Net(NamedTuple):
-    """A net of a run: `method` is "teacher" for the teacher."""
+    """A net of a run.
+
+    Attributes:
+      method: The method; "teacher" for a teacher.
+      seed: The seed.
+      trained: The trained net.
+    """
 
     method: str
     seed: int
@@ -58,11 +63,11 @@ def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:
     """Returns the nets of a finished run: the teacher, if any, and all students.
 
     Args:
-      folder: Of the run.
-      summary: What its `result.json` holds.
+      folder: The folder of the run.
+      summary: The content of its `result.json`.
 
     Raises:
-      UsageError: A net is not there, or the teacher is not the one that taught.
+      UsageError: If a net is missing, or the teacher's weights have changed.
     """
     config = summary["config"]
     found = []

@@ -1,10 +1,10 @@
-"""A brain as the teacher: stimuli, their measured RDMs, and what nets make of them.
+"""A brain as the teacher: stimuli, their measured RDMs, and the agreement of nets.
 
-- `source`: the file of stimuli and RDMs, and its division
+- `source`: the file of stimuli and RDMs, and its division into shown and held out
 - `targets`: terms and targets of a step
 - `summary`: agreement of nets with brains
 - `markdown`: tables
-- `plots`: pictures
+- `plots`: figures
 """
 
 from experiments.brain.source import Brain, layers, load, names, parts, size

@@ -1,4 +1,4 @@
-"""What a run says of a brain, as Markdown."""
+"""The agreement of a run's nets with a brain, as Markdown."""
 
 from experiments.results import markdown
 
@@ -11,8 +11,8 @@ def table(summary: dict) -> str:
     parts = [
         f"\nAgreement with measured RDMs on {found['held_out']} stimuli that were held "
         f"out of {found['held_out'] + found['shown']} (shown: Pearson on the others). "
-        "Mean over subjects; mean and deviation over seeds; interval: 95 % of "
-        "Pearson's, were other stimuli drawn; difference: minus that of "
+        "Mean over subjects; mean and standard deviation over seeds; interval: 95 % "
+        "bootstrap interval of Pearson's over stimuli; difference: from "
         f"{summary['baseline']}; before: students before their training.",
     ]
     for name, of in found["rdms"].items():

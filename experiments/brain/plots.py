@@ -1,4 +1,4 @@
-"""Pictures of what a run says of a brain."""
+"""Figures of the agreement of a run's nets with a brain."""
 
 import itertools
 import pathlib
@@ -86,7 +86,7 @@ def _rdms(path, config, stimuli, results, found) -> None:
 
 
 def _mds(path, config, stimuli, results) -> None:
-    """Saves the stimuli, as thumbnails, in the plane that keeps most distances."""
+    """Saves thumbnails of the stimuli, arranged by multidimensional scaling."""
     from matplotlib import offsetbox
     from matplotlib import pyplot as plt
 
@@ -121,32 +121,32 @@ def _mds(path, config, stimuli, results) -> None:
         axis.set_xticks([])
         axis.set_yticks([])
     figure.suptitle(
-        "Stimuli that are alike lie together: classical multidimensional scaling, "
-        "turned to the first panel; nets of seed 0",
+        "Similar stimuli are close together: classical multidimensional scaling, "
+        "rotated to match the first panel; nets of seed 0",
         fontsize=10,
     )
     plots.save(figure, path, dpi=130)
 
 
 def _mean(stimuli, name: str, places: np.ndarray) -> np.ndarray:
-    """Returns the mean RDM of all subjects, of some stimuli."""
+    """Returns the mean RDM over subjects, for some stimuli."""
     return rdm.subjects.mean_over_subjects(
         rdm.subjects.select(stimuli.rdms[name], places)
     )
 
 
 def _cut_out(image: np.ndarray) -> np.ndarray:
-    """Returns an image in colour, transparent where it has the colour of its corner."""
+    """Returns an RGBA image, transparent where it has the colour of its corner."""
     pixels = image if image.shape[-1] == 3 else np.repeat(image, 3, axis=-1)
     like = np.abs(pixels.astype(int) - pixels[0, 0].astype(int)).max(axis=-1) < 12
     return np.dstack([pixels, np.where(like, 0, 255).astype(np.uint8)])
 
 
 def plane(distances: np.ndarray) -> np.ndarray:
-    """Returns a plane of the stimuli by classical scaling: `[n, 2]`, of unit size.
+    """Returns places of the stimuli in a plane, `[n, 2]`, by classical scaling.
 
-    The distances count as squared Euclidean ones, which most of `rdm.distances` are.
-    Missing ones count as the mean of the others.
+    The result has norm 1. The distances are taken as squared Euclidean ones, which most
+    of `rdm.distances` are. Missing distances are replaced by the mean of the others.
 
     Args:
       distances: A condensed RDM `[pairs]`.
@@ -159,15 +159,15 @@ def plane(distances: np.ndarray) -> np.ndarray:
     known = np.where(np.isnan(distances), np.nanmean(distances), distances)
     square = distance.squareform(known)
     centre = np.eye(len(square)) - 1 / len(square)
-    # (Not scikit-learn's: its `ClassicalMDS` takes roots, which negative distances have
-    # not, and its `KernelPCA` refuses negative eigenvalues.)
+    # (scikit-learn's `ClassicalMDS` takes square roots, which fails for negative
+    # distances, and its `KernelPCA` refuses negative eigenvalues.)
     values, vectors = np.linalg.eigh(-centre @ square @ centre / 2)
     places = vectors[:, :-3:-1] * np.sqrt(np.maximum(values[:-3:-1], 0))
     return places / (np.linalg.norm(places) or 1)
 
 
 def align(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Returns points turned and mirrored to lie as near to others as they can."""
+    """Rotates and reflects points to be as close to a reference as possible."""
     from scipy import linalg
 
     turned, _ = linalg.orthogonal_procrustes(places, reference)
@@ -203,7 +203,7 @@ def _agreement(path, config, stimuli, results, summary) -> None:
     figure.legend(
         handles, labels, loc="outside right center", frameon=False, fontsize=8
     )
-    figure.suptitle("Mean over seeds; band: from the best to the worst", fontsize=9)
+    figure.suptitle("Mean over seeds; band: worst to best seed", fontsize=9)
     plots.save(figure, path)
 
 
@@ -211,8 +211,8 @@ def _curves(config, stimuli, results) -> dict[str, dict[str, np.ndarray]]:
     """Returns the held-out agreement of each method, by RDM and layer.
 
     Returns:
-      By method and by key of the history, an array `[seeds, 1 + epochs]`, which begins
-      before the training.
+      By method and by key of the history, an array `[seeds, 1 + epochs]`, whose first
+      column is before the training.
     """
     by_method: dict[str, list[dict]] = {}
     before = {}
@@ -240,7 +240,7 @@ def _curves(config, stimuli, results) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _draw_curves(axis, values: dict[str, np.ndarray], ceiling) -> None:
-    """Draws the mean over seeds of each method, a band of all seeds, and the ceiling.
+    """Draws the mean over seeds of each method, the range of seeds, and the ceiling.
 
     Args:
       axis: The panel.

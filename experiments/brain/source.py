@@ -1,7 +1,7 @@
-"""A brain as the teacher: stimuli, their measured RDMs, and what a net makes of them.
+"""A brain as the teacher: stimuli and their measured RDMs.
 
-The stimuli of a file are divided once, by chance: on some of them students are trained,
-on the others their agreement with the brain is measured.
+The stimuli of a file are divided at random, with a fixed seed: students are trained on
+one part, and their agreement with the brain is measured on the other.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from rdljax import errors, files, rdm
 
 # An array NAME_subject_session has RDM NAME of each subject and session.
 EACH = "_subject_session"
-# What is added to the name of an RDM for a control with its stimuli in random order.
+# The suffix to the name of an RDM for a control with its stimuli in random order.
 SHUFFLED = "_shuffled"
-# What an RDM may not be called, beside the parts of methods: methods are called after
-# RDMs, and these are what runs call others.
+# Names that an RDM may not have, in addition to the parts of methods: RDMs are parts of
+# methods' names, and runs use these names otherwise.
 TAKEN = ("plain", "teacher", "before")
-# Of the division of the stimuli, and of their random order.
+# Seeds of the division of the stimuli, and of the random order of the controls.
 SEED, SEED_SHUFFLED = 0, 1
 
 
@@ -32,10 +32,10 @@ class Brain(NamedTuple):
     Attributes:
       images: The images of the stimuli, uint8 `[n, H, W, C]`, in the size and with the
         channels of the task's images.
-      thumbnails: The images as they are in the file.
+      thumbnails: The images as they are in the file, uint8 `[n, h, w, c]`.
       rdms: The RDMs, by name.
       shown: The indices of the stimuli that students are trained with.
-      held_out: The indices of the others.
+      held_out: The indices of the other stimuli.
       fingerprint: The SHA-256 of the file.
     """
 
@@ -61,8 +61,8 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
     """Returns the stimuli in the form of the task's images, and the config's RDMs.
 
     Raises:
-      UsageError: If the file cannot be read, or an RDM in it is none, or too few
-        stimuli are left on either side.
+      UsageError: If the file cannot be read, or an array in it is not an RDM, or one
+        part of the stimuli is too small.
     """
     images, keys = _arrays(config.brain.file)
     path, n = command.path("brain", config.brain.file), len(images)
@@ -78,7 +78,7 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
     if step % devices:
         raise command.UsageError(
             f"{step} stimuli in a step do not divide by {devices} devices; --stimuli "
-            "names another number"
+            "sets another number"
         )
     parted = np.sort(order[held_out:]), np.sort(order[:held_out])
     wanted = {part.partition("@")[0] for m in config.method.names for part in parts(m)}
@@ -108,7 +108,7 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
 def _shuffled(rdms: rdm.io.Rdms, parted: Sequence[np.ndarray]) -> rdm.io.Rdms:
     """Returns a control: an RDM in which the stimuli of each part are shuffled.
 
-    So a student learns the same distances, but of other stimuli.
+    A student taught by it learns the same distances, but of other stimuli.
     """
     rng = np.random.default_rng(SEED_SHUFFLED)
     order = np.empty(sum(map(len, parted)), np.int64)
@@ -138,7 +138,7 @@ def _arrays(file: str | None) -> tuple[np.ndarray, dict[str, str]]:
 
     try:
         images = files.npz(path, choose).get("images")
-    except Exception as error:  # What is damaged fails in many ways.
+    except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(
             f"brain cannot be read from {path}: {error}"
         ) from error
@@ -150,20 +150,20 @@ def _arrays(file: str | None) -> tuple[np.ndarray, dict[str, str]]:
     n = len(images)
     ends = (n * (n - 1) // 2,), (n, n)
     keys = [k for k, s in shapes.items() if s[-1:] == ends[0] or s[-2:] == ends[1]]
-    # (Where a name has both, that of each subject counts.)
+    # (If a name has both arrays, the array with each subject is used.)
     found: dict[str, str] = {}
     for key in sorted(keys, key=lambda key: key.endswith(EACH)):
         name = key.removesuffix(EACH)
         if not name or name in (*TAKEN, *methods.PARTS) or {*"+@/"} & {*name}:
             raise command.UsageError(
-                f"an RDM of {path} may not be called {key}: it may have any name but "
-                f"{', '.join((*TAKEN, *methods.PARTS))}, and none with +, @ or /"
+                f"an RDM of {path} may not be called {key}: any name is allowed except "
+                f"{', '.join((*TAKEN, *methods.PARTS))}, and names with +, @ or /"
             )
         found[name] = key
     if both := [name for name in found if f"{name}{SHUFFLED}" in found]:
         raise command.UsageError(
-            f"an RDM of {path} may not be called {both[0]}{SHUFFLED}, as the control "
-            f"of its {both[0]} is"
+            f"an RDM of {path} may not be called {both[0]}{SHUFFLED}, which is the "
+            f"name of the control of its {both[0]}"
         )
     if not keys:
         raise command.UsageError(
@@ -177,7 +177,7 @@ def _of_size(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarr
     """Returns images in another size and with another number of channels, uint8."""
     seen = images.astype(np.float32)
     if channels == 1 and seen.shape[-1] == 3:
-        # (Rec. 601 luma, what Pillow's "L" is.)
+        # (Rec. 601 luma, as Pillow's "L".)
         seen = seen @ np.array([[0.299], [0.587], [0.114]], np.float32)
     elif seen.shape[-1] == 1:
         seen = np.repeat(seen, channels, axis=-1)
@@ -192,13 +192,13 @@ def _of_size(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarr
 
 
 def parts(method: str) -> list[str]:
-    """Returns the parts of a method that are RDMs, with their layers."""
+    """Returns the parts of a method that are RDMs, such as `human_it@stage1`."""
     known = {"plain", *methods.PARTS}
     return [name for name in method.split("+") if name not in known]
 
 
 def layers(config: configs.Config) -> list[str]:
-    """Returns the student's layers that methods or the config compare with a brain."""
+    """Returns the student's layers that methods or the report compare with a brain."""
     named = [part.partition("@")[2] for m in config.method.names for part in parts(m)]
     return list(dict.fromkeys([*config.brain.layers, *filter(None, named)]))
 

@@ -1,4 +1,4 @@
-"""How nets agree with a brain on stimuli."""
+"""The agreement of nets with a brain on its stimuli."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from experiments import data, weights
 from experiments.brain import source
 from rdljax import nets, rdm, statistics
 
-# What agreement is measured by.
+# The measures of agreement.
 SIMILARITIES: dict[str, rdm.comparisons.Similarity] = {
     "pearson": rdm.comparisons.Pearson(),
     "spearman": rdm.comparisons.Spearman(),
@@ -27,10 +27,10 @@ def rdms(
     net: nets.NetLike,
     variables: Any,
 ) -> Callable[[], dict[str, np.ndarray]]:
-    """Begins to compute a net's RDM of all stimuli, by layer.
+    """Starts the computation of a net's RDMs of all stimuli, one for each layer.
 
     Returns:
-      A function that waits for the RDMs and returns them.
+      A function that waits for the RDMs `[pairs]` and returns them by layer.
     """
     images = data.normalise(dataset, jnp.asarray(brain.images))
     seen = weights.activations(net, variables, images, tuple(source.layers(config)))
@@ -43,7 +43,7 @@ _rdm = jax.jit(rdm.compute)
 
 
 def select(distances: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
-    """Returns the part of condensed RDMs `[..., pairs]` for some of their stimuli."""
+    """Returns condensed RDMs `[..., pairs]` of some of their stimuli."""
     found = rdm.subjects.select(rdm.io.Rdms(distances), stimuli)
     return found.distances
 
@@ -58,7 +58,7 @@ def each(brain: source.Brain, name: str, stimuli: np.ndarray) -> np.ndarray:
 def progress(
     config: configs.Config, brain: source.Brain, found: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Returns Pearson's correlations of a net's RDMs with the brain's, for curves."""
+    """Returns Pearson's correlations of a net's RDMs with the brain's, by name."""
     found_by_name = {}
     for part, stimuli in (("held out", brain.held_out), ("shown", brain.shown)):
         for name in config.brain.rdms:
@@ -72,9 +72,9 @@ def progress(
 def similarity(own: np.ndarray, subjects: np.ndarray, kind: str) -> float:
     """Returns the mean similarity of an RDM with the RDM of each subject.
 
-    Pairs that are missing are left out; the whitened similarity is then NaN. (The
-    similarity with the subjects' mean RDM is larger than with any, so that it could not
-    be compared with a noise ceiling.)
+    Missing pairs are left out; the whitened similarity is then NaN. (The similarity
+    with the subjects' mean RDM would be larger than that with single subjects, so that
+    it could not be compared with a noise ceiling.)
 
     Args:
       own: The RDM, `[pairs]`.
@@ -89,7 +89,8 @@ def similarity(own: np.ndarray, subjects: np.ndarray, kind: str) -> float:
             return float("nan")
         pair = [x[known].astype(np.float32) for x in (own, one)]
         if isinstance(comparison, rdm.comparisons.OfRanks):
-            # (Each subject has another number of pairs: no program of JAX's.)
+            # (On the host: subjects differ in their number of pairs, and JAX would
+            # compile a program for each.)
             found.append(1 - comparison.on_host(*pair))
         else:
             found.append(1 - float(rdm.compare(*pair, comparison=comparison)))
@@ -104,16 +105,16 @@ def summarise(
     Args:
       config: The settings.
       brain: The stimuli.
-      results: The result of each student, with `brain`: its RDM of all stimuli, by
+      results: The result of each student, with `brain`: its RDMs of all stimuli, by
         layer.
-      baseline: The method that others are compared with.
+      baseline: The method with which the others are compared.
 
     Returns:
-      For each RDM `ceilings` (the lower and the upper, by similarity) and `agreement`,
-      by method and layer: the mean and spread over seeds of each similarity (the mean
-      over subjects); the 95 % interval of Pearson's correlation, its mean over seeds,
-      if other stimuli were drawn; the difference from the baseline, with the same
-      interval; and Pearson's correlation on the stimuli that were shown.
+      For each RDM `ceilings` (the lower and the upper bound, by similarity) and
+      `agreement`, by method and layer: the mean and standard deviation over seeds of
+      each similarity (the mean over subjects); the 95 % bootstrap interval over stimuli
+      of Pearson's correlation, averaged over seeds; the difference from the baseline,
+      with such an interval; and Pearson's correlation on the stimuli that were shown.
     """
     by_method: dict[str, list[dict]] = {}
     for result in results:
@@ -169,7 +170,7 @@ def ceilings(each: np.ndarray) -> dict[str, list[float]]:
 
 
 def _drawn(own: Sequence[np.ndarray], subjects: np.ndarray) -> np.ndarray:
-    """Returns the mean similarity of RDMs and subjects for drawn stimuli, `[draws]`."""
+    """Returns the mean similarity with subjects for bootstrapped stimuli, `[draws]`."""
     return np.mean(
         [1 - statistics.bootstrap(x, one).draws for x in own for one in subjects],
         axis=0,

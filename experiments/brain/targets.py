@@ -1,4 +1,4 @@
-"""Terms and targets of a student that a brain teaches, and its stimuli."""
+"""Terms and targets of a student taught by a brain, and its view of the stimuli."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from rdljax import rdm, statistics, teachers, terms
 def teacher(
     config: configs.Config, brain: source.Brain, method: str
 ) -> teachers.Teacher:
-    """Returns a teacher of the RDMs that a method reads, for the training stimuli."""
+    """Returns a teacher whose targets are a method's RDMs of the training stimuli."""
     read = {part.partition("@")[0] for part in source.parts(method)}
     measured: dict[str, Any] = {
         name: _target(config, brain, name)[0] for name in sorted(read)
@@ -57,23 +57,23 @@ def weighted_terms(
 def _target(
     config: configs.Config, brain: source.Brain, name: str
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Returns the RDM, or that of each subject, to teach, and keywords of its term."""
+    """Returns the target, one RDM or one per subject, and keywords of its term."""
     rdms = rdm.subjects.select(brain.rdms[name], brain.shown)
     weights = None
     if config.brain.reliability and len(rdms.distances) > 1:
         weights = np.maximum(rdm.subjects.reliability(rdms), 0)
         if not np.nansum(weights) > 0:
             raise command.UsageError(
-                f"brain_reliability: of {name} no subject has two sessions that agree"
+                f"brain_reliability: {name} has no subject whose sessions agree"
             )
-        # (Of a subject of one session nothing is known: it counts as the others do.)
+        # (The reliability of one session is unknown: it gets the mean of the others.)
         weights = np.where(np.isnan(weights), np.nanmean(weights), weights)
     if config.brain.subjects == "mean" or len(rdms.distances) == 1:
         return rdm.subjects.mean_over_subjects(rdms, weights).astype(np.float32), {}
     numbers = {} if weights is None else {"subject_weights": weights}
     each = rdm.subjects.mean_over_sessions(rdms)
     if config.brain.ceiling:
-        # (One with a similarity: the config is refused otherwise.)
+        # (It has a similarity: the config checks that.)
         comparison: Any = configs.BRAIN_COMPARISONS[config.brain.comparison]
         ceiling = statistics.noise_ceiling(each, comparison=comparison)
         numbers["ceiling"] = ceiling.upper
@@ -85,11 +85,11 @@ def with_stimuli(view: Callable, dataset: data.Dataset) -> Callable:
 
     Args:
       view: The view of the images.
-      dataset: The data whose normalisation is applied.
+      dataset: The data set with the normalisation to apply.
 
     Returns:
-      A view of `arrays` with `stimuli`, uint8 `[n, H, W, C]`, and of a batch with
-      `stimulus`, their indices, int32.
+      A view that takes `arrays` with an entry `stimuli`, uint8 `[n, H, W, C]`, and a
+      batch with an entry `stimulus`, the indices of stimuli, int32.
     """
 
     def apply(arrays, batch, key):

@@ -1,17 +1,17 @@
-"""The settings of an experiment, and how the command line changes them.
+"""The settings of an experiment, and how to change them.
 
 A config is a frozen `Config` made by `experiments/presets/NAME.py`, whose docstring is
-its lab note. Settings lie in groups (`config.optimizer.learning_rate`), each of which
-checks itself when it is made. Each setting has a flag of its own, `--learning_rate`,
-which is its name where settings are written, given by keyword, or talked of:
+its lab note. Settings are in groups (`config.optimizer.learning_rate`); a group checks
+its values when it is constructed. Each setting has a unique flag, `--learning_rate`,
+which is its name in files, keyword arguments and messages:
 
     config = configs.load("mnist_rdl", learning_rate=0.05, brain_rdms=("human_it",))
     config = configs.change(config, epochs=3)
     configs.flat(config)["epochs"]
 
-- `settings`: the groups and their fields; to add a setting is to add its field, with
-  its documentation and its range, there
-- `fields`: what a field says of itself, and how a group checks its fields
+- `settings`: the groups and their fields; to add a setting, add its field there, with
+  its documentation and its range
+- `fields`: the annotations of a field, and how a group checks its fields
 """
 
 import dataclasses
@@ -89,11 +89,15 @@ def flat(config: Config) -> dict[str, Any]:
 
 
 def change(config: Config, **changes: Any) -> Config:
-    """Returns a config with other values of the settings with these flags.
+    """Returns a copy of a config with new values of some settings.
+
+    Args:
+      config: The config.
+      **changes: The new values, by the flags of the settings.
 
     Raises:
-      UnknownName: There is no such setting.
-      UsageError: A value is impossible.
+      UnknownName: If there is no such setting.
+      UsageError: If a value is not allowed.
     """
     groups: dict[str, dict[str, Any]] = {}
     for flag, value in changes.items():
@@ -108,11 +112,15 @@ def change(config: Config, **changes: Any) -> Config:
 
 
 def make(settings: Mapping[str, Any] = {}, **more: Any) -> Config:  # noqa: B006
-    """Returns the config with these settings, by their flags, and all else as usual.
+    """Returns a config with these settings and the defaults of all others.
+
+    Args:
+      settings: Values of settings, by their flags.
+      **more: Values of further settings, by their flags.
 
     Raises:
-      UnknownName: There is no such setting.
-      UsageError: A value is impossible.
+      UnknownName: If there is no such setting.
+      UsageError: If a value is not allowed.
     """
     return change(Config(), **settings, **more)
 
@@ -121,20 +129,20 @@ def make(settings: Mapping[str, Any] = {}, **more: Any) -> Config:  # noqa: B006
 
 
 def names() -> list[str]:
-    """Returns the names of all configs."""
+    """Returns the names of all presets."""
     return sorted(p.stem for p in PRESETS.glob("*.py") if p.stem != "__init__")
 
 
 def load(name: str, **changes: Any) -> Config:
-    """Returns the config of that name.
+    """Returns the preset config with this name.
 
     Args:
-      name: Of a file in `experiments/presets`.
-      **changes: Other values of settings, by their flags.
+      name: The name of a file in `experiments/presets`.
+      **changes: New values of settings, by their flags.
 
     Raises:
-      UnknownName: There is no such config, or no such setting.
-      UsageError: A value is impossible.
+      UnknownName: If there is no such config, or no such setting.
+      UsageError: If a value is not allowed.
     """
     errors.check_name("config", name, names())
     module = importlib.import_module(f"experiments.presets.{name}")

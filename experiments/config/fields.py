@@ -1,6 +1,6 @@
-"""What the field of a setting says of itself, and how a group checks its fields.
+"""The annotations of a setting's field, and how a group checks its fields.
 
-A field's annotation has its flag (`arg(name=...)`) if that is another than its name, a
+A field's annotation has its flag (`arg(name=...)`) if that differs from its name, a
 `Range` of numbers, and `NAMES` or `PATH`.
 """
 
@@ -14,13 +14,14 @@ from rdljax import errors
 
 
 class Range(NamedTuple):
-    """The numbers that a setting may be, each of them where it has several.
+    """The allowed values of a number, or of each number of a tuple.
 
     Attributes:
-      words: What they are, for messages.
-      low: The smallest.
-      high: All are below it. Beyond these limits a count does not fit into int32, or a
-        product of two numbers is 0 or infinite in float32.
+      words: A description of the allowed values, for messages.
+      low: The smallest allowed value.
+      high: The upper limit, which is not allowed itself. Outside the limits below a
+        count does not fit into int32, or a product of two numbers is 0 or infinite in
+        float32.
     """
 
     words: str
@@ -32,20 +33,20 @@ COUNT = Range("1 or more", 1, 10**9)
 POSITIVE = Range("above 0", 1e-15, 1e15)
 WEIGHT = Range("0 or more", 0.0, 1e15)
 RATE = Range("above 0", 1e-30, 1e30)
-NAMES = "one or more names, each once"  # Of a setting with several names.
-PATH = "a path"  # Of a setting that names a file or folder that a run reads.
+NAMES = "one or more names, each once"  # Marks a setting with several names.
+PATH = "a path"  # Marks a setting that names a file or folder that a run reads.
 
 
 class Field(NamedTuple):
     """A setting.
 
     Attributes:
-      flag: Its name on the command line, and wherever settings are written.
-      group: The field of `Config` that it lies in.
-      name: Its own there.
-      range: The numbers that it may be, if any are excluded.
-      names: Whether it has one or more names, each once.
-      path: Whether it names a file or folder that a run reads.
+      flag: The name on the command line, in files and in messages.
+      group: The name of the setting's group, a field of `Config`.
+      name: The name of the field in its group.
+      range: The allowed numbers; None if there is no limit.
+      names: Whether the value is one or more names without repetition.
+      path: Whether the value is the path of a file or folder that a run reads.
     """
 
     flag: str
@@ -58,7 +59,7 @@ class Field(NamedTuple):
 
 @functools.cache
 def of_group(group: type, name: str = "") -> tuple[Field, ...]:
-    """Returns the settings of a group, by what their annotations say."""
+    """Returns the settings of a group, as described by their annotations."""
     found = []
     hints = typing.get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
@@ -79,26 +80,26 @@ def of_group(group: type, name: str = "") -> tuple[Field, ...]:
 
 
 class Settings:
-    """A group of settings, which checks itself when it is made."""
+    """A group of settings, which checks its values when it is constructed."""
 
     def __post_init__(self):
-        """Checks what can be known from these settings alone.
+        """Checks the settings as far as that is possible without data or nets.
 
         Raises:
-          UsageError: A setting is impossible, or names something unknown.
+          UsageError: If a value is not allowed, or is an unknown name.
         """
         try:
             self.check_fields()
             self.check()
         except errors.UnknownName as error:
-            # (A ValueError, which tyro would catch and frame.)
+            # (UnknownName is a ValueError, which tyro would catch and print in a box.)
             raise command.UsageError(str(error)) from error
 
     def check(self) -> None:
-        """Checks what a group's fields say together."""
+        """Checks combinations of a group's fields."""
 
     def check_fields(self) -> None:
-        """Checks each field by the range in its annotation, and that names differ."""
+        """Checks each field against its range, and that names are not repeated."""
         group: type = type(self)
         for field in of_group(group):
             given = getattr(self, field.name)
@@ -106,7 +107,7 @@ class Settings:
             if field.range is not None:
                 words, low, high = field.range
                 for number in several:
-                    # (Not a number is in no range.)
+                    # (The comparison is written so that NaN is refused.)
                     if number is not None and not low <= number < high:
                         raise command.UsageError(
                             f"{field.flag} must be {words} and below {high:g}, got "

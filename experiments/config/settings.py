@@ -1,6 +1,6 @@
 """All settings, in groups: their fields, documentation and ranges.
 
-A group checks itself when it is made.
+A group checks its values when it is constructed.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ Schedule = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class Data(Settings):
-    """Images, and what is seen of them."""
+    """Images, and how they are cropped, mirrored and resized."""
 
     name: Annotated[str, arg(name="data")] = "digits"
     """`digits`, or the name of a TFDS image set."""
@@ -70,13 +70,13 @@ class Data(Settings):
     train_per_class: Annotated[int | None, COUNT] = None
     """The number of training images of each class that are kept; None keeps all."""
     crop: Annotated[int | None, Range("0 or more", 0, 10**9)] = None
-    """The number of pixels of padding of random crops; None for the data set's usual
-    (random parts, where images vary in size)."""
+    """The padding of random crops in pixels; None for the default of the data set
+    (random crops of varying size, where images vary in size)."""
     flip: bool | None = None
-    """Mirror at random; None for the data set's usual."""
+    """Mirror images at random; None for the default of the data set."""
     resize: Annotated[int | None, Range("1 or more", 1, 10**4)] = None
-    """Height and width in pixels that images, and stimuli, are brought to. Where images
-    vary in size training sees random parts of them, evaluation their middle."""
+    """The height and width in pixels to which images, and stimuli, are resized. Where
+    images vary in size, training uses random crops and evaluation the centre crop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,22 +84,23 @@ class Nets(Settings):
     """The teacher's net and the students'."""
 
     teacher: str | None = "mnist_cnn"
-    """The teacher's net; where `teacher_from` is given, that folder says which. None:
-    no net teaches."""
+    """The teacher's net; with `teacher_from` that folder determines the net. None for
+    no teacher."""
     teacher_from: Annotated[str | None, PATH] = None
     """A folder of weights, from experiments.import_torch or from another run
-    (RESULTS/teacher/weights): the teacher, which is then not trained."""
+    (RESULTS/teacher/weights), used as the teacher, which is then not trained."""
     student: str = "mnist_cnn_small"
-    """The students' net; where `student_from` is given, that folder says which."""
+    """The students' net; with `student_from` that folder determines the net."""
     student_from: Annotated[str | None, PATH] = None
-    """A folder of weights, as for `teacher_from`, with which students begin."""
+    """A folder of initial weights of the students, as for `teacher_from`."""
     ensemble: Annotated[int, Range("1 or more", 1, 100)] = 1
     """The number of teachers, seeds 0, 1, ...: KD learns from the mean of their class
-    probabilities, RDL from the mean of their RDMs, the others from each."""
+    probabilities, RDL from the mean of their RDMs, other methods from each teacher."""
     modality: Modality = "image"
-    """What students see of an image in colour: all, or L or a and b of CIE L*a*b*."""
+    """The channels of a colour image that students see: all of them, or L
+    (luminance), or a and b (chrominance) of CIE L*a*b*."""
     teacher_modality: Modality = "image"
-    """What a teacher sees of it that is trained here."""
+    """The channels that a teacher sees, if it is trained here."""
 
     def check(self) -> None:
         """Checks the names of the nets, and that an ensemble is trained here."""
@@ -109,34 +110,37 @@ class Nets(Settings):
             errors.check_name("net", self.student, nets.NETS)
         trained_here = self.teacher is not None and self.teacher_from is None
         if self.ensemble > 1 and not trained_here:
-            raise command.UsageError("an ensemble is of teachers that are trained here")
+            raise command.UsageError(
+                "an ensemble needs teachers that are trained here: it does not go with "
+                "teacher=None or teacher_from"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Method(Settings):
-    """What students learn from, in addition to the task."""
+    """The methods by which students learn, in addition to the task."""
 
     names: Annotated[tuple[str, ...], arg(name="methods"), NAMES] = (
         *("plain", "rdl", "kd", "kd+rdl"),
     )
-    """How students are trained: `plain`, or parts joined by `+`: ab, at, cc, cka, crd,
-    dist, dkd, fsp, ft, hint, kd, kdsvd, nst, nst_gaussian, nst_linear, pkt, rdl, rkd,
-    sp, vid, and with `brain` the names of its RDMs (docs/brain.md), such as human_it,
-    human_it@stage1 (in that layer alone) and human_it_shuffled."""
+    """The methods: `plain`, or parts joined by `+`: ab, at, cc, cka, crd, dist, dkd,
+    fsp, ft, hint, kd, kdsvd, nst, nst_gaussian, nst_linear, pkt, rdl, rkd, sp, vid,
+    and with `brain` the names of its RDMs (docs/brain.md), such as human_it,
+    human_it@stage1 (in that layer only) and human_it_shuffled."""
     weights: tuple[str, ...] = ()
-    """Weights of parts, PART=NUMBER, in one method METHOD/PART=NUMBER, such as at=500
-    or kd/task=0.1; those not named are RepDistiller's (`experiments.methods`), 1 for
-    the task, KD and RDL (in each layer)."""
+    """Weights of parts: PART=NUMBER, or for one method METHOD/PART=NUMBER, such as
+    at=500 or kd/task=0.1. Defaults are RepDistiller's (`experiments.methods`), and 1
+    for the task, KD and RDL (in each layer)."""
     maps: Annotated[tuple[str, ...] | None, NAMES] = None
-    """The layers that are compared by the parts that compare maps (ab, at, fsp, ft,
-    kdsvd, nst, sp, vid; of these ft and sp take the last), or student:teacher; None for
-    the stages that both nets have."""
+    """The layers, or student:teacher, that the parts for feature maps compare (ab, at,
+    fsp, ft, kdsvd, nst, sp, vid; ft and sp use only the last one); None for the stages
+    that both nets have."""
     vector: str = "pooled"
-    """The layer that is compared by cc, cka, crd, pkt and rkd."""
+    """The layer that cc, cka, crd, pkt and rkd compare."""
     hint_layer: str = "stage2"
-    """The layer that is compared by the hint."""
+    """The layer that the hint compares."""
     start_epochs: Annotated[int, COUNT] = 30
-    """The number of epochs in which ab, fsp and ft start up, before the others."""
+    """The number of epochs of the start-up phase of ab, fsp and ft."""
     kd_temperature: Annotated[float, POSITIVE] = 4.0
     """The temperature by which KD divides the logits."""
 
@@ -146,21 +150,21 @@ class RDL(Settings):
     """Representational distance learning."""
 
     layers: Annotated[tuple[str, ...], NAMES] = ("stage1", "stage2", "pooled", "logits")
-    """The layers that are compared, or student:teacher where they differ."""
+    """The layers that are compared, or student:teacher where their names differ."""
     distance: str = "Cosine"
-    """The distance of two images, of `rdljax.rdm.distances`."""
+    """The distance between two images, from `rdljax.rdm.distances`."""
     comparison: str = "Pearson"
-    """The comparison of two RDMs, of `rdljax.rdm.comparisons`."""
+    """The comparison of two RDMs, from `rdljax.rdm.comparisons`."""
     pairs: Annotated[int | None, COUNT] = None
-    """The number of random pairs that are compared in each step; None for all of the
-    batch."""
+    """The number of random pairs that are compared in each step; None for all pairs of
+    the batch."""
     layer_weights: Annotated[tuple[float, ...] | None, WEIGHT] = None
-    """A factor on the weight for each layer; None for 1."""
+    """A factor on the weight for each layer; None for 1 each."""
     decay: Annotated[bool, arg(name="rdl_decay")] = False
-    """Let the weight fall linearly to 0 at the last step."""
+    """Let the weight decay linearly to 0 at the last step."""
 
     def check(self) -> None:
-        """Checks the names, and that each layer has a weight."""
+        """Checks the names, and the number of layer weights."""
         errors.check_name("distance", self.distance, DISTANCES)
         errors.check_name("comparison", self.comparison, COMPARISONS)
         shares = self.layer_weights
@@ -181,13 +185,14 @@ class CRD(Settings):
     sampling: Annotated[
         Literal["drawn", "expected", "independent", "shared"], arg(name="crd_sampling")
     ] = "expected"
-    """How they are chosen: drawn for each image, as released; all, weighted by how
-    often they would be drawn; each drawn by itself, which suits accelerators; or drawn
-    for the whole batch."""
+    """How negatives are chosen: `drawn` for each image, as in the released code;
+    `expected`, all images weighted by their expected number of draws; `independent`,
+    each negative drawn separately, which suits accelerators; or `shared`, drawn once
+    for the batch."""
     any_class: Annotated[bool, arg(name="crd_any_class")] = False
-    """Let them be of the image's own class, too."""
+    """Allow negatives of the image's own class, too."""
     relax: Annotated[bool, arg(name="crd_relax")] = False
-    """Let the positive be another image of the class."""
+    """Allow another image of the class as the positive."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,50 +204,50 @@ class Brain(Settings):
     rdms: Annotated[tuple[str, ...], arg(name="brain_rdms"), NAMES] = ("human_it",)
     """The RDMs with which a net's agreement on held-out stimuli is reported."""
     layers: Annotated[tuple[str, ...], arg(name="brain_layers"), NAMES] = ("pooled",)
-    """The student's layers that are compared with them."""
+    """The student's layers that are compared with the measured RDMs."""
     distance: Annotated[str, arg(name="brain_distance")] = "Correlation"
-    """The distance of two stimuli in the student, of `rdljax.rdm.distances`."""
+    """The distance between two stimuli in the student, from `rdljax.rdm.distances`."""
     comparison: Annotated[str, arg(name="brain_comparison")] = "Pearson"
-    """The comparison of the student's RDM with the brain's, of
+    """The comparison of the student's RDM with the brain's, from
     `rdljax.rdm.comparisons`."""
     weight: Annotated[float, arg(name="brain_weight"), WEIGHT] = 1.0
-    """The weight of the comparison in each layer, next to the task's 1."""
+    """The weight of the comparison in each layer; the task has weight 1."""
     decay: Annotated[bool, arg(name="brain_decay")] = False
-    """Let that weight fall linearly to 0 at the last step."""
+    """Let that weight decay linearly to 0 at the last step."""
     subjects: Annotated[Literal["mean", "each"], arg(name="brain_subjects")] = "mean"
-    """With RDMs of several subjects, compare with their mean, or with each and take the
-    mean of the comparisons."""
+    """With RDMs of several subjects, compare with their mean RDM, or with each RDM and
+    average the comparisons."""
     reliability: Annotated[bool, arg(name="brain_reliability")] = False
-    """Weigh subjects by how well their sessions agree."""
+    """Weight subjects by the agreement of their sessions."""
     ceiling: Annotated[bool, arg(name="brain_ceiling")] = False
     """With several subjects, measure the similarity with each in units of the noise
     ceiling."""
     signed: Annotated[bool, arg(name="brain_signed")] = False
-    """Let distances be below 0, as crossvalidated ones may."""
+    """Allow negative distances, such as crossvalidated ones."""
     held_out: Annotated[float, Range("above 0", 1e-6, 1.0)] = 0.5
     """The part of the stimuli that training never sees."""
     stimuli: Annotated[int | None, Range("3 or more", 3, 10**9)] = None
     """The number of stimuli in a step, over all devices, drawn from those that are not
-    held out; None for as many of them as eight devices divide."""
+    held out; None for their largest multiple of eight (for up to eight devices)."""
 
     def check(self) -> None:
-        """Checks the names, and what a ceiling goes with."""
+        """Checks the names, and the settings that a noise ceiling requires."""
         errors.check_name("distance", self.distance, DISTANCES)
         errors.check_name("comparison", self.comparison, BRAIN_COMPARISONS)
         if self.ceiling and self.subjects != "each":
             raise command.UsageError(
-                "brain_ceiling is of each subject's RDM: it goes with "
+                "brain_ceiling is of each subject's RDM: it requires "
                 "brain_subjects=each"
             )
         if self.ceiling and self.comparison.startswith("MSE"):
             raise command.UsageError(
-                "brain_ceiling takes a brain_comparison with a similarity"
+                "brain_ceiling requires a brain_comparison that has a similarity"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Training(Settings):
-    """How long nets are trained, and what a step sees."""
+    """The length of training, the batch, and the teacher's activations."""
 
     seeds: Annotated[int, COUNT] = 3
     """The number of students of each method, seeds 0, 1, ...; the teacher has seed
@@ -254,89 +259,90 @@ class Training(Settings):
     batch: Annotated[int, COUNT] = 64
     """The number of images in a step, over all devices."""
     micro_batches: Annotated[int, COUNT] = 1
-    """The number of parts in which a student sees its batch, one after the other, for
-    less memory."""
+    """The number of micro-batches in which a student sees its batch, one after the
+    other, to save memory."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The precision of the student's activations; parameters and losses are float32."""
     same_batches: bool = False
-    """Let all seeds see the same batches: they differ in their weights alone, and a
-    teacher looks once at what students that go together see."""
+    """Let all seeds see the same batches: they differ only in their weights, and the
+    teacher's activations are computed once for all seeds of a program."""
     remember_teacher: bool | None = None
-    """Let the teacher look once at each training image, without crops and mirrors, and
-    remember its activations; None where images are not cropped or mirrored and 1 GiB
-    holds them, over all devices."""
+    """Compute the teacher's activations once for each training image, without crops
+    and mirrors, and keep them; None does so if images are neither cropped nor mirrored
+    and the activations fit in 1 GiB, over all devices."""
     activations: Annotated[str | None, PATH] = None
-    """A folder in which those activations are stored, once for all runs, and read from
-    with each batch; or, without a teacher, a file of another program
+    """A folder in which these activations are stored, once for all runs, and from which
+    each batch is read; or, without a teacher, a file of another program
     (`rdljax.activations`) whose rows, or whose `index`, are the training images in the
     order of the split."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(Settings):
-    """How parameters change."""
+    """The optimizer and its learning rate."""
 
     name: Annotated[Literal["sgd", "adamw"], arg(name="optimizer")] = "sgd"
     """SGD with momentum, or AdamW (which needs a learning rate such as 0.001)."""
     learning_rate: Annotated[float, RATE] = 0.1
     """The largest learning rate."""
     teacher_learning_rate: Annotated[float | None, RATE] = None
-    """The teacher's; None for the students'."""
+    """The teacher's largest learning rate; None for the students'."""
     schedule: Schedule = "cosine"
-    """How the learning rate changes: reached in the first epoch, it falls to 0 along a
-    cosine; or, as in RepDistiller, it falls to a tenth after 5/8, 6/8 and 7/8 of the
-    epochs; or it is constant; or it falls to 0 along a line, or by equal factors to a
-    hundredth; or it follows `optax.cosine_onecycle_schedule` or
-    `optax.linear_onecycle_schedule`."""
+    """The schedule of the learning rate: `cosine`, a warm-up in the first epoch and a
+    cosine to 0; `steps`, as in RepDistiller, a tenth after 5/8, 6/8 and 7/8 of the
+    epochs; `constant`; `linear` to 0; `exponential` to a hundredth; or
+    `optax.cosine_onecycle_schedule` or `optax.linear_onecycle_schedule`."""
     momentum: Annotated[float, Range("0 or more", 0.0, 1.0)] = 0.9
-    """The momentum of SGD; of AdamW, the decay of the mean of gradients."""
+    """The momentum of SGD; for AdamW, the decay of the mean of gradients."""
     nesterov: bool = True
-    """Let SGD's momentum be Nesterov's."""
+    """Use Nesterov momentum with SGD."""
     weight_decay: Annotated[float, WEIGHT] = 5e-4
-    """The weight decay of all parameters: of SGD a part of the gradient, of AdamW a
-    step of its own, times the learning rate."""
+    """The weight decay of all parameters: with SGD it is added to the gradient, with
+    AdamW it is decoupled and multiplied by the learning rate."""
     clip: Annotated[float | None, POSITIVE] = 1.0
-    """The largest norm of the gradient; longer ones are shortened. None disables
-    clipping."""
+    """The largest norm of the gradient, to which larger gradients are scaled. None
+    disables clipping."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Runtime(Settings):
-    """Where results go, and how steps reach the devices: no number depends on it."""
+    """The results folder and the execution on devices; results do not depend on it."""
 
     out: str = "results/{config}-{data}"
     """The folder for results."""
     resume: bool = False
-    """Continue what the folder holds, if it holds this config's run."""
+    """Continue the run in the folder, if it is a run of this config."""
     overwrite: bool = False
-    """Delete what an earlier run left in the folder: what a run writes, and nothing
-    where something else lies in it."""
+    """Delete the files of an earlier run in the folder. If the folder contains
+    anything that a run does not write, nothing is deleted."""
     driver: Literal["auto", "step", "chunk", "epoch"] = "auto"
-    """How steps reach the device: one by one, ten written out as one program, or an
-    epoch as a loop on the device; auto: epochs on accelerators, steps on a CPU."""
+    """The steps in one call of the device: one step; a chunk of ten, unrolled as one
+    program; or an epoch as a loop on the device; auto: epochs on accelerators, steps on
+    a CPU."""
     together: Annotated[int | None, COUNT] = None
     """The number of seeds trained as one program; None for all that fit into an
     accelerator's memory, and one on a CPU."""
     stream: bool = False
-    """Leave the images with the host, for sets that a device cannot hold; in their
-    files, where they vary in size or take more than 4 GiB."""
+    """Keep the images in the host's memory, for sets that do not fit on a device; or in
+    their files, if they vary in size or take more than 4 GiB."""
     compilation_cache: str | None = None
-    """A folder for compiled programs, for the next run; None for the user's cache on
-    accelerators and none on a CPU, "" for none."""
+    """A folder that keeps compiled programs for the next run; None for the user's cache
+    on accelerators and no folder on a CPU, "" for no folder."""
     profile: bool = False
-    """Measure first where the time of each method's step goes, and write a trace."""
+    """First measure where the time of each method's step goes, and write a trace."""
 
     def check(self) -> None:
-        """Checks that no settings exclude each other, and the folder of programs."""
+        """Checks settings that exclude each other, and the compilation cache."""
         if self.stream and self.driver == "epoch":
             raise command.UsageError(
-                "driver=epoch would stream an epoch's images at once"
+                "driver=epoch would stream an epoch's images at once; with --stream "
+                "use driver=chunk or step"
             )
         if self.compilation_cache:
             folder = command.path("compilation_cache", self.compilation_cache)
             if folder.exists() and not folder.is_dir():
                 raise command.UsageError(
-                    f"compilation_cache must be a folder, {folder} is none"
+                    f"compilation_cache must be a folder, but {folder} is a file"
                 )
         if self.resume and self.overwrite:
             raise command.UsageError("resume and overwrite exclude each other")
@@ -357,15 +363,15 @@ class Config(Settings):
     runtime: Runtime = Runtime()
 
     def check(self) -> None:
-        """Checks what settings of several groups say together."""
+        """Checks combinations of settings of several groups."""
         batch, pairs = self.training.batch, self.rdl.pairs
         if pairs is not None and self.nets.ensemble > 1:
             raise command.UsageError(
-                "the mean RDM of an ensemble has all pairs: it goes with pairs=None"
+                "the mean RDM of an ensemble has all pairs: it requires pairs=None"
             )
         most = batch * (batch - 1) // 2
         if pairs is not None and pairs > most:
             raise command.UsageError(
-                f"pairs must be at most the {most} of a batch of {batch}, got {pairs}; "
-                "without pairs all are compared"
+                f"pairs must be at most {most}, the number of pairs in a batch of "
+                f"{batch}, got {pairs}; pairs=None compares all"
             )

@@ -1,15 +1,15 @@
-"""Image sets: read, divided, streamed, and seen inside the compiled step.
+"""Image sets: reading, splitting, streaming, and augmentation in the compiled step.
 
-- `splits`: what a set is: three splits, with mean and deviation
-- `sets`: `load`: a set by its name
+- `splits`: the class of data sets: three splits, with mean and standard deviation
+- `sets`: `load`: a data set by its name
 - `folders`: TFDS folders
 - `records`: images that stay in files
-- `decoding`: images from their files
+- `decoding`: decoding of image files
 - `loading`: the order of images, and batches from the host
-- `views`: what nets see: normalised, cropped, mirrored
-- `colour`: luminance and chrominance of images in colour
-- `preparing`: sets from their publishers' files
-- `originals`, `downloads`: those files, and how they are had
+- `views`: the input of nets: normalised, cropped, mirrored
+- `colour`: luminance and chrominance of colour images
+- `preparing`: TFDS folders from the publishers' files
+- `originals`, `downloads`: the formats of those files, and their download
 """
 
 from experiments.data.loading import (

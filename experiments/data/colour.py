@@ -1,7 +1,8 @@
-"""Nets that see a part of an image in colour: its luminance, or its chrominance.
+"""Nets that see only the luminance, or only the chrominance, of a colour image.
 
-For transfer between modalities, as from a net of luminance to one of chrominance (Tian,
-Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020, section 4.2).
+They serve transfer between modalities, such as from a teacher that sees luminance to a
+student that sees chrominance (Tian, Krishnan & Isola, Contrastive Representation
+Distillation, ICLR 2020, section 4.2).
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from rdljax import nets
 
 Array = jax.Array
 
-# From linear sRGB to CIE XYZ, and the white of its day (D65; IEC 61966-2-1).
+# From linear sRGB to CIE XYZ, and its white point (D65; IEC 61966-2-1).
 _XYZ = (
     (0.4124564, 0.3575761, 0.1804375),
     (0.2126729, 0.7151522, 0.0721750),
@@ -25,8 +26,8 @@ _XYZ = (
 _WHITE = (0.95047, 1.0, 1.08883)
 
 IMAGE = "image"
-# Of L, a and b: which, and what is subtracted and divided by, so that natural images
-# have deviations of about 1.
+# The channels of L, a and b, and the numbers that are subtracted and divided by, so
+# that natural images have standard deviations of about 1.
 PARTS = {
     "luminance": (slice(0, 1), 50.0, 25.0),
     "chrominance": (slice(1, 3), 0.0, 15.0),
@@ -44,12 +45,12 @@ def channels(part: str, images: int) -> int:
 
 
 def seen_by(part: str, net: nets.NetLike, dataset: splits.Dataset) -> Any:
-    """Returns a net of a part of images that `data.normalise` has normalised.
+    """Returns a net that takes images normalised by `data.normalise` and sees a part.
 
     Args:
       part: The part of an image: "image" or a key of `PARTS`.
       net: The net that sees that part.
-      dataset: The data set with the mean and deviation of the images.
+      dataset: The data set with the mean and standard deviation of the images.
     """
     if part == IMAGE:
         return net
@@ -58,13 +59,13 @@ def seen_by(part: str, net: nets.NetLike, dataset: splits.Dataset) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Seeing:
-    """A net that sees a part of normalised images in colour.
+    """A net that sees a part of normalised colour images.
 
     Attributes:
-      net: The net, of one channel for luminance and two for chrominance.
-      part: A key of `PARTS`.
-      mean: The mean that normalised the images, of each channel, from 0 to 255.
-      std: The deviation that normalised the images, of each channel, from 0 to 255.
+      net: The net, with one input channel for luminance and two for chrominance.
+      part: The part, a key of `PARTS`.
+      mean: The mean of each channel, from 0 to 255, with which images were normalised.
+      std: The standard deviation of each channel, in the same units, likewise.
     """
 
     net: nets.NetLike
@@ -78,7 +79,7 @@ class Seeing:
         return self.net.layers
 
     def init(self, key: Array, images: Array) -> Any:
-        """Returns the net's variables, drawn from a key."""
+        """Returns the net's initial variables."""
         return self.net.init(key, self._seen(images))
 
     def apply(self, variables: Any, images: Array, **options) -> Any:
@@ -94,7 +95,7 @@ class Seeing:
 
 
 def lab(rgb: Array) -> Array:
-    """Returns CIE L*a*b* of sRGB, under D65.
+    """Converts sRGB to CIE L*a*b*, with white point D65.
 
     Args:
       rgb: The colours `[..., 3]`, from 0 to 1.

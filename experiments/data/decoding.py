@@ -1,7 +1,7 @@
-"""Images from their files: decoded with Pillow, cut, and brought to a set's channels.
+"""Decoding of image files with Pillow: cropping, resizing, conversion of channels.
 
-Images that vary in size are brought to one: evaluation sees their middle (`middle`),
-training random parts of them (`random_box`, `part`).
+Images that vary in size are resized to a common size: evaluation uses their centre
+crops (`middle`), training random crops (`random_box`, `part`).
 """
 
 import io
@@ -11,16 +11,16 @@ from collections.abc import Callable
 import numpy as np
 import PIL.Image
 
-# Of random parts: the share of the image's area, and width over height.
+# Ranges for random crops: the fraction of the image's area, and width over height.
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)
-# What Pillow calls images of so many channels.
+# Pillow's modes, by the number of channels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-# What it calls pixels of 32 bits, of which nothing says which are white, but in these
-# formats: theirs have 16 (and are called "I;16" too, as newer versions do of PNG).
+# Pillow's modes of 32 bits, for which the value of white is unknown, except in these
+# formats: their pixels have 16 bits (for PNG, newer versions use the mode "I;16").
 WIDE, SIXTEEN = ("I", "F"), ("PNG", "PPM")
-# The formats that are decoded. (Of EPS, say, Pillow has Ghostscript run the program.)
+# The formats that are decoded. (For EPS, Pillow would run Ghostscript.)
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# Pixels of the largest image that is decoded: few kilobytes may stand for gigabytes.
+# The largest number of pixels of an image: a few kilobytes can expand to gigabytes.
 LARGEST = 2**26
 _BILINEAR = PIL.Image.Resampling.BILINEAR
 
@@ -30,17 +30,18 @@ class Damaged(OSError):
 
 
 class UnknownMode(Damaged, ValueError):
-    """An error for an image without 8 bits a channel that cannot be brought to them."""
+    """An error for an image whose mode cannot be converted to 8 bits per channel."""
 
 
 def middle(image: PIL.Image.Image, side: int) -> PIL.Image.Image:
-    """Returns the middle of an image whose shorter side is scaled, for evaluation.
+    """Returns the centre crop of a resized image, for evaluation.
 
-    It is scaled to 8/7 of `side`: to 256 for 224 pixels, as is usual for ImageNet.
+    The shorter side is first scaled to 8/7 of `side`: to 256 for 224 pixels, as is
+    usual for ImageNet.
 
     Args:
       image: Any image.
-      side: The height and width of the part that is seen.
+      side: The height and width of the crop, in pixels.
     """
     shorter, least = round(side * 256 / 224), min(image.size)
     size = [pixels * shorter // least for pixels in image.size]
@@ -51,11 +52,11 @@ def middle(image: PIL.Image.Image, side: int) -> PIL.Image.Image:
 def random_box(
     width: int, height: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Draws a part of an image: its area and its aspect, then its place.
+    """Draws a random crop of an image: its area and its aspect ratio, then its place.
 
-    Area, logarithm of the aspect, and place are uniform. A part that does not fit is
-    drawn again, ten times in all; then it is the largest part in the middle whose
-    aspect is allowed.
+    Area, logarithm of the aspect ratio, and place are uniform. A crop that does not fit
+    is drawn again, up to ten times in all; after that the crop is the largest one in
+    the centre with an allowed aspect ratio.
 
     Args:
       width: The width of the image, in pixels.
@@ -63,10 +64,11 @@ def random_box(
       rng: The generator of the random numbers.
 
     Returns:
-      Left, top, width and height of the part, in pixels.
+      Left, top, width and height of the crop, in pixels.
 
     References:
-      Szegedy et al. (2015), section 6: 8 % to 100 % of the area, aspects 3/4 to 4/3.
+      Szegedy et al. (2015), section 6: 8 % to 100 % of the area, aspect ratios 3/4 to
+      4/3.
     """
     for _ in range(10):
         area = width * height * rng.uniform(*AREA)
@@ -83,53 +85,53 @@ def random_box(
 def part(
     image: PIL.Image.Image, box: tuple[int, int, int, int], side: int, mode: str
 ) -> PIL.Image.Image:
-    """Returns a part of an image, brought to `side` x `side` pixels.
+    """Returns a crop of an image, resized to `side` x `side` pixels.
 
     Args:
       image: An image that is opened and not decoded yet.
-      box: The left, top, width and height of the part, in pixels.
+      box: The left, top, width and height of the crop, in pixels.
       side: The height and width of the result.
       mode: One of `MODES`.
     """
     left, top, width, height = box
     whole = image.size
-    # A JPEG much larger than needed is decoded at a half, a quarter or an eighth.
+    # A JPEG that is much larger than needed is decoded at 1/2, 1/4 or 1/8 of its size.
     enough = math.ceil(whole[0] * side / width), math.ceil(whole[1] * side / height)
     drafted = image.draft(None, enough)
     scale = 1.0 if drafted is None else drafted[1][2] / whole[0]
     corners = [scale * x for x in (left, top, left + width, top + height)]
-    # (Pillow takes a list too. A tuple that names the whole image, where that has this
-    # size, would not be resampled, which rounds colours under alpha.)
+    # (A list, not a tuple: for a tuple that is the whole image, of this size, Pillow
+    # would skip resampling, which rounds colours under alpha.)
     seen = in_mode(image, mode)
     return seen.resize((side, side), _BILINEAR, box=corners)  # type: ignore[arg-type]
 
 
 def pad(image: np.ndarray) -> np.ndarray:
-    """Pads images `[N, 28, 28, C]` with black to 32x32; others stay as they are."""
+    """Pads images `[N, 28, 28, C]` with black to 32x32; returns others unchanged."""
     if image.shape[1:3] != (28, 28):
         return image
     return np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))
 
 
 def in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
-    """Returns an image in the mode that its set declares, with 8 bits a channel.
+    """Converts an image to the mode that its data set declares, with 8 bits a channel.
 
-    Colours are looked up in the palette, 16 bits keep the upper byte, 1 bit is 0 or
-    255, ink (CMYK) becomes light, grey three equal channels, colours their luma (Rec.
-    601: 0.299 red, 0.587 green, 0.114 blue). Where alpha is not asked for it is left
-    out, as TensorFlow's decoder and torchvision's loader do: there is no background,
-    and the colours are those that are stored. Of several frames the first is seen.
+    Palette colours are looked up, 16 bits are reduced to the upper byte, 1 bit becomes
+    0 or 255, CMYK becomes RGB, grey becomes three equal channels, and RGB becomes luma
+    (Rec. 601: 0.299 red, 0.587 green, 0.114 blue). Alpha is dropped unless the mode has
+    it, as in TensorFlow's decoder and torchvision's loader: no background is blended
+    in, and the colours are the stored ones. For several frames the first is used.
 
     Args:
       image: An opened image.
       mode: One of `MODES`.
 
     Raises:
-      UnknownMode: There is no such conversion, or nothing says which number is white.
+      UnknownMode: If there is no such conversion, or the value of white is unknown.
     """
     if image.mode == mode:
         return image
-    image.load()  # (What is damaged is told before what cannot be converted.)
+    image.load()  # (So that damage is reported rather than an unknown conversion.)
     own = image.mode
     try:
         if own in WIDE and image.format not in SIXTEEN:
@@ -151,7 +153,7 @@ def open_image(encoded: bytes) -> PIL.Image.Image:
 def pixels_of(
     encoded: bytes, see: Callable[[PIL.Image.Image], PIL.Image.Image]
 ) -> np.ndarray:
-    """Returns the pixels of an image as `see` makes it, uint8 `[H, W, C]`."""
+    """Returns the pixels of `see(image)` for an encoded image, uint8 `[H, W, C]`."""
     with open_image(encoded) as image:
         if math.prod(image.size) > LARGEST:
             raise ValueError(

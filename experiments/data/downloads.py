@@ -1,4 +1,4 @@
-"""Files of the publishers of image sets: downloaded, and checked by their SHA-256."""
+"""Downloads of the publishers' files of image sets, checked by their SHA-256."""
 
 import gzip
 import hashlib
@@ -14,23 +14,23 @@ from collections.abc import Mapping
 
 from rdljax import files
 
-# Seconds a server may stay silent, and bytes a second that it sends at least.
+# The longest silence of a server, in seconds, and its smallest speed, in bytes/second.
 PATIENCE = 10.0
 SLOWEST = 10_000
-# Bytes of the largest file that is downloaded, and of what it may unpack to before its
-# sum is known. (The largest original has 170 MB, and unpacks to 186 MB.)
+# The largest number of bytes of a download, and of its unpacked content before its sum
+# is known. (The largest original has 170 MB, and unpacks to 186 MB.)
 LARGEST = 2**28
 
 
 class CannotPrepare(ValueError):
-    """An error for original files that are missing, unreachable or not original."""
+    """An error for files that are missing, unreachable or not the original ones."""
 
 
 def unpack(path: pathlib.Path, accepted: tuple[str, ...]) -> bytes:
     """Reads a gzip file; the SHA-256 of the file or of its content must be accepted.
 
-    Where the sum of the file is not among those accepted, no more than `LARGEST` bytes
-    are unpacked to compare the sum of the content.
+    If the sum of the file is not accepted, at most `LARGEST` bytes are unpacked to
+    compare the sum of the content.
 
     Args:
       path: The path of the file.
@@ -40,7 +40,7 @@ def unpack(path: pathlib.Path, accepted: tuple[str, ...]) -> bytes:
       The content.
 
     Raises:
-      CannotPrepare: It is another file.
+      CannotPrepare: If it is another file.
     """
     with path.open("rb") as file:
         packed = hashlib.file_digest(file, "sha256").hexdigest()
@@ -60,15 +60,15 @@ def unpack(path: pathlib.Path, accepted: tuple[str, ...]) -> bytes:
 def fetch(
     url: str, published: Mapping[str, tuple[str, ...]], cache: pathlib.Path
 ) -> dict[str, pathlib.Path]:
-    """Returns the original files, downloaded where the cache lacks them, by name.
+    """Downloads the original files that a cache lacks; returns the paths by name.
 
     Args:
-      url: The folder of the original files.
+      url: The URL of the folder of the original files.
       published: The accepted SHA-256 sums, by the name of the file.
-      cache: The folder to keep them in.
+      cache: The folder that keeps the files.
 
     Raises:
-      CannotPrepare: A file cannot be had, or is not the original one.
+      CannotPrepare: If a file cannot be downloaded, or is not the original one.
     """
     cache.mkdir(parents=True, exist_ok=True)
     for file, accepted in published.items():
@@ -79,13 +79,13 @@ def fetch(
         except (OSError, http.client.HTTPException) as error:
             raise CannotPrepare(
                 f"cannot download {url}{file} ({error}). Without a network, put "
-                f"{', '.join(published)} into a folder and name it with --manual_dir"
+                f"{', '.join(published)} into a folder and give it with --manual_dir"
             ) from error
     return {file: cache / file for file in published}
 
 
 def _download(url: str, path: pathlib.Path, accepted: tuple[str, ...]) -> None:
-    """Downloads a file, which appears at `path` when it is whole and checked."""
+    """Downloads a file, which appears at `path` when it is complete and checked."""
     import tqdm
 
     with _open(url) as response, files.draft(path) as file:
@@ -119,8 +119,8 @@ def _too_large(size: int) -> str:
 def _open(url: str) -> http.client.HTTPResponse:
     """Opens a URL, or gives up after `PATIENCE` seconds.
 
-    urllib's own timeout holds for each address of a server and not for the look-up of
-    its name, which together take minutes on a machine without a network.
+    urllib's own timeout applies to each address of a server, but not to the look-up of
+    its name; together they may take minutes on a machine without a network.
     """
     answer: queue.Queue[http.client.HTTPResponse | Exception] = queue.Queue()
 
@@ -128,7 +128,7 @@ def _open(url: str) -> http.client.HTTPResponse:
         try:
             answer.put(urllib.request.urlopen(url, timeout=PATIENCE))
         except Exception as error:
-            # An HTTPError is also the open page that explains it.
+            # (An HTTPError is also an open response.)
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
             answer.put(error)

@@ -21,14 +21,14 @@ _OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.A
 
 
 class UnknownSet(errors.UnknownName):
-    """An error for the name of no data set; the message has the folder searched."""
+    """An error for an unknown data set; the message names the folder searched."""
 
     def __init__(self, name: str, known: Iterable[str], data_dir: str | None):
-        """Adds to the message where the data set was looked for.
+        """Adds the folder that was searched to the message.
 
         Args:
-          name: The name that was given.
-          known: All names of data sets, with those of the folder.
+          name: The unknown name.
+          known: All names of data sets, including those in the folder.
           data_dir: The folder that was searched; None if there was none to search.
         """
         super().__init__("data set", name, known)
@@ -41,7 +41,7 @@ class UnknownSet(errors.UnknownName):
 def _folders(data_dir: str | None) -> dict[str, pathlib.Path]:
     """Returns the data sets prepared in a folder: "name" or "name/config" -> folder.
 
-    Of several versions it is the folder of the newest one.
+    If there are several versions of a data set, the newest one is returned.
     """
     newest: dict[str, pathlib.Path] = {}
     if data_dir is None:
@@ -66,11 +66,11 @@ def _version(folder: pathlib.Path) -> tuple[int, ...]:
 def find(name: str, data_dir: str | None) -> pathlib.Path:
     """Returns the folder of a data set.
 
-    Where it is absent, the error says within a second what to run.
+    If it is missing, the error gives the command that prepares it, without delay.
 
     Raises:
-      UnknownName: The name is neither known nor a folder of `data_dir`.
-      DataMissing: The name is known, and its folder is absent.
+      UnknownName: If the name is neither known nor a folder of `data_dir`.
+      DataMissing: If the name is known, but its folder is missing.
     """
     folders = _folders(data_dir)
     if name in folders:
@@ -112,9 +112,9 @@ def read(
     """Returns source, number of classes, training and test images of a TFDS folder.
 
     Raises:
-      DataMissing: A package is missing, or the folder is damaged, names classes that
+      DataMissing: If a package is missing, or the folder is damaged, names classes that
         are not TFDS's own, or is in a format that only TensorFlow reads.
-      ValueError: The folder is no set of images of classes that can be read.
+      ValueError: If the folder is not an image classification set that can be read.
     """
     try:
         import tensorflow_datasets as tfds
@@ -169,19 +169,19 @@ def _splits(
     classes: int,
     **options: Any,
 ) -> tuple[str, splits.Split, splits.Split]:
-    """Returns the name of the split for test, and training and test images.
+    """Returns the name of the split with test images, and training and test images.
 
     Args:
       folder: The folder.
-      builder: Its builder, of TFDS.
+      builder: TFDS's builder of the folder.
       shape: The declared shape of the images.
       classes: The number of classes.
-      **options: As for `records.open_splits`.
+      **options: Arguments of `records.open_splits`.
 
     Raises:
-      DataMissing: The folder is damaged.
-      NotImplementedError: It is in a format that only TensorFlow reads.
-      ValueError: A split is missing, or labels are out of range.
+      DataMissing: If the folder is damaged.
+      NotImplementedError: If it is in a format that only TensorFlow reads.
+      ValueError: If a split is missing, or labels are out of range.
     """
     held = [s for s in ("test", "validation") if s in builder.info.splits]
     if not held or "train" not in builder.info.splits:
@@ -213,7 +213,7 @@ def _splits(
 
 
 def _check_runs_no_code(folder: pathlib.Path) -> None:
-    """Raises `DataMissing` for a folder that is damaged or names classes of its own."""
+    """Raises `DataMissing` for a folder that is damaged or names other classes."""
     with or_damaged(folder):
         for path in folder.iterdir():
             if path.exists() and not (path.is_file() or path.is_dir()):
@@ -225,10 +225,10 @@ def _check_runs_no_code(folder: pathlib.Path) -> None:
 
 
 def _classes(words: Any) -> Iterator[str]:
-    """Yields the Python classes that the JSON of a TFDS folder names, however deep.
+    """Yields the Python classes that the JSON of a TFDS folder names, at any depth.
 
-    TFDS imports the module of each: of the features in features.json, of those that
-    dataset_info.json may have, and of those in JSON that is a text in them.
+    TFDS imports the module of each class: of the features in features.json, of those
+    that dataset_info.json may have, and of those in strings that contain JSON.
     """
     if isinstance(words, list):
         for entry in words:
@@ -251,8 +251,8 @@ def _check_classes(folder: pathlib.Path, named: Iterable[str]) -> None:
         if not _OWN_FEATURE.fullmatch(name):
             raise splits.DataMissing(
                 f"{folder} is refused: it names the class {name!r}, whose module TFDS "
-                "would import, and only tensorflow_datasets.core.features is: a data "
-                "set may run no code"
+                "would import, and only tensorflow_datasets.core.features is allowed: "
+                "a data set may run no code"
             )
 
 
@@ -264,15 +264,15 @@ def or_damaged(folder: pathlib.Path) -> Iterator[None]:
     """
     logger = logging.getLogger("absl")
     level = logger.level
-    # It warns of empty splits.
+    # (TFDS warns of empty splits.)
     logger.setLevel(logging.ERROR)
     try:
         yield
     except (NotImplementedError, decoding.UnknownMode, records.VaryingSize):
-        raise  # The folder is well, but needs TensorFlow, or other settings or images.
+        raise  # The folder is not damaged; it needs TensorFlow, or other settings.
     except Exception as error:
         raise splits.DataMissing(
-            f"{folder} is damaged ({error}): prepare it anew"
+            f"{folder} is damaged ({error}): prepare it again"
         ) from error
     finally:
         logger.setLevel(level)

@@ -23,11 +23,11 @@ class Batches:
     """The images, and stimuli, of the steps of a call, for one training or several.
 
     Attributes:
-      image: The places of training images, int32 `[steps, (trainings,) batch]`.
-      stimulus: The places of the stimuli of a measured RDM, int32 `[steps, (trainings,)
-        stimuli]`; None where a step takes none.
-      seed: The seed of the order of the images, int `[(trainings,)]`. With it and the
-        epoch, random parts of streamed images are drawn. None: their middle is seen.
+      image: The indices of training images, int32 `[steps, (trainings,) batch]`.
+      stimulus: The indices of the stimuli of a measured RDM, int32 `[steps,
+        (trainings,) stimuli]`; None for steps without stimuli.
+      seed: The seed of the order of the images, int `[(trainings,)]`. With the epoch it
+        determines the random crops of streamed images; None for centre crops.
       epoch: The number of the epoch, from 0.
     """
 
@@ -38,19 +38,19 @@ class Batches:
 
     @property
     def when(self) -> np.ndarray | None:
-        """Returns seed and epoch, int `[(trainings,) 2]`, as `from_host` takes them."""
+        """Returns seed and epoch, int `[(trainings,) 2]`, the input of `from_host`."""
         if self.seed is None:
             return None
         return np.stack([self.seed, np.full_like(self.seed, self.epoch)], axis=-1)
 
     def steps(self, begin: int, end: int) -> "Batches":
-        """Returns the batches of the steps from `begin` to before `end`."""
+        """Returns the batches of the steps from `begin` up to, not including, `end`."""
         stimulus = self.stimulus if self.stimulus is None else self.stimulus[begin:end]
         return dataclasses.replace(self, image=self.image[begin:end], stimulus=stimulus)
 
 
 def stack(each: Sequence[Batches]) -> Batches:
-    """Returns the batches of several trainings that go together, in the same epoch."""
+    """Stacks the batches of several trainings in one program, in the same epoch."""
     stimuli = [of.stimulus for of in each if of.stimulus is not None]
     return Batches(
         np.stack([of.image for of in each], axis=1),
@@ -73,7 +73,7 @@ def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
       The indices, int32 `[steps, batch]`. Images that do not fill a batch are dropped.
 
     Raises:
-      ValueError: There are fewer images than one batch holds.
+      ValueError: If there are fewer images than one batch has.
     """
     if count < batch:
         raise ValueError(f"{count} images do not fill one batch of {batch}")
@@ -83,7 +83,7 @@ def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 def draws(count: int, size: int, steps: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Returns, for each step of an epoch, some of the stimuli of an RDM, none twice.
+    """Draws stimuli of an RDM for each step of an epoch, without replacement.
 
     Args:
       count: The number of stimuli.
@@ -93,7 +93,7 @@ def draws(count: int, size: int, steps: int, *, seed: int, epoch: int) -> np.nda
       epoch: The number of the epoch.
 
     Returns:
-      The places of the stimuli, int32 `[steps, size]`.
+      The indices of the stimuli, int32 `[steps, size]`.
     """
     rng = np.random.default_rng([seed, epoch, count])
     every = np.tile(np.arange(count, dtype=np.int32), (steps, 1))
@@ -101,11 +101,11 @@ def draws(count: int, size: int, steps: int, *, seed: int, epoch: int) -> np.nda
 
 
 def ahead(items: Iterator[Any], count: int = 2) -> Generator[Any, None, None]:
-    """Yields the items; a thread of its own makes some before they are asked for.
+    """Yields the items; a background thread makes some of them in advance.
 
     Args:
       items: The items that a loader makes.
-      count: The number of items that are made ahead.
+      count: The number of items that are made in advance.
     """
     end = object()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -116,14 +116,15 @@ def ahead(items: Iterator[Any], count: int = 2) -> Generator[Any, None, None]:
 
 
 def from_host(split: splits.Split) -> Callable[..., dict[str, np.ndarray]]:
-    """Returns a loader: from indices int32 `[..., B]` to a batch with its images.
+    """Returns a loader, from indices int32 `[..., B]` to a batch with its images.
 
-    It is for sets that the device cannot hold; `view` then looks at nothing else.
+    It is for data sets that do not fit on the device; `view` then uses the images of
+    the batch.
 
     Returns:
-      `load(index, when=None)`. Where images are cropped at random before they are sent
-      (`crops_at_random`), `when` says which crops these are, `[..., 2]`: seed and epoch
-      of each B indices, or of all. With None the images' middle is sent.
+      The function `load(index, when=None)`. Where images are cropped at random before
+      they are sent (`crops_at_random`), `when` determines the crops: seed and epoch,
+      int `[..., 2]`, for each B indices, or for all. None sends centre crops.
     """
 
     def load(index: np.ndarray, when: np.ndarray | None = None):
@@ -139,15 +140,15 @@ def from_host(split: splits.Split) -> Callable[..., dict[str, np.ndarray]]:
 def crops_at_random(
     images: np.ndarray | jax.Array | records.Records,
 ) -> TypeGuard[records.Records]:
-    """Returns whether training sees random parts of images, cut at their decoding."""
+    """Returns whether training uses random crops, made when images are decoded."""
     return isinstance(images, records.Records) and images.random
 
 
 def identity(
     images: np.ndarray | jax.Array | records.Records,
 ) -> np.ndarray | jax.Array:
-    """Returns an array that differs where images do.
+    """Returns an array that identifies images.
 
-    It holds the images themselves, or the fingerprint of their files.
+    It is the images themselves, or the fingerprint of their files.
     """
     return images.fingerprint if isinstance(images, records.Records) else images

@@ -1,4 +1,4 @@
-"""The original files of MNIST, Fashion-MNIST and CIFAR: their places and formats."""
+"""The original files of MNIST, Fashion-MNIST and CIFAR: their URLs and formats."""
 
 import dataclasses
 import io
@@ -31,8 +31,8 @@ class Content(NamedTuple):
 
     Attributes:
       splits: The splits "train" and "test".
-      names: The names of the classes by the name of TFDS's feature, where the files
-        tell them.
+      names: The names of the classes by the name of TFDS's feature, if the files have
+        them.
     """
 
     splits: Mapping[str, Split]
@@ -41,7 +41,7 @@ class Content(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The place of the files of a data set, and the SHA-256 sums that are accepted.
+    """The location of the files of a data set, and their accepted SHA-256 sums.
 
     Attributes:
       url: The folder of the original files.
@@ -79,8 +79,8 @@ def read_cifar100(name: str, files: Mapping[str, pathlib.Path]) -> Content:
     return _read_cifar(name, files, ["train.bin"], ["test.bin"], names)
 
 
-# From tensorflow_datasets/url_checksums/NAME.txt. Fashion-MNIST's
-# second sums are those of the unpacked files: distributions pack them anew (Debian's
+# From tensorflow_datasets/url_checksums/NAME.txt. Fashion-MNIST's second sums are those
+# of the unpacked files: distributions compress them again (Debian's
 # dataset-fashion-mnist drops name and time from gzip's header).
 SOURCES = {
     "mnist": Source(
@@ -156,7 +156,7 @@ def parse_idx(content: bytes, dimensions: int) -> np.ndarray:
       An array uint8 with that number of dimensions.
 
     Raises:
-      CannotPrepare: The type, the number of dimensions or the length is another.
+      CannotPrepare: If the type, the number of dimensions or the length is wrong.
     """
     magic = bytes((0, 0, 8, dimensions))
     if content[:4] != magic:
@@ -169,7 +169,7 @@ def parse_idx(content: bytes, dimensions: int) -> np.ndarray:
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     if len(content) - start != math.prod(shape):
         raise downloads.CannotPrepare(
-            f"a truncated IDX file, or one with a surplus: {len(content) - start} "
+            f"an IDX file that is too short or too long: {len(content) - start} "
             f"values for the shape {shape}"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

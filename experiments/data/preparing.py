@@ -3,7 +3,7 @@
     python -m experiments.prepare cifar100 --data_dir data
 
 The original files are downloaded, or taken from --manual_dir, and checked against
-their published SHA-256. TFDS's own builder then writes the folder, from the same names
+their published SHA-256. TFDS's own builder then writes the folder, with the same names
 and in the same order as with TensorFlow, so that `experiments.data.load` and
 `tfds.data_source(NAME, data_dir=..., download=False)` both read it.
 """
@@ -23,9 +23,9 @@ from experiments import command, locks
 from experiments.data import downloads, originals
 from rdljax import errors
 
-# What the folder is called that a new one replaces, until it is there.
+# The temporary name of the old folder while it is replaced.
 _REPLACED = "replaced"
-# Seconds in which a process locks the hidden folder that it has made.
+# Seconds within which a process locks the hidden folder that it has made.
 _UNLOCKED = 60.0
 
 
@@ -38,24 +38,24 @@ def prepare(
 ) -> pathlib.Path:
     """Writes the folder `data_dir/NAME/VERSION` in TFDS's array_record format.
 
-    It appears whole or not at all: it is written to a hidden folder of `data_dir` and
-    then renamed. Hidden folders that killed processes have left are removed; where one
-    holds the folder that it was to replace, that is put back.
+    It appears complete or not at all: it is written to a hidden folder of `data_dir`
+    and then renamed. Hidden folders left by killed processes are removed; an old folder
+    that was being replaced is restored.
 
     Args:
-      name: A key of `originals.SOURCES`.
-      data_dir: The folder of data sets; it is made where it is absent. Downloads are
+      name: The name of the data set, a key of `originals.SOURCES`.
+      data_dir: The folder of data sets; it is created if it is missing. Downloads are
         kept in `data_dir/downloads`.
       manual_dir: The folder of the original files; nothing is downloaded then.
-      overwrite: Whether a folder that exists is replaced; it is kept otherwise.
+      overwrite: Whether an existing folder is replaced; it is kept otherwise.
 
     Returns:
       The folder.
 
     Raises:
-      UnknownName: `name` is not a key of `originals.SOURCES`.
-      CannotPrepare: A file is missing, cannot be had, or is not the original one.
-      RuntimeError: A path begins with the home folder of a user who has none.
+      UnknownName: If `name` is not a key of `originals.SOURCES`.
+      CannotPrepare: If a file is missing, cannot be downloaded, or is not the original.
+      RuntimeError: If a path begins with the home folder of a user who has none.
     """
     errors.check_name("data set to prepare", name, originals.SOURCES)
     import tensorflow_datasets as tfds
@@ -91,9 +91,9 @@ def prepare(
 
 
 def _remove_left(name: str, data_dir: pathlib.Path, folder: pathlib.Path) -> None:
-    """Removes the hidden folders of a data set that no process writes any more."""
+    """Removes the hidden folders of a data set to which no process writes any more."""
     for left in data_dir.glob(f".{name}-{'[a-z0-9_]' * 8}"):
-        # (Or its process is alive, or it is another user's.)
+        # (An error: its process is alive, or it belongs to another user.)
         with contextlib.suppress(command.UsageError, OSError):
             found = {path.name for path in left.iterdir()}
             if left.is_symlink() or found - {_REPLACED, name, "downloads", locks.NAME}:
@@ -107,7 +107,7 @@ def _remove_left(name: str, data_dir: pathlib.Path, folder: pathlib.Path) -> Non
 
 
 def _put_back(replaced: pathlib.Path, folder: pathlib.Path) -> None:
-    """Renames a replaced folder back where the replacement was cut short."""
+    """Restores a replaced folder if the replacement was interrupted."""
     if replaced.exists() and not folder.exists():
         replaced.rename(folder)
 
@@ -127,15 +127,15 @@ def _found(name: str, manual_dir: pathlib.Path) -> dict[str, pathlib.Path]:
 def _write(
     name: str, content: originals.Content, data_dir: pathlib.Path
 ) -> pathlib.Path:
-    """Writes a folder by TFDS's builder, from images and labels that are at hand."""
+    """Writes a folder with TFDS's builder, from images and labels in memory."""
     import tensorflow_datasets as tfds
     import tqdm
 
     stock: Any = tfds.builder_cls(name)
 
-    # (mypy does not see the keywords of a base that is known at run time alone.)
+    # (mypy does not know the keywords of a base class that is known only at run time.)
     class InMemory(stock, skip_registration=True):  # type: ignore[call-arg]
-        # The folder is to say that TFDS's own builder reads it.
+        # The folder names the class that reads it: TFDS's own builder.
         __module__ = stock.__module__
 
         def _split_generators(self, dl_manager):
@@ -147,8 +147,8 @@ def _write(
             images, labels = content.splits[split]
             progress = tqdm.tqdm(images, desc=f"{name} {split}")
             for index, image in enumerate(progress):
-                # Bytes, since TFDS encodes arrays with TensorFlow. The index as key
-                # gives the order that TFDS gives.
+                # Bytes, since TFDS encodes arrays with TensorFlow. With the index as
+                # key the order is the same as TFDS's.
                 example: dict[str, Any] = {
                     key: int(label[index]) for key, label in labels.items()
                 }
@@ -159,14 +159,14 @@ def _write(
     InMemory.name = name
     builder = InMemory(data_dir=data_dir, file_format="array_record")
     tfds.disable_progress_bar()
-    # It prints that it downloads, and the name of the folder before it is renamed.
+    # (TFDS prints that it downloads, and the name of the folder before the renaming.)
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(download_dir=data_dir / "downloads")
     return pathlib.Path(builder.data_dir)
 
 
 def _png(image: np.ndarray) -> bytes:
-    """Returns an image uint8 `[H, W]` or `[H, W, 3]` as the bytes of a PNG file."""
+    """Encodes an image uint8 `[H, W]` or `[H, W, 3]` as the bytes of a PNG file."""
     from PIL import Image
 
     file = io.BytesIO()

@@ -1,11 +1,11 @@
 """Images in the files of a TFDS folder, decoded with Pillow.
 
-All at once (`load_images`) or, of sets that do not fit into memory, such as ImageNet,
-on demand: `Records` stands where an array of images stands; indexed, it reads those
-records and decodes them, in threads. Images that vary in size are brought to one:
-evaluation sees their middle (`decoding.middle`), training random parts of them
-(`Records.cropped`). Either way an image is brought to the channels that its set
-declares (`decoding.in_mode`).
+All at once (`load_images`) or, for data sets that do not fit into memory, such as
+ImageNet, on demand: `Records` is used in place of an array of images; indexing reads
+and decodes records, in threads. Images that vary in size are resized to a common size:
+evaluation uses centre crops (`decoding.middle`), training random crops
+(`Records.cropped`). In both cases images are converted to the channels that their data
+set declares (`decoding.in_mode`).
 """
 
 import concurrent.futures
@@ -25,25 +25,24 @@ import tqdm
 from experiments.data import decoding
 from rdljax import files
 
-# How many images are decoded at a time.
+# The number of images that are decoded at a time.
 THREADS = os.cpu_count() or 1
-# The labels of fewer records are read anew each time.
+# The smallest number of records whose labels are cached; fewer are read each time.
 KEPT = 20_000
 
-# Records whose labels are read at a time.
+# The number of records whose labels are read at a time.
 _CHUNK = 4096
 
 
 class VaryingSize(ValueError):
-    """An error for images that vary in size, without a size to bring them to."""
+    """An error for images that vary in size, if no common size is given."""
 
 
 class Source(NamedTuple):
     """A split of a TFDS folder.
 
     Attributes:
-      examples: The examples by number, each with its `label` and its `image`, still
-        encoded.
+      examples: The examples by number, each with its `label` and its encoded `image`.
       files: The paths of the files that hold the examples.
       where: The name of the split, for messages.
     """
@@ -54,7 +53,7 @@ class Source(NamedTuple):
 
 
 class Records:
-    """Images of a split, like an array uint8 `[N, H, W, C]` that is never whole."""
+    """Images of a split, an array-like uint8 `[N, H, W, C]` that stays in its files."""
 
     dtype = np.dtype(np.uint8)
 
@@ -72,9 +71,10 @@ class Records:
         Args:
           source: The examples and their files.
           frame: The height, width and channels of the images that indexing returns.
-          varied: Whether the images in the files vary in size. Evaluation then sees the
-            middle of each, else all of it (of 28x28 pixels as `decoding.pad` pads it).
-          random: Whether training sees random parts of images that vary in size.
+          varied: Whether the images in the files vary in size. Evaluation then uses
+            centre crops, otherwise the whole image (padded by `decoding.pad` if it has
+            28x28 pixels).
+          random: Whether training uses random crops of images that vary in size.
           index: The numbers of the records, int `[N]`; None for all.
         """
         self.source, self.frame = source, frame
@@ -90,18 +90,20 @@ class Records:
         return len(self.index)
 
     def __array__(self, *_, **__) -> np.ndarray:
-        """Raises `TypeError`, since NumPy and JAX would decode every image."""
-        raise TypeError(f"{self.source.where} is not loaded whole: index it")
+        """Raises `TypeError`, since NumPy and JAX would decode all images."""
+        raise TypeError(
+            f"{self.source.where} is not loaded into memory: index it instead"
+        )
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        """Returns the images at the places that NumPy would choose.
+        """Returns the images at some places, with NumPy's rules of indexing.
 
         Returns:
           The images, uint8 `[..., H, W, C]`.
 
         Raises:
-          Damaged: An image cannot be decoded.
-          IndexError: There is no such image.
+          Damaged: If an image cannot be decoded.
+          IndexError: If there is no such image.
         """
         mode = decoding.MODES[self.frame[-1]]
 
@@ -112,24 +114,24 @@ class Records:
         return self._decoded(np.asarray(self.index[key]), see)
 
     def cropped(self, index: np.ndarray, when: np.ndarray) -> np.ndarray:
-        """Returns a random part of each image, brought to a square, for training.
+        """Returns a random crop of each image, resized to a square, for training.
 
-        A part follows from `when` and the record alone: not from the other images of
-        the batch, nor from threads, nor from what was drawn before.
+        A crop depends only on `when` and the record: not on the other images of the
+        batch, on threads, or on earlier draws.
 
         Args:
           index: The places of the images as for indexing, int `[..., B]`.
-          when: The seed and the epoch of each B images, or of all, int `[..., 2]`.
+          when: The seed and the epoch for each B images, or for all, int `[..., 2]`.
 
         Returns:
-          The parts, uint8 `[..., B, H, W, C]`.
+          The crops, uint8 `[..., B, H, W, C]`.
 
         Raises:
-          Damaged: An image cannot be decoded.
+          Damaged: If an image cannot be decoded.
         """
         record = np.asarray(self.index[index])
         seen = np.broadcast_to(np.asarray(when)[..., None, :], (*record.shape, 2))
-        # (The 1 keeps these draws apart from those of the order of the images.)
+        # (The 1 makes these draws independent of those of the order of the images.)
         drawn = [
             (*seed, number, 1)
             for seed, number in zip(seen.reshape(-1, 2), record.flat, strict=True)
@@ -144,7 +146,7 @@ class Records:
         return self._decoded(record, see)
 
     def taken(self, index: np.ndarray) -> "Records":
-        """Returns some of the images, chosen by places or by a mask."""
+        """Returns a subset of the images, chosen by indices or by a mask."""
         return Records(
             self.source,
             self.frame,
@@ -155,7 +157,7 @@ class Records:
 
     @property
     def fingerprint(self) -> np.ndarray:
-        """Returns the SHA-256, uint8 `[32]`, of records and files (names and sizes)."""
+        """Returns the SHA-256, uint8 `[32]`, of indices and files (names and sizes)."""
         files = [(os.path.basename(f), os.stat(f).st_size) for f in self.source.files]
         digest = hashlib.sha256(repr((files, self.shape)).encode())
         digest.update(self.index.astype("<i8").tobytes())
@@ -164,7 +166,7 @@ class Records:
     def _decoded(
         self, record: np.ndarray, see: Callable[[PIL.Image.Image, int], PIL.Image.Image]
     ) -> np.ndarray:
-        """Returns the images that `see(image, i)` makes of the i-th of the records."""
+        """Returns `see(image, i)` for the i-th record, for all records."""
         seen = np.empty((record.size, *self.frame), np.uint8)
 
         def decode(i, number):
@@ -187,9 +189,9 @@ def source(builder: Any, split: str, where: str) -> Source:
       where: The name of the split in messages.
 
     Raises:
-      NotImplementedError: Only TensorFlow reads it.
-      ValueError: It has another number of images than the folder says, or a file that
-        is not in the folder.
+      NotImplementedError: If only TensorFlow reads it.
+      ValueError: If the number of images is not that given in the folder, or a file is
+        not in the folder.
     """
     import tensorflow_datasets as tfds
 
@@ -200,7 +202,7 @@ def source(builder: Any, split: str, where: str) -> Source:
     skip = {"image": tfds.decode.SkipDecoding()}
     examples = builder.as_data_source(split, decoders=skip)
     if builder.info.file_format.value == "array_record":
-        # TFDS believes the number in its JSON, and would make room for any.
+        # TFDS trusts the number in its JSON, and would allocate memory for any number.
         count = len(type(examples.data_source)(files))
         if count != len(examples):
             raise ValueError(f"{count} images in {split!r}, not {len(examples)}")
@@ -214,15 +216,16 @@ def load_images(
 
     Args:
       source: The examples and their files.
-      shape: The height, width and channels of the images, with None for a size that the
-        folder does not say.
+      shape: The height, width and channels of the images; None for a size that the
+        folder does not give.
 
     Returns:
       The images, uint8 `[N, H, W, C]`, and the labels, int32 `[N]`.
 
     Raises:
-      Damaged: An image cannot be decoded, or has another size than the folder says.
-      VaryingSize: The images vary in size.
+      Damaged: If an image cannot be decoded, or its size is not that given in the
+        folder.
+      VaryingSize: If the images vary in size.
     """
     *own, channels = shape
 
@@ -252,27 +255,27 @@ def open_splits(
     in_memory: int | None,
     random_crops: bool,
 ) -> list[tuple[Records, np.ndarray]] | None:
-    """Returns images and labels of splits, or None where they are to be loaded instead.
+    """Returns the images and labels of splits, or None if they should be loaded.
 
     Args:
       sources: The examples and files of the splits.
-      shape: The height, width and channels of their images, with None for a size that
-        the folder does not say.
+      shape: The height, width and channels of their images; None for a size that the
+        folder does not give.
       size: The height and width for images that vary in size.
-      in_memory: The number of bytes of decoded images that are to be loaded; None for
-        any number.
-      random_crops: Whether training sees random parts of images that vary in size.
+      in_memory: The largest number of bytes of decoded images that are loaded; None for
+        no limit.
+      random_crops: Whether training uses random crops of images that vary in size.
 
     Returns:
       For each split its images, and its labels int32 `[N]`.
 
     Raises:
-      Damaged: A record cannot be read.
-      VaryingSize: The images vary in size, and `size` or `in_memory` is None.
+      Damaged: If a record cannot be read.
+      VaryingSize: If the images vary in size, and `size` or `in_memory` is None.
     """
     *own, channels = shape
     if None in own and None in (size, in_memory):
-        # (To say so at once: to look at all images of a large set takes long.)
+        # (To fail early: reading all images of a large set takes long.)
         few = range(min(100, len(sources[0].examples)))
         check_one_size(look(sources[0], few)[1], sources[0].where)
     if in_memory is None:
@@ -298,29 +301,29 @@ def open_splits(
 
 
 def check_one_size(sizes: Iterable[tuple[int, ...]], where: str) -> None:
-    """Raises `VaryingSize` where images differ in size."""
+    """Raises `VaryingSize` if images differ in size."""
     if len(set(sizes)) > 1:
         raise VaryingSize(
-            f"{where}: images of varying size (for example {sorted(sizes)[:3]}) are "
-            "not loaded: they stream, brought to one size (in an experiment, --stream "
-            "--resize=224)"
+            f"{where}: images of varying size (for example {sorted(sizes)[:3]}) cannot "
+            "be loaded at once: stream them, resized to a common size (in an "
+            "experiment, --stream --resize=224)"
         )
 
 
 def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
     """Returns the labels of all records, and the sizes of their images.
 
-    The images stay encoded. That takes a pass over the files. The labels and sizes of a
-    large set are kept in the user's cache for as long as the files do not change.
+    This takes one pass over the files, without decoding. The labels and sizes of a
+    large set are kept in the user's cache as long as the files do not change.
 
     Returns:
-      The labels, int32 `[N]`, and each height and width that occurs.
+      The labels, int32 `[N]`, and the set of heights and widths.
 
     Raises:
-      Damaged: A record cannot be read.
+      Damaged: If a record cannot be read.
     """
     count, kept = len(source.examples), _kept(source.files)
-    # (It is absent, or damaged.)
+    # (An error: the cached file is missing or damaged.)
     with (
         contextlib.suppress(Exception),
         kept.open("rb") as file,
@@ -347,10 +350,10 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
 def look(
     source: Source, numbers: Sequence[int]
 ) -> tuple[list[int], set[tuple[int, int]]]:
-    """Returns the labels of some records, and each height and width of their images.
+    """Returns the labels of some records, and the set of sizes of their images.
 
     Raises:
-      Damaged: A record cannot be read.
+      Damaged: If a record cannot be read.
     """
 
     def one(number):
@@ -373,7 +376,7 @@ def _or_damaged(source: Source, number: int) -> Iterator[None]:
     """Raises an error that names the record that cannot be read or decoded."""
     try:
         yield
-    except Exception as error:  # What is damaged fails in many ways.
+    except Exception as error:  # (A damaged record raises many kinds of errors.)
         why = "no image" if isinstance(error, PIL.UnidentifiedImageError) else error
         kind = (
             decoding.UnknownMode
@@ -385,7 +388,7 @@ def _or_damaged(source: Source, number: int) -> Iterator[None]:
 
 
 def _kept(files: Sequence[str]) -> pathlib.Path:
-    """Returns the path for the labels in files: another path when the files change."""
+    """Returns the path for the cached labels of files, which changes with the files."""
     found = []
     for file in files:
         stat = os.stat(file)

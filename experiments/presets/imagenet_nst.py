@@ -7,17 +7,17 @@ Transfer, arXiv 1707.01219, 2017, section 5.2, whose student is an Inception-BN 
 Command: python -m experiments.run imagenet_nst --data_dir=DIR
 
 DIR holds imagenet2012 as TFDS prepares it (file_format="array_record"); images are
-decoded as they are needed. The teacher is read from weights/resnet50_imagenet, which
+decoded when they are needed. The teacher is read from weights/resnet50_imagenet, which
 `python -m experiments.import_torch resnet50_imagenet FILE` writes from torchvision's
 weights; without them: --teacher=resnet50_imagenet --teacher_from=None.
 
-Other than the authors: the rate falls after 5/8, 6/8 and 7/8 of the epochs (theirs: 30,
-60 and 90 of 100), and images are cropped and mirrored only.
+Differences from the paper: the learning rate falls after 5/8, 6/8 and 7/8 of the epochs
+(in the paper after 30, 60 and 90 of 100), and images are only cropped and mirrored.
 
-Cost: not run here. With --profile a run tells first what a step takes.
+Cost: not run here. With --profile a run first measures the time of a step.
 
-Expected: as above, from other nets. Obtained: nothing yet; built, and tested on a
-generated set.
+Expected: as above, from other nets. Results: none yet; the config is tested on a
+generated data set.
 """
 
 from experiments import config as configs
@@ -34,8 +34,8 @@ def get_config() -> configs.Config:
         teacher_from="weights/resnet50_imagenet",
         student="resnet18_imagenet",
         methods=("plain", "nst", "kd", "kd+nst"),
-        # The last maps alone, as in the authors' code, with its weights: 50, and 16 for
-        # KD at temperature 4, which is the square that KD has here.
+        # Only the last maps, as in the authors' code, with its weights: 50, and 16 for
+        # KD at temperature 4. 16 is the squared temperature, which `kd` includes here.
         maps=("stage4",),
         layers=("stage4", "pooled"),
         seeds=1,

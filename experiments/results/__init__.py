@@ -1,9 +1,9 @@
-"""The folder of a run and what is written to it.
+"""The folder of a run, and the results in it.
 
-- `folder`: whose it is, and what may be deleted
+- `folder`: which run a folder belongs to, and which files may be deleted
 - `aggregate`: means over seeds, differences, tests
-- `markdown`: the result in words
-- `plots`: the result in pictures
-- `columns`: what a table's column is, and what was changed
+- `markdown`: results as Markdown
+- `plots`: results as figures
+- `columns`: the settings of a table's column, and changes of them
 - `table`: the result of a table of runs
 """

@@ -9,14 +9,15 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
     """Returns the numbers of the table.
 
     Args:
-      results: The results of the runs, the teacher's first, if a net teaches.
-      labels: The labels of the test images.
+      results: The results of all nets, the teacher's first, if there is one.
+      labels: The labels of the test images, `[N]`.
 
     Returns:
-      `teacher`: its test error, or None. `methods`: for each, the test error of every
-      seed with mean and spread, the same at the best epoch on the validation images,
-      agreement by layer, and, but for the baseline, McNemar's test against it seed by
-      seed (Holm's correction over all of them) and the paired difference over seeds.
+      `teacher`: its test error, or None. `methods`: for each method, the test error of
+      every seed with mean and standard deviation, the validation error at the last and
+      at the best epoch, agreement by layer, and, except for the baseline, the paired
+      difference from it over seeds. `mcnemar`: McNemar's tests against the baseline,
+      seed by seed, with Holm's correction over all of them.
     """
     by_method: dict[str, list[dict]] = {}
     teacher, students = _sides(results)
@@ -51,7 +52,7 @@ def summarise(results: list[dict], labels: np.ndarray) -> dict:
 
 
 def _sides(results: list[dict]) -> tuple[dict | None, list[dict]]:
-    """Returns the teacher's result, if a net teaches, and the students'."""
+    """Splits results into the teacher's, or None, and the students'."""
     if results[0]["method"] == "teacher":
         return results[0], results[1:]
     return None, results
@@ -96,5 +97,5 @@ def _spread(values: list[float]) -> dict:
 
 
 def _number(value: float) -> float | None:
-    """Returns a number as JSON has it: None for NaN."""
+    """Returns a number, or None for NaN, which JSON does not have."""
     return None if np.isnan(value) else value

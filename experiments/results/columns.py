@@ -1,7 +1,7 @@
 """The settings that define a column of a table, and those that a run has changed.
 
-The settings of `experiments.table` are for all columns. A run's folder has the settings
-of that run, so that changes of earlier calls are known, too.
+The settings of `experiments.table` apply to all columns. A run's folder records the
+settings of that run, so that changes made in earlier calls are known, too.
 """
 
 import itertools
@@ -14,17 +14,17 @@ from experiments import command, tables
 from experiments import config as configs
 from experiments.results import folder as results_folder
 
-# With another value of one of these settings, ...
+# If one of these settings, which define the teacher, is changed, ...
 TEACHING = (
     *("data", "train_per_class", "resize", "teacher", "teacher_from"),
     *("teacher_modality", "ensemble"),
 )
-# ... or of one of these, a column is another experiment than the published one.
+# ... or one of these, a column is no longer the published experiment.
 EXPERIMENT = (*TEACHING, "student", "student_from", "modality")
-# Settings in which columns may differ and be of one experiment.
+# Settings that do not make columns different experiments.
 TRAINING = ("methods", "weights", "epochs", "teacher_epochs", "learning_rate")
 
-# By name of a setting, the run's value and the column's.
+# The run's and the column's value of changed settings, by name.
 Changes = dict[str, tuple[Any, Any]]
 
 
@@ -39,12 +39,12 @@ def defining_settings(table: tables.Table) -> list[str]:
 def check_apart(
     table: tables.Table, changed: tables.Table, chosen: Sequence[str]
 ) -> None:
-    """Raises `UsageError` where changes make one experiment of two columns.
+    """Raises `UsageError` if changes make two columns the same experiment.
 
     Args:
-      table: The table as its file has it.
+      table: The original table.
       changed: The table with the changes.
-      chosen: The columns that are asked for.
+      chosen: The names of the columns to run.
     """
     known = defining_settings(table)
 
@@ -62,7 +62,7 @@ def check_apart(
         apart = [k for k, of in before[one].items() if of != before[other][k]]
         if apart and now[one] == now[other]:
             raise command.UsageError(
-                f"{apart[0]} sets the columns {one!r} and {other!r} apart, and with "
+                f"the columns {one!r} and {other!r} differ in {apart[0]}, but with "
                 "these settings they are one experiment: --only=COLUMN runs one"
             )
 
@@ -70,15 +70,15 @@ def check_apart(
 def changes(
     table: tables.Table, runs: Mapping[str, Mapping[str, Any]], column: str
 ) -> Changes:
-    """Returns the settings that a run has changed of its column.
+    """Returns the settings that differ between a column's run and the original table.
 
     Args:
-      table: The table as its file has it.
+      table: The original table.
       runs: The settings of each run (`results.folder.settings`), by column.
       column: The name of the column.
 
     Returns:
-      The changes of the run, and those of the run whose teacher it has ("COLUMN's
+      The changes of the run, and those of the run that trained its teacher ("COLUMN's
       SETTING").
     """
     found, source = _changes(table, runs, column), table.columns[column].teacher_of
@@ -93,7 +93,7 @@ def _changes(
     table: tables.Table, runs: Mapping[str, Mapping[str, Any]], column: str
 ) -> Changes:
     of, run = table.columns[column], json.loads(json.dumps(runs[column]))
-    # (A folder of weights says which net it is of.)
+    # (A folder of weights determines the net.)
     free = {"data_dir"}
     free |= {"teacher", "teacher_modality"} if of.config.nets.teacher_from else set()
     free |= {"student", "modality"} if of.config.nets.student_from else set()
@@ -109,7 +109,7 @@ def _changes(
 
 
 def name(table: tables.Table, column: str, changed: Changes) -> str:
-    """Returns the name of a column: its own, if it is the experiment of that name."""
+    """Returns the name of a column, with changes that make it another experiment."""
     known = defining_settings(table)
     other = [
         f"{key}={_said(now)}"
@@ -120,7 +120,7 @@ def name(table: tables.Table, column: str, changed: Changes) -> str:
 
 
 def sentences(changed: Mapping[str, Changes]) -> list[str]:
-    """Returns the changes of all columns in words: a sentence for each setting."""
+    """Describes the changes of all columns, with a sentence for each setting."""
     found: dict[str, list[str]] = {}
     for column, of in changed.items():
         for key, (now, was) in of.items():

@@ -1,4 +1,4 @@
-"""The folder that a run writes its results to: whose it is, and what may be deleted."""
+"""The results folder: which run it belongs to, and which files may be deleted."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from experiments import config as configs
 from experiments.results import markdown
 from rdljax import files
 
-# What a run may have more of when it is resumed.
+# Settings that may grow when a run is resumed.
 GROWS = ("seeds", "methods")
-# What changes nothing but rounding, and the time.
+# Settings that affect only rounding and time.
 OF_THE_CALL = tuple(
     flag for flag, field in configs.FIELDS.items() if field.group == "runtime"
 )
-# Settings that a record lacks, made before there were these, had these values.
+# Values of settings that are missing in the record of an earlier version.
 DEFAULTS = json.loads(json.dumps(configs.flat(configs.make())))
-# Of the images, as arrays or (streamed) by their files: one of them is known.
+# Fingerprints of the images, as arrays or (if streamed) by their files: a run has one.
 IMAGES = ("images", "image_files")
-# The settings that every version has had.
+# The settings that every version has recorded.
 ALWAYS = {
     *("name", "data", "data_dir", "train_per_class", "crop", "flip"),
     *("teacher", "student", "methods", "seeds", "layers", "distance", "comparison"),
@@ -33,7 +33,7 @@ ALWAYS = {
     *("epochs", "teacher_epochs", "batch", "learning_rate", "momentum"),
     *("weight_decay", "clip"),
 }
-# What a checkpoint says of itself.
+# The form of a checkpoint's record.
 NUMBER = ("a number", lambda x: type(x) in (int, float))
 
 
@@ -45,12 +45,12 @@ ABOUT = {
     "history": [{...: NUMBER}],
     "partial": [{...: NUMBER}],
 }
-# What a run writes, and what `experiments.report` and `experiments.correlations` make
-# of it there: forms of names, with None for a file, and of a folder what it holds. (A
-# trace is the profiler's, and a draft orbax's: what they hold is not looked at.)
+# The files of a run, with those of `experiments.report` and `experiments.correlations`:
+# regular expressions of names, with None for a file, and for a folder the forms of its
+# content. (The content of the profiler's traces and of orbax's drafts is not checked.)
 Forms = dict[str, Any]
 ANYTHING = ...
-# What is being deleted; a kill may leave it.
+# The name of a folder that is being deleted; it may remain after a kill.
 DELETED = ".deleted"
 
 
@@ -58,7 +58,7 @@ def _files_of(*names: str) -> Forms:
     return {re.escape(name): None for name in names}
 
 
-# What orbax writes.
+# The files that orbax writes.
 STORED = {
     r"_\w+|commit_success\.txt|manifest\.ocdbt|metadata": None,
     "d": {"[0-9a-f]{32}": None},
@@ -100,17 +100,17 @@ RUN = {
 
 
 def settings(config: configs.Config) -> dict[str, Any]:
-    """Returns the settings that make a run another one, as JSON reads them."""
+    """Returns the settings that define a run, as they are read back from JSON."""
     return json.loads(json.dumps(without_call(configs.flat(config))))
 
 
 def without_call(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those of recorded settings that make a run another one."""
+    """Returns recorded settings without those that do not define a run."""
     return {k: v for k, v in recorded.items() if k not in OF_THE_CALL}
 
 
 def is_run(recorded: Any) -> TypeGuard[dict[str, Any]]:
-    """Returns whether this is the content of a `config.json` of `experiments.run`."""
+    """Returns whether a value is the content of `config.json` of `experiments.run`."""
     return (
         isinstance(recorded, dict)
         and recorded.keys() >= ALWAYS
@@ -123,11 +123,11 @@ def is_run(recorded: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def place(name: str, config: configs.Config) -> pathlib.Path:
-    """Returns the path of the results folder, whatever it holds.
+    """Returns the path of the results folder, without checking its content.
 
     Raises:
-      UsageError: The path can be no results folder, or files that the run reads would
-        be deleted with it.
+      UsageError: If the path cannot be a results folder, or if `overwrite` would delete
+        files that the run reads.
     """
     folder = command.path("out", _named(name, config))
     if folder.exists() and not folder.is_dir():
@@ -140,9 +140,9 @@ def place(name: str, config: configs.Config) -> pathlib.Path:
 def claim(
     name: str, config: configs.Config, fingerprints: dict[str, str] | None = None
 ) -> pathlib.Path:
-    """Returns the results folder, if it is free or holds this config's run to resume.
+    """Returns the results folder, if it is free or has this config's run to resume.
 
-    The caller holds it (`locks.hold`).
+    The caller has locked the folder (`locks.hold`).
 
     Args:
       name: The name of the config.
@@ -151,14 +151,14 @@ def claim(
         inputs of the run, such as `teacher_weights`.
 
     Raises:
-      UsageError: It holds something else, or `resume` or `overwrite` is missing.
+      UsageError: If it has something else, or `resume` or `overwrite` is missing.
     """
     folder = place(name, config)
     mine = {"name": name, **settings(config), **(fingerprints or {})}
     known = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # (A run that is killed while it claims its folder leaves a draft alone.)
+        # (A run that is killed while it claims its folder leaves only a draft.)
         if any(not _is_nothing(path) for path in folder.iterdir()):
             theirs = _check_taken(folder, mine, config)
             if config.runtime.overwrite:
@@ -178,17 +178,17 @@ def _is_nothing(path: pathlib.Path) -> bool:
 
 
 def _tell_unknown(folder: pathlib.Path, known: dict, mine: dict) -> None:
-    """Prints a note where the images that a run began with are not known."""
+    """Prints a warning if the images that a run began with are not known."""
     if mine.keys() & {*IMAGES} and not known.keys() & mine.keys():
         print(
             f"{folder} does not say which images it began with (an earlier version, or "
-            "another --stream): that they are those of now is not checked",
+            "another --stream): whether they are the present ones is not checked",
             file=sys.stderr,
         )
 
 
 def _named(name: str, config: configs.Config) -> str:
-    """Returns `out` with the names of config and data in it."""
+    """Returns `out` with the names of config and data inserted."""
     names = {"config": name, "data": config.data.name.replace("/", "-")}
     try:
         for _, *field in string.Formatter().parse(config.runtime.out):
@@ -197,12 +197,12 @@ def _named(name: str, config: configs.Config) -> str:
         return config.runtime.out.format(**names)
     except ValueError as error:
         raise command.UsageError(
-            f"out may name {{config}} and {{data}}, got {config.runtime.out!r}"
+            f"out may contain {{config}} and {{data}}, got {config.runtime.out!r}"
         ) from error
 
 
 def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
-    """Raises `UsageError` if a run's inputs lie in the folder to be emptied."""
+    """Raises `UsageError` if a run's inputs are in the folder to be emptied."""
     for field, given in configs.flat(config).items():
         if not configs.FIELDS[field].path:
             continue
@@ -211,16 +211,16 @@ def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
         source = command.path(field, given).resolve()
         if folder.resolve() in (source, *source.parents):
             raise command.UsageError(
-                f"overwrite would delete what {field} names, {given}; --out=FOLDER "
-                "names another folder for results"
+                f"overwrite would delete {given}, which {field} names; --out=FOLDER "
+                "sets another folder for results"
             )
 
 
 def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
-    """Deletes the files that a run has written to a folder: no others, or none at all.
+    """Deletes the files of a run in a folder; nothing, if there are any other files.
 
-    The first to go are the files that say that something is finished, the last is the
-    file that shows that it was a run; a net is whole or gone, so that the run may also
+    The records of finished nets are deleted first, and the file that marks the folder
+    as a run last; each net is complete or deleted at any time, so that the run may also
     be resumed. (The folder itself stays: it may be a link or the working directory.)
 
     Args:
@@ -228,15 +228,15 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
       methods: The methods of the run.
 
     Raises:
-      UsageError: Something else lies in it.
+      UsageError: If the folder has other files.
     """
     nets = {rf"{re.escape(method)}-seed\d+": NET for method in methods}
     if foreign := list(_foreign(folder, RUN | nets)):
         names = ", ".join(str(path.relative_to(folder)) for path in foreign[:5])
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise command.UsageError(
-            f"{folder} holds what no run has written: {names}{more}; --overwrite takes "
-            "the folder when that lies elsewhere, --out=FOLDER leaves it alone"
+            f"{folder} holds what no run has written: {names}{more}; move that "
+            "elsewhere for --overwrite, or use another folder with --out=FOLDER"
         )
     for record in (folder / "result.json", *folder.glob("*/result.json")):
         record.unlink(missing_ok=True)
@@ -251,7 +251,7 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
 
 
 def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
-    """Yields the paths in a folder, and in its folders, that have none of the forms."""
+    """Yields the paths in a folder, and below it, that match none of the forms."""
     for path in sorted(folder.iterdir()):
         matching = [of for form, of in forms.items() if re.fullmatch(form, path.name)]
         if not matching and files.is_draft(path):
@@ -264,11 +264,11 @@ def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
 
 
 def differences(theirs: dict, mine: dict) -> list[str]:
-    """Returns the settings for which a run cannot be resumed with others.
+    """Returns the names of settings whose values prevent that a run is resumed.
 
     Args:
       theirs: The content of the `config.json` of the run in a folder.
-      mine: The settings that it would be resumed with. They may have more seeds and
+      mine: The settings with which it would be resumed. They may have more seeds and
         more methods.
     """
 
@@ -281,7 +281,7 @@ def differences(theirs: dict, mine: dict) -> list[str]:
     # (Earlier versions recorded no images.)
     unknown = {k for k in IMAGES if k not in mine or k not in theirs}
     changed = [k for k in changed if k not in unknown]
-    # (What a damaged file has there may be anything.)
+    # (In a damaged file these may be any values.)
     seeds, methods = theirs.get("seeds"), theirs.get("methods")
     more = {
         "seeds": isinstance(seeds, int) and seeds <= mine["seeds"],
@@ -295,7 +295,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
     """Returns the recorded settings of a folder in use.
 
     Raises:
-      UsageError: It may neither be overwritten nor resumed.
+      UsageError: If it may neither be overwritten nor resumed.
     """
     record = folder / "config.json"
     try:
@@ -323,7 +323,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
 
 
 def _said(theirs: dict, mine: dict) -> str:
-    """Returns the differing settings in words."""
+    """Describes the settings that differ."""
     return ", ".join(
         f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here"
         for k in differences(theirs, mine)
@@ -333,20 +333,20 @@ def _said(theirs: dict, mine: dict) -> str:
 def read_finished(
     folder: pathlib.Path, name: str, config: configs.Config
 ) -> dict[str, Any] | None:
-    """Returns the `result.json` of a run, if it has all of its seeds and methods.
+    """Returns the `result.json` of a run, if it has all seeds and methods.
 
-    A result of fewer stays until that of all takes its place.
+    A result with fewer seeds or methods is kept until the complete one replaces it.
 
     Args:
       folder: The folder of the run.
       name: The name of its config.
-      config: Its settings.
+      config: The settings of the run.
 
     Returns:
-      The content of the file; None where there is none or it has fewer.
+      The content of the file; None if it is missing or incomplete.
 
     Raises:
-      UsageError: It is damaged, or of another run.
+      UsageError: If it is damaged, or of another run.
     """
     record, mine = folder / "result.json", {"name": name, **settings(config)}
     if not record.exists():
@@ -356,15 +356,15 @@ def read_finished(
         markdown.table(summary)
         theirs = without_call(summary["config"])
         changes = _said(theirs, mine)
-    except Exception as error:  # What is not a result fails in many ways.
+    except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(
-            f"{record} is damaged ({error!r}); where it is deleted, --resume writes it "
-            "again from what the nets left"
+            f"{record} is damaged ({error!r}); if it is deleted, --resume writes it "
+            "again from the nets' records"
         ) from error
     if changes:
         raise command.UsageError(
-            f"{record} is of another run ({changes}); where it is deleted, --resume "
-            "writes it again from what the nets left"
+            f"{record} is of another run ({changes}); if it is deleted, --resume "
+            "writes it again from the nets' records"
         )
     return summary if all(theirs[k] == mine[k] for k in GROWS) else None
 
@@ -372,7 +372,7 @@ def read_finished(
 def check_net(
     recorded: Mapping[str, Any], method: str, seed: int, config: configs.Config
 ) -> None:
-    """Raises `ValueError` for the content of the `result.json` of another net."""
+    """Raises `ValueError` if the content of a `result.json` is that of another net."""
     theirs = {k: recorded[k] for k in ("method", "seed")}
     theirs |= without_call(recorded["config"])
     if changes := _said(theirs, {"method": method, "seed": seed, **settings(config)}):
@@ -380,15 +380,15 @@ def check_net(
 
 
 def check_checkpoint(about: Any, name: str, mine: dict) -> None:
-    """Raises `ValueError` for a checkpoint that says that it is of another net.
+    """Raises `ValueError` if a checkpoint is that of another net.
 
     Args:
-      about: The words of the checkpoint on itself.
+      about: The record in the checkpoint.
       name: The name of the net.
-      mine: The settings. (The first versions' checkpoints say nothing of theirs.)
+      mine: The settings. (Checkpoints of the first versions do not record them.)
     """
     epochs = {"history": [{"validation_error": NUMBER, ...: NUMBER}]}
-    if wrong := files.misfit(about, ABOUT | epochs, "what it says"):
+    if wrong := files.misfit(about, ABOUT | epochs, "its record"):
         raise ValueError(wrong)
     theirs = {"job": about["job"], **about.get("settings", mine)}
     if changes := _said(theirs, {"job": name, **mine}):

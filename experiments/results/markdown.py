@@ -74,7 +74,7 @@ def _methods(summary: dict) -> str:
 
 
 def plus_minus(spread: dict, digits: int) -> str:
-    """Returns a mean and its deviation, as far as they are there."""
+    """Formats a mean and its standard deviation; "–" if there is none."""
     if spread["mean"] is None:
         return "–"
     if spread["std"] is None:
@@ -83,7 +83,7 @@ def plus_minus(spread: dict, digits: int) -> str:
 
 
 def interval(difference: dict | None, digits: int = 2) -> str:
-    """Returns a paired difference with its interval, as far as there is one."""
+    """Formats a paired difference with its interval, if there is one."""
     if difference is None:
         return "–"
     mean, *ends = (difference[key] for key in ("mean", "low", "high"))
@@ -94,7 +94,7 @@ def interval(difference: dict | None, digits: int = 2) -> str:
 
 
 def significant(name: str, tests: list[dict]) -> str:
-    """Returns in words the number of seeds with a significant McNemar's test.
+    """Returns the number of seeds with a significant McNemar's test, as "2 of 3".
 
     The test is that of a method against the baseline, with p < 0.05 after correction.
     """
@@ -103,7 +103,7 @@ def significant(name: str, tests: list[dict]) -> str:
 
 
 def mcnemar(tests: list[dict], baseline: str) -> list[str]:
-    """Returns McNemar's tests of all methods and seeds in Markdown: words, a table."""
+    """Returns McNemar's tests of all methods and seeds as Markdown paragraphs."""
     if not tests:
         return []
     rows = [
@@ -119,7 +119,7 @@ def mcnemar(tests: list[dict], baseline: str) -> list[str]:
 
 
 def grid(columns: list[str], rows: list[list]) -> str:
-    """Returns a Markdown table with aligned columns in its source too."""
+    """Returns a Markdown table whose columns are aligned in the source, too."""
     cells = [[str(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [

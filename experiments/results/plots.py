@@ -1,4 +1,4 @@
-"""Pictures of the result of a run."""
+"""Figures of the result of a run."""
 
 import itertools
 import pathlib
@@ -7,7 +7,7 @@ import numpy as np
 
 from rdljax import files
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, too.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
@@ -15,8 +15,8 @@ def pictures(folder: pathlib.Path, results: list[dict], labels: np.ndarray) -> N
     """Saves `rdms.png` and `learning_curves.png`.
 
     Args:
-      folder: The folder for the pictures.
-      results: The results of the runs, the teacher's first, if a net teaches.
+      folder: The folder for the figures.
+      results: The results of all nets, the teacher's first, if there is one.
       labels: The classes of the stimuli of the RDMs, sorted.
     """
     _rdms(folder / "rdms.png", results, labels)
@@ -24,7 +24,7 @@ def pictures(folder: pathlib.Path, results: list[dict], labels: np.ndarray) -> N
 
 
 def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
-    """Draws a row a layer, a column a net (seed 0): percentiles of the distances."""
+    """Draws RDMs: a row for each layer, a column for each net of seed 0."""
     from matplotlib import pyplot as plt
     from scipy import stats
     from scipy.spatial import distance
@@ -64,7 +64,7 @@ def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
 
 
 def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
-    """Draws validation error and training loss of the task: mean, range over seeds."""
+    """Draws validation error and training loss: mean and range over seeds."""
     from matplotlib import pyplot as plt
     from matplotlib import ticker
 
@@ -87,7 +87,7 @@ def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
             style = {
                 "color": colours.get(name, "0.6"),
                 "linestyle": "--" if name == "teacher" else "-",
-                "marker": "o" if len(epochs) == 1 else None,  # No line is seen then.
+                "marker": "o" if len(epochs) == 1 else None,  # (There is no line then.)
             }
             axis.plot(epochs, values.mean(0), label=name, linewidth=1.6, **style)
             if len(values) > 1:
@@ -102,12 +102,12 @@ def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
         axis.grid(alpha=0.25, linewidth=0.5)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=9)
-    figure.suptitle("Mean over seeds; band: from the best to the worst", fontsize=9)
+    figure.suptitle("Mean over seeds; band: worst to best seed", fontsize=9)
     save(figure, path)
 
 
 def save(figure, path: pathlib.Path, dpi: int = 150) -> None:
-    """Writes a figure as a PNG file, whole or not at all, and closes it."""
+    """Writes a figure as a PNG file, completely or not at all, and closes it."""
     from matplotlib import pyplot as plt
 
     with files.draft(path) as file:

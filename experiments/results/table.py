@@ -1,4 +1,4 @@
-"""The result of a table of experiments, as JSON, Markdown, CSV and a picture."""
+"""The result of a table of experiments, as JSON, Markdown, CSV and a figure."""
 
 import csv
 import io
@@ -13,8 +13,8 @@ from experiments import tables
 from experiments.results import columns, markdown, plots
 from rdljax import files
 
-# Of columns that have all other data or nets.
-OTHERS = "data or nets are not those of the table, so that nothing is published of them"
+# The note of a table in which all columns have other data or nets.
+OTHERS = "data or nets are not those of the table, so there are no published numbers"
 
 
 def gather(
@@ -23,16 +23,16 @@ def gather(
     summaries: dict[str, dict],
     missing: dict[str, str],
 ) -> dict[str, Any]:
-    """Returns the table as JSON has it.
+    """Returns the table as the content of `table.json`.
 
     Args:
       name: The name of the table.
-      asked: The table, with the changes that were asked for.
+      asked: The table with the changes of the command line.
       summaries: The results of `experiment.run`, by column.
       missing: The reasons why the other columns were not run, by column.
 
     Returns:
-      `columns`, a list: for each the summary's numbers, and the published ones; `rows`,
+      `columns`, a list with the numbers of each summary and the published ones; `rows`,
       the methods; `differences`; `missing`.
     """
     keys = ("config", "data", "device", "seconds", "teacher", "baseline", "methods")
@@ -92,12 +92,12 @@ def text(found: dict[str, Any]) -> str:
         names = [column["name"] for column in given]
         published = any(column["published"] for column in given)
         parts += [
-            "Test accuracy, %, at the last epoch: mean ± deviation over seeds"
+            "Test accuracy, %, at the last epoch: mean ± standard deviation over seeds"
             f"{'; in brackets the published one' if published else ''}.",
             markdown.grid(["method", *names], _grid(rows, given, _accuracy)),
             "Difference of test accuracy from the baseline, paired over seeds, with "
-            "its 95 % t interval; how many seeds differ by McNemar's test (p < 0.05 "
-            "after Holm's correction within the column).",
+            "its 95 % t interval; number of seeds that differ by McNemar's test (p < "
+            "0.05 after Holm's correction within the column).",
             markdown.grid(["method", *names], _grid(rows, given, _difference)),
             "Validation accuracy, %: last epoch / best epoch.",
             markdown.grid(["method", *names], _grid(rows, given, _validation)),
@@ -161,7 +161,7 @@ def _validation(column: dict, method: str) -> str:
 
 
 def _rows(found: dict[str, Any]) -> list[list[Any]]:
-    """Returns the rows of the CSV file: the head, and a row for each student."""
+    """Returns the rows of the CSV file: the header, and a row for each student."""
     head = ["column", "method", "seed", "test_accuracy", "validation_accuracy_last"]
     head += ["validation_accuracy_best", "only_right", "only_baseline_right"]
     rows = [[*head, "p", "p_holm", "seconds", "published"]]
@@ -186,7 +186,7 @@ def _rows(found: dict[str, Any]) -> list[list[Any]]:
 
 
 def picture(path: pathlib.Path, found: dict[str, Any]) -> None:
-    """Saves a panel a column: accuracies of all seeds, their mean, the published."""
+    """Saves a figure with a panel for each column: accuracies, mean, published."""
     from matplotlib import pyplot as plt
 
     given = found["columns"]
@@ -225,7 +225,7 @@ def picture(path: pathlib.Path, found: dict[str, Any]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].invert_yaxis()
     published = any(column["published"] for column in given)
-    words = "Test accuracy, %: seeds, their mean (bar), the baseline's (dotted)"
+    words = "Test accuracy, %: seeds, their mean (bar), the baseline's mean (dotted)"
     words += ", published (diamond)" if published else ""
     figure.suptitle(words, fontsize=9)
     plots.save(figure, path)

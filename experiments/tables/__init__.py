@@ -1,7 +1,7 @@
-"""Tables: several experiments whose results stand side by side.
+"""Tables: several experiments whose results are compared.
 
-A table is made by `get_table()` of a file in this folder, whose docstring is its lab
-note. `python -m experiments.table NAME` runs and prints it.
+A table is made by `get_table()` in a file of this folder; the docstring of the file is
+its lab note. `python -m experiments.table NAME` runs and prints the table.
 """
 
 import importlib
@@ -20,9 +20,9 @@ class Column(NamedTuple):
 
     Attributes:
       config: The settings; the methods are rows of the table.
-      published: The published test accuracy in percent, by method and of the
-        "teacher".
-      teacher_of: The column whose teacher, trained there, teaches here, too.
+      published: The published test accuracies in percent, by method, and by "teacher".
+      teacher_of: The name of another column whose trained teacher is used here; None to
+        train a teacher here.
     """
 
     config: configs.Config
@@ -31,11 +31,11 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Experiments side by side.
+    """A table of experiments.
 
     Attributes:
       columns: The columns by name, in the order in which they are run.
-      differences: The differences from the publication's setting, a sentence each.
+      differences: The differences from the paper's setting, a sentence each.
     """
 
     columns: dict[str, Column]
@@ -48,7 +48,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Table:
-    """Returns the table of that name.
+    """Returns the table with this name.
 
     Raises:
       UnknownName: If there is no such table.
@@ -62,17 +62,17 @@ def module(name: str) -> Any:
     return importlib.import_module(f"experiments.tables.{name}")
 
 
-# KD alone is weighed against the task so in RepDistiller (run_cifar_distill.sh).
+# RepDistiller's weights of task and KD without other terms (run_cifar_distill.sh).
 KD_ALONE = ("kd/task=0.1", "kd/kd=0.9")
-# How the tables that two CPU cores can fill differ from all papers.
+# Differences from all papers, of the tables that are made for two CPU cores.
 SMALL = (
-    "small nets and few epochs, where the papers have residual nets and 160 epochs and "
+    "small nets and few epochs, where the papers have residual nets and 160 epochs or "
     "more",
     "a warm-up and a cosine instead of steps, and gradients clipped to norm 1, so that "
-    "a large weight leaves the task a smaller part of each step",
+    "with a large weight the task has a smaller part in each step",
     "weights are RepDistiller's, not tuned for these nets",
 )
-# What VID's tables of CIFAR-10 share (Ahn et al. 2019; the nets are the paper's).
+# Settings of all of VID's tables on CIFAR-10 (Ahn et al. 2019; the paper's nets).
 VID_CIFAR10: dict[str, Any] = {
     "data": "cifar10",
     "teacher": "wrn_40_2",
@@ -83,9 +83,9 @@ VID_CIFAR10: dict[str, Any] = {
     "clip": None,
     "weights": KD_ALONE,
 }
-# How RepDistiller's released code trains (Tian, Krishnan & Isola 2020; train_student.py
-# and scripts/run_cifar_distill.sh): 240 epochs, a tenth of the rate after 150, 180 and
-# 210, neither clipping nor Nesterov.
+# The settings of RepDistiller's released code (Tian, Krishnan & Isola 2020;
+# train_student.py and scripts/run_cifar_distill.sh): 240 epochs, a tenth of the rate
+# after 150, 180 and 210, neither clipping nor Nesterov momentum.
 REPDISTILLER: dict[str, Any] = {
     "data": "cifar100",
     "epochs": 240,
@@ -99,12 +99,12 @@ REPDISTILLER: dict[str, Any] = {
     "weights": KD_ALONE,
     "layers": ("pooled", "logits"),
 }
-# What its settings leave different here.
+# Differences from RepDistiller that remain with these settings.
 NOT_REPDISTILLERS = (
     "a tenth of the training images is held out for validation, so that students see "
-    "45,000 images, and those that do not fill a batch are left out",
-    "CRD's negatives are all images of other classes, each weighted by how often it "
-    "would be drawn (--crd_sampling=drawn draws them)",
+    "45,000 images, and images that do not fill a batch are left out",
+    "CRD's negatives are all images of other classes, each weighted by its expected "
+    "number of draws (--crd_sampling=drawn draws them)",
 )
 
 

@@ -1,13 +1,13 @@
 """CRD's ablations: temperature, number and policy of negatives.
 
 Paper: Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020,
-section 4.5 and figure 5; their numbers were not at hand. The paper says that 0.1 is the
-temperature in all but ImageNet's experiments, the released code has 0.07; a replication
-of five seeds finds no difference (75.21 and 75.33 %).
+section 4.5 and figure 5; their numbers were not available. The paper gives 0.1 as the
+temperature of all experiments except those on ImageNet, the released code has 0.07; a
+replication with five seeds finds no difference (75.21 and 75.33 %).
 
 Command: python -m experiments.table crd_ablations --data_dir=DIR
 
-The column `default` has temperature 0.07 and trains the teacher of all others.
+The column `default` has temperature 0.07 and trains the teacher of all columns.
 """
 
 from typing import Any
@@ -40,8 +40,8 @@ def get_table() -> tables.Table:
         columns,
         (
             *tables.NOT_REPDISTILLERS[:1],
-            "but in the columns `drawn`, which draw so many for each image, negatives "
-            "are all images of other classes (of all classes, in `any class`), each "
-            "weighted by how often 16,384 draws would have it",
+            "negatives are all images of other classes (of all classes, in `any "
+            "class`), each weighted by its expected number in 16,384 draws; only the "
+            "columns `drawn` draw that many negatives for each image",
         ),
     )

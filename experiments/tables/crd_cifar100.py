@@ -1,9 +1,9 @@
 """CRD's comparison on CIFAR-100: 13 pairs of nets, 15 ways to train a student.
 
 Paper: Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020,
-tables 1 and 2; published numbers are those of the authors' README (RepDistiller), and
-for CRD with KD of giakoumoglou/distillers, with which alldbi/SuperMix agrees on the
-first seven.
+tables 1 and 2; the published numbers are those of the authors' README (RepDistiller),
+and for CRD with KD those of giakoumoglou/distillers; alldbi/SuperMix has the same for
+the first seven pairs.
 
 Command: python -m experiments.table crd_cifar100 --seeds=5 --data_dir=DIR
 
@@ -92,7 +92,7 @@ PUBLISHED = {
         *(69.94, 69.54, 74.58, 75.12, 76.05, 76.27),
     ),
 }
-# Trained with a smaller rate.
+# Students that are trained with a smaller learning rate.
 SMALL = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
 
@@ -120,9 +120,10 @@ def get_table() -> tables.Table:
         (
             *tables.NOT_REPDISTILLERS,
             "a plain student is trained for each pair, where the paper's pairs with "
-            "one student share it",
-            "start-ups (AB, FSP, FT) have no weight decay, the released code's 5e-4",
-            "FT's paraphraser starts up at the main rate, where the released code has "
-            "0.01 for residual nets",
+            "the same student share it",
+            "start-up phases (AB, FSP, FT) have no weight decay, where the released "
+            "code has 5e-4",
+            "FT's paraphraser is trained with the main learning rate, where the "
+            "released code has 0.01 for residual nets",
         ),
     )

@@ -1,8 +1,8 @@
-"""CRD between modalities: a teacher of luminance, a student of chrominance.
+"""CRD between modalities: a teacher that sees luminance, a student chrominance.
 
 Paper: Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020,
 section 4.2: from luminance in TinyImageNet to chrominance in STL-10. Its numbers were
-not at hand, and the code was never released (RepDistiller, issue 39).
+not available, and the code was not released (RepDistiller, issue 39).
 
 Command: python -m experiments.table crd_cross_modal --data_dir=DIR
 """
@@ -24,7 +24,8 @@ def get_table() -> tables.Table:
         {"cifar100": tables.Column(config)},
         (
             "both nets see CIFAR-100, the teacher L and the student a and b of CIE "
-            "L*a*b*, where the paper has pairs without labels and then probes STL-10",
+            "L*a*b*, where the paper uses pairs without labels, followed by a probe on "
+            "STL-10",
             *tables.NOT_REPDISTILLERS,
         ),
     )

@@ -1,8 +1,8 @@
 """CRD from an ensemble of teachers.
 
 Paper: Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020,
-section 4.3: the sum of the losses against each teacher. Its numbers were not at hand,
-and the code was never released (RepDistiller, issues 17 and 54).
+section 4.3: the sum of the losses with each teacher. Its numbers were not available,
+and the code was not released (RepDistiller, issues 17 and 54).
 
 Command: python -m experiments.table crd_ensemble --data_dir=DIR
 """

@@ -1,10 +1,10 @@
-"""Seven objectives on the whole of Fashion-MNIST.
+"""Seven objectives on all of Fashion-MNIST.
 
 Papers: RDL (McClure & Kriegeskorte 2016), KD (Hinton et al. 2015), AT (Zagoruyko &
 Komodakis 2017), SP (Tung & Mori 2019), VID (Ahn et al. 2019), CRD (Tian et al. 2020),
-NST (Huang & Wang 2017). Weights are RepDistiller's, but KD's is 1 beside the task's 1.
-Nets are those of the first author's prototype of RDL, the student's a small one of its
-shape.
+NST (Huang & Wang 2017). Weights are RepDistiller's, except that KD and the task both
+have weight 1. The teacher is the net of the prototype of RDL's first author, the
+student a smaller net of the same architecture.
 
 Command: python -m experiments.table fashion_mnist --data_dir=DIR
 """

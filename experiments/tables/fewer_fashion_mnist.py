@@ -1,11 +1,11 @@
 """VID's comparison with fewer and fewer training images, on Fashion-MNIST.
 
 Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
-2019, table 1, which has CIFAR-10 (`vid_cifar10`).
+2019, table 1, which is on CIFAR-10 (`vid_cifar10`).
 
 Command: python -m experiments.table fewer_fashion_mnist --data_dir=DIR
 
-The teacher is trained once, on all images. Epochs are more where images are fewer.
+The teacher is trained once, on all images. Fewer images have more epochs.
 """
 
 from experiments import config as configs

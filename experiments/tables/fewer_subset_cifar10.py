@@ -5,16 +5,16 @@ Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, 
 
 Command: python -m experiments.table fewer_subset_cifar10 --data_dir=DIR
 
-The teacher is that of column `pretrained` of `subset_cifar10`, whose note says how
-weights/cifar_cnn is made, and whose rows are what these become with all images, 391 and
-more a class. It has seen 40,000, so that what it teaches of a few is more than they
-hold.
+The teacher is that of column `pretrained` of `subset_cifar10`. The docstring of that
+table describes how to make weights/cifar_cnn; its rows are the results with all images,
+at least 391 per class. The teacher was trained on 40,000 images, so that its targets
+contain more information than the few images themselves.
 """
 
 from experiments import config as configs
 from experiments import tables
 
-# Epochs, by images a class.
+# Numbers of epochs, by the number of training images per class.
 EPOCHS = {200: 40, 100: 60, 50: 80}
 
 

@@ -1,4 +1,4 @@
-"""From convolutional nets to a multilayer perceptron, on what two CPU cores can do.
+"""From convolutional nets to a multilayer perceptron, small enough for two CPU cores.
 
 Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
 2019, section 4.3 (`vid_mlp`).
@@ -45,7 +45,7 @@ def get_table() -> tables.Table:
         },
         (
             *tables.SMALL,
-            "an MLP of 256 and 64 units, where the paper has 1,024 and more",
-            "VID predicts the mean of each of the teacher's channels over positions",
+            "an MLP of 256 and 64 units, where the paper has 1,024 or more",
+            "VID predicts the mean over positions of each of the teacher's channels",
         ),
     )

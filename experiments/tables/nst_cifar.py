@@ -5,9 +5,9 @@ Transfer, arXiv 1707.01219, 2017, section 5.1.
 
 Command: python -m experiments.table nst_cifar --data_dir=DIR
 
-The paper's numbers were not at hand. It reports that the polynomial kernel is the best
-of the three; that on CIFAR-10 NST is better than each other method alone; and that on
-CIFAR-100 KD is the best alone and KD with NST the best of all.
+The paper's numbers were not available. It reports that the polynomial kernel is the
+best of the three; that on CIFAR-10 NST is better than each other single method; and
+that on CIFAR-100 KD is the best single method and KD with NST the best of all.
 """
 
 from experiments import tables
@@ -35,11 +35,11 @@ def get_table() -> tables.Table:
         {data: column(data) for data in ("cifar10", "cifar100")},
         (
             "NST compares the last maps of each stage, as in RepDistiller, where the "
-            "authors' code has the last maps alone",
+            "authors' code compares only the last maps of the net",
             "ResNet-110 teaches ResNet-20, where the paper's nets are ResNet-1001 and "
             "Inception-BN",
             "the recipe is RepDistiller's; the Gaussian's width is the mean distance, "
-            "since the paper's rule was not at hand",
+            "since the paper's rule was not available",
             *tables.NOT_REPDISTILLERS[:1],
         ),
     )

@@ -2,12 +2,12 @@
 
 Paper: McClure & Kriegeskorte, Representational Distance Learning for Deep Neural
 Networks, arXiv 1511.03979, 2015 (CIFAR-10; CIFAR-10 to CIFAR-100) and Front. Comput.
-Neurosci. 10:131, 2016 (CIFAR-100), beside FitNet, AT and KD.
+Neurosci. 10:131, 2016 (CIFAR-100), with FitNet, AT and KD for comparison.
 
 Command: python -m experiments.table rdl_cifar --data_dir=DIR
 
 Column `transfer` teaches a student of CIFAR-100 with the teacher of CIFAR-10, so that
-KD has nothing to say. Published numbers were not at hand.
+KD is impossible. Published numbers were not available.
 """
 
 from experiments import tables
@@ -34,7 +34,7 @@ def get_table() -> tables.Table:
             ),
         },
         (
-            "nets and recipe are RepDistiller's: the paper's were not at hand",
+            "nets and recipe are RepDistiller's: the paper's were not available",
             *tables.NOT_REPDISTILLERS[:1],
         ),
     )

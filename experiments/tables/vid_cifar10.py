@@ -40,11 +40,12 @@ def get_table() -> tables.Table:
     return tables.Table(
         columns,
         (
-            "`5000` is 4,500 images a class: a tenth is held out for validation",
-            "as many epochs with fewer images, on a cosine, where the replication has "
-            "a fifth of the rate after 30, 60 and 80 % of them",
-            "three pairs of layers, where the paper has four; KD alone has 0.1 of the "
-            "task's loss, as in RepDistiller",
-            "VID's regressor and first variance are RepDistiller's",
+            "`5000` is 4,500 images per class: a tenth is held out for validation",
+            "the same number of epochs with fewer images, and a cosine schedule, where "
+            "the replication has a fifth of the rate after 30, 60 and 80 % of the "
+            "epochs",
+            "three pairs of layers, where the paper has four; for KD without other "
+            "terms the task's loss has weight 0.1, as in RepDistiller",
+            "VID's regressor and initial variance are RepDistiller's",
         ),
     )

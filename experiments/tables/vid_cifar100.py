@@ -1,8 +1,8 @@
 """VID on CIFAR-100, with students of four sizes.
 
 Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
-2019; the numbers are quoted from REFILLED (Ye, Lu & Zhan, CVPR 2020), whose table
-probably has them from there.
+2019; the numbers are quoted from REFILLED (Ye, Lu & Zhan, CVPR 2020), which probably
+quotes them from that paper.
 
 Command: python -m experiments.table vid_cifar100 --data_dir=DIR
 """
@@ -10,7 +10,7 @@ Command: python -m experiments.table vid_cifar100 --data_dir=DIR
 from experiments import tables
 
 METHODS = ("plain", "kd", "hint", "at", "nst", "vid", "kd+vid")
-# Students are called by their nets; the first has the teacher's.
+# By the students' nets; the first is the teacher's net.
 PUBLISHED = {
     "wrn_40_2": (74.44, 75.47, 74.29, 74.76, 74.81, 75.25, 76.11),
     "wrn_16_2": (70.15, 71.87, 70.89, 71.06, 71.19, 73.31, 73.69),

@@ -1,8 +1,8 @@
 """VID from a convolutional net to multilayer perceptrons, on CIFAR-10.
 
 Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
-2019, section 4.3: an MLP taught by a convolutional net is better than all MLPs before.
-The numbers were not at hand.
+2019, section 4.3: an MLP taught by a convolutional net is better than all previous
+MLPs. The numbers were not available.
 
 Command: python -m experiments.table vid_mlp --data_dir=DIR
 """
@@ -20,7 +20,7 @@ def get_table() -> tables.Table:
         settings = configs.make(
             student=f"mlp_{width}",
             methods=METHODS,
-            # (A vector beside maps is a map of one position.)
+            # (A vector that is compared with maps counts as a map of one position.)
             maps=("stage1", "stage2", "stage3"),
             hint_layer="pooled",
             **tables.VID_CIFAR10,
@@ -31,6 +31,6 @@ def get_table() -> tables.Table:
         columns,
         (
             "the MLPs' four hidden layers with normalisation are chosen here",
-            "VID predicts the mean of each of the teacher's channels over positions",
+            "VID predicts the mean over positions of each of the teacher's channels",
         ),
     )

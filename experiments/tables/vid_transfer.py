@@ -1,7 +1,7 @@
 """VID, RDL and others from one task to another: CIFAR-100 to few images of CIFAR-10.
 
 Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
-2019, section 4.2, from ImageNet to MIT-67 and CUB-200 (whose numbers were not at hand).
+2019, section 4.2, from ImageNet to MIT-67 and CUB-200 (numbers were not available).
 
 Command: python -m experiments.table vid_transfer --data_dir=DIR
 """

@@ -1,4 +1,4 @@
-"""Trainers of a method, whose programs serve all seeds."""
+"""Trainers of a method, whose programs are used for all seeds."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ State = training.TrainState
 
 
 class Prepared(NamedTuple):
-    """A recipe for a net and a method, with programs that serve all seeds.
+    """A recipe for a net and a method, with programs that are used for all seeds.
 
     Attributes:
       recipe: The recipe.
@@ -46,10 +46,10 @@ def prepare(
 
     Args:
       context: The settings and the data.
-      net: The net, as for `recipes.make_recipe`, as are `teacher`, `method`, `name`.
+      net: The net that is trained.
       teacher: The source of the net's targets.
-      method: The method that it is trained by.
-      name: The name in messages and folders.
+      method: The method of the training.
+      name: The name in messages and folders; None for the method's.
     """
     config, feed = context.config, contexts.feed(context, method)
     example = feed(contexts.first_batches(config, context.given, method))
@@ -72,7 +72,7 @@ def _trainer(
     arrays: training.Arrays,
     feed: contexts.Feed,
 ) -> loop.Trainer:
-    """Returns the trainer of a phase, from the state of a seed before the first one."""
+    """Returns the trainer of a phase, which starts from a seed's initial state."""
     runtime, steps_an_epoch = context.config.runtime, context.steps_an_epoch
     driver = programs.driver(runtime.driver, steps_an_epoch, stream=runtime.stream)
 
@@ -102,14 +102,14 @@ def _trainer(
 def after(
     recipe: recipes.Recipe, number: int, trainer: loop.Trainer, before: dict[int, State]
 ) -> loop.Trainer:
-    """Returns the trainer of a phase after another one.
+    """Returns the trainer of a phase that follows another one.
 
     Args:
       recipe: The recipe of the net.
       number: The number of the phase.
       trainer: The trainer of the phase.
-      before: The states at the end of the phase before, by seed. They are copied, since
-        the first step takes the memory of the state that it is given.
+      before: The states at the end of the previous phase, by seed. They are copied,
+        since the first step donates the memory of its input state.
     """
 
     def begin(seed, devices):
@@ -125,7 +125,7 @@ class _Evaluation:
     Attributes:
       context: The settings and the data.
       recipe: The recipe of the net.
-      last: Whether it is of the last phase, whose RDMs are kept.
+      last: Whether the phase is the last one, in which RDMs are kept.
     """
 
     context: contexts.Context
@@ -135,7 +135,7 @@ class _Evaluation:
     def __call__(
         self, state: State, job: loop.Job, epoch: int
     ) -> Callable[[], loop.Metrics]:
-        """Begins the measurement; returns a function that waits for the metrics."""
+        """Starts the measurement; returns a function that waits for the metrics."""
         context, net = self.context, self.recipe.net
         own = recording.variables(state)
         predicted = weights.begin_predicting(
@@ -152,7 +152,7 @@ class _Evaluation:
         return functools.partial(self._metrics, predicted, agreement, keep)
 
     def _measured(self) -> brain.Brain | None:
-        """Returns the measured RDMs that the net is compared with, a student's only."""
+        """Returns the measured RDMs to compare a student with; None for a teacher."""
         return self.context.given.measured if self.recipe.name != "teacher" else None
 
     def _metrics(
@@ -182,7 +182,7 @@ class _Evaluation:
 def _profile(
     context: contexts.Context, recipe: recipes.Recipe, arrays: training.Arrays
 ) -> None:
-    """Writes where the time of a step of the last phase goes, if that is not known."""
+    """Writes the profile of a step of the last phase, unless there is one."""
     place, last = context.folder / "profile" / recipe.name, len(recipe.plan) - 1
     if (place / "profile.json").exists():
         return
@@ -200,13 +200,13 @@ def _copy(x: jax.Array) -> jax.Array:
 
 
 def seeds_per_program(context: contexts.Context, prepared: Prepared, seeds: int) -> int:
-    """Returns the number of seeds that go together: all, or the part of them that fits.
+    """Returns the number of seeds trained together: all, or as many as fit.
 
-    A step is compiled to know its memory; the training takes the same program, so that
-    it does not wait for that.
+    A step is compiled to determine its memory; the training uses the same program, so
+    that nothing is compiled twice.
 
     Raises:
-      OutOfMemory: Not one fits.
+      OutOfMemory: If not even one seed fits.
     """
     return min(
         _together(context, prepared.recipe, how, seeds) for how in prepared.trainers
@@ -216,7 +216,7 @@ def seeds_per_program(context: contexts.Context, prepared: Prepared, seeds: int)
 def _together(
     context: contexts.Context, recipe: recipes.Recipe, how: loop.Trainer, seeds: int
 ) -> int:
-    """Returns `seeds_per_program` of one phase."""
+    """Returns `seeds_per_program` for one phase."""
     size = programs.trainings(context.config.runtime.together, seeds)
     state = jax.eval_shape(lambda: how.begin(0, jax.device_count()))
     while True:
@@ -239,7 +239,7 @@ def _together(
 
 
 def _divided(steps: tuple[int, ...], x: np.ndarray) -> jax.ShapeDtypeStruct:
-    """Returns the form of several steps' entries of a batch, split over the devices."""
+    """Returns the shape of several steps' entry of a batch, split over the devices."""
     devices = jax.local_device_count()
     shape = (devices, *steps, len(x) // devices, *x.shape[1:])
     return jax.ShapeDtypeStruct(shape, x.dtype)

@@ -1,6 +1,6 @@
-"""What can be known to be wrong of methods and nets before they are trained.
+"""Checks of methods and nets before training.
 
-(Each group of settings checks itself: `experiments.config`.)
+(Each group of settings checks its own values: `experiments.config`.)
 """
 
 import os
@@ -15,12 +15,12 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
     """Checks methods, nets and a brain's file against one another, before a run.
 
     Args:
-      config: The settings; each group of them has checked itself.
+      config: The settings; each group has checked its own values.
       measured: The names of the RDMs of `brain`.
 
     Raises:
-      UnknownName: A part of a method, a layer or an RDM is not known.
-      UsageError: Something else is impossible.
+      UnknownName: If a part of a method, a layer or an RDM is not known.
+      UsageError: If settings cannot be used together.
     """
     for method in config.method.names:
         _check_parts(config, method, measured)
@@ -48,9 +48,9 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
 
 
 def shared_seeds(config: configs.Config) -> str | None:
-    """Returns a sentence where students begin as their teacher began; None elsewhere.
+    """Returns a warning if students have their teacher's initial weights, or None.
 
-    They do where both are the same net: the seeds of both are counted from 0.
+    They do if both are the same net, since the seeds of both are counted from 0.
     """
     own = config.nets
     elsewhere = own.teacher_from is not None or own.student_from is not None
@@ -61,16 +61,16 @@ def shared_seeds(config: configs.Config) -> str | None:
     which = "seed 0 begin" if not most else f"seeds 0 to {most} begin"
     said = (
         f"teacher and students are the same net, {own.student}: students of "
-        f"{which} with the weights that the teacher of that seed began with, and see "
-        "its batches"
+        f"{which} with the initial weights of the teacher of that seed, and see the "
+        "same batches"
     )
     if "plain" in config.method.names and _trains_alike(config):
-        said += "; plain-seed0 is the teacher's training once more"
+        said += "; plain-seed0 repeats the teacher's training"
     return f"{said}. Students of other seeds (--seeds) do not."
 
 
 def _trains_alike(config: configs.Config) -> bool:
-    """Returns whether teacher and plain students of one net are trained alike."""
+    """Returns whether a teacher and plain students of the same net train equally."""
     optimizer, own = config.optimizer, config.training
     rates = (None, optimizer.learning_rate)
     return (
@@ -95,21 +95,21 @@ def _check_parts(config: configs.Config, method: str, measured: Sequence[str]) -
             errors.check_name(f"layer of {student}", layer, layers)
         if name in measured and config.training.micro_batches > 1:
             raise command.UsageError(
-                f"{term} takes stimuli, which micro_batches=1 sees"
+                f"{term} takes stimuli, which requires micro_batches=1"
             )
         taught = config.nets.teacher is not None or config.training.activations
         if term in methods.PARTS and not taught:
-            raise command.UsageError(f"{term} takes a teacher, and there is none")
+            raise command.UsageError(f"{term} needs a teacher, and there is none")
     if len(set(parts)) != len(parts) or ("plain" in parts and len(parts) > 1):
         raise command.UsageError(
-            f"{method} is not a method: plain, or parts, each once"
+            f"{method} is not a method: use plain, or parts, each once"
         )
 
 
 def _check_own_name(
     config: configs.Config, method: str, measured: Sequence[str]
 ) -> None:
-    """Raises `UsageError` for a method whose RDMs or folders have others' names."""
+    """Raises `UsageError` if the names of a method's RDMs or folders are not free."""
     names = {part.partition("@")[0] for part in method.split("+")} & {*measured}
     layers = methods.teacher_layers(configs.change(config, methods=(method,)))
     if both := sorted(names & {*layers}):
@@ -119,13 +119,13 @@ def _check_own_name(
     folder = f"{method}-seed{config.training.seeds - 1}"
     if (size := len(os.fsencode(folder))) > 255:
         raise command.UsageError(
-            f"the name of a method, with its seed, must be at most 255 bytes, a "
-            f"folder's, got {size}: {method[:50]}..."
+            f"the name of a method, with its seed, is the name of a folder and must be "
+            f"at most 255 bytes, got {size}: {method[:50]}..."
         )
 
 
 def _check_layer(net: str, layer: str) -> None:
-    """Raises `UnknownName` for a name of no layer, nor of one before its ReLU."""
+    """Raises `UnknownName` unless the name is that of a layer or a preactivation."""
     built = nets.build(net, 1)
     known = list(dict.fromkeys([*built.layers, *built.preactivations]))
     errors.check_name(f"layer of {net}", layer, known)

@@ -1,4 +1,4 @@
-"""What the runs of one experiment share: settings, images, what else they are given."""
+"""The context of an experiment's runs: settings, images and other inputs."""
 
 import dataclasses
 import hashlib
@@ -22,15 +22,15 @@ StoredActivations = activations.Stored
 Feed = Callable[[data.Batches], training.Batch]
 T = TypeVar("T")
 
-# Test images whose RDMs are reported and shown, over all classes.
+# The number of test images whose RDMs are reported and shown, over all classes.
 STIMULI = 200
 
 
 def present(value: T | None) -> T:
-    """Returns a value whose type allows None, where it is never None.
+    """Returns a value whose type allows None, but which is not None.
 
     Raises:
-      TypeError: It is None.
+      TypeError: If it is None.
     """
     if value is None:
         raise TypeError("expected a value, got None")
@@ -43,8 +43,8 @@ class Inputs:
 
     Attributes:
       teacher: The teacher, if it was trained elsewhere.
-      student: The net that students begin with, if it was trained elsewhere.
-      measured: The stimuli and their RDMs.
+      student: The students' initial net, if it was trained elsewhere.
+      measured: The stimuli and their measured RDMs.
       activations: The teacher's activations of all training images, from a file.
     """
 
@@ -54,7 +54,7 @@ class Inputs:
     activations: StoredActivations | None = None
 
     def fingerprints(self) -> dict[str, str]:
-        """Returns fingerprints that show that a run is resumed with its own inputs."""
+        """Returns fingerprints of the inputs, which are compared when a run resumes."""
         found = {}
         if self.teacher is not None:
             found["teacher_weights"] = self.teacher.fingerprint
@@ -69,7 +69,7 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """The settings, images and other inputs that the runs of one experiment share.
+    """The settings, images and other inputs shared by the runs of one experiment.
 
     Attributes:
       config: The settings.
@@ -82,8 +82,8 @@ class Context:
         devices.
       validation: The validation images, on a device unless they stream.
       given: The inputs besides images.
-      taught: The function from indices of training images to the teacher's activations
-        by layer, where they are stored.
+      taught: The function from indices of training images to the teacher's stored
+        activations by layer; None if they are not stored.
     """
 
     config: configs.Config
@@ -103,7 +103,7 @@ class Context:
         return len(self.dataset.train.label) // self.config.training.batch
 
     def tell(self, words: str) -> None:
-        """Prints words above the progress bar, to stderr, where results do not go."""
+        """Prints a message above the progress bar, to stderr, apart from results."""
         self.bar.write(words, file=sys.stderr)
 
 
@@ -111,7 +111,7 @@ def load(config: configs.Config) -> data.Dataset:
     """Returns the data set of a config.
 
     Raises:
-      UsageError: It is not there, or the settings do not suit its images.
+      UsageError: If it is missing, or the settings do not fit its images.
     """
     try:
         dataset = data.load(
@@ -132,7 +132,8 @@ def load(config: configs.Config) -> data.Dataset:
     if images < batch or batch % devices:
         raise command.UsageError(
             f"a batch of {batch} is impossible with {images} training images on "
-            f"{devices} devices: it must fit into the one and divide by the other"
+            f"{devices} devices: it must be at most the number of images and divisible "
+            "by the number of devices"
         )
     if batch // devices % parts:
         raise command.UsageError(
@@ -148,7 +149,7 @@ def load(config: configs.Config) -> data.Dataset:
         seen = getattr(config.nets, field)
         if seen != colour.IMAGE and dataset.shape[-1] != 3:
             raise command.UsageError(
-                f"{field}={seen} takes images in colour, {dataset.name} has "
+                f"{field}={seen} needs images in colour, {dataset.name} has "
                 f"{dataset.shape[-1]} channels"
             )
     epochs = max(
@@ -158,18 +159,18 @@ def load(config: configs.Config) -> data.Dataset:
     )
     if images // batch * epochs >= 2**31:
         raise command.UsageError(
-            f"epochs, start_epochs and teacher_epochs must make below 2**31 steps, got "
-            f"{epochs} epochs of {images // batch}"
+            f"epochs, start_epochs and teacher_epochs must be fewer than 2**31 steps, "
+            f"got {epochs} epochs of {images // batch}"
         )
     return dataset
 
 
 def fingerprint(dataset: data.Dataset) -> dict[str, str]:
-    """Returns a fingerprint that shows that a run is resumed with its own images.
+    """Returns a fingerprint of the images, which is compared when a run resumes.
 
     Returns:
-      A SHA-256 of all splits, by its key in `results.folder.IMAGES`. Of streamed
-      images, names and sizes of the files are known.
+      A SHA-256 of all splits, by its key in `results.folder.IMAGES`. For streamed
+      images it depends on the names and sizes of the files.
     """
     digest, kind = hashlib.sha256(), "images"
     for split in (dataset.train, dataset.validation, dataset.test):
@@ -183,10 +184,13 @@ def fingerprint(dataset: data.Dataset) -> dict[str, str]:
 
 
 def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
-    """Returns a config with the names of the nets that it takes from folders, and them.
+    """Loads the nets that a config takes from folders.
+
+    Returns:
+      The config with the names and modalities of these nets, and the nets.
 
     Raises:
-      UsageError: A folder holds no weights, or those of another modality.
+      UsageError: If a folder has no weights, or weights of another modality.
     """
     given = Inputs()
     if config.nets.teacher_from is not None:
@@ -203,15 +207,15 @@ def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
 
 
 def _modality(field: str, config: configs.Config, trained: weights.Trained) -> str:
-    """Returns the part of images that a net sees that was trained elsewhere.
+    """Returns the modality of a net that was trained elsewhere.
 
     Raises:
-      UsageError: The config asks for another part.
+      UsageError: If the config sets another modality.
     """
     asked = getattr(config.nets, field)
     if asked not in (colour.IMAGE, trained.modality):
         raise command.UsageError(
-            f"{field}={asked}, and the weights of {trained.name} are of a net that "
+            f"{field}={asked}, but the weights of {trained.name} are of a net that "
             f"sees {trained.modality}"
         )
     return trained.modality
@@ -220,10 +224,10 @@ def _modality(field: str, config: configs.Config, trained: weights.Trained) -> s
 def with_measurements(
     config: configs.Config, dataset: data.Dataset, given: Inputs
 ) -> Inputs:
-    """Returns the inputs, and the RDMs and the activations that a config names.
+    """Adds to the inputs the RDMs and the activations that a config names.
 
     Raises:
-      UsageError: They cannot be read, or are not of these images.
+      UsageError: If they cannot be read, or are not of these images.
     """
     measured = None if config.brain.file is None else brain.load(config, dataset)
     stored = _activations(config, dataset)
@@ -236,18 +240,20 @@ def _activations(
     """Returns the teacher's activations, if `activations` is a file and not a folder.
 
     Raises:
-      UsageError: It cannot be read, or is not of these images or layers.
+      UsageError: If it cannot be read, or is not of these images or layers.
     """
     if config.training.activations is None:
         return None
     path = command.path("activations", config.training.activations)
     if not path.is_file():
         if config.nets.teacher is None:
-            raise command.UsageError(f"without a teacher activations is a file: {path}")
+            raise command.UsageError(
+                f"without a teacher, activations must be a file, got {path}"
+            )
         return None
     if config.nets.teacher is not None:
         raise command.UsageError(
-            f"{path} teaches in place of a net: activations of a file go with "
+            f"{path} teaches in place of a net: activations from a file require "
             "--teacher=None"
         )
     layers = methods.teacher_layers(config)
@@ -290,10 +296,10 @@ def _on_device(split: data.Split) -> data.Split:
 
 
 def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
-    """Returns the indices of the first test images of each class, as many of each.
+    """Returns the indices of the first test images of each class, equally many of each.
 
-    They are sorted by class. Where `count` is below two images of each class, every
-    second, third, ... class is taken.
+    They are sorted by class. If `count` is less than two images for each class, only
+    every second, third, ... class is used.
     """
     classes = np.unique(test.label)
     classes = classes[:: max(1, 2 * len(classes) // count)]
@@ -312,7 +318,7 @@ def student(
     given: Inputs,
     axis_name: str | None = None,
 ) -> Any:
-    """Returns the students' net, for images that are normalised as the data's are."""
+    """Returns the students' net, for images with the normalisation of the data set."""
     net = nets.build(
         config.nets.student,
         dataset.classes,
@@ -335,7 +341,7 @@ def teacher(
 def with_weights(
     state: training.TrainState, begin: weights.Trained
 ) -> training.TrainState:
-    """Returns a state whose student begins with given weights."""
+    """Returns a state in which the student has given initial weights."""
     now = state.replicated
     own = begin.put_into({"params": now.params["student"], **now.model_state})
     params = now.params | {"student": own.pop("params")}
@@ -348,7 +354,7 @@ def with_weights(
 def plan(
     config: configs.Config, dataset: data.Dataset, given: Inputs, method: str
 ) -> list[training.Phase]:
-    """Returns the phases of a method, with the terms that it takes from a brain."""
+    """Returns the phases of a method, including its terms of measured RDMs."""
     steps = config.training.epochs * (len(dataset.train.label) // config.training.batch)
     setting = methods.Setting(config, dataset.train.label, steps)
     return methods.plan(
@@ -361,7 +367,7 @@ def plan(
 def with_brain(
     config: configs.Config, given: Inputs, teacher: teachers.Teacher, method: str
 ) -> teachers.Teacher:
-    """Returns a teacher, merged with the RDMs that a method reads."""
+    """Returns a teacher, merged with the measured RDMs that a method reads."""
     if not brain.parts(method):
         return teacher
     return teachers.merge(
@@ -373,7 +379,7 @@ def with_brain(
 
 
 def first_batches(config: configs.Config, given: Inputs, method: str) -> data.Batches:
-    """Returns the first images, and stimuli, in their order: one step, `[n]`."""
+    """Returns the batch of one step with the first images, and stimuli, in order."""
     stimulus = None
     if brain.parts(method):
         shown = brain.size(config, present(given.measured))
@@ -382,7 +388,7 @@ def first_batches(config: configs.Config, given: Inputs, method: str) -> data.Ba
 
 
 def feed(context: Context, method: str = "plain") -> Feed:
-    """Returns a function from `data.Batches` to the entries of the batches of steps."""
+    """Returns a function from `data.Batches` to the input of steps."""
     images = (
         data.from_host(context.dataset.train) if context.config.runtime.stream else None
     )
@@ -405,16 +411,16 @@ def feed(context: Context, method: str = "plain") -> Feed:
 def view(
     config: configs.Config, dataset: data.Dataset, method: str = "plain"
 ) -> training.View:
-    """Returns the view of the images, augmented as is usual or as the config says.
+    """Returns the view of the images, with the usual or the config's augmentation.
 
-    With it a method that learns from a brain sees its stimuli.
+    For a method that learns from a brain it has the stimuli, too.
     """
     seen = data.view(dataset, **augmentation(config, dataset))
     return brain.with_stimuli(seen, dataset) if brain.parts(method) else seen
 
 
 def augmentation(config: configs.Config, dataset: data.Dataset) -> dict[str, Any]:
-    """Returns the crop and flip of images: the config's, else the usual ones."""
+    """Returns the crop and flip of images: the config's, or else the usual ones."""
     chosen = {"crop": config.data.crop, "flip": config.data.flip}
     chosen = {k: v for k, v in chosen.items() if v is not None}
     return data.augmentation(dataset) | chosen

@@ -1,4 +1,4 @@
-"""What a table of experiments will take: its runs and their seconds."""
+"""The plan of a table of experiments: its runs and their estimated time."""
 
 import functools
 import pathlib
@@ -24,7 +24,7 @@ STEPS_MEASURED = 5
 
 
 class Cost(NamedTuple):
-    """The seconds of steps, and of compiling them."""
+    """The seconds of steps, and of their compilation."""
 
     steps: float = 0.0
     compiling: float = 0.0
@@ -34,8 +34,8 @@ class Plan(NamedTuple):
     """The plan of a table.
 
     Attributes:
-      text: The runs, those that are done, and an estimate of the rest, in Markdown.
-      wrong: The columns that cannot be run as they are; the text says why.
+      text: All runs, the finished ones, and an estimate for the others, in Markdown.
+      wrong: The columns that cannot be run; the text has the reasons.
     """
 
     text: str
@@ -46,8 +46,8 @@ class _Column(NamedTuple):
     """The plan of a column.
 
     Attributes:
-      cells: What its row in the table says.
-      cost: The cost of the nets that are left; None if it is not known.
+      cells: The cells of its row in the table.
+      cost: The cost of the nets that are not trained yet; None if it is not known.
     """
 
     cells: list[Any]
@@ -67,20 +67,20 @@ def plan_table(call: table_runs.Call) -> Plan:
     if known and unknown:
         total += f", without {', '.join(unknown)} (not known)"
     text = (
-        f"{grid}\n\nLeft in all: {total}. An estimate: "
-        "a method's step counts, and is compiled, as a plain step and, where images "
-        "are cropped or mirrored, a pass of the teacher; the losses' own time comes "
-        "on top, and that of evaluation."
+        f"{grid}\n\nLeft in all: {total}. This is an estimate: it counts a step of a "
+        "method, and its compilation, as a plain step and, where images are cropped "
+        "or mirrored, a forward pass of the teacher; the time of the losses and of "
+        "evaluation is not included."
     )
     return Plan(text, unknown)
 
 
 def _plan_column(call: table_runs.Call, table: tables.Table, column: str) -> _Column:
-    """Returns the plan of a column: its nets, those that are done, and the rest.
+    """Returns the plan of a column: its nets, finished and not.
 
     Args:
       call: The request.
-      table: The table without the changes that were asked for.
+      table: The table without the changes of the command line.
       column: The name of the column.
     """
     of, folder = call.table.columns[column], call.folder / column
@@ -97,7 +97,7 @@ def _plan_column(call: table_runs.Call, table: tables.Table, column: str) -> _Co
     except (OSError, ValueError, commands.UsageError) as error:
         cost, how = None, str(error)
     taught = (
-        config.nets.teacher_from or of.teacher_of or config.nets.teacher or "nobody"
+        config.nets.teacher_from or of.teacher_of or config.nets.teacher or "no teacher"
     )
     changed = columns.changes(table, {column: results_folder.settings(config)}, column)
     cells = [
@@ -120,7 +120,7 @@ def _nets_to_train(of: tables.Column) -> list[tuple[str, int]]:
 
 
 def _check_same(call: table_runs.Call, column: str) -> None:
-    """Raises `UsageError` where a column's folder holds a run of other settings."""
+    """Raises `UsageError` if a column's folder has a run with other settings."""
     record = call.folder / column / "config.json"
     if not record.exists():
         return
@@ -130,7 +130,9 @@ def _check_same(call: table_runs.Call, column: str) -> None:
     theirs = files.words(record)
     known = {k: v for k, v in theirs.items() if k in mine}
     if changed := results_folder.differences(known, mine):
-        raise commands.UsageError(f"other settings are there: {', '.join(changed)}")
+        raise commands.UsageError(
+            f"its folder has a run with other settings: {', '.join(changed)}"
+        )
 
 
 def _result(
@@ -158,18 +160,18 @@ def _estimate(
 ) -> tuple[Cost, str]:
     """Returns the cost of the nets that are left, and the source of the estimate.
 
-    For a method with a seed that is done, that seed's steps are taken; for the others a
-    few steps. Each method is compiled once for all its seeds.
+    The cost of a method with a finished seed is that seed's time; for other methods a
+    few steps are measured. Each method is compiled once for all its seeds.
 
     Raises:
-      UsageError: The data are missing.
+      UsageError: If the data are missing.
     """
     config, given = contexts.trained_elsewhere(config)
     checks.check(config)
     dataset = contexts.load(config)
     steps = len(dataset.train.label) // config.training.batch
     measured = _measured(config, dataset, given)
-    # (A teacher that sees images as they are looks at each once.)
+    # (Without augmentation a teacher sees each image only once.)
     asks = any(contexts.augmentation(config, dataset).values())
     total, compiling, known = 0.0, 0.0, 0
     for method in dict.fromkeys(method for method, _ in left):
@@ -194,9 +196,9 @@ def _estimate(
 def _measured(
     config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
 ) -> dict[str, Cost]:
-    """Returns the costs of a plain step of student and teacher, and of a pass.
+    """Measures plain steps of student and teacher, and a teacher's forward pass.
 
-    The pass is that of a teacher, over the images of a step.
+    The pass is over the images of a step.
     """
     with tempfile.TemporaryDirectory() as scratch, tqdm.tqdm(disable=True) as bar:
         folder = pathlib.Path(scratch)
@@ -216,7 +218,7 @@ def _measured(
 def _cost_of_step(
     context: contexts.Context, net: nets.NetLike, name: str | None = None
 ) -> Cost:
-    """Returns the cost of a step of a net with its task alone."""
+    """Returns the cost of a step of a net with only its task."""
     began = time.perf_counter()
     prepared = builder.prepare(context, net, teachers.none(), "plain", name)
     how, size = prepared.trainers[0], context.config.training.batch
@@ -234,7 +236,7 @@ def _cost_of_step(
 
 
 def _cost_of_teaching(config: configs.Config, dataset: data.Dataset) -> Cost:
-    """Returns the cost of a pass of all teachers over the images of a step."""
+    """Returns the cost of a forward pass of all teachers for the images of a step."""
     net = contexts.teacher(config, dataset)
     images = np.zeros((config.training.batch, *dataset.shape), np.float32)
     variables = jax.jit(net.init)(jax.random.key(0), images[:1])

@@ -13,16 +13,16 @@ from tensorboardX.proto import event_pb2
 class Events:
     """Metrics of a net for TensorBoard, in a file of its folder.
 
-    They are written in the caller's thread. (`tensorboardX.SummaryWriter` has a thread
-    for it, which a full disk ends; a caller who fills its queue then waits for ever.)
+    They are written in the caller's thread. (`tensorboardX.SummaryWriter` has its own
+    thread, which ends on a full disk; a caller who fills its queue then waits forever.)
     """
 
     def __init__(self, folder: pathlib.Path):
-        """Begins a file.
+        """Creates the file.
 
         Raises:
-          OSError: The file cannot be written; the error has its name. The methods raise
-            it too.
+          OSError: If the file cannot be written; the error has its name. The methods
+            raise this error, too.
         """
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
         # (A path that begins with "s3:" is a bucket to tensorboardX.)
@@ -33,12 +33,12 @@ class Events:
         self._write(file_version="brain.Event:2")
 
     def add(self, metrics: dict[str, float], step: int) -> None:
-        """Writes the metrics that were measured after a step."""
+        """Writes the metrics measured after a step."""
         for name, value in metrics.items():
             self._write(step=step, summary=summary.scalar(name, value))
 
     def flush(self) -> None:
-        """Waits until all is on the disk."""
+        """Waits until all metrics are on the disk."""
         with self._telling():
             self._records.flush()
 

@@ -14,7 +14,7 @@ from rdljax import checkpoints
 def exit_status(command: Callable[[], None]) -> int:
     """Runs a command that trains and returns its exit status.
 
-    It is 1 where the training cannot go on, else that of `command.exit_status`.
+    It is 1 if the training cannot continue, otherwise that of `command.exit_status`.
     """
     try:
         return commands.exit_status(command)
@@ -24,26 +24,26 @@ def exit_status(command: Callable[[], None]) -> int:
         if not programs.is_exhausted(error):
             raise
         first, *_ = str(error).splitlines()
-        print(f"\nerror: the memory does not suffice: {first}", file=sys.stderr)
+        print(f"\nerror: there is not enough memory: {first}", file=sys.stderr)
     except (checkpoints.CheckpointDamaged, checkpoints.CheckpointMismatch) as error:
         print(
-            f"\nerror: {error}\nWhere that folder is deleted, the net is trained anew.",
+            f"\nerror: {error}\nIf that folder is deleted, the net is trained again.",
             file=sys.stderr,
         )
     except OSError as error:
-        print(f"\nerror: {error}; --resume goes on from here", file=sys.stderr)
+        print(f"\nerror: {error}; --resume continues from here", file=sys.stderr)
     return 1
 
 
 def run(
     command: Callable[[], None], program: str, again: Sequence[str] | None = None
 ) -> int:
-    """Runs a command that trains, and says how to go on where it was stopped.
+    """Runs a command that trains; if it is stopped, prints how to continue.
 
     Args:
       command: The command.
       program: The name of the program, such as "experiments.run".
-      again: The command line that goes on; None if there is none.
+      again: The command line that continues it; None if there is none.
 
     Returns:
       The exit status: that of `exit_status`, or of the signal that stopped it.

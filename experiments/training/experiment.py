@@ -28,9 +28,10 @@ def run(name: str, config: configs.Config, interrupt: interrupts.Interrupt) -> d
       The content of `result.json`.
 
     Raises:
-      UnknownName: A name in the config is not known.
-      UsageError: A setting is impossible, the data are missing, or the folder is taken.
-      Interrupted: The run was stopped; the folder can be resumed.
+      UnknownName: If a name in the config is not known.
+      UsageError: If a setting is not allowed, the data are missing, or the folder is
+        not free.
+      Interrupted: If the run was stopped; the folder can be resumed.
     """
     config, given = contexts.trained_elsewhere(config)
     checks.check(config, brain.names(config))
@@ -48,16 +49,16 @@ def _run(
     given: contexts.Inputs,
     interrupt: interrupts.Interrupt,
 ) -> dict:
-    """Runs the experiment, where nobody else writes to the folder."""
+    """Runs the experiment, with its folder locked."""
     fingerprints = {**contexts.fingerprint(dataset), **given.fingerprints()}
     folder = results_folder.claim(name, config, fingerprints)
     if summary := results_folder.read_finished(folder, name, config):
         print(f"{folder} is finished:\n\n{as_markdown(summary)}")
         if broken := recording.without_weights(folder, config):
             print(
-                f"{folder} has no weights of {', '.join(broken)}: where result.json is "
+                f"{folder} has no weights of {', '.join(broken)}: if result.json is "
                 "deleted, --resume writes them from the checkpoints of these nets, or "
-                "trains them anew",
+                "trains the nets again",
                 file=sys.stderr,
             )
         return summary
@@ -102,7 +103,7 @@ def as_markdown(summary: dict) -> str:
 def epochs(
     config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
 ) -> int:
-    """Returns the number of epochs of all nets that a run trains."""
+    """Returns the total number of epochs of all nets that a run trains."""
     given_all = (config, dataset, given)
     plans = [contexts.plan(*given_all, method) for method in config.method.names]
     each = sum(phase.epochs for plan in plans for phase in plan)

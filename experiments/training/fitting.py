@@ -5,7 +5,7 @@ from experiments.training import builder, loop, recipes, recording
 from experiments.training import context as contexts
 from rdljax import checkpoints
 
-# What a net is called in its start-up.
+# The name of the start-up phase, in names of nets and folders.
 START = "start-up"
 
 
@@ -89,10 +89,10 @@ def _fit(
 
 
 def _check_checkpoint(job: loop.Job) -> None:
-    """Raises `CheckpointMismatch` where a job's newest checkpoint is another net's."""
+    """Raises `CheckpointMismatch` if a job's newest checkpoint is another net's."""
     if checkpoints.latest(job.checkpoint) is None:
         return
-    # (What is damaged is told where it is read.)
+    # (Damage is reported when the checkpoint is restored.)
     about = checkpoints.about(job.checkpoint, tell=lambda words: None)
     try:
         results_folder.check_checkpoint(about, job.name, job.settings)

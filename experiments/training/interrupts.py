@@ -6,20 +6,21 @@ from experiments import command
 
 
 class Interrupted(Exception):
-    """An exception for a run that stopped between two steps and left a checkpoint.
+    """An exception for a run that was stopped between two steps, with a checkpoint.
 
     Attributes:
-      status: The exit status: 128 and the number of the signal.
+      status: The exit status, 128 plus the number of the signal.
     """
 
     status = 130
 
 
 class Interrupt:
-    """A request to stop by Ctrl-C, SIGTERM or SIGHUP, heeded between two steps.
+    """A request to stop by Ctrl-C, SIGTERM or SIGHUP, obeyed between two steps.
 
-    A second Ctrl-C stops at once. Other signals that follow ask for the same: a closed
-    terminal sends SIGHUP twice (its shell and the kernel do), systemd both others.
+    A second Ctrl-C stops at once. Other repeated signals change nothing: a closed
+    terminal sends SIGHUP twice (by its shell and the kernel), systemd sends SIGTERM and
+    SIGHUP.
     """
 
     def __init__(self):

@@ -1,10 +1,9 @@
-"""The one training loop: a teacher is a student without terms.
+"""The training loop for students and teachers (a teacher is a student without terms).
 
-Steps reach the devices a few at a time (`Trainer.chunk`) and are waited for later: on
-an accelerator the next epoch is under way before the metrics of the last are read.
-Several trainings of the same kind may go together, as one program; each has a
-checkpoint, a history and events of its own, so that they may be resumed in other
-company.
+Each call of the devices takes a few steps (`Trainer.chunk`), and the host does not wait
+for it: on an accelerator the next epoch is started before the metrics of the last are
+read. Several trainings of the same kind may run as one program; each has its own
+checkpoint, history and events, so that they may be resumed in other groups.
 """
 
 import collections
@@ -26,13 +25,13 @@ from experiments.results import folder as results_folder
 from experiments.training import events, interrupts, programs
 from rdljax import checkpoints, files, training
 
-# Where devices are emulated on a CPU, too many steps in flight can starve one of them.
+# With emulated devices on a CPU, too many pending steps can starve one of them.
 STEPS_IN_FLIGHT = 10
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 class Diverged(Exception):
-    """An exception for a loss that is not finite; the last good checkpoint was kept."""
+    """An exception for a loss that is not finite; the last good checkpoint is kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Job:
     Attributes:
       name: The name of the run, such as `rdl-seed0`.
       folder: The folder of its checkpoint and events.
-      seed: The seed of its state.
+      seed: The seed of the net's state.
       order: The seed of the order of the images.
       epochs: The number of epochs.
       examples: The number of training images.
@@ -85,20 +84,20 @@ class Trainer:
     """The functions and arrays that train nets, the same for all seeds.
 
     Attributes:
-      begin: The function from a job's seed and a number of devices to the state at the
-        start.
+      begin: The function from a job's seed and a number of devices to the initial
+        state.
       arrays: The arrays that a step reads, on the devices.
       step_fn: The programs `step_fn(state, arrays, batches) -> (state, metrics)`: a
         call of several steps (`training.scan_steps`), of one training or of several
         (`training.vmap_trainings`).
-      chunk: The number of steps of a call. Where an epoch is not cut at its multiples,
-        and there alone, steps are taken one by one.
+      chunk: The number of steps of a call. Steps that do not fill a chunk, or begin
+        within one, are taken one by one.
       examine: The pmapped `training.make_finite_check` of a step of one training.
-      evaluate: The function `evaluate(state, job, epoch)`, called with a training's
-        state (the student's part of it) at the end of an epoch, counted from 1. It
-        returns at once, with a function that waits for the metrics.
+      evaluate: The function `evaluate(state, job, epoch)`, called with the student's
+        part of a training's state at the end of an epoch, counted from 1. It returns
+        immediately a function that waits for the metrics.
       layers: The student's layers, in depth order.
-      same_view: Whether trainings that go together share their batches.
+      same_view: Whether trainings of one program share their batches.
       feed: The function from `data.Batches` to the entries of a batch.
     """
 
@@ -119,8 +118,8 @@ class Progress(NamedTuple):
     Attributes:
       done: The number of steps taken.
       history: The metrics of each epoch: means over its steps, and evaluated ones.
-      partial: The metrics of each step of an epoch that is not finished.
-      seconds: The time that it took, in seconds, interruptions left out.
+      partial: The metrics of each step of an unfinished epoch.
+      seconds: The training time in seconds, without interruptions.
     """
 
     done: int
@@ -130,13 +129,13 @@ class Progress(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A job that is done.
+    """The result of a finished job.
 
     Attributes:
       state: The last state.
       history: The metrics of each epoch: means over its steps, and evaluated ones.
-      seconds: The time that it took, in seconds, interruptions left out; for trainings
-        that went together, its share.
+      seconds: The training time in seconds, without interruptions; for trainings of one
+        program, an equal share of its time.
     """
 
     state: State
@@ -145,13 +144,13 @@ class Fitted(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """A call of steps under way.
+    """A call of several steps that may not be finished.
 
     Attributes:
       first: The number of the first step of the call.
       metrics: The metrics, with leaves `[steps, trainings]`.
       evaluated: The functions that wait for the metrics of `evaluate`, one for each
-        training; none but at the end of an epoch.
+        training; empty except at the end of an epoch.
     """
 
     first: int
@@ -165,28 +164,28 @@ def fit(
     interrupt: interrupts.Interrupt,
     advance: Callable[[int, list[Metrics]], Any],
 ) -> list[Fitted]:
-    """Trains to the end, each job from its checkpoint if it left one.
+    """Trains to the end, each job from its checkpoint if there is one.
 
     Args:
       jobs: The jobs to train together; they differ in their names, folders and seeds.
       trainer: The functions that train them, the same for all.
-      interrupt: The request to stop, looked at before each call.
-      advance: The function that is told the number of steps taken, and the first job's
-        history so far.
+      interrupt: The request to stop, checked before each call.
+      advance: The function that is called with the number of steps taken, and the first
+        job's history so far.
 
     Returns:
       The trained nets, in the order of the jobs.
 
     Raises:
-      Interrupted: It was stopped; checkpoints were left.
-      Diverged: The loss of a job is not finite, or the parameters.
-      CheckpointDamaged: All that a job left is damaged.
-      CheckpointNotWritten: A checkpoint could not be written.
-      OSError: Events could not be written.
+      Interrupted: If it was stopped; checkpoints were written.
+      Diverged: If the loss of a job, or its parameters, are not finite.
+      CheckpointDamaged: If all checkpoints of a job are damaged.
+      CheckpointNotWritten: If a checkpoint could not be written.
+      OSError: If events could not be written.
     """
     taken = {job.name: checkpoints.latest(job.checkpoint) or 0 for job in jobs}
     if len({*taken.values()}) > 1:
-        # Killed between two of their checkpoints, or resumed in other company.
+        # Killed between two of their checkpoints, or resumed in another group.
         fitted: dict[str, Fitted] = {}
         for done in sorted({*taken.values()}):
             equal = [job for job in jobs if taken[job.name] == done]
@@ -199,12 +198,12 @@ def fit(
         del begun
         return [fit([job], trainer, interrupt, advance)[0] for job in jobs]
     together = _Trainings(jobs, trainer, advance, begun)
-    del begun  # The first step takes these states' place.
+    del begun  # (To free memory: the first step makes new states.)
     return together.run(interrupt)
 
 
 class _Trainings:
-    """Trainings that go together, from the same number of steps to the end."""
+    """Trainings in one program, from the same number of steps to the end."""
 
     def __init__(
         self,
@@ -213,12 +212,12 @@ class _Trainings:
         advance: Callable[[int, list[Metrics]], Any],
         begun: Sequence[tuple[State, Progress]],
     ):
-        """Stacks the states and tells `advance` the number of steps that are done.
+        """Stacks the states and reports the number of finished steps to `advance`.
 
         Args:
           jobs: The jobs, as for `fit`.
           trainer: The functions that train them, as for `fit`.
-          advance: The function that is told of the progress, as for `fit`.
+          advance: The function that is called with the progress, as for `fit`.
           begun: The state and the progress of each job.
         """
         self.jobs, self.trainer, self.advance = jobs, trainer, advance
@@ -236,7 +235,7 @@ class _Trainings:
         advance(self.done * len(jobs), self.histories[0])
 
     def run(self, interrupt: interrupts.Interrupt) -> list[Fitted]:
-        """Takes the steps that are left and returns the trained nets."""
+        """Takes the remaining steps and returns the trained nets."""
         if self.done == self.jobs[0].steps:
             seconds = [progress.seconds for progress in self.before]
         else:
@@ -278,7 +277,7 @@ class _Trainings:
             self.saved = time.monotonic()
 
     def read(self, leave: int = 0) -> None:
-        """Waits for all calls but the last few, and looks at their losses."""
+        """Waits for all calls except the last few, and checks their losses."""
         while len(self.under_way) > leave:
             call = self.under_way.popleft()
             metrics = _numbers(call.metrics, len(self.jobs))
@@ -294,7 +293,7 @@ class _Trainings:
             self.advance(len(metrics[0]) * len(self.jobs), self.histories[0])
 
     def save(self) -> list[float]:
-        """Writes a checkpoint of each; returns the seconds that each took so far."""
+        """Writes a checkpoint of each training; returns the seconds of each so far."""
         self.read()
         spent = (time.monotonic() - self.began) / len(self.jobs)
         seconds = [progress.seconds + spent for progress in self.before]
@@ -315,8 +314,8 @@ class _Trainings:
             yield _one_of(state, i) if len(self.jobs) > 1 else state
 
     def diverged(self, job: Job, bad: int) -> Diverged:
-        """Returns an exception that says why a job diverged (`_why`)."""
-        del self.state  # To find out why takes its place.
+        """Returns an exception with the reason why a job diverged (`_why`)."""
+        del self.state  # (To free memory: finding the reason needs its own state.)
         self.under_way.clear()
         others = ""
         if len(self.jobs) > 1:
@@ -328,7 +327,7 @@ _one_of = jax.jit(training.select_training, static_argnums=1)
 
 
 def _of_student(state: State) -> State:
-    """Returns a state without the parts that are not the student's."""
+    """Returns only the student's part of a state."""
     now = state.replicated
     now = now._replace(
         params={"student": now.params["student"]}, opt_state=(), terms={}
@@ -337,13 +336,13 @@ def _of_student(state: State) -> State:
 
 
 def resume(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progress]:
-    """Returns the state of a job's newest whole checkpoint, or that at the start."""
+    """Returns the state of a job's newest whole checkpoint, or the initial state."""
     devices = jax.device_count()
     if checkpoints.latest(job.checkpoint) is None:
         return begin(job.seed, devices), Progress(0, [], [], 0.0)
 
     def like(about):
-        if wrong := files.misfit(about, results_folder.ABOUT, "what it says"):
+        if wrong := files.misfit(about, results_folder.ABOUT, "its record"):
             raise checkpoints.CheckpointDamaged(f"{job.checkpoint} is damaged: {wrong}")
         return form(about["devices"])
 
@@ -357,7 +356,7 @@ def resume(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progres
 
 
 def _calls(jobs: Sequence[Job], trainer: Trainer, done: int) -> Iterator[data.Batches]:
-    """Yields the batches of each call, without those of the steps that are done."""
+    """Yields the batches of each call, from the first step that is not done."""
     an_epoch, chunk = jobs[0].steps_an_epoch, trainer.chunk
     for epoch in range(done // an_epoch, jobs[0].epochs):
         alone = len(jobs) == 1 or trainer.same_view
@@ -382,22 +381,20 @@ def _batches(job: Job, epoch: int) -> data.Batches:
 
 
 def _why(job: Job, trainer: Trainer, bad: int) -> str:
-    """Returns the reason why a job diverged; its last steps are taken once more.
-
-    They are taken one by one.
+    """Returns the reason why a job diverged, by repeating its last steps one by one.
 
     Args:
       job: The job that diverged.
       trainer: The functions that train it.
-      bad: The number of the first step whose loss is not finite, or before which the
-        parameters are not.
+      bad: The number of the first step whose loss, or whose initial parameters, are not
+        finite.
     """
     state, (done, *_) = resume(job, trainer.begin)
     kept = f"from the checkpoint of step {done}" if done else "from the start"
     batches = _calls([job], dataclasses.replace(trainer, chunk=1), done)
     batch: training.Batch = {}
     for number in range(done, bad + 1):
-        # (After the last step there is no batch: any shows what the parameters do.)
+        # (After the last step there is no batch: any batch shows bad parameters.)
         call = next(batches, None)
         batch = batch if call is None else trainer.feed(call)
         if number >= bad - 1:
@@ -411,14 +408,14 @@ def _why(job: Job, trainer: Trainer, bad: int) -> str:
                 return f"{job.name} diverged in {where}: {words}"
         state, _ = trainer.step_fn(state, trainer.arrays, training.shard(batch, axis=1))
     return (
-        f"{job.name} diverged in step {bad + 1}; when the steps were taken once more "
-        f"{kept}, all was finite"
+        f"{job.name} diverged in step {bad + 1}; when the steps were repeated {kept}, "
+        "all values were finite"
     )
 
 
 @jax.jit
 def _is_finite(state: training.TrainState) -> jax.Array:
-    """Returns whether a state is finite, and so worth keeping."""
+    """Returns whether all values of a state are finite."""
     numbers = jax.tree.leaves(state)
     floats = [x for x in numbers if jnp.issubdtype(x.dtype, jnp.inexact)]
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floats]))

@@ -6,8 +6,8 @@ import optax
 
 from experiments import config as configs
 
-# By name, from the largest rate, the number of steps of a training and that of an epoch
-# to the rate of each step.
+# Functions, by name, from the largest rate, the number of steps of a training and the
+# number of steps of an epoch to the rate of each step.
 SCHEDULES: dict[str, Callable[[float, int, int], float | optax.Schedule]] = {
     "constant": lambda peak, steps, epoch: peak,
     "cosine": lambda peak, steps, epoch: optax.warmup_cosine_decay_schedule(
@@ -43,9 +43,10 @@ def make_optimizer(
       settings: The name of the optimizer, and its numbers.
       epochs: The number of epochs of the phase.
       steps_an_epoch: The number of steps of an epoch.
-      teaches: Whether it is the teacher's.
-      start: Whether it is a start-up, before the phase with the task. It has a constant
-        rate and no weight decay, since parameters that it does not reach would shrink.
+      teaches: Whether the optimizer is the teacher's.
+      start: Whether the phase is a start-up, before the phase with the task. It has a
+        constant rate and no weight decay, since parameters without a gradient would
+        shrink.
     """
     peak = settings.learning_rate
     if teaches and settings.teacher_learning_rate is not None:
@@ -56,7 +57,7 @@ def make_optimizer(
         rate = SCHEDULES[settings.schedule](peak, steps, steps_an_epoch)
     decay = 0.0 if start else settings.weight_decay
     parts = []
-    # Without clipping KD's large first gradients kill a small student's ReLUs.
+    # (Without clipping, KD's large first gradients inactivate a small student's ReLUs.)
     if settings.clip is not None:
         parts.append(optax.clip_by_global_norm(settings.clip))
     if settings.name == "adamw":

@@ -1,17 +1,17 @@
-"""Where the time of a training step goes.
+"""Measures where the time of a training step goes.
 
-Programs of which each does more of a step than the one before are compiled and timed in
-turn; what a part takes is the difference between two of them:
+Programs that contain more and more of a step are compiled and timed in turn; the time
+of a part is the difference between two of them:
 
     data      the view
-    student   and the student with its task alone: forward, backward and optimizer
-    losses    and all terms of the phase, the teacher's targets given
+    student   and the student with only its task: forward, backward and optimizer
+    losses    and all terms of the phase, with given targets of the teacher
     teacher   and the teacher: the whole step
 
-XLA fuses each program in its own way, and leaves out what nothing depends on (such as a
-teacher that no term looks at), so that a part is what the step takes for it and not
-what it would take alone. A difference of two programs that take the same is noise,
-which may be negative.
+XLA fuses each program in its own way, and removes computations without effect (such as
+a teacher that no term reads), so that the time of a part is its time within the step,
+not alone. If two programs take the same time, their difference is noise, which may be
+negative.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from experiments.results import markdown
 from experiments.training import recipes
 from rdljax import files, teachers, terms, training
 
-# However long a step takes, so many samples have a median.
+# The smallest number of samples for a median, however long a step takes.
 LEAST_ROUNDS = 3
 STEPS_TRACED = 3
 
@@ -38,16 +38,16 @@ class Profile:
     """The times of the parts of a step, in seconds.
 
     Attributes:
-      compile: The time until the step was compiled.
+      compile: The time of the compilation of the step.
       step: The time of the whole step, the sum of the next four.
       data: The time of the view (gather, crop, flip, normalise), and the host's time
-        for any call.
+        for a call.
       teacher: The time of the teacher's targets.
-      student: The time of forward and backward for the task alone, and the optimizer.
+      student: The time of forward and backward pass for the task, and the optimizer.
       losses: The time of all other terms: their values, gradients and updates.
       images: The number of images of a step, over all devices.
       rounds: The number of samples; each time is their median.
-      device: The device that it was measured on.
+      device: The description of the devices.
     """
 
     compile: float
@@ -95,23 +95,23 @@ def measure(
 ) -> Profile:
     """Times the parts of a step, and writes the times and a trace of a few steps.
 
-    Every step takes the same batch, and is waited for: a training that does not wait
-    between steps is quicker by the host's time for a call. It is for one process.
-    Memory is taken for three states and the teacher's targets, besides the given state.
+    Every step has the same batch, and the host waits for it: a training that does not
+    wait between steps is faster by the host's time for a call. It is for one process.
+    It needs memory for three states and the teacher's targets, besides the given state.
 
     Args:
-      recipe: How the net is trained. The term "task" is the student's; in a phase
-        without one, the student's is the mean of its logits.
+      recipe: The recipe of the net. Its term "task" counts as the student's loss; in a
+        phase without it, the student's loss is the mean of its logits.
       state: A state at the start of the phase or within it. It is copied, not donated.
-      arrays: The arrays as the step is given them, on the devices.
+      arrays: The arrays that the step reads, on the devices.
       batch: The batch, from `training.shard`.
       number: The number of the phase.
       folder: The folder for `profile.json`, and below `plugins/profile` for the files
         that XProf and TensorBoard read, and `perfetto_trace.json.gz` for
         ui.perfetto.dev.
-      devices: The devices that the step is mapped over, all local ones by default.
-      seconds: The time for taking samples, in seconds; at least three of each are
-        taken.
+      devices: The devices that the step is mapped over; None for all local ones.
+      seconds: The time for taking samples, in seconds; at least three samples of each
+        program are taken.
 
     Returns:
       The times of the parts.
@@ -154,10 +154,10 @@ class _Programs:
     """The programs of the parts of a step.
 
     Attributes:
-      recipe: How the net is trained.
+      recipe: The recipe of the net.
       number: The number of the phase.
-      arrays: The arrays that all of them read.
-      devices: The devices that they are mapped over.
+      arrays: The arrays that all programs read.
+      devices: The devices that the programs are mapped over.
     """
 
     recipe: recipes.Recipe
@@ -166,7 +166,7 @@ class _Programs:
     devices: Sequence[jax.Device]
 
     def view(self, batch: training.Batch) -> Callable[[], training.Batch]:
-        """Returns a call of the view, which is waited for."""
+        """Returns a function that calls the view and waits for it."""
         view = self.recipe.view
         return self._mapped(lambda key, a, batch: view(a.data, batch, key), batch)
 
@@ -182,14 +182,14 @@ class _Programs:
     def step(
         self, recipe: recipes.Recipe, state: training.TrainState, batch: training.Batch
     ) -> tuple[Callable[[], None], float]:
-        """Returns a step of the phase, by this or another recipe (`_stepping`)."""
+        """Returns `_stepping` for the phase's step of this or another recipe."""
         step = recipe.step(self.number)
         return _stepping(step, state, self.arrays, batch, self.devices)
 
     def _mapped(
         self, function: Callable[..., Any], batch: training.Batch
     ) -> Callable[[], Any]:
-        """Returns a call of `function(key, arrays, batch)`, which is waited for."""
+        """Returns a function that calls `function(key, arrays, batch)` and waits."""
         key = training.replicate(jax.random.key(0), self.devices)
         mapped = jax.pmap(
             function,
@@ -212,7 +212,7 @@ def _with_given_targets(recipe: recipes.Recipe) -> recipes.Recipe:
 
 
 def _without_losses(recipe: recipes.Recipe, number: int) -> recipes.Recipe:
-    """Returns a recipe for given targets, a phase of which has the task alone."""
+    """Returns a recipe for given targets in which a phase has only the task."""
     plan = list(recipe.plan)
     plan[number] = _student_alone(plan[number])
     return dataclasses.replace(_with_given_targets(recipe), plan=tuple(plan))
@@ -227,14 +227,14 @@ def _write_trace(step: Callable[[], None], folder: pathlib.Path) -> None:
 
 
 def _given_targets(arrays: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the teacher's targets, by layer, that a batch brings."""
+    """Returns the teacher's targets in a batch, by layer."""
     return batch["targets"]
 
 
 def _student_alone(phase: training.Phase) -> training.Phase:
-    """Returns the phase with the student's task alone."""
+    """Returns the phase with only the student's task."""
     mean = terms.from_objective(lambda student, teacher: jnp.mean(student["logits"]))
-    # (In the place of a term that there is, whose parameters the state has.)
+    # (Under the name of an existing term, since the state has its parameters.)
     name = "task" if "task" in phase.terms else next(iter(phase.terms))
     return phase._replace(
         terms={name: phase.terms.get("task", (1.0, mean))},
@@ -249,11 +249,11 @@ def _stepping(
     batch: training.Batch,
     devices: Sequence[jax.Device],
 ) -> tuple[Callable[[], None], float]:
-    """Returns a step to call and wait for, and the seconds that it took to compile.
+    """Returns a function that takes a step and waits, and the seconds to compile it.
 
-    A copy of the state goes from call to call.
+    A copy of the state is passed from call to call.
     """
-    # (A state placed on devices may share memory with the one that was given.)
+    # (A state placed on devices may share memory with the given one.)
     state = jax.tree.map(jnp.copy, state)
     program = training.compile_step(step, state, arrays, batch, devices)
 
@@ -270,7 +270,7 @@ def _medians(
     """Returns the median seconds of each call, and the number of samples.
 
     Samples are taken in turn, A, B, C, A, B, C, ..., so that disturbances of the
-    machine disturb all calls alike.
+    machine affect all calls equally.
     """
     for call in calls.values():
         call()

@@ -1,8 +1,8 @@
-"""How steps reach the devices, and whether they fit there.
+"""Compiled steps, their drivers, and checks that they fit into memory.
 
-A step's programs are compiled before they run: with a message, the time that took, and
-the memory that it will take, so that a net that does not fit is told at once and in
-words.
+A step's programs are compiled before they run, with a message about the time of
+compilation and the memory that they will take, so that a net that does not fit is
+reported early and clearly.
 """
 
 import contextlib
@@ -16,27 +16,23 @@ import jax
 
 from rdljax import training
 
-# Steps of a call that are fewer than an epoch's.
+# The number of steps of a call with driver "chunk".
 CHUNK = 10
-# Of what is free, what seeds that go together may take: an allocator loses some, and at
-# an epoch's end each seed is evaluated.
+# The fraction of the free memory that seeds of one program may take: an allocator loses
+# some memory, and each seed is evaluated at the end of an epoch.
 SHARE = 0.9
 
 
 class OutOfMemory(Exception):
-    """An exception for a step that does not fit into the memory, with advice.
-
-    The message has the estimate too.
-    """
+    """An exception for a step that does not fit into memory, with advice."""
 
 
 class Driver(NamedTuple):
     """The way in which the steps of an epoch reach the device.
 
     Attributes:
-      chunk: The number of steps at a time.
-      unrolled: Whether they are written out one after the other, not as a loop on the
-        device.
+      chunk: The number of steps of a call.
+      unrolled: Whether the steps are unrolled, instead of a loop on the device.
     """
 
     chunk: int
@@ -49,14 +45,14 @@ def on_accelerator() -> bool:
 
 
 def driver(name: str, steps_an_epoch: int, *, stream: bool = False) -> Driver:
-    """Returns the driver of a name.
+    """Returns the driver with a name.
 
     Args:
-      name: The name: "step", "chunk", "epoch", or "auto" for the one that suits the
+      name: The name: "step", "chunk", "epoch", or "auto" for the driver that suits the
         device. (XLA:CPU is 10 to 40 times slower at the gradients of convolutions in a
         loop, and compiling chunks costs more than calling steps.)
       steps_an_epoch: The number of steps of an epoch.
-      stream: Whether a call takes its images with it, so that an epoch is too much.
+      stream: Whether the images are part of a call, so that an epoch is too large.
     """
     few = min(CHUNK, steps_an_epoch)
     if name == "auto" and on_accelerator():
@@ -66,12 +62,10 @@ def driver(name: str, steps_an_epoch: int, *, stream: bool = False) -> Driver:
 
 
 def trainings(asked: int | None, seeds: int) -> int:
-    """Returns the number of seeds that go together, if they fit.
-
-    By default these are all on an accelerator, and one elsewhere.
+    """Returns the number of seeds to train in one program, if they fit.
 
     Args:
-      asked: The number that is asked for, or None.
+      asked: The largest number; None for all on an accelerator, and one elsewhere.
       seeds: The number of seeds.
     """
     if asked is None:
@@ -83,9 +77,9 @@ def keep_compiled(folder: str | None) -> None:
     """Makes jax keep compiled programs in a folder, for the next run.
 
     Args:
-      folder: The folder. None for the user's cache on an accelerator, where to compile
-        takes minutes, and for no folder on a CPU; "" for no folder. Where jax has a
-        folder already (`JAX_COMPILATION_CACHE_DIR`), that one stays if none is named.
+      folder: The folder. None for the user's cache on an accelerator, where compilation
+        takes minutes, and for no folder on a CPU; "" for no folder. If jax already has
+        a folder (`JAX_COMPILATION_CACHE_DIR`), None keeps that folder.
     """
     if folder is None:
         # (jax makes its settings' attributes at run time.)
@@ -99,7 +93,7 @@ def keep_compiled(folder: str | None) -> None:
 
 
 def free() -> float | None:
-    """Returns the number of free bytes of a device; None where that is not known.
+    """Returns the number of free bytes of a device; None if it is not known.
 
     Emulated devices of a CPU have equal shares of the machine's free memory.
     """
@@ -116,10 +110,10 @@ def free() -> float | None:
 
 
 class Programs:
-    """The programs of a step, each compiled when it is first asked for.
+    """The programs of a step, each compiled when it is first needed.
 
-    They are called as the step is: `programs(state, arrays, batches) -> (state,
-    metrics)`, with batches of leaves `[devices, steps, (trainings,) ...]`.
+    They are called like the step: `programs(state, arrays, batches) -> (state,
+    metrics)`, with batches whose leaves are `[devices, steps, (trainings,) ...]`.
     """
 
     def __init__(
@@ -135,8 +129,8 @@ class Programs:
         Args:
           name: The name of the trained net, for messages.
           step: The step, from `training.make_step`.
-          unrolled: Whether steps are written out, as for `training.scan_steps`.
-            (Several trainings are written out on a CPU, and vectorised elsewhere.)
+          unrolled: Whether steps are unrolled, as for `training.scan_steps`. (Several
+            trainings are unrolled on a CPU, and vectorised elsewhere.)
           tell: The function that is called with messages.
         """
         self.name, self._step = name, step
@@ -161,13 +155,13 @@ class Programs:
         batches: training.Batch,
         share: float = 1.0,
     ) -> bool:
-        """Returns whether a step fits into the free memory, besides the arrays there.
+        """Returns whether a step fits into the free memory.
 
         Args:
           state: The state, or its shapes (`jax.eval_shape`).
-          arrays: The arrays as the step is given them.
-          batches: The batches as the step is given them, or their shapes.
-          share: The share of the free memory that it may take.
+          arrays: The arrays that the step reads, which are on the devices already.
+          batches: The batches of the step, or their shapes.
+          share: The fraction of the free memory that the step may take.
         """
         try:
             program = self.program(state, arrays, batches)
@@ -188,9 +182,9 @@ class Programs:
         if not self.fits_in_memory(state, arrays, batches):
             program = self.program(state, arrays, batches)
             raise OutOfMemory(
-                f"{self.name} takes {_amount(program.memory)} on each device, of which "
-                f"{_amount(_needed(program, state))} are not there yet, and "
-                f"{_amount(free() or 0)} are free; {_advice(_trainings(state))}"
+                f"{self.name} takes {_amount(program.memory)} on each device; "
+                f"{_amount(_needed(program, state))} of this are not allocated yet, "
+                f"and {_amount(free() or 0)} are free; {_advice(_trainings(state))}"
             )
 
     def program(
@@ -218,10 +212,10 @@ class Programs:
 
     @contextlib.contextmanager
     def advised(self) -> Iterator[None]:
-        """Turns XLA's account of exhausted memory into an estimate and advice.
+        """Replaces XLA's error of exhausted memory by one with estimate and advice.
 
         Raises:
-          OutOfMemory: The memory did not suffice.
+          OutOfMemory: If there was not enough memory.
         """
         try:
             yield
@@ -230,22 +224,22 @@ class Programs:
                 raise
             program, seeds = self._called
             raise OutOfMemory(
-                f"the memory does not suffice for {self.name}, which takes "
+                f"there is not enough memory for {self.name}, which takes "
                 f"{_amount(program.memory)} on each device; {_advice(seeds)}"
             ) from error
 
 
 def is_exhausted(error: Exception) -> bool:
-    """Returns whether XLA had too little memory."""
+    """Returns whether an error is XLA's error of exhausted memory."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _advice(seeds: int) -> str:
     fewer = "--together=1 or " if seeds > 1 else ""
     return (
-        f"with --resume, less takes {fewer}--stream (the images stay with the host); "
-        "in another folder (--out; --teacher_from=RESULTS/teacher/weights takes a "
-        "teacher along), --micro_batches=2, a smaller --batch, --dtype=bfloat16, or "
+        f"with --resume, {fewer}--stream (the images stay in the host's memory) takes "
+        "less; in another folder (--out; --teacher_from=RESULTS/teacher/weights uses "
+        "the same teacher), --micro_batches=2, a smaller --batch, --dtype=bfloat16, or "
         "--remember_teacher=False"
     )
 
@@ -255,10 +249,7 @@ def _trainings(state: training.TrainState) -> int:
 
 
 def _needed(program: training.Program, state: training.TrainState) -> int:
-    """Returns the bytes on each device of the state and of a call.
-
-    A call's are those besides its arguments.
-    """
+    """Returns the bytes of the state and of a call without arguments, per device."""
 
     def size(tree):
         leaves = jax.tree.leaves(tree)

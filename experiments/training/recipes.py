@@ -1,6 +1,6 @@
-"""How a method trains a net: the one builder of states and steps.
+"""Recipes: the builder of states and steps for a net and a method.
 
-The rehearsal of a run traces its steps; the training, the profile and the plan of a
+The rehearsal of a run traces the steps; the training, the profile and the plan of a
 table run them.
 """
 
@@ -22,20 +22,20 @@ State = training.TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The one way in which states and steps for a net and a method are made.
+    """A recipe, which makes the states and steps for a net and a method.
 
-    A phase is named by its number in `plan`; the last is the one with the task.
+    A phase is given by its number in `plan`; the last phase has the task.
 
     Attributes:
       name: The name in messages and folders: the method's, or "teacher".
       config: The settings.
       net: The net that is trained.
-      teacher: The source of its targets.
+      teacher: The source of the net's targets.
       plan: The phases.
       optimizers: The optimizer of each phase.
-      view: The view that a step has of its batch.
+      view: The function from a step's input to the batch that nets see.
       example: A batch, for its shapes.
-      begins: The weights that the net begins with; None for drawn ones.
+      begins: The initial weights of the net; None for random ones.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Recipe:
         """Returns the state of a seed before the first phase.
 
         Args:
-          seed: The seed of the weights, and of all that the training draws.
+          seed: The seed of the weights, and of all random numbers of the training.
           arrays: The arrays that a step reads.
           devices: The number of devices that the step is mapped over.
         """
@@ -72,7 +72,7 @@ class Recipe:
         )
 
     def enter(self, number: int, state: State) -> State:
-        """Returns the state at the start of a phase, from any state."""
+        """Returns the state at the start of a phase, from any earlier state."""
         phase, optimizer = self.plan[number], self.optimizers[number]
         return training.begin_phase(state, phase, optimizer)
 
@@ -113,12 +113,12 @@ def make_recipe(
       teacher: The source of its targets.
       method: The method: `plain`, or parts of `experiments.methods` joined by `+`.
       example: A batch, for its shapes.
-      name: The name in messages and folders, the method's by default. A "teacher"
-        begins as drawn, learns its task alone, and has epochs and a learning rate of
-        its own.
+      name: The name in messages and folders; None for the method's. A "teacher" begins
+        with random weights, learns only its task, and has its own number of epochs and
+        learning rate.
     """
     teaches = name == "teacher"
-    # (The weights are the students': a teacher learns its task.)
+    # (The weights of losses are for students: a teacher learns its task.)
     own = configs.change(config, weights=()) if teaches else config
     plan = contexts.plan(own, dataset, given, method)
     if teaches:

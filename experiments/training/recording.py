@@ -1,4 +1,4 @@
-"""The record of a trained net: what it does on the test images, and its weights."""
+"""The record of a trained net: its results on the test images, and its weights."""
 
 import importlib.metadata
 import pathlib
@@ -17,7 +17,7 @@ from experiments.training import context as contexts
 from experiments.training import loop
 from rdljax import checkpoints, files, nets, rdm, statistics, training
 
-# What students are called before they are trained.
+# The name of students before their training.
 BEFORE = "before"
 
 
@@ -26,9 +26,9 @@ class Outcome(NamedTuple):
 
     Attributes:
       variables: The parameters and statistics of the net.
-      history: The metrics of each epoch; none for a net that was trained elsewhere.
+      history: The metrics of each epoch; empty for a net that was trained elsewhere.
       start_up: The metrics of each epoch of the phases before the one with the task.
-      seconds: The time of its training, in seconds.
+      seconds: The training time, in seconds.
     """
 
     variables: dict
@@ -44,7 +44,7 @@ def folder(name: str, seed: int, ensemble: int = 1) -> str:
 
 
 def without_weights(folder_of_run: pathlib.Path, config: configs.Config) -> list[str]:
-    """Returns the nets that a finished run trained and that are no longer there."""
+    """Returns the names of a finished run's nets whose weights are missing."""
     seeds = range(config.training.seeds)
     trained = [(method, i) for method in config.method.names for i in seeds]
     if config.nets.teacher is not None and config.nets.teacher_from is None:
@@ -64,19 +64,19 @@ def record_net(
     net: nets.NetLike,
     outcome: Outcome,
 ) -> dict:
-    """Returns the result of a trained net: measured and written, or read again.
+    """Returns the result of a trained net; measures and writes it if it is missing.
 
-    If the net was trained here and its weights are gone, they and the result are
+    If the net was trained here and its weights are missing, they and the result are
     written again.
 
     Raises:
-      UsageError: The result or the RDMs are damaged, or of another run.
+      UsageError: If the result or the RDMs are damaged, or of another run.
     """
     own = outcome.variables
     place = context.folder / folder(name, seed, context.config.nets.ensemble)
     record = place / "result.json"
     if outcome.history and record.exists() and not _has_weights(place):
-        context.tell(f"{place} has a result and no weights: both are written again")
+        context.tell(f"{place} has a result but no weights: both are written again")
         record.unlink()
     if not record.exists():
         if outcome.history:
@@ -100,25 +100,25 @@ def record_net(
         result = files.words(record)
         results_folder.check_net(result, name, seed, context.config)
         result["rdms"] = files.npz(place / "rdms.npz", lambda _: net.layers)
-    except Exception as error:  # What is damaged fails in many ways.
+    except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(
-            f"{record} or rdms.npz beside it is damaged ({error!r}); where the first "
-            "is deleted, --resume measures the net again"
+            f"{record} or rdms.npz next to it is damaged ({error!r}); if the first is "
+            "deleted, --resume measures the net again"
         ) from error
     return result
 
 
 def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes an .npz file whole or not at all."""
+    """Writes an .npz file, completely or not at all."""
     with files.draft(path) as file:
-        # (NumPy's stub takes any of the arrays for `allow_pickle`.)
+        # (By NumPy's type stub, any of the arrays might be `allow_pickle`.)
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def keep(
     context: contexts.Context, name: str, trained: dict, place: pathlib.Path
 ) -> None:
-    """Writes a trained net to a folder that `--teacher_from` takes."""
+    """Writes a trained net to a folder for `--teacher_from`."""
     config, dataset = context.config, context.dataset
     normalisation = _shares(dataset.mean), _shares(dataset.std)
     own = config.nets
@@ -139,7 +139,7 @@ def keep(
 
 
 def _shares(of: tuple[float, ...]) -> tuple[float, ...]:
-    """Returns numbers from 0 to 255 as numbers from 0 to 1."""
+    """Scales numbers from 0..255 to 0..1."""
     return tuple(x / 255 for x in of)
 
 
@@ -156,14 +156,14 @@ def variables(state: training.TrainState) -> dict:
 
 
 def measure(context: contexts.Context, net: nets.NetLike, trained: dict) -> dict:
-    """Returns the measurements of a trained net on the test images, at the end.
+    """Returns the measurements of a trained net on the test images.
 
-    The test images are read once.
+    The test images are read only once.
 
     Returns:
-      `test_error` in percent; `predicted` classes and `correct` (0 or 1), a list over
-      the test images, all None for a net of another task; `rdms`, by layer the
-      condensed RDM of the stimuli.
+      `test_error` in percent; `predicted` classes and `correct` (0 or 1), lists over
+      the test images; all of these None for a net of another task; `rdms`, the
+      condensed RDM of the stimuli by layer.
     """
     test, under_way = context.dataset.test, rdms_of(context, net, trained)
     found = weights.logits(net, trained, context.dataset, test)
@@ -184,7 +184,7 @@ def measure(context: contexts.Context, net: nets.NetLike, trained: dict) -> dict
 def rdms_of(
     context: contexts.Context, net: nets.NetLike, trained: dict
 ) -> dict[str, jax.Array]:
-    """Returns, by layer, the RDM of the stimuli; under way."""
+    """Starts the computation of the RDMs of the stimuli; returns them by layer."""
     images = data.normalise(
         context.dataset, context.dataset.test.image[context.stimuli]
     )
@@ -193,14 +193,14 @@ def rdms_of(
     return {name: _rdm(x, distance=distance) for name, x in seen.items()}
 
 
-# (In jit: activations that are the same for all images have an RDM too, of zeros.)
+# (In jit, where activations that are the same for all images have an RDM of zeros.)
 _rdm = jax.jit(rdm.compute)
 
 
 def keeps_rdms_of(epoch: int, epochs: int) -> bool:
     """Returns whether an epoch's RDMs are kept.
 
-    Kept are those of the first, second, fourth, ... and the last epoch.
+    RDMs are kept for the first, second, fourth, ... and the last epoch.
     """
     return epoch & (epoch - 1) == 0 or epoch == epochs
 
@@ -247,17 +247,17 @@ def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that the numbers depend on."""
+    """Returns the versions of Python and of the packages that results depend on."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {"python": platform.python_version(), "rdljax": rdljax.__version__, **found}
 
 
 def of_brain(context: contexts.Context, results: list[dict]) -> list[dict]:
-    """Returns the RDMs of the stimuli in each student, before its training and after.
+    """Returns each student's RDMs of the stimuli, before and after its training.
 
     Raises:
-      UsageError: A file of RDMs is damaged.
+      UsageError: If a file of RDMs is damaged.
     """
     found, layers = [], brain.layers(context.config)
     places = {
@@ -273,10 +273,10 @@ def of_brain(context: contexts.Context, results: list[dict]) -> list[dict]:
     for (method, seed), file in places.items():
         try:
             own = files.npz(file, lambda _: layers)
-        except Exception as error:  # What is damaged fails in many ways.
+        except Exception as error:  # (A damaged file raises many kinds of errors.)
             raise command.UsageError(
-                f"{file} is damaged ({error!r}); where it is deleted, and result.json "
-                "beside it, --resume measures the net again"
+                f"{file} is damaged ({error!r}); if it is deleted, and result.json "
+                "next to it, --resume measures the net again"
             ) from error
         history = histories.get((method, seed), [])
         found.append({"method": method, "seed": seed, "brain": own, "history": history})

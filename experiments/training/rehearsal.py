@@ -1,4 +1,4 @@
-"""A step of every method, traced before anything is trained."""
+"""A rehearsal: one step of every method is traced before anything is trained."""
 
 import dataclasses
 import functools
@@ -21,10 +21,10 @@ def rehearse(
     dataset: data.Dataset,
     given: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (it is frozen)
 ) -> None:
-    """Traces one step of every phase, so that impossible steps are told at once.
+    """Traces one step of every phase, so that impossible steps are reported early.
 
     Raises:
-      UsageError: A step cannot be made with these settings.
+      UsageError: If a step is impossible with these settings.
     """
     count, *shape = dataset.train.image.shape
     train: dict[str, Any] = {
@@ -55,7 +55,7 @@ def rehearse(
 
 @dataclasses.dataclass(frozen=True)
 class _Rehearsal:
-    """The parts that the steps of all methods share.
+    """The inputs shared by the steps of all methods.
 
     Attributes:
       config: The settings.
@@ -72,7 +72,7 @@ class _Rehearsal:
     def steps(
         self, method: str, of_brain: teachers.Teacher, train: dict[str, jax.Array]
     ) -> training.TrainState:
-        """Takes a step of every phase of a method, as the training will.
+        """Takes a step of every phase of a method, as in the training.
 
         Args:
           method: The method.
@@ -112,10 +112,10 @@ class _Rehearsal:
         return batch, self._teacher(seen["image"])
 
     def _teacher(self, seen: Any) -> teachers.Teacher:
-        """Returns the teacher of all methods, as drawn if it is trained here.
+        """Returns the teacher of all methods; random weights if it is trained here.
 
         Args:
-          seen: Images as the teacher sees them.
+          seen: Images, normalised and augmented as for the teacher.
         """
         given = self.given.teacher
         if given is not None:

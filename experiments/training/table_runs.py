@@ -15,11 +15,11 @@ from experiments.results import table as result_table
 from experiments.training import experiment, interrupts, loop, programs
 from rdljax import checkpoints, errors, files
 
-# What a table writes beside its columns, in this order.
+# The files that a table writes in addition to its columns, in this order.
 WRITTEN = ("table.json", "table.md", "table.csv", "table.png")
-# What a table sets for each column itself.
+# The settings that a table sets itself for each column.
 OWN = {"resume", "overwrite"}
-# What leaves one column undone, and the others as they are.
+# The errors of one column after which the table continues with the others.
 CANNOT_GO_ON = (
     loop.Diverged,
     programs.OutOfMemory,
@@ -34,10 +34,10 @@ class Call:
 
     Attributes:
       name: The name of the table.
-      table: The table, with the changes that were asked for.
+      table: The table, with the changes of the command line.
       folder: The folder for results.
-      only: The columns to run; all if there are none.
-      refused: Why columns cannot have the changes, by their name.
+      only: The columns to run; all columns if it is empty.
+      refused: The reasons why columns cannot have the changes, by column.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Call:
 
     @property
     def chosen(self) -> list[str]:
-        """Returns the columns that are asked for."""
+        """Returns the names of the columns to run."""
         return [*self.only] or [*self.table.columns]
 
     def check(self, column: str) -> None:
@@ -64,23 +64,27 @@ def make_call(
 
     Args:
       name: The name of the table.
-      changes: The other values of settings, by their flags, for all columns. (`out`
-        among them is the folder.)
+      changes: The new values of settings, by their flags, for all columns. (`out` is
+        ignored.)
       folder: The folder for results.
-      only: The columns to run; all if there are none.
+      only: The columns to run; all columns if it is empty.
 
     Raises:
-      UnknownName: A table or a column is not known.
-      UsageError: A setting is impossible, or set by the table itself, or makes two of
-        its columns one.
+      UnknownName: If a table or a column is not known.
+      UsageError: If the value of a setting is not allowed, or is set by the table
+        itself, or makes two of its columns equal.
     """
     table = tables.load(name)
     for column in only:
         errors.check_name(f"column of {name}", column, table.columns)
     for setting in OWN & changes.keys():
-        raise commands.UsageError(f"a table goes on by itself: it has no --{setting}")
+        raise commands.UsageError(
+            f"a table has no --{setting}: it always continues its runs"
+        )
     if "{" in folder:
-        raise commands.UsageError(f"out of a table is a folder as it is, got {folder}")
+        raise commands.UsageError(
+            f"out of a table must be a folder without {{...}}, got {folder}"
+        )
     changes = {k: v for k, v in changes.items() if k != "out"}
     place = commands.path("out", folder)
     call = Call(name, table, place, only)
@@ -100,7 +104,7 @@ def make_call(
 
 
 def _changed(config: configs.Config, changes: Mapping[str, Any]) -> configs.Config:
-    """Returns settings with changes; those of the weights that are not named stay."""
+    """Returns settings with changes; weights that are not changed are kept."""
     changes = dict(changes)
     if "weights" in changes:
         named = {entry.rpartition("=")[0] for entry in changes["weights"]}
@@ -121,8 +125,8 @@ def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
       The content of `table.json`.
 
     Raises:
-      UsageError: A column cannot be run; the others were, and the table written.
-      Interrupted: It was stopped; the columns that are done stay.
+      UsageError: If a column cannot be run; the others are run, and the table written.
+      Interrupted: If it was stopped; finished columns are kept.
     """
     with locks.hold(call.folder):
         _check_own(call)
@@ -132,8 +136,8 @@ def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
     )
     if missing:
         raise commands.UsageError(
-            f"not run: {', '.join(missing)}. (What a column's folder holds of other "
-            "settings is left alone: --out names another folder for the table.)"
+            f"not run: {', '.join(missing)}. (Runs with other settings in a column's "
+            "folder are not changed: --out sets another folder for the table.)"
         )
     return found
 
@@ -141,7 +145,7 @@ def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
 def _make(call: Call, interrupt: interrupts.Interrupt) -> tuple[dict, dict[str, str]]:
     """Returns the content of `table.json`, and the reasons why columns were not run.
 
-    If a column is not run again, its results of an earlier run stay.
+    If a column cannot be run again, its earlier results are kept.
     """
     summaries, missing = _finished(call), {}
     for column in call.chosen:
@@ -154,7 +158,7 @@ def _make(call: Call, interrupt: interrupts.Interrupt) -> tuple[dict, dict[str, 
         except (*CANNOT_GO_ON, commands.UsageError, errors.UnknownName) as error:
             missing[column] = str(error)
             if column in summaries:
-                missing[column] += "; shown is what an earlier run has left"
+                missing[column] += "; its results are those of an earlier run"
             print(f"{column}: {error}", file=sys.stderr)
         found = result_table.gather(call.name, call.table, summaries, missing)
         result_table.write(call.folder, found)
@@ -162,9 +166,9 @@ def _make(call: Call, interrupt: interrupts.Interrupt) -> tuple[dict, dict[str, 
 
 
 def _check_own(call: Call) -> None:
-    """Raises `UsageError` where the folder holds another table, or files of its names.
+    """Raises `UsageError` if the folder has another table, or files with its names.
 
-    (`table.json` is the first that a table writes.)
+    (`table.json` is the first file that a table writes.)
     """
     record = call.folder / "table.json"
     others = [name for name in WRITTEN if (call.folder / name).exists()]
@@ -187,11 +191,11 @@ def _check_own(call: Call) -> None:
 
 
 def _finished(call: Call) -> dict[str, dict]:
-    """Returns the summaries of the columns that are in the folder already."""
+    """Returns the summaries of the columns that are finished in the folder."""
     found = {}
     for column in call.table.columns:
         record = call.folder / column / "result.json"
-        # (What is missing, damaged or another's is told when the column is run.)
+        # (Missing, damaged or foreign files are reported when the column is run.)
         with contextlib.suppress(Exception):
             summary = files.words(record)
             markdown.table(summary)
@@ -204,14 +208,17 @@ def column_settings(call: Call, column: str) -> configs.Config:
     """Returns the settings of a column's run, with its folder and its teacher's.
 
     Raises:
-      UsageError: The teacher of another column is not run yet, or is an ensemble.
+      UsageError: If its teacher is that of another column, which is not run yet, or is
+        an ensemble.
     """
     call.check(column)
     of = call.table.columns[column]
     changes: dict[str, Any] = {"out": str(call.folder / column), "resume": True}
     if of.teacher_of is not None and of.config.nets.teacher_from is None:
         if of.config.nets.ensemble > 1:
-            raise commands.UsageError("the teachers of an ensemble are not shared")
+            raise commands.UsageError(
+                "columns cannot share the teachers of an ensemble"
+            )
         there = call.folder / of.teacher_of / "teacher" / "weights"
         if not there.exists():
             raise commands.UsageError(

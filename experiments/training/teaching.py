@@ -12,7 +12,7 @@ from experiments.training import builder, fitting, interrupts, loop, programs, r
 from experiments.training import context as contexts
 from rdljax import activations, nets, teachers, training
 
-# Bytes that a teacher's activations may take where nothing is said of them.
+# The largest number of bytes of a teacher's activations that are kept by default.
 REMEMBERED = 2**30
 
 
@@ -20,8 +20,8 @@ def train_all(context: contexts.Context) -> list[dict]:
     """Trains the teacher and every student; returns the results, the teacher's first.
 
     Raises:
-      Diverged: The loss of a net is not finite. After a student's all others are
-        trained first.
+      Diverged: If the loss of a net is not finite. If a student diverges, all others
+        are trained before this is raised.
     """
     config, given = context.config, context.given
     programs.keep_compiled(config.runtime.compilation_cache)
@@ -54,7 +54,7 @@ def train_all(context: contexts.Context) -> list[dict]:
                     )
                 results.append(result)
     if diverged:
-        # (All others are trained by now.)
+        # (All other students have been trained.)
         raise loop.Diverged("\n".join(diverged))
     return results
 
@@ -62,9 +62,11 @@ def train_all(context: contexts.Context) -> list[dict]:
 def _teach(
     context: contexts.Context,
 ) -> tuple[list[dict], teachers.Teacher, contexts.Context]:
-    """Returns the teacher's result, if a net teaches, the teacher, and the context.
+    """Trains or loads the teacher.
 
-    The context has the teacher's stored activations.
+    Returns:
+      The teacher's result, if there is a net, the teacher, and the context with the
+      teacher's stored activations.
     """
     config, given, nobody = context.config, context.given, teachers.none()
     if config.nets.teacher is None:
@@ -121,13 +123,14 @@ def _ensemble(
 def cache_teacher(
     context: contexts.Context, teacher: teachers.Teacher
 ) -> tuple[teachers.Teacher, contexts.Context]:
-    """Returns a teacher that need not run for each batch, where the config wants one.
+    """Computes and keeps the teacher's activations, if the config says so.
 
     Returns:
-      The teacher, and the context with its stored activations.
+      The teacher, which then does not run for each batch, and the context with its
+      stored activations.
 
     Raises:
-      UsageError: `activations` holds something else.
+      UsageError: If `activations` has something else.
     """
     config, layers = context.config, methods.teacher_layers(context.config)
     view, load = data.view(context.dataset), contexts.feed(context)
@@ -160,16 +163,16 @@ def _stored(
 ) -> activations.Stored:
     """Returns the teacher's activations of all training images, from a folder.
 
-    They are written where they are not there yet, by one process at a time.
+    If they are missing, they are written, by one process at a time.
 
     Args:
       context: The settings and data.
       teacher: The teacher.
-      see: The function from indices of training images to a batch that nets see.
+      see: The function from indices of training images to the batch that nets see.
       layers: The layers of the teacher.
 
     Raises:
-      UsageError: The folder holds something else.
+      UsageError: If the folder has something else.
     """
     asked, dataset, given = context.config.training.activations, context.dataset, None
     if context.given.teacher is not None:
@@ -203,12 +206,12 @@ def _is_worth_a_cache(
     batch: training.Batch,
     layers: Sequence[str],
 ) -> bool:
-    """Returns whether a teacher sees images as they are, and its activations fit.
+    """Returns whether images are not augmented, and the teacher's activations fit.
 
     Args:
       context: The settings and data.
       teacher: The teacher.
-      view: The view of images as they are.
+      view: The view of images without augmentation.
       batch: A batch of one image, for its shapes.
       layers: The layers of the teacher.
     """
@@ -246,7 +249,7 @@ def train(
 def _look_before(
     context: contexts.Context, prepared: builder.Prepared, seed: int
 ) -> None:
-    """Writes the RDMs of the stimuli in the student of a seed before it is trained."""
+    """Writes the RDMs of the stimuli in a seed's student before its training."""
     file = context.folder / f"{recording.BEFORE}-seed{seed}.npz"
     if not file.exists():
         how = prepared.trainers[0]

@@ -1,8 +1,8 @@
-"""Trained nets: kept, read again, and asked for many images.
+"""Trained nets: saving, loading, and predictions for many images.
 
 - `store`: folders of weights, and files of other programs
 - `predictions`: activations, logits and classes of many images
-- `importing`: weights of other programs as a folder
+- `importing`: conversion of other programs' weights to a folder
 """
 
 from experiments.weights.predictions import (

@@ -1,4 +1,4 @@
-"""Weights of other programs, as a folder that a run takes."""
+"""Conversion of other programs' weights to a folder that runs can use."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from rdljax import errors
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The settings of reading weights."""
+    """The net, the file, and how to check the weights."""
 
     name: tyro.conf.Positional[str]
     """The net, such as resnet32x4 or wrn_40_2."""
@@ -24,13 +24,13 @@ class Options:
     data_dir: str | None = None
     """The folder that holds the TFDS sets."""
     mean: tuple[float, ...] | None = None
-    """The mean of pixels between 0 and 1 that was subtracted, as in torchvision's
-    Normalize; None for the known one of the net, or else the mean of the data's own
+    """The mean of each channel, of pixels between 0 and 1, that was subtracted, as in
+    torchvision's Normalize; None for the known mean of the net, or else the mean of the
     training images."""
     std: tuple[float, ...] | None = None
-    """The standard deviation by which pixels were then divided."""
+    """The standard deviation of each channel by which pixels were then divided."""
     overwrite: bool = False
-    """Replace the folder."""
+    """Replace the folder if it exists."""
 
 
 def run(options: Options) -> None:
@@ -46,11 +46,11 @@ def run(options: Options) -> None:
     out = command.path("out", options.out or f"weights/{options.name}")
     file = command.path("file", options.file)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        store.load(out)  # Nothing else is overwritten.
+        store.load(out)  # (Only folders of weights are overwritten.)
         if not options.overwrite:
             raise command.UsageError(f"{out} exists; --overwrite replaces it")
     if (options.mean is None) != (options.std is None):
-        raise command.UsageError("mean and std go together")
+        raise command.UsageError("mean and std must be given together")
     normalisation = None
     if options.mean is not None and options.std is not None:
         normalisation = options.mean, options.std

@@ -1,4 +1,4 @@
-"""What a net makes of many images: activations, logits, classes."""
+"""The output of a net for many images: activations, logits, classes."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def activations(
 
     Args:
       net: The net, which is hashable.
-      variables: Its variables.
+      variables: The variables of the net.
       images: The normalised images, `[N, H, W, C]`.
       layers: The names of the layers.
 
@@ -42,7 +42,7 @@ def predict(
 
     Args:
       net: The net.
-      variables: Its variables.
+      variables: The variables of the net.
       dataset: The data.
       part: The part of the data, "train", "validation" or "test".
       chunk: The number of images at a time.
@@ -58,12 +58,12 @@ def begin_predicting(
     split: data.Split,
     chunk: int = 500,
 ) -> Callable[[], tuple[np.ndarray, float]]:
-    """Begins `predict` and returns at once.
+    """Starts `predict` and returns immediately.
 
     Args:
       net: The net.
-      variables: Its variables.
-      dataset: The data whose normalisation is applied.
+      variables: The variables of the net.
+      dataset: The data set with the normalisation to apply.
       split: The images, which may be on the device.
       chunk: The number of images at a time.
 
@@ -102,6 +102,6 @@ def _logits(net, variables, dataset, split, chunk) -> list[store.Array]:
 
 
 def accuracy(trained: store.Trained, dataset: data.Dataset) -> float:
-    """Returns the share of the test images that a net classifies correctly."""
+    """Returns the accuracy of a net on the test images, from 0 to 1."""
     predicted, _ = predict(trained.net(dataset), trained.variables, dataset, "test")
     return float(np.mean(predicted == dataset.test.label))

@@ -1,4 +1,4 @@
-"""Trained nets on their own: a folder with weights and how images go in."""
+"""Trained nets without a run: a folder with weights and the input normalisation."""
 
 import dataclasses
 import hashlib
@@ -19,16 +19,16 @@ from rdljax.nets import from_keras, from_torch
 
 Array = jax.Array
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-# The nets for images of 224 x 224.
+# The nets for images of 224 x 224 pixels.
 IMAGENET = (
     "resnet18_imagenet",
     "resnet34_imagenet",
     "resnet50_imagenet",
     "efficientnet_lite0",
 )
-# RepDistiller's, of CIFAR-100 (dataset/cifar100.py).
+# RepDistiller's mean and standard deviation for CIFAR-100 (dataset/cifar100.py).
 CIFAR100 = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-# Mean and deviation of pixels from 0 to 1 that the released weights were trained with.
+# Mean and standard deviation, of pixels from 0 to 1, used in training released weights.
 NORMALISATIONS: dict[str, Normalisation] = {
     "cifar_cnn": ((0.0,) * 3, (1 / 255,) * 3),
     **dict.fromkeys(IMAGENET, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
@@ -38,7 +38,7 @@ NORMALISATIONS: dict[str, Normalisation] = {
 
 @dataclasses.dataclass(frozen=True)
 class Renormalised:
-    """A net that sees images in another normalisation than those that it is given.
+    """A net for images with another normalisation than that of its training.
 
     Attributes:
       net: The net.
@@ -56,7 +56,7 @@ class Renormalised:
         return self.net.layers
 
     def init(self, key: Array, images: Array) -> Any:
-        """Returns the net's variables, newly drawn."""
+        """Returns the net's initial variables."""
         return self.net.init(key, images)
 
     def apply(self, variables: Any, images: Array, **options) -> Any:
@@ -83,10 +83,10 @@ class Trained:
       name: The name of the net.
       classes: The number of its logits.
       shape: The shape of its images, `(height, width, channels)`.
-      variables: Its Flax variables.
+      variables: The Flax variables of the net.
       normalisation: The mean of each channel that is subtracted from pixels between 0
-        and 1, and the deviation by which they are divided; None for those of the data's
-        training images.
+        and 1, and the standard deviation by which they are then divided; None for those
+        of the data's training images.
       source: The origin of the weights, such as a `file` and its `sha256`.
       modality: The part of an image that the net sees (`experiments.data.colour`).
     """
@@ -105,14 +105,14 @@ class Trained:
         return fingerprint(self.variables)
 
     def net(self, dataset: data.Dataset, other_classes: bool = False) -> Any:
-        """Returns the net for images that `data.normalise` has normalised.
+        """Returns the net for images normalised by `data.normalise`.
 
         Args:
-          dataset: The data.
-          other_classes: Whether the data may have other classes than the net.
+          dataset: The data set.
+          other_classes: Whether the data set may have other classes than the net.
 
         Raises:
-          UsageError: If the data have images that the net cannot see, or other classes.
+          UsageError: If the images do not fit the net, or the classes differ.
         """
         if self.classes != dataset.classes and not other_classes:
             raise command.UsageError(
@@ -138,10 +138,10 @@ class Trained:
         return self.seeing(dataset, net)
 
     def seeing(self, dataset: data.Dataset, net: nets.NetLike) -> Any:
-        """Returns a net for images that `data.normalise` has normalised.
+        """Wraps a net for images normalised by `data.normalise`.
 
         Args:
-          dataset: The data.
+          dataset: The data set.
           net: The net of the weights, which may have other classes or another dtype.
         """
         if self.modality != colour.IMAGE:
@@ -154,12 +154,12 @@ class Trained:
         return Renormalised(net, *map(tuple, zip(*both, strict=True)))
 
     def put_into(self, drawn: dict) -> dict:
-        """Returns variables to begin a training with.
+        """Returns initial variables for a training.
 
-        They are these, but a classifier of other classes is that of `drawn`.
+        They are these variables, but a classifier for other classes is that of `drawn`.
 
         Args:
-          drawn: The drawn variables of the net to be trained.
+          drawn: The random initial variables of the net to be trained.
 
         Raises:
           UsageError: If more than the classifier differs.
@@ -175,7 +175,7 @@ class Trained:
             if "classifier" in place:
                 return x
             raise command.UsageError(
-                f"the weights of {self.name} do not begin this student: "
+                f"the weights of {self.name} do not fit this student: "
                 f"{'/'.join(place)} is {np.shape(given)} there and {x.shape} here"
             )
 
@@ -190,14 +190,14 @@ def read(
     Args:
       name: The name of the net.
       file: The path of a file for `from_torch.read`, or of a Keras file (`.h5`).
-      normalisation: The normalisation as in `Trained`; None for the known one of
+      normalisation: The normalisation as in `Trained`; None for that in
         `NORMALISATIONS`, or for RepDistiller's if there are 100 classes.
 
     Raises:
-      UsageError: If the normalisation is impossible, or has another number of channels.
+      UsageError: If the normalisation is not valid, or has another number of channels.
       UnknownName: If there is no such net, or none with weights of other programs.
       FileNotFoundError: If there is no such file.
-      CannotRead: If the file cannot be read, or holds more than arrays.
+      CannotRead: If the file cannot be read, or has anything except arrays.
       WeightsMismatch: If the weights are not those of the net.
     """
     errors.check_name("net", name, nets.NETS)
@@ -242,7 +242,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-# What a folder of a net tells about it.
+# The fields of a folder's record of its net.
 _FIELDS = {
     "name": ("the name of a net", lambda x: isinstance(x, str) and x in nets.NETS),
     "classes": files.COUNT,
@@ -267,15 +267,15 @@ def save(trained: Trained, folder: str | os.PathLike) -> None:
 
 
 def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Trained:
-    """Returns a net that is read from its folder.
+    """Reads a net from its folder.
 
     Args:
       folder: The folder that `save` wrote.
       limit: The number of bytes that the variables may take, or 20 times the bytes of
-        the folder if that is more; None for any number.
+        the folder if that is more; None disables the limit.
 
     Raises:
-      UsageError: If the folder holds no such net, or a larger one.
+      UsageError: If the folder has no such net, or a net that exceeds the limit.
     """
     folder = command.path("the folder of weights", os.fspath(folder))
     try:
@@ -302,7 +302,7 @@ def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Train
             _check(normalisation, shape[-1])
         if not about["source"].keys() & {"file", "run"}:
             raise ValueError("it does not say where it is from")
-    except Exception as error:  # Damaged files fail in many ways.
+    except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(
             f"{folder} holds no weights: a run leaves such a folder for each net, and "
             f"python -m experiments.import_torch NAME FILE writes one ({error})"
@@ -319,7 +319,7 @@ def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Train
 
 
 def describe_normalisation(normalisation: Normalisation | None) -> str:
-    """Returns a normalisation in words."""
+    """Returns a description of a normalisation."""
     if normalisation is None:
         return "the mean and deviation of the data's training images"
     mean, std = (", ".join(f"{x:.4g}" for x in numbers) for numbers in normalisation)

@@ -3,7 +3,7 @@
 - `canvas`: images of several objects
 - `centernet`: the detector, its losses and its precision
 - `backbones`: trained nets and one of their layers
-- `comparison`: a detector on every backbone
+- `comparison`: training of a detector on every backbone
 - `folder`: the folder of a comparison
-- `summary`: numbers, table and picture
+- `summary`: numbers, table and figure
 """

@@ -17,13 +17,13 @@ from rdljax import errors, nets
 
 Array = jax.Array
 
-# The least height and width of the map that the head reads, if none is named.
+# The smallest height and width of the map that the head reads by default.
 LEAST_GRID = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A net that a detector begins with.
+    """The initial backbone of a detector.
 
     Attributes:
       name: The name in the table.
@@ -46,10 +46,10 @@ class Backbone:
 
 
 def parse_backbones(given: Sequence[str]) -> dict[str, str]:
-    """Returns `FOLDER` or `drawn:NET` by name, from `NAME=FOLDER` or `NAME=drawn:NET`.
+    """Parses `NAME=FOLDER` or `NAME=drawn:NET` into `FOLDER` or `drawn:NET`, by name.
 
     Raises:
-      UsageError: If one has neither form, or two have one name.
+      UsageError: If one has neither form, or two have the same name.
     """
     found = {}
     for one in given:
@@ -78,13 +78,13 @@ def load_backbone(
       name: The name in the table.
       source: The folder of weights, or `drawn:NET`.
       seed: The seed of the training.
-      dataset: The data.
-      normalise: The function from its images to those that nets see.
+      dataset: The data set.
+      normalise: The function that normalises its images.
       options: The settings, for `size`, `layer` and `frozen`.
 
     Raises:
-      UsageError: If there is no such folder, or the net cannot see the canvases, or has
-        no map for the head.
+      UsageError: If there is no such folder, or the net cannot take the canvases, or
+        has no map for the head.
       UnknownName: If there is no such net, or layer.
     """
     net_name, net, draw = _net(name, source, seed, dataset)
@@ -94,8 +94,8 @@ def load_backbone(
     except flax.errors.FlaxError as error:
         raise command.UsageError(
             f"{name}: {net_name} cannot see canvases of {options.size} x "
-            f"{options.size} pixels, since it flattens its maps and so takes images of "
-            "one size alone; nets that take the mean over positions can, such as "
+            f"{options.size} pixels, since it flattens its maps and takes images of "
+            "one size only; nets that take the mean over positions can, such as "
             "resnet8, wrn_16_1 and vgg8"
         ) from error
     layer = options.layer
@@ -125,7 +125,7 @@ def load_backbone(
 def _net(
     name: str, source: str, seed: int, dataset: data.Dataset
 ) -> tuple[str, Any, Callable[[], Any]]:
-    """Returns the name of a backbone's net, the net, and what makes its variables.
+    """Returns the name of a backbone's net, the net, and a function for its variables.
 
     Raises:
       UsageError: If there is no such folder, or the net sees other channels.
@@ -167,6 +167,6 @@ def last_stage(name: str, net: Any, seen: dict[str, Array], size: int) -> str:
     if not fine:
         raise command.UsageError(
             f"{name} has no stage of {LEAST_GRID} x {LEAST_GRID} cells or more for "
-            f"canvases of {size} pixels; --size takes larger ones, --layer names a map"
+            f"canvases of {size} pixels; --size sets larger ones, --layer names a map"
         )
     return fine[-1]

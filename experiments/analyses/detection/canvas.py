@@ -1,4 +1,4 @@
-"""Canvases: real images of one object each, several of them composed into one image."""
+"""Canvases: images composed of several real images with one object each."""
 
 import math
 from typing import NamedTuple
@@ -8,13 +8,13 @@ from PIL import Image
 
 from experiments import command, data
 
-# Of the canvases: a factor on the size of an image, how much of the smaller of two
-# objects may be covered, and how often a place is sought.
+# The range of factors on the size of an image, the largest overlap, as a fraction of
+# the smaller of two objects, and the number of attempts to find a place.
 SCALES = (0.6, 1.4)
 OVERLAP, TRIES = 0.1, 20
-# Ink is what has this part of the brightest pixel of an image, or more.
+# The threshold of ink, as a fraction of the brightest pixel of an image.
 INK = 1 / 8
-# The label where there is no object.
+# The label that stands for no object.
 ABSENT = -1
 
 
@@ -39,15 +39,15 @@ class Canvases(NamedTuple):
 def compose(
     dataset: data.Dataset, part: str, count: int, *, size: int, objects: int, seed: int
 ) -> Canvases:
-    """Returns canvases with images of one part of the data, a function of the seed.
+    """Composes canvases of images of one part of the data, as a function of the seed.
 
     Args:
-      dataset: The data.
+      dataset: The data set.
       part: The part of the data, "train", "validation" or "test".
       count: The number of canvases.
-      size: Their height and width in pixels.
-      objects: The largest number of objects in a canvas. Each has at least one, and
-        fewer than were drawn if there is no room.
+      size: The height and width of a canvas in pixels.
+      objects: The largest number of objects in a canvas. Each canvas has at least one
+        object, and fewer than were drawn if there is not enough room.
       seed: The seed of images, sizes and places.
 
     Raises:
@@ -80,7 +80,7 @@ def compose(
 
 
 def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
-    """Returns an image in another size; if it has one channel, only its ink."""
+    """Rescales an image; if it has one channel, keeps only its ink."""
     height, width = (round(scale * length) for length in image.shape[:2])
     whole = Image.fromarray(np.squeeze(image, 2) if image.shape[2] == 1 else image)
     seen = np.array(whole.resize((width, height), Image.Resampling.BILINEAR))
@@ -95,7 +95,7 @@ def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
 def _place(
     rng: np.random.Generator, taken: np.ndarray, height: int, width: int, size: int
 ) -> np.ndarray | None:
-    """Returns a box with little overlap with those taken; None if none is found."""
+    """Draws a box that overlaps little with those taken; None if none is found."""
     for _ in range(TRIES):
         corner = rng.integers([size - width + 1, size - height + 1])
         box = np.concatenate([corner, corner + [width, height]])

@@ -23,15 +23,15 @@ from rdljax import nets
 
 Array = jax.Array
 
-# Of the head: hidden channels, and the probability of an object that it begins with.
+# The head's number of hidden channels, and its initial probability of an object.
 WIDTH, PRIOR = 64, 0.1
 # Zhou et al., equations 1 and 4: the exponents of the focal loss, the size's weight.
 ALPHA, BETA, SIZE_WEIGHT = 2, 4, 0.1
-# The gradient's largest norm: a new head's first gradients undo what a backbone knows.
+# The gradient's largest norm: a new head's first gradients would damage a backbone.
 CLIP = 1.0
-# How far a box may be moved that its IoU stays so high: the width of the Gaussians.
+# The IoU of a box with a shifted copy, which determines the width of the Gaussians.
 SPLAT_IOU = 0.7
-# Detections in a canvas.
+# The number of detections in a canvas.
 TOP = 20
 IOUS = np.arange(50, 100, 5) / 100
 
@@ -69,9 +69,10 @@ def encode(boxes: Array, label: Array, *, grid: int, stride: int, classes: int) 
     """Returns the target of a head.
 
     The heat is 1 in the cell of a centre and falls around it as a Gaussian whose width
-    goes with the box: a box moved by its radius r in x and y still has an IoU of 0.7
-    with itself, and sigma = (2 r + 1) / 6. Of several Gaussians of a class the largest
-    counts. Where two centres share a cell, sizes and offsets are the mean.
+    depends on the box: a box shifted by the radius r in x and y still has an IoU of 0.7
+    with the original, and sigma = (2 r + 1) / 6. Several Gaussians of a class are
+    combined by their maximum. If two centres share a cell, sizes and offsets are the
+    mean.
 
     Args:
       boxes: The boxes in pixels, `[n, objects, 4]`.
@@ -110,12 +111,12 @@ def encode(boxes: Array, label: Array, *, grid: int, stride: int, classes: int) 
 def decode(maps: Maps, stride: int, count: int = TOP) -> Detections:
     """Returns the boxes at the highest peaks: cells that no neighbour exceeds.
 
-    (A class has peaks of its own.)
+    (Peaks are found in each class separately.)
 
     Args:
       maps: The maps, with probabilities.
       stride: The height and width of a cell in pixels.
-      count: The number of boxes K, if the maps have as many numbers.
+      count: The largest number of boxes K.
     """
     n, grid, _, classes = maps.heat.shape
     count = min(count, grid * grid * classes)
@@ -135,7 +136,7 @@ def decode(maps: Maps, stride: int, count: int = TOP) -> Detections:
 
 
 def losses(answered: Maps, target: Maps) -> dict[str, Array]:
-    """Returns the parts of the loss for each object, and their sum `loss`.
+    """Computes the parts of the loss per object, and their sum `loss`.
 
     Args:
       answered: The output of the head, with logits.
@@ -175,7 +176,7 @@ class Head(nn.Module):
     def __call__(self, features: Array) -> Maps:
         """Returns the maps, with logits, for features `[n, G, G, channels]`."""
         x = nn.relu(nets.conv(WIDTH, use_bias=True, name="hidden")(features))
-        # At first nearly all cells are none of a class: Lin et al. 2017, section 4.1.
+        # Initially nearly all cells are to be empty: Lin et al. 2017, section 4.1.
         rare = nn.initializers.constant(-math.log((1 - PRIOR) / PRIOR))
         heat = nn.Conv(self.classes, (1, 1), bias_init=rare, name="heat")(x)
         size, offset = jnp.split(nn.Conv(4, (1, 1), name="box")(x), 2, axis=-1)
@@ -188,12 +189,12 @@ class Detector:
 
     Attributes:
       net: The backbone.
-      normalise: The function from uint8 images to those that the backbone sees.
-      layer: The map that the head reads.
+      normalise: The function that normalises uint8 images for the backbone.
+      layer: The name of the map that the head reads.
       grid: The height and width of that map in cells.
       stride: The height and width of a cell in pixels.
       classes: The number of classes.
-      frozen: Whether the backbone stays as it is, in evaluation mode.
+      frozen: Whether the backbone is not trained, and in evaluation mode.
     """
 
     net: Any
@@ -256,7 +257,7 @@ def step(
     canvases: canvas.Canvases,
     index: Array,
 ) -> tuple[State, dict[str, Array]]:
-    """Returns the state after one step of training, and the losses.
+    """Takes one step of training; returns the new state and the losses.
 
     Args:
       detector: The detector.
@@ -318,7 +319,7 @@ def train(
       canvases: The canvases to train on, on the device.
       epochs: The number of times that each canvas is seen.
       batch: The number of canvases in a step.
-      seed: The seed of their order.
+      seed: The seed of the canvases' order.
       advance: The function that is called before each step.
     """
     history = []
@@ -329,7 +330,7 @@ def train(
             advance()
             state, metrics = step(detector, optimizer, state, canvases, index)
             found.append(metrics)
-            # So that the progress bar and Ctrl-C are not far behind.
+            # So that the progress bar and Ctrl-C do not lag far behind.
             jax.block_until_ready(found[-loop.STEPS_IN_FLIGHT :][0])
         found = jax.device_get(found)
         history.append({k: float(np.mean([m[k] for m in found])) for k in found[0]})
@@ -346,7 +347,7 @@ def _detect(detector: Detector, backbone: Any, head: Any, image: Array) -> Detec
 def detect(
     detector: Detector, state: State, image: np.ndarray, chunk: int = 100
 ) -> Detections:
-    """Returns the detections in canvases, in NumPy.
+    """Returns the detections in canvases, as NumPy arrays.
 
     Args:
       detector: The detector.
@@ -370,12 +371,12 @@ def average_precision(
     classes: int,
     threshold: float = 0.5,
 ) -> np.ndarray:
-    """Returns the area under the curve of precision over recall, of each class.
+    """Computes the area under the precision-recall curve for each class.
 
-    Detections of a class are sorted by falling score. One is right if its IoU with the
-    object of its class in its canvas that it covers best reaches the threshold, and no
-    detection before it had that object. Precision is the best at the same recall or a
-    higher one.
+    Detections of a class are sorted by descending score. A detection is matched to the
+    object of its class in its canvas with the largest IoU; it is correct if this IoU
+    reaches the threshold and no earlier detection was matched to the object. Precision
+    is the largest at the same or a higher recall.
 
     Args:
       found: The detections.
@@ -419,7 +420,7 @@ def average_precision(
 def measure(
     found: Detections, canvases: canvas.Canvases, classes: int
 ) -> dict[str, Any]:
-    """Returns average precision in percent.
+    """Computes average precision in percent.
 
     Args:
       found: The detections.

@@ -34,14 +34,14 @@ def compare(
 
     Args:
       options: The settings.
-      interrupt: The object that says whether to stop.
+      interrupt: The request to stop.
 
     Returns:
       The content of `result.json`.
 
     Raises:
-      UsageError: If a setting is impossible, data or weights are missing, or the folder
-        is taken.
+      UsageError: If a setting is not allowed, data or weights are missing, or the
+        folder is not free.
       UnknownName: If there is no such net, layer or data set.
       Interrupted: If the comparison is stopped; the folder can be resumed.
       Diverged: If a loss is not finite.
@@ -106,7 +106,7 @@ def _results(
     every: list[backbones.Backbone],
     interrupt: interrupts.Interrupt,
 ) -> list[dict]:
-    """Returns the result of each backbone and seed, recorded or new; records it."""
+    """Returns the results of all backbones and seeds; trains and records new ones."""
     folder, steps = folders.place(options), _steps(options)
     optimizer = _optimizer(options)
     on_device = jax.tree.map(jnp.asarray, canvases["train"])
@@ -135,7 +135,7 @@ def _steps(options: detection_options.Options) -> int:
 
 
 def _optimizer(options: detection_options.Options) -> optax.GradientTransformation:
-    """Returns the optimizer: Adam, clipped, its rate warmed up for an epoch."""
+    """Returns the optimizer: Adam with clipping and a warm-up of one epoch."""
     epoch = options.canvases // options.batch
     rate = optax.warmup_cosine_decay_schedule(
         0.0, options.learning_rate, epoch, _steps(options) + 1
@@ -144,10 +144,10 @@ def _optimizer(options: detection_options.Options) -> optax.GradientTransformati
 
 
 def _advance(name: str, bar: tqdm.tqdm, interrupt: interrupts.Interrupt) -> None:
-    """Moves the progress bar by a step.
+    """Advances the progress bar by a step.
 
     Raises:
-      Interrupted: If the training is to stop.
+      Interrupted: If a stop was requested.
     """
     if interrupt.requested:
         raise interrupts.Interrupted(name)
@@ -172,18 +172,18 @@ def record_backbone(
     record = folder / f"{backbone.run}.json"
     if not record.exists():
         return None
-    found = folders.read(record, "where it is deleted, --resume writes it anew")
+    found = folders.read(record, "if it is deleted, --resume writes it again")
     if found.get("weights") != weights.fingerprint(backbone.variables):
         raise command.UsageError(
-            f"{record} is of other weights; --out=FOLDER leaves it alone, another NAME "
-            "goes beside it"
+            f"{record} is of other weights; use another folder (--out=FOLDER) or "
+            "another NAME"
         )
     mine = {"backbone": backbone.name, "seed": backbone.seed, "settings": settings}
     theirs = {"settings": settings} | found
     if changed := [k for k, value in mine.items() if theirs.get(k) != value]:
         raise command.UsageError(
-            f"{record} is of another run, by its {', '.join(changed)}; where it is "
-            "deleted, --resume writes it anew"
+            f"{record} is of another run: it differs in {', '.join(changed)}; if it is "
+            "deleted, --resume writes it again"
         )
     return found
 

@@ -8,30 +8,30 @@ from experiments import command, locks
 from experiments.analyses.detection import options as detection_options
 from rdljax import files
 
-# What leaves the run of a backbone and a seed as it is.
+# Settings that do not affect the result of a backbone and a seed.
 OF_THE_CALL = ("backbones", "seeds", "data_dir", "out", "resume")
 
 
 def place(options: detection_options.Options) -> pathlib.Path:
-    """Returns the path of the folder for results, which is not checked yet."""
+    """Returns the path of the results folder, without checking its content."""
     return command.path("out", options.out)
 
 
 def claim(options: detection_options.Options, settings: dict[str, Any]) -> pathlib.Path:
-    """Returns the folder for results, if it is free or holds such a run to be resumed.
+    """Returns the results folder, if it is free or has the same comparison to resume.
 
     Args:
       options: The settings.
-      settings: The settings that tell comparisons apart, with their images.
+      settings: The settings that define a comparison, with the fingerprint of images.
 
     Raises:
-      UsageError: If it holds something else, or `resume` is missing.
+      UsageError: If it has something else, or `resume` is missing.
     """
     folder = place(options)
     record = folder / "detection.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # (A run that is killed while it claims its folder leaves a draft alone.)
+        # (A run that is killed while it claims its folder leaves only a draft.)
         nothing = ("detection.partial", locks.NAME)
         there = [path for path in folder.iterdir() if not files.is_draft(path)]
         if {path.name for path in there}.difference(nothing):
@@ -48,10 +48,10 @@ def _check_taken(
     """Raises `UsageError` unless a folder in use may be resumed."""
     if not record.exists():
         raise command.UsageError(
-            f"{folder} holds something that is no such run; see --out"
+            f"{folder} holds something that is not a comparison of detectors; see --out"
         )
     theirs = read(record, "--out=FOLDER leaves it alone")
-    unknown = "images" not in theirs  # Of an earlier version.
+    unknown = "images" not in theirs  # (It was recorded by an earlier version.)
     theirs = {"images": settings.get("images"), **theirs}
     changed = [
         f"{k} {theirs.get(k)!r} there and {settings.get(k)!r} here"
@@ -71,7 +71,7 @@ def _check_taken(
     if unknown:
         print(
             f"{folder} does not say which images it began with (an earlier version): "
-            "that they are those of now is not checked",
+            "whether they are the present ones is not checked",
             file=sys.stderr,
         )
 
@@ -80,7 +80,7 @@ def read(record: pathlib.Path, hint: str) -> dict:
     """Returns the content of a JSON file.
 
     Raises:
-      UsageError: If it is damaged; the message ends in the hint.
+      UsageError: If it is damaged; the message ends with the hint.
     """
     try:
         found = files.words(record)

@@ -7,7 +7,7 @@ import tyro
 
 from experiments import command
 
-# What must be 1 or more.
+# The settings that must be 1 or more.
 COUNTS = ("seeds", "epochs", "batch", "canvases", "test_canvases", "objects", "size")
 
 
@@ -28,7 +28,7 @@ class Options:
     batch: int = 16
     """The number of canvases in a step."""
     learning_rate: float = 3e-3
-    """The learning rate after the first epoch."""
+    """The largest learning rate, reached after the first epoch."""
     canvases: int = 2000
     """The number of canvases to train on."""
     test_canvases: int = 500
@@ -38,7 +38,8 @@ class Options:
     objects: int = 3
     """The largest number of objects in a canvas."""
     layer: str | None = None
-    """The map that the head reads; None for the last stage of 8 x 8 cells or more."""
+    """The map that the head reads; None for the last stage with at least 8 x 8 cells.
+    """
     frozen: bool = False
     """Train only the head."""
     out: str = "results/detection"
@@ -50,7 +51,7 @@ class Options:
         """Checks the numbers.
 
         Raises:
-          UsageError: If one is impossible.
+          UsageError: If a number is not allowed.
         """
         if not self.backbones:
             raise command.UsageError("name one or more backbones, NAME=FOLDER")
@@ -61,7 +62,8 @@ class Options:
                 )
         if self.batch > self.canvases:
             raise command.UsageError(
-                f"batch must be at most {self.canvases}, the canvases, got {self.batch}"
+                f"batch must be at most the number of canvases, {self.canvases}, got "
+                f"{self.batch}"
             )
         if not 0 < self.learning_rate < math.inf:
             raise command.UsageError(

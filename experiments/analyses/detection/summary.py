@@ -1,4 +1,4 @@
-"""The result of a comparison of detectors: numbers, table and picture."""
+"""The result of a comparison of detectors: numbers, table and figure."""
 
 import math
 import pathlib
@@ -11,20 +11,20 @@ from experiments.analyses.detection import canvas, centernet
 from experiments.results import markdown, plots
 from rdljax import statistics
 
-# Detections that are shown, and in how many canvases.
+# The smallest score of detections in the figure, and its number of canvases.
 SHOWN_SCORE, SHOWN = 0.3, 5
 
 
 def summarise(results: list[dict], sources: dict[str, str]) -> dict[str, dict]:
-    """Returns the mean and spread over seeds, and all runs, by backbone.
+    """Returns means and standard deviations over seeds, and all runs, by backbone.
 
     Args:
       results: The results of all backbones and seeds.
       sources: The source of each backbone, by name; the first is the baseline.
 
     Returns:
-      The summary of each backbone. All but the baseline have the `difference` of `map`
-      from the baseline's, paired over seeds.
+      The summary of each backbone. All except the baseline have the `difference` of
+      `map` from the baseline's, paired over seeds.
     """
     runs = {name: [r for r in results if r["backbone"] == name] for name in sources}
     first = next(iter(runs))
@@ -56,7 +56,7 @@ def summarise(results: list[dict], sources: dict[str, str]) -> dict[str, dict]:
 
 
 def _numbers(values: Iterable[float | None]) -> list[float | None]:
-    """Returns numbers with None in the place of NaN, as they are read from JSON."""
+    """Returns numbers with None in place of NaN, which JSON does not have."""
     return [None if v is None or math.isnan(v) else float(v) for v in values]
 
 
@@ -69,7 +69,7 @@ def table(summary: dict) -> str:
     """Returns the summary in Markdown."""
     backbones, settings = summary["backbones"], summary["settings"]
     first = next(iter(backbones))
-    kept = "kept as it is" if settings["frozen"] else "trained with the head"
+    kept = "frozen" if settings["frozen"] else "trained with the head"
     rows = [
         [
             name,
@@ -95,8 +95,8 @@ def table(summary: dict) -> str:
     parts = [
         summary["note"],
         f"The backbone is {kept}: {settings['epochs']} epochs, {settings['seeds']} "
-        "seeds. mAP: average precision on test canvases, its mean over classes, with "
-        f"mean and deviation over seeds. Difference: mAP at 0.5 minus that of {first}, "
+        "seeds. mAP: average precision on test canvases, mean over classes; mean and "
+        f"standard deviation over seeds. Difference: mAP at 0.5 minus that of {first}, "
         "paired over seeds, with its 95 % t interval.",
         markdown.grid(columns, rows),
         "Average precision at an IoU of 0.5 by class, %:",
@@ -106,7 +106,7 @@ def table(summary: dict) -> str:
 
 
 def picture(path: pathlib.Path, results: list[dict], canvases: canvas.Canvases) -> None:
-    """Saves a picture of the first test canvases, with true and detected boxes.
+    """Saves a figure of the first test canvases, with true and detected boxes.
 
     The detected boxes are those of each backbone's seed 0.
 

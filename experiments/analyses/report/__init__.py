@@ -1,5 +1,5 @@
 """A page about a run, or about a table of runs.
 
-- `numbers`: what is shown
+- `numbers`: the numbers of the page
 - `page`: the HTML
 """

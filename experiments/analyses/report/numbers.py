@@ -1,4 +1,4 @@
-"""What a page shows of a run, or of a table of runs."""
+"""The numbers of a page about a run, or about a table of runs."""
 
 import base64
 import dataclasses
@@ -17,7 +17,7 @@ from experiments.analyses.report import page
 from experiments.training import recording
 from rdljax import errors, files, nets
 
-# What is drawn of a history: its key, and what it is.
+# The learning curves: their keys in a history, and their labels.
 CURVES = {
     "validation_error": "Validation error, %",
     "task": "Cross-entropy on training images, nats",
@@ -27,20 +27,20 @@ OVER_SEEDS: dict[str, Callable[..., np.ndarray]] = {
     "low": np.min,
     "high": np.max,
 }
-# Classes whose names have room along a matrix, and stimuli or classes that are shown.
+# The largest number of classes named along a matrix, and of stimuli or classes shown.
 NAMED, MOST = 20, 200
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the page is about."""
+    """The subject of the page, and its file."""
 
     folder: tyro.conf.Positional[str]
     """The folder of a run, or of a table of runs."""
     out: str | None = None
     """The file; None for FOLDER/report.html."""
     data_dir: str | None = None
-    """The folder that holds the TFDS sets, if not the run's."""
+    """The folder that holds the TFDS sets; None for the run's."""
 
 
 def run(options: Options) -> None:
@@ -50,8 +50,8 @@ def run(options: Options) -> None:
       options: The folder, and the file to write.
 
     Raises:
-      UsageError: The folder holds neither a run nor a table, or what it holds is
-        damaged, or the page cannot be written.
+      UsageError: If the folder has neither a run nor a table, or its files are damaged,
+        or the page cannot be written.
     """
     folder = command.path("folder", options.folder)
     out = folder / "report.html"
@@ -69,7 +69,7 @@ def run(options: Options) -> None:
             )
     except command.UsageError:
         raise
-    except Exception as error:  # What is not a result fails in many ways.
+    except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(
             f"{folder} is damaged, or of another version ({error!r})"
         ) from error
@@ -85,10 +85,10 @@ def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
 
     Args:
       folder: The results folder of a finished run.
-      data_dir: Where the TFDS sets lie, if not where the run read them.
+      data_dir: The folder that holds the TFDS sets; None for the run's.
 
     Raises:
-      UsageError: A file is missing or damaged.
+      UsageError: If a file is missing or damaged.
     """
     summary = _json(folder / "result.json")
     config, runs = dict(summary["config"]), results(folder, summary)
@@ -120,10 +120,10 @@ def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
 
     Args:
       folder: The folder with `table.json`.
-      out: The place of the page, for links from there.
+      out: The path of the page, for relative links.
 
     Raises:
-      UsageError: A file is damaged.
+      UsageError: If a file is damaged.
     """
     table = _json(folder / "table.json")
     found, links = {}, {}
@@ -138,7 +138,7 @@ def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
 
 
 def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:
-    """Returns by method the results and `folder`s of all seeds, the teacher first."""
+    """Returns the results and `folder`s of all seeds by method, the teacher's first."""
     folders = {}
     if summary["teacher"] is not None:
         count = summary["config"]["ensemble"]
@@ -161,13 +161,15 @@ def _json(path: pathlib.Path) -> Any:
 
 
 def curves(runs: dict[str, list[dict]]) -> list[dict]:
-    """Returns learning curves: of each of `CURVES` a `label` and a `series`.
+    """Returns the learning curves: a `label` and a `series` for each of `CURVES`.
 
     Args:
-      runs: From `results`. (A teacher that was trained elsewhere has no history.)
+      runs: The results, from `results`. (A teacher that was trained elsewhere has no
+        history.)
 
     Returns:
-      Of each method in a series its `name`, and by epoch what `OVER_SEEDS` names.
+      A series has for each method its `name`, and by epoch the statistics of
+      `OVER_SEEDS`.
     """
     panels = []
     for key, label in CURVES.items():
@@ -188,7 +190,8 @@ def rdms_by_epoch(runs: dict[str, list[dict]], config: dict) -> dict[str, dict]:
     """Returns the RDMs of each net of seed 0, by recorded epoch, or the final ones.
 
     Returns:
-      By method `epochs` and `layers`, by name the percentiles in base64 of each epoch.
+      By method, `epochs` and `layers`: for each layer the percentiles of each epoch, in
+      base64.
     """
     found = {}
     for name, (own, *_) in runs.items():
@@ -214,7 +217,7 @@ def _rdms(file: pathlib.Path, name: str, config: dict) -> dict[str, np.ndarray]:
     """Returns the condensed RDMs of a file by layer, in depth order."""
     try:
         rdms = {layer: x.astype(np.float64) for layer, x in files.npz(file).items()}
-    except Exception as error:  # What is damaged fails in many ways.
+    except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(f"{file} is damaged ({error!r})") from error
     net = config["teacher" if name == "teacher" else "student"]
     try:
@@ -226,11 +229,11 @@ def _rdms(file: pathlib.Path, name: str, config: dict) -> dict[str, np.ndarray]:
 
 
 def percentiles(distances: np.ndarray) -> bytes:
-    """Returns percentiles of distances among each other, a byte each: 255 is 100 %.
+    """Returns the percentile of each distance of an RDM, as a byte: 255 is 100 %.
 
     Args:
-      distances: Condensed, `[pairs]`; of more than `MOST` stimuli every second, third,
-        ... is taken.
+      distances: The condensed RDM, `[pairs]`; for more than `MOST` stimuli only every
+        second, third, ... stimulus is used.
     """
     from scipy import stats
     from scipy.spatial import distance
@@ -244,11 +247,11 @@ def percentiles(distances: np.ndarray) -> bytes:
 
 
 def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
-    """Returns how every layer's final RDM agrees with every layer's of the teacher.
+    """Returns the agreement of final RDMs for all pairs of student's, teacher's layers.
 
     Returns:
       `rows` (the students' layers), `columns` (the teacher's) and by method `pearson`
-      and `spearman`, the mean over seeds; None where a net left no RDMs.
+      and `spearman`, means over seeds; None if a net has no RDMs.
     """
     files = {m: [own["folder"] / "rdms.npz" for own in of] for m, of in runs.items()}
     if not all(file.exists() for of in files.values() for file in of):
@@ -268,14 +271,14 @@ def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
 def correlations(
     student: dict[str, np.ndarray], teacher: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Returns Pearson's and Spearman's of each two layers `[student's, teacher's]`.
+    """Returns correlations of RDMs for pairs of layers, `[student's, teacher's]`.
 
     Args:
-      student: By layer, the condensed RDM `[pairs]`.
-      teacher: The same of the teacher, for the same stimuli.
+      student: The student's condensed RDMs `[pairs]`, by layer.
+      teacher: The teacher's condensed RDMs `[pairs]` of the same stimuli, by layer.
 
     Returns:
-      `pearson` and `spearman`; nan where an RDM is constant.
+      `pearson` and `spearman`; NaN for a constant RDM.
     """
     from scipy import stats
 
@@ -290,21 +293,21 @@ def true_classes(
 ) -> tuple[np.ndarray | None, str]:
     """Returns the classes `[N]` of the test images.
 
-    What one net is right about is known from its prediction; where that leaves images
-    unknown, the data are read.
+    The class of an image is known from any correct prediction; if there are images
+    without one, the data are read.
 
     Returns:
-      The classes, or None and why they are not known.
+      The classes and "", or None and the reason why they are not known.
 
     Raises:
-      UsageError: Two nets are right about one image and disagree.
+      UsageError: If two predictions recorded as correct disagree.
     """
     every = [own for of in runs.values() for own in of]
     predicted = predictions(runs)
     right = np.array([own["correct"] for own in every], bool)
     known = np.where(right, predicted, -1).max(axis=0)
     if (right & (predicted != known)).any():
-        raise command.UsageError("the nets' results are of different test images")
+        raise command.UsageError("the nets' results are for different test images")
     missing = np.count_nonzero(known < 0)
     if not missing:
         return known, ""
@@ -315,7 +318,7 @@ def true_classes(
         if truth.shape != known.shape or ((predicted == truth) != right).any():
             raise ValueError(f"the data set {name!r} there has other test images")
     except (ValueError, command.UsageError) as error:
-        return None, f"no net is right about {missing:,} test images, and {error}"
+        return None, f"no net classifies {missing:,} test images correctly, and {error}"
     return truth, ""
 
 
@@ -325,10 +328,10 @@ def predictions(runs: dict[str, list[dict]]) -> np.ndarray:
 
 
 def confusions(runs: dict[str, list[dict]], truth: np.ndarray, classes: int) -> dict:
-    """Returns the `images` of each class, and by method the confusion matrix.
+    """Returns the number of `images` of each class, and confusion matrices by method.
 
     Args:
-      runs: From `results`.
+      runs: The results, from `results`.
       truth: The classes of the test images, `[N]`.
       classes: The number of classes.
     """
@@ -340,7 +343,7 @@ def confusions(runs: dict[str, list[dict]], truth: np.ndarray, classes: int) -> 
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Returns the confusion matrix, mean over nets.
+    """Returns the confusion matrix, averaged over nets.
 
     Args:
       truth: The true classes `[N]`.
@@ -355,7 +358,7 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 
 
 def round_numbers(values: np.ndarray) -> Any:
-    """Returns numbers to four digits, in lists, for JSON: None for NaN."""
+    """Rounds numbers to four digits, as lists for JSON; None for NaN."""
     if values.ndim:
         return [round_numbers(of) for of in values]
     return float(f"{values:.4g}") if np.isfinite(values) else None
@@ -363,7 +366,7 @@ def round_numbers(values: np.ndarray) -> Any:
 
 @functools.cache
 def _viridis() -> str:
-    """Returns the colours of the map, 256 of three bytes, in base64."""
+    """Returns the 256 colours of the colour map, three bytes each, in base64."""
     import matplotlib
 
     colours = matplotlib.colormaps["viridis"](np.arange(256), bytes=True)

@@ -1,5 +1,5 @@
 "use strict";
-// Draws what can be switched, from the numbers in the page, and tells values.
+// Draws the interactive figures from the numbers in the page, and shows values.
 const find = (id) => document.getElementById(id);
 const numbers = JSON.parse(find("numbers").textContent);
 const decode = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -27,7 +27,7 @@ function hush() {
   find("tip").hidden = true;
 }
 
-// Learning curves: the values of the epoch under the pointer, or by the arrow keys.
+// Learning curves: shows the values at the pointer's epoch, or by the arrow keys.
 function chart(svg) {
   const [place, epochs, left, right] = ["number", "epochs", "left", "right"].map((k) => +svg.dataset[k]);
   const cursor = svg.querySelector(".cursor");
@@ -75,7 +75,7 @@ function legend(box) {
   });
 }
 
-// A square of n x n pixels whose colours are [red, green, blue, opacity].
+// Draws a square of n x n pixels with colours [red, green, blue, opacity].
 function square(figure, title, n, classes, colour, words) {
   const canvas = Object.assign(make("canvas"), { width: n, height: n });
   const context = canvas.getContext("2d");
@@ -99,7 +99,7 @@ function square(figure, title, n, classes, colour, words) {
   figure.replaceChildren(make("figcaption", title), box);
 }
 
-// A table of numbers: of each cell text, title, className, and colours of back and front.
+// Fills a table: `cell` returns a cell's text, title, className and colours.
 function matrix(table, rows, columns, cell) {
   const line = (...cells) => {
     const tr = make("tr");
@@ -122,7 +122,7 @@ function matrix(table, rows, columns, cell) {
   table.replaceChildren(thead, tbody);
 }
 
-// A correlation's cell, on the colours of the map from 0 to 1.
+// Returns the cell of a correlation, with the colour map from 0 to 1.
 function coloured(value, title, framed) {
   const about = { text: rounded(value), title, className: framed ? "framed" : "" };
   if (value === null) return about;
@@ -131,7 +131,7 @@ function coloured(value, title, framed) {
   return { ...about, back: `rgb(${r} ${g} ${b})`, front };
 }
 
-// Pearson's correlation of percentiles: Spearman's of the distances.
+// Returns Pearson's correlation of percentiles, which is Spearman's of the distances.
 function correlation(x, y) {
   if (x?.length !== y?.length || !x) return null;
   const mean = (of) => of.reduce((sum, value) => sum + value, 0) / of.length;
@@ -158,7 +158,7 @@ function rdms() {
   function draw_one(figure, title, bytes) {
     const n = (1 + Math.sqrt(1 + 8 * bytes.length)) / 2;
     const classes = n % numbers.classes ? 0 : numbers.classes;
-    // (The pair i < j has this place among all of them.)
+    // (The place of the pair i < j in the condensed RDM.)
     const place = (i, j) => n * i - (i * (i + 1)) / 2 + j - i - 1;
     const value = (i, j) => (i === j ? 0 : bytes[place(Math.min(i, j), Math.max(i, j))]);
     const image = (i) => `image ${i}${classes ? ` (class ${Math.floor((i * classes) / n)})` : ""}`;
@@ -178,7 +178,7 @@ function rdms() {
     draw_one(find("rdm-right"), `teacher, ${other.value}, after training`, trained(other.value));
     const rho = rounded(correlation(bytes, trained(other.value)));
     find("rdm-rho").textContent =
-      `Spearman’s correlation of the two: ${rho}. Of each layer with its partner in the trained teacher, by epoch:`;
+      `Spearman’s correlation of the two: ${rho}. Each layer’s with its partner in the trained teacher, by epoch:`;
     matrix(find("rdm-table"), names, when, (i, j) => {
       const value = correlation(layers[names[i]][j], trained(partner(names[i])));
       return coloured(value, "", names[i] === layer.value && j === +slider.value);
@@ -230,7 +230,7 @@ function confusion() {
   const students = Object.keys(nets).filter((name) => name !== "teacher");
   const classes = [...images.keys()];
   const share = (name, i, j) => (images[i] ? (100 * nets[name][i][j]) / images[i] : 0);
-  // One scale for all nets, of what is wrong.
+  // One scale for the errors of all nets.
   let most = 1e-9;
   for (const name in nets)
     for (const i of classes)
@@ -263,7 +263,7 @@ function confusion() {
   if (nets.teacher) draw_one(find("confusion-right"), "teacher", "teacher");
 }
 
-// (For who looks whether all went well.)
+// (For tests that check for errors of the script.)
 addEventListener("error", (event) => (document.documentElement.dataset.error = event.message));
 addEventListener("keydown", (event) => event.key === "Escape" && hush());
 addEventListener("beforeprint", () => {

@@ -1,7 +1,7 @@
 """The HTML of a report, around its numbers.
 
-Templates lie in `templates`; `page.css` and `page.js` are put into every page. The
-templates escape all texts, and the script shows them by `textContent`.
+Templates are in `templates`; `page.css` and `page.js` are included in every page. The
+templates escape all texts, and the script shows texts by `textContent`.
 """
 
 import functools
@@ -18,9 +18,9 @@ from experiments.brain import markdown as brain_markdown
 from experiments.results import markdown, plots
 
 HERE = pathlib.Path(__file__).parent
-# A chart, and the plot in it: left, top, right, bottom.
+# The size of a chart, and the edges of its plot: left, top, right, bottom.
 CHART, PLOT = (520, 290), (48, 8, 512, 250)
-# Of the lines after as many as there are colours.
+# The dash patterns of lines, used in turn when all colours have been used.
 DASHES = ("none", "2 4", "10 4 2 4")
 
 PROTOCOL = """The result is the test error at the last epoch. Test images are read once,
@@ -37,7 +37,7 @@ def of_run(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
     Args:
       summary: The content of its `result.json`.
       numbers: The numbers for the script, from `numbers.of_run`.
-      unknown: Why there are no confusion matrices; "" if there are.
+      unknown: The reason why there are no confusion matrices; "" if there are some.
     """
     config, baseline = summary["config"], summary["baseline"]
     columns, rows = methods(summary)
@@ -73,8 +73,9 @@ def of_table(given: dict, curves: dict[int, list], links: dict[int, str]) -> str
 
     Args:
       given: The content of `table.json`.
-      curves: From `numbers.curves`, of the columns whose runs are there, by place.
-      links: The places of the pages of columns' runs, by place of the column.
+      curves: The learning curves, from `numbers.curves`, of the columns with a run, by
+        the column's number.
+      links: The links to the pages of columns' runs, by the column's number.
     """
     rows, columns = given["rows"], []
     drawn: list[dict] = []
@@ -107,7 +108,7 @@ def of_table(given: dict, curves: dict[int, list], links: dict[int, str]) -> str
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    """Returns the templates beside this file, which escape all that they are given."""
+    """Returns the templates of this package, which escape all inserted texts."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates", encoding="utf-8"),
         autoescape=True,
@@ -116,14 +117,14 @@ def _templates() -> jinja2.Environment:
 
 
 def _rendered(template: str, numbers: dict[str, Any], **given: Any) -> str:
-    """Returns a whole page.
+    """Returns a complete page.
 
     Args:
       template: The name of a template.
       numbers: The numbers for the script.
-      **given: What the template shows.
+      **given: The variables of the template.
     """
-    # (So that no text in it ends the script.)
+    # ("<" is escaped below, so that no text in the numbers can end the script.)
     inside = json.dumps(numbers, allow_nan=False, separators=(",", ":"))
     page = (
         _templates()
@@ -140,7 +141,7 @@ def _rendered(template: str, numbers: dict[str, Any], **given: Any) -> str:
 
 
 def protocol(summary: dict) -> list[str]:
-    """Returns nets and training in words."""
+    """Returns sentences that describe nets and training."""
     config, source = summary["config"], summary.get("teacher_source")
     texts = []
     if summary["teacher"] is not None:
@@ -189,7 +190,7 @@ def cell(column: dict, name: str) -> dict[str, Any]:
     """Returns the error of a method in a column of a table, and the lines under it.
 
     Returns:
-      `text`, and `lines`: each the name of a look and its words.
+      `text`, and `lines`, each a style class and a text.
     """
     own, lines = column["methods"].get(name), []
     text = "–" if own is None else markdown.plus_minus(own["test_error"], 2)
@@ -209,19 +210,19 @@ def cell(column: dict, name: str) -> dict[str, Any]:
     return {"text": text, "lines": lines}
 
 
-# ---- the geometry of pictures
+# ---- the geometry of charts
 
 
 def intervals(column: dict, rows: Iterable[str]) -> dict[str, Any]:
-    """Returns where differences to the baseline lie in a picture 420 units wide.
+    """Returns the positions of differences from the baseline in a chart 420 units wide.
 
     Args:
       column: A run's summary, or a column of a table.
       rows: The names of the methods.
 
     Returns:
-      `left` and `bottom` of the plot, `ticks`, and `rows`: of each difference its
-      point, the ends of its interval, and the ring of the published one.
+      `left` and `bottom` of the plot, `ticks`, and `rows`: for each difference its
+      point, the ends of its interval, and the ring of the published difference.
     """
     published, found = column.get("published", {}), []
     base = published.get(column["baseline"])
@@ -261,14 +262,14 @@ def intervals(column: dict, rows: Iterable[str]) -> dict[str, Any]:
 
 
 def charts(panels: Sequence[dict], first: int = 0) -> dict[str, Any]:
-    """Returns where learning curves lie in their charts, and how they look.
+    """Returns the charts of learning curves, and the styles of their lines.
 
     Args:
-      panels: From `numbers.curves`.
-      first: The place of the first among all charts of the page.
+      panels: The learning curves, from `numbers.curves`.
+      first: The number of the first chart among all charts of the page.
 
     Returns:
-      `looks`, by name of a line its style, and `charts`.
+      `looks`, the styles of lines by name, and `charts`.
     """
     names = dict.fromkeys(line["name"] for panel in panels for line in panel["series"])
     looks = dict.fromkeys(names, "--line:var(--muted);--dash:6 4")
@@ -293,7 +294,7 @@ def _chart(panel: dict, number: int) -> dict[str, Any]:
         return round(left + (right - left) * (epoch - 1) / max(epochs - 1, 1), 1)
 
     def y(value):
-        # (What is 0 lies on the lower edge.)
+        # (0 is drawn on the lower edge.)
         up = math.log(max(value, low) / low) / math.log(high / low)
         return round(bottom - (bottom - top) * up, 1)
 
@@ -307,7 +308,7 @@ def _chart(panel: dict, number: int) -> dict[str, Any]:
             {
                 "name": line["name"],
                 "band": ups != downs and f"M{path(ups)}L{path(downs[::-1])}Z",
-                # (A line of one point is seen by its round end.)
+                # (A line of one point is visible through its round caps.)
                 "mean": f"M{path(mean)}{'' if mean[1:] else 'h0'}",
             }
         )
