@@ -127,6 +127,12 @@ def load(config: configs.Config) -> data.Dataset:
             dataset = dataclasses.replace(dataset, size=square)
     except ValueError as error:
         raise command.UsageError(str(error)) from error
+    _check_fits(config, dataset)
+    return dataset
+
+
+def _check_fits(config: configs.Config, dataset: data.Dataset) -> None:
+    """Raises `UsageError` if settings do not fit the images or the devices."""
     images, devices = len(dataset.train.label), jax.local_device_count()
     batch, parts = config.training.batch, config.training.micro_batches
     if images < batch or batch % devices:
@@ -162,7 +168,6 @@ def load(config: configs.Config) -> data.Dataset:
             f"epochs, start_epochs and teacher_epochs must be fewer than 2**31 steps, "
             f"got {epochs} epochs of {images // batch}"
         )
-    return dataset
 
 
 def fingerprint(dataset: data.Dataset) -> dict[str, str]:

@@ -180,14 +180,9 @@ def _apply_by_rows(
         first = device * count
         negative, counted = (x.astype(s.dtype) for x in chosen.among(first, count))
 
-        def place(index):
-            """Returns local rows; `count`: on another device, -1: out of range."""
-            _checks.check_integers("index", index)
-            index = _indices.places(index, examples)
-            mine = (index >= first) & (index < first + count)
-            place = jnp.where(mine, index - first, count)
-            return jnp.where(index < examples, place, -1)
-
+        local_rows = functools.partial(
+            _local_rows, first=first, count=count, examples=examples
+        )
         sums = objectives.crd_exponentials_of_rows(
             s, t, rows, counted, temperature=temperature
         )
@@ -196,14 +191,14 @@ def _apply_by_rows(
         contrast = functools.partial(
             objectives.crd_of_rows,
             rows=rows,
-            positives=place(chosen.positives),
+            positives=local_rows(chosen.positives),
             negatives=negative,
             counts=over_devices(jnp.sum(negative, axis=1)),
             n=examples,
             temperature=temperature,
         )
         part, zero = _with_gradient(contrast, s, t)
-        index = place(batch["index"])
+        index = local_rows(batch["index"])
         part = _checks.nan_unless(jnp.all(index >= 0), part)
         moved = objectives.crd_update_rows(
             rows, s + zero, t + zero, index, momentum=momentum
@@ -212,6 +207,17 @@ def _apply_by_rows(
         return over_devices(part), State(replicated, (moved.student, moved.teacher))
 
     return apply
+
+
+def _local_rows(index: Array, first: Array | int, count: int, examples: int) -> Array:
+    """Returns the rows of examples on this device, which has `count` rows from `first`.
+
+    `count` for an example on another device, -1 for an index out of range.
+    """
+    _checks.check_integers("index", index)
+    index = _indices.places(index, examples)
+    mine = (index >= first) & (index < first + count)
+    return jnp.where(index < examples, jnp.where(mine, index - first, count), -1)
 
 
 def _sum_over_devices(part: PyTree, axis_name: str | None) -> PyTree:
