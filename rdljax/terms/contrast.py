@@ -174,8 +174,7 @@ def _apply_by_rows(
         over_devices = functools.partial(_sum_over_devices, axis_name=axis_name)
         key, step = jax.random.split(state.replicated["key"])
         chosen = choose(step, batch, examples)
-        students, teachers = state.per_device
-        rows = objectives.Bank(students, teachers, state.replicated["normalizers"])
+        rows = objectives.Bank(*state.per_device, state.replicated["normalizers"])
         count = len(rows.student)
         first = device * count
         negative, counted = (x.astype(s.dtype) for x in chosen.among(first, count))
@@ -200,9 +199,8 @@ def _apply_by_rows(
         part, zero = _with_gradient(contrast, s, t)
         index = local_rows(batch["index"])
         part = _checks.nan_unless(jnp.all(index >= 0), part)
-        moved = objectives.crd_update_rows(
-            rows, s + zero, t + zero, index, momentum=momentum
-        )
+        s, t = s + zero, t + zero
+        moved = objectives.crd_update_rows(rows, s, t, index, momentum=momentum)
         replicated = {"normalizers": rows.normalizers, "key": key}
         return over_devices(part), State(replicated, (moved.student, moved.teacher))
 
