@@ -174,13 +174,14 @@ def _apply_by_rows(
         over_devices = functools.partial(_sum_over_devices, axis_name=axis_name)
         key, step = jax.random.split(state.replicated["key"])
         chosen = choose(step, batch, examples)
-        rows = objectives.Bank(*state.per_device, state.replicated["normalizers"])
+        students, teachers = state.per_device
+        rows = objectives.Bank(students, teachers, state.replicated["normalizers"])
         count = len(rows.student)
         first = device * count
         negative, counted = (x.astype(s.dtype) for x in chosen.among(first, count))
 
         local_rows = functools.partial(
-            _local_rows, first=first, count=count, examples=examples
+            _local_rows, first=first, count=count, n=examples
         )
         sums = objectives.crd_exponentials_of_rows(
             s, t, rows, counted, temperature=temperature
@@ -207,15 +208,19 @@ def _apply_by_rows(
     return apply
 
 
-def _local_rows(index: Array, first: Array | int, count: int, examples: int) -> Array:
-    """Returns the rows of examples on this device, which has `count` rows from `first`.
+def _local_rows(index: Array, first: Array | int, count: int, n: int) -> Array:
+    """Returns the places of examples among this device's rows.
 
-    `count` for an example on another device, -1 for an index out of range.
+    Args:
+      index: The examples `[...]`, of n.
+      first: The example of this device's first row.
+      count: The number of its rows; returned for an example on another device.
+      n: The number of examples; -1 is returned for an index out of range.
     """
     _checks.check_integers("index", index)
-    index = _indices.places(index, examples)
+    index = _indices.places(index, n)
     mine = (index >= first) & (index < first + count)
-    return jnp.where(index < examples, jnp.where(mine, index - first, count), -1)
+    return jnp.where(index < n, jnp.where(mine, index - first, count), -1)
 
 
 def _sum_over_devices(part: PyTree, axis_name: str | None) -> PyTree:
