@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 bin := $(VENV)/bin
 options :=
+# Compiled Python is kept, so that pytest and the processes it starts begin sooner.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: mnist test check times lint clean
 
@@ -33,3 +35,4 @@ $(VENV)/ready: requirements.txt
 
 clean:
 	rm -rf $(VENV) .cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

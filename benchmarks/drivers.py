@@ -138,7 +138,8 @@ def _teacher(name: str, classes: int, kind: str, dataset: data.Dataset):
     count = len(dataset.train.label)
 
     def see(index):
-        return view(jax.tree.map(jnp.asarray, images), {"index": index}, None)
+        key = jax.random.key(0)  # (Nothing is drawn.)
+        return view(jax.tree.map(jnp.asarray, images), {"index": index}, key)
 
     return teachers.cached(teachers.cache(live, see, count, ["logits"]))
 

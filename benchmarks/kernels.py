@@ -150,12 +150,12 @@ def crossnobis(folds: int, n: int, units: int) -> measure.Case:
                 "fold": np.repeat(np.arange(folds), n),
             },
         )
-        options = {"descriptor": "stimulus", "cv_descriptor": "fold"}
+        options: dict[str, Any] = {"descriptor": "stimulus", "cv_descriptor": "fold"}
 
         def call():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = rsatoolbox.rdm.calc_rdm(
+                found: Any = rsatoolbox.rdm.calc_rdm(
                     data, method="crossnobis", noise=precision, **options
                 )
             return units * found.dissimilarities[0]

@@ -148,7 +148,8 @@ def evaluated(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Conten
     net = nets.build(name, size.classes, dtype=dtype)
 
     def logits(variables, images):
-        return net.apply(variables, images)["logits"]
+        seen: Any = net.apply(variables, images)
+        return seen["logits"]
 
     arguments = variables(name, size), data(size)["image"]
     arguments = jax.tree.map(jnp.asarray, arguments)

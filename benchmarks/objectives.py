@@ -299,8 +299,11 @@ def contrast(
         # In two calls: if one program reads and updates a bank, XLA copies the bank.
         both = jax.value_and_grad(form, (0, 1))
         loss = jax.jit(both).lower(*arrays[:2], state, arrays[2]).compile()
-        update = jax.jit(module.update_bank, donate_argnums=0)
-        update = update.lower(state, *arrays[:2], index).compile()
+        update = (
+            jax.jit(module.update_bank, donate_argnums=0)
+            .lower(state, *arrays[:2], index)
+            .compile()
+        )
         rows = jax.jit(lambda bank: (bank.student[index], bank.teacher[index]))
 
         def call():

@@ -5,8 +5,10 @@ PyTorch runs on the CPU, with as many threads as JAX or with one, whichever is f
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
+import operator
 import pathlib
 import sys
 import warnings
@@ -98,7 +100,8 @@ def differentiated(
 
     def call():
         value = forward()
-        value = sum(value) if isinstance(value, list) else value
+        if isinstance(value, list):
+            value = functools.reduce(operator.add, value)
         return value.detach(), torch.autograd.grad(value.sum(), leaves)
 
     def tune():
@@ -109,7 +112,7 @@ def differentiated(
             torch.set_num_threads(threads)
             call()
             seconds[threads] = measure.quickest(call)
-        torch.set_num_threads(min(seconds, key=seconds.get))
+        torch.set_num_threads(min(seconds, key=lambda threads: seconds[threads]))
 
     def read(outcome):
         value, gradients = outcome

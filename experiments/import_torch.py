@@ -18,8 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Imports a teacher; returns the exit status."""
 
     def run(line):
-        program = {"program": "experiments.import_torch", "about": __doc__}
-        importing.run(command.parse(importing.Options, line, **program))
+        name = "experiments.import_torch"
+        importing.run(
+            command.parse(importing.Options, line, program=name, about=__doc__)
+        )
 
     return command.call(run, arguments)
 

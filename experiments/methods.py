@@ -188,7 +188,8 @@ def _one(make: Callable[[Setting], terms.Term], globally: bool = False):
     """
 
     def of(setting, pairs):
-        return {"": (1.0, _taught(setting, *pairs, make(setting), globally))}
+        (layers,) = pairs
+        return {"": (1.0, _taught(setting, layers, make(setting), globally))}
 
     return of
 

@@ -1,9 +1,9 @@
-"""Sums over blocks of rows, with a gradient that keeps no more than a block.
+"""Computes sums over blocks of rows, with a gradient that stores only one block.
 
-What is summed over all pairs of stimuli (an RDM's moments, a kernel's mean) is summed
-tile by tile; what is summed over stimuli, block by block. Autodiff of such a loop would
-keep every tile, or add a whole gradient array for each. Here the backward pass computes
-a tile anew and adds to the rows it came from, in place.
+Sums over all pairs of stimuli (distances of RDMs, the mean of a kernel) are computed
+tile by tile, sums over stimuli block by block. Autodiff of such a loop would store
+every tile, or add a whole gradient array for each. Here the backward pass computes each
+tile again and adds to the gradient of its rows in place.
 """
 
 import functools
@@ -20,12 +20,12 @@ Tree = Any
 
 
 def rows(n: int, block: int) -> np.ndarray:
-    """Returns the first row of every block of n rows: `[blocks, 1]`, for `total`."""
+    """Returns the first row of each block of n rows, `[blocks, 1]`, for `total`."""
     return np.arange(0, n, min(block, n), dtype=np.int32)[:, None]
 
 
 def tiles(n: int, block: int) -> np.ndarray:
-    """Returns first row and column of every tile from the diagonal on: `[tiles, 2]`."""
+    """Returns first row and column of each tile, from the diagonal on: `[tiles, 2]`."""
     starts = rows(n, block)[:, 0]
     upper = np.triu_indices(len(starts))
     return np.stack([starts[i] for i in upper], axis=1)
@@ -41,19 +41,19 @@ def total(
     """Sums `summand(constants, *places, *blocks)` over blocks.
 
     Args:
-      summand: A function without state of its own (traced values reach it through
-        `constants`, which count as constants in the gradient). For every column of
-        `starts` it receives the place of that block, `(rows [block], fresh [block])`,
-        and then, for every column, the points' rows there. The last block of all
-        overlaps the one before where the block does not divide n: `fresh` is False for
-        rows that have been seen. It answers a pytree of float arrays.
-      starts: First rows, `[steps, blocks]`.
-      block: Rows in a block; all rows if there are fewer.
-      points: A pytree of arrays `[n, ...]`.
-      constants: A pytree of what else the summand needs.
+      summand: Pure function that returns a pytree of float arrays. Traced values reach
+        it only through `constants`, which count as constants in the gradient. For each
+        column of `starts` it receives the place of that block,
+        `(rows [block], fresh [block])`, and then, for each column, the points of these
+        rows. If n is not a multiple of `block`, the last block overlaps the one before:
+        `fresh` is False for rows of both.
+      starts: First rows of the blocks, `[steps, blocks]`.
+      block: Number of rows in a block; all rows if there are fewer.
+      points: Pytree of arrays `[n, ...]`.
+      constants: Pytree of the other inputs of the summand.
 
     Returns:
-      The sum, a pytree as `summand` answers. Where that is one scalar, its gradient is
+      The sum, a pytree like that of `summand`. If it is one scalar, its gradient is
       computed in the same pass as its value; otherwise in a second pass.
     """
     n = jax.tree.leaves(points)[0].shape[0]
@@ -98,9 +98,9 @@ _total.defvjp(_total_fwd, _total_bwd)
 
 
 def _value_and_gradient(summand, block, starts, points, constants, cotangent=None):
-    """Computes the sum (of one scalar, without a cotangent) and its gradient.
+    """Computes the sum and its gradient in the points.
 
-    The gradient is that by the points.
+    Without a cotangent the sum is one scalar; with one only the gradient is computed.
     """
 
     def add(carry, start):
@@ -109,7 +109,7 @@ def _value_and_gradient(summand, block, starts, points, constants, cotangent=Non
         own, pull = jax.vjp(form, *_cut(points, start, block))
         if cotangent is None:
             value = jax.tree.map(jnp.add, value, own)
-        # (Ones that vary over the devices as the value does.)
+        # Ones that vary over devices as the value does.
         ones = jax.tree.map(lambda x: 0 * x + 1, own)
         by_blocks = pull(ones if cotangent is None else cotangent)
         for first, by_block in zip(start, by_blocks, strict=True):
@@ -127,9 +127,9 @@ def _value_and_gradient(summand, block, starts, points, constants, cotangent=Non
 
 
 def _nothing_of_the_sum(summand, block, starts, points, constants):
-    """Returns zeros like the sum, which vary over the devices as it does.
+    """Returns zeros like the sum, which vary over devices as it does.
 
-    (Under shard_map a scan's carry must; plain zeros do not.)
+    (Under shard_map the carry of a scan must do so; plain zeros do not.)
     """
     form = _at(summand, block, points, starts[0], constants)
     value = jax.eval_shape(form, *_cut(points, starts[0], block))
@@ -138,7 +138,7 @@ def _nothing_of_the_sum(summand, block, starts, points, constants):
 
 
 def _cut(points: Tree, start: Array, block: int) -> list[Tree]:
-    """Returns the rows of every block of a step."""
+    """Returns the rows of each block of a step."""
     return [
         jax.tree.map(lambda x, s=s: lax.dynamic_slice_in_dim(x, s, block), points)
         for s in start
@@ -146,11 +146,11 @@ def _cut(points: Tree, start: Array, block: int) -> list[Tree]:
 
 
 def _at(summand, block, points, start, constants):
-    """Returns the summand of a step, as a function of its blocks alone."""
+    """Returns the summand of a step, as a function of only its blocks."""
     n = jax.tree.leaves(points)[0].shape[0]
     places = []
     for first in start:
-        # What dynamic_slice does with a block that would reach beyond the end.
+        # As dynamic_slice shifts a block that extends beyond the end.
         places.append(jnp.minimum(first, n - block) + np.arange(block, dtype=np.int32))
     fresh = [(rows, rows >= first) for rows, first in zip(places, start, strict=True)]
     return lambda *blocks: summand(constants, *fresh, *blocks)

@@ -1,9 +1,9 @@
-"""Checks that all rooms share: kind and range of numbers, indices and activations.
+"""Checks kind and range of numbers, indices and activations, for all modules.
 
-Numbers of Python and NumPy (a temperature, a count) are looked at. Arrays of JAX never
-are, traced or not, nor are arrays that come as data: they are checked by shape and
-dtype, and where a value is out of range the result is NaN. `rdljax.validate` looks at
-those, for who wants it.
+The values of Python and NumPy numbers (a temperature, a count) are checked. The values
+of JAX arrays, traced or not, and of arrays of data are not: only their shapes and
+dtypes are checked, and values out of range give NaN. `rdljax.validate` checks values on
+request.
 """
 
 import jax
@@ -23,21 +23,22 @@ def check_number(
     whole: bool = False,
     several: bool = False,
 ) -> None:
-    """Raises `ValueError` for a number of a wrong kind or out of range.
+    """Checks the kind and the range of a number.
 
     Args:
-      name: What the number is, for the message.
-      value: A number of Python or NumPy; or an array of JAX of shape `[]`, whose dtype
-        and shape alone are checked.
-      above: The number must be larger than this.
-      at_least: The number must be this or larger.
-      at_most: The number must be this or smaller.
-      whole: Whether it must be an integer.
-      several: Whether an array of any shape, not empty, will do.
+      name: Name of the number in the message.
+      value: A Python or NumPy number; or a JAX array of shape `[]`, of which only dtype
+        and shape are checked.
+      above: Lower bound, excluded. None: no such bound.
+      at_least: Lower bound, included. None: no such bound.
+      at_most: Upper bound, included. None: no such bound.
+      whole: Whether the number must be an integer.
+      several: Whether a non-empty array of any shape is allowed.
 
     Raises:
-      ValueError: Not a real number (a whole one, if asked for), not finite, or out of
-        range; with the name, what is expected and what was given.
+      ValueError: The value is not a real number (or not an integer, if `whole`), not
+        finite, or out of range; the message has the name, the expected range and the
+        value.
     """
     expected = "a whole number" if whole else "a finite number"
     if above is not None:
@@ -79,10 +80,10 @@ def as_number(
     at_least: float | None = None,
     at_most: float | None = None,
 ):
-    """Returns a number for a formula in `dtype`, checked by `check_number`.
+    """Checks a number by `check_number` and returns it for a formula in `dtype`.
 
-    A number of Python, which changes no dtype, if it is one of Python or NumPy. Of an
-    array `[]` of JAX, one of the dtype: NaN where it is out of range.
+    Python and NumPy numbers are returned as Python numbers, which do not change dtypes;
+    a JAX array `[]` as an array of the dtype, with NaN if it is out of range.
     """
     check_number(name, value, above=above, at_least=at_least, at_most=at_most)
     if not isinstance(value, Array):
@@ -98,13 +99,13 @@ def as_number(
 
 
 def as_count(name: str, value, at_least: int = 1) -> int:
-    """Returns a whole number that shapes or loops depend on as one of Python.
+    """Checks a whole number for shapes or loops and returns it as a Python integer.
 
     Raises:
-      ValueError: Not a whole number, too small, or traced.
+      ValueError: The value is not a whole number, too small, or traced.
     """
-    if isinstance(value, jax.core.Tracer):  # (It has no number to give.)
-        raise ValueError(f"the {name} must be known when jax traces, got {value!r}")
+    if isinstance(value, jax.core.Tracer):  # It has no value.
+        raise ValueError(f"the {name} must be concrete, not traced, got {value!r}")
     if isinstance(value, Array):
         value = np.asarray(value)
     check_number(name, value, at_least=at_least, whole=True)
@@ -112,35 +113,34 @@ def as_count(name: str, value, at_least: int = 1) -> int:
 
 
 def check_integers(name: str, indices) -> None:
-    """Raises `ValueError` for indices that are not integers."""
+    """Checks that indices are integers; raises `ValueError` otherwise."""
     dtype = indices.dtype if hasattr(indices, "dtype") else np.asarray(indices).dtype
     if not jax.dtypes.issubdtype(dtype, jnp.integer):
         raise ValueError(f"the {name} must be integers, got {dtype}")
 
 
 def nan_unless(valid: Array | bool, value: Array) -> Array:
-    """Returns the value, and NaN (value and gradient) where `valid` does not hold.
-
-    For what is out of range.
+    """Returns the value, but NaN (with gradient NaN) where `valid` is false.
 
     Args:
-      valid: Whether the value is to be kept, of a shape that broadcasts to the value's.
-      value: Numbers of a floating dtype.
+      valid: Mask, of a shape that broadcasts to that of the value.
+      value: Array of a floating dtype.
     """
     return value * jnp.where(valid, 1, jnp.nan).astype(value.dtype)
 
 
 def as_activations(x, name: str = "activations") -> Array:
-    """Returns activations as a JAX array, without a change of their values.
+    """Converts activations to a JAX array without changing their values.
 
     Raises:
-      ValueError: Activations that are not real numbers (complex, strings, objects), or
-        that JAX cannot hold: float64 beyond the range of float32, unless x64 is on.
+      ValueError: The activations are not real numbers (complex, strings, objects), or
+        JAX cannot represent them: float64 beyond the range of float32, unless x64 is
+        enabled.
     """
     if not isinstance(x, Array):
         x = np.asarray(x)
         if x.dtype.kind in "iu" and x.dtype.itemsize >= 4:
-            # JAX would keep the lower 32 bits of wider integers.
+            # JAX would truncate wider integers to 32 bits.
             x = x.astype(np.float32)
         if x.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
             _check_range(name, x)
@@ -149,7 +149,7 @@ def as_activations(x, name: str = "activations") -> Array:
 
 
 def _check_range(name: str, x: np.ndarray) -> None:
-    """Raises `ValueError` where the largest number is 0 or infinite in float32."""
+    """Checks that the largest number is neither 0 nor infinite in float32."""
     largest, limits = np.abs(x).max(initial=0), np.finfo(np.float32)
     if 0 < largest < limits.tiny or limits.max < largest < np.inf:
         raise ValueError(
@@ -159,7 +159,7 @@ def _check_range(name: str, x: np.ndarray) -> None:
 
 
 def check_real(name: str, dtype: jnp.dtype) -> None:
-    """Raises `ValueError` for numbers that are not real (complex, strings, objects)."""
+    """Checks that a dtype is of real numbers: not complex, strings or objects."""
     real = (np.bool_, jnp.integer, jnp.floating)
     if not any(jax.dtypes.issubdtype(dtype, kind) for kind in real):
         raise ValueError(f"expected {name} that are real numbers, got {dtype}")

@@ -1,11 +1,11 @@
-"""Packages that a plain installation leaves out, told with the extra that has them."""
+"""Reports packages that a plain installation lacks, with the extra that has them."""
 
 import contextlib
 from collections.abc import Iterator
 
 from rdljax import errors
 
-# By the name that pip knows: the extra of `pyproject.toml` that brings each.
+# The extra of `pyproject.toml` that has each package, by its name for pip.
 EXTRAS = {
     "flax": "training",
     "orbax-checkpoint": "training",
@@ -16,28 +16,28 @@ EXTRAS = {
 
 
 def missing(package: str, what: str) -> str:
-    """Returns what to say where a package is absent.
+    """Returns the message about a missing package.
 
     Args:
       package: One of `EXTRAS`.
-      what: What takes it, such as "progress=True".
+      what: Name of the feature that needs it, such as "progress=True".
     """
     return (
-        f"{what} takes the package {package}: pip install {package}, or "
+        f"{what} needs the package {package}: pip install {package}, or "
         f'pip install "rdljax[{EXTRAS[package]}]"'
     )
 
 
 @contextlib.contextmanager
 def needed(package: str, what: str) -> Iterator[None]:
-    """Tells how to install the package that the imports inside are of.
+    """Adds to failing imports in the block how to install the package.
 
     Args:
       package: One of `EXTRAS`.
-      what: What takes it, such as "progress=True".
+      what: Name of the feature that needs it, such as "progress=True".
 
     Raises:
-      MissingPackage: An import failed; its cause is the error before.
+      MissingPackage: An import failed; its cause is the original error.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Mathematics that several objectives share: safe roots, Grams, distances, pooling.
+"""Computes safe roots, Gram matrices, distances and pooling for several objectives.
 
-Everything here is pure, takes arrays and has a finite gradient everywhere: at dead
-channels, zero rows, duplicate rows and constant batches too.
+All functions are pure, take arrays and have a finite gradient everywhere, also for dead
+channels, zero rows, duplicate rows and constant batches.
 """
 
 import functools
@@ -18,7 +18,7 @@ HIGHEST = lax.Precision.HIGHEST
 def compute_dtype(x: Array) -> jnp.dtype:
     """Returns the dtype in which an objective of `x` is computed.
 
-    float64 for float64, and float32 for all others: integers, float16, bfloat16.
+    float64 for float64, and float32 for all other dtypes: integers, float16, bfloat16.
     """
     return jnp.dtype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
 
@@ -31,38 +31,38 @@ def flatten(x: Array) -> Array:
 def power_of_two(
     x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False
 ) -> Array:
-    """Returns the power of two next to the largest magnitude, without a gradient.
+    """Returns the power of two closest to the largest magnitude, without a gradient.
 
-    `x` divided by it keeps its digits and has entries of about 1 or less, whose squares
-    and products do not overflow. Of zeros alone: the smallest normal number.
+    Dividing `x` by it is exact and gives entries of about 1 or less, whose squares and
+    products do not overflow. If all entries are 0, it is the smallest normal number.
 
     Args:
-      x: Numbers; one that is not finite gives NaN.
-      axis: Over which to take the largest, as in `jnp.max`.
-      keepdims: Whether to keep these axes, of length 1.
+      x: Array; values that are not finite give NaN.
+      axis: Axis or axes of the maximum, as in `jnp.max`.
+      keepdims: Whether to keep these axes, with length 1.
     """
     largest = jnp.max(jnp.abs(lax.stop_gradient(x)), axis=axis, keepdims=keepdims)
     limits = jnp.finfo(largest.dtype)
     rounded = lax.reduce_precision(largest, limits.nexp, 0)
-    # (Up to the largest whose inverse is a normal number: XLA may multiply by that.)
+    # At most the largest whose inverse is a normal number: XLA may multiply by it.
     unit = jnp.clip(rounded, limits.tiny, 2.0 ** (limits.maxexp - 2))
-    return unit + 0 * largest  # NaN where that is infinite.
+    return unit + 0 * largest  # NaN if the largest is infinite.
 
 
 def in_own_unit(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """Divides numbers by their `power_of_two`, of all or along an axis; 0 stays 0.
+    """Divides an array by its `power_of_two`, over all axes or some; 0 stays 0.
 
-    (A program's constant zeros are not divided: XLA would make `x * x / u**2` of the
-    square of `x / u`, and `u**2` is 0 for the unit of zeros.)
+    (Zeros are not divided: XLA would rewrite the square of `x / u` with constant zeros
+    to `x * x / u**2`, and `u**2` is 0 for the unit u of zeros.)
     """
     nothing = jnp.all(x == 0, axis=axis, keepdims=True)
     return jnp.where(nothing, x, x / power_of_two(x, axis=axis, keepdims=True))
 
 
 def of_unit_size(x: np.ndarray) -> np.ndarray:
-    """Returns numbers of NumPy divided by the power of two next to the largest.
+    """Divides a NumPy array by the power of two above its largest magnitude.
 
-    Integers and booleans, and what is no number, stay as they are.
+    Arrays that are not of floating point are returned unchanged.
     """
     if x.dtype.kind != "f":
         return x
@@ -72,19 +72,19 @@ def of_unit_size(x: np.ndarray) -> np.ndarray:
 
 def safe_sqrt(x: Array) -> Array:
     """Computes the square root, with gradient 0 (not infinity) at 0. NaN stays NaN."""
-    # (x <= 0, not x > 0, in all that is safe at 0: NaN must not count as 0.)
+    # x <= 0, not x > 0, here and below: NaN must not count as 0.
     zero = x <= 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def safe_rsqrt(x: Array) -> Array:
-    """Computes `1 / sqrt(x)`; 0 with gradient 0 where `x` is 0. NaN stays NaN."""
+    """Computes `1 / sqrt(x)`, but 0 with gradient 0 where `x` is 0. NaN stays NaN."""
     zero = x <= 0
     return jnp.where(zero, 0, lax.rsqrt(jnp.where(zero, 1, x)))
 
 
 def safe_inverse(x: Array) -> Array:
-    """Computes `1 / x` of numbers of 0 or more, and 0 with gradient 0 where `x` is 0.
+    """Computes `1 / x` for x of 0 or more, but 0 with gradient 0 where `x` is 0.
 
     NaN stays NaN.
     """
@@ -95,18 +95,18 @@ def safe_inverse(x: Array) -> Array:
 def unit_rows(x: Array) -> Array:
     """Divides rows `[n, units]` by their Euclidean norm; a zero row stays zero.
 
-    A row with an entry that is not finite is NaN. Of `[n, units, m]`, the vectors along
-    the second axis.
+    Rows with an entry that is not finite become NaN. For `[n, units, m]`, the vectors
+    along the second axis are divided.
     """
     x = in_own_unit(x, axis=1)
     return x * safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
 
 
 def one_minus_cosines(x: Array, y: Array) -> Array:
-    """Computes one minus the cosine of each row of `[n, units]` with another's: `[n]`.
+    """Computes one minus the cosine of corresponding rows of `[n, units]`: `[n]`.
 
-    Half the squared difference of unit rows: exactly 0, with gradient 0, where they are
-    equal. 1 where one of them is zero, and 0 where both are.
+    As half the squared difference of unit rows: exactly 0, with gradient 0, for equal
+    rows. 1 if one of the two rows is zero, and 0 if both are.
     """
     x, y = unit_rows(x), unit_rows(y)
     norms = sum(jnp.any(a != 0, axis=1).astype(a.dtype) for a in (x, y))
@@ -114,29 +114,30 @@ def one_minus_cosines(x: Array, y: Array) -> Array:
 
 
 def centre(x: Array, axis: int) -> Array:
-    """Subtracts the mean along an axis; what is constant up to rounding becomes zero.
+    """Subtracts the mean along an axis; vectors constant up to rounding become zero.
 
-    For what is then divided by its norm: the mean of equal numbers is not exactly that
-    number, and what rounding leaves of them would be scaled up to noise.
+    Needed before division by the norm: the mean of equal numbers is not exactly that
+    number, and the remaining rounding errors would be scaled up.
     """
     fixed = lax.stop_gradient(x)
     mean = jnp.mean(x, axis=axis, keepdims=True)
     largest, smallest = (f(fixed, axis=axis, keepdims=True) for f in (jnp.max, jnp.min))
-    # (< and not <=, so that infinity stays what it is.)
+    # < and not <=, so that infinity is not replaced by 0.
     constant = largest - smallest < 8 * jnp.finfo(x.dtype).eps * jnp.abs(mean)
     return jnp.where(constant, 0, x - mean)
 
 
 def centre_rows(x: Array) -> Array:
-    """Subtracts from rows their mean over units; a constant row becomes 0."""
+    """Subtracts from each row its mean over units; a constant row becomes 0."""
     return centre(x, axis=1)
 
 
 def inner(x: Array, y: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
     """Computes all inner products of rows `[n, units]` and `[m, units]`: `[n, m]`.
 
-    Asks for full float32 precision: by default GPUs and TPUs round the inputs of a
-    matrix product to 10 or 7 bits, and differences of its entries keep nothing of that.
+    In full float32 precision by default: otherwise GPUs and TPUs round the inputs of a
+    matrix product to 10 or 7 bits, and differences of its entries would lose all
+    digits.
     """
     return jnp.einsum("nu,mu->nm", x, y, precision=precision)
 
@@ -166,8 +167,8 @@ def centre_columns(x: Array) -> Array:
 def squared_distances(x: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
     """Computes squared Euclidean distances of rows `[n, units]`: `[n, n]`.
 
-    From the Gram matrix of centred rows. Centring changes no distance and keeps the
-    cancellation in `|x|^2 + |y|^2 - 2 xy` harmless where the rows share a large mean.
+    From the Gram matrix of centred rows. Centring does not change the distances, and
+    limits the cancellation in `|x|^2 + |y|^2 - 2 xy` for rows with a large mean.
     """
     return squared_distances_from(gram(centre_columns(x), precision))
 
@@ -177,7 +178,7 @@ def squared_distances_between(
 ) -> Array:
     """Computes squared Euclidean distances of two sets of rows: `[n, m]`.
 
-    The rows are to be centred, both by the same mean (see `squared_distances`).
+    Both sets must be centred before by the same mean (see `squared_distances`).
     """
     own, other = (jnp.sum(a * a, axis=1) for a in (x, y))
     squared = own[:, None] + other[None, :] - 2 * inner(x, y, precision)
@@ -187,13 +188,13 @@ def squared_distances_between(
 def squared_distances_from(products: Array) -> Array:
     """Computes squared distances `[n, n]` from the Gram matrix of centred rows.
 
-    0, with gradient 0, where they are below their own rounding.
+    Distances below their rounding error are 0, with gradient 0.
     """
     norms = jnp.diagonal(products)
     both = norms[:, None] + norms[None, :]
     squared = both - 2 * products
     rounding = 4 * jnp.finfo(products.dtype).eps * both
-    # (Not of NumPy: that would be a constant of n x n in the program.)
+    # Not with NumPy, which would make it a constant of n x n in the program.
     diagonal = jnp.eye(products.shape[0], dtype=bool)
     return jnp.where(diagonal | (squared < rounding), 0, squared)
 
@@ -208,10 +209,11 @@ def _window_means(size: int, target: int) -> np.ndarray:
 
 
 def pool(x: Array, height: int, width: int) -> Array:
-    """Pools maps `[batch, H, W, C]` adaptively to another height and width.
+    """Pools maps `[batch, H, W, C]` to another size by adaptive averaging.
 
-    Window i of n over a side of length s is `floor(i s / n)` to `ceil((i + 1) s / n)`,
-    so sizes need not divide: the rule of PyTorch's `adaptive_avg_pool2d`.
+    Window i of n over a side of length s is from `floor(i s / n)` to
+    `ceil((i + 1) s / n)`, as in PyTorch's `adaptive_avg_pool2d`, so that s need not be
+    a multiple of n.
     """
     if x.shape[1:3] == (height, width):
         return x
@@ -223,20 +225,20 @@ def pool(x: Array, height: int, width: int) -> Array:
 
 
 def pool_to_smaller(x: Array, y: Array) -> tuple[Array, Array]:
-    """Pools two maps `[batch, H, W, C]`, each side to the smaller of the two.
+    """Pools two maps `[batch, H, W, C]` to the smaller height and the smaller width.
 
     Raises:
-      ValueError: It would change the aspect of a map by more than sides that are whole
-        numbers do, as it does where the channels come first.
+      ValueError: Pooling would change the aspect of a map by more than rounding to
+        whole numbers does, for example if the channels come first.
     """
     height, width = (min(x.shape[axis], y.shape[axis]) for axis in (1, 2))
     for own_height, own_width in (x.shape[1:3], y.shape[1:3]):
         change = abs(height * own_width - width * own_height)
         if change >= max(own_height, own_width):
             raise ValueError(
-                f"expected maps of one aspect, [batch, height, width, channels] "
+                f"expected maps of the same aspect, [batch, height, width, channels] "
                 f"(NHWC): pooling {own_height} x {own_width} to {height} x {width} "
-                f"would change it. Move the channels of NCHW maps to the end, as "
-                f"x.transpose(0, 2, 3, 1), or bring other maps to one size before"
+                f"would change it. Move the channels of NCHW maps to the end by "
+                f"x.transpose(0, 2, 3, 1), or resize other maps to the same size before"
             )
     return pool(x, height, width), pool(y, height, width)

@@ -1,7 +1,7 @@
-"""Indices that come with the data, such as labels, and may be out of range.
+"""Handles indices from data, such as labels, which may be out of range.
 
-JAX takes the last row for -1, and some other row beyond the end; here such an index
-becomes one that gives NaN. (`validate.indices` says which they are.)
+JAX indexes the last row with -1, and some other row with an index beyond the end; here
+such an index becomes one that gives NaN. (`validate.indices` reports them.)
 """
 
 import jax
@@ -12,20 +12,20 @@ Array = jax.Array
 
 
 def places(indices: Array, size: int) -> Array:
-    """Returns integers of any kind as int32: `size` for all but 0 to `size - 1`."""
-    # (JAX would keep the lower 32 bits of NumPy's larger integers.)
+    """Converts integers to int32, with `size` for all that are not 0 to `size - 1`."""
+    # JAX would truncate wider integers of NumPy to 32 bits.
     like = jnp if isinstance(indices, Array) else np
     indices = like.asarray(indices)
-    if indices.dtype.itemsize < 4:  # (8 bits may have no number `size`.)
+    if indices.dtype.itemsize < 4:  # Narrow integers may not represent `size`.
         indices = indices.astype(np.int32)
     valid = (indices >= 0) & (indices < size)
     return jnp.asarray(like.where(valid, indices, size), jnp.int32)
 
 
 def rows(x: Array, indices: Array) -> Array:
-    """Returns `x[indices]`, NaN where there is no such row.
+    """Returns `x[indices]`, with NaN for indices out of range.
 
-    Integers, which have no NaN, become float32.
+    Integers become float32, since they have no NaN.
     """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.inexact):

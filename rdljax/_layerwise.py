@@ -1,8 +1,9 @@
-"""What every objective does besides its formula, written once.
+"""Defines decorators with the common part of all objectives.
 
-The decorated objective takes an array or a pytree of arrays on either side. Layers are
-paired by their place in the tree, their shapes checked, the teacher is held fixed and
-cast to the student's compute dtype, and the values of the layers are summed.
+The decorated objective takes an array or a pytree of arrays for student and teacher.
+Layers are paired by their position in the tree and their shapes are checked; the
+teacher is held fixed and cast to the student's compute dtype; and the values of the
+layers are summed.
 """
 
 import contextlib
@@ -30,14 +31,14 @@ def same_batch(student: Shape, teacher: Shape) -> str | None:
 
 
 def same_shape(student: Shape, teacher: Shape) -> str | None:
-    """Expects `[batch, ...]` of one shape."""
+    """Expects `[batch, ...]` of the same shape on both sides."""
     if len(student) < 2 or student != teacher:
         return "expected [batch, ...] of the same shape on both sides"
     return None
 
 
 def same_shape_but_size(student: Shape, teacher: Shape) -> str | None:
-    """Expects one shape; of maps `[batch, H, W, C]` height and width may differ."""
+    """Expects the same shape, except height and width of maps `[batch, H, W, C]`."""
     if len(student) != 4 or len(teacher) != 4:
         return same_shape(student, teacher)
     if (student[0], student[3]) != (teacher[0], teacher[3]):
@@ -53,7 +54,7 @@ def maps(student: Shape, teacher: Shape) -> str | None:
 
 
 def maps_of_same_channels(student: Shape, teacher: Shape) -> str | None:
-    """Expects maps `[batch, H, W, C]`; sizes may differ."""
+    """Expects maps `[batch, H, W, C]` of the same channels; sizes may differ."""
     if maps(student, teacher) is not None or student[3] != teacher[3]:
         return f"expected maps {MAPS} of the same batch and channels"
     return None
@@ -62,21 +63,21 @@ def maps_of_same_channels(student: Shape, teacher: Shape) -> str | None:
 def layerwise(
     check: Check, *, paired: tuple[str, ...] = (), teacher_is_fixed: bool = True
 ) -> Callable[[Callable], Callable]:
-    """Makes a formula over two arrays an objective over two pytrees of arrays.
+    """Makes a decorator from formulas of two arrays to objectives of two pytrees.
 
     Args:
-      check: From the shapes of student and teacher, what was expected, or None if all
-        is well.
-      paired: Names of the arguments that are pytrees of trained arrays, paired with the
-        layers; all others go to every layer.
+      check: Function of the shapes of student and teacher that returns a description of
+        the expected shapes, or None if the shapes are right.
+      paired: Names of the arguments that are pytrees of trained arrays with the
+        structure of the layers; all other arguments go to every layer.
       teacher_is_fixed: Whether the teacher is held fixed.
 
     Returns:
       The decorator.
 
     Raises:
-      ValueError: From what it makes, before the formula is traced, with the names of
-        objective and layer and both shapes.
+      ValueError: From the decorated objective, before the formula is traced, with the
+        names of the objective and the layer and with both shapes.
     """
 
     def decorate(formula: Callable) -> Callable:
@@ -92,7 +93,7 @@ def layerwise(
             values = []
             for i, (layer, s, t) in enumerate(_pair(name, student, teacher)):
                 own = {key: leaves[i] for key, leaves in trained.items()}
-                with _named(name, layer, s, t):
+                with _with_context(name, layer, s, t):
                     s, t = _prepare(check, s, t, teacher_is_fixed)
                     values.append(formula(s, t, **own, **rest))
             return functools.reduce(jnp.add, values)
@@ -105,7 +106,7 @@ def layerwise(
 def single(
     check: Check, *, teacher_is_fixed: bool = True
 ) -> Callable[[Callable], Callable]:
-    """Makes a formula an objective of one array on either side (logits)."""
+    """Makes a decorator for objectives of one array on each side (logits)."""
 
     def decorate(formula: Callable) -> Callable:
         signature = inspect.signature(formula)
@@ -119,7 +120,7 @@ def single(
                         f"{formula.__name__}: the {side} must be one array, "
                         f"got {jax.tree_util.tree_structure(tree)}"
                     )
-            with _named(formula.__name__, None, student, teacher):
+            with _with_context(formula.__name__, None, student, teacher):
                 sides = _prepare(check, student, teacher, teacher_is_fixed)
                 return formula(*sides, **rest)
 
@@ -129,10 +130,10 @@ def single(
 
 
 def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
-    """Makes a formula over two tuples of arrays an objective over two sequences.
+    """Makes a decorator from formulas of two tuples to objectives of two sequences.
 
-    For objectives that relate or weight successive layers. A dict is refused: jit sorts
-    its keys, so that its order is not that of the net.
+    For objectives that relate or weight successive layers. Dicts are refused: jit sorts
+    their keys, so that the order is not that of the net.
     """
 
     def decorate(formula: Callable) -> Callable:
@@ -150,11 +151,11 @@ def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
                     )
             prepared = []
             for layer, s, t in _pair(name, student, teacher):
-                with _named(name, layer, s, t):
+                with _with_context(name, layer, s, t):
                     prepared.append(_prepare(check, s, t))
             batches = {s.shape[0] for s, _ in prepared}
             if len(batches) > 1:
-                raise ValueError(f"{name}: layers of different batch, {batches}")
+                raise ValueError(f"{name}: layers of different batch sizes {batches}")
             try:
                 return formula(*zip(*prepared, strict=True), **rest)
             except ValueError as error:
@@ -166,7 +167,7 @@ def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
 
 
 def _sides(signature: inspect.Signature, args: tuple, numbers: dict) -> tuple:
-    """Returns the first two arguments of a call, and the others by name."""
+    """Returns the first two arguments of a call, and a dict of the others."""
     rest = signature.bind(*args, **numbers).arguments
     first, second, *_ = signature.parameters
     return rest.pop(first), rest.pop(second), rest
@@ -199,7 +200,7 @@ def _layers(tree) -> str:
 
 
 def _leaves_like(name: str, student, arrays) -> list[jax.Array]:
-    """Returns the leaves of trained arrays, one for each layer of the student."""
+    """Returns the leaves of a pytree of trained arrays, one for each layer."""
     own: Any = jax.tree_util.tree_structure(student)
     if own != jax.tree_util.tree_structure(arrays):
         raise ValueError(
@@ -210,8 +211,8 @@ def _leaves_like(name: str, student, arrays) -> list[jax.Array]:
 
 
 @contextlib.contextmanager
-def _named(name: str, layer: str | None, student, teacher):
-    """Says of an error which objective, which layer and which shapes."""
+def _with_context(name: str, layer: str | None, student, teacher):
+    """Adds the names of objective and layer and both shapes to error messages."""
     where = name if layer is None else f"{name}, layer {layer!r}"
     got = f"got student {jnp.shape(student)} and teacher {jnp.shape(teacher)}"
     try:
@@ -221,9 +222,9 @@ def _named(name: str, layer: str | None, student, teacher):
 
 
 def _prepare(check: Check, student, teacher, teacher_is_fixed: bool = True):
-    """Returns both sides, checked, in the student's compute dtype.
+    """Checks both sides and returns them in the student's compute dtype.
 
-    The teacher is held fixed if it is to be.
+    With the teacher held fixed if `teacher_is_fixed`.
     """
     expected = check(jnp.shape(student), jnp.shape(teacher))
     if expected is not None:

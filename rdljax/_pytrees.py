@@ -1,9 +1,8 @@
-"""Dataclasses as pytrees, told apart by their class.
+"""Registers dataclasses as pytrees that are distinguished by their class.
 
 `jax.tree_util.register_dataclass` is not enough: the structures of two such classes
-with the same fields compare equal (jax 0.10 to 0.12), so that a jitted function that
-was traced with a `Cosine()` may now and then answer a `Pearson()` with the program of
-the other.
+with the same fields compare equal (jax 0.10 to 0.12), so that a jitted function traced
+with `Cosine()` may sometimes run the same program for `Pearson()`.
 """
 
 import dataclasses
@@ -12,7 +11,7 @@ import jax
 
 
 def register(cls: type) -> type:
-    """Registers a dataclass as a pytree; fields of metadata `static` are structure."""
+    """Registers a dataclass as a pytree; fields with metadata `static` are static."""
     fields = dataclasses.fields(cls)
     static = [f.name for f in fields if f.metadata.get("static", False)]
     data = [f.name for f in fields if f.name not in static]
@@ -28,7 +27,7 @@ def register(cls: type) -> type:
 
     def unflatten(structure, children):
         x: object = object.__new__(cls)
-        # Not through __init__: the children may be anything that JAX puts there.
+        # Not by __init__, since JAX may pass any objects as children.
         for name, value in zip((*data, *static), (*children, *structure), strict=True):
             object.__setattr__(x, name, value)
         return x

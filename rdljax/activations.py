@@ -1,21 +1,23 @@
-"""Activations of a teacher in files: of a net that runs once, or of another program.
+"""Stores a teacher's activations in files, and reads them, also from other programs.
 
     kept = activations.write("cache", teacher, see, 50_000, ["stage2", "logits"])
     kept = activations.read("activations.npz", images=50_000)
     source = activations.teacher(kept)  # on the device, by the batch's `index`
 
-Where the device cannot hold them, each batch brings its rows with it:
+If they do not fit on the device, each batch has its own rows:
 
     rows, source = activations.batch_reader(kept), teachers.from_batch()
     batch = {"index": index, "targets": rows(index)}
 
 Maps are `[images, height, width, channels]` (NHWC), as everywhere in this package;
-`layout="NCHW"` turns those of PyTorch and Equinox, `[images, channels, height, width]`.
+`layout="NCHW"` transposes those of PyTorch and Equinox, `[images, channels, height,
+width]`.
 
-A folder of `write` has an `.npy` file a layer, whose rows are the images; what they
-are, in `manifest.json`; and in `chunks.jsonl` a line for each chunk of images that is
-written, with the SHA-256 of its rows in each layer. One process writes at one time. Of
-one that is killed every chunk with a line is there, and no other counts.
+A folder from `write` has an `.npy` file for each layer, with one row for each image;
+`manifest.json` with a description of them; and `chunks.jsonl` with a line for each
+chunk of images that has been written, with the SHA-256 of its rows in each layer. Only
+one process may write at a time. If it is killed, all chunks with a line are complete,
+and no others are used.
 """
 
 import collections
@@ -37,7 +39,7 @@ from rdljax import _extras, errors, files, teachers
 
 _FORMAT = 1
 _MANIFEST, _CHUNKS = "manifest.json", "chunks.jsonl"
-# What says that a process of `experiments` writes a folder (`experiments.locks`).
+# The file by which a process of `experiments` locks a folder (`experiments.locks`).
 _LOCK = ".rdljax.lock"
 # The arrays of a file that are not activations.
 _INDEX, _IDS = "index", "ids"
@@ -52,7 +54,7 @@ _LAYOUTS = ("NHWC", "NCHW")
 
 
 def _is_float(dtype: Any) -> bool:
-    # (Those of more bytes JAX does not have.)
+    # JAX has no floats of more than 8 bytes.
     return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 8
 
 
@@ -63,7 +65,7 @@ def _names_float(value: Any) -> bool:
         return False
 
 
-# What a manifest holds, beside its own hash and format.
+# The fields of a manifest in addition to its hash and format.
 _FIELDS = {
     "images": files.COUNT,
     "chunk": files.COUNT,
@@ -79,9 +81,10 @@ class Stored(NamedTuple):
     """Activations of a whole data set.
 
     Attributes:
-      layers: By name `[images, ...]`, maps `[images, height, width, channels]`;
-        memory-mapped where `write` wrote them, and from an `.npy` file.
-      about: What `write` was told about them; empty for a file of another program.
+      layers: Dict of the activations of each layer, `[images, ...]`, for maps
+        `[images, height, width, channels]`; memory-mapped if they are from `write` or
+        from an `.npy` file.
+      about: The description given to `write`; empty for a file of another program.
     """
 
     layers: Mapping[str, np.ndarray]
@@ -89,7 +92,7 @@ class Stored(NamedTuple):
 
 
 class OtherActivations(ValueError):
-    """The folder holds other activations than those to write, or something else."""
+    """An error: a folder to write to holds other activations or something else."""
 
 
 def write(
@@ -105,36 +108,36 @@ def write(
     layout: str = "NHWC",
     quiet: bool = False,
 ) -> Stored:
-    """Has a teacher look at each image once, and stores what it answers.
+    """Runs a teacher on each image once and stores its activations.
 
-    Where it was broken off, the same call goes on after the last whole chunk; a chunk
-    that was damaged since is computed again, and where nothing is left to be done, the
-    teacher does not run.
+    After an interruption, the same call continues after the last complete chunk. Chunks
+    damaged in the meantime are computed again. If nothing is missing, the teacher does
+    not run.
 
     Args:
-      folder: Where to; it is made where it is missing.
+      folder: Path of the folder; it is created if it does not exist.
       teacher: The teacher.
-      see: From indices of images to the batch that the teacher sees.
-      images: How many there are.
-      layers: Of which layers.
-      chunk: Images at a time.
-      about: What the teacher and the images are, as JSON, such as their fingerprints:
-        nothing else tells two teachers of the same layers apart.
-      dtype: In which the activations are stored, such as `jnp.float16`; the teacher's
-        own where None.
-      layout: Of the teacher's maps: "NHWC", or "NCHW" if they are
-        `[batch, channels, height, width]`. They are stored as NHWC: every layer of four
-        axes is turned, all others (vectors, tokens `[batch, tokens, channels]`,
-        volumes) are stored as they come.
-      quiet: Without a progress bar (of tqdm).
+      see: Function from indices of images to the teacher's batch.
+      images: Number of images.
+      layers: Names of the layers.
+      chunk: Number of images at a time.
+      about: Description of the teacher and the images, as JSON, such as their
+        fingerprints: only this distinguishes two teachers with the same layers.
+      dtype: Dtype of the stored activations, such as `jnp.float16`. None: the
+        teacher's own.
+      layout: Layout of the teacher's maps: "NHWC", or "NCHW" for
+        `[batch, channels, height, width]`. They are stored as NHWC: layers with four
+        axes are transposed, all others (vectors, tokens `[batch, tokens, channels]`,
+        volumes) are stored unchanged.
+      quiet: Whether to hide the progress bar (of tqdm).
 
     Raises:
-      UnknownName: The teacher has no such layer, or there is no such layout.
-      OtherActivations: The folder holds something else, or links; the message says
-        what differs.
-      CannotRead: The folder's manifest is damaged.
-      ValueError: No image, layer or chunk; or a layer that is not finite, has not a row
-        an image, or is not of floating point.
+      UnknownName: The teacher does not have a layer, or the layout is unknown.
+      OtherActivations: The folder holds other activations, other files or links; the
+        message has the differences.
+      CannotRead: The manifest of the folder is damaged.
+      ValueError: No image, layer or chunk; or a layer that is not finite, does not have
+        one row for each image, or is not of floating point.
       ImportError: tqdm is not installed, and `quiet` is not set.
     """
     if not quiet:
@@ -146,14 +149,14 @@ def write(
     _check_counts(images, chunk, layers)
     own = teachers.compile_targets(teacher, layers, dtype)
 
-    def answer(arrays, batch):
+    def run_teacher(arrays, batch):
         return _channels_last(own(arrays, batch), layout)
 
-    forms = jax.eval_shape(answer, teacher.arrays, see(jnp.arange(1)))
+    forms = jax.eval_shape(run_teacher, teacher.arrays, see(jnp.arange(1)))
 
     def compute(rows):
         batch = see(jnp.arange(rows.start, rows.stop))
-        found = jax.device_get(answer(teacher.arrays, batch))
+        found = jax.device_get(run_teacher(teacher.arrays, batch))
         _check_finite(found, rows.start)
         return {layer: x.tobytes() for layer, x in found.items()}
 
@@ -163,7 +166,7 @@ def write(
         "chunk": chunk,
         "layout": layout,
         "layers": {layer: _form(layer, forms[layer], images) for layer in layers},
-        # As it will be read: keys that are strings, lists for tuples.
+        # As it will be read: with strings as keys and lists in place of tuples.
         "about": json.loads(json.dumps(dict(about or {}))),
     }
     _begin(folder, manifest)
@@ -186,32 +189,33 @@ def read(
     verify: bool = True,
     limit: int | None = files.LIMIT,
 ) -> Stored:
-    """Reads the activations of a folder of `write`, or of any program's file.
+    """Reads activations from a folder of `write` or from a file of another program.
+
+    No code from a file is run.
 
     Args:
-      path: A folder of `write`; or an `.npz`, `.h5`, `.hdf5` or `.safetensors` file
-        with an array `[images, ...]` a layer. Its array `index`, if any, says which
-        image of the data set each row is: the rows are put in that order. Or an `.npy`
-        file of one such array, whose layer has the file's name, without `.npy`. No code
-        that a file may hold is run.
-      images: How many rows are expected; of `ids` by default.
-      ids: What the file's array `ids` is to be, integers or strings: what each image
-        is, in the order of the data set.
-      layers: Which are read; all by default.
-      layout: Of the maps in the file, or of the teacher that `write` saw: "NHWC", or
-        "NCHW" for `[images, channels, height, width]`. What is answered is NHWC: arrays
-        of four axes are turned (not twice: a folder knows what `write` has turned), all
-        others are as they were.
-      verify: Whether the hashes of a folder are compared, for which all of it is read.
-      limit: Bytes that the arrays of a compressed file may take; or 20 times the
-        file's, where that is more. None for any number.
+      path: A folder from `write`; or an `.npz`, `.h5`, `.hdf5` or `.safetensors` file
+        with an array `[images, ...]` for each layer. An optional array `index` has the
+        image of the data set for each row, and rows are sorted by it. Or an `.npy` file
+        with one such array; its layer has the name of the file, without `.npy`.
+      images: Expected number of rows. None: that of `ids`, if given.
+      ids: Expected array `ids` of the file, integers or strings: identifiers of the
+        images, in the order of the data set. None: not checked.
+      layers: Names of the layers to read. None: all.
+      layout: Layout of the maps in the file, or of the teacher given to `write`:
+        "NHWC", or "NCHW" for `[images, channels, height, width]`. The result is NHWC:
+        arrays with four axes are transposed (once only: a folder records whether
+        `write` has transposed them), all others are unchanged.
+      verify: Whether to check the hashes of a folder, which reads all of it.
+      limit: Largest size of the arrays of a compressed file in bytes; or 20 times that
+        of the file, if that is more. None: no limit.
 
     Raises:
-      FileNotFoundError: There is no such file or folder.
-      UnknownName: It has no such layer, or there is no such layout.
-      CannotRead: It is none of these, holds more than arrays, is unfinished or damaged,
-        or its rows are not those of the data set; or its arrays lie in other files
-        (external or virtual ones of HDF5), or are larger than `limit`.
+      FileNotFoundError: The file or folder does not exist.
+      UnknownName: A layer does not exist, or the layout is unknown.
+      CannotRead: The file is of another kind, holds more than arrays, is unfinished or
+        damaged; its rows are not those of the data set; or its arrays are in other
+        files (external or virtual data of HDF5) or larger than `limit`.
     """
     errors.check_name("layout", layout, _LAYOUTS)
     path = files.as_path(path)
@@ -227,7 +231,7 @@ def read(
         kept, stored_ids = _read_file(path, layers, layout, others, images, limit)
     if not kept.layers:
         raise errors.CannotRead(
-            f"{path} holds no array of activations, or none is chosen"
+            f"{path} holds no array of activations, or none is selected"
         )
     rows = len(next(iter(kept.layers.values())))
     if images is not None and rows != images:
@@ -241,8 +245,8 @@ def teacher(stored: Stored, *, index: str = "index") -> teachers.Teacher:
     """Makes a teacher that holds the activations on the device.
 
     Args:
-      stored: From `write` or `read`.
-      index: The entry of the batch by which they are looked up.
+      stored: Activations from `write` or `read`.
+      index: Entry of the batch with the indices of its images.
     """
     arrays = {layer: jnp.asarray(x) for layer, x in stored.layers.items()}
     return teachers.cached(arrays, index=index)
@@ -251,7 +255,7 @@ def teacher(stored: Stored, *, index: str = "index") -> teachers.Teacher:
 def batch_reader(stored: Stored) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Returns a function from indices `[...]` to their rows `{layer: [..., ...]}`.
 
-    For `teachers.from_batch`. Of a memory map only these rows are read.
+    For `teachers.from_batch`. Only these rows of a memory map are read.
     """
 
     def rows(index):
@@ -261,7 +265,7 @@ def batch_reader(stored: Stored) -> Callable[[np.ndarray], dict[str, np.ndarray]
 
 
 def _channels_last(layers: Mapping[str, Any], layout: str) -> dict[str, Any]:
-    """Turns maps `[images, C, H, W]`, if that is the layout of the layers, to NHWC."""
+    """Transposes maps `[images, C, H, W]` to NHWC, if the layout is NCHW."""
     turned = layout == "NCHW"
     return {
         layer: x.transpose(0, 2, 3, 1) if turned and x.ndim == 4 else x
@@ -277,7 +281,7 @@ def _path(folder: pathlib.Path, layer: str) -> pathlib.Path:
 
 
 def _form(layer: str, x: jax.ShapeDtypeStruct, images: int) -> dict[str, Any]:
-    """Returns shape and dtype of a layer, from the teacher's answer to one image."""
+    """Returns shape and dtype of a layer, from the activations for one image."""
     if x.shape[:1] != (1,) or not x.size or not _is_float(x.dtype):
         raise ValueError(
             f"the teacher's layer {layer!r} is {x.dtype}{list(x.shape)} for one image: "
@@ -295,7 +299,7 @@ def _sha256(content: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _begin(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest, or finds that it is there already."""
+    """Writes the manifest, or checks an existing one."""
     if (folder / _MANIFEST).exists():
         found, wanted = _facts(_manifest(folder)), _facts(manifest)
         differing = [
@@ -313,7 +317,7 @@ def _begin(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
         or any(x.name != _LOCK and not files.is_draft(x) for x in folder.iterdir())
     )
     if holds:
-        raise OtherActivations(f"{folder} is there already, and holds something else")
+        raise OtherActivations(f"{folder} exists already and holds something else")
     folder.mkdir(parents=True, exist_ok=True)
     words = {**manifest, "sha256": files.sha256_of_words(manifest)}
     files.write(folder / _MANIFEST, json.dumps(words))
@@ -336,10 +340,10 @@ def _write_chunks(
     """Computes and writes the chunks that are missing or damaged.
 
     Args:
-      folder: Where to.
-      mapped: By layer, its file.
-      chunks: The rows of each chunk.
-      compute: From rows to their content by layer.
+      folder: The folder.
+      mapped: Memory-mapped file of each layer.
+      chunks: Rows of each chunk.
+      compute: Function from rows to their content in each layer.
     """
     known = _chunks(folder)
     with (folder / _CHUNKS).open("ab") as lines:
@@ -348,23 +352,23 @@ def _write_chunks(
             if first in known and known[first] == _sha256(_content(mapped, rows)):
                 continue
             content = compute(rows)
-            # Not through the memory map: on a full disk that kills the process.
+            # Not through the memory map, which kills the process on a full disk.
             for layer, x in mapped.items():
                 with _path(folder, layer).open("r+b") as file:
                     file.seek(x.offset + first * x[:1].nbytes)
                     file.write(content[layer])
             line = json.dumps({"first": first, "sha256": _sha256(content)})
-            # (The line before may have been cut short.)
+            # The newline comes first, since the previous line may be incomplete.
             lines.write(f"\n{line}".encode())
             lines.flush()
 
 
 def _check_finite(layers: Mapping[str, np.ndarray], first: int) -> None:
-    """Refuses activations of a teacher that are not finite.
+    """Checks that a teacher's activations are finite.
 
     Args:
-      layers: Its activations.
-      first: The number of the image in their first row.
+      layers: Activations of each layer.
+      first: Index of the image in their first row.
     """
     for layer, x in layers.items():
         if (row := _not_finite(x)) is not None:
@@ -375,7 +379,7 @@ def _check_finite(layers: Mapping[str, np.ndarray], first: int) -> None:
 
 
 def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what tells two folders apart, in words."""
+    """Returns the contents of a manifest by which two folders are compared, as text."""
     layers, about = manifest["layers"].items(), manifest["about"].items()
     return {
         "images": str(manifest["images"]),
@@ -387,7 +391,7 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _layout(manifest: Mapping[str, Any]) -> str:
-    """Returns the layout that `write` was given; older manifests do not say it."""
+    """Returns the layout given to `write`; older manifests do not have it."""
     return manifest.get("layout", "NHWC")
 
 
@@ -415,21 +419,21 @@ def _manifest(folder: pathlib.Path) -> dict[str, Any]:
     if not wrong and any(
         x["shape"][:1] != [images] for x in manifest["layers"].values()
     ):
-        wrong = f"{_MANIFEST} has a layer that has not {images} rows"
+        wrong = f"{_MANIFEST} has a layer without {images} rows"
     if wrong:
         raise errors.CannotRead(f"{folder} is damaged: {wrong}")
     return manifest
 
 
 def _chunks(folder: pathlib.Path) -> dict[int, dict[str, str]]:
-    """Reads by a chunk's first image the SHA-256 of each layer.
+    """Reads the SHA-256 of each layer of each chunk, by the chunk's first image.
 
-    The last line of a chunk counts.
+    If a chunk has several lines, the last one counts.
     """
     found, path = {}, folder / _CHUNKS
     if path.is_file():
         for line in path.read_bytes().splitlines():
-            # A line that was cut short or changed is none.
+            # Incomplete and changed lines are skipped.
             with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                 entry = json.loads(line)
                 found[entry["first"]] = dict(entry["sha256"])
@@ -439,18 +443,20 @@ def _chunks(folder: pathlib.Path) -> dict[int, dict[str, str]]:
 def _layer_files(
     folder: pathlib.Path, manifest: Mapping[str, Any]
 ) -> dict[str, np.memmap]:
-    """Returns the layers' files, once it is sure that no path leads elsewhere."""
+    """Returns the files of the layers, after checking that no path is a link."""
     layers = manifest["layers"]
     for path in (folder / _CHUNKS, *(_path(folder, layer) for layer in layers)):
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise OtherActivations(f"{path} is no file: nothing is written there")
-    return {layer: _made(folder, manifest, layer) for layer in layers}
+    return {layer: _open_or_create(folder, manifest, layer) for layer in layers}
 
 
-def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.memmap:
-    """Returns a layer's file, which is made where it is missing or damaged."""
+def _open_or_create(
+    folder: pathlib.Path, manifest: Mapping[str, Any], layer: str
+) -> np.memmap:
+    """Returns the file of a layer; creates it if it is missing or damaged."""
     try:
-        return _mapped(folder, manifest, layer)
+        return _open_mapped(folder, manifest, layer)
     except errors.CannotRead:
         form = manifest["layers"][layer]
         np.lib.format.open_memmap(
@@ -459,21 +465,23 @@ def _made(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.m
             dtype=_as_stored(form["dtype"]),
             shape=tuple(form["shape"]),
         )
-    return _mapped(folder, manifest, layer)
+    return _open_mapped(folder, manifest, layer)
 
 
 def _as_stored(dtype: str) -> np.dtype:
-    """Returns the dtype as NumPy writes it: of bfloat16 and its like, so many bytes."""
+    """Returns the dtype as NumPy writes it: raw bytes for bfloat16 and similar ones."""
     return np.dtype(jnp.dtype(dtype).str)
 
 
-def _mapped(folder: pathlib.Path, manifest: Mapping[str, Any], layer: str) -> np.memmap:
+def _open_mapped(
+    folder: pathlib.Path, manifest: Mapping[str, Any], layer: str
+) -> np.memmap:
     form, path = manifest["layers"][layer], _path(folder, layer)
     try:
         if not path.is_file():
             raise FileNotFoundError("there is no such file")
         x = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # As many kinds as there are damages.
+    except Exception as error:  # Damaged files raise errors of many kinds.
         raise errors.CannotRead(
             f"{folder} is damaged: {path.name} ({files.brief(error)})"
         ) from error
@@ -489,25 +497,26 @@ def _read_folder(
     folder: pathlib.Path, layers: Sequence[str] | None, layout: str, verify: bool
 ) -> Stored:
     manifest = _manifest(folder)
-    layers, known = _chosen(manifest["layers"], layers), _chunks(folder)
+    layers, known = _select(manifest["layers"], layers), _chunks(folder)
     images, chunk = manifest["images"], manifest["chunk"]
-    # (Of those that have a line, not of all that the manifest speaks of.)
+    # Only chunks with a line, not all chunks of the manifest.
     ends = {
         at: min(at + chunk, images) for at in known if at in range(0, images, chunk)
     }
     there = sum(end - at for at, end in ends.items())
     if there < images:
         raise errors.CannotRead(
-            f"{folder} is unfinished: {there} of {images} images are there; `write`, "
-            "called as before, goes on"
+            f"{folder} is unfinished: it has {there} of {images} images; to continue, "
+            "call `write` with the same arguments"
         )
-    mapped = {layer: _mapped(folder, manifest, layer) for layer in layers}
+    mapped = {layer: _open_mapped(folder, manifest, layer) for layer in layers}
     for at, end in sorted(ends.items()) if verify else ():
         for layer, digest in _sha256(_content(mapped, slice(at, end))).items():
             if known[at].get(layer) != digest:
                 raise errors.CannotRead(
                     f"{folder} is damaged: images {at} to {end - 1} of layer {layer!r} "
-                    "were changed; `write`, called as before, computes them again"
+                    "were changed; to compute them again, call `write` with the same "
+                    "arguments"
                 )
     if _layout(manifest) != "NCHW":
         mapped = _channels_last(mapped, layout)
@@ -525,18 +534,18 @@ def _read_file(
     images: int | None,
     limit: int | None,
 ) -> tuple[Stored, np.ndarray | None]:
-    """Reads the activations, and the array `ids` where it is among the others."""
+    """Reads the activations, and the array `ids` if it is among the others."""
     suffix = files.suffix(path)
     if suffix not in _READERS:
         raise errors.CannotRead(
-            f"{path} is no folder, and does not end with {', '.join(_READERS)}"
+            f"{path} is not a folder and does not end with {', '.join(_READERS)}"
         )
 
     def choose(shapes):
         known = [name for name in shapes if name not in (_INDEX, _IDS)]
-        chosen = [*_chosen(known, layers), *(x for x in others if x in shapes)]
+        chosen = [*_select(known, layers), *(x for x in others if x in shapes)]
         most = max((shapes[name][0] for name in chosen if shapes[name]), default=0)
-        if images is not None and most > images:  # (They may not fit into memory.)
+        if images is not None and most > images:  # They may not fit into memory.
             raise errors.CannotRead(f"{path} has {most} rows, expected {images}")
         return chosen
 
@@ -546,7 +555,7 @@ def _read_file(
     for name, x in arrays.items():
         if (row := _not_finite(x)) is not None:
             raise errors.CannotRead(f"{path}: {name!r} is not finite in row {row}")
-        # Of a machine with the other order of bytes.
+        # The file may have the byte order of another machine.
         arrays[name] = x.astype(x.dtype.newbyteorder("="), copy=False)
     ids = of_rows.get(_IDS)
     if _INDEX in of_rows:
@@ -561,18 +570,18 @@ def _check_rows(
     layers: Mapping[str, np.ndarray],
     of_rows: Mapping[str, np.ndarray],
 ) -> None:
-    """Refuses layers that are not floating-point rows, or not as many as all others.
+    """Checks that all layers are of floating point and have the same number of rows.
 
     Args:
-      path: Where they are from.
-      layers: By name `[images, ...]`.
-      of_rows: By name the arrays `[images]` that say what the rows are.
+      path: Path of the file.
+      layers: Activations of each layer, `[images, ...]`.
+      of_rows: The arrays `[images]` that describe the rows, by name.
     """
     for name, x in layers.items():
         if not _is_float(x.dtype):
             raise errors.CannotRead(
                 f"{path}: {name!r} is {x.dtype}, and activations are floating-point "
-                "numbers; `layers` names what is to be read"
+                "numbers; select the layers to read by `layers`"
             )
         if not x.size or not x.ndim:
             raise errors.CannotRead(
@@ -581,7 +590,7 @@ def _check_rows(
     for name, x in of_rows.items():
         if x.ndim != 1:
             raise errors.CannotRead(
-                f"{path}: {name!r} is {list(x.shape)}, not one a row"
+                f"{path}: {name!r} is {list(x.shape)}, not one value for each row"
             )
     counts = {name: len(x) for name, x in {**layers, **of_rows}.items()}
     if len(set(counts.values())) > 1:
@@ -589,14 +598,14 @@ def _check_rows(
         raise errors.CannotRead(f"{path} has different numbers of rows: {each}")
 
 
-def _chosen(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
+def _select(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
     for layer in layers or ():
         errors.check_name("layer", layer, known)
     return list(known if layers is None else layers)
 
 
 def _not_finite(x: np.ndarray) -> int | None:
-    """Returns the first row with an infinity or no number, if any."""
+    """Returns the first row with infinity or NaN; None if there is none."""
     finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
     return None if finite.all() else int(np.argmin(finite))
 
@@ -612,14 +621,14 @@ def _places(path: pathlib.Path, index: np.ndarray) -> np.ndarray:
         times = collections.Counter(index.tolist())
         first = next(i for i in range(count) if times[i] != 1)
         raise errors.CannotRead(
-            f"{path}: {_INDEX!r} is not each of 0 to {count - 1} once: {first} is "
-            f"there {times[first]} times"
+            f"{path}: {_INDEX!r} must have each of 0 to {count - 1} once: {first} "
+            f"occurs {times[first]} times"
         )
     return places
 
 
 def _plain(ids: Sequence[Any] | np.ndarray) -> list[Any]:
-    """Returns numbers and strings, however an array held them."""
+    """Returns a list of Python numbers and strings from a list or an array."""
     ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     return [x.decode(errors="replace") if isinstance(x, bytes) else x for x in ids]
 
@@ -637,5 +646,5 @@ def _check_ids(path: pathlib.Path, stored: np.ndarray | None, ids: list[Any]) ->
     row = next(i for i, x in enumerate(found) if x != ids[i])
     raise errors.CannotRead(
         f"{path} has the same ids in another order: row {row} is {found[row]!r}, "
-        f"expected {ids[row]!r}; an array {_INDEX!r} would put the rows in order"
+        f"expected {ids[row]!r}; with an array {_INDEX!r} the rows would be sorted"
     )

@@ -1,17 +1,17 @@
-"""Checkpoints: orbax behind one door.
+"""Saves and restores checkpoints with orbax, checked by hashes.
 
-A checkpoint is a folder named by its step, `directory/1200`. It holds what orbax writes
-of a flat dictionary from a leaf's path to its array (`state/`), and `manifest.json`:
-the caller's own words, the version of this format, shape, dtype and SHA-256 of every
-leaf, the SHA-256 of every file, and that of the manifest itself. All are compared
-before a number is answered: orbax alone casts to another dtype and restores a flipped
-byte as another number, without a word.
+A checkpoint is a folder named by its step, `directory/1200`. It holds a flat dictionary
+from the path of each leaf to its array, written by orbax (`state/`), and
+`manifest.json`: the caller's description, the version of this format, shape, dtype and
+SHA-256 of every leaf, the SHA-256 of every file, and that of the manifest itself. All
+of these are checked before anything is returned: orbax alone silently casts to another
+dtype, and restores a flipped byte as another number.
 
-One process writes, at one time, to a directory on a mounted file system; of several
-processes of one program the first, and all of them see that directory. The newest step
-is kept and the one before it, for when the newest turns out damaged. A checkpoint is
-written in `directory/.writing` and then renamed: of a process that is killed it is
-there whole or not at all. (What a power cut takes back of it, the hashes show.)
+Only one process at a time may write to a directory, on a mounted file system; if a
+program has several processes, the first one writes, and all must have access to the
+directory. The newest step is kept, and the one before it in case the newest is damaged.
+A checkpoint is written in `directory/.writing` and then renamed: if the process is
+killed, it is complete or absent. (Data lost in a power cut is detected by the hashes.)
 """
 
 import contextlib
@@ -38,32 +38,32 @@ with _extras.needed("orbax-checkpoint", "rdljax.checkpoints"):
 
 PyTree = Any
 
-# 2: a manifest with hashes. 1 had an item of orbax's, `about`, and no hashes.
+# 2: a manifest with hashes. 1: an orbax item `about` and no hashes.
 _FORMAT = 2
 _MANIFEST = "manifest.json"
 _STATE = "state"
 _WRITING = ".writing"
 _REPLACED = "replaced "
-# What a manifest holds, beside its own hash and format, and what the caller told.
+# The fields of a manifest in addition to its hash and format.
 _FIELDS = {
     "leaves": {...: {"shape": [files.SIZE], "dtype": str, "sha256": str}},
     "files": {...: str},
     "about": ("any JSON", lambda _: True),
 }
-# The most words that a typed key is made of.
+# The largest number of words of a typed key.
 _KEY = 16
 
 
 class CheckpointMismatch(ValueError):
-    """The state stored is not of the form that was asked for."""
+    """An error: the stored state does not have the expected structure."""
 
 
 class CheckpointDamaged(ValueError):
-    """What is stored is not what was saved, or cannot be read."""
+    """An error: a checkpoint was changed since it was saved, or cannot be read."""
 
 
 class CheckpointNotWritten(OSError):
-    """The file system took no checkpoint; those that were there are there still."""
+    """An error: a checkpoint could not be written; earlier ones are unchanged."""
 
 
 def _folder(directory: str | os.PathLike) -> pathlib.Path:
@@ -71,15 +71,15 @@ def _folder(directory: str | os.PathLike) -> pathlib.Path:
 
 
 def _is_checkpoint(folder: pathlib.Path) -> bool:
-    """Returns whether a folder is one of ours, whole or damaged."""
+    """Returns whether a folder is a checkpoint, complete or damaged."""
     of_orbax = (f"{_STATE}/{name}" for name in ("_METADATA", "manifest.ocdbt"))
     return any((folder / name).exists() for name in (_MANIFEST, *of_orbax))
 
 
 def _steps(folder: pathlib.Path) -> list[int]:
-    """Lists the steps stored, oldest first.
+    """Lists the stored steps, oldest first.
 
-    Other folders may have numbers for names too.
+    Other folders with numbers as names are left out.
     """
     if not folder.is_dir():
         return []
@@ -89,19 +89,19 @@ def _steps(folder: pathlib.Path) -> list[int]:
 
 
 def _put_back(folder: pathlib.Path) -> None:
-    """Undoes a replacement that was cut short between its two renames."""
-    if (folder / _WRITING).is_symlink():  # It is not ours.
+    """Undoes a replacement that was interrupted between its two renames."""
+    if (folder / _WRITING).is_symlink():  # Not made by this module.
         return
     for replaced in folder.glob(f"{_WRITING}/{_REPLACED}*"):
         place = folder / replaced.name.removeprefix(_REPLACED)
-        # (Several processes may do it at once.)
+        # Several processes may do this at the same time.
         with contextlib.suppress(OSError):
             if not place.exists():
                 replaced.rename(place)
 
 
 def _orbax() -> ocp.Checkpointer:
-    # Of several processes each is alone here: one writes, all read.
+    # Each process acts alone here: one writes, all read.
     me = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me)
@@ -125,7 +125,7 @@ def _is_key(leaf: Any) -> bool:
 
 def _describe(leaf: Any) -> dict[str, Any]:
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    # (Of an array in the other order of bytes too, as it will be stored.)
+    # The name has no byte order, since arrays are stored in that of this machine.
     dtype = leaf.dtype.name if isinstance(leaf.dtype, np.dtype) else str(leaf.dtype)
     return {"shape": list(leaf.shape), "dtype": dtype}
 
@@ -135,7 +135,7 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _sha256_of_files(folder: pathlib.Path) -> dict[str, str]:
-    """Returns by path the SHA-256 of each file below a folder except the manifest."""
+    """Returns the SHA-256 of each file below a folder, except the manifest, by path."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path != folder / _MANIFEST:
@@ -146,9 +146,9 @@ def _sha256_of_files(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _to_host(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Returns NumPy arrays, typed keys as the words they are made of.
+    """Returns NumPy arrays; typed keys become arrays of their words.
 
-    In this machine's order of bytes, the only one that is read back.
+    In the byte order of this machine, the only one that can be restored.
     """
     leaves = {
         path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
@@ -162,7 +162,7 @@ def _to_host(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
         masked = isinstance(leaves[path], np.ma.MaskedArray)
         if masked or not _is_stored(array.dtype):
             raise TypeError(
-                "a checkpoint holds numbers of a dtype that can be read back, and "
+                "a checkpoint holds numbers of a dtype that can be restored, and "
                 f"{path} is {type(leaves[path])} of {array.dtype}"
             )
     return {
@@ -172,7 +172,7 @@ def _to_host(leaves: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _is_stored(dtype: np.dtype) -> bool:
-    """Returns whether TensorStore, which orbax writes with, has the dtype."""
+    """Returns whether TensorStore, which orbax uses, supports the dtype."""
     try:
         tensorstore.dtype(dtype.name)
     except ValueError:
@@ -181,7 +181,7 @@ def _is_stored(dtype: np.dtype) -> bool:
 
 
 def _as_like(like: Any, stored: np.ndarray) -> Any:
-    """Returns stored numbers as the kind of leaf that `like` is."""
+    """Converts a stored array to the kind of leaf of `like`."""
     if isinstance(like, np.ndarray):
         return stored
     if isinstance(like, np.generic):
@@ -192,7 +192,7 @@ def _as_like(like: Any, stored: np.ndarray) -> Any:
         impl = jax.random.key_impl(jnp.empty((), like.dtype))
         return jax.random.wrap_key_data(jnp.asarray(stored), impl=impl)
     if like.weak_type and stored.ndim == 0:
-        # A strongly typed scalar would promote bfloat16 where a weak one does not.
+        # Unlike a weakly typed scalar, a strongly typed one would promote bfloat16.
         return jnp.asarray(stored.item())
     array = jnp.asarray(stored)
     # Without jax_enable_x64 JAX has no 64-bit array, and would cast to 32 bits.
@@ -200,7 +200,7 @@ def _as_like(like: Any, stored: np.ndarray) -> Any:
 
 
 def _empty_like(like: Any) -> Any:
-    """Returns a leaf without elements, of which orbax stores none."""
+    """Returns a leaf without elements, since orbax does not store these."""
     if isinstance(like, np.ndarray):
         return np.empty_like(like)
     return jnp.empty(like.shape, like.dtype)
@@ -213,7 +213,7 @@ def _brief(leaf: dict[str, Any] | None) -> str:
 def _check(
     manifest: dict[str, Any], wanted: Mapping[str, Any], where: pathlib.Path
 ) -> None:
-    """Raises `CheckpointMismatch` unless the manifest describes the leaves wanted."""
+    """Raises `CheckpointMismatch` unless the manifest has the expected leaves."""
     stored = {
         path: {key: leaf[key] for key in ("shape", "dtype")}
         for path, leaf in manifest["leaves"].items()
@@ -230,7 +230,7 @@ def _check(
 
 
 def _newest_first(folder: pathlib.Path, step: int | None) -> list[int]:
-    """Returns the steps to read, the next where one is damaged; or the one given."""
+    """Returns the steps to try in turn, newest first; or only the given step."""
     steps = _steps(folder)
     if not steps:
         raise FileNotFoundError(f"there is no checkpoint in {folder}")
@@ -238,7 +238,7 @@ def _newest_first(folder: pathlib.Path, step: int | None) -> list[int]:
         return steps[::-1]
     step = operator.index(step)
     if step not in steps:
-        raise FileNotFoundError(f"{folder} has no step {step}, it has {steps}")
+        raise FileNotFoundError(f"{folder} has no step {step}, it has steps {steps}")
     return [step]
 
 
@@ -248,26 +248,26 @@ def _first_whole(
     read: Callable[[pathlib.Path], Any],
     tell: Callable[[str], Any],
 ) -> tuple[Any, int]:
-    """Returns what `read` makes of the newest undamaged step, and that step."""
+    """Returns the result of `read` for the newest undamaged step, and this step."""
     damages = []
     for found in _newest_first(folder, step):
         try:
-            answer = read(folder / str(found))
+            result = read(folder / str(found))
         except CheckpointDamaged as damage:
             damages.append(str(damage))
         else:
             for words in damages:
                 tell(f"{words}; step {found} is used")
-            return answer, found
+            return result, found
     raise CheckpointDamaged("\n  ".join(damages))
 
 
 def _manifest(where: pathlib.Path) -> dict[str, Any]:
-    """Returns the manifest of a checkpoint, as it was written.
+    """Returns the manifest of a checkpoint, after checking it and all files.
 
     Raises:
-      CheckpointDamaged: It is missing or another, or a file is.
-      CheckpointMismatch: Another version of rdljax wrote it.
+      CheckpointDamaged: The manifest or a file is missing or changed.
+      CheckpointMismatch: Another version of rdljax wrote the checkpoint.
     """
     try:
         manifest = files.words(where / _MANIFEST)
@@ -293,7 +293,7 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
     for path in where.rglob("*"):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise CheckpointDamaged(f"{where} is damaged: {path.name} is no file")
-    # Read before orbax does: its threads would print tracebacks of their own.
+    # Checked before orbax reads them, since its threads would print tracebacks.
     found = _sha256_of_files(where)
     for path, digest in manifest["files"].items():
         if found.get(path) != digest:
@@ -305,23 +305,23 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
 def _arrays(
     where: pathlib.Path, leaves: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays of a checkpoint by path; empty ones are not stored.
+    """Reads the arrays of a checkpoint by path; empty arrays are not stored.
 
     Raises:
-      CheckpointDamaged: One is not what was saved.
+      CheckpointDamaged: An array is not as it was saved.
     """
     expected = {path for path, leaf in leaves.items() if 0 not in leaf["shape"]}
     try:
         with _orbax() as checkpointer:
             told = checkpointer.metadata(where / _STATE).item_metadata.items()
-            # (Shapes before numbers: none that the manifest has not is read.)
+            # Shapes are checked first: only arrays of the manifest are read.
             fitting = {k for k, x in told if k in expected and _fits(x, leaves[k])}
             if len(told) != len(fitting) or fitting != expected:
                 raise ValueError("its arrays are not those of its manifest")
             args = ocp.args.StandardRestore()
             arrays = checkpointer.restore(where / _STATE, args=args)
         arrays = {path: np.asarray(x, order="C") for path, x in arrays.items()}
-    except Exception as error:  # What is damaged fails in many ways.
+    except Exception as error:  # Damaged files raise errors of many kinds.
         raise CheckpointDamaged(f"{where} is damaged: {_first_line(error)}") from error
     for path, array in arrays.items():
         if _sha256(array) != leaves[path]["sha256"]:
@@ -330,7 +330,7 @@ def _arrays(
 
 
 def _fits(array: Any, leaf: Mapping[str, Any]) -> bool:
-    """Returns whether orbax says of an array what the manifest says of the leaf."""
+    """Returns whether shape and dtype in orbax's metadata are those of the manifest."""
     shape, dtype = list(array.shape), str(array.dtype)
     if leaf["dtype"].startswith("key<"):
         *shape, words = shape
@@ -348,25 +348,27 @@ def save(
 ) -> None:
     """Saves a state as the checkpoint of a step, and waits until it is written.
 
-    The step is kept and the newest before it that is whole; older ones are removed. A
-    step that is stored already is replaced. Of several processes (`jax.distributed`)
-    all call, with the same state; the first writes, and all wait for it.
+    The step is kept, and the newest undamaged step before it; older ones are removed. A
+    step that is already stored is replaced. With several processes (`jax.distributed`),
+    all must call with the same state; the first writes, and all wait for it.
 
     Args:
-      directory: The folder that holds the checkpoints; it is made where it is missing.
-      step: The number of the step, 0 or more.
-      state: A pytree of jax and NumPy arrays, typed keys and Python numbers, at least
-        one element in all. Arrays may be replicated or sharded over this process's
-        devices. Those of the other order of bytes come back in this machine's.
-      about: What else is to be known (a configuration, metrics), as JSON: tuples come
-        back as lists, and keys as strings.
+      directory: Folder of the checkpoints; it is created if it does not exist.
+      step: Number of the step, 0 or more.
+      state: Pytree of JAX and NumPy arrays, typed keys and Python numbers, with at
+        least one element in all. Arrays may be replicated or sharded over this
+        process's devices. Arrays of another byte order are restored in that of this
+        machine.
+      about: Further information (a configuration, metrics), as JSON: tuples are
+        restored as lists, and keys as strings.
 
     Raises:
-      ValueError: If the step is negative, or the state has no element.
-      TypeError: If a leaf holds no numbers, or such as could not be read back (times,
-        uint4, float128, masked ones), or `about` is not JSON.
-      FileExistsError: If a folder that is no checkpoint has the step's name.
-      CheckpointNotWritten: If the disk is full, say; in every process.
+      ValueError: The step is negative, or the state has no element.
+      TypeError: A leaf holds no numbers, or numbers that cannot be restored (times,
+        uint4, float128, masked arrays), or `about` is not JSON.
+      FileExistsError: A folder that is not a checkpoint has the name of the step.
+      CheckpointNotWritten: The file system failed, for example because the disk is
+        full; raised in every process.
     """
     step = operator.index(step)
     if step < 0:
@@ -381,7 +383,7 @@ def save(
         },
         "about": about,
     }
-    # As it will be read: keys that are strings, lists for tuples.
+    # As it will be read: with strings as keys and lists in place of tuples.
     manifest = json.loads(json.dumps(manifest))
     arrays = {path: array for path, array in arrays.items() if array.size}
     if not arrays:
@@ -395,7 +397,9 @@ def save(
     if jax.process_count() > 1:
         failed = multihost_utils.broadcast_one_to_all(np.int32(failure is not None))
         if failed and failure is None:
-            failure = CheckpointNotWritten(f"the first process could not write {step}")
+            failure = CheckpointNotWritten(
+                f"the first process could not write step {step}"
+            )
     if failure is not None:
         raise failure
 
@@ -406,16 +410,16 @@ def _store(
     arrays: dict[str, np.ndarray],
     manifest: dict[str, Any],
 ) -> None:
-    """Writes a checkpoint aside, and only then moves it to its place.
+    """Writes a checkpoint to a temporary folder and then moves it to its place.
 
-    Where it is killed between two renames, `_put_back` finds the old one.
+    If the process is killed between two renames, `_put_back` restores the old one.
     """
     place, aside = folder / str(step), folder / _WRITING
-    if aside.is_symlink():  # (Nothing is written through it.)
+    if aside.is_symlink():  # Nothing is written through a link.
         aside.unlink()
     _put_back(folder)
     if place.exists() and not _is_checkpoint(place):
-        raise FileExistsError(f"{place} is in the way: it is no checkpoint")
+        raise FileExistsError(f"{place} is in the way: it is not a checkpoint")
     try:
         shutil.rmtree(aside, ignore_errors=True)
         draft = aside / str(step)
@@ -429,7 +433,7 @@ def _store(
             place.rename(aside / f"{_REPLACED}{step}")
         draft.rename(place)
         for old in _superseded(folder, step):
-            # Moved first: a removal may be cut short, a rename is done or not done.
+            # Moved first, since a removal can be interrupted and a rename cannot.
             (folder / str(old)).rename(aside / f"removed {old}")
     except Exception as error:  # TensorStore raises errors of many kinds.
         raise CheckpointNotWritten(
@@ -441,7 +445,7 @@ def _store(
 
 
 def _superseded(folder: pathlib.Path, step: int) -> list[int]:
-    """Returns the steps before the saved one, but for the newest that is whole."""
+    """Returns the steps before the saved one, except the newest undamaged one."""
     before = [old for old in _steps(folder) if old < step]
     for i, old in reversed(list(enumerate(before))):
         with contextlib.suppress(CheckpointDamaged, CheckpointMismatch):
@@ -457,27 +461,28 @@ def restore(
     *,
     tell: Callable[[str], Any] = warnings.warn,
 ) -> tuple[PyTree, dict[str, Any], int]:
-    """Reads a checkpoint back, bit by bit, into the form of a given state.
+    """Restores a checkpoint exactly, in the structure of a given state.
 
-    Where no step is asked for and the newest is damaged, the one before is used.
+    If no step is given and the newest is damaged, the one before is restored.
 
     Args:
-      directory: The folder that holds the checkpoints.
-      like: A state of the form wanted: arrays or `jax.ShapeDtypeStruct`s. NumPy arrays
-        and Python numbers come back as such, typed keys as keys of the same kind, all
-        else as jax arrays committed to no device, so that any mapped step takes them.
-        Or a function that answers it from what `save` was told `about` the step.
-      step: The step to read; the newest when None.
-      tell: What to do with a message about a damaged checkpoint that is passed over.
+      directory: Folder of the checkpoints.
+      like: A state of the expected structure: arrays or `jax.ShapeDtypeStruct`s. NumPy
+        arrays and Python numbers are restored as such, typed keys as keys of the same
+        kind, all others as JAX arrays not committed to a device, so that any mapped
+        step takes them. Or a function that returns such a state from the `about` given
+        to `save`.
+      step: The step to restore. None: the newest.
+      tell: Function that receives messages about damaged checkpoints that are skipped.
 
     Returns:
-      The state, what was told `about` it, and its step.
+      The state, the `about` given to `save`, and the step.
 
     Raises:
-      FileNotFoundError: If there is no checkpoint, or none of that step.
-      CheckpointMismatch: If a leaf is missing, one is too many, a shape or a dtype
-        differs, or another version of rdljax wrote the checkpoint.
-      CheckpointDamaged: If what is stored is not what was saved, in any step.
+      FileNotFoundError: There is no checkpoint, or none of the given step.
+      CheckpointMismatch: A leaf is missing or unexpected, a shape or a dtype differs,
+        or another version of rdljax wrote the checkpoint.
+      CheckpointDamaged: No step is as it was saved.
     """
 
     def read(where):
@@ -504,25 +509,25 @@ def about(
     *,
     tell: Callable[[str], Any] = warnings.warn,
 ) -> dict[str, Any]:
-    """Returns what `save` was told about a checkpoint, once its files are hashed.
+    """Returns the `about` given to `save`, after checking the hashes of all files.
 
     Args:
-      directory: The folder that holds the checkpoints.
-      step: The step; the newest when None.
+      directory: Folder of the checkpoints.
+      step: The step. None: the newest.
       tell: As for `restore`.
 
     Raises:
-      FileNotFoundError: If there is no checkpoint, or none of that step.
-      CheckpointDamaged: If no checkpoint is as it was written.
+      FileNotFoundError: There is no checkpoint, or none of the given step.
+      CheckpointDamaged: No checkpoint is as it was written.
     """
     folder = _folder(directory)
     return _first_whole(folder, step, _manifest, tell)[0]["about"]
 
 
 def latest(directory: str | os.PathLike) -> int | None:
-    """Returns the newest step that a directory holds, damaged or not, or None.
+    """Returns the newest step in a directory, damaged or not; None if there is none.
 
     Args:
-      directory: The folder that holds the checkpoints; it need not exist.
+      directory: Folder of the checkpoints; it need not exist.
     """
     return max(_steps(_folder(directory)), default=None)

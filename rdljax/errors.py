@@ -1,16 +1,17 @@
-"""Errors that a program may want to catch.
+"""Defines errors that a program may want to catch.
 
 ================= =====================================================================
-error             when
+error             raised if
 ================= =====================================================================
-`UnknownName`     a name (of a net, a layer, a data set, ...) is not among the known
+`UnknownName`     a name (of a net, a layer, a data set, ...) does not exist
 `CannotRead`      a file cannot be read or written here, or holds more than arrays
-`MissingPackage`  a package is not installed that an extra of rdljax brings
+`MissingPackage`  a package of one of the extras of rdljax is not installed
 `WeightsMismatch` weights from a file are not those of the net
 ================= =====================================================================
 
-Errors of one module alone stand there: `checkpoints.CheckpointDamaged` and its
-siblings, `activations.OtherActivations`, `training.ProcessesDiffer`.
+Errors of a single module are defined there: `checkpoints.CheckpointDamaged`,
+`CheckpointMismatch` and `CheckpointNotWritten`, `activations.OtherActivations`,
+`training.ProcessesDiffer`.
 """
 
 import difflib
@@ -24,17 +25,17 @@ __all__ = [
     "check_name",
 ]
 
-# The lines of a message about another net's weights, which may differ in hundreds.
+# The largest number of lines in a message about weights, which may differ in hundreds.
 _LINES = 20
 
 
 class UnknownName(ValueError):
-    """A name is not among the known ones; the message has the nearest of them.
+    """An error: a name does not exist; the message has the closest existing name.
 
     Args:
-      kind: What the name is of, such as "net".
-      name: The name that was given.
-      known: All names of that kind.
+      kind: Kind of the name, such as "net".
+      name: The name.
+      known: All existing names of this kind.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]):
@@ -47,18 +48,18 @@ class UnknownName(ValueError):
 
 
 class CannotRead(ValueError):
-    """A file holds more than arrays, or cannot be read or written here."""
+    """An error: a file holds more than arrays, or cannot be read or written here."""
 
 
 class MissingPackage(ImportError):
-    """A package is not installed; the message has the command that installs it."""
+    """An error: a package is missing; the message has the command to install it."""
 
 
 class WeightsMismatch(ValueError):
-    """Weights are not those of the net.
+    """An error: weights are not those of the net.
 
     Attributes:
-      wrong: All differences, a line each; the message has the first of them.
+      wrong: All differences, one line for each; the message has the first of them.
     """
 
     def __init__(self, name: str, wrong: Sequence[str]):
@@ -70,12 +71,15 @@ class WeightsMismatch(ValueError):
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    """Raises `UnknownName` unless a name is one of the known ones.
+    """Checks that a name exists.
 
     Args:
-      kind: What the name is of, such as "net".
-      name: The name to check.
-      known: All names of that kind.
+      kind: Kind of the name, such as "net".
+      name: The name.
+      known: All existing names of this kind.
+
+    Raises:
+      UnknownName: The name is not one of them.
     """
     known = list(known)
     if name not in known:

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read without trust in who wrote them.
+"""Writes files completely or not at all, and reads untrusted files safely.
 
     files.write(folder / "table.md", text)
     with files.draft(folder / "rdms.npz") as file:
@@ -6,10 +6,10 @@
     with files.draft(folder / "figure.png") as file:
         figure.savefig(file.name)
 
-No code that a file may hold is run, nothing is read from other files than the one that
-was named, and no link is followed on writing. `is_draft` tells what a process that was
-killed may leave in a folder; a `draft` of the same file removes it, a minute later or
-more. `npz` reads the arrays and `words` the JSON of a file that may be anyone's.
+No code from a file is run, only the given file is read, and links are not followed when
+writing. `is_draft` recognises the files that a killed process may leave in a folder; a
+`draft` of the same file removes them after a minute or more. `npz` reads the arrays and
+`words` the JSON of a file from anyone.
 """
 
 import contextlib
@@ -37,27 +37,28 @@ try:
 except ImportError:  # On Windows, where drafts of killed processes stay.
     fcntl = None  # type: ignore[assignment]
 
-# From the shapes of all arrays of a file, by name, to the names of those that are read.
-# What it raises is raised before any of them is.
+# A function from the shapes of all arrays of a file, by name, to the names of those to
+# read. If it raises an error, no array is read.
 Choose = Callable[[Mapping[str, tuple[int, ...]]], Iterable[str]]
-# Bytes that the arrays of a file may take, and how often the file's own where that is
-# more: few kilobytes can stand for many gigabytes.
+# The largest size of the arrays of a file in bytes, and in multiples of the file's
+# size, if that is more: a few kilobytes can expand to many gigabytes.
 LIMIT, TIMES = 2**30, 20
 
 
-# How the names of drafts begin, and after how many seconds one may be a dead process's.
+# The prefix of the names of drafts, and the age in seconds from which one may belong to
+# a killed process.
 _DRAFT, _OLD = ".partial-", 60
-# Where names are no files of anybody's, and a folder there that is like any other.
+# Folders of the system, and a folder among them that is an ordinary one.
 _SYSTEM, _MEMORY = ("/dev", "/proc"), "/dev/shm"
 
-# More bytes than the header of an array that NumPy reads.
+# A number of bytes above the length of any array header that NumPy reads.
 _HEADER = 2**14
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
-# What PyTorch's reader of weights met, which stands behind lines of advice.
+# The cause of an error of PyTorch's reader of weights, which follows lines of advice.
 _MET = re.compile(
     r"Weights only load failed.*?"
     r"(?:WeightsUnpickler error:\s*|(?=Trying to load |Unsupported ))"
@@ -67,25 +68,25 @@ _MET = re.compile(
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path:
-    """Returns a path to read or to write, with `~` as the home folder of its user.
+    """Returns a path with `~` or `~user` replaced by the home folder.
 
-    Where there is no such user, it is as it was: a file may be called `~kept.npz`.
+    If there is no such user, the path is unchanged: a file may be called `~kept.npz`.
     """
     return pathlib.Path(os.path.expanduser(path))
 
 
 def suffix(path: pathlib.Path) -> str:
-    """Returns the end of a file's name that tells its kind, as `.npz`, of any case."""
+    """Returns the suffix of a file's name in lower case, such as `.npz`."""
     return path.suffix.lower()
 
 
 def needs(package: str, path: pathlib.Path) -> errors.CannotRead:
-    """Returns the error for a file whose reader is an absent package."""
+    """Returns the error for a file whose reader needs a package that is missing."""
     return errors.CannotRead(_extras.missing(package, str(path)))
 
 
 def brief(error: Exception) -> str:
-    """Returns an error in one line, without PyTorch's advice."""
+    """Returns the text of an error in one line, without PyTorch's advice."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).strip()
     met = _MET.match(text)
     text = met.group("what") if met else text.partition("\n")[0].strip()
@@ -102,9 +103,9 @@ def words(path: pathlib.Path) -> Any:
     """Returns the JSON in a file.
 
     Raises:
-      OSError: It is absent, or no file (a pipe, say, that nobody writes to).
-      ValueError: It is no JSON.
-      RecursionError: It is nested too deeply.
+      OSError: The file does not exist or is not a regular file (for example a pipe).
+      ValueError: The file is not JSON.
+      RecursionError: The JSON is nested too deeply.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -112,15 +113,15 @@ def words(path: pathlib.Path) -> Any:
 
 
 def misfit(value: Any, form: Any, name: str) -> str:
-    """Returns in words what of JSON is not of the form that was expected, or "".
+    """Describes how JSON differs from the expected form; "" if it does not.
 
     Args:
-      value: What was read.
-      form: A type; a pair of words and a function, which tells whether a value is what
-        the words say; a list of the form of each entry; or a dictionary of forms by
-        key, of which that of `...` is of all other keys, and those that end with "?"
-        may be absent.
-      name: What the value is called.
+      value: The JSON value.
+      form: Expected form: a type; a pair of a description and a function that returns
+        whether a value fits it; a list with the form of all entries; or a dict of forms
+        by key, in which `...` stands for all other keys, and keys that end with "?" are
+        optional.
+      name: Name of the value in the description.
     """
     kind = type(form) if isinstance(form, dict | list) else form
     expected, fits = (
@@ -147,13 +148,13 @@ COUNT = ("a whole number of 1 or more", lambda x: type(x) is int and x >= 1)
 
 
 def write(path: str | os.PathLike, content: str | bytes) -> None:
-    """Writes a file whole or not at all: see `draft`. Text is written in UTF-8."""
+    """Writes a file completely or not at all: see `draft`. Text is written in UTF-8."""
     with draft(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Writes a file whole or not at all; what is not finite becomes null."""
+    """Writes JSON completely or not at all, with null for NaN and infinity."""
     write(path, json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
 
 
@@ -169,34 +170,37 @@ def _finite(content: Any) -> Any:
 
 @contextlib.contextmanager
 def draft(path: str | os.PathLike, *, new: bool = False) -> Iterator[BinaryIO]:
-    """Opens a file that appears at `path` when all of it is written, or not at all.
+    """Opens a file that appears at `path` when it is complete, or not at all.
 
-    What was there before stays until then, and for good if the block raises. It is a
-    new file in the same folder that is renamed, with the permissions of the one before:
-    a link at `path` is replaced, and what it points to is not touched. Drafts of the
-    file that killed processes have left are removed, a minute old or older.
+    A file that exists at `path` stays until then, and for good if the block raises an
+    error. The draft is a new file in the same folder, which is then renamed and has the
+    permissions of the previous one: a link at `path` is replaced, and its target is not
+    changed. Drafts of the file that killed processes have left are removed if they are
+    a minute old or older.
 
         with draft("rdms.npz") as file:
             np.savez(file, **rdms)
         with draft("figure.pdf") as file:
-            figure.savefig(file.name)  # The name ends as that of `path` does.
+            figure.savefig(file.name)  # The name has the same suffix as `path`.
 
     Args:
-      path: Of the file; its folder is there.
-      new: It must not exist, also not when all is written.
+      path: Path of the file, in an existing folder.
+      new: Whether the file must be new: it must not exist, even when the draft is
+        complete.
 
     Raises:
-      OSError: It cannot be written, or something is there that is no file, such as a
-        folder or a device.
-      FileExistsError: It exists, and was to be `new`.
-      PermissionError: It exists and is read-only.
+      OSError: The file cannot be written, or `path` is not a regular file, but for
+        example a folder or a device.
+      FileExistsError: The file exists, and `new` is set.
+      PermissionError: The file exists and is read-only.
     """
     path = as_path(path)
     mode = _mode(path, new)
     _remove_drafts(path)
-    # (Of a long name the end: the longest that a folder takes would be too long.)
+    # Only the end of a long name, since the length of file names is limited.
     name = path.with_name(f"{_DRAFT}{secrets.token_hex(4)}-{path.name[-50:]}")
-    # (Not by `tempfile`, whose files nobody else may read. O_EXCL follows no link.)
+    # Not with `tempfile`, whose files only their owner can read. O_EXCL does not follow
+    # links.
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     opener = functools.partial(_open, flags=flags, mode=mode or 0o666)
     try:
@@ -207,9 +211,9 @@ def draft(path: str | os.PathLike, *, new: bool = False) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # While it is locked: nobody takes it for a dead one.
+            if fcntl is not None:  # While locked, so that no other process removes it.
                 _place(name, path, new)
-        if fcntl is None:  # Windows renames no file that is open.
+        if fcntl is None:  # Windows cannot rename open files.
             _place(name, path, new)
     finally:
         name.unlink(missing_ok=True)
@@ -219,12 +223,12 @@ def _mode(path: pathlib.Path, new: bool) -> int | None:
     """Returns the permissions of the file that a draft replaces; None without one.
 
     Raises:
-      OSError: What is there is not to be replaced: see `draft`.
+      OSError: The file must not be replaced: see `draft`.
     """
-    # (Of /dev/stdout, a link to any file, the link would be replaced.)
+    # /dev/stdout, a link to some file, would itself be replaced.
     folder = pathlib.Path(os.path.realpath(path.parent))
     if any(map(folder.is_relative_to, _SYSTEM)) and not folder.is_relative_to(_MEMORY):
-        raise OSError(f"{path} is no file: {folder} is the system's")
+        raise OSError(f"{path} is no file: {folder} is a folder of the system")
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is no file: nothing can be written there")
     if new and os.path.lexists(path):
@@ -232,7 +236,7 @@ def _mode(path: pathlib.Path, new: bool) -> int | None:
     if path.is_symlink() or not path.exists():
         return None
     mode = _permissions(path.stat())
-    # (Of root every file is writable: the mode says what its owner wants.)
+    # For root every file is writable, so the mode is checked too.
     if not mode & 0o222 or not os.access(path, os.W_OK):
         raise PermissionError(f"{path} is read-only: it is not replaced")
     return mode
@@ -243,7 +247,7 @@ def _permissions(of: os.stat_result) -> int:
 
 
 def _place(name: pathlib.Path, path: pathlib.Path, new: bool) -> None:
-    """Gives a file its name, which none may have where it is `new`."""
+    """Gives a file its final name; if `new`, no file may have it."""
     if new:
         with contextlib.suppress(OSError):  # Some file systems have no hard links.
             os.link(name, path)
@@ -254,7 +258,7 @@ def _place(name: pathlib.Path, path: pathlib.Path, new: bool) -> None:
 
 
 def is_draft(path: pathlib.Path) -> bool:
-    """Returns whether a name is one that `draft` gives, which a kill may leave."""
+    """Returns whether a file has the name of a draft, as killed processes leave it."""
     return path.name.startswith(_DRAFT)
 
 
@@ -262,13 +266,13 @@ def _remove_drafts(path: pathlib.Path) -> None:
     """Removes the drafts of a file that no process writes any more."""
     if fcntl is None:
         return
-    # (To read alone would not do: NFS locks what is open for writing.)
+    # Opened for writing, since NFS only locks such files.
     opener = functools.partial(_open, flags=os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     random = "[0-9a-f]" * 8
     for left in path.parent.glob(f"{_DRAFT}{random}-{glob.escape(path.name[-50:])}"):
-        # (What cannot be opened or removed is another's.)
+        # Files that cannot be opened or removed belong to other users.
         with contextlib.suppress(OSError), open(left, "rb", opener=opener) as file:
-            # (A new one may not be locked yet, and is not locked here either.)
+            # A new draft may not be locked yet, and must not be locked here.
             old = time.time() - os.fstat(file.fileno()).st_mtime > _OLD
             if old and _lock(file.fileno()):
                 left.unlink()
@@ -279,12 +283,12 @@ def _open(path: str, _: int, *, flags: int, mode: int = 0o666) -> int:
 
 
 def _lock(file: int) -> bool:
-    """Locks an open file until it is closed; False where another process has it."""
+    """Locks an open file until it is closed; False if another process has the lock."""
     if fcntl is None:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # Also of file systems that have no locks.
+    except OSError:  # Also on file systems without locks.
         return False
     return True
 
@@ -292,20 +296,25 @@ def _lock(file: int) -> bool:
 def check_size(
     path: pathlib.Path, size: int, limit: int | None, own: int | None = None
 ) -> None:
-    """Raises `CannotRead` where arrays take more memory than a file may ask for.
+    """Checks that the arrays of a file do not take more memory than allowed.
 
     Args:
-      path: Of the file, or of a folder.
-      size: Bytes of the arrays.
-      limit: Bytes that are allowed, or `TIMES` those of the file; None for any number.
-      own: Bytes of what is in a folder.
+      path: Path of the file or folder.
+      size: Size of the arrays in bytes.
+      limit: Largest size in bytes; or `TIMES` times that of the file, if that is more.
+        None: no limit.
+      own: Size of the files in a folder in bytes. None: the size of the file `path`.
+
+    Raises:
+      CannotRead: The arrays are larger.
     """
     own = path.stat().st_size if own is None else own
     if limit is not None and size > max(limit, TIMES * own):
         raise errors.CannotRead(
-            f"{path} has {own:,} bytes, and its arrays would take {size:,}: a file may "
-            f"take {TIMES} times its bytes, or the limit of {limit:,} (`limit` raises "
-            "it; arrays that are stored without compression have none)"
+            f"{path} has {own:,} bytes, and its arrays would take {size:,}: they may "
+            f"take {TIMES} times the size of the file, or the limit of {limit:,} "
+            "(`limit` changes it; arrays that are stored without compression have no "
+            "limit)"
         )
 
 
@@ -314,7 +323,7 @@ def npz(
 ) -> dict[str, np.ndarray]:
     """Reads the chosen arrays of an .npz file."""
     with (
-        _telling(path, "is not an .npz file of arrays"),
+        _report_errors(path, "is not an .npz file of arrays"),
         zipfile.ZipFile(path) as archive,
     ):
         members = {x.removesuffix(".npy"): x for x in archive.namelist()}
@@ -336,9 +345,9 @@ def npz(
 
 
 def _form(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], int] | None:
-    """Returns shape and bytes of a number of an array in an .npz file, or None.
+    """Returns shape and item size of an array in an .npz file; None if it is no array.
 
-    From its first bytes alone: a header may say that it has gigabytes.
+    Only the first bytes are read, since a header may claim to have gigabytes.
     """
     with archive.open(member) as file:
         start = io.BytesIO(file.read(_HEADER))
@@ -353,9 +362,9 @@ def _form(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], int] 
 def npy(
     path: pathlib.Path, choose: Choose = list, limit: int | None = LIMIT
 ) -> dict[str, np.ndarray]:
-    """Maps the array of an .npy file into memory, by the file's name without `.npy`."""
-    del limit  # It has no more bytes than its file.
-    with _telling(path, "is not an .npy file of an array"):
+    """Memory-maps the array of an .npy file; its name is the file's, without `.npy`."""
+    del limit  # The array is not larger than the file.
+    with _report_errors(path, "is not an .npy file of an array"):
         array = np.lib.format.open_memmap(path, mode="r")
         return dict.fromkeys(choose({path.stem: array.shape}), array)
 
@@ -364,10 +373,12 @@ def safetensors(
     path: pathlib.Path, choose: Choose = list, limit: int | None = LIMIT
 ) -> dict[str, np.ndarray]:
     """Reads the chosen arrays of a .safetensors file."""
-    del limit  # They have no more bytes than their file.
+    del limit  # The arrays are not larger than the file.
     package = package_safetensors(path)
     with (
-        _telling(path, "is not a .safetensors file that NumPy can hold"),
+        _report_errors(
+            path, "is not a .safetensors file of arrays that NumPy supports"
+        ),
         package.safe_open(path, framework="numpy") as file,
     ):
         names = file.keys()
@@ -384,11 +395,12 @@ def hdf5(
 ) -> dict[str, np.ndarray]:
     """Reads the chosen arrays of an HDF5 file; names of groups are joined by "/".
 
-    With `attributes`, those of groups and arrays are among them, named alike.
+    With `attributes`, the attributes of groups and arrays are included, with names of
+    the same form.
 
     Raises:
-      CannotRead: One of them lies in another file (external storage, a virtual data
-        set, a link), or they are too large.
+      CannotRead: An array is in another file (external storage, a virtual data set, a
+        link), or the arrays are too large.
     """
     h5py = package_h5py(path)
     found, links = {}, {}
@@ -406,8 +418,8 @@ def hdf5(
     def value(item):
         return np.asarray(item[()] if isinstance(item, h5py.Dataset) else item)
 
-    with _telling(path, "is not an HDF5 file of arrays"), h5py.File(path) as file:
-        # (Neither follows a link: what a soft one names has a name of its own.)
+    with _report_errors(path, "is not an HDF5 file of arrays"), h5py.File(path) as file:
+        # Neither follows links: the target of a soft link is listed by its own name.
         file.visititems(take)
         file.visititems_links(look)
         chosen = list(
@@ -419,10 +431,10 @@ def hdf5(
         others += [x.name for x in stored if x.external or x.is_virtual]
         if others:
             raise errors.CannotRead(
-                f"{path}: {', '.join(others[:3])} lies in another file, and no other "
-                "is read: copy it into this one"
+                f"{path}: {', '.join(others[:3])} is stored in another file, and only "
+                "this file is read: copy the data into it"
             )
-        # (HDF5 unpacks a chunk as a whole, also where it is larger than its array.)
+        # HDF5 unpacks whole chunks, even if they are larger than their array.
         sizes = (
             max(x.size or 0, math.prod(x.chunks or ())) * x.dtype.itemsize
             for x in stored
@@ -432,7 +444,7 @@ def hdf5(
 
 
 def package_h5py(path: pathlib.Path) -> Any:
-    """Returns the package h5py, for a file.
+    """Returns the package h5py, to read or write a file.
 
     Raises:
       CannotRead: The package is not installed.
@@ -445,7 +457,7 @@ def package_h5py(path: pathlib.Path) -> Any:
 
 
 def package_safetensors(path: pathlib.Path) -> Any:
-    """Returns the package safetensors, for a file.
+    """Returns the package safetensors, to read or write a file.
 
     Raises:
       CannotRead: The package is not installed.
@@ -458,11 +470,11 @@ def package_safetensors(path: pathlib.Path) -> Any:
 
 
 @contextlib.contextmanager
-def _telling(path: pathlib.Path, what: str) -> Iterator[None]:
-    """Tells what a file is not; at once if it is none, since a pipe is waited for.
+def _report_errors(path: pathlib.Path, what: str) -> Iterator[None]:
+    """Raises `CannotRead` with the name of the file for any error of a parser.
 
-    What a damaged file makes a parser raise has no end: whatever it is, it is told with
-    the file's name.
+    Damaged files make parsers raise errors of many kinds. It raises immediately if
+    `path` is not a regular file, since reading a pipe would block.
     """
     try:
         if not path.is_file():

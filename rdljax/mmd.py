@@ -1,15 +1,17 @@
-"""Maximum mean discrepancy (MMD) of two samples, and its kernels.
+"""Estimates the maximum mean discrepancy (MMD) of two samples, and defines kernels.
 
-The MMD is how far apart the means of two samples lie in the feature space of a kernel
-(Gretton et al., `A Kernel Two-Sample Test <https://jmlr.org/papers/v13/gretton12a.html>`_,
-JMLR 2012). `biased` and `unbiased` estimate its square.
+The MMD is the distance between the means of two samples in the feature space of a
+kernel (Gretton et al., `A Kernel Two-Sample Test
+<https://jmlr.org/papers/v13/gretton12a.html>`_, JMLR 2012). `biased` and `unbiased`
+estimate its square.
 
 A kernel is a frozen dataclass registered as a pytree. Called with rows `[n, units]` it
-answers their kernel matrix `[n, n]`; both samples are given to it as one, so that a
-width which follows from the data is the same for all pairs; `cross` and `rows` answer
-that of other pairs, where the width is fixed. The features of `Linear`
-and of `Polynomial` of degree 2 are few: `between` is their biased estimate as one
-difference of two moments, and no kernel matrix is built where that costs less.
+returns their kernel matrix `[n, n]`. Both samples are passed to it together, so that a
+width that is computed from the data is the same for all pairs. The methods `cross` and
+`rows` return the kernel of two samples, if the width is fixed. `Linear` and
+`Polynomial` of degree 2 have few features: their method `between` computes the biased
+estimate as one difference of two moments, and builds no kernel matrix if that costs
+less.
 """
 
 import dataclasses
@@ -45,13 +47,13 @@ Kernel = Callable[[Array], Array]
 
 
 class RowKernel(Protocol):
-    """A kernel that is computed row by row too."""
+    """The interface of a kernel that can also be computed row by row."""
 
     def __call__(self, x: Array, /) -> Array:
         """Returns the kernel `[n, n]` of rows `[n, units]`."""
 
     def rows(self, x: Array, y: Array, /) -> Array:
-        """Returns the kernel `[n]` of each row with that of another sample."""
+        """Returns the kernel `[n]` of each row of x with the same row of y."""
 
 
 @_pytrees.register
@@ -67,11 +69,11 @@ class Linear:
         return _geometry.inner(x, y)
 
     def rows(self, x: Array, y: Array) -> Array:
-        """Computes the kernel `[n]` of each row with that of another sample."""
+        """Computes the kernel `[n]` of each row of x with the same row of y."""
         return jnp.sum(x * y, axis=1)
 
     def between(self, x: Array, y: Array) -> Array:
-        """Returns the biased estimate, from the two means."""
+        """Computes the biased estimate from the two means."""
         return _squared_norm(jnp.mean(x, axis=0) - jnp.mean(y, axis=0))
 
 
@@ -82,8 +84,8 @@ class Polynomial:
 
     Attributes:
       degree: A whole number, 1 or more; ValueError otherwise.
-      offset: Not negative (ValueError; of an array of JAX, NaN); 0 compares the moments
-        of the last degree alone.
+      offset: A number, not negative; 0 compares only the moments of the last degree. A
+        negative number raises a ValueError; a negative JAX array gives NaN.
     """
 
     degree: int = dataclasses.field(default=2, metadata={"static": True})
@@ -107,13 +109,13 @@ class Polynomial:
         return self._of(_geometry.inner(x, y))
 
     def rows(self, x: Array, y: Array) -> Array:
-        """Computes the kernel `[n]` of each row with that of another sample."""
+        """Computes the kernel `[n]` of each row of x with the same row of y."""
         return self._of(jnp.sum(x * y, axis=1))
 
     def between(self, x: Array, y: Array) -> Array:
-        """Computes the biased estimate from second moments or products.
+        """Computes the biased estimate from second moments or from products.
 
-        Whichever is cheaper.
+        It uses the cheaper of the two.
         """
         n, m, units = len(x), len(y), x.shape[1]
         by_products = units * (n + m) > n * n + m * m + n * m
@@ -121,8 +123,8 @@ class Polynomial:
             between = jnp.mean(self.cross(x, y))
             return jnp.mean(self(x)) + jnp.mean(self(y)) - 2 * between
         if by_products:
-            # x'x - y'y = (d's + s'd) / 2 of difference and sum, whose squared norm is
-            # exact where x and y are close.
+            # With difference d and sum s, x'x - y'y = (d's + s'd) / 2, whose squared
+            # norm is accurate if x and y are close.
             d, s = x - y, x + y
             mixed = _geometry.inner(d, s)
             squares = jnp.sum(_geometry.gram(d) * _geometry.gram(s))
@@ -136,7 +138,7 @@ class Polynomial:
 
 
 class _Radial:
-    """A kernel of `t = (|x - y| / width)^2`: `profile(t)`, the mean over the widths."""
+    """A kernel `profile(t)` of `t = (|x - y| / width)^2`, averaged over the widths."""
 
     width: float | Array
     scale: Callable[[Array], Array] | None
@@ -156,27 +158,27 @@ class _Radial:
     def cross(self, x: Array, y: Array) -> Array:
         """Computes the kernel `[n, m]` of rows `[n, units]` with rows `[m, units]`.
 
-        Accurate for rows whose mean is small beside their spread.
+        Accurate for rows whose mean is small compared with their spread.
 
         Raises:
-          ValueError: The width follows from the data: see `fitted`.
+          ValueError: The width is computed from the data: see `fitted`.
         """
         self._fixed()
         x, y, unit = _in_one_unit(x, y)
         return self._of(_geometry.squared_distances_between(x, y), 1 / unit)
 
     def rows(self, x: Array, y: Array) -> Array:
-        """Computes the kernel `[n]` of each row with that of another sample.
+        """Computes the kernel `[n]` of each row of x with the same row of y.
 
         Raises:
-          ValueError: The width follows from the data: see `fitted`.
+          ValueError: The width is computed from the data: see `fitted`.
         """
         self._fixed()
         x, y, unit = _in_one_unit(x, y)
         return self._of(jnp.sum((x - y) ** 2, axis=1), 1 / unit)
 
     def fitted(self, x: Array):
-        """Returns the kernel with the width that follows from a sample."""
+        """Returns this kernel with a fixed width, computed from a sample."""
         if self.scale is None:
             return self
         x = _rows(x)
@@ -185,17 +187,17 @@ class _Radial:
         return self._times(length * unit)
 
     def _times(self, factor: Array):
-        """Returns this kernel with a fixed width, multiplied by the factor."""
+        """Returns this kernel with a fixed width: its width times a factor."""
         width = jnp.asarray(self.width, factor.dtype) * factor
-        # (The kernels are dataclasses.)
+        # All kernels are dataclasses.
         return dataclasses.replace(self, width=width, scale=None)  # type: ignore
 
     def _length(self, squared: Array, unit: Array) -> Array:
-        """Returns what the width is a multiple of, in the unit of the distances."""
+        """Returns the length that the width multiplies, in units of the distances."""
         if self.scale is None:
             return 1 / unit
         length = lax.stop_gradient(self.scale(squared))
-        # Where all rows are the same, any length will do.
+        # If all rows are equal, the length does not matter.
         return jnp.where(length <= 0, 1, length)
 
     def _check(self) -> None:
@@ -205,16 +207,17 @@ class _Radial:
     def _fixed(self) -> None:
         if self.scale is not None:
             raise ValueError(
-                f"{type(self).__name__}: the width follows from the data, all of which "
-                f"is not at hand here: give kernel.fitted(rows), of some thousand rows"
+                f"{type(self).__name__}: the width is computed from the data, which "
+                f"are not all available here: pass kernel.fitted(rows), fitted to some "
+                f"thousand rows"
             )
 
     def _of(self, squared: Array, length: Array) -> Array:
-        """Returns the mean over the widths, which are multiples of a length."""
+        """Computes the mean kernel over the widths, which are multiples of a length."""
         self._check()
         widths = jnp.ravel(jnp.asarray(self.width, squared.dtype))
         widths = _checks.nan_unless((widths > 0) & jnp.isfinite(widths), widths)
-        # (None so narrow that its square is 0.)
+        # The square of a width must not underflow to 0.
         widths = jnp.maximum(widths * length, jnp.finfo(squared.dtype).tiny ** 0.5)
         kernels = (self.profile(squared / width**2) for width in widths)
         return functools.reduce(jnp.add, kernels) / len(widths)
@@ -226,12 +229,12 @@ class Gaussian(_Radial):
     """`exp(-|x - y|^2 / (2 width^2))`.
 
     Attributes:
-      width: A number above 0, or several, whose kernels are averaged (ValueError
-        otherwise; of an array of JAX, NaN).
-      scale: What the width is a multiple of: `by_median` or `by_mean` of the sample, or
-        another function from squared distances `[n, n]` to a length, which is twice as
-        long where the rows lie twice as far apart; None for the units of the rows. It
-        counts as a constant in the gradient.
+      width: A number above 0, or several numbers, whose kernels are averaged. Other
+        numbers raise a ValueError; other values of a JAX array give NaN.
+      scale: Function from squared distances `[n, n]` to the length that the width
+        multiplies: `by_median`, `by_mean` or another function whose value doubles if
+        all distances double. It counts as a constant in the gradient. None: the width
+        is in the units of the rows.
     """
 
     width: float | Array = 1.0
@@ -246,7 +249,7 @@ class Gaussian(_Radial):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Laplace(_Radial):
-    """`exp(-|x - y| / width)`, of the Euclidean distance.
+    """`exp(-|x - y| / width)`, with the Euclidean distance.
 
     Attributes:
       width: As for `Gaussian`.
@@ -265,7 +268,7 @@ class Laplace(_Radial):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class InverseMultiquadric(_Radial):
-    """`(1 + |x - y|^2 / width^2) ** -1/2`: its tails are heavier than a Gaussian's.
+    """`(1 + |x - y|^2 / width^2) ** -1/2`: with heavier tails than the Gaussian kernel.
 
     Attributes:
       width: As for `Gaussian`.
@@ -282,44 +285,43 @@ class InverseMultiquadric(_Radial):
 
 
 def by_median(squared_distances: Array) -> Array:
-    """Computes the median distance between the rows of a sample that differ.
+    """Computes the median of the nonzero distances between rows; 0 if all are 0.
 
-    (Where most rows are equal, as after a ReLU, that of all pairs is 0.) 0 where all
-    are equal.
+    (The median over all pairs is 0 if most rows are equal, as can be after a ReLU.)
     """
     distances = jnp.sort(_geometry.safe_sqrt(_pairs(squared_distances)).ravel())
     last = distances.size - 1
-    # (NaN is sorted to the end.)
+    # NaN is sorted to the end.
     middle = jnp.sum(distances <= 0) + last
     middle = jnp.minimum(jnp.stack([middle, middle + 1]) // 2, last)
     return jnp.mean(distances[middle]) + 0 * distances[-1]
 
 
 def by_mean(squared_distances: Array) -> Array:
-    """Computes the root of the mean squared distance between a sample's rows."""
+    """Computes the root mean squared distance between the rows of a sample."""
     return _geometry.safe_sqrt(jnp.mean(_pairs(squared_distances)))
 
 
 def biased(
     x: Array, y: Array, *, kernel: Kernel = Polynomial(), block: int | None = None
 ) -> Array:
-    """Computes the squared MMD of the two samples as they are: the V-statistic.
+    """Computes the squared MMD of the two empirical distributions: the V-statistic.
 
     Args:
       x: Rows `[n, units]`.
       y: Rows `[m, units]`.
       kernel: One of the kernels, or any function from `[n, units]` to `[n, n]`.
-      block: None builds the kernel matrix; a number of rows goes through it tile by
-        tile, in `O((n + m) units + block^2)` memory (one of the kernels, of a fixed
-        width: see `fitted`; its own numbers then have no gradient, and the rows no
-        forward-mode derivative).
+      block: Side of the tiles, in rows, to compute the kernel matrix tile by tile in
+        `O((n + m) units + block^2)` memory. The kernel must then be one of this module,
+        with a fixed width (see `fitted`); its parameters have no gradient, and the rows
+        no forward-mode derivative. None: builds the whole kernel matrix.
 
     Returns:
-      A scalar, not negative but for rounding, and 0 for equal samples: the mean of the
+      A scalar, not negative up to rounding, and 0 for equal samples: the mean of the
       kernel within x, plus that within y, minus twice that between them.
 
     Raises:
-      ValueError: Not rows of as many units, or a class where a kernel is meant.
+      ValueError: Rows with different numbers of units, or a class in place of a kernel.
 
     References:
       Gretton et al., `A Kernel Two-Sample Test
@@ -332,7 +334,7 @@ def biased(
         return _streamed(x, y, kernel, block, of_pairs, own=True)
     if hasattr(kernel, "between"):
         return kernel.between(x, y)
-    # One quadratic form in the weights 1/n of x and -1/m of y.
+    # A quadratic form with weights 1/n for x and -1/m for y.
     weights = np.concatenate([np.full(n, 1 / n), np.full(m, -1 / m)]).astype(x.dtype)
     matrix = kernel(jnp.concatenate([x, y]))
     return jnp.sum(matrix * (weights[:, None] * weights[None, :]))
@@ -341,7 +343,7 @@ def biased(
 def unbiased(
     x: Array, y: Array, *, kernel: Kernel = Polynomial(), block: int | None = None
 ) -> Array:
-    """Estimates the squared MMD of the samples' distributions without bias.
+    """Computes an unbiased estimate of the squared MMD of two distributions.
 
     As `biased`, without the kernel of each row with itself.
 
@@ -355,8 +357,8 @@ def unbiased(
       A scalar, which may be negative.
 
     Raises:
-      ValueError: Not two rows or more of as many units, or a class where a kernel is
-        meant.
+      ValueError: Fewer than two rows in a sample, rows with different numbers of units,
+        or a class in place of a kernel.
 
     References:
       Gretton et al., `A Kernel Two-Sample Test
@@ -376,22 +378,22 @@ def unbiased(
 
 
 def linear_time(x: Array, y: Array, *, kernel: RowKernel = Polynomial()) -> Array:
-    """Estimates the squared MMD without bias in time linear in the samples.
+    """Computes an unbiased estimate of the squared MMD in linear time.
 
-    From disjoint pairs of neighbouring rows, which are to be in random order: noisier
-    than `unbiased`, and as cheap as reading the samples.
+    From disjoint pairs of neighbouring rows, which have to be in random order. It is
+    noisier than `unbiased`, but costs no more than reading the samples.
 
     Args:
-      x: Rows `[n, units]`, two or more; of an odd number the last is left out.
+      x: Rows `[n, units]`, two or more; the last is left out if n is odd.
       y: Rows `[n, units]`.
-      kernel: One of the kernels, of a fixed width (see `fitted`).
+      kernel: One of the kernels, with a fixed width (see `fitted`).
 
     Returns:
       A scalar, which may be negative.
 
     Raises:
-      ValueError: Samples of different shapes, fewer than two rows, a class where a
-        kernel is meant, or a kernel whose width follows from the data.
+      ValueError: Samples of different shapes, fewer than two rows, a class in place of
+        a kernel, or a kernel whose width is computed from the data.
 
     References:
       Gretton et al., `A Kernel Two-Sample Test
@@ -400,8 +402,8 @@ def linear_time(x: Array, y: Array, *, kernel: RowKernel = Polynomial()) -> Arra
     x, y = _samples(x, y, kernel)
     if x.shape != y.shape or len(x) < 2:
         raise ValueError(
-            f"expected two rows or more, as many of each sample, got {x.shape} and "
-            f"{y.shape}"
+            f"expected two rows or more, the same number in both samples, got "
+            f"{x.shape} and {y.shape}"
         )
     _check_pairwise(kernel)
     n = len(x) // 2 * 2
@@ -411,7 +413,7 @@ def linear_time(x: Array, y: Array, *, kernel: RowKernel = Polynomial()) -> Arra
 
 
 class PermutationTest(NamedTuple):
-    """A squared MMD, and how likely one as large is for samples of one distribution."""
+    """The result of a permutation test: the squared MMD and its p value."""
 
     value: Array
     p_value: Array
@@ -427,27 +429,28 @@ def permutation_test(
 ) -> PermutationTest:
     """Tests whether two samples are from the same distribution.
 
-    The unbiased estimate against its values for random divisions of the pooled sample.
-    One kernel matrix serves all of them, as products with 0 or 1 for each row.
+    Compares the unbiased estimate with its values for random divisions of the pooled
+    sample. All of them are computed from one kernel matrix, by products with vectors of
+    0 and 1.
 
     Args:
       key: A random key.
       x: Rows `[n, units]`, two or more.
       y: Rows `[m, units]`, two or more.
       kernel: One of the kernels, or any function from `[n, units]` to `[n, n]`.
-      permutations: How many divisions to draw.
+      permutations: Number of random divisions.
 
     Returns:
-      The estimate, and the p value: one more than how many divisions gave as much, over
-      one more than there were.
+      The estimate and the p value: the number of divisions with an estimate at least as
+      large, plus 1, divided by the number of divisions plus 1.
 
     Raises:
-      ValueError: As `unbiased`, or no permutation.
+      ValueError: As for `unbiased`, or fewer than one permutation.
 
     References:
       Gretton et al., `A Kernel Two-Sample Test
       <https://jmlr.org/papers/v13/gretton12a.html>`_, JMLR 2012. Phipson & Smyth,
-      Permutation P-values should never be zero, 2010: the one more.
+      Permutation P-values should never be zero, 2010: the addition of 1.
     """
     x, y = _samples(x, y, kernel)
     n, m = len(x), len(y)
@@ -456,7 +459,7 @@ def permutation_test(
         raise ValueError(f"expected two rows or more, got {x.shape} and {y.shape}")
     matrix = kernel(jnp.concatenate([x, y]))
     matrix = jnp.where(jnp.eye(n + m, dtype=bool), 0, matrix)
-    # The divisions, with the given one first.
+    # The divisions, with that of the given samples first.
     first = jnp.arange(n + m) < n
     keys = jax.random.split(key, permutations)
     drawn = jax.vmap(lambda k: jax.random.permutation(k, first))(keys)
@@ -468,7 +471,7 @@ def permutation_test(
     pairs_x, pairs_y, both = float(n * (n - 1)), float(m * (m - 1)), float(n * m)
     within_y = jnp.sum(matrix) - within_x - 2 * between
     values = within_x / pairs_x + within_y / pairs_y - 2 * between / both
-    # Up to rounding: a division may be the given one again.
+    # Up to rounding, since a division may be that of the given samples again.
     rounding = 32 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(matrix))
     as_large = jnp.sum(values[1:] >= values[0] - rounding)
     p_value = (1 + as_large) / (1 + permutations)
@@ -478,7 +481,7 @@ def permutation_test(
 
 
 def _others(within: Array) -> Array:
-    """Returns the mean beside the diagonal."""
+    """Returns the mean of the entries off the diagonal."""
     count = float(len(within))
     return (jnp.sum(within) - jnp.trace(within)) / (count * (count - 1))
 
@@ -487,9 +490,9 @@ class _Weights(NamedTuple):
     """The weights of ordered pairs of rows.
 
     Attributes:
-      of_x: Of pairs within x.
-      of_y: Of pairs within y.
-      mixed: Of pairs of x and y.
+      of_x: Weight of pairs within x.
+      of_y: Weight of pairs within y.
+      mixed: Weight of pairs of x and y.
     """
 
     of_x: float
@@ -500,7 +503,7 @@ class _Weights(NamedTuple):
 def _streamed(
     x: Array, y: Array, kernel, block: int, weights: _Weights, *, own: bool
 ) -> Array:
-    """Returns the kernel's weighted sum over ordered pairs, tile by tile."""
+    """Computes the weighted sum of the kernel over ordered pairs, tile by tile."""
     _check_pairwise(kernel)
     block = _checks.as_count("block", block)
     n, pooled = len(x), jnp.concatenate([x, y])
@@ -517,7 +520,7 @@ def _streamed(
         weight = jnp.where(
             j < n, weights.of_x, jnp.where(i < n, weights.mixed, weights.of_y)
         )
-        # Pairs above the diagonal stand for those below.
+        # Pairs above the diagonal count for those below too.
         counted = (i < j) & fresh_i[:, None] & fresh_j[None, :]
         values = kernel.cross(rows, columns)
         return jnp.sum(jnp.where(counted, 2 * weight, 0).astype(values.dtype) * values)
@@ -533,7 +536,7 @@ def _streamed(
 
 
 def _samples(x: Array, y: Array, kernel) -> tuple[Array, Array]:
-    """Returns both samples in at least float32, checked, and the kernel checked too."""
+    """Checks samples and kernel, and returns the samples in at least float32."""
     if isinstance(kernel, type) or not callable(kernel):
         raise ValueError(
             f"expected a kernel of rdljax.mmd, such as Polynomial() with its "
@@ -555,7 +558,7 @@ def _rows(x: Array) -> Array:
 
 
 def _in_one_unit(x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """Returns both in a unit of their largest magnitude, and that unit."""
+    """Divides both by a power of two near their largest magnitude; returns it too."""
     x, y = _rows(x), _rows(y)
     unit = jnp.maximum(_geometry.power_of_two(x), _geometry.power_of_two(y))
     return x / unit, y / unit, unit
@@ -571,6 +574,6 @@ def _squared_norm(x: Array) -> Array:
 
 
 def _pairs(matrix: Array) -> Array:
-    """Returns the entries `[n - 1, n]` beside the diagonal: each pair twice."""
+    """Returns the entries `[n - 1, n]` off the diagonal: each pair twice."""
     n = matrix.shape[0]
     return matrix.ravel()[1:].reshape(n - 1, n + 1)[:, :-1]

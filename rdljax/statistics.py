@@ -1,6 +1,6 @@
-"""Honest comparisons: two students, many tests, few seeds, two geometries.
+"""Tests differences of classifiers, methods and RDMs: p values and intervals.
 
-Thin, over SciPy, which is imported where it is used, and over `rdm`.
+A thin layer over SciPy, which is only imported when it is used, and over `rdm`.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from rdljax import _checks, _geometry, rdm
 
 
 class McNemar(NamedTuple):
-    """The examples only one of two classifiers got right, and how likely that is."""
+    """The result of McNemar's test: the two counts and the p value."""
 
     only_first: int
     only_second: int
@@ -32,22 +32,22 @@ class Difference(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """The mean of some values, their standard deviation (of n - 1) and their number."""
+    """The mean, standard deviation (with n - 1) and number of some values."""
 
     mean: float
     std: float
-    count: int  # type: ignore[assignment]  # (A tuple has a method of that name.)
+    count: int  # type: ignore[assignment]  # Tuples have a method of this name.
 
 
 class Agreement(NamedTuple):
-    """How far two RDMs agree: the correlations of their distances and of the ranks."""
+    """The agreement of two RDMs: correlations of their distances and of the ranks."""
 
     pearson: float
     spearman: float
 
 
 class Bootstrap(NamedTuple):
-    """A discrepancy, its confidence interval, its standard error, and all draws."""
+    """A discrepancy with its confidence interval, standard error and all draws."""
 
     value: float
     low: float
@@ -57,7 +57,7 @@ class Bootstrap(NamedTuple):
 
 
 class Ceiling(NamedTuple):
-    """Between what bounds the similarity of the best model to noisy data lies."""
+    """The noise ceiling: lower and upper bound of the best model's similarity."""
 
     lower: float
     upper: float
@@ -67,11 +67,13 @@ def _check_paired(name: str, *arrays: np.ndarray) -> None:
     shapes = [array.shape for array in arrays]
     if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0] == (0,):
         listed = ", ".join(map(str, shapes))
-        raise ValueError(f"{name} takes vectors of one length, 1 or more: got {listed}")
+        raise ValueError(
+            f"{name} takes vectors of the same length, 1 or more: got {listed}"
+        )
 
 
 def _real(name: str, values: npt.ArrayLike) -> np.ndarray:
-    """Returns numbers as float64, unless they are not real."""
+    """Converts real numbers to float64; refuses numbers that are not real."""
     values = np.asarray(values)
     _checks.check_real(name, values.dtype)
     return values.astype(np.float64)
@@ -80,30 +82,31 @@ def _real(name: str, values: npt.ArrayLike) -> np.ndarray:
 def _check_confidence(confidence: float) -> None:
     _checks.check_number("confidence", confidence, above=0)
     if confidence >= 1:
-        raise ValueError(f"the confidence lies between 0 and 1: got {confidence}")
+        raise ValueError(f"the confidence must be between 0 and 1: got {confidence}")
 
 
 def mcnemar(
     truth: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike
 ) -> McNemar:
-    """Tests whether two classifiers err alike on the same examples.
+    """Tests whether two classifiers have the same error rate on the same examples.
 
-    The p value is that of the exact binomial test where fewer than 25 examples tell
-    the two apart, or as many speak for the one as for the other; else that of the
-    chi-squared test with continuity correction.
+    The p value is that of the exact binomial test if fewer than 25 examples are
+    classified correctly by only one of the two, or if the two counts are equal;
+    otherwise that of the chi-squared test with continuity correction.
 
     Args:
-      truth: Labels, [examples].
-      first: What the first classifier predicts, [examples].
-      second: What the second classifier predicts, [examples].
+      truth: Labels `[examples]`.
+      first: Predictions of the first classifier `[examples]`.
+      second: Predictions of the second classifier `[examples]`.
 
     Returns:
-      The number of examples that only the first got right, that only the second got
-      right, and the two-sided p value: 1 where the two are right on the same examples.
+      The number of examples that only the first classified correctly, the number that
+      only the second did, and the two-sided p value: 1 if both are right on the same
+      examples.
 
     Raises:
-      ValueError: If the shapes differ, are not [examples], there is no example, or what
-        is given are no labels: whole numbers.
+      ValueError: The shapes differ or are not `[examples]`, there is no example, or
+        labels are not whole numbers.
 
     References:
       McNemar, 1947, Note on the sampling error of the difference between correlated
@@ -118,7 +121,7 @@ def mcnemar(
     right, others = first == truth, second == truth
     only_first, only_second = int(np.sum(right > others)), int(np.sum(others > right))
     total, ahead = only_first + only_second, abs(only_first - only_second)
-    # Of equal counts the correction would make a difference of one.
+    # The correction would turn equal counts into a difference of 1.
     if total < 25 or ahead == 0:
         p_value = stats.binomtest(only_first, total).pvalue if total else 1.0
     else:
@@ -127,7 +130,7 @@ def mcnemar(
 
 
 def _check_labels(**labels: np.ndarray) -> None:
-    """Refuses labels that are not whole numbers; booleans and whole floats are."""
+    """Checks that labels are whole numbers, booleans or whole floats."""
     for name, given in labels.items():
         whole = given.dtype.kind in "biu" or (
             given.dtype.kind == "f"
@@ -138,32 +141,32 @@ def _check_labels(**labels: np.ndarray) -> None:
             raise ValueError(
                 f"mcnemar takes labels, whole numbers: got {given.dtype} such as "
                 f"{given[:3].tolist()} for {name}. (np.unique(names, "
-                f"return_inverse=True) numbers names, argmax takes a probability's "
-                f"class.)"
+                f"return_inverse=True) converts names to numbers, argmax "
+                f"probabilities to classes.)"
             )
 
 
 def holm(p_values: npt.ArrayLike) -> np.ndarray:
-    """Adjusts the p values of several tests, so that all of them may be read at once.
+    """Adjusts the p values of several tests by Holm's method.
 
-    Rejecting where the adjusted value is at most alpha keeps the probability of any
-    false rejection at alpha or below, whatever the tests have to do with each other.
+    Rejecting hypotheses with an adjusted p value of at most alpha keeps the probability
+    of any false rejection at alpha or below, whatever the dependence of the tests.
 
     Args:
-      p_values: One p value a test, of any shape.
+      p_values: One p value for each test, in an array of any shape.
 
     Returns:
       The adjusted p values, of the same shape and in the same order.
 
     Raises:
-      ValueError: If a p value is not a number between 0 and 1.
+      ValueError: A p value is not a number from 0 to 1.
 
     References:
       Holm, 1979, A simple sequentially rejective multiple test procedure.
     """
     values = _real("p values", p_values)
     if not np.all((values >= 0) & (values <= 1)):
-        raise ValueError(f"p values lie between 0 and 1: got {values}")
+        raise ValueError(f"p values must be between 0 and 1: got {values}")
     flat = values.ravel()
     order = np.argsort(flat)
     stepped = np.arange(flat.size, 0, -1) * flat[order]
@@ -175,21 +178,22 @@ def holm(p_values: npt.ArrayLike) -> np.ndarray:
 def paired_difference(
     first: npt.ArrayLike, second: npt.ArrayLike, confidence: float = 0.95
 ) -> Difference:
-    """Compares two methods over seeds: the mean difference and its t interval.
+    """Computes the mean difference of two methods over seeds and its t interval.
 
     Args:
-      first: One result a seed of the first method, [seeds].
-      second: Those of the second method, with the same seeds in the same order.
-      confidence: The probability with which such intervals hold the true mean.
+      first: Results of the first method, one for each seed, `[seeds]`.
+      second: Results of the second method `[seeds]`, for the same seeds in the same
+        order.
+      confidence: Confidence level of the interval.
 
     Returns:
-      The mean of first - second, the two ends of its interval, and the two-sided p
-      value of Student's paired test. One seed has neither interval nor p value: nan.
-      Where all seeds differ by the same amount, up to rounding, the interval has no
-      width, and the p value is 1 for an amount of 0 and else 0.
+      The mean of first - second, the two ends of its confidence interval, and the
+      two-sided p value of Student's paired t test. With one seed, interval and p value
+      are NaN. If all seeds differ by the same amount, up to rounding, the interval has
+      zero width, and the p value is 1 if the amount is 0 and 0 otherwise.
 
     Raises:
-      ValueError: If the shapes differ, are not [seeds], there is no seed, a result is
+      ValueError: The shapes differ or are not `[seeds]`, there is no seed, a result is
         infinite, or the confidence is not between 0 and 1.
 
     References:
@@ -222,13 +226,13 @@ def spread(values: npt.ArrayLike) -> Spread:
     """Returns the mean over seeds, the standard deviation and the number of seeds.
 
     Args:
-      values: One result a seed, [seeds].
+      values: Results, one for each seed, `[seeds]`.
 
     Returns:
-      The mean, the standard deviation with n - 1 (nan of one value), and n.
+      The mean, the standard deviation with n - 1 (NaN for one value), and n.
 
     Raises:
-      ValueError: If there is no value, or the shape is not [seeds].
+      ValueError: There is no value, or the shape is not `[seeds]`.
     """
     values = _real("results", values)
     _check_paired("spread", values)
@@ -237,7 +241,7 @@ def spread(values: npt.ArrayLike) -> Spread:
 
 
 def _is_constant(values: np.ndarray) -> bool:
-    """Returns whether values are equal up to rounding: the limit of SciPy's warning."""
+    """Returns whether values are equal up to rounding, with the limit of SciPy."""
     mean = values.mean()
     return bool(np.linalg.norm(values - mean) <= 1e-13 * abs(mean))
 
@@ -246,16 +250,16 @@ def rdm_agreement(first: npt.ArrayLike, second: npt.ArrayLike) -> Agreement:
     """Correlates two representational distance matrices over their pairs of stimuli.
 
     Args:
-      first: A condensed RDM, the distances of the N(N-1)/2 pairs, [pairs]. A nan is a
-        distance that was not measured: that pair is left out on both sides.
-      second: Another one of the same stimuli, [pairs].
+      first: Condensed RDM, the distances of the `n (n - 1) / 2` pairs, `[pairs]`. Pairs
+        with NaN in either RDM, not measured, are left out.
+      second: Condensed RDM of the same stimuli, `[pairs]`.
 
     Returns:
-      Pearson's and Spearman's correlation; nan where an RDM is constant, or fewer than
-      two pairs are left.
+      Pearson's and Spearman's correlation; NaN if an RDM is constant, or fewer than two
+      pairs are left.
 
     Raises:
-      ValueError: If the lengths differ or belong to no number of stimuli.
+      ValueError: The lengths differ or are not `n (n - 1) / 2` for any n.
 
     References:
       Kriegeskorte, Mur and Bandettini, 2008, Representational similarity analysis.
@@ -286,30 +290,31 @@ def bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Bootstrap:
-    """Estimates how much the discrepancy of two RDMs varies with the stimuli.
+    """Estimates by the bootstrap how the discrepancy of two RDMs varies with stimuli.
 
-    Stimuli are drawn with replacement; a pair of stimuli counts as often as both were
-    drawn, and the pairs of a stimulus with its copies are left out. For MSE, cosine and
-    Pearson all draws together are a few matrix products of counts with RDMs; a draw in
-    which an RDM varies much less than in all pairs is computed by itself.
+    Stimuli are drawn with replacement. The weight of a pair is the product of the
+    numbers of times that its two stimuli were drawn; pairs of a stimulus with its
+    copies are left out. For MSE, cosine and Pearson, all draws are computed together in
+    a few matrix products of counts with RDMs, except draws in which an RDM varies much
+    less than over all pairs: these are computed one by one.
 
     Args:
-      first: A condensed RDM, [pairs].
-      second: Another one of the same stimuli, [pairs].
+      first: Condensed RDM `[pairs]`.
+      second: Condensed RDM of the same stimuli, `[pairs]`.
       comparison: One of `rdm.comparisons` that is not whitened.
-      draws: How many times to draw the stimuli.
-      confidence: The probability that the interval is to hold, between its percentiles.
-      seed: Of the draws.
+      draws: Number of bootstrap draws.
+      confidence: Confidence level of the percentile interval.
+      seed: Seed of the draws.
 
     Returns:
       The discrepancy of the two (for Pearson one minus the correlation), the interval,
-      the standard deviation over draws, and the draws, [draws]. A draw of fewer than
-      three different stimuli is drawn again.
+      the standard deviation over draws, and the draws `[draws]`. Draws with fewer than
+      three different stimuli are drawn again.
 
     Raises:
-      ValueError: If the lengths differ or belong to fewer than three stimuli, a
-        distance is not finite, there are fewer than two draws, or the confidence is not
-        between 0 and 1.
+      ValueError: The lengths differ or are of fewer than three stimuli, a distance is
+        not finite, there are fewer than two draws, or the confidence is not between 0
+        and 1.
 
     References:
       Efron & Tibshirani, An Introduction to the Bootstrap, 1993. Nili, Wingfield,
@@ -335,22 +340,22 @@ def bootstrap(
     if getattr(comparison, "own_scales", False):
         first, second = map(_geometry.of_unit_size, (first, second))
     first, second = (jnp.asarray(x, dtype) for x in (first, second))
-    # With every stimulus once, first: the discrepancy itself.
+    # The first row has every stimulus once: it gives the discrepancy itself.
     counts = np.concatenate([np.ones((1, n), counts.dtype), counts])
     values, sure = np.zeros(len(counts)), np.zeros(len(counts), bool)
     if rdm.forms.streams(comparison):
-        found = _bootstrapped(first, second, jnp.asarray(counts, dtype), comparison)
+        found = _bootstrap_values(first, second, jnp.asarray(counts, dtype), comparison)
         values, sure = np.array(found[0], np.float64), np.asarray(found[1])
     rows, columns = np.triu_indices(n, 1)
     for draw in np.flatnonzero(~sure):
         copies = counts[draw][rows] * counts[draw][columns]
         if isinstance(comparison, rdm.comparisons.OfRanks):
-            # As copies, of which each draw has another number: no program of JAX's.
+            # Not by JAX, which would compile for each number of copies.
             drawn = (np.repeat(np.asarray(x), copies) for x in (first, second))
             values[draw] = comparison.on_host(*drawn)
         else:
             weights = jnp.asarray(copies, dtype)
-            values[draw] = _weighted(comparison, first, second, weights)
+            values[draw] = _compare_weighted(comparison, first, second, weights)
     value, values = values[0], values[1:]
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
@@ -359,40 +364,40 @@ def bootstrap(
 
 
 def _counts(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
-    """Draws how often each stimulus is taken, `[draws, n]`: three different or more."""
-    counts = _drawn(random, n, draws)
+    """Draws counts of stimuli, `[draws, n]`, with three or more different stimuli."""
+    counts = _draw(random, n, draws)
     while (few := np.count_nonzero(counts, axis=1) < 3).any():
-        counts[few] = _drawn(random, n, few.sum())
+        counts[few] = _draw(random, n, few.sum())
     return counts
 
 
-def _drawn(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
+def _draw(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
     places = random.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
     return np.bincount(places.ravel(), minlength=draws * n).reshape(draws, n)
 
 
 @jax.jit
-def _weighted(comparison, first, second, weights):
+def _compare_weighted(comparison, first, second, weights):
     return comparison(first, second, weights)
 
 
 @jax.jit
-def _bootstrapped(first, second, counts, comparison):
-    """Computes every draw's discrepancy: `w' F w` for each matrix F that is summed.
+def _bootstrap_values(first, second, counts, comparison):
+    """Computes the discrepancy of each draw: `w' F w` for each matrix of terms F.
 
-    And whether it has its digits: the terms are taken about the centre of all pairs,
-    and little may be left of them about that of the draw's own.
+    Also returns whether it is accurate: the terms are relative to the mean over all
+    pairs, and cancel if the variance of a draw about its own mean is much smaller.
     """
     if comparison.own_scales:
         first, second = (_of_unit_norm(x) for x in (first, second))
     centres = jnp.mean(first), jnp.mean(second)
     square = [rdm.square(x) for x in (first, second)]
-    beside = ~jnp.eye(counts.shape[1], dtype=bool)
+    off_diagonal = ~jnp.eye(counts.shape[1], dtype=bool)
     pairs = jnp.sum(counts, axis=1) ** 2 - jnp.sum(counts**2, axis=1)
 
     def mean(term):
         rows = jnp.matmul(
-            counts, jnp.where(beside, term, 0), precision=lax.Precision.HIGHEST
+            counts, jnp.where(off_diagonal, term, 0), precision=lax.Precision.HIGHEST
         )
         return jnp.sum(rows * counts, axis=1) / pairs
 
@@ -418,23 +423,23 @@ def noise_ceiling(
     *,
     comparison: rdm.comparisons.Similarity = rdm.comparisons.Pearson(),
 ) -> Ceiling:
-    """Estimates how similar to noisy RDMs a perfect model could be.
+    """Estimates the noise ceiling: the similarity of a perfect model to noisy RDMs.
 
-    The true RDM is estimated by the mean of the subjects', each standardised as the
-    comparison sees it (z scores, unit length or ranks). A model as good as that would
-    score between the mean similarity of each subject with the mean of the others, and
-    with the mean of all.
+    The true RDM is estimated by the mean of the subjects' RDMs, standardised for the
+    comparison (z scores, unit length or ranks). The lower bound is the mean similarity
+    of each subject with the mean of the others, the upper bound that with the mean of
+    all.
 
     Args:
-      rdms: A condensed RDM of each subject, [subjects, pairs], two subjects or more.
+      rdms: Condensed RDMs of two or more subjects, `[subjects, pairs]`.
       comparison: One of `rdm.comparisons` that is one minus a similarity (not `MSE`).
 
     Returns:
       The lower and the upper bound of the similarity (1 minus the discrepancy).
 
     Raises:
-      ValueError: If there are fewer than two subjects, the length belongs to no number
-        of stimuli, a distance is not finite, or the comparison has no similarity.
+      ValueError: There are fewer than two subjects, the length is not `n (n - 1) / 2`
+        for any n, a distance is not finite, or the comparison has no similarity.
 
     References:
       Nili, Wingfield, Walther, Su, Marslen-Wilson & Kriegeskorte, A toolbox for

@@ -1,7 +1,7 @@
-"""Teachers: where the targets of a step come from.
+"""Makes teachers, the sources of the targets of a step.
 
-A teacher is what it holds (`arrays`, an argument of the compiled step and never a
-constant in it) and a pure function from them and a batch to a dict of activations.
+A teacher consists of arrays (`arrays`, an argument of the compiled step and never a
+constant in it) and a pure function from these and a batch to a dict of activations.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +22,9 @@ class Teacher(NamedTuple):
     """A source of targets.
 
     Attributes:
-      arrays: A pytree of what the teacher holds: parameters, stored activations, RDMs.
-      targets: `targets(arrays, batch) -> {layer: [batch, ...]}`, without a gradient.
+      arrays: Pytree of the teacher's arrays: parameters, stored activations, RDMs.
+      targets: Function `targets(arrays, batch) -> {layer: [batch, ...]}`, without a
+        gradient.
     """
 
     arrays: Any
@@ -31,13 +32,13 @@ class Teacher(NamedTuple):
 
 
 def net(module, variables, *, inputs: str = "image") -> Teacher:
-    """Makes a teacher of a live net, in evaluation mode.
+    """Makes a teacher from a net that runs in each step, in evaluation mode.
 
     Args:
-      module: A Flax module whose `apply(variables, images, train=False)` answers a dict
+      module: Flax module whose `apply(variables, images, train=False)` returns a dict
         of activations.
-      variables: Its variables: parameters and, if any, running statistics.
-      inputs: The entry of the batch that the net sees, or of its `extra_images`.
+      variables: Variables of the module: parameters and, if any, running statistics.
+      inputs: Entry of the batch, or of its `extra_images`, with the net's input.
     """
 
     def targets(arrays, batch):
@@ -48,15 +49,16 @@ def net(module, variables, *, inputs: str = "image") -> Teacher:
 
 
 def cached(activations: Mapping[str, Array], *, index: str = "index") -> Teacher:
-    """Makes a teacher of its stored activations, so that it need not run.
+    """Makes a teacher from stored activations, so that the net need not run.
 
     Args:
-      activations: By layer `[images, ...]`, as from `cache`.
-      index: The entry of the batch by which it is looked up: the view's crops and
-        mirrors change nothing of it.
+      activations: Dict of the activations of each layer, `[images, ...]`, as from
+        `cache`.
+      index: Entry of the batch with the indices of its images, by which activations are
+        looked up: they do not depend on the view's crops and flips.
 
     Returns:
-      The teacher. It returns NaN for an index that is no image, and float32 for
+      The teacher. It returns NaN for an index out of range, and float32 for stored
       integers.
     """
 
@@ -67,23 +69,25 @@ def cached(activations: Mapping[str, Array], *, index: str = "index") -> Teacher
 
 
 def rdms(measured: Mapping[str, Array], *, stimulus: str = "stimulus") -> Teacher:
-    """Makes a teacher of measured RDMs, for `terms.rdl_target`.
+    """Makes a teacher from measured RDMs, for `terms.rdl_target`.
 
-    A stimulus of the batch is answered by its row: its distances to all stimuli. So
-    the batch may hold any of them, divided over the devices as its images are.
+    For each stimulus of the batch it returns a row of the RDM: the distances to all
+    stimuli. So the batch may hold any of the stimuli, divided over the devices like
+    images.
 
     Args:
-      measured: By name a condensed RDM `[pairs]`, or that of each subject `[subjects,
-        pairs]`. NaN was not measured.
-      stimulus: The entry of the batch `[stimuli in the batch]` that says which they
-        are.
+      measured: Dict of condensed RDMs `[pairs]`, or `[subjects, pairs]` for several
+        subjects. NaN: not measured.
+      stimulus: Entry of the batch with the indices of its stimuli,
+        `[stimuli in the batch]`.
 
     Returns:
       The teacher. Its layers are `[stimuli in the batch, n]`, or `[stimuli in the
-      batch, subjects, n]`, NaN for a number that is no stimulus.
+      batch, subjects, n]`; NaN for an index out of range.
 
     Raises:
-      ValueError: No RDM has that many distances, or two are of different stimuli.
+      ValueError: A number of distances that no RDM has, or RDMs of different numbers of
+        stimuli.
     """
     sizes = {name: rdm.stimuli(np.shape(x)[-1]) for name, x in measured.items()}
     if len({*sizes.values()}) > 1 or any(np.ndim(x) > 2 for x in measured.values()):
@@ -106,19 +110,19 @@ def rdms(measured: Mapping[str, Array], *, stimulus: str = "stimulus") -> Teache
 
 
 def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teacher:
-    """Makes a teacher of the labels alone: images of one class are alike.
+    """Makes a teacher from the labels only, as one-hot codes.
 
-    Answers one-hot codes, whose cosine distance is 0 within a class and 1 between two:
-    a plain RDM of labels, for `terms.rdl`.
+    The cosine distance of two codes is 0 within a class and 1 between classes: a
+    categorical model RDM, for `terms.rdl`.
 
     Args:
-      classes: Their number, two or more.
-      label: The entry of the batch `[batch]` with the classes; the code of one that is
-        none is NaN.
-      layer: What the codes are called.
+      classes: Number of classes, two or more.
+      label: Entry of the batch with the classes, `[batch]`; a label out of range gives
+        NaN.
+      layer: Name of the layer of codes.
 
     Raises:
-      ValueError: Not a whole number of classes, two or more.
+      ValueError: The number of classes is not a whole number of two or more.
     """
     classes = _checks.as_count("number of classes", classes, at_least=2)
 
@@ -126,17 +130,17 @@ def labels(classes: int, *, label: str = "label", layer: str = "label") -> Teach
         _checks.check_integers(label, batch[label])
         found = _indices.places(batch[label], classes)
         codes = jax.nn.one_hot(found, classes)
-        # (Not times NaN: XLA makes of 0 or 1 times a number that number or 0.)
+        # Not codes times NaN: XLA simplifies products with codes of 0 and 1.
         return {layer: jnp.where((found < classes)[..., None], codes, jnp.nan)}
 
     return Teacher((), targets)
 
 
 def from_batch(*, entry: str = "targets") -> Teacher:
-    """Makes a teacher of targets in the batch, which the device cannot hold.
+    """Makes a teacher from targets in the batch, for targets too large for the device.
 
     Args:
-      entry: The entry of the batch with the targets, `{layer: [batch, ...]}`, as from
+      entry: Entry of the batch with the targets, `{layer: [batch, ...]}`, as from
         `activations.batch_reader`; the view has to pass it on.
     """
 
@@ -154,27 +158,27 @@ def cache(
     *,
     chunk: int = 500,
 ) -> dict[str, Array]:
-    """Computes a teacher's activations of all training images, for `cached`.
+    """Computes a teacher's activations for all training images, for `cached`.
 
     Args:
       teacher: The teacher.
-      see: From indices of images to the batch that the teacher sees.
-      images: How many there are.
-      layers: Of which layers.
-      chunk: Images at a time.
+      see: Function from indices of images to the teacher's batch.
+      images: Number of images.
+      layers: Names of the layers.
+      chunk: Number of images at a time.
 
     Returns:
-      By layer `[images, ...]`.
+      Dict of the activations of each layer, `[images, ...]`.
 
     Raises:
-      UnknownName: The teacher has no such layer.
+      UnknownName: The teacher does not have one of the layers.
       ValueError: `images` or `chunk` is not a whole number of 1 or more.
     """
     images = _checks.as_count("number of images", images)
     chunk = _checks.as_count("chunk", chunk)
-    answer = compile_targets(teacher, layers)
+    run_teacher = compile_targets(teacher, layers)
     parts = [
-        answer(teacher.arrays, see(jnp.arange(at, min(at + chunk, images))))
+        run_teacher(teacher.arrays, see(jnp.arange(at, min(at + chunk, images))))
         for at in range(0, images, chunk)
     ]
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
@@ -183,35 +187,36 @@ def cache(
 def compile_targets(
     teacher: Teacher, layers: Sequence[str], dtype: Any = None
 ) -> Callable[[Any, Batch], dict[str, Array]]:
-    """Compiles a teacher's activations in some layers: a function `(arrays, batch)`.
+    """Returns a compiled function `(arrays, batch)` to a teacher's activations.
 
     Args:
       teacher: The teacher.
-      layers: Of which layers.
-      dtype: Of the answers; the teacher's own where None.
+      layers: Names of the layers.
+      dtype: Dtype of the activations. None: the teacher's own.
 
     Raises:
-      UnknownName: From that function, a layer that the teacher does not have.
+      UnknownName: From the returned function, for a layer that the teacher does not
+        have.
     """
 
     @jax.jit
-    def answer(arrays, batch):
+    def run_teacher(arrays, batch):
         targets = teacher.targets(arrays, batch)
         for layer in layers:
             errors.check_name("layer", layer, targets)
         return {layer: jnp.asarray(targets[layer], dtype) for layer in layers}
 
-    return answer
+    return run_teacher
 
 
 def ensemble(teachers: Mapping[str, Teacher]) -> Teacher:
-    """Makes one teacher of several, whose layers are called `name/layer`.
+    """Makes one teacher from several; its layers are called `name/layer`.
 
-    For `terms.per_teacher` (each of them) and `terms.kd_mean` and `terms.rdl_mean` (the
-    mean of what they teach). They may see different inputs.
+    For `terms.per_teacher` (a loss for each teacher), and for `terms.kd_mean` and
+    `terms.rdl_mean` (the mean of their targets). They may have different inputs.
 
     Args:
-      teachers: By name, without a slash.
+      teachers: Dict of teachers by name; names have no slash.
 
     Raises:
       ValueError: No teacher, or a name with a slash.
@@ -232,32 +237,32 @@ def ensemble(teachers: Mapping[str, Teacher]) -> Teacher:
 
 
 def merge(*given: Teacher) -> Teacher:
-    """Makes one teacher of several whose layers have different names.
+    """Makes one teacher from several whose layers have different names.
 
     Raises:
-      ValueError: From `targets`: two have a layer of one name.
+      ValueError: From `targets`, if two teachers have a layer of the same name.
     """
 
     def targets(arrays, batch):
         found: dict[str, Array] = {}
         for teacher, own in zip(given, arrays, strict=True):
-            answered = teacher.targets(own, batch)
-            if twice := sorted(found.keys() & answered.keys()):
+            own_targets = teacher.targets(own, batch)
+            if twice := sorted(found.keys() & own_targets.keys()):
                 raise ValueError(
                     f"two teachers have a layer {twice[0]!r}: see ensemble"
                 )
-            found |= answered
+            found |= own_targets
         return found
 
     return Teacher(tuple(teacher.arrays for teacher in given), targets)
 
 
 def none() -> Teacher:
-    """Makes no teacher: for a net that learns its task alone."""
+    """Makes a teacher without targets, for a net that only learns its task."""
     return Teacher((), lambda arrays, batch: {})
 
 
 def _rows(name: str, x: Array, indices: Array) -> Array:
-    """Returns rows by their numbers; NaN where there is no such row."""
+    """Returns rows by their indices; NaN for an index out of range."""
     _checks.check_integers(name, indices)
     return _indices.rows(x, indices)

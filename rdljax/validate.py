@@ -1,23 +1,24 @@
-"""Checks of values, before arrays are given to losses, RDMs and kernels.
+"""Checks the values of arrays before they are passed to losses, RDMs and kernels.
 
-Those look at shapes, dtypes and chosen numbers (a temperature, a width) alone, never at
-what an array holds: so they do the same inside jit and outside, and wait for no device.
-What is not finite or out of range gives NaN. A check here says instead what is wrong
-with the values, and where; it reads them, so that it is not for jit.
+Those functions only check shapes, dtypes and hyperparameters (a temperature, a width),
+never the values of arrays: so they behave the same inside and outside jit, and do not
+wait for a device. Values that are not finite or out of range give NaN. The checks here
+report instead which values are wrong; they read the values, and so cannot be used in
+jit.
 
 =============== ========================================================================
-check           what it refuses
+check           refuses
 =============== ========================================================================
 `activations`   NaN and infinity
 `distinct`      the same activations for all stimuli, whose distances are all 0
-`distances`     condensed RDMs with NaN or infinity at pairs that have a weight
+`distances`     condensed RDMs with NaN or infinity for pairs with a weight above 0
 `weights`       weights that are negative or not finite
 `indices`       labels, pairs or rows that are out of range
 `precision`     matrices that are not symmetric and positive definite
 `rates`         spike counts below 0, for `rdm.distances.PoissonKL`
 =============== ========================================================================
 
-Each returns what it was given, so that it can stand where the values are used:
+Each returns its argument, so that it can be used inside an expression:
 
     distances = rdm.compute(validate.activations(features))
 """
@@ -38,7 +39,7 @@ __all__ = [
     "weights",
 ]
 
-# An array of NumPy or JAX, or what NumPy makes one of.
+# An array of NumPy or JAX, or an object that NumPy converts to one.
 Values = TypeVar("Values", bound=npt.ArrayLike | jax.Array)
 
 
@@ -47,13 +48,14 @@ def activations(x: Values, name: str = "activations") -> Values:
 
     Args:
       x: Activations `[n, ...]` of n stimuli.
-      name: What they are, for the message.
+      name: Name of the activations in the message.
 
     Returns:
       The activations.
 
     Raises:
-      ValueError: A number is not finite; with how many stimuli, and the first of them.
+      ValueError: A number is not finite; the message has the number of such stimuli and
+        the first of them.
     """
     values = np.asarray(x)
     bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
@@ -70,13 +72,13 @@ def distinct(x: Values, name: str = "activations") -> Values:
 
     Args:
       x: Activations `[n, ...]` of n stimuli.
-      name: What they are, for the message.
+      name: Name of the activations in the message.
 
     Returns:
       The activations.
 
     Raises:
-      ValueError: They are the same for all stimuli.
+      ValueError: The activations are the same for all stimuli.
     """
     values = np.asarray(x)
     if (values[1:2] == values[:1]).all() and (values == values[:1]).all():
@@ -90,18 +92,19 @@ def distinct(x: Values, name: str = "activations") -> Values:
 def distances(
     x: Values, weights: npt.ArrayLike | jax.Array | None = None, name: str = "RDM"
 ) -> Values:
-    """Checks a condensed RDM for NaN and infinity at pairs that have a weight.
+    """Checks a condensed RDM for NaN and infinity in pairs with a weight above 0.
 
     Args:
       x: Distances `[..., pairs]`.
-      weights: Of each pair, `[pairs]`; 0 masks a pair. None: all pairs count.
-      name: What they are, for the message.
+      weights: Weights of the pairs, `[pairs]`; 0 masks a pair. None: all pairs count.
+      name: Name of the distances in the message.
 
     Returns:
       The distances.
 
     Raises:
-      ValueError: A distance with a weight is not finite; with how many.
+      ValueError: A distance with a weight above 0 is not finite; the message has the
+        number of such distances.
     """
     bad = ~np.isfinite(np.asarray(x))
     if weights is not None:
@@ -109,7 +112,7 @@ def distances(
     if bad.any():
         raise ValueError(
             f"the {name}: expected finite distances, got NaN or infinity for "
-            f"{bad.sum()} of {bad.size} pairs: give those weight 0"
+            f"{bad.sum()} of {bad.size} pairs: give these pairs weight 0"
         )
     return x
 
@@ -119,13 +122,13 @@ def weights(x: Values, name: str = "weights") -> Values:
 
     Args:
       x: Weights of any shape.
-      name: What they are, for the message.
+      name: Name of the weights in the message.
 
     Returns:
       The weights.
 
     Raises:
-      ValueError: One is below 0, infinite or NaN.
+      ValueError: A weight is negative, infinite or NaN.
     """
     values = np.asarray(x)
     if not (np.isfinite(values) & (values >= 0)).all():
@@ -136,19 +139,20 @@ def weights(x: Values, name: str = "weights") -> Values:
 
 
 def indices(x: Values, size: int, name: str = "labels") -> Values:
-    """Checks that integers lie between 0 and `size - 1`.
+    """Checks that integers are from 0 to `size - 1`.
 
     Args:
       x: Integers of any shape: the labels of examples, pairs of stimuli `[2, p]`, rows
         of a bank.
-      size: How many classes, stimuli or rows there are.
-      name: What they are, for the message.
+      size: Number of classes, stimuli or rows.
+      name: Name of the integers in the message.
 
     Returns:
       The integers.
 
     Raises:
-      ValueError: Not integers, or one out of range; with the smallest and the largest.
+      ValueError: Values are not integers, or one is out of range; the message has the
+        smallest and the largest.
     """
     values = np.asarray(x)
     if not jax.dtypes.issubdtype(values.dtype, np.integer):
@@ -164,15 +168,15 @@ def precision(x: Values, name: str = "precision") -> Values:
     """Checks that a matrix is symmetric (up to rounding) and positive definite.
 
     Args:
-      x: An inverse covariance `[units, units]`, or one of each fold
-        `[folds, units, units]`: for `rdm.distances.Mahalanobis` and `rdm.crossnobis`.
-      name: What it is, for the message.
+      x: Inverse covariance `[units, units]`, or one for each fold
+        `[folds, units, units]`, for `rdm.distances.Mahalanobis` and `rdm.crossnobis`.
+      name: Name of the matrix in the message.
 
     Returns:
       The matrix.
 
     Raises:
-      ValueError: Not symmetric, not finite, or not positive definite.
+      ValueError: The matrix is not symmetric, not finite, or not positive definite.
     """
     for values in np.reshape(np.asarray(x, np.float64), (-1, *np.shape(x)[-2:])):
         unlike = np.abs(values - values.T).max() / (np.abs(values).max() or 1)
@@ -193,19 +197,19 @@ def rates(x: Values, prior_rate: float = 1.0, prior_weight: float = 0.1) -> Valu
 
     Args:
       x: Activations `[n, ...]`.
-      prior_rate: As in `rdm.distances.PoissonKL`.
-      prior_weight: As in `rdm.distances.PoissonKL`; 0 for no prior.
+      prior_rate: Rate of the prior, as in `rdm.distances.PoissonKL`.
+      prior_weight: Weight of the prior, as in `rdm.distances.PoissonKL`; 0: no prior.
 
     Returns:
       The activations.
 
     Raises:
-      ValueError: The smallest is not above 0 when the prior is added.
+      ValueError: The smallest rate is not above 0 after the prior is added.
     """
     least = np.min(np.asarray(x, np.float64), initial=np.inf)
     if not least + np.float64(prior_weight) * np.float64(prior_rate) > 0:
         raise ValueError(
-            f"PoissonKL: expected activations of 0 or more, and a prior above 0 where "
+            f"PoissonKL: expected activations of 0 or more, and a prior above 0 if "
             f"one is 0, got activations of {least}, a prior rate of {prior_rate} and a "
             f"prior weight of {prior_weight}"
         )

@@ -14,6 +14,7 @@ The environment variable `RDLJAX_OPTIMIZED=1` asks for the compiler as users hav
 All this is set before jax is imported, and holds for the processes that tests start.
 """
 
+import gc
 import itertools
 import os
 import pathlib
@@ -56,6 +57,7 @@ os.environ.setdefault(
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # (Nobody reads the programs.)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -67,6 +69,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 MAPS = pathlib.Path("/proc/self/maps")
 MANY = 20_000
 finished = itertools.count(1)
+# Tracing allocates much and leaves few cycles: Python need not look for them as often.
+COLLECT = (50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items):
@@ -79,12 +83,20 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+def pytest_collection_finish():
+    """Lets the garbage collector pass over the tests and modules, and seldom begin."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
+
+
 def pytest_runtest_teardown():
     """Forgets compiled programs when there are many; looks every 20 tests."""
     if next(finished) % 20 or not MAPS.exists():
         return
     if MAPS.read_bytes().count(b"\n") > MANY:
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -99,7 +99,7 @@ own = training.shard(training.local_batch(batches[2]))
 of = "of process 1 differs from that of process 0"
 for mine, where in (
     ({"seed": 3, "learning rate": 0.1 if number else 0.01}, "learning rate"),
-    ({"seed": 3} | dict.fromkeys(["more"][:number]), "what its entries are called"),
+    ({"seed": 3} | dict.fromkeys(["more"][:number]), "the names of its entries"),
 ):
     settings = functools.partial(training.check_alike, "settings", mine)
     differ(settings, f"settings {of}: {where}")

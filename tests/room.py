@@ -24,6 +24,7 @@ TESTS = {
     "rdljax/checkpoints.py": "checkpoints",
     "rdljax/rdm/io.py": "rdm_io",
     "rdljax/mmd.py": "mmd",
+    "rdljax/validate.py": "validate",
     "rdljax/terms/negatives.py": "negatives",
     "rdljax/nets": "nets",
     "rdljax/nets/_weights.py": "from_torch",

@@ -222,7 +222,7 @@ class TestFolder:
         write(tmp_path / "whole")
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path / "c", see=Seen(stop))
-        words = rf"unfinished: {stop} of 23 images are there; `write`.*goes on"
+        words = rf"unfinished: it has {stop} of 23 images; .*call `write`"
         with pytest.raises(errors.CannotRead, match=words):
             activations.read(tmp_path / "c")
         seen = Seen()
@@ -347,7 +347,7 @@ class TestFolder:
 
     def test_where_tqdm_is_absent_it_is_told_first(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "tqdm", None)
-        words = r'quiet=False\) takes the package tqdm: .*"rdljax\[training\]"'
+        words = r'quiet=False\) needs the package tqdm: .*"rdljax\[training\]"'
         with pytest.raises(ImportError, match=words):
             write(tmp_path / "c", quiet=False)
         assert not (tmp_path / "c").exists()
@@ -524,9 +524,9 @@ REFUSED = {
     "index twice": (
         rows(index=np.array([0, 2, 2])),
         {},
-        "to 2 once: 1 is there 0 times",
+        "to 2 once: 1 occurs 0 times",
     ),
-    "index beyond": (rows(index=np.array([0, 1, 3])), {}, "once: 2 is there 0 times"),
+    "index beyond": (rows(index=np.array([0, 1, 3])), {}, "once: 2 occurs 0 times"),
     "index floats": (
         rows(index=np.arange(3.0)),
         {},
@@ -538,7 +538,7 @@ REFUSED = {
     "ids order": (
         rows(ids=np.array([5, 7, 6])),
         {"ids": [5, 6, 7]},
-        "the same ids in another order: row 1 is 7, expected 6; an array 'index'",
+        "the same ids in another order: row 1 is 7, expected 6; with an array 'index'",
     ),
     "ids others": (
         rows(ids=np.array([5, 7, 7])),
@@ -591,7 +591,7 @@ class TestReadRefuses:
         for settings, words in (
             ({"images": 24}, "has 23 rows, expected 24"),
             ({"layers": ["logits"]}, "did you mean 'a/logits'"),
-            ({"layers": []}, "none is chosen"),
+            ({"layers": []}, "none is selected"),
             ({"ids": range(COUNT)}, "no array 'ids'"),
         ):
             with pytest.raises(ValueError, match=words):
@@ -613,7 +613,7 @@ class TestReadRefuses:
         layers = ({"shape": [23, -1], "dtype": "f4"}, {"shape": [23], "dtype": "O"})
         for changes, words in (
             ({"images": None}, "manifest.json.images is 'None', expected a whole"),
-            ({"images": 10**12}, "has a layer that has not 1000000000000 rows"),
+            ({"images": 10**12}, "has a layer without 1000000000000 rows"),
             ({"images": True}, "images is 'True'"),
             ({"chunk": 0}, "chunk is '0', expected a whole number of 1 or more"),
             ({"chunk": 4.0}, "chunk is '4.0'"),

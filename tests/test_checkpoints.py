@@ -318,7 +318,7 @@ def test_the_two_newest_steps_are_kept(tmp_path):
     restored, about, step = checkpoints.restore(tmp_path, {"x": jnp.zeros(2, int)}, 10)
     same({"x": jnp.full(2, 10)}, restored)
     assert (about, step) == ({"step": 10}, 10)
-    with pytest.raises(FileNotFoundError, match=r"no step 9, it has \[10, 100\]"):
+    with pytest.raises(FileNotFoundError, match=r"no step 9, it has steps \[10, 100\]"):
         checkpoints.restore(tmp_path, {"x": jnp.zeros(2, int)}, 9)
 
 
@@ -335,7 +335,7 @@ def test_an_old_step_whose_removal_is_cut_short_is_gone_at_once(tmp_path, monkey
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("shutil.rmtree", cut_short)
         checkpoints.save(tmp_path, 3, STORED, {})
-    with pytest.raises(FileNotFoundError, match=r"no step 1, it has \[2, 3\]"):
+    with pytest.raises(FileNotFoundError, match=r"no step 1, it has steps \[2, 3\]"):
         checkpoints.restore(tmp_path, STORED, 1)
     checkpoints.save(tmp_path, 4, STORED, {})
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["3", "4"]

@@ -358,6 +358,49 @@ def slow_average_precision(found, boxes, label, classes, threshold):
     return np.array(areas)
 
 
+def coco_precision(found, boxes, label, classes, recalls=None):
+    """Average precision by pycocotools, `[IoUs, classes]`; NaN without an object.
+
+    It is the mean over recalls; None stands for all that occur.
+    """
+    why = "pycocotools is not installed"
+    coco = pytest.importorskip("pycocotools.coco", reason=why)
+    cocoeval = pytest.importorskip("pycocotools.cocoeval", reason=why)
+
+    def rows(box, own):
+        for n, k in np.argwhere(own != canvas.ABSENT):
+            (x0, y0, x1, y1), category = map(float, box[n, k]), int(own[n, k]) + 1
+            place = {"image_id": int(n), "category_id": category}
+            yield (n, k), place | {"bbox": [x0, y0, x1 - x0, y1 - y0]}
+
+    true, annotations, answers = coco.COCO(), [], []
+    # (From 1: it takes an object with the id 0 for none.)
+    for i, (_, row) in enumerate(rows(boxes, label), 1):
+        area = row["bbox"][2] * row["bbox"][3]
+        annotations.append(row | {"id": i, "area": area, "iscrowd": 0})
+    for place, row in rows(found.box, found.label):
+        answers.append(row | {"score": float(found.score[place])})
+    true.dataset = {
+        "images": [{"id": n} for n in range(len(label))],
+        "categories": [{"id": c + 1} for c in range(classes)],
+        "annotations": annotations,
+    }
+    true.createIndex()
+    evaluation = cocoeval.COCOeval(true, true.loadRes(answers), "bbox")
+    evaluation.params.iouThrs = centernet.IOUS
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+    evaluation.params.maxDets = [1000]
+    evaluation.evaluate()
+    areas = np.full((len(centernet.IOUS), classes), np.nan)
+    for c in np.unique(label[label != canvas.ABSENT]):
+        total = np.count_nonzero(label == c)
+        every = np.arange(1, total + 1) / total
+        evaluation.params.recThrs = every if recalls is None else recalls
+        evaluation.accumulate()
+        areas[:, c] = evaluation.eval["precision"][:, :, c, 0, 0].mean(axis=1)
+    return areas
+
+
 def found_by(*rows):
     """Detections in one canvas, from label, score and box."""
     label, score, box = zip(*rows, strict=True)
@@ -433,6 +476,39 @@ class TestAveragePrecision:
             areas = centernet.average_precision(*given, threshold)
             np.testing.assert_allclose(areas, expected)
             assert np.isnan(areas[3]) and np.nanmax(areas) > 0.05
+
+    def test_against_pycocotools(self):
+        rng = np.random.default_rng(5)
+        n, objects, several = 12, 6, 3
+        # Objects side by side, so that no detection reaches the IoU of two of them.
+        corner = 40.0 * np.stack(np.unravel_index(np.arange(objects), (3, 2)), axis=-1)
+        low = corner + rng.uniform(0, 10, (n, objects, 2))
+        boxes = np.concatenate([low, low + rng.uniform(15, 30, low.shape)], axis=-1)
+        label = rng.integers(-1, 3, (n, objects))
+        # Several detections of each, near or far, some of another class or of none.
+        box, own = (np.repeat(x, several, axis=1) for x in (boxes, label))
+        away = rng.uniform(0, 6, (*own.shape, 1))
+        box += away * rng.uniform(-1, 1, box.shape)
+        other = rng.integers(-1, 3, own.shape)
+        own = np.where(rng.random(own.shape) < 0.7, own, other)
+        found = centernet.Detections(box, own, rng.random(own.shape))
+        given = (found, boxes, label, 4)
+        areas = np.array(
+            [centernet.average_precision(*given, least) for least in centernet.IOUS]
+        )
+        # (NaN for the class without an object.)
+        np.testing.assert_allclose(areas, coco_precision(*given), rtol=1e-12)
+        assert areas[0, :3].min() > 0.3 and areas[-1, :3].max() < 0.1
+        # At its own recalls it is a sum for the integral that ours is.
+        usual = coco_precision(*given, np.linspace(0, 1, 101))
+        assert 1e-4 < np.nanmax(np.abs(usual - areas)) <= 1 / 101
+
+    def test_where_pycocotools_gives_a_detection_another_object(self):
+        boxes = np.array([[self.A, [0, 0, 10, 8]]], float)
+        found = found_by((0, 0.9, self.A), (0, 0.8, self.A))
+        given = (found, boxes, self.LABEL, 1)
+        assert centernet.average_precision(*given)[0] == pytest.approx(1 / 2)
+        assert coco_precision(*given)[0] == pytest.approx(1)
 
     def test_measure_takes_the_means(self, canvases):
         truth = jax.tree.map(lambda x: x[:20], canvases)

@@ -685,7 +685,7 @@ def test_an_empty_batch_is_refused():
             arrays,
             none,
         )
-    with pytest.raises(ValueError, match="batch of 0 does not divide by 2 devices"):
+    with pytest.raises(ValueError, match="batch of 0 is not divisible by 2 devices"):
         training.shard({"index": np.arange(0)}, 2)
 
 

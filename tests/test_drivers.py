@@ -263,7 +263,7 @@ class TestTogether:
 
     def test_at_one_step_alone(self, lab):
         ahead, _ = lab.step(lab.begin(0), lab.arrays, lab.shard(order(0)[0]))
-        with pytest.raises(ValueError, match=r"must be at one step, got \[1, 0\]"):
+        with pytest.raises(ValueError, match=r"at the same step, got steps \[1, 0\]"):
             training.check_same_step([ahead, lab.begin(1)])
 
     def test_what_is_of_one_training_is_said(self, lab):
@@ -419,5 +419,5 @@ class TestShard:
         )
 
     def test_a_batch_that_does_not_divide(self):
-        with pytest.raises(ValueError, match="a batch of 8 does not divide by 3"):
+        with pytest.raises(ValueError, match="a batch of 8 is not divisible by 3"):
             training.shard({"index": np.zeros((4, 8))}, 3, axis=1)

@@ -483,7 +483,7 @@ WRONG = {
     "crop": (["mnist_rdl", "--crop=-1"], "crop must be 0 or more"),
     "hint": (
         ["mnist_rdl", "--methods", "hint", "--hint_layer=pooled:stage2"],
-        "hint cannot be trained: hint: no module from activations (64, 64) to "
+        "hint cannot be trained: hint: no module maps activations (64, 64) to "
         "(64, 2, 2, 64); layers are set by --hint_layer (hint)",
     ),
     "out": (["mnist_rdl", "--out=res/{x}"], "out may contain {config} and {data}"),

@@ -115,7 +115,7 @@ class TestDraft:
 
     def test_what_is_the_systems_is_no_place_for_one(self, tmp_path, monkeypatch):
         for path in ("/dev/fd/999999", "/proc/self/absent"):
-            with pytest.raises(OSError, match="is no file: .* is the system's"):
+            with pytest.raises(OSError, match="is no file: .* is a folder of the sys"):
                 files.write(path, "")
         system, folder = tmp_path / "system", tmp_path / "folder"
         (system / "shm").mkdir(parents=True)
@@ -125,7 +125,7 @@ class TestDraft:
         monkeypatch.setattr(files, "_SYSTEM", (str(system),))
         monkeypatch.setattr(files, "_MEMORY", str(system / "shm"))
         for path in (system / "stdout", folder / "stdout", folder / "new"):
-            with pytest.raises(OSError, match="is no file: .* is the system's"):
+            with pytest.raises(OSError, match="is no file: .* is a folder of the sys"):
                 files.write(path, "")
         assert sorted(os.listdir(system)) == ["shm", "stdout"]
         files.write(folder / "shm" / "x", "x")
@@ -258,7 +258,7 @@ class TestOtherFiles:
         ):
             self.write(kind, path, name)
             last = "there" if kind == "soft link" else name.rpartition("/")[-1]
-            words = rf"x\.h5: .*{last}.* lies in another file"
+            words = rf"x\.h5: .*{last}.* is stored in another file"
             with pytest.raises(errors.CannotRead, match=words):
                 read(path)
 

@@ -185,7 +185,7 @@ class TestToFlax:
             for prefix in prefixes
             for key, x in state.items()
         }
-        with pytest.raises(ValueError, match="fc.bias is there 2 times") as error:
+        with pytest.raises(ValueError, match="fc.bias occurs 2 times") as error:
             from_torch.to_flax("resnet8", both)
         assert " and ".join(map(repr, prefixes)) in str(error.value)
         # What the message says to do.
@@ -482,7 +482,7 @@ class TestRead:
         path = tmp_path / "weights.pth"
         path.write_bytes(b"what torch.load would read")
         if refused:
-            words = r"weights\.pth takes PyTorch 2\.6 .*CVE-2025-32434.*safetensors"
+            words = r"weights\.pth needs PyTorch 2\.6 .*CVE-2025-32434.*safetensors"
             with pytest.raises(errors.CannotRead, match=words):
                 from_torch.read(path)
             assert asked == []

@@ -277,7 +277,7 @@ def test_a_room_says_which_extra_it_takes(
 ):
     for name in blocked:
         monkeypatch.setitem(sys.modules, name, None)
-    words = rf'takes the package {package}: .*pip install "rdljax\[training\]"$'
+    words = rf'needs the package {package}: .*pip install "rdljax\[training\]"$'
     for room in rooms.split():
         with pytest.raises(ImportError, match=words):
             importlib.import_module(f"rdljax.{room}")

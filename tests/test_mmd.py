@@ -571,5 +571,5 @@ class TestPermutations:
             mmd.biased(draw(3, 0), draw(3, 1), block=0)
         with pytest.raises(ValueError, match="one of the kernels"):
             mmd.linear_time(draw(3, 0), draw(3, 1), kernel=lambda x: x @ x.T)
-        with pytest.raises(ValueError, match="as many of each"):
+        with pytest.raises(ValueError, match="the same number in both"):
             mmd.linear_time(draw(4, 0), draw(3, 1))

@@ -330,7 +330,7 @@ def test_numbers_of_numpy_and_jax_are_numbers():
 
 
 def test_no_more_are_shared_than_there_are():
-    with pytest.raises(ValueError, match="cannot share 13 negatives of 12 examples"):
+    with pytest.raises(ValueError, match="cannot draw 13 negatives from 12 examples"):
         choose(negatives.shared(N + 1))
 
 

@@ -8,6 +8,7 @@ Nearly all runs in one program for a case and a dtype: operation by operation, a
 programs are compiled as there are operations and shapes.
 """
 
+import dataclasses
 import functools
 import inspect
 import pathlib
@@ -1261,7 +1262,7 @@ def test_a_dict_has_no_depth_order(name):
     with pytest.raises(ValueError, match=f"{name}, layer '0': expected"):
         getattr(objectives, name)([np.ones(6), *layers], [np.ones(6), *layers])
     mixed = [np.ones(MAPS), np.ones((2, 4, 4, 3))]
-    with pytest.raises(ValueError, match=f"{name}: layers of different batch"):
+    with pytest.raises(ValueError, match=f"{name}: layers of different batch sizes"):
         getattr(objectives, name)(mixed, mixed)
 
 
@@ -1424,9 +1425,9 @@ class TestKDSVD:
         # first singular vector of each example in the three layers.
         first = np.where(np.isin(np.arange(12), [4, 11]), 1.0, -1.0)
         signs = iter([first, -np.ones(12), np.ones(12)])
-        ours = features._oriented
+        ours = features._orient
         monkeypatch.setattr(
-            features, "_oriented", lambda v: ours(v) * next(signs)[:, None, None]
+            features, "_orient", lambda v: ours(v) * next(signs)[:, None, None]
         )
         student = each(jnp.asarray, case["student"])
         form = jax.jit(jax.value_and_grad(objectives.kdsvd))
@@ -1696,6 +1697,11 @@ class TestKD:
         np.testing.assert_allclose(value, 2e4)
 
 
+COMPARISONS = sorted(
+    name
+    for name in comparisons.__all__
+    if dataclasses.is_dataclass(getattr(comparisons, name))
+)
 DISTANCES = sorted(distances.__all__)
 
 
@@ -1721,7 +1727,7 @@ class TestRDL:
             # Each of both now, all pairs of them with `-m slow`.
             pytest.param(d, c, marks=[SLOW] if (i - j) % len(DISTANCES) else [])
             for i, d in enumerate(DISTANCES)
-            for j, c in enumerate(sorted(comparisons.__all__))
+            for j, c in enumerate(COMPARISONS)
         ],
     )
     def test_any_distance_with_any_comparison(self, distance, comparison):

@@ -255,6 +255,11 @@ def slow(comparison, x, y, w):
     return 1 - weighted_cosine(x, y, w)
 
 
+NAMES_OF_COMPARISONS = [
+    name
+    for name in comparisons.__all__
+    if dataclasses.is_dataclass(getattr(comparisons, name))
+]
 COMPARISONS = [
     comparisons.Cosine(),
     comparisons.Pearson(),
@@ -278,7 +283,7 @@ WHITENED = [comparisons.WhitenedCosine(), comparisons.WhitenedPearson()]
 
 def test_every_comparison_is_tested():
     tested = {type(c).__name__ for c in [*COMPARISONS, *RANKED, *SOFT, *WHITENED]}
-    assert tested == set(comparisons.__all__)
+    assert tested == set(NAMES_OF_COMPARISONS)
 
 
 @jax.jit
@@ -838,7 +843,7 @@ class TestSamplePairs:
 
     def test_refuses_a_number_that_is_traced(self):
         draw = functools.partial(rdm.sample_pairs, jax.random.key(0))
-        with pytest.raises(ValueError, match="number of stimuli must be known"):
+        with pytest.raises(ValueError, match="number of stimuli must be concrete"):
             jax.jit(lambda n: draw(n, 3))(5)
 
 
@@ -1086,7 +1091,7 @@ class TestWhatIsCompared:
             assert one.dtype == jnp.float32 and one > 0
             np.testing.assert_allclose(one, other, rtol=1e-6)
 
-    @pytest.mark.parametrize("name", comparisons.__all__)
+    @pytest.mark.parametrize("name", NAMES_OF_COMPARISONS)
     def test_what_was_not_measured_needs_weight_0(self, name):
         comparison = getattr(comparisons, name)()
         x = np.arange(45, dtype=np.float32)
@@ -1105,7 +1110,7 @@ class TestWhatIsCompared:
             assert np.isnan(compare(y, y, weights, comparison=comparison))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", comparisons.__all__)
+    @pytest.mark.parametrize("name", NAMES_OF_COMPARISONS)
     def test_outside_jit_what_has_weight_0_may_be_missing(self, name):
         comparison = getattr(comparisons, name)()
         if name.startswith("Whitened"):
@@ -1205,7 +1210,7 @@ def test_no_two_classes_have_one_structure():
     # With equal structures jit would now and then run one with the program of another.
     made = [comparisons.MSE(comparisons.by_norm), mmd.Polynomial(3), forms.Tiles(7)]
     made += [make(name) for name in distances.__all__]
-    made += [getattr(comparisons, name)() for name in comparisons.__all__]
+    made += [getattr(comparisons, name)() for name in NAMES_OF_COMPARISONS]
     made += [getattr(forms, name)() for name in ("Dense", "Moments", "Tiles")]
     for name in mmd.__all__:
         if isinstance(getattr(mmd, name), type) and name != "PermutationTest":

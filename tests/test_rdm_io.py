@@ -136,7 +136,7 @@ class TestFiles:
         [
             (
                 {"ROI": ["V1", "IT"]},
-                r"they differ in 'ROI' \(V1, IT\), which is no sub",
+                r"they differ in 'ROI' \(V1, IT\), which is neither a sub",
             ),
             ({"model": ("a", "b")}, r"rdms.subset\('model', 'a'\).save"),
             (
@@ -166,7 +166,9 @@ class TestFiles:
         rdm.io.write(rdms, "~/A.H5")
         assert [path.name for path in tmp_path.iterdir()] == ["A.H5"]
         assert rdm.io.read("~/A.H5").subjects == ("a", "b")
-        with pytest.raises(errors.CannotRead, match="of one name alone, got 'it'"):
+        with pytest.raises(
+            errors.CannotRead, match="without a name, got the name 'it'"
+        ):
             rdm.io.read("~/A.H5", "it")
         with open(tmp_path / "~kept.NPZ", "wb") as file:
             np.savez(file, it=drawn())
@@ -174,7 +176,7 @@ class TestFiles:
 
     def test_writing_says_which_extra_it_takes(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "h5py", None)
-        words = r'a\.h5 takes the package h5py: .*"rdljax\[weights\]"'
+        words = r'a\.h5 needs the package h5py: .*"rdljax\[weights\]"'
         with pytest.raises(errors.CannotRead, match=words):
             rdm.io.write(rdm.io.Rdms(drawn(2, 1)), tmp_path / "a.h5")
 
@@ -210,7 +212,7 @@ class TestFiles:
         [
             (None, "there is no file"),
             (b"no file of arrays", "is not an .npz file"),
-            ({"a": np.ones(PAIRS), "b": np.ones(PAIRS)}, "has 2 arrays, a, b: name"),
+            ({"a": np.ones(PAIRS), "b": np.ones(PAIRS)}, "has 2 arrays, a, b: sel"),
             ({"a": np.array(["x"] * PAIRS)}, "expected numbers, got <U1"),
             ({"a": np.array([{}] * PAIRS)}, "is not an .npz file"),
             ({"a": np.ones(14)}, "no condensed RDM has 14 distances"),
@@ -259,7 +261,9 @@ class TestFiles:
         with pytest.raises(errors.CannotRead, match="a subject without any distance"):
             rdm.io.check(rdm.io.Rdms(x[:, None]), missing=True)
         rdm.io.write(rdm.io.Rdms(drawn(1, 1)), tmp_path / "a.h5")
-        with pytest.raises(errors.CannotRead, match="of one name alone, got 'it'"):
+        with pytest.raises(
+            errors.CannotRead, match="without a name, got the name 'it'"
+        ):
             rdm.io.read(tmp_path / "a.h5", "it")
         for places in ([1, 1, 2], [3]):
             with pytest.raises(ValueError, match="two stimuli or more, each once"):

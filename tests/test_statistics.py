@@ -463,7 +463,7 @@ class TestBootstrap:
         assert hits >= 42
 
     def test_wrong_calls(self):
-        with pytest.raises(ValueError, match="3 distances|vectors of one length"):
+        with pytest.raises(ValueError, match="3 distances|vectors of the same length"):
             statistics.bootstrap(np.ones(6), np.ones(10))
         with pytest.raises(ValueError, match="no condensed RDM has 5"):
             statistics.bootstrap(np.ones(5), np.ones(5))

@@ -445,7 +445,7 @@ class TestDevices:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
     def test_a_batch_must_divide(self):
-        with pytest.raises(ValueError, match="batch of 10 does not divide by 4"):
+        with pytest.raises(ValueError, match="batch of 10 is not divisible by 4"):
             training.shard({"index": np.arange(10)}, 4)
 
     @either_phase
@@ -570,7 +570,7 @@ class TestPhases:
             training.Phase({"x": LOSS["task"]}, 1),
             training.Phase({"x": LOSS["hint"]}, 1),
         ]
-        with pytest.raises(ValueError, match="'x' is another one"):
+        with pytest.raises(ValueError, match="different terms called 'x'"):
             begin(student, teacher, arrays, phase=plan[0], plan=plan)
 
     @pytest.mark.parametrize("name", ["student", "loss"])
@@ -890,7 +890,7 @@ class TestMicroBatches:
     def test_a_batch_must_divide(self):
         net = nets.mlp.MLP(CLASSES, widths=(8,))
         with pytest.raises(
-            ValueError, match="batch of 16 does not divide by 3 micro-batches"
+            ValueError, match="batch of 16 is not divisible by 3 micro-batches"
         ):
             self.go(net, 3)
 

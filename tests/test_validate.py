@@ -58,7 +58,7 @@ def hole(*values):
         (
             "distances",
             (np.array([1, np.nan, 2]), None, "teacher's RDM"),
-            "^the teacher's RDM: .*1 of 3 pairs: give those weight 0",
+            "^the teacher's RDM: .*1 of 3 pairs: give these pairs weight 0",
         ),
         (
             "distances",
@@ -80,7 +80,7 @@ def hole(*values):
         ("precision", (np.stack([np.eye(2), -np.eye(2)]),), "positive definite"),
         ("precision", (np.full((2, 2), np.nan), "noise"), "^noise: .* finite numbers"),
         ("rates", (np.array([[0, -0.2]]),), "activations of 0 or more.* got.* of -0.2"),
-        ("rates", (np.array([[0, 2]]), 1.0, 0.0), "a prior above 0 where one is 0"),
+        ("rates", (np.array([[0, 2]]), 1.0, 0.0), "a prior above 0 if one is 0"),
         ("rates", (np.array([[np.nan, 2]]),), "expected activations of 0 or more"),
     ],
 )

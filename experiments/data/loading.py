@@ -1,4 +1,10 @@
-"""The order of the images of an epoch, and batches of images from the host."""
+"""The order of the images of an epoch, and batches of images from the host.
+
+A batch is a list of indices determined by seed, epoch and step, whether its images are
+on the device, in the host's memory or in files. grain could replace only `ahead` and a
+pool of threads, at the same speed; order and decoding would remain ours
+(docs/architecture.md).
+"""
 
 import collections
 import concurrent.futures

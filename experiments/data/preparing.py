@@ -149,7 +149,9 @@ def _write(
             for index, image in enumerate(progress):
                 # Bytes, since TFDS encodes arrays with TensorFlow. With the index as
                 # key the order is the same as TFDS's.
-                example = {key: int(label[index]) for key, label in labels.items()}
+                example: dict[str, Any] = {
+                    key: int(label[index]) for key, label in labels.items()
+                }
                 if "id" in self.info.features:
                     example["id"] = f"{split}_{index:05d}"
                 yield index, {"image": _png(image), **example}

@@ -139,7 +139,8 @@ class Records:
         side, mode = self.frame[0], decoding.MODES[self.frame[-1]]
 
         def see(image, i):
-            box = decoding.random_box(*image.size, np.random.default_rng(drawn[i]))
+            (width, height), rng = image.size, np.random.default_rng(drawn[i])
+            box = decoding.random_box(width, height, rng)
             return decoding.part(image, box, side, mode)
 
         return self._decoded(record, see)

@@ -396,7 +396,9 @@ def feed(context: Context, method: str = "plain") -> Feed:
 
     def load(batches):
         index = batches.image
-        entries = {"index": index} if images is None else images(index, batches.when)
+        entries: dict[str, Any] = {"index": index}
+        if images is not None:
+            entries = images(index, batches.when)
         if batches.stimulus is not None:
             entries["stimulus"] = batches.stimulus
         if taught is not None:

@@ -1,1 +1,1 @@
-"""The objectives by family; `rdljax.objectives` is their public name."""
+"""Implements the objectives by family; `rdljax.objectives` is their public module."""

@@ -1,4 +1,4 @@
-"""Contrastive objectives: each example against others, in a memory bank."""
+"""Defines contrastive objectives: each example against others in a memory bank."""
 
 import math
 from collections.abc import Callable
@@ -13,15 +13,15 @@ Array = jax.Array
 
 
 class Bank(NamedTuple):
-    """What `crd` remembers of all n training examples.
+    """The memory bank of `crd`: embeddings of all n training examples.
 
     Attributes:
-      student: Embeddings `[n, units]`, as the student's head last had them.
-      teacher: Embeddings `[n, units]` of the teacher's head.
-      normalizers: `[2]`, above 0: for the student's embeddings against the teacher's
-        bank, and for the teacher's against the student's, an estimate of what the
-        exponentiated scores of an example sum to over the bank. None for those of each
-        batch itself (as `crd_normalizers` has them, but at any temperature).
+      student: Moving averages of the embeddings of the student's head, `[n, units]`.
+      teacher: The same for the teacher's head, `[n, units]`.
+      normalizers: Two estimates `[2]`, above 0, of the sum of the exponentiated scores
+        of an example over the bank: for the student's embeddings against the teacher's
+        bank, and for the teacher's against the student's. None: computed from each
+        batch (as in `crd_normalizers`, but for any temperature).
     """
 
     student: Array
@@ -47,38 +47,39 @@ def crd(
     """Computes the contrastive representation distillation loss (CRD).
 
     Compares each embedding of one net with the bank of the other: noise-contrastive
-    estimation tells the same example (the positive) from K others (the negatives), for
-    the student against the teacher and for the teacher against the student.
+    estimation distinguishes the same example (the positive) from K others (the
+    negatives), for the student against the teacher and for the teacher against the
+    student.
 
     Args:
       student: Unit embeddings `[batch, units]`, one array.
-      teacher: Unit embeddings `[batch, units]`: it receives a gradient too, for the
-        head that made them.
-      bank: Remembered embeddings of all examples, and their normalizers.
-      indices: `[batch, K + 1]` rows of the bank for each example: column 0 the
-        positive, the others its negatives.
-      temperature: What the inner products are divided by, above 0.
+      teacher: Unit embeddings `[batch, units]`, one array; they receive a gradient too,
+        for the teacher's embedding head.
+      bank: Memory bank of the embeddings of all examples, with their normalizers.
+      indices: Rows of the bank for each example, integers `[batch, K + 1]`: the
+        positive in column 0, the negatives in the others.
+      temperature: Divisor of the inner products, above 0.
 
     Returns:
       A scalar in nats: the loss of the positive plus those of the K negatives, mean
       over the batch, summed over the two directions.
 
     Raises:
-      ValueError: Not embeddings of one shape, a bank of other units, indices that are
-        not integers `[batch, K + 1]`, or a temperature that is not above 0 and finite.
-        (The loss is NaN for an index that is no row of the bank.)
+      ValueError: Embeddings of different shapes, a bank with another number of units,
+        indices that are not integers `[batch, K + 1]`, or a temperature that is not
+        above 0 and finite. (An index out of range of the bank makes the loss NaN.)
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, eqs. 17 to 19; the bank is that
       of the released code.
 
-    Departures: (1) the temperature of the released code, where the paper has 0.1
-      outside ImageNet. As there, the noise is 1/n for each negative, although none of
-      the example's own class is drawn.
+    Departures: (1) the temperature is that of the released code; the paper has 0.1
+      outside ImageNet. As in the code, the noise is 1/n for each negative, although no
+      negatives of the example's own class are drawn.
     """
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
-    bank = _checked(bank, student.shape[1])
+    bank = _check_bank(bank, student.shape[1])
     indices, valid = _rows_of(bank, indices)
     if indices.ndim != 2 or len(indices) != len(student) or indices.shape[1] < 2:
         raise ValueError(
@@ -105,37 +106,38 @@ def crd_shared(
     *,
     temperature: float = 0.07,
 ) -> Array:
-    """Computes the CRD loss with negatives that the batch shares.
+    """Computes the CRD loss with negatives that the whole batch shares.
 
-    As `crd`, with one set of negatives for all examples and a weight for each: how
-    often it was drawn, or is expected to be; 0 for one of the example's own class.
-    Nothing is gathered for each example, which makes it several times faster.
+    As `crd`, but with one set of negatives for all examples and a weight for each
+    example and negative: how often it was drawn, or the expectation of that number; 0
+    for negatives of the example's own class. It is several times faster, since no rows
+    are gathered for each example.
 
     Args:
       student: Unit embeddings `[batch, units]`, one array.
-      teacher: Unit embeddings `[batch, units]`: it receives a gradient too.
-      bank: Remembered embeddings of all examples, and their normalizers.
-      index: `[batch]` row of the bank of each example, its positive.
-      negatives: `[R]` rows of the bank; None for all of it.
-      weights: `[batch, R]`, not negative: how often each negative counts for each
-        example. None for 1.
-      temperature: What the inner products are divided by, above 0.
+      teacher: Unit embeddings `[batch, units]`, one array; they receive a gradient too.
+      bank: Memory bank of the embeddings of all examples, with their normalizers.
+      index: Row of the bank for each example (its positive), integers `[batch]`.
+      negatives: Rows of the bank, integers `[R]`; None: all rows.
+      weights: Weight of each negative for each example, `[batch, R]`, not negative.
+        None: 1.
+      temperature: Divisor of the inner products, above 0.
 
     Returns:
-      A scalar in nats: with the counts of drawn negatives as weights, `crd`'s; with
-      their expectation, the mean of `crd` over all draws.
+      A scalar in nats: the value of `crd` if the weights are the counts of drawn
+      negatives; its mean over all draws if they are the expected counts.
 
     Raises:
-      ValueError: Not embeddings of one shape, a bank of other units, an index or
-        weights of another batch, or a temperature that is not above 0 and finite. (The
-        loss is NaN for rows that are none of the bank's, and weights below 0.)
+      ValueError: Embeddings of different shapes, a bank with another number of units,
+        an index or weights of another batch, or a temperature that is not above 0 and
+        finite. (Rows out of range of the bank and negative weights make the loss NaN.)
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, eqs. 17 to 19.
     """
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
-    bank = _checked(bank, student.shape[1])
+    bank = _check_bank(bank, student.shape[1])
     index, valid = _rows_of(bank, index)
     if negatives is not None:
         negatives, rows_are_valid = _rows_of(bank, negatives)
@@ -178,27 +180,28 @@ def crd_of_rows(
     n: int,
     temperature: float = 0.07,
 ) -> Array:
-    """Computes the part of `crd` of some rows of a bank; the parts add up to it.
+    """Computes the contribution of some rows of a bank to `crd`.
 
-    For banks that are divided over devices.
+    For banks that are divided over devices: the contributions add up to the loss.
 
     Args:
       student: Unit embeddings `[batch, units]`.
       teacher: Unit embeddings `[batch, units]`.
-      rows: R rows of the bank, and the normalizers of all of it.
-      positives: `[batch]` which of these rows is an example's positive; R where its
-        positive is not among them. (Any other number gives NaN.)
-      negatives: `[batch, R]` how often each row is a negative of each example.
-      counts: `[batch]` how many negatives an example has among all rows.
-      n: Rows of the whole bank.
+      rows: R rows of the bank, with the normalizers of the whole bank.
+      positives: Index among these rows of each example's positive, integers `[batch]`;
+        R if it is not among them. (Any other number gives NaN.)
+      negatives: Number of times each row is a negative of each example, `[batch, R]`.
+      counts: Number of negatives of each example among all rows, `[batch]`.
+      n: Number of rows of the whole bank.
       temperature: As for `crd`.
 
     Returns:
-      A scalar in nats: summed over all rows, `crd` (or `crd_shared`) of the whole bank.
+      A scalar in nats: its sum over the parts of the bank is `crd` (or `crd_shared`) of
+      the whole bank.
 
     Raises:
-      ValueError: Not embeddings of one shape, rows of other units or without
-        normalizers, or positives that are not integers.
+      ValueError: Embeddings of different shapes, rows with another number of units or
+        without normalizers, or positives that are not integers.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
@@ -208,7 +211,7 @@ def crd_of_rows(
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
     if rows.normalizers is None:
         raise ValueError("expected the normalizers of the whole bank, got None")
-    rows, size = _checked(rows, student.shape[1]), len(rows.student)
+    rows, size = _check_bank(rows, student.shape[1]), len(rows.student)
     _checks.check_integers("positives", positives)
     positives = _indices.places(positives, size + 1)
     here = positives < size
@@ -236,31 +239,34 @@ def crd_exponentials_of_rows(
     *,
     temperature: float = 0.07,
 ) -> Array:
-    """Computes the part of a bank's normalizers of some rows, without a gradient.
+    """Computes the contribution of some rows to a bank's normalizers.
+
+    Without a gradient.
 
     Args:
       student: Unit embeddings `[batch, units]`.
       teacher: Unit embeddings `[batch, units]`.
       rows: R rows of the bank.
-      weights: `[batch, R]` how often each row counts for each example.
+      weights: Weight of each row for each example, `[batch, R]`.
       temperature: As for `crd`.
 
     Returns:
-      `[2]`: the weighted sums of exponentiated scores. Those of all rows, divided by
-      the sum of the weights and times the rows of the bank, are its `normalizers`.
+      Weighted sums of exponentiated scores, `[2]`. The sums over all rows of the bank,
+      divided by the sum of the weights and multiplied by the number of rows of the
+      bank, are its `normalizers`.
 
     Raises:
-      ValueError: Not embeddings of one shape, or rows of other units.
+      ValueError: Embeddings of different shapes, or rows with another number of units.
     """
     student, teacher = _embeddings(student, teacher)
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
-    rows = _checked(rows, student.shape[1])
+    rows = _check_bank(rows, student.shape[1])
     weights = _weights(weights, student.dtype)
 
     def one(anchors, keys):
         scores = _geometry.inner(anchors, keys.astype(anchors.dtype))
         scores = _checks.nan_unless(jnp.isfinite(scores), scores)
-        # (A row that does not count may be filling, with any score.)
+        # A row of weight 0 may be padding, with any score.
         counted = weights * jnp.exp(scores / temperature)
         return jnp.sum(jnp.where(weights == 0, 0, counted))
 
@@ -278,28 +284,29 @@ def crd_normalizers(
 ) -> Array:
     """Computes the normalizers `[2]` of a bank from one batch, without a gradient.
 
-    The released code takes them from the first batch and keeps them. They overflow in
-    float32 at temperatures below about 0.012, and the loss is then NaN.
+    The released code computes them from the first batch and keeps them. In float32 they
+    overflow at temperatures below about 0.012, and the loss is then NaN.
 
     Args:
       student: Unit embeddings `[batch, units]`.
       teacher: Unit embeddings `[batch, units]`.
-      bank: Of which the embeddings count.
-      indices: `[batch, K + 1]` rows of the bank for each example, or `[R]` rows for
-        all; None for all rows.
+      bank: Memory bank; only its embeddings are used.
+      indices: Rows of the bank, integers `[batch, K + 1]` for each example or `[R]` for
+        all examples; None: all rows.
       temperature: As for `crd`.
 
     Returns:
-      `[2]`: the mean exponentiated score times the rows of the bank, for the student's
-      embeddings and for the teacher's.
+      The mean exponentiated score times the number of rows of the bank, `[2]`: for the
+      student's embeddings and for the teacher's.
 
     Raises:
-      ValueError: Not embeddings of one shape, a bank of other units, or indices that
-        are not integers. (The normalizers are NaN for one that is no row of the bank.)
+      ValueError: Embeddings of different shapes, a bank with another number of units,
+        or indices that are not integers. (An index out of range of the bank makes the
+        normalizers NaN.)
     """
     student, teacher = _embeddings(student, teacher)
     temperature = _checks.as_number("temperature", temperature, student.dtype, above=0)
-    bank = _checked(bank, student.shape[1])
+    bank = _check_bank(bank, student.shape[1])
     valid: Array | bool = True
     if indices is not None:
         indices, valid = _rows_of(bank, indices)
@@ -323,42 +330,42 @@ def crd_update_bank(
     """Moves the batch's rows of a bank towards the new embeddings.
 
     Args:
-      bank: The bank before.
+      bank: The old bank.
       student: Unit embeddings `[batch, units]`.
       teacher: Unit embeddings `[batch, units]`.
-      index: `[batch]` row of the bank of each example.
-      momentum: Share of the old row in the new one, which is then scaled to a unit
-        vector.
+      index: Row of the bank for each example, integers `[batch]`.
+      momentum: Weight of the old row in the new one, from 0 to 1; the new row is then
+        scaled to a unit vector.
 
     Returns:
-      The new bank, without a gradient; the normalizers stay.
+      The new bank, without a gradient, with the old normalizers.
 
     Raises:
-      ValueError: Not embeddings of one shape, a bank of other units, an index that is
-        not integers `[batch]`, or a momentum that is not 0 to 1. (NaN is written for
-        one that is no row of the bank.)
+      ValueError: Embeddings of different shapes, a bank with another number of units,
+        an index that is not integers `[batch]`, or a momentum that is not from 0 to 1.
+        (An index out of range of the bank writes NaN.)
     """
     index, valid = _rows_of(bank, index)
-    # (Beyond the bank nothing would be written.)
+    # JAX would drop writes out of range, and no NaN would be seen.
     index = jnp.minimum(index, len(bank.student) - 1)
-    return _moved(bank, student, teacher, index, valid, momentum)
+    return _move_rows(bank, student, teacher, index, valid, momentum)
 
 
 def crd_update_rows(
     rows: Bank, student: Array, teacher: Array, index: Array, *, momentum: float = 0.5
 ) -> Bank:
-    """Updates some rows of a bank: `crd_update_bank` of banks that are divided.
+    """Updates some rows of a bank: `crd_update_bank` for banks divided over devices.
 
     Args:
-      rows: R rows of the bank before.
+      rows: R rows of the old bank.
       student: Unit embeddings `[batch, units]`.
       teacher: Unit embeddings `[batch, units]`.
-      index: `[batch]` which of these rows is an example's; R where it is not among
-        them. (Any other number writes NaN.)
+      index: Index among these rows of each example's row, integers `[batch]`; R if it
+        is not among them. (Any other number writes NaN.)
       momentum: As for `crd_update_bank`.
 
     Returns:
-      The new rows, without a gradient; the normalizers stay.
+      The new rows, without a gradient, with the old normalizers.
 
     Raises:
       ValueError: As `crd_update_bank`.
@@ -368,10 +375,10 @@ def crd_update_rows(
     index = _indices.places(index, size + 1)
     valid = index <= size
     index = jnp.where(valid, index, 0)
-    return _moved(rows, student, teacher, index, jnp.all(valid), momentum)
+    return _move_rows(rows, student, teacher, index, jnp.all(valid), momentum)
 
 
-def _moved(
+def _move_rows(
     bank: Bank,
     student: Array,
     teacher: Array,
@@ -379,12 +386,12 @@ def _moved(
     valid: Array,
     momentum: float | Array,
 ) -> Bank:
-    """Writes at the index, of which what is beyond the rows is left out.
+    """Updates the rows at the index; indices beyond the last row are skipped.
 
-    If it is not valid, all that is written is NaN.
+    If `valid` is false, NaN is written to all of them.
     """
     student, teacher = _embeddings(student, teacher)
-    bank = _checked(bank, student.shape[1])
+    bank = _check_bank(bank, student.shape[1])
     if index.shape != student.shape[:1]:
         raise ValueError(
             f"expected an index [batch], not {index.shape}, for embeddings "
@@ -405,14 +412,14 @@ def _moved(
 def _both_ways(
     direction: Callable[..., Array], student: Array, teacher: Array, bank: Bank
 ) -> Array:
-    """Sums both directions: student against teacher's bank, and the other way round."""
+    """Sums the losses of both directions, each net against the bank of the other."""
     own, other = (None, None) if bank.normalizers is None else bank.normalizers
     first = direction(student, bank.teacher, own)
     return first + direction(teacher, bank.student, other)
 
 
 def _embeddings(student: Array, teacher: Array) -> tuple[Array, Array]:
-    """Returns both sides in the student's compute dtype, if their shapes are right."""
+    """Checks embeddings and returns both sides in the student's compute dtype."""
     shapes = jnp.shape(student), jnp.shape(teacher)
     if expected := _rows_of_same_shape(*shapes):
         raise ValueError(f"{expected}, got student {shapes[0]} and teacher {shapes[1]}")
@@ -421,8 +428,8 @@ def _embeddings(student: Array, teacher: Array) -> tuple[Array, Array]:
     return student.astype(dtype), teacher.astype(dtype)
 
 
-def _checked(bank: Bank, units: int) -> Bank:
-    """Returns the bank, if its shapes are right."""
+def _check_bank(bank: Bank, units: int) -> Bank:
+    """Checks the shapes of a bank and returns it as JAX arrays."""
     shapes = tuple(jnp.shape(x) for x in bank[:2])
     if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][1] != units:
         raise ValueError(
@@ -436,7 +443,7 @@ def _checked(bank: Bank, units: int) -> Bank:
 
 
 def _rows_of(bank: Bank, indices: Array) -> tuple[Array, Array]:
-    """Returns integers as rows of the bank, and whether they all are such."""
+    """Returns row indices of the bank, and whether all of them are in range."""
     n = len(bank.student)
     _checks.check_integers("rows of the bank", indices)
     indices = _indices.places(indices, n)
@@ -444,7 +451,7 @@ def _rows_of(bank: Bank, indices: Array) -> tuple[Array, Array]:
 
 
 def _weights(weights: Array, dtype: jnp.dtype) -> Array:
-    """Returns weights in a dtype, NaN for those below 0."""
+    """Converts weights to a dtype; NaN for negative weights."""
     weights = jnp.asarray(weights)
     _checks.check_real("weights", weights.dtype)
     weights = weights.astype(dtype)
@@ -452,9 +459,9 @@ def _weights(weights: Array, dtype: jnp.dtype) -> Array:
 
 
 def _log_normalizer(normalizer: Array | None, scores: Array, n: int) -> Array:
-    """Returns the logarithm of a normalizer; of None, of what the scores average to.
+    """Returns the logarithm of a normalizer; None: of an estimate from the scores.
 
-    NaN of a normalizer that is not above 0 and finite.
+    NaN for a normalizer that is not above 0 and finite.
     """
     if normalizer is None:
         scores = jax.lax.stop_gradient(scores)
@@ -466,8 +473,8 @@ def _log_normalizer(normalizer: Array | None, scores: Array, n: int) -> Array:
 def _scores(anchors: Array, keys: Array, indices: Array) -> Array:
     """Computes inner products `[batch, K + 1]` with rows `[batch, K + 1]` of the keys.
 
-    By one matrix product with all n keys: on a CPU a gathered row costs as much as
-    about ten rows there. For few of many rows they are gathered.
+    With one matrix product with all n keys, in which on a CPU about ten rows cost as
+    much as one gathered row. A small share of the rows is gathered instead.
     """
     if _GATHER * indices.shape[1] < len(keys):
         return jnp.einsum(
@@ -480,11 +487,12 @@ def _scores(anchors: Array, keys: Array, indices: Array) -> Array:
     return jnp.take_along_axis(products, indices, axis=1)
 
 
+# Cost of a gathered row, in rows of a matrix product.
 _GATHER = 10
 
 
 def _nce(*scores_and_numbers) -> Array:
-    """Returns the mean over the batch of `_nce_each`, of positives and negatives."""
+    """Returns the batch mean of the losses of `_nce_each`, positives plus negatives."""
     positives, negatives = _nce_each(*scores_and_numbers)
     return jnp.mean(positives + negatives)
 
@@ -504,18 +512,18 @@ def _nce_each(
     score minus a threshold.
 
     Args:
-      positives: Scores `[batch]`.
-      negatives: Scores `[batch, R]`.
-      weights: `[batch, R]`, or None for 1.
-      count: How many negatives an example has, `[]` or `[batch]`.
-      log_normalizer: A number.
-      n: Rows of the bank.
+      positives: Scores `[batch]` of the positives.
+      negatives: Scores `[batch, R]` of the negatives.
+      weights: Weights `[batch, R]` of the negatives; None: 1.
+      count: Number of negatives of an example, `[]` or `[batch]`.
+      log_normalizer: Logarithm of the normalizer, a scalar.
+      n: Number of rows of the bank.
 
     Returns:
-      Of each example the loss of its positive and those of its negatives, `[batch]`:
-      NaN where a score is not finite.
+      The loss of the positive and the summed loss of the negatives of each example,
+      both `[batch]`; NaN for an example with a score that is not finite.
     """
-    epsilon = 1e-7  # of the released code
+    epsilon = 1e-7  # As in the released code.
     noise = count / n
     threshold = log_normalizer + jnp.log(noise + epsilon)
     finite = jnp.isfinite(positives + jnp.sum(negatives, axis=1))
@@ -523,7 +531,7 @@ def _nce_each(
     losses = jax.nn.softplus(negatives - jnp.reshape(threshold, (-1, 1)))
     if weights is not None:
         losses = losses * weights
-    # The released code leaves epsilon out of the negatives' numerator.
+    # The released code has no epsilon in the numerator of the negatives.
     left_out = count * jnp.log1p(epsilon / jnp.where(noise > 0, noise, 1))
     return (
         jax.nn.softplus(threshold - positives) + left_out,

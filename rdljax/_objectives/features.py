@@ -1,4 +1,4 @@
-"""Objectives of features: the activations of single examples."""
+"""Defines objectives of features: the activations of single examples."""
 
 import functools
 from collections.abc import Callable
@@ -16,13 +16,13 @@ Array = jax.Array
 def hint(student: Array, teacher: Array) -> Array:
     """Computes the hint loss of FitNets: the error of the activations themselves.
 
-    Compares unit by unit. Maps of different size and one aspect are first pooled, by
-    adaptive averaging, to the smaller of the two. Where the channels differ a regressor
-    comes first: `terms.hint` trains it.
+    Compares unit by unit. Maps of different size and the same aspect are first pooled,
+    by adaptive averaging, to the smaller of the two. If the channels differ, the
+    student's activations need a regressor first: `terms.hint` trains it.
 
     Args:
       student: Activations `[batch, ...]`.
-      teacher: Activations of the same shape; of maps `[batch, H, W, C]` height and
+      teacher: Activations of the same shape; for maps `[batch, H, W, C]` height and
         width may differ.
 
     Returns:
@@ -36,7 +36,7 @@ def hint(student: Array, teacher: Array) -> Array:
       <https://arxiv.org/abs/1412.6550>`_, ICLR 2015, eq. 3.
 
     Departures: (1) the mean, not half the sum of squares, as in RepDistiller; (2) maps
-    are pooled where the paper's regressor is a convolution that fits the sizes.
+    are pooled, while the paper's regressor is a convolution that matches the sizes.
     """
     if student.ndim == 4:
         student, teacher = _geometry.pool_to_smaller(student, teacher)
@@ -47,14 +47,13 @@ def hint(student: Array, teacher: Array) -> Array:
 def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
     """Computes the attention transfer loss (AT).
 
-    Compares where in a map the energy lies: the mean over channels of a power of the
-    activations, as a unit vector over positions. Maps of different size are pooled to
-    the smaller.
+    Compares attention maps: the mean over channels of a power of the activations, as a
+    unit vector over positions. Maps of different size are pooled to the smaller.
 
     Args:
       student: Maps `[batch, H, W, C]`.
       teacher: Maps of the same batch; sizes and channels may differ.
-      power: Of the activations' magnitude, a number of 1 or more.
+      power: Power of the magnitude of the activations, a number of 1 or more.
 
     Returns:
       A scalar: the mean squared difference over batch and positions, summed over
@@ -67,8 +66,8 @@ def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
       Zagoruyko & Komodakis, `Paying More Attention to Attention
       <https://arxiv.org/abs/1612.03928>`_, ICLR 2017.
 
-    Departures: (1) the mean squared difference, as in the authors' code, where the
-      paper has the norm of the difference.
+    Departures: (1) the mean squared difference, as in the authors' code; the paper has
+      the norm of the difference.
     """
     power = _checks.as_number("power", power, student.dtype, at_least=1)
     student, teacher = _geometry.pool_to_smaller(student, teacher)
@@ -76,7 +75,7 @@ def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
 
 
 def _energy(x: Array, power: int = 2) -> Array:
-    """Turns maps `[batch, H, W, C]` into unit vectors of energies `[batch, H W]`."""
+    """Computes energies of maps `[batch, H, W, C]` as unit vectors `[batch, H W]`."""
     x = _geometry.in_own_unit(x, axis=(1, 2, 3))
     energy = jnp.mean(jnp.abs(x) ** power, axis=3)
     return _geometry.unit_rows(_geometry.flatten(energy))
@@ -92,31 +91,32 @@ def nst(
 ) -> Array:
     """Computes the neuron selectivity transfer loss (NST).
 
-    Compares the distributions of what neurons select: of each example, every channel's
-    map as a unit vector over positions is one draw, and the two nets' draws are
-    compared by maximum mean discrepancy. Maps of different size are pooled to the
-    smaller.
+    Compares the distributions of neuron selectivity patterns. For each example, the map
+    of every channel, as a unit vector over positions, is one sample, and the samples of
+    the two nets are compared by maximum mean discrepancy. Maps of different size are
+    pooled to the smaller.
 
     Args:
       student: Maps `[batch, H, W, C]`.
       teacher: Maps of the same batch; sizes and channels may differ.
-      kernel: One of `mmd`'s. The paper's are `mmd.Linear()`, `mmd.Polynomial()` and
-        `mmd.Gaussian(...)`; with the polynomial one of degree 2, no matrix of channels
-        by channels is built where that of positions by positions costs less.
-      estimate: Of the squared discrepancy, `mmd.biased` or `mmd.unbiased`.
+      kernel: A kernel of `mmd`. Those of the paper are `mmd.Linear()`,
+        `mmd.Polynomial()` and `mmd.Gaussian(...)`; with the polynomial kernel of degree
+        2, a matrix of positions by positions replaces that of channels by channels if
+        it costs less.
+      estimate: Estimator of the squared discrepancy, `mmd.biased` or `mmd.unbiased`.
 
     Returns:
       A scalar: the mean over the batch of the squared discrepancy, summed over layers.
 
     Raises:
-      ValueError: Not maps of the same batch and aspect, or a kernel that is none.
+      ValueError: Not maps of the same batch and aspect, or an invalid kernel.
 
     References:
       Huang & Wang, `Like What You Like: Knowledge Distill via Neuron Selectivity
       Transfer <https://arxiv.org/abs/1707.01219>`_, 2017.
 
-    Departures: (1) the squared discrepancy itself, where the paper's loss has half of
-      it; (2) a channel that is all zero stays zero.
+    Departures: (1) the squared discrepancy itself; the paper's loss has half of it; (2)
+      a channel that is all zero stays zero.
     """
     student, teacher = _geometry.pool_to_smaller(student, teacher)
 
@@ -138,19 +138,21 @@ def vid(
 ) -> Array:
     """Computes the variational information distillation loss (VID).
 
-    Compares activations under a Gaussian: a bound on the information that the student
-    has of the teacher. Mean and scale are trained.
+    Compares activations under a Gaussian whose mean and scale are trained: by the
+    negative log-likelihood, up to a constant, which bounds the mutual information of
+    student and teacher.
 
     Args:
-      student: The mean `[batch, ..., C]` that a regressor predicts from the student.
+      student: Mean `[batch, ..., C]` that a regressor predicts from the student.
       teacher: Activations of the same shape.
-      log_scale: `[C]`, paired with the layers; the variance is
-        `softplus(log_scale) + epsilon`.
-      epsilon: The smallest variance; not negative.
+      log_scale: Log scale `[C]` of each layer, in the same structure as the layers; the
+        variance is `softplus(log_scale) + epsilon`.
+      epsilon: Smallest variance, not negative.
 
     Returns:
-      A scalar in nats: the mean over batch and units of half the squared difference by
-      the variance plus half the log variance, summed over layers. It may be negative.
+      A scalar in nats: the mean over batch and units of half the squared difference
+      divided by the variance plus half the log variance, summed over layers. It may be
+      negative.
 
     Raises:
       ValueError: Different shapes, a log scale that is not `[C]`, or a negative
@@ -175,18 +177,19 @@ def vid(
 def ab(student: tuple, teacher: tuple, *, margin: float = 1.0) -> Array:
     """Computes the activation boundary loss (AB).
 
-    Compares which units are active: a student's unit on the wrong side of zero, or
+    Compares which units are active: a unit of the student on the wrong side of zero, or
     within a margin of it, is pushed to the teacher's side.
 
     Args:
       student: A sequence of activations before their ReLU, `[batch, ...]`, in depth
         order.
-      teacher: The same of the teacher, of the same shapes.
-      margin: How far beyond zero a unit is pushed; not negative.
+      teacher: A sequence of activations of the same shapes.
+      margin: Distance beyond zero to which a unit is pushed, not negative.
 
     Returns:
-      A scalar: the squared excess summed over units, mean over the batch, times 3/1000;
-      the last layer counts 1, the one before it 1/2, and so on.
+      A scalar: the squared violation of the margin summed over units, mean over the
+      batch, times 3/1000; the last layer has weight 1, the one before it 1/2, and so
+      on.
 
     Raises:
       ValueError: Not sequences, different shapes, or a negative margin.
@@ -203,7 +206,7 @@ def ab(student: tuple, teacher: tuple, *, margin: float = 1.0) -> Array:
         excess = jnp.where(
             t > 0, jnp.maximum(margin - s, 0), jnp.maximum(s + margin, 0)
         )
-        # (Infinity is on a side too, and NaN would count as inactive.)
+        # NaN would count as inactive, and infinity as on one side.
         excess = _checks.nan_unless(jnp.isfinite(s) & jnp.isfinite(t), excess)
         total += jnp.sum(excess**2) / s.shape[0] * 0.5**depth
     return total * 3 / 1000
@@ -213,8 +216,8 @@ def ab(student: tuple, teacher: tuple, *, margin: float = 1.0) -> Array:
 def ft(student: Array, teacher: Array) -> Array:
     """Computes the factor transfer loss (FT).
 
-    Compares the factors that a translator makes of the student and a paraphraser of the
-    teacher, each as a unit vector.
+    Compares factors, as unit vectors: those of a translator from the student and those
+    of a paraphraser from the teacher.
 
     Args:
       student: Factors `[batch, ...]`.
@@ -238,9 +241,9 @@ def ft(student: Array, teacher: Array) -> Array:
 
 @_layerwise.layerwise(_layerwise.maps)
 def ft_repdistiller(student: Array, teacher: Array) -> Array:
-    """Computes the factor transfer loss as RepDistiller has it.
+    """Computes the factor transfer loss of RepDistiller.
 
-    Compares where in the factors the energy lies, as `at` does, by absolute difference.
+    Compares the attention maps of factors, as in `at`, by their absolute difference.
 
     Args:
       student: Factors `[batch, H, W, C]`.
@@ -264,7 +267,7 @@ def ft_repdistiller(student: Array, teacher: Array) -> Array:
 def _absolute(x: Array) -> Array:
     """Returns the magnitude, with gradient 0 at 0 and NaN at NaN.
 
-    (`jnp.abs` has 1 and -1.)
+    (The gradient of `jnp.abs` there is 1 or -1.)
     """
     return x * jnp.sign(x)
 
@@ -273,20 +276,20 @@ def _absolute(x: Array) -> Array:
 def fsp(student: tuple, teacher: tuple) -> Array:
     """Computes the loss of the flow of the solution procedure (FSP).
 
-    Compares how successive layers go together: the products of their channels, averaged
-    over positions. The larger of two successive maps is pooled to the smaller.
+    Compares the flow between successive layers: the products of their channels,
+    averaged over positions. The larger of two successive maps is pooled to the smaller.
 
     Args:
-      student: A sequence of two maps `[batch, H, W, C]` or more, in depth order.
-      teacher: The same of the teacher, of the same channels.
+      student: A sequence of two or more maps `[batch, H, W, C]`, in depth order.
+      teacher: A sequence of the same number of maps, with the same channels.
 
     Returns:
       A scalar: the mean squared difference over batch and channel pairs, summed over
       successive layers.
 
     Raises:
-      ValueError: Not sequences of two or more, different channels, or successive maps
-        of different aspect.
+      ValueError: Not sequences of two or more layers, different channels, or successive
+        maps of different aspect.
 
     References:
       Yim et al., `A Gift from Knowledge Distillation
@@ -314,35 +317,37 @@ def fsp(student: tuple, teacher: tuple) -> Array:
 def kdsvd(student: tuple, teacher: tuple, *, k: int = 1) -> Array:
     """Computes the loss of distillation by singular value decomposition (KDSVD).
 
-    Compares how the main directions of successive layers relate. Of each example and
-    layer, the matrix of positions by channels is summarised by its first right singular
-    vectors; those of successive layers are related entry by entry, by a Gaussian of
-    their difference.
+    Compares the relation between the main directions of successive layers. For each
+    example and layer, the matrix of positions by channels is summarised by its first
+    right singular vectors; the relation of two successive layers is a Gaussian of the
+    difference of their vectors, for each pair of channels.
 
     Args:
-      student: A sequence of two maps `[batch, H, W, C]` or more, in depth order.
-      teacher: The same of the teacher, of the same channels; sizes may differ.
-      k: How many singular vectors the teacher's layers keep. Each is matched to the
-        nearest of the student's first `k + 3`.
+      student: A sequence of two or more maps `[batch, H, W, C]`, in depth order.
+      teacher: A sequence of the same number of maps, with the same channels; sizes may
+        differ.
+      k: Number of singular vectors of each of the teacher's layers. Each is matched to
+        the nearest of the student's first `k + 3`.
 
     Returns:
       A scalar: the squared difference summed over channel pairs and vectors, mean over
       the batch, summed over successive layers.
 
     Raises:
-      ValueError: Not sequences of two or more, different channels, or a k beyond what
-        the maps have.
+      ValueError: Not sequences of two or more layers, different channels, or a k above
+        the number of singular vectors of the maps.
 
     References:
       Lee, Kim & Song, `Self-supervised Knowledge Distillation Using Singular Value
       Decomposition <https://arxiv.org/abs/1807.06819>`_, ECCV 2018; constants of
       RepDistiller's code.
 
-    Departures: (1) a singular vector's sign, which is arbitrary and on which the
-      value depends, makes its sum positive: the released value is that of the signs
-      which its LAPACK chose; (2) where two squared singular values differ by less than
-      the root of the precision (3e-4 of the largest in float32, 1e-8 in float64), and
-      a vector's gradient is lost in rounding, it is 0 along the other.
+    Departures: (1) the sign of a singular vector is arbitrary, but the value depends on
+      it: here it makes the sum of the vector positive, while the released code keeps
+      the sign that LAPACK returns; (2) if two squared singular values differ by less
+      than the root of the precision (3e-4 of the largest in float32, 1e-8 in float64),
+      so that rounding dominates the gradient of one vector along the other, this
+      gradient is 0.
     """
     if len(student) < 2:
         raise ValueError(f"expected two layers or more, got {len(student)}")
@@ -362,15 +367,14 @@ def kdsvd(student: tuple, teacher: tuple, *, k: int = 1) -> Array:
 def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
     """Returns the main directions `[batch, k, C]` of a layer, in the teacher's order.
 
-    Each is a singular vector times the teacher's singular value, whose k are scaled to
-    a unit vector.
+    Each is a singular vector times the teacher's singular value; the k singular values
+    are first scaled to a unit vector.
     """
     if not k <= min(teacher.shape[1] * teacher.shape[2], teacher.shape[3]):
         raise ValueError(f"expected a k that teacher {teacher.shape} has, got {k}")
-    # (Both sides' k + 3: what the gradient of one leaves to rounding is then the same
-    # where student and teacher are.)
+    # k + 3 on both sides, so that equal student and teacher round in the same way.
     targets, squares = (x[:, :k] for x in _singular(teacher, k + 3))
-    targets = _oriented(targets)
+    targets = _orient(targets)
     candidates, _ = _singular(student, k + 3)
     cosines = jnp.einsum(
         "bkc,bjc->bkj", targets, candidates, precision=jax.lax.Precision.HIGHEST
@@ -382,17 +386,17 @@ def _directions(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
     return matched * scale, targets * scale
 
 
-def _oriented(vectors: Array) -> Array:
+def _orient(vectors: Array) -> Array:
     """Gives each of the vectors `[..., C]` the sign that makes its sum positive."""
     return jnp.where(jnp.sum(vectors, axis=-1, keepdims=True) < 0, -vectors, vectors)
 
 
 @functools.partial(jax.jit, static_argnames="count")
 def _singular(x: Array, count: int) -> tuple[Array, Array]:
-    """Computes maps' first right singular vectors and squared singular values.
+    """Computes the first right singular vectors and squared singular values of maps.
 
-    Of `[batch, H, W, C]`, each in a unit of its own, `[batch, count, C]` and
-    `[batch, count]`; fewer where the maps have fewer.
+    For maps `[batch, H, W, C]`, each scaled by its own power of two: vectors
+    `[batch, count, C]` and values `[batch, count]`, or fewer if the maps have fewer.
     """
     x = x.reshape(x.shape[0], -1, x.shape[3])
     x = _geometry.in_own_unit(x, axis=(1, 2))
@@ -401,28 +405,30 @@ def _singular(x: Array, count: int) -> tuple[Array, Array]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _first(x: Array, count: int) -> tuple[Array, Array]:
-    """Computes first right singular vectors and squared values of `[b, n, C]`.
+    """Computes the first right singular vectors of `[b, n, C]`.
 
-    The values are the singular ones.
+    With their squared singular values.
     """
     values, vectors = jax.lax.platform_dependent(
         x,
-        # One at a time: XLA's CPU threads wait for each other forever where two batched
-        # decompositions have taken all of them.
-        cpu=functools.partial(jax.lax.map, _decomposed),
-        default=jax.vmap(_decomposed),
+        # One at a time: two batched decompositions can take all of XLA's CPU threads
+        # and deadlock.
+        cpu=functools.partial(jax.lax.map, _decompose),
+        default=jax.vmap(_decompose),
     )
     return vectors[:, :count], values[:, :count]
 
 
-def _decomposed(x: Array) -> tuple[Array, Array]:
-    """Returns squared singular values and right singular vectors of `[n, C]`.
+def _decompose(x: Array) -> tuple[Array, Array]:
+    """Computes squared singular values and right singular vectors of `[n, C]`.
+
+    From the eigenvalues and eigenvectors of the smaller Gram matrix, since an SVD takes
+    26 loops on a TPU. Vectors whose squared value is below the root of the precision
+    times the largest are inaccurate, but have no gradient: see `kdsvd`.
 
     Returns:
-      `[r]` and `[r, C]`, the largest first, with r the smaller of n and C: eigenvalues
-      and eigenvectors of the smaller Gram matrix. (An SVD takes 26 loops on a TPU. Of
-      vectors whose value is below the root of the precision times the largest little
-      is right, but those have no gradient, see `kdsvd`.)
+      Squared values `[r]` and vectors `[r, C]`, the largest first, with r the smaller
+      of n and C.
     """
     inner = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     wide = x.shape[0] < x.shape[1]
@@ -435,11 +441,11 @@ def _decomposed(x: Array) -> tuple[Array, Array]:
 
 @_first.defjvp
 def _first_jvp(count: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple:
-    """Differentiates `_first` by perturbation theory, as eigenvectors of x'x.
+    """Differentiates `_first` by perturbation theory of the eigenvectors of x'x.
 
-    An eigenvector v changes by what x'x v changes, times 1 / (its eigenvalue - the
-    other's) along each other vector. All vectors come from `_first`, so that this has
-    derivatives too.
+    The change of an eigenvector v along another one is the component of the change of
+    x'x v along it, divided by the eigenvalue of v minus that of the other. All vectors
+    come from `_first`, so that higher derivatives exist too.
     """
     (x,), (dx,) = primals, tangents
     product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)

@@ -1,4 +1,4 @@
-"""Objectives of logits: what the teacher makes of the classes."""
+"""Defines objectives of logits: the teacher's predictions of the classes."""
 
 import jax
 import jax.numpy as jnp
@@ -26,22 +26,22 @@ def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
 
     Compares the class probabilities of student and teacher, both softened by a
     temperature: their Kullback-Leibler divergence, times the squared temperature so
-    that the gradient's size does not depend on it. A class that the teacher excludes (a
-    logit of -inf) contributes nothing.
+    that the size of the gradient does not depend on it. A class that the teacher
+    excludes (a logit of -inf) contributes nothing.
 
     Args:
       student: Logits `[batch, ..., classes]`, one array.
       teacher: Logits of the same shape.
-      temperature: What the logits are divided by, above 0.
+      temperature: Divisor of the logits, above 0.
 
     Returns:
       A scalar, in nats times the squared temperature: the mean over the batch and all
-      axes between it and the classes. Of `[batch, tokens, classes]` each token counts
-      alike, padding too: pass `[n, classes]` of those that are to count.
+      axes between it and the classes. In `[batch, tokens, classes]` all tokens have the
+      same weight, padding too: to leave tokens out, pass `[n, classes]` of the others.
 
     Raises:
-      ValueError: Not one array on either side, different shapes, one class only, or a
-        temperature that is not above 0 and finite.
+      ValueError: Not one array for student and for teacher, different shapes, only one
+        class, or a temperature that is not above 0 and finite.
 
     References:
       Hinton, Vinyals & Dean, `Distilling the Knowledge in a Neural Network
@@ -53,9 +53,9 @@ def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
 
 
 def _divergence(student: Array, teacher: Array) -> Array:
-    """Computes Kullback-Leibler divergences `[batch, ...]` of log-probabilities.
+    """Computes Kullback-Leibler divergences `[batch, ...]`, in nats.
 
-    In nats.
+    From log-probabilities `[batch, ..., classes]`.
     """
     probability = jnp.exp(teacher)
     # A class that the teacher excludes (a logit of -inf) contributes nothing.
@@ -76,25 +76,25 @@ def dkd(
 ) -> Array:
     """Computes the decoupled knowledge distillation loss (DKD).
 
-    Compares apart what `kd` mixes: the probability of the right class against all
-    others together, and the probabilities among the others.
+    Compares separately two parts that `kd` mixes: the probability of the target class
+    against that of all other classes together, and the probabilities among the others.
 
     Args:
       student: Logits `[batch, classes]`, one array.
       teacher: Logits of the same shape.
-      labels: The right class of each example, integers `[batch]`. One that is no class
+      labels: Target class of each example, integers `[batch]`. A label out of range
         makes the loss NaN.
-      alpha: Weight of the right class's part.
-      beta: Weight of the others' part.
-      temperature: What the logits are divided by, above 0.
+      alpha: Weight of the part of the target class.
+      beta: Weight of the part of the other classes.
+      temperature: Divisor of the logits, above 0.
 
     Returns:
       A scalar, in nats times the squared temperature: the mean over the batch.
 
     Raises:
-      ValueError: Not one array on either side, different shapes, one class only, labels
-        that are not integers `[batch]`, or a temperature that is not above 0 and
-        finite.
+      ValueError: Not one array for student and for teacher, different shapes, only one
+        class, labels that are not integers `[batch]`, or a temperature that is not
+        above 0 and finite.
 
     References:
       Zhao et al., `Decoupled Knowledge Distillation
@@ -116,7 +116,7 @@ def dkd(
     def split(logits):
         log_all = jax.nn.log_softmax(logits / temperature)
         target = jnp.sum(jnp.where(right, log_all, 0), axis=1)
-        # (Not -inf, whose differences are NaN; its exponential is 0 all the same.)
+        # Not -inf, whose differences are NaN; the exponential of this is 0 too.
         others = jnp.where(right, jnp.finfo(log_all.dtype).min / 2, log_all)
         rest = jax.nn.logsumexp(others, axis=1)
         others = jnp.where(right, 0, jax.nn.log_softmax(others))
@@ -139,22 +139,22 @@ def dist(
 ) -> Array:
     """Computes the loss of distillation from a stronger teacher (DIST).
 
-    Compares class probabilities by correlation, not value: of an example over the
-    classes, and of a class over the examples.
+    Compares class probabilities by their correlation: over the classes for each
+    example, and over the examples for each class.
 
     Args:
       student: Logits `[batch, classes]`, one array.
       teacher: Logits of the same shape.
       beta: Weight of the relation between classes.
       gamma: Weight of the relation within a class.
-      temperature: What the logits are divided by, above 0.
+      temperature: Divisor of the logits, above 0.
 
     Returns:
       A scalar in [0, 2 (beta + gamma)] times the squared temperature.
 
     Raises:
-      ValueError: Not one array on either side, different shapes, one class only, or a
-        temperature that is not above 0 and finite.
+      ValueError: Not one array for student and for teacher, different shapes, only one
+        class, or a temperature that is not above 0 and finite.
 
     References:
       Huang et al., `Knowledge Distillation from A Stronger Teacher
@@ -170,9 +170,9 @@ def dist(
 
 
 def _one_minus_correlation(x: Array, y: Array) -> Array:
-    """Averages over the rows one minus Pearson's correlation.
+    """Returns the mean over rows of one minus Pearson's correlation.
 
-    1 where one side of a row is constant, and 0 where both are.
+    It counts as 1 if the row of one side is constant, and as 0 if those of both are.
     """
     x, y = map(_geometry.centre_rows, (x, y))
     return jnp.mean(_geometry.one_minus_cosines(x, y))

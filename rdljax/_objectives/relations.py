@@ -1,4 +1,4 @@
-"""Objectives of relations: how the examples of a batch lie to each other."""
+"""Defines objectives of relations: distances, angles and similarities of examples."""
 
 import functools
 import math
@@ -29,46 +29,47 @@ def rdl(
 ) -> Array:
     """Computes the representational distance learning loss (RDL).
 
-    Compares representational distance matrices: how far apart the student holds every
-    two examples of the batch, with how far apart the teacher holds them. The widths of
-    the two layers may differ; no regressor is needed.
+    Compares representational distance matrices (RDMs): the distances between every two
+    examples of the batch in the student and in the teacher. The widths of the two
+    layers may differ; no regressor is needed.
 
-    The RDMs are held in memory in the fastest form for the batch; `rdm.discrepancy`
-    takes one by name, and batches that are divided over devices. (Beyond 2,048 examples
+    The RDMs are held in memory in the fastest form for the batch. To choose the form,
+    and for batches divided over devices, use `rdm.discrepancy`. (Above 2,048 examples
     there is no forward-mode derivative.)
 
-    A batch of two has one distance. What compares distances up to a shift, scale or
-    order has nothing to compare then: the default, `Pearson`, is 0 for any student,
-    with gradient 0. `MSE` compares the distance itself; else take three examples or
-    more.
+    A batch of two examples has only one distance, which comparisons invariant to shift,
+    scale or order cannot use: the default, `Pearson`, is then 0 for any student, with
+    gradient 0. Use `MSE`, which compares the distance itself, or three or more
+    examples.
 
     Args:
       student: Activations `[batch, ...]`, flattened to units.
       teacher: Activations `[batch, ...]` of the same examples.
-      pairs: `[2, p]` pairs of examples to compare (`rdm.sample_pairs` draws them), the
-        same in every layer; None for all pairs of the batch.
-      distance: Of two examples' activations, one of `rdm.distances`.
-      comparison: Of two RDMs, one of `rdm.comparisons`.
+      pairs: Pairs of examples to compare, `[2, p]` integers (`rdm.sample_pairs` draws
+        them), the same in every layer; None: all pairs of the batch.
+      distance: Distance between the activations of two examples, one of
+        `rdm.distances`.
+      comparison: Comparison of two RDMs, one of `rdm.comparisons`.
 
     Returns:
-      A scalar, 0 when the RDMs are equal: in [0, 2] for `Pearson`, in squared units of
-      the distance for `MSE`; summed over layers.
+      A scalar, 0 for equal RDMs: in [0, 2] for `Pearson`, in squared units of the
+      distance for `MSE`; summed over layers.
 
     Raises:
-      ValueError: Different batch, fewer than two examples, pairs that are not `[2, p]`
-        integers.
+      ValueError: Different batch sizes, fewer than two examples, pairs that are not
+        `[2, p]` integers.
 
     References:
       McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
       Networks <https://doi.org/10.3389/fncom.2016.00131>`_, Front. Comput. Neurosci.
       10:131, 2016.
 
-    Departures: (1) all pairs of the batch by default, where the first author's
-    prototype draws 50; (2) the cosine distance by default, where the prototype takes
-    the squared Euclidean: it was the best on validation images (experiments/README.md);
-    (3) the default comparison ignores the scale of the two RDMs, where the prototype
-    rescales the teacher's: `comparisons.MSE(scale=...)` has its three scale fixes; (4)
-    the gradient is that of the value, where the prototype injects a signal of its own.
+    Departures: (1) all pairs of the batch by default; the first author's prototype
+    draws 50; (2) the cosine distance by default, which was the best on validation
+    images (experiments/README.md); the prototype has the squared Euclidean distance;
+    (3) the default comparison is invariant to the scale of the two RDMs; the prototype
+    rescales the teacher's: `comparisons.MSE(scale=...)` has its three scalings; (4) the
+    gradient is that of the value; the prototype injects a different error signal.
     """
     if len(student) < 2:
         raise ValueError("expected a batch of two or more")
@@ -91,26 +92,27 @@ def rdl_target(
     distance: rdm.distances.Distance = rdm.distances.Cosine(),
     comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
 ) -> Array:
-    """Computes the RDL loss towards a measured RDM (of a brain, say).
+    """Computes the RDL loss against a measured RDM (for example, of a brain).
 
-    As `rdl`, with the teacher's RDM given instead of its activations. `rdl_subjects`
-    takes the RDM of each of several subjects.
+    As `rdl`, with an RDM in place of the teacher's activations. `rdl_subjects` takes
+    the RDMs of several subjects.
 
     Args:
-      student: Activations `[n, ...]` of the n stimuli of the RDM, in its order.
-      target: The condensed RDM `[n (n - 1) / 2]`: the upper triangle row by row. Pairs
-        of weight 0 may be NaN.
-      weights: The weight of each pair, as the target, not negative, the same in every
-        layer; 0 masks a pair. None: uniform weights.
-      distance: The distance of two stimuli's activations in the student, one of
+      student: Activations `[n, ...]` of the n stimuli of the RDM, in the same order.
+      target: Condensed RDM `[n (n - 1) / 2]`: the upper triangle row by row. Pairs with
+        weight 0 may be NaN.
+      weights: Weights of the pairs, in the shape of the target, not negative, the same
+        in every layer; 0 masks a pair. None: uniform weights.
+      distance: Distance between the student's activations for two stimuli, one of
         `rdm.distances`.
-      comparison: The comparison of two RDMs, one of `rdm.comparisons`.
+      comparison: Comparison of two RDMs, one of `rdm.comparisons`.
 
     Returns:
-      A scalar, 0 when the RDMs are equal; summed over layers.
+      A scalar, 0 for equal RDMs; summed over layers.
 
     Raises:
-      ValueError: A target or weights of another length than the student's RDM.
+      ValueError: The length of the target or of the weights is not that of the
+        student's RDM.
 
     References:
       McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
@@ -122,7 +124,7 @@ def rdl_target(
 
 
 def _rdm_of(student: Array, distance, comparison) -> Array:
-    """Returns the student's condensed RDM, in its own unit where that is the same."""
+    """Returns the student's condensed RDM, rescaled if the loss ignores its scale."""
     if rdm.forms.blind_to_scale(distance, comparison):
         student = _geometry.in_own_unit(student)
     return rdm.forms.distances_of(student, None, distance)
@@ -149,34 +151,34 @@ def rdl_subjects(
     subject_weights: Array | None = None,
     ceiling: Array | float | None = None,
 ) -> Array:
-    """Computes the RDL loss towards the measured RDM of each of several subjects.
+    """Computes the mean RDL loss against the measured RDMs of several subjects.
 
-    The student is compared with each as by `rdl_target`, and the mean is taken.
+    The student is compared with each subject's RDM as in `rdl_target`.
 
     Args:
-      student: Activations `[n, ...]` of the n stimuli of the RDMs, in their order.
-      targets: The condensed RDM of each subject `[subjects, n (n - 1) / 2]`. Pairs of
+      student: Activations `[n, ...]` of the n stimuli of the RDMs, in the same order.
+      targets: Condensed RDMs of the subjects, `[subjects, n (n - 1) / 2]`. Pairs with
         weight 0 may be NaN.
-      weights: The weight of each pair, as the targets or as one subject's RDM, not
-        negative, the same in every layer; 0 masks a pair. A subject all of whose pairs
-        have weight 0 counts for nothing. None: uniform weights.
-      distance: The distance of two stimuli's activations in the student, one of
+      weights: Weights of the pairs, in the shape of the targets or of one subject's
+        RDM, not negative, the same in every layer; 0 masks a pair. A subject is left
+        out if all its pairs have weight 0. None: uniform weights.
+      distance: Distance between the student's activations for two stimuli, one of
         `rdm.distances`.
-      comparison: The comparison of two RDMs, one of `rdm.comparisons`.
-      subject_weights: The weight of each subject `[subjects]`, not negative, such as
-        its reliability. None: uniform weights.
-      ceiling: The similarity that a perfect student would have (`noise_ceiling` of
-        `rdljax.statistics`), above 0, of all or of each subject `[subjects]`: noisy
-        RDMs then ask no more than they can. For a comparison that is one minus a
-        similarity s, the value is `1 - s / ceiling`: below 0 beyond the ceiling.
+      comparison: Comparison of two RDMs, one of `rdm.comparisons`.
+      subject_weights: Weights of the subjects, `[subjects]`, not negative, such as
+        their reliability. None: uniform weights.
+      ceiling: Noise ceiling, the similarity of a perfect student (`noise_ceiling` of
+        `rdljax.statistics`), above 0, for all subjects or for each, `[subjects]`. For a
+        comparison that is one minus a similarity s, the value is then
+        `1 - s / ceiling`: 0 at the ceiling and negative above it. None: no ceiling.
 
     Returns:
-      A scalar, 0 when the RDMs are equal; summed over layers.
+      A scalar, 0 for equal RDMs; summed over layers.
 
     Raises:
-      ValueError: Targets or weights of another length than the student's RDM; weights
-        or ceilings of another number of subjects; a ceiling of 0 or less, or one with
-        `MSE`, which has no similarity.
+      ValueError: The length of the targets or of the weights is not that of the
+        student's RDM; weights or ceilings for another number of subjects; a ceiling of
+        0 or less, or a ceiling with `MSE`, which has no similarity.
 
     References:
       McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
@@ -189,7 +191,7 @@ def rdl_subjects(
     if weights is not None and np.ndim(weights) > 1:
         weights = jnp.asarray(weights)
         _check_shape("row of weights", weights.shape[:1], {targets.shape[:1]})
-        # (Not weights > 0: one that is NaN is to be found.)
+        # Not weights > 0, so that NaN counts as measured and the loss is NaN.
         measured = (~(weights <= 0)).any(axis=1)
     compare = functools.partial(rdm.compare, own, comparison=comparison)
     by_subject = (0, None if measured is None else 0)
@@ -198,13 +200,13 @@ def rdl_subjects(
 
 
 def _over_subjects(values: Array, subjects, ceiling, comparison, measured) -> Array:
-    """Returns the weighted mean over subjects, each in relation to its ceiling.
+    """Returns the weighted mean over subjects, each relative to its noise ceiling.
 
-    Without those of whom no pair was measured.
+    Subjects without any measured pair are left out.
     """
     if ceiling is not None:
         if isinstance(comparison, rdm.comparisons.MSE):
-            raise ValueError("MSE has no similarity, so that it has no ceiling")
+            raise ValueError("MSE has no similarity and so takes no ceiling")
         _check_shape("ceiling", np.shape(ceiling), {(), values.shape})
         ceiling = jnp.asarray(
             _number_of_each("ceiling", ceiling, above=0), values.dtype
@@ -238,7 +240,7 @@ def _check_shape(name: str, given: tuple, shapes: set[tuple]) -> None:
 
 
 def _number_of_each(name: str, given, **limits):
-    """Returns a number or one of each subject, checked."""
+    """Checks and returns a number, or one number for each subject."""
     _checks.check_number(name, given, several=True, **limits)
     return given
 
@@ -247,8 +249,8 @@ def _number_of_each(name: str, given, **limits):
 def sp(student: Array, teacher: Array) -> Array:
     """Computes the similarity-preserving distillation loss (SP).
 
-    Compares how similar each example is to all of the batch: rows of the Gram matrix,
-    as unit vectors.
+    Compares the similarity of each example to all of the batch: rows of the Gram
+    matrix, as unit vectors.
 
     Args:
       student: Activations `[batch, ...]`, flattened to units.
@@ -258,7 +260,7 @@ def sp(student: Array, teacher: Array) -> Array:
       A scalar: the mean squared difference over ordered pairs, summed over layers.
 
     Raises:
-      ValueError: Different batch.
+      ValueError: Different batch sizes.
 
     References:
       Tung & Mori, `Similarity-Preserving Knowledge Distillation
@@ -276,19 +278,19 @@ def sp(student: Array, teacher: Array) -> Array:
 def pkt(student: Array, teacher: Array, *, epsilon: float = 1e-7) -> Array:
     """Computes the probabilistic knowledge transfer loss (PKT).
 
-    Compares, for each example, the probability of the others under a cosine kernel.
+    Compares, for each example, the probabilities of the others under a cosine kernel.
 
     Args:
       student: Activations `[batch, ...]`, flattened to units.
       teacher: Activations `[batch, ...]` of the same examples.
-      epsilon: Added to norms, and to probabilities in the ratio; not negative.
+      epsilon: Constant added to norms, and to probabilities in ratios; not negative.
 
     Returns:
       A scalar in nats: the mean over ordered pairs of the terms of the Kullback-Leibler
       divergence, summed over layers.
 
     Raises:
-      ValueError: Different batch, or a negative epsilon.
+      ValueError: Different batch sizes, or a negative epsilon.
 
     References:
       Passalis & Tefas, `Learning Deep Representations with Probabilistic Knowledge
@@ -306,7 +308,7 @@ def pkt(student: Array, teacher: Array, *, epsilon: float = 1e-7) -> Array:
 def directions(x: Array, epsilon: Array | float) -> Array:
     """Returns activations as rows x / (|x| + epsilon).
 
-    A zero row has cosine 0 with all, and no direction to follow.
+    A zero row has cosine 0 with all rows, and gradient 0.
     """
     x = _geometry.flatten(x)
     unit = _geometry.power_of_two(x, axis=1, keepdims=True)
@@ -316,7 +318,7 @@ def directions(x: Array, epsilon: Array | float) -> Array:
 
 
 def kernel_probabilities(cosines: Array) -> Array:
-    """Returns rows of a cosine kernel `[n, m]`, each divided by its sum."""
+    """Returns the rows of a cosine kernel `[n, m]`, each divided by its sum."""
     # Rounding may take the cosine of opposite rows below -1.
     kernel = jnp.maximum(1 + cosines, 0) / 2
     return kernel / jnp.sum(kernel, axis=1, keepdims=True)
@@ -326,23 +328,23 @@ def kernel_probabilities(cosines: Array) -> Array:
 def rkd_distance(student: Array, teacher: Array) -> Array:
     """Computes the relational distillation loss of distances (RKD-D).
 
-    Compares the Euclidean distances of the batch, each net's divided by their mean.
+    Compares the Euclidean distances in the batch, divided by their mean in each net.
 
     Args:
       student: Activations `[batch, ...]`, flattened to units.
       teacher: Activations `[batch, ...]` of the same examples.
 
     Returns:
-      A scalar: the mean Huber loss over ordered pairs, each example with itself
-      included, summed over layers.
+      A scalar: the mean Huber loss over ordered pairs, including each example with
+      itself, summed over layers.
 
-    In float32, distances below about a thousandth of the batch's spread are not
-    resolved, since they come from a Gram matrix: among clusters tighter than that the
-    gradient is off by a tenth and more, and below their own rounding they are 0. A unit
-    that is constant in the batch, up to rounding, counts for nothing.
+    In float32, distances below about a thousandth of the spread of the batch are not
+    resolved, since they come from a Gram matrix: in tighter clusters the gradient has
+    an error of a tenth or more, and distances below their rounding error are 0. Units
+    that are constant in the batch, up to rounding, are left out.
 
     Raises:
-      ValueError: Different batch, or fewer than two examples.
+      ValueError: Different batch sizes, or fewer than two examples.
 
     References:
       Park et al., `Relational Knowledge Distillation
@@ -350,7 +352,7 @@ def rkd_distance(student: Array, teacher: Array) -> Array:
     """
 
     def relative(x):
-        squared = _geometry.squared_distances_from(_geometry.gram(_centred(x)))
+        squared = _geometry.squared_distances_from(_geometry.gram(_centre(x)))
         distances = _geometry.safe_sqrt(squared)
         mean = jnp.sum(distances) / (len(x) * (len(x) - 1))
         return distances * _geometry.safe_inverse(mean)
@@ -358,11 +360,11 @@ def rkd_distance(student: Array, teacher: Array) -> Array:
     return jnp.mean(huber(relative(student) - relative(teacher)))
 
 
-def _centred(x: Array) -> Array:
-    """Flattens activations to rows minus their mean, in a unit of their own.
+def _centre(x: Array) -> Array:
+    """Flattens activations to rows, scales them by a power of two and centres them.
 
-    For what does not depend on the unit. A unit that is constant in the batch, up to
-    rounding, is 0.
+    For objectives that do not depend on the scale. Units that are constant in the
+    batch, up to rounding, become 0.
     """
     x = _geometry.flatten(x)
     return _geometry.centre(_geometry.in_own_unit(x), axis=0)
@@ -379,17 +381,17 @@ def rkd_angle(student: Array, teacher: Array) -> Array:
       teacher: Activations `[batch, ...]` of the same examples.
 
     Returns:
-      A scalar: the mean Huber loss over ordered triples, summed over layers. Triples of
-      fewer than three examples count too: the cosine is 0 at a vertex that is one of
-      the two others, and 1 between an example and itself.
+      A scalar: the mean Huber loss over ordered triples, summed over layers. Triples
+      with repeated examples are included: the cosine is 0 if the vertex equals one of
+      the other two, and 1 if only the other two are equal.
 
-    In float32, distances below about a thousandth of the batch's spread are not
-    resolved, since they come from a Gram matrix: among clusters tighter than that the
-    gradient is off by a tenth and more, and below their own rounding they are 0. A unit
-    that is constant in the batch, up to rounding, counts for nothing.
+    In float32, distances below about a thousandth of the spread of the batch are not
+    resolved, since they come from a Gram matrix: in tighter clusters the gradient has
+    an error of a tenth or more, and distances below their rounding error are 0. Units
+    that are constant in the batch, up to rounding, are left out.
 
     Raises:
-      ValueError: Different batch, or fewer than two examples.
+      ValueError: Different batch sizes, or fewer than two examples.
 
     References:
       Park et al., `Relational Knowledge Distillation
@@ -397,7 +399,7 @@ def rkd_angle(student: Array, teacher: Array) -> Array:
     """
 
     def products_and_scales(x):
-        gram = _geometry.gram(_centred(x))
+        gram = _geometry.gram(_centre(x))
         return gram, _geometry.safe_rsqrt(_geometry.squared_distances_from(gram))
 
     return _angles(*products_and_scales(student), *products_and_scales(teacher))
@@ -405,11 +407,12 @@ def rkd_angle(student: Array, teacher: Array) -> Array:
 
 @jax.custom_jvp
 def _angles(gram: Array, scale: Array, gram_t: Array, scale_t: Array) -> Array:
-    """Computes the mean Huber loss of all cosines, from Grams and inverse distances.
+    """Computes the mean Huber loss of all cosines.
 
-    The cosine at vertex i is `<x_j - x_i, x_k - x_i>`, which the Gram matrix has, times
-    the two inverse distances `[n, n]`. Value and gradient come from one pass over the
-    vertices, some at a time, so that no `[n, n, n]` array is kept.
+    From Gram matrices and inverse distances, both `[n, n]`: the cosine at vertex i is
+    `<x_j - x_i, x_k - x_i>`, which follows from the Gram matrix, times the two inverse
+    distances. Value and gradient come from one pass over blocks of vertices, so that no
+    `[n, n, n]` array is stored.
     """
     return _angles_pass(gram, scale, gram_t, scale_t)[0]
 
@@ -417,7 +420,7 @@ def _angles(gram: Array, scale: Array, gram_t: Array, scale_t: Array) -> Array:
 def _angles_pass(
     gram: Array, scale: Array, gram_t: Array, scale_t: Array
 ) -> tuple[Array, Array, Array]:
-    """Returns the value of `_angles`, and its gradients by `gram` and `scale`."""
+    """Returns the value of `_angles` and its gradients in `gram` and `scale`."""
     n = gram.shape[0]
 
     def at_vertex(i):
@@ -440,7 +443,7 @@ def _angles_pass(
     def add(carry, vertices):
         total, by_gram = carry
         values, by_edges, *rows = jax.vmap(at_vertex)(vertices % n)
-        if n % block:  # The last block has vertices that are none.
+        if n % block:  # The last block is padded.
             real = vertices < n
             values = jnp.where(real, values, 0)
             by_edges = jnp.where(real[:, None, None], by_edges, 0)
@@ -448,7 +451,7 @@ def _angles_pass(
 
     block = min(n, 8)
     vertices = jnp.arange(-(-n // block) * block).reshape(-1, block)
-    # (Not jnp.zeros: under shard_map a carry must vary over the devices as its inputs.)
+    # Not jnp.zeros: under shard_map a carry must vary over devices as its inputs do.
     nothing = 0 * (gram + gram_t)
     start = nothing[0, 0], nothing
     (total, by_gram), rows = jax.lax.scan(add, start, vertices)
@@ -461,13 +464,13 @@ def _angles_pass(
 
 @_angles.defjvp
 def _angles_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    # The teacher's two are fixed and have no tangent.
+    # The teacher's Gram matrix and scales are fixed and have no tangents.
     value, by_gram, by_scale = _angles_pass(*primals)
     return value, jnp.sum(by_gram * tangents[0]) + jnp.sum(by_scale * tangents[1])
 
 
 def huber(x: Array) -> Array:
-    """Computes half the square up to 1, linear beyond."""
+    """Computes the Huber loss: half the square up to 1, linear above."""
     inside = jnp.minimum(jnp.abs(x), 1)
     return inside * (jnp.abs(x) - inside / 2)
 
@@ -476,20 +479,20 @@ def huber(x: Array) -> Array:
 def cc(student: Array, teacher: Array, *, gamma: float = 0.4, order: int = 2) -> Array:
     """Computes the correlation congruence loss (CC).
 
-    Compares how examples correlate under a Gaussian kernel, in its Taylor series.
+    Compares the correlations of examples under the Taylor series of a Gaussian kernel.
 
     Args:
       student: Embeddings `[batch, ...]`, flattened to units and scaled to unit length.
       teacher: Embeddings `[batch, ...]` of the same examples.
-      gamma: The kernel's precision, above 0.
-      order: The last power of the series, 1 or more.
+      gamma: Precision of the kernel, above 0.
+      order: Last power of the series, 1 or more.
 
     Returns:
       A scalar: the mean squared difference over ordered pairs, summed over layers.
 
     Raises:
-      ValueError: Different batch, a gamma of 0 or less, or an order that is not a whole
-        number of 1 or more.
+      ValueError: Different batch sizes, a gamma of 0 or less, or an order that is not a
+        whole number of 1 or more.
 
     References:
       Peng et al., `Correlation Congruence for Knowledge Distillation
@@ -511,10 +514,10 @@ def cc(student: Array, teacher: Array, *, gamma: float = 0.4, order: int = 2) ->
 
 @_layerwise.layerwise(_layerwise.same_shape, teacher_is_fixed=False)
 def cc_repdistiller(student: Array, teacher: Array) -> Array:
-    """Computes the correlation congruence loss as RepDistiller has it.
+    """Computes the correlation congruence loss of RepDistiller.
 
-    Not the paper's: correlates the absolute errors of successive examples. Both sides
-    receive a gradient, as both have a trained embedding there.
+    It differs from that of the paper: it correlates the absolute errors of successive
+    examples. Both sides receive a gradient, since both have a trained embedding.
 
     Args:
       student: Embeddings `[batch, units]`.
@@ -522,7 +525,7 @@ def cc_repdistiller(student: Array, teacher: Array) -> Array:
 
     Returns:
       A scalar: the inner product of the errors of examples i and i + 1, mean over i,
-      summed over layers. It depends on the order of the batch.
+      summed over layers. It depends on the order of the examples in the batch.
 
     Raises:
       ValueError: Different shapes.
@@ -539,20 +542,21 @@ def cc_repdistiller(student: Array, teacher: Array) -> Array:
 def cka(student: Array, teacher: Array) -> Array:
     """Computes 1 minus the linear centred kernel alignment (CKA).
 
-    Compares the Gram matrices of the centred batch by their cosine: blind to rotation
-    and scale. Units that are constant in the batch, up to rounding, count for nothing.
+    Compares the Gram matrices of the centred batch by their cosine: invariant to
+    rotation and scale. Units that are constant in the batch, up to rounding, are left
+    out.
 
     Args:
       student: Activations `[batch, ...]`, flattened to units.
       teacher: Activations `[batch, ...]` of the same examples.
 
     Returns:
-      A scalar in [0, 1] but for rounding, 0 for equal geometry: 1 - CKA, summed over
-      layers. Where the examples of one side are all alike it is 1, and 0 where those of
-      both are.
+      A scalar, 1 - CKA, summed over layers: in [0, 1] for each layer up to rounding, 0
+      for equal geometry. It is 1 if all examples of one side are equal, and 0 if those
+      of both sides are.
 
     Raises:
-      ValueError: Different batch.
+      ValueError: Different batch sizes.
 
     References:
       Kornblith et al., `Similarity of Neural Network Representations Revisited
@@ -560,6 +564,6 @@ def cka(student: Array, teacher: Array) -> Array:
     """
 
     def gram(x):
-        return _geometry.gram(_centred(x)).reshape(1, -1)
+        return _geometry.gram(_centre(x)).reshape(1, -1)
 
     return _geometry.one_minus_cosines(gram(student), gram(teacher))[0]

@@ -1,9 +1,10 @@
-"""Relations of a global batch, each device taking the rows of its own examples.
+"""Computes relational objectives of a global batch, divided by rows over devices.
 
-`objective(student, teacher, axis_name=..., **numbers)` of the activations of a device:
-the mean over the pairs of its examples with those of all devices. The mean over the
-devices is the value of the objective of the same name for the global batch, and so is
-that of the gradients. A device computes and keeps its part of each matrix of pairs.
+`objective(student, teacher, axis_name=..., **numbers)` takes the activations on one
+device and returns the mean over the pairs of its examples with those of all devices.
+The mean over the devices is the value of the objective of the same name for the global
+batch, and the mean of the gradients is its gradient. Each device computes and stores
+only its rows of each matrix of pairs.
 """
 
 from collections.abc import Callable
@@ -19,13 +20,13 @@ Array = jax.Array
 
 
 def _with_all(x: Array, axis_name: str) -> Array:
-    """Computes inner products of a device's rows with all: `[n, devices n]`."""
+    """Computes inner products of this device's rows with all rows: `[n, devices n]`."""
     return _geometry.inner(x, lax.all_gather(x, axis_name, tiled=True))
 
 
 @_layerwise.layerwise(_layerwise.same_batch)
 def sp(student: Array, teacher: Array, *, axis_name: str) -> Array:
-    """Computes the part of `relations.sp` that is of a device's rows."""
+    """Computes the contribution of a device's rows to `relations.sp`."""
 
     def similarities(x):
         x = _geometry.flatten(x)
@@ -39,7 +40,7 @@ def sp(student: Array, teacher: Array, *, axis_name: str) -> Array:
 def pkt(
     student: Array, teacher: Array, *, axis_name: str, epsilon: float = 1e-7
 ) -> Array:
-    """Computes the part of `relations.pkt` that is of a device's rows."""
+    """Computes the contribution of a device's rows to `relations.pkt`."""
     epsilon = _checks.as_number("epsilon", epsilon, student.dtype, at_least=0)
 
     def probabilities(x):
@@ -52,7 +53,7 @@ def pkt(
 
 @_layerwise.layerwise(_layerwise.same_batch)
 def rkd_distance(student: Array, teacher: Array, *, axis_name: str) -> Array:
-    """Computes the part of `relations.rkd_distance` that is of a device's rows."""
+    """Computes the contribution of a device's rows to `relations.rkd_distance`."""
     n = len(student)
     first = lax.axis_index(axis_name) * n
 
@@ -64,7 +65,7 @@ def rkd_distance(student: Array, teacher: Array, *, axis_name: str) -> Array:
         norms, own_norms = (jnp.sum(a * a, axis=1) for a in (every, own))
         both = own_norms[:, None] + norms[None, :]
         squared = both - 2 * _geometry.inner(own, every)
-        # (As `_geometry.squared_distances_from`.)
+        # As in `_geometry.squared_distances_from`.
         same = (first + jnp.arange(n))[:, None] == jnp.arange(len(every))[None, :]
         rounding = 4 * jnp.finfo(both.dtype).eps * both
         distances = _geometry.safe_sqrt(

@@ -1,4 +1,4 @@
-"""Nets: Flax Linen modules that answer one dict of activations.
+"""Builds nets: Flax Linen modules that return one dict of activations.
 
 ========================= ================================== ==========================
 name                      net                                parameters
@@ -25,7 +25,7 @@ name                      net                                parameters
 `mobilenet_v2`            width 0.5, for CIFAR               812,836
 `shufflenet_v1`           three groups, for CIFAR            949,258
 `shufflenet_v2`           width 1, for CIFAR                 1,355,528
-`network_in_network`      of CIFAR                           984,356
+`network_in_network`      for CIFAR                          984,356
 `resnet18_imagenet`       residual, stem for ImageNet        11,689,512 (1000 classes)
 `resnet34_imagenet`                                          21,797,672 (1000 classes)
 `resnet50_imagenet`       bottlenecks, stem for ImageNet     25,557,032 (1000 classes)
@@ -36,26 +36,27 @@ name                      net                                parameters
 `mlp_4096`                                                   63,357,028
 `mlp`                     256 and 64 hidden units            279,498 (32 x 32 x 1, 10)
 `mnist_cnn`               RDL prototype: 32 and 64 maps, 500 185,606 (1 channel, 10)
-`mnist_cnn_small`         of its shape: 8 and 16 maps, 64    8,234 (1 channel, 10)
+`mnist_cnn_small`         the same with 8 and 16 maps, 64    8,234 (1 channel, 10)
 ========================= ================================== ==========================
 
-Parameters are those of 100 classes and three channels where nothing else is said; those
-from `resnet8` to `shufflenet_v2` are the nets of RepDistiller, with its numbers.
+Numbers of parameters are for 100 classes and three channels unless stated otherwise.
+The nets from `resnet8` to `shufflenet_v2` are those of RepDistiller, with the same
+numbers of parameters.
 
-Called with images `[batch, height, width, channels]` and `train`, a net answers a dict:
-`stem`, `stage1`, `stage2`, ... (what a stage ends with), `pooled` (the vector that the
-last linear layer reads) and `logits`. `layers` has these names in depth order; the
-order of the dict's keys means nothing, since jit sorts them. `preactivations` names, in
-depth order too, a form of each stage that has no ReLU yet, for the objectives that
-compare signs (`ab`): `stage1_preact`, ..., what the stage is before its last ReLU or,
-in wide residual nets, as the next normalisation answers it; the stages themselves where
-they end without one (`mobilenet_v2`, `efficientnet_lite0`). jit leaves out what nobody
-reads.
+Called with images `[batch, height, width, channels]` and `train`, a net returns a dict
+of activations: `stem`, `stage1`, `stage2`, ... (the outputs of the stages), `pooled`
+(the input of the last linear layer) and `logits`. The attribute `layers` has these
+names in depth order; the order of the dict's keys has no meaning, since jit sorts them.
+`preactivations` has, also in depth order, the names of the pre-activations of the
+stages, for objectives that compare signs (`ab`): `stage1_preact`, ... are the stages
+before their last ReLU or, in wide residual nets, the outputs of the next normalisation;
+if the stages end without a ReLU, they are the stages themselves (`mobilenet_v2`,
+`efficientnet_lite0`). jit does not compute activations that are not used.
 
-Weights trained in PyTorch are read by `nets.from_torch`; nets that are not of this
-package take the same place through `nets.capture`. `build` makes a net of `NETS` by its
-name; a net of one's own is a subclass of `Net`, whose convolutions are `conv`. Programs
-that take any net, wrapped ones too, ask for a `NetLike`.
+`nets.from_torch` reads weights trained in PyTorch; `nets.capture` wraps other Flax nets
+to be used in the same way. `build` makes a net of `NETS` by its name. To define a net
+of your own, subclass `Net` and use the convolution `conv`. `NetLike` is the interface
+of all nets, including wrapped ones.
 """
 
 import functools
@@ -74,17 +75,17 @@ conv = _layers.conv
 
 
 class NetLike(Protocol):
-    """A net that is trained or asked for activations: a `Net`, or what wraps one."""
+    """The interface of all nets, including wrapped ones."""
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Returns the names of the activations in depth order."""
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Returns variables, as `flax.linen.Module.init`."""
+        """Returns variables, like `flax.linen.Module.init`."""
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """Returns activations by layer, as `flax.linen.Module.apply`."""
+        """Returns activations by layer, like `flax.linen.Module.apply`."""
 
 
 def _cifar_resnet(depth: int, factor: int = 1) -> Callable[..., resnet.ResNet]:
@@ -145,24 +146,24 @@ NETS: Mapping[str, Callable[..., Net]] = {
 def build(
     name: str, classes: int, *, dtype: Any = jnp.float32, axis_name: str | None = None
 ) -> Net:
-    """Builds the net of a name.
+    """Builds a net by its name.
 
     Args:
       name: One of `NETS`.
-      classes: The number of logits.
-      dtype: What activations are computed in, such as `jnp.bfloat16`. Parameters,
-        running statistics and logits are float32 all the same.
-      axis_name: The mapped axis of the devices over which batch normalisation takes
-        its statistics in training (`training.AXIS` under `training.pmap`), so that a
-        step does not depend on their number; None for those of each device alone, and
-        for steps that are not mapped.
+      classes: Number of logits.
+      dtype: Dtype of the activations, such as `jnp.bfloat16`. Parameters, running
+        statistics and logits are always float32.
+      axis_name: Name of the mapped axis of devices over which batch normalisation
+        computes its statistics in training (`training.AXIS` under `training.pmap`), so
+        that a step does not depend on the number of devices. None: the statistics of
+        each device, also for steps that are not mapped.
 
     Returns:
-      A Flax module with `layers` and `preactivations`, the names of its activations in
-      depth order.
+      A Flax module with the attributes `layers` and `preactivations`, the names of its
+      activations in depth order.
 
     Raises:
-      UnknownName: There is no such net; the message has the nearest name.
+      UnknownName: There is no such net; the message has the closest name.
     """
     errors.check_name("net", name, NETS)
     return NETS[name](classes=classes, dtype=dtype, axis_name=axis_name)

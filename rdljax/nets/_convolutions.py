@@ -1,8 +1,8 @@
-"""What XLA is slow at on the CPU, in forms that it is fast at.
+"""Computes operations that are slow in XLA on the CPU in faster ways.
 
-Elsewhere than on the CPU these are XLA's own operations. A training step on two cores:
-MobileNetV2 and the ShuffleNets take 2.4 to 3.4 times less, a residual net of depth 110
-takes 3.2 times less (benchmarks/README.md).
+On other devices these are XLA's own operations. On two CPU cores, a training step is
+2.4 to 3.4 times faster for MobileNetV2 and the ShuffleNets, and 3.2 times faster for a
+residual net of depth 110 (benchmarks/README.md).
 """
 
 import functools
@@ -27,19 +27,19 @@ def conv_general_dilated(
 ) -> Array:
     """Computes `lax.conv_general_dilated`, for `nn.Conv` without dilation.
 
-    On the CPU, a convolution channel by channel is a sum over the shifts of its kernel,
-    and one of 1 x 1 in groups is a product of matrices for each group.
+    On the CPU, a depthwise convolution is a sum over the shifts of its kernel, and a
+    grouped 1 x 1 convolution is a matrix product for each group.
 
     Args:
-      inputs: `[batch, H, W, channels]`.
-      kernel: `[height, width, channels / groups, features]`.
-      strides: Of height and width.
-      padding: "SAME", "VALID", or before and after height and width.
-      feature_group_count: The number of groups.
-      **options: What else `lax.conv_general_dilated` is told.
+      inputs: Maps `[batch, H, W, channels]`.
+      kernel: Kernel `[height, width, channels / groups, features]`.
+      strides: Strides along height and width.
+      padding: "SAME", "VALID", or the padding before and after, for height and width.
+      feature_group_count: Number of groups.
+      **options: Further arguments of `lax.conv_general_dilated`.
 
     Returns:
-      `[batch, H', W', features]`.
+      Maps `[batch, H', W', features]`.
     """
     general: Callable[..., Array] = functools.partial(
         lax.conv_general_dilated,
@@ -51,21 +51,21 @@ def conv_general_dilated(
     if feature_group_count == 1:
         return general(inputs, kernel)
     if kernel.shape[2] == 1 and kernel.shape[3] == inputs.shape[3]:
-        own = functools.partial(_shifted, strides=strides, padding=padding)
+        own = functools.partial(_sum_shifts, strides=strides, padding=padding)
     elif kernel.shape[:2] == (1, 1) and tuple(strides) == (1, 1):
-        own = functools.partial(_split, groups=feature_group_count)
+        own = functools.partial(_multiply_groups, groups=feature_group_count)
     else:
         return general(inputs, kernel)
     return lax.platform_dependent(inputs, kernel, cpu=own, default=general)
 
 
-def _shifted(inputs: Array, kernel: Array, *, strides, padding) -> Array:
+def _sum_shifts(inputs: Array, kernel: Array, *, strides, padding) -> Array:
     window = kernel.shape[:2]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(inputs.shape[1:3], window, strides, padding)
     x = jnp.pad(inputs, ((0, 0), *padding, (0, 0)))
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    # How far apart are the first and the last position that the kernel takes.
+    # Distance between the first and the last position of the kernel.
     reach = [
         (length - size) // stride * stride
         for length, size, stride in zip(x.shape[1:3], window, strides, strict=True)
@@ -80,7 +80,7 @@ def _shifted(inputs: Array, kernel: Array, *, strides, padding) -> Array:
     return total.astype(inputs.dtype)
 
 
-def _split(inputs: Array, kernel: Array, *, groups: int) -> Array:
+def _multiply_groups(inputs: Array, kernel: Array, *, groups: int) -> Array:
     parts = zip(
         jnp.split(inputs, groups, axis=-1),
         jnp.split(kernel[0, 0], groups, axis=-1),
@@ -90,21 +90,20 @@ def _split(inputs: Array, kernel: Array, *, groups: int) -> Array:
 
 
 def kept(x: Array) -> Array:
-    """Returns the same numbers, computed once.
+    """Returns its input, but makes XLA compute it only once.
 
-    XLA on the CPU computes the sum of a block's input and output anew wherever it is
-    read, and in it the sum of the block before, and so on: deep nets would take time
-    in the square of their depth. It does not repeat divisions: this is one by 1, a 1
-    that it does not see through.
+    XLA on the CPU recomputes the sum of a block's input and output wherever it is used,
+    including the sum of the previous block, and so on: the time of deep nets would grow
+    with the square of their depth. It does not recompute divisions: this is a division
+    by 1, in a form that XLA cannot simplify.
 
     Args:
-      x: `[batch, H, W, channels]`.
+      x: Maps `[batch, H, W, channels]`.
     """
     return lax.platform_dependent(x, cpu=_divided_by_one, default=lambda x: x)
 
 
 def _divided_by_one(x: Array) -> Array:
-    # A scalar: a divisor with axes would not do. Nothing is above infinity, not even
-    # what is no number.
+    # The divisor must be a scalar. No number is above infinity, and NaN is not either.
     first = lax.stop_gradient(x[0, 0, 0, 0])
     return x / (1 + (first > jnp.inf).astype(x.dtype))

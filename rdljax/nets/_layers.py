@@ -1,4 +1,4 @@
-"""What the nets are made of."""
+"""Defines the base class and the layers of the nets."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -10,43 +10,43 @@ import jax.numpy as jnp
 from rdljax import _extras
 from rdljax.nets import _convolutions
 
-# The first of this package that takes flax.
+# The first module of this package that imports flax.
 with _extras.needed("flax", "rdljax.nets"):
     import flax.linen as nn
 
 Array = jax.Array
 Activation = Callable[[Array], Array]
 
-# The first weights of convolutions and classifiers: He et al. 2015 by the outputs,
-# PyTorch's default (uniform, of variance 1 / (3 inputs)), and what RepDistiller's VGG
-# and MobileNetV2 give their last layer.
+# Initialisers of convolutions and classifiers: He et al. 2015 by the number of outputs;
+# PyTorch's default (uniform, variance 1 / (3 inputs)); and that of the last layer of
+# RepDistiller's VGG and MobileNetV2.
 he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 lecun_third = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 narrow = nn.initializers.normal(0.01)
 
 
 class Net(nn.Module):
-    """What all nets have.
+    """The base class of all nets.
 
-    Called with images `[batch, height, width, channels]` and `train`, a net answers a
+    Called with images `[batch, height, width, channels]` and `train`, a net returns a
     dict with the activations named in `layers` and in `preactivations`.
 
     Attributes:
-      classes: The number of logits.
-      dtype: What activations are computed in. Parameters, running statistics and
-        logits are float32 all the same.
-      axis_name: The mapped axis of the devices over which batch normalisation takes
-        its statistics in training; None for those of the device alone.
+      classes: Number of logits.
+      dtype: Dtype of the activations. Parameters, running statistics and logits are
+        always float32.
+      axis_name: Name of the mapped axis of devices over which batch normalisation
+        computes its statistics in training. None: the statistics of each device.
 
-    Running variances are of the batch's variance as it is, where PyTorch's are of n /
-    (n - 1) times that, with n numbers a channel.
+    Running variances average the biased variance of the batches; those of PyTorch
+    average n / (n - 1) times it, with n values per channel.
     """
 
     classes: int
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
-    # Overridden, by an attribute or a property.
+    # Overridden in subclasses by an attribute or a property.
     @property
     def layers(self) -> tuple[str, ...]:
         """Returns the names of the activations in depth order."""
@@ -54,9 +54,9 @@ class Net(nn.Module):
 
     @property
     def preactivations(self) -> tuple[str, ...]:
-        """Returns of each stage the name of what has no ReLU yet, in depth order.
+        """Returns the names of the pre-activations of the stages, in depth order.
 
-        For the objectives that compare signs (`ab`).
+        For objectives that compare signs (`ab`).
         """
         return ()
 
@@ -78,7 +78,7 @@ class Net(nn.Module):
         )
 
     def _logits(self, pooled: Array, kernel_init=lecun_third) -> Array:
-        # Logits are worth float32: a softmax follows.
+        # Logits are at least float32, since a softmax follows.
         return nn.Dense(
             self.classes,
             dtype=jnp.promote_types(self.dtype, jnp.float32),
@@ -99,10 +99,10 @@ def conv(
     dtype: Any = jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
-    """Makes a square convolution, padded alike on all sides unless told otherwise.
+    """Makes a square convolution, by default with the same padding on all sides.
 
-    (Flax's and TensorFlow's "SAME" with stride 2 pads on one side only: other outputs
-    than PyTorch's.)
+    ("SAME" with stride 2 in Flax and TensorFlow pads on one side only, which gives
+    other outputs than PyTorch.)
     """
     return nn.Conv(
         features,
@@ -122,13 +122,13 @@ class Unit(nn.Module):
     """A convolution, batch normalisation and an activation.
 
     Attributes:
-      features: Channels of the result.
+      features: Number of output channels.
       size: Height and width of the kernel.
-      stride: Of the kernel.
-      groups: Into how many groups the channels fall apart.
-      activation: What is applied last, if anything.
-      conv: Makes the convolution.
-      norm: Makes the normalisation.
+      stride: Stride of the convolution.
+      groups: Number of groups of channels.
+      activation: Activation function at the end, or None.
+      conv: Function that makes the convolution.
+      norm: Function that makes the normalisation.
     """
 
     features: int
@@ -150,13 +150,14 @@ class Unit(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks, each followed by ReLU, of which the first has the stride.
+    """A sequence of blocks, each followed by ReLU.
 
     Attributes:
-      block: `block(width, stride, name=...)` makes a block without its last ReLU.
-      count: How many.
-      width: Channels within, or of the result, as the block takes it.
-      stride: Of the first block.
+      block: Function `block(width, stride, name=...)` that makes a block without its
+        last ReLU.
+      count: Number of blocks.
+      width: Width of the blocks: inner or output channels, depending on the block.
+      stride: Stride of the first block.
     """
 
     block: Callable[..., nn.Module]
@@ -166,7 +167,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Returns the activations of the last block after its ReLU, and before it."""
+        """Returns the activations of the last block after and before its ReLU."""
         for i in range(self.count):
             stride, x = (1, _convolutions.kept(x)) if i else (self.stride, x)
             before = self.block(self.width, stride, name=f"block{i}")(x)
@@ -175,12 +176,12 @@ class Stage(nn.Module):
 
 
 def through(stages: Iterable[nn.Module], x: Array, out: dict[str, Array]) -> Array:
-    """Applies several stages, and notes the output of each by its name.
+    """Applies several stages and stores the output of each by its name.
 
     Args:
-      stages: Each answers its activations after the last ReLU and before it.
-      x: What the first one sees.
-      out: Where `stage1`, `stage1_preact`, `stage2`, ... are put.
+      stages: Modules that return their activations after and before the last ReLU.
+      x: Input of the first stage.
+      out: Dict that receives `stage1`, `stage1_preact`, `stage2`, ...
     """
     for stage in stages:
         x, before = stage(x)
@@ -189,10 +190,10 @@ def through(stages: Iterable[nn.Module], x: Array, out: dict[str, Array]) -> Arr
 
 
 def max_pool(x: Array, size: int) -> Array:
-    """Pools `[batch, H, W, C]` by the maximum of windows that do not overlap.
+    """Pools `[batch, H, W, C]` by the maximum over windows without overlap.
 
-    As `nn.max_pool`, but its gradient is three times faster on the CPU, and goes to
-    equal largest numbers in equal parts, not to the first of them.
+    Like `nn.max_pool`, but its gradient is three times faster on the CPU, and is
+    divided equally among equal maxima instead of going to the first.
     """
     height, width = x.shape[1] // size, x.shape[2] // size
     x = x[:, : height * size, : width * size]
@@ -201,17 +202,17 @@ def max_pool(x: Array, size: int) -> Array:
 
 
 def mean_pool(x: Array) -> Array:
-    """Averages `[batch, H, W, C]` over positions: `[batch, C]`."""
+    """Returns the mean of `[batch, H, W, C]` over positions: `[batch, C]`."""
     return jnp.mean(x, axis=(1, 2))
 
 
 def shuffle(x: Array, groups: int) -> Array:
-    """Mixes the channels of groups: the first of each group, the second of each, ..."""
+    """Shuffles channels: the first of each group, then the second of each group, ..."""
     shape = x.shape
     x = jnp.reshape(x, (*shape[:-1], groups, shape[-1] // groups))
     return jnp.reshape(jnp.swapaxes(x, -1, -2), shape)
 
 
 def names(count: int, suffix: str = "") -> tuple[str, ...]:
-    """Returns `stage1`, `stage2`, ... with a suffix."""
+    """Returns the names `stage1`, `stage2`, ... with a suffix."""
     return tuple(f"stage{i + 1}{suffix}" for i in range(count))

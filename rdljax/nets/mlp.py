@@ -1,4 +1,4 @@
-"""A multilayer perceptron."""
+"""Defines a multilayer perceptron."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ Array = jax.Array
 
 
 class MLP(_layers.Net):
-    """Hidden layers with ReLU, over the flattened image.
+    """A multilayer perceptron: hidden layers with ReLU on the flattened image.
 
     The last hidden layer is `pooled`, those before it are `stage1`, `stage2`, ...
 

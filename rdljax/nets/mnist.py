@@ -1,4 +1,4 @@
-"""The convolutional net of the RDL prototype."""
+"""Defines the convolutional net of the RDL prototype."""
 
 import flax.linen as nn
 import jax
@@ -14,11 +14,11 @@ class MnistCNN(_layers.Net):
 
     As in the first author's prototype (github.com/patrick-mcclure/rdl, 2015,
     MNIST/model.lua): on 32 x 32 images, 5 x 5 valid convolutions, pooling 3 x 3 with
-    stride 3 and then 2 x 2 with stride 2. The pre-activations are pooled too, which
-    changes nothing: the larger of two numbers stays the larger after ReLU.
+    stride 3 and then 2 x 2 with stride 2. The pre-activations are pooled too: pooling
+    before the ReLU gives the same result, since the ReLU is monotone.
 
     Attributes:
-      maps: Output channels of the two convolutions.
+      maps: Numbers of output channels of the two convolutions.
       units: Width of the hidden layer.
     """
 

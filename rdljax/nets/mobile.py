@@ -1,4 +1,4 @@
-"""Nets of inverted residuals: MobileNetV2 and EfficientNet-Lite0."""
+"""Defines nets of inverted residuals: MobileNetV2 and EfficientNet-Lite0."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,16 +13,15 @@ Array = jax.Array
 
 
 class _Inverted(nn.Module):
-    """Expansion, a convolution channel by channel, and a linear projection.
+    """An inverted residual: expansion, depthwise convolution and linear projection.
 
     Attributes:
-      width: Channels of the result.
-      stride: Of the middle convolution.
-      expansion: How many times as many channels are within; None leaves the first
-        convolution out.
-      unit: Makes a convolution with normalisation (`_layers.Unit`).
+      width: Number of output channels.
+      stride: Stride of the middle convolution.
+      expansion: Factor from input to inner channels. None: no first convolution.
+      unit: Function that makes a convolution with normalisation (`_layers.Unit`).
       size: Height and width of the middle kernel.
-      activation: Of the first two convolutions.
+      activation: Activation function of the first two convolutions.
     """
 
     width: int
@@ -45,7 +44,7 @@ class _Inverted(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Blocks one after the other, by name."""
+    """A sequence of named blocks."""
 
     blocks: tuple[tuple[str, Callable[..., nn.Module]], ...]
 
@@ -60,14 +59,14 @@ class _Stage(nn.Module):
 def _through(
     stages: Sequence[tuple], x: Array, out: dict[str, Array], block: Callable[..., Any]
 ) -> Array:
-    """Applies all stages, and notes the output of each by its name.
+    """Applies all stages and stores the output of each by its name.
 
     Args:
-      stages: Of each stage, its groups: expansion, kernel, channels, blocks, stride of
-        the first block.
-      x: What the first one sees.
-      out: Where `stage1`, `stage2`, ... are put.
-      block: `_Inverted` with what all blocks share.
+      stages: Groups of each stage: expansion, kernel size, channels, number of blocks,
+        stride of the first block.
+      x: Input of the first stage.
+      out: Dict that receives `stage1`, `stage2`, ...
+      block: `_Inverted` with the arguments that all blocks share.
     """
     number = 0
     for name, groups in zip(_layers.names(len(stages)), stages, strict=True):
@@ -83,13 +82,13 @@ def _through(
 
 
 class MobileNetV2(_layers.Net):
-    """MobileNetV2 for images of CIFAR's size, as RepDistiller has it.
+    """MobileNetV2 for images of CIFAR's size, as in RepDistiller.
 
     The stem halves height and width, and so do three of the seven groups of blocks.
-    The stages end with linear projections, which have no ReLU: they are pre-activations
-    themselves.
+    The stages end with linear projections without a ReLU, so that the stages themselves
+    are pre-activations.
 
-    All but the last convolution have half of the paper's channels.
+    All convolutions except the last have half the channels of the paper.
 
     References:
       Sandler et al., `MobileNetV2: Inverted Residuals and Linear Bottlenecks
@@ -122,14 +121,15 @@ class MobileNetV2(_layers.Net):
 class EfficientNetLite0(_layers.Net):
     """EfficientNet-Lite0, for images of 224 x 224 pixels.
 
-    A stage ends where the next convolution has stride 2. The stages end with linear
-    projections, which are pre-activations themselves. In training, a fifth of `pooled`
-    is dropped before the last layer (`rngs={"dropout": key}`); whole blocks are not, as
-    they are in the paper.
+    A stage ends before each convolution with stride 2. The stages end with linear
+    projections, so that the stages themselves are pre-activations. In training, dropout
+    of a fifth of `pooled` comes before the last layer (`rngs={"dropout": key}`); unlike
+    in the paper, whole blocks are not dropped.
 
     References:
       Tan & Le, `EfficientNet <https://arxiv.org/abs/1905.11946>`_, ICML 2019; without
-      squeezing and with ReLU6: github.com/tensorflow/tpu, efficientnet/lite.
+      squeeze-and-excitation and with ReLU6: github.com/tensorflow/tpu,
+      efficientnet/lite.
     """
 
     layers = ("stem", *_layers.names(5), "pooled", "logits")
@@ -146,7 +146,7 @@ class EfficientNetLite0(_layers.Net):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
         """Returns the activations of images `[batch, height, width, channels]`."""
-        # TensorFlow's padding, where the weights come from.
+        # TensorFlow's padding, since the weights come from TensorFlow.
         unit, out = self._unit(train, padding="SAME"), {}
         unit = functools.partial(
             unit, norm=self._norm(train, epsilon=1e-3, momentum=0.99)

@@ -1,4 +1,4 @@
-"""Plain convolutional nets for CIFAR."""
+"""Defines plain convolutional nets for CIFAR."""
 
 import functools
 
@@ -12,17 +12,17 @@ Array = jax.Array
 
 
 class NetworkInNetwork(_layers.Net):
-    """Network-in-network for CIFAR: each convolution is followed by two 1 x 1 ones.
+    """Network-in-network for CIFAR: two 1 x 1 convolutions follow each convolution.
 
-    In training, half of the activations are dropped after the first two poolings
-    (`rngs={"dropout": key}`). The stages are what is pooled.
+    In training, dropout of half of the activations follows the first two poolings
+    (`rngs={"dropout": key}`). The stages are the inputs of the poolings.
 
     References:
       Lin, Chen & Yan, `Network In Network <https://arxiv.org/abs/1312.4400>`_, ICLR
       2014; the sizes are those of the authors' CIFAR-10 net.
 
-    Departures: (1) the scores are averaged without a ReLU before, so that `logits` are
-      a linear map of `pooled`, the mean of the last stage, and take either sign.
+    Departures: (1) there is no ReLU before the scores are averaged, so that `logits`
+      are a linear map of `pooled`, the mean of the last stage, and may be negative.
     """
 
     layers = (*_layers.names(3), "pooled", "logits")
@@ -40,7 +40,7 @@ class NetworkInNetwork(_layers.Net):
             out[f"{name}_preact"], out[name] = x, nn.relu(x)
             return out[name]
 
-        # As in Caffe: the last window reaches over the edge.
+        # As in Caffe, the last window extends beyond the edge.
         windows = ((3, 3), (2, 2), ((0, 1), (0, 1)))
         out: dict[str, Array] = {}
         x = stage("stage1", 5, (192, 160, 96), images)
@@ -53,18 +53,18 @@ class NetworkInNetwork(_layers.Net):
 
 
 class CifarCNN(_layers.Net):
-    """The CIFAR-10 net of the Python package `cifar-10-model`, whose weights are free.
+    """The CIFAR-10 net of the Python package `cifar-10-model`, with free weights.
 
     Six 3 x 3 convolutions, each followed by ReLU and then normalisation; max-pooling
-    after the second and the fourth; two hidden layers, of each of which a fifth is
-    dropped in training (`rngs={"dropout": key}`). Its images, 32 x 32, are 0 to 255.
+    after the second and the fourth; two hidden layers, each with dropout of a fifth in
+    training (`rngs={"dropout": key}`). Its images, 32 x 32, have values 0 to 255.
 
     Stages 1 to 3 end with pooling or with the last convolution, `stage4` is the first
     hidden layer and `pooled` the second.
 
-    Departures: (1) the last layer has no ReLU: the released net ends with one and the
-      softmax of it, which changes no prediction; (2) running statistics move by a
-      tenth in each step, in the released net by 0.85.
+    Departures: (1) the last layer has no ReLU; the released net ends with a ReLU and
+      its softmax, which does not change predictions; (2) running statistics are updated
+      at a rate of 0.1, in the released net at 0.85.
     """
 
     layers = (*_layers.names(4), "pooled", "logits")

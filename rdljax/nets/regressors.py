@@ -1,7 +1,7 @@
-"""Small modules that terms train: they bring a layer to another's shape.
+"""Defines small modules that terms train, to map a layer to the shape of another.
 
-Batch normalisation in them is by the statistics of the batch, over all devices where
-`axis_name` names their axis: they are only ever used in training.
+Their batch normalisation always uses the statistics of the batch, over all devices if
+`axis_name` is given, since they are only used in training.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,20 @@ Array = jax.Array
 class Regressor(nn.Module):
     """A linear map from activations of one shape to the width of another.
 
-    Vectors `[batch, units]` and tokens `[batch, T, units]` by a dense layer. Maps
-    `[batch, H, W, C]` by a convolution that takes the student's height and width as
-    near the teacher's as it can: 3 x 3 with stride 2 where the student's map is twice
-    as large, 4 x 4 transposed with stride 2 where it is half as large, valid and of the
-    right size where it is otherwise larger (1 x 1 where equal). Where it is otherwise
-    smaller, 1 x 1: the objective pools the teacher. The sizes are FitNets' (Romero et
-    al. 2015) in RepDistiller's rules.
+    Vectors `[batch, units]` and tokens `[batch, T, units]` are mapped by a dense layer.
+    Maps `[batch, H, W, C]` are mapped by a convolution that brings the student's height
+    and width as close as possible to the teacher's: 3 x 3 with stride 2 if the
+    student's map is twice as large; 4 x 4 transposed with stride 2 if it is half as
+    large; without padding and with the matching kernel size if it is otherwise larger
+    or equal (1 x 1 if equal); 1 x 1 if it is otherwise smaller, and the objective then
+    pools the teacher. The sizes are those of FitNets (Romero et al. 2015) by
+    RepDistiller's rules.
 
     Attributes:
       shape: The teacher's shape without the batch: `(..., units)` or `(H, W, C)`.
       normalize: Whether batch normalisation follows.
-      activation: What is applied last, if anything.
-      axis_name: The devices' axis, if the batch is spread over one.
+      activation: Activation function at the end, or None.
+      axis_name: Name of the mapped axis of the devices, if the batch is divided.
     """
 
     shape: tuple[int, ...]
@@ -44,7 +45,7 @@ class Regressor(nn.Module):
         return x if self.activation is None else self.activation(x)
 
     def _linear(self, x: Array) -> Array:
-        # Normalisation would take away a bias, which no gradient would then reach.
+        # Normalisation would remove a bias, which would have no gradient.
         use_bias = not self.normalize
         if x.ndim != 4:
             return nn.Dense(self.shape[-1], use_bias=use_bias)(x)
@@ -68,7 +69,7 @@ class Pointwise(nn.Module):
     """Three dense layers over the channels of each position, without biases.
 
     Attributes:
-      width: Units of the result, and of the two layers before it, which end in ReLU.
+      width: Number of units of each layer; the first two end with a ReLU.
     """
 
     width: int
@@ -87,7 +88,7 @@ class Embedding(nn.Module):
     """A linear map of flattened activations.
 
     Attributes:
-      width: Units of the result.
+      width: Number of output units.
     """
 
     width: int
@@ -102,10 +103,10 @@ class Coder(nn.Module):
     """Three 3 x 3 convolutions, each with a leaky ReLU of slope 0.1.
 
     Attributes:
-      channels: Of the three layers.
+      channels: Numbers of channels of the three layers.
       transposed: Whether the convolutions are transposed.
       normalize: Whether batch normalisation follows each.
-      axis_name: The devices' axis, if the batch is spread over one.
+      axis_name: Name of the mapped axis of the devices, if the batch is divided.
     """
 
     channels: tuple[int, int, int]

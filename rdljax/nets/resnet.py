@@ -1,4 +1,4 @@
-"""Residual nets: those of CIFAR, those of ImageNet, and wide ones."""
+"""Defines residual nets for CIFAR and for ImageNet, and wide residual nets."""
 
 import functools
 from collections.abc import Callable
@@ -12,12 +12,12 @@ Array = jax.Array
 
 
 class Basic(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut, without the last ReLU.
+    """Two 3 x 3 convolutions with a shortcut, without the last ReLU.
 
     Attributes:
-      width: Channels of the result.
-      stride: Of the first convolution.
-      unit: Makes a convolution with normalisation (`_layers.Unit`).
+      width: Number of output channels.
+      stride: Stride of the first convolution.
+      unit: Function that makes a convolution with normalisation (`_layers.Unit`).
     """
 
     width: int
@@ -33,13 +33,13 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1, 3 and 1 beside a shortcut, without the last ReLU.
+    """Convolutions of size 1, 3 and 1 with a shortcut, without the last ReLU.
 
     The middle one has the stride, as in PyTorch's nets (in He et al. 2016 the first).
 
     Attributes:
-      width: Channels within; the result has four times as many.
-      stride: Of the middle convolution.
+      width: Number of inner channels; the output has four times as many.
+      stride: Stride of the middle convolution.
       unit: As in `Basic`.
     """
 
@@ -66,12 +66,12 @@ class ResNet(_layers.Net):
     """A residual net; stages after the first halve height and width.
 
     Attributes:
-      counts: Blocks in each stage.
+      counts: Number of blocks of each stage.
       widths: Width of the blocks of each stage.
-      stem: Channels of the first convolution.
+      stem: Number of channels of the first convolution.
       block: `Basic` or `Bottleneck`.
       large: Whether the images are of ImageNet's size: the first convolution is then
-        7 x 7 with stride 2, and max-pooling of 3 with stride 2 ends the stem.
+        7 x 7 with stride 2, and the stem ends with 3 x 3 max-pooling with stride 2.
 
     References:
       He et al., `Deep Residual Learning for Image Recognition
@@ -118,7 +118,7 @@ class ResNet(_layers.Net):
 
 
 class _WideBlock(nn.Module):
-    """Normalisation and ReLU before each of two convolutions, beside a shortcut."""
+    """Two convolutions, each after normalisation and ReLU, with a shortcut."""
 
     width: int
     stride: int
@@ -127,7 +127,7 @@ class _WideBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Returns the sum, and what the first normalisation answered."""
+        """Returns the sum and the output of the first normalisation."""
         before = self.norm(name="norm1")(x)
         y = nn.relu(before)
         if x.shape[-1] != self.width:
@@ -138,7 +138,7 @@ class _WideBlock(nn.Module):
 
 
 class _WideStage(nn.Module):
-    """Blocks, of which the first has the stride."""
+    """A sequence of blocks; the first has the stride."""
 
     count: int
     width: int
@@ -148,7 +148,7 @@ class _WideStage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Returns the last sum, and what the first normalisation answered."""
+        """Returns the last sum and the output of the first normalisation."""
         for i in range(self.count):
             stride = self.stride if i == 0 else 1
             block = _WideBlock(
@@ -161,14 +161,15 @@ class _WideStage(nn.Module):
 
 
 class WideResNet(_layers.Net):
-    """A residual net that normalises before its convolutions, without dropout.
+    """A wide residual net: normalisation before convolutions, without dropout.
 
-    `stem` and the stages are the raw sums, as RepDistiller compares them;
-    `stage1_preact`, ... are those sums as the next normalisation answers them.
+    `stem` is the output of the first convolution and the stages are the sums before
+    normalisation, as in RepDistiller; `stage1_preact`, ... are the outputs of the next
+    normalisation.
 
     Attributes:
-      count: Blocks in each of the three stages: depth `6 count + 4`.
-      widening: Factor on the widths 16, 32 and 64.
+      count: Number of blocks in each of the three stages: depth `6 count + 4`.
+      widening: Factor of the widths 16, 32 and 64.
 
     References:
       Zagoruyko & Komodakis, `Wide Residual Networks

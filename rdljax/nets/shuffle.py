@@ -1,4 +1,4 @@
-"""ShuffleNets, for images of CIFAR's size, as RepDistiller has them."""
+"""Defines ShuffleNets for images of CIFAR's size, as in RepDistiller."""
 
 import functools
 from collections.abc import Callable
@@ -15,13 +15,14 @@ Array = jax.Array
 class _Grouped(nn.Module):
     """ShuffleNet's block, without its last ReLU.
 
-    With stride 2 the input, pooled, is appended to the channels; else it is added.
+    With stride 2 the pooled input is appended to the channels; otherwise the input is
+    added.
 
     Attributes:
-      width: Channels of the result.
-      stride: Of the middle convolution.
-      groups: Into how many the first and the last convolution fall apart.
-      unit: Makes a convolution with normalisation (`_layers.Unit`).
+      width: Number of output channels.
+      stride: Stride of the middle convolution.
+      groups: Number of groups of the first and the last convolution.
+      unit: Function that makes a convolution with normalisation (`_layers.Unit`).
     """
 
     width: int
@@ -49,7 +50,7 @@ class _Grouped(nn.Module):
 
 
 class ShuffleNetV1(_layers.Net):
-    """ShuffleNet in three groups, with a 1 x 1 stem.
+    """ShuffleNet with three groups and a 1 x 1 stem.
 
     References:
       Zhang et al., `ShuffleNet <https://arxiv.org/abs/1707.01083>`_, CVPR 2018.
@@ -96,7 +97,7 @@ class _Down(nn.Module):
 
 
 class _Split(nn.Module):
-    """ShuffleNetV2's block: half of the channels pass untouched."""
+    """ShuffleNetV2's block: half of the channels pass unchanged."""
 
     unit: Callable[..., nn.Module]
 
@@ -114,7 +115,7 @@ class _Split(nn.Module):
 
 
 class _SplitStage(nn.Module):
-    """A block that halves the map, and further ones."""
+    """A block that halves the map, followed by further blocks."""
 
     width: int
     count: int
@@ -132,8 +133,8 @@ class _SplitStage(nn.Module):
 class ShuffleNetV2(_layers.Net):
     """ShuffleNetV2 of width 1, with a 1 x 1 stem.
 
-    Of a stage, only the last block's own half of the channels lacks its ReLU in the
-    pre-activation, whose channels are not shuffled yet.
+    The pre-activation of a stage is before the ReLU only in the half of the channels
+    that its last block computes, and before the shuffling of channels.
 
     References:
       Ma et al., `ShuffleNet V2 <https://arxiv.org/abs/1807.11164>`_, ECCV 2018.

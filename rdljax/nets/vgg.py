@@ -1,4 +1,4 @@
-"""VGG nets with batch normalisation, for images of CIFAR's size."""
+"""Defines VGG nets with batch normalisation, for images of CIFAR's size."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ _WIDTHS = (64, 128, 256, 512, 512)
 
 
 class _Stage(nn.Module):
-    """Convolutions with normalisation; the last without its ReLU."""
+    """A sequence of convolutions with normalisation; the last without its ReLU."""
 
     width: int
     count: int
@@ -28,14 +28,14 @@ class _Stage(nn.Module):
 
 
 class VGG(_layers.Net):
-    """Five runs of 3 x 3 convolutions between poolings, and one linear layer.
+    """Five groups of 3 x 3 convolutions with poolings between, and one linear layer.
 
-    The first run is `stem`, the others are `stage1` to `stage4`, each before its
-    pooling. The fourth pooling is there from 64 x 64 pixels on (in RepDistiller, at 64
-    alone).
+    The first group is `stem`, the others are `stage1` to `stage4`, each before its
+    pooling. The fourth pooling is only used for images of 64 x 64 pixels or more (in
+    RepDistiller, of exactly 64).
 
     Attributes:
-      counts: Convolutions in each of the five runs.
+      counts: Numbers of convolutions in the five groups.
 
     References:
       Simonyan & Zisserman, `Very Deep Convolutional Networks for Large-Scale Image

@@ -1,19 +1,19 @@
-"""Representational distance matrices (RDMs): computed, sampled and compared.
+"""Computes, samples and compares representational distance matrices (RDMs).
 
 =================== ====================================================================
-where               what
+name                contents
 =================== ====================================================================
 `rdm`               `compute`, `compare`, `discrepancy`, `sample_pairs`; `crossnobis`
 `distances`         the distance of two stimuli's activations: `distances.Cosine`, ...
-`comparisons`       how two RDMs are compared: `comparisons.Pearson`, ...
+`comparisons`       the discrepancy of two RDMs: `comparisons.Pearson`, ...
 `forms`             how RDMs are held in memory: `forms.Dense`, `Moments`, `Tiles`
-`io`                measured RDMs, read from files, checked and written
+`io`                reading measured RDMs from files, checking and writing them
 `subjects`          measured RDMs of several subjects and sessions: means, reliability
 `condense` ...      `condense`, `square` and `stimuli`: matrices and condensed RDMs
 `blocks_of` ...     `blocks_of` and `discrepancy_of_blocks`: RDMs larger than memory
 =================== ====================================================================
 
-An RDM holds the distance between the activations of every two stimuli. It is kept
+An RDM holds the distance between the activations of every two stimuli. It is stored
 condensed, `[pairs]`: the upper triangle row by row, `n (n - 1) / 2` distances, in the
 order of SciPy's `squareform` and of rsatoolbox.
 """
@@ -58,25 +58,26 @@ def compute(
     distance: distances.Distance = distances.Cosine(),
     refine: int = 0,
 ) -> Array:
-    """Computes the condensed RDM of one layer, or its distances at given pairs.
+    """Computes the condensed RDM of one layer, or the distances of given pairs.
 
     Args:
-      activations: `[n, ...]`, flattened to `[n, units]`.
-      pairs: `[2, p]` integers below n, or None for all pairs. The distance of a pair
-        that is none is NaN.
+      activations: Activations `[n, ...]` of n stimuli, flattened to `[n, units]`.
+      pairs: Pairs of stimuli, `[2, p]` integers from 0 to n - 1; None: all pairs. An
+        index out of range gives the distance NaN.
       distance: One of `rdm.distances`.
-      refine: How many of the smallest distances to compute again, from the difference
-        of the two stimuli. All come from a product of matrices, whose rounding in
-        float32 drowns squared distances below about 1e-6 of the stimuli's spread:
-        those of near duplicates, which are 0 otherwise.
+      refine: Number of the smallest distances to compute again, from the difference of
+        the two stimuli. By default all distances come from a matrix product, whose
+        rounding in float32 hides squared distances below about 1e-6 of the spread of
+        the stimuli: without `refine`, those of near duplicates are 0.
 
     Returns:
-      `[n (n - 1) / 2]` or `[p]` distances, in at least float32.
+      Distances `[n (n - 1) / 2]` or `[p]`, in at least float32.
 
     Raises:
       ValueError: Fewer than two stimuli, pairs that are not `[2, p]` integers, a class
-        where an instance is meant, activations that are not real numbers. (Activations
-        that are not finite have distances that are not: `validate.activations`.)
+        in place of an instance, activations that are not real numbers. (Activations
+        that are not finite give distances that are not finite: see
+        `validate.activations`.)
     """
     activations = _numbers.as_activations(activations)
     _checks.instance(distance, "rdm.distances", distances.Cosine)
@@ -97,24 +98,24 @@ def compare(
     *,
     comparison: comparisons.Comparison = comparisons.Pearson(),
 ) -> Array:
-    """Computes how far apart two condensed RDMs, or distances at pairs, are.
+    """Computes the discrepancy of two condensed RDMs, or of distances of given pairs.
 
-    0 when equal (`KendallTauA` and `RhoA`: where no distances tie).
+    It is 0 for equal RDMs (for `KendallTauA` and `RhoA`: if no distances tie).
 
     Args:
-      student: `[pairs]`.
-      teacher: `[pairs]`, of the same pairs.
-      weights: `[pairs]`, not negative; a pair of weight 0 may be NaN. None: uniform
-        weights.
+      student: Distances of the student `[pairs]`.
+      teacher: Distances of the teacher `[pairs]`, of the same pairs.
+      weights: Weights `[pairs]`, not negative; the distance of a pair with weight 0 may
+        be NaN. None: uniform weights.
       comparison: One of `rdm.comparisons`.
 
     Returns:
       A scalar, in at least float32.
 
     Raises:
-      ValueError: Different lengths, or a class where an instance is meant. (The value
-        is NaN if a weight is below 0 or not finite, or a distance that has a weight is
-        not finite: `validate.weights`, `validate.distances`.)
+      ValueError: Different lengths, or a class in place of an instance. (The value is
+        NaN if a weight is negative or not finite, or if a distance with a weight above
+        0 is not finite: see `validate.weights`, `validate.distances`.)
     """
     _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
     shapes = {jnp.shape(x) for x in (student, teacher, weights) if x is not None}
@@ -125,7 +126,7 @@ def compare(
             f"{None if weights is None else jnp.shape(weights)}"
         )
     if getattr(comparison, "own_scales", False):
-        # (Before NumPy's float64 becomes float32: units may be beyond its range.)
+        # Before NumPy's float64 becomes float32, whose range the values may exceed.
         student, teacher = (
             x if isinstance(x, Array) else _geometry.of_unit_size(np.asarray(x))
             for x in (student, teacher)
@@ -150,39 +151,42 @@ def discrepancy(
     form: forms.Form | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Computes how far apart the RDMs of two sets of activations are: 0 when equal.
+    """Computes the discrepancy of the RDMs of two sets of activations; 0: equal RDMs.
 
     Args:
-      student: `[n, ...]`.
-      teacher: `[n, ...]` of the same stimuli; the trailing shape may differ.
-      pairs: `[2, p]` pairs of stimuli to compare, or None for all.
-      weights: Of each pair, `[p]`, or `[n (n - 1) / 2]` of all, not negative; 0 masks a
-        pair. None: uniform weights.
+      student: Activations of the student `[n, ...]`.
+      teacher: Activations of the teacher `[n, ...]` for the same stimuli; the trailing
+        shape may differ.
+      pairs: Pairs of stimuli to compare, `[2, p]` integers; None: all pairs.
+      weights: Weights of the pairs, `[p]`, or `[n (n - 1) / 2]` for all pairs, not
+        negative; 0 masks a pair. None: uniform weights.
       distance: One of `rdm.distances`.
       comparison: One of `rdm.comparisons`.
-      form: One of `rdm.forms`, how the RDMs are held in memory. None takes the fastest:
-        both matrices up to 2,048 stimuli, and beyond that no matrix at all where
+      form: One of `rdm.forms`: how the RDMs are held in memory. None selects the
+        fastest: both matrices up to 2,048 stimuli, and above that no matrix at all if
         distance and comparison allow it. (Those forms have no forward-mode derivative,
-        `jax.jvp` or `jax.hessian`; `forms.Dense()` has, of any number of stimuli.)
-      axis_name: Of a mapped axis (`pmap`, `vmap`, or `shard_map` with
-        `check_vma=False`: what is gathered, JAX takes to differ) over whose devices the
-        stimuli are divided: the discrepancy is then that of all stimuli, `pairs` and
-        `weights` are of all, and the gradient, averaged over the devices (`pmean` after
-        `grad`), too. Where that moves fewer numbers than gathering the activations,
-        each device takes some of an embedding's dimensions and their products are
-        summed; or the sums of `forms.Moments` are, where that form is taken. Where
-        neither is less and more than 2**28 numbers would be gathered, each device's
-        activations go around all others (which has no forward-mode derivative either).
+        `jax.jvp` or `jax.hessian`; `forms.Dense()` has one for any number of stimuli.)
+      axis_name: Name of a mapped axis (`pmap`, `vmap`, or `shard_map` with
+        `check_vma=False`, since JAX treats gathered values as device-dependent) whose
+        devices hold the stimuli in equal parts. The discrepancy is then that of all
+        stimuli, `pairs` and `weights` refer to all stimuli, and the gradient is that of
+        all stimuli once averaged over the devices (`pmean` after `grad`). If it moves
+        fewer numbers than gathering the activations, each device takes some dimensions
+        of the embedding and the products are summed, or, for `forms.Moments`, the
+        sums over stimuli are summed. Otherwise, if more than 2**28 numbers would have
+        to be gathered, the activations of each device are passed around all others
+        (which has no forward-mode derivative either).
 
     Returns:
       A scalar, the same on all devices.
 
     Raises:
-      ValueError: Fewer than three stimuli, another number of them on either side, pairs
-        or weights of a wrong shape, a form that does not have this distance or
-        comparison. (Activations that are not finite give NaN; against the RDM of equal
-        stimuli the cosine and Pearson's correlation are 0, and 1 if both are such:
-        `validate.activations`, `validate.distinct`.)
+      ValueError: Fewer than three stimuli, different numbers of stimuli of student and
+        teacher, pairs or weights of a wrong shape, a form that does not support this
+        distance or comparison. (Activations that are not finite give NaN. If all
+        stimuli of one side are equal, the cosine and Pearson's correlation count as 0;
+        if those of both sides are, as 1: see `validate.activations`,
+        `validate.distinct`.)
     """
     student, teacher = map(_numbers.as_activations, (student, teacher))
     for x, name in ((student, "the student's"), (teacher, "the teacher's")):
@@ -197,19 +201,20 @@ def discrepancy(
 def sample_pairs(key: Array, batch: int, count: int) -> Array:
     """Samples pairs of different stimuli, independently and uniformly.
 
-    The random pairs of RDL (McClure & Kriegeskorte 2016): a step then costs `count`
-    distances, whatever the batch.
+    The random pairs of RDL (McClure & Kriegeskorte 2016): a training step then costs
+    `count` distances, whatever the batch size.
 
     Args:
       key: A random key.
-      batch: The number of stimuli, 2 or more.
-      count: How many pairs to draw; a pair may come twice.
+      batch: Number of stimuli, 2 or more.
+      count: Number of pairs to draw, with replacement.
 
     Returns:
-      `[2, count]` int32; the first stimulus of a pair comes before the second.
+      Pairs `[2, count]`, int32; the first index of a pair is below the second.
 
     Raises:
-      ValueError: Fewer than two stimuli or fewer than one pair, or no whole number.
+      ValueError: Fewer than two stimuli or fewer than one pair, or a number that is not
+        whole.
     """
     batch = _numbers.as_count("number of stimuli", batch, at_least=2)
     count = _numbers.as_count("number of pairs", count)

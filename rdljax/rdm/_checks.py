@@ -1,7 +1,7 @@
-"""What is refused, by name, before any tracing error can: shapes, dtypes, classes.
+"""Checks shapes, dtypes and classes, with messages clearer than JAX's tracing errors.
 
-Values are not looked at (`rdljax.validate` does): what is not finite stays so, and two
-constant RDMs have discrepancy 0.
+Values are not checked (`rdljax.validate` does that): values that are not finite stay
+so, and two constant RDMs have discrepancy 0.
 """
 
 import jax
@@ -13,7 +13,7 @@ Array = jax.Array
 
 
 def instance(chosen, room: str, example: type) -> None:
-    """Checks for an instance of what `room` has, not a class."""
+    """Checks that `chosen` is an instance from the module `room`, not a class."""
     if isinstance(chosen, type) or not callable(chosen):
         name = getattr(chosen, "__name__", None)
         hint = f"{name}() with its parentheses" if name else f"{example.__name__}()"
@@ -21,7 +21,7 @@ def instance(chosen, room: str, example: type) -> None:
 
 
 def activations(x: Array, name: str = "activations", fewest: int = 2) -> None:
-    """Checks for rows of so many stimuli or more."""
+    """Checks that there are activations `[n, ...]` of at least `fewest` stimuli."""
     if x.ndim < 2 or x.shape[0] < fewest or x.size == 0:
         number = {1: "one", 2: "two", 3: "three"}[fewest]
         raise ValueError(
@@ -30,7 +30,7 @@ def activations(x: Array, name: str = "activations", fewest: int = 2) -> None:
 
 
 def same_stimuli(student: Array, teacher: Array) -> None:
-    """Checks for one row a stimulus on both sides."""
+    """Checks that student and teacher have the same number of rows."""
     if student.shape[0] != teacher.shape[0]:
         raise ValueError(
             f"expected activations of the same stimuli, got {student.shape[0]} of the "
@@ -40,7 +40,7 @@ def same_stimuli(student: Array, teacher: Array) -> None:
 
 
 def pairs_of(pairs: Array, n: int) -> Array:
-    """Returns integers `[2, p]` as pairs of stimuli; n for what is no stimulus."""
+    """Returns pairs of stimuli from integers `[2, p]`; n for an index out of range."""
     shape, dtype = jnp.shape(pairs), jnp.result_type(pairs)
     if len(shape) != 2 or shape[0] != 2 or shape[1] < 1 or dtype.kind not in "iu":
         raise ValueError(
@@ -50,7 +50,7 @@ def pairs_of(pairs: Array, n: int) -> Array:
 
 
 def weights_of(weights: Array, pairs: int, dtype) -> Array:
-    """Returns as many weights as pairs, as a float array; NaN for those below 0."""
+    """Returns weights `[pairs]` as floats; NaN for those negative or not finite."""
     if jnp.shape(weights) != (pairs,):
         raise ValueError(
             f"expected a weight for each of {pairs} pairs, got {jnp.shape(weights)}"
@@ -61,7 +61,7 @@ def weights_of(weights: Array, pairs: int, dtype) -> Array:
 
 
 def factor(precision: Array, units: int, dtype, name: str) -> Array:
-    """Computes L of `precision = L L'`, NaN if it is not positive definite."""
+    """Computes L with `precision = L L'`; NaN if it is not positive definite."""
     if jnp.shape(precision) != (units, units):
         raise ValueError(
             f"{name}: expected a precision {(units, units)} for {units} units, got "

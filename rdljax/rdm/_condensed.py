@@ -1,4 +1,4 @@
-"""RDMs as vectors of their upper triangle, and as square matrices."""
+"""Converts RDMs between square matrices and vectors of their upper triangle."""
 
 import math
 
@@ -13,10 +13,10 @@ LARGEST = 65_536
 
 
 def condense(matrix: Array) -> Array:
-    """Returns the upper triangle of `[n, n]`, row by row: `[n (n - 1) / 2]`.
+    """Returns the upper triangle of a matrix `[n, n]`, row by row: `[n (n - 1) / 2]`.
 
     Raises:
-      ValueError: Not a square matrix of 2 to 65,536 stimuli.
+      ValueError: The matrix is not square, or not of 2 to 65,536 stimuli.
     """
     if np.ndim(matrix) != 2 or len({*np.shape(matrix)}) > 1 or len(matrix) < 2:
         raise ValueError(
@@ -47,7 +47,7 @@ def square(condensed: Array) -> Array:
     """Returns the symmetric matrix `[n, n]`, zero on the diagonal, of a condensed RDM.
 
     Raises:
-      ValueError: No RDM has that many distances.
+      ValueError: The length is not `n (n - 1) / 2` for any n.
     """
     condensed = _as_distances(condensed)
     if condensed.ndim != 1:
@@ -75,12 +75,13 @@ def stimuli(pairs: int) -> int:
     return n
 
 
-# Row by row, all n numbers of it: an index for every pair costs more beyond a few
-# hundred stimuli. (Each form is the transpose of the other, to JAX as well.)
+# Whole rows of n numbers are copied: an index for every pair costs more above a few
+# hundred stimuli. (JAX too derives each conversion as the transpose of the other.)
 def _windows(n: int) -> np.ndarray:
-    """Returns where rows of the matrix, from column 0, start in `[1 + pairs + n]`.
+    """Returns the start of each row of the matrix in a vector `[1 + pairs + n]`.
 
-    Column j of row i is at `start + j`; up to the diagonal that is another row's.
+    Column j of row i is at `start + j`; up to the diagonal these are entries of other
+    rows.
     """
     rows = np.arange(n, dtype=np.int64)
     return (rows * n - rows * (rows + 1) // 2 - rows).astype(np.int32)
@@ -92,7 +93,7 @@ def _above_diagonal(n: int) -> Array:
 
 
 def _as_distances(x: Array) -> Array:
-    """Returns an array whose values JAX does not change: wide integers are refused."""
+    """Converts to a JAX array; refuses integers that JAX's integer type cannot hold."""
     if not isinstance(x, Array):
         x = np.asarray(x)
         given = jax.dtypes.canonicalize_dtype(x.dtype)

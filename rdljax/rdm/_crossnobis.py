@@ -1,4 +1,4 @@
-"""Crossvalidated Mahalanobis distances."""
+"""Computes crossvalidated Mahalanobis distances."""
 
 import jax
 import jax.numpy as jnp
@@ -22,32 +22,33 @@ def crossnobis(
 ) -> Array:
     """Computes the crossvalidated Mahalanobis distance of every two stimuli.
 
-    `(x_i - x_j)' P (y_i - y_j)` of two independent measurements x and y (folds), the
-    mean over all pairs of folds. Noise that is independent between folds has mean 0 in
-    it, so that it is unbiased: 0 on average where two stimuli do not differ, and
-    sometimes below. All folds by one whitening and two matrix products.
+    `(x_i - x_j)' P (y_i - y_j)` for two independent measurements x and y (folds),
+    averaged over all pairs of folds. Noise that is independent between folds
+    contributes 0 on average, so that the distance is unbiased: it is 0 on average for
+    two stimuli that do not differ, and can be negative. All folds are computed with one
+    whitening and two matrix products.
 
     Args:
-      measurements: `[folds, n, ...]`, two folds or more.
-      precision: The inverse covariance P of the noise of the units, `[units, units]`,
-        symmetric and positive definite; None for the identity. Or that of each fold,
-        `[folds, units, units]`: the P of two folds is then the inverse of their mean
-        covariance, as in rsatoolbox, and takes a factorisation for every two folds.
-      measured: `[folds, n]`, False where a stimulus was not measured in a fold (its
-        measurements may be NaN); the distance of two stimuli is then the mean over the
-        pairs of folds that have both, and NaN where fewer than two have. Takes
-        `folds (folds - 1) / 2` products. None where all were.
-      matmul_precision: Of the matrix products, on accelerators.
+      measurements: Measurements `[folds, n, ...]` of n stimuli in two or more folds.
+      precision: Inverse P of the noise covariance of the units, `[units, units]`,
+        symmetric and positive definite; None: the identity. Or one for each fold,
+        `[folds, units, units]`: P is then the inverse of the mean covariance of the two
+        folds, as in rsatoolbox, and takes a factorisation for every two folds.
+      measured: Mask `[folds, n]`, False where a stimulus was not measured in a fold
+        (its measurements may be NaN). The distance of two stimuli is then the mean over
+        the pairs of folds that have both, and NaN if fewer than two folds have both.
+        Takes `folds (folds - 1) / 2` products. None: all stimuli in all folds.
+      matmul_precision: Precision of the matrix products, on accelerators.
 
     Returns:
-      The condensed RDM `[n (n - 1) / 2]`, in at least float32. rsatoolbox's is this
-      divided by the number of units.
+      The condensed RDM `[n (n - 1) / 2]`, in at least float32. rsatoolbox divides it by
+      the number of units.
 
     Raises:
-      ValueError: Fewer than two folds or stimuli, or a precision or mask of another
+      ValueError: Fewer than two folds or stimuli, or a precision or mask of the wrong
         shape. (The distances are NaN if the precision is not positive definite, or
-        measurements are not finite: `validate.precision`, `validate.activations`. Of a
-        precision that is not symmetric, the mean of both triangles counts.)
+        measurements are not finite: see `validate.precision`, `validate.activations`. A
+        precision that is not symmetric counts as the mean of its two triangles.)
 
     References:
       Walther, Nili, Ejaz, Alink, Kriegeskorte & Diedrichsen, `Reliability of
@@ -70,14 +71,14 @@ def crossnobis(
             )
     if measured is not None:
         x = jnp.where(measured[..., None], x, 0)
-    # Centring changes no difference.
+    # Centring does not change the differences.
     x = x - jnp.mean(x, axis=(0, 1), keepdims=True)
     covariances = None
     if precision is not None and jnp.ndim(precision) == 3:
         covariances = _covariances(precision, folds, x.shape[2], x.dtype)
     elif precision is not None:
         factor = _checks.factor(precision, x.shape[2], x.dtype, "crossnobis")
-        # As one product of two matrices: of three axes it is slower on a CPU.
+        # One product of two matrices is faster on a CPU than a batched product.
         flat = x.reshape(folds * n, -1)
         x = jnp.matmul(flat, factor, precision=matmul_precision).reshape(x.shape)
     if measured is None and covariances is None:
@@ -114,7 +115,7 @@ def _covariances(precision: Array, folds: int, units: int, dtype) -> Array:
 
 
 def _between_folds(x: Array, precision) -> Array:
-    """Returns the mean over ordered pairs of folds of products of stimuli, `[n, n]`."""
+    """Returns inner products of stimuli `[n, n]`, means over ordered pairs of folds."""
     folds, n, units = x.shape
     whole = _geometry.gram(jnp.sum(x, axis=0), precision)
     within = jnp.swapaxes(x, 0, 1).reshape(n, folds * units)
@@ -122,13 +123,13 @@ def _between_folds(x: Array, precision) -> Array:
 
 
 def _where_measured(x: Array, measured: Array, covariances, precision) -> Array:
-    """Returns the mean over the pairs of folds that have both stimuli, `[n, n]`."""
+    """Returns distances `[n, n]`, means over the pairs of folds with both stimuli."""
 
     def add(carry, pair):
         total, count = carry
         first, second = (x[k] for k in pair)
         if covariances is not None:
-            first, second = _whitened(first, second, covariances[pair].mean(axis=0))
+            first, second = _whiten(first, second, covariances[pair].mean(axis=0))
         products = _geometry.inner(first, second, precision)
         own = jnp.diagonal(products)
         distances = own[:, None] + own[None, :] - products - products.T
@@ -143,8 +144,8 @@ def _where_measured(x: Array, measured: Array, covariances, precision) -> Array:
     return jnp.where(count == 0, jnp.nan, total / jnp.maximum(count, 1))
 
 
-def _whitened(first: Array, second: Array, covariance: Array) -> tuple[Array, Array]:
-    """Returns the stimuli of two folds `[n, units]` in units of their common noise."""
+def _whiten(first: Array, second: Array, covariance: Array) -> tuple[Array, Array]:
+    """Whitens the stimuli of two folds `[n, units]` by their common covariance."""
     root = jnp.linalg.cholesky(covariance)
     both = jnp.concatenate([first, second]).T
     first, second = jnp.split(linalg.solve_triangular(root, both, lower=True).T, 2)

@@ -1,4 +1,4 @@
-"""RDMs of features that are larger than memory, compared in one pass."""
+"""Compares RDMs of features that are larger than memory, in one pass."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ Array = jax.Array
 
 
 class Rows(Protocol):
-    """What returns slices of rows: an array, a memory map, a data set of HDF5."""
+    """An object that returns slices of rows: an array, memory map or HDF5 data set."""
 
     def __len__(self) -> int: ...
 
@@ -28,19 +28,19 @@ class Rows(Protocol):
 def blocks_of(
     student: Rows, teacher: Rows, size: int = 4096
 ) -> Iterable[tuple[npt.ArrayLike, npt.ArrayLike]]:
-    """Yields rows of both sets of activations, for `discrepancy_of_blocks`.
+    """Yields blocks of rows of both sets of activations, for `discrepancy_of_blocks`.
 
     Args:
-      student: `[n, ...]`: an array, a `numpy.memmap`, or whatever answers slices of
-        rows (a data set of HDF5).
-      teacher: `[n, ...]` of the same stimuli.
-      size: Rows of a block.
+      student: Activations `[n, ...]` of the student: an array, a `numpy.memmap`, or any
+        object that returns slices of rows (an HDF5 data set).
+      teacher: Activations `[n, ...]` of the teacher, for the same stimuli.
+      size: Number of rows of a block.
 
     Yields:
       `student[i : i + size]` and `teacher[i : i + size]`.
 
     Raises:
-      ValueError: Another number of rows on either side, or blocks of none.
+      ValueError: Different numbers of rows of student and teacher, or a size below 1.
     """
     size = _numbers.as_count("size of a block", size)
     if len(student) != len(teacher):
@@ -64,33 +64,34 @@ def discrepancy_of_blocks(
 ) -> float:
     """Computes `rdm.discrepancy` of features larger than memory, in one pass.
 
-    Neither the features nor an RDM are ever held: what is kept of a block are sums of
-    its points and of their products (`rdm.forms.Moments`), in float64. Not for jit, and
-    without a gradient. In float32 features the discrepancy is known to about 1e-6, and
-    an RDM whose distances vary by less than 0.2 % of their mean counts as constant.
+    Neither the features nor an RDM are held in memory: only sums over each block of its
+    points and of their products are kept (`rdm.forms.Moments`), in float64. Not for use
+    in jit, and without a gradient. With float32 features the discrepancy is accurate to
+    about 1e-6, and an RDM whose distances vary by less than 0.2 % of their mean counts
+    as constant.
 
     Args:
-      blocks: Pairs of activations `[rows, ...]` of student and teacher, of the same
-        stimuli: an iterator, such as `rdm.blocks_of` two memory-mapped files.
+      blocks: Iterable over pairs of activations `[rows, ...]` of student and teacher,
+        for the same stimuli, such as `rdm.blocks_of` of two memory-mapped files.
       distance: One of `rdm.distances` that is squared Euclidean distance in an
         embedding (`distances.Embedded`).
       comparison: `MSE()`, `Cosine()` or `Pearson()` of `rdm.comparisons`.
-      stimuli: How many there are, if known, for the progress bar.
-      progress: Whether to show a progress bar (of tqdm).
+      stimuli: Number of stimuli, for the progress bar. None: unknown.
+      progress: Whether to show a progress bar (with tqdm).
 
     Returns:
       The discrepancy.
 
     Raises:
       ValueError: Fewer than three stimuli, blocks that do not match, activations that
-        are not finite, or a distance or comparison that has no such form.
+        are not finite, or a distance or comparison that cannot be computed from sums.
     """
     if not isinstance(distance, distances.Embedded) or not forms.streams(comparison):
         raise ValueError(
             f"expected a distance with an embedding and one of MSE(), Cosine() and "
             f"Pearson(), got {distance} and {comparison}"
         )
-    origin, sums, count = _summed(blocks, distance, comparison, stimuli, progress)
+    origin, sums, count = _sum_blocks(blocks, distance, comparison, stimuli, progress)
     if count < 3:
         raise ValueError(f"an RDM needs three stimuli or more, got {count}")
     products = _moments.of_sums(sums, np.asarray(origin.forms, np.float64), count)
@@ -104,18 +105,18 @@ def discrepancy_of_blocks(
         return float(comparison.from_products(products)) / float(origin.scales[0]) ** 4
     # The blocks' sums are rounded in the features' precision, then added in float64.
     floor = float(_moments.FLOOR * jnp.finfo(origin.forms.dtype).eps)
-    products = jax.tree.map(jnp.asarray, _scaled(products)).resolved(floor)
+    products = jax.tree.map(jnp.asarray, _scale_to_mean_1(products)).resolved(floor)
     return float(comparison.from_products(products))
 
 
-def _summed(
+def _sum_blocks(
     blocks: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
     distance: distances.Embedded,
     comparison: Any,
     stimuli: int | None,
     progress: bool,
 ) -> tuple[Any, Any, int]:
-    """Returns the origin by the first block, the sums of all, and their stimuli."""
+    """Returns the origin from the first block, the sums and the number of stimuli."""
     origin = sums = sizes = None
     count = 0
     blind = forms.blind_to_scale(distance, comparison)
@@ -137,7 +138,7 @@ def _summed(
             _checks.same_stimuli(student, teacher)
             teacher = teacher.astype(_geometry.compute_dtype(student))
             if blind:
-                # In units that the first block tells.
+                # The first block sets the units.
                 sizes = sizes or [_size(x) for x in (student, teacher)]
                 student, teacher = student / sizes[0], teacher / sizes[1]
             if origin is None:
@@ -155,12 +156,12 @@ def _summed(
 
 
 def _size(x: Array) -> float:
-    """Returns the power of two next to the largest magnitude; 1 of zeros alone."""
+    """Returns the power of two above the largest magnitude; 1 if all values are 0."""
     largest = float(np.max(np.abs(np.asarray(x, np.float64))))
     return 2.0 ** np.frexp(largest)[1] if largest else 1.0
 
 
-def _scaled(products: comparisons.Products) -> comparisons.Products:
+def _scale_to_mean_1(products: comparisons.Products) -> comparisons.Products:
     """Scales products to RDMs of mean 1: the first block's mean may be far off."""
     means = products.teacher, products.teacher + products.difference
     a, b = (1 / mean if mean > 0 else 1.0 for mean in means)
@@ -184,7 +185,7 @@ def _origin(student, teacher, distance, *, own_scales):
         for x, own in zip((student, teacher), points, strict=True)
     ]
     origin = _moments.origin_of(*points, noises, own_scales=own_scales, close=False)
-    # What does not vary in the first block may vary later.
+    # Points that are equal in the first block may differ in later blocks.
     own, other = (jnp.where(scale > 0, scale, 1) for scale in origin.scales)
     return origin._replace(scales=(own, other))
 

@@ -1,18 +1,18 @@
-"""The moments of two RDMs from points, without their n x n distances.
+"""Computes the moments of two RDMs from points, without their n x n distances.
 
 For points x_i and y_i, `d_ij = |x_i - x_j|^2` and `e_ij = |y_i - y_j|^2` are sums of
-bilinear forms `(a_i - a_j).(b_i - b_j)`. What such forms f (of a and b) and g (of c and
-e) sum to over all pairs follows from sums over stimuli: with `w_i = a_i.b_i`,
-`z_i = c_i.e_i`, a capital for a sum over stimuli, and A'C for the matrix
-`sum_i a_i c_i'`,
+bilinear forms `(a_i - a_j).(b_i - b_j)`. The sum over all pairs of the product of two
+such forms, f (of a and b) and g (of c and e), follows from sums over stimuli: with
+`w_i = a_i.b_i`, `z_i = c_i.e_i`, a capital for a sum over stimuli, and A'C for the
+matrix `sum_i a_i c_i'`,
 
     sum f g = 2n sum w z + 2 W Z + 2 <A'C, B'E> + 2 <A'E, B'C>
               - 2 [(sum w c).E + C.(sum w e) + (sum z a).B + A.(sum z b)].
 
-Nothing is assumed of the origin; it lies near the mean of the points, so that little
-cancels. Where both sets have as many units the forms are made of the difference
-`u = x - y` and of y: `d - e = |u|^2 + 2 y.u`, whose moments keep their digits where the
-two sets are close.
+This holds for any origin; an origin near the mean of the points avoids cancellation. If
+both sets have the same number of units, the forms are built from the difference
+`u = x - y` and y: `d - e = |u|^2 + 2 y.u`, whose moments stay accurate if the two sets
+are close.
 """
 
 import functools
@@ -29,20 +29,20 @@ from rdljax.rdm import comparisons
 
 Array = jax.Array
 
-# Rows that are multiplied at a time.
+# Number of rows that are multiplied at a time.
 BLOCK = 8192
-# So many times the dtype's precision, in relation to the square of the mean, a variance
-# of distances is known from moments.
+# The error of a variance of distances from moments, in relation to the square of the
+# mean, in units of the dtype's precision.
 FLOOR = 32
 
 
 class Origin(NamedTuple):
-    """What the points are taken relative to: near their means, known before the sums.
+    """The reference values for points and forms, near their means, fixed in advance.
 
     Attributes:
-      points: Of each set, `[units]`.
-      scales: What each set is multiplied with.
-      forms: Near the mean of each form's `w`.
+      points: Origin of each set, `[units]`.
+      scales: Factor of each set.
+      forms: Approximate mean of `w` for each form, `[forms]`.
     """
 
     points: tuple[Array, Array]
@@ -54,11 +54,11 @@ class Sums(NamedTuple):
     """Sums over stimuli.
 
     Attributes:
-      points: Of each set of points, `[units]`.
-      forms: Of each form's `w`, `[forms]`.
-      squares: Of the products of two forms' `w`, `[forms, forms]`.
-      mixed: Of a form's `w` times a point, `[forms, units]` for each set.
-      products: Of the outer products of points, for sets (0, 0), (0, 1) and (1, 1).
+      points: Sum of each set of points, `[units]`.
+      forms: Sum of `w` for each form, `[forms]`.
+      squares: Sums of the products of two forms' `w`, `[forms, forms]`.
+      mixed: Sums of a form's `w` times the points, `[forms, units]` for each set.
+      products: Sums of outer products of points, for sets (0, 0), (0, 1) and (1, 1).
     """
 
     points: Any
@@ -68,8 +68,8 @@ class Sums(NamedTuple):
     products: Any
 
 
-# The two sets of points that a form multiplies, and what the difference of the
-# distances and the teacher's distance are of the forms.
+# The two sets of points that each form multiplies, and the coefficients of the forms in
+# the difference of the distances (first row) and in the teacher's distance (second).
 CLOSE = (((0, 0), (1, 0), (1, 1)), np.array([[1, 2, 0], [0, 0, 1]]))
 APART = (((0, 0), (1, 1)), np.array([[1, -1], [0, 1]]))
 
@@ -83,20 +83,21 @@ def of_points(
     precision: lax.PrecisionLike = lax.Precision.HIGHEST,
     axis_name: str | None = None,
 ) -> tuple[comparisons.Products, Array]:
-    """Computes the products of the squared distances of two sets of points.
+    """Computes the `Products` of the squared distances of two sets of points.
 
     Args:
-      student: `[n, p]`.
-      teacher: `[n, q]`.
-      noises: What rounding may have added to the distances of the points of each set,
-        `[n]`.
-      own_scales: Whether each set has a scale of its own, or both the same.
-      precision: Of the matrix products.
-      axis_name: Of the devices that hold n points each, if there are several.
+      student: Points `[n, p]` of the student.
+      teacher: Points `[n, q]` of the teacher.
+      noises: Bounds `[n]` of the rounding error in the distances of the points, one
+        array for each set.
+      own_scales: Whether each set has its own scale; otherwise both have the same.
+      precision: Precision of the matrix products.
+      axis_name: Name of the mapped axis of devices that hold n points each; None: one
+        device.
 
     Returns:
-      The products, of distances divided by a scale near their mean; and that scale
-      (where there are two, the student's).
+      The products of the distances divided by a scale near their mean, and that scale
+      (if there are two scales, the student's).
     """
     close = student.shape[1] == teacher.shape[1]
     origin = origin_of(
@@ -118,7 +119,7 @@ def of_points(
 
 
 def size_of_sums(p: int, q: int) -> int:
-    """Returns how many numbers the sums over stimuli are, for p and for q units."""
+    """Returns the number of elements of the sums over stimuli, for p and q units."""
     forms = len((CLOSE if p == q else APART)[0])
     return (p + q) * (1 + forms) + forms * (1 + forms) + p * p + p * q + q * q
 
@@ -132,14 +133,14 @@ def origin_of(
     close: bool,
     axis_name: str | None = None,
 ) -> Origin:
-    """Computes the means of the points, scales of about 1, and means of the forms.
+    """Computes the means of the points, scales to about 1, and means of the forms.
 
     Args:
-      student: `[n, p]`.
-      teacher: `[n, q]`.
+      student: Points `[n, p]` of the student.
+      teacher: Points `[n, q]` of the teacher.
       noises: As for `of_points`.
-      own_scales: Whether each set has a scale of its own, or both the same.
-      close: Whether the forms are those of the difference of the two sets.
+      own_scales: Whether each set has its own scale; otherwise both have the same.
+      close: Whether the forms are built from the difference of the two sets.
       axis_name: As for `of_points`.
     """
 
@@ -153,13 +154,13 @@ def origin_of(
         _scale(teacher, points[1], noises[1], mean_of),
     )
     if not own_scales:
-        # The scale of the wider spread, of those that have one.
+        # The scale of the set with the wider spread, unless that is 0.
         smaller = jnp.minimum(*(jnp.where(s > 0, s, jnp.inf) for s in scales))
         common = jnp.where(jnp.isinf(smaller), 1, smaller)
         scales = common, common
     kinds = jnp.zeros(len((CLOSE if close else APART)[0]), student.dtype)
     origin = Origin(points, scales, kinds)
-    # (Of some rows: all of them, less their mean, would be a copy of both sets.)
+    # From some rows only: centring all of them would copy both sets.
     _, forms = _features(origin, student[:BLOCK], teacher[:BLOCK])
     return origin._replace(forms=mean_of(forms))
 
@@ -167,10 +168,10 @@ def origin_of(
 def _scale(
     x: Array, mean: Array, noise: Array, mean_of: Callable[[Array], Array]
 ) -> Array:
-    """Returns one over the spread about the mean; 0 where that is only rounding.
+    """Returns one over the spread about the mean; 0 if the spread is only rounding.
 
-    With it no sum of fourth powers leaves the range of float32, and what rounding
-    leaves of equal points is no RDM.
+    The scale keeps sums of fourth powers within the range of float32, and makes the RDM
+    of points that are equal up to rounding exactly 0.
     """
     spread = mean_of(jnp.sum((x - mean[None, :]) ** 2, axis=1))
     return jnp.where(spread <= mean_of(noise), 0, _geometry.safe_rsqrt(spread))
@@ -188,7 +189,7 @@ def sums_of(student: Array, teacher: Array, origin: Origin, precision) -> Sums:
 
 
 def _features(origin: Origin, student: Array, teacher: Array):
-    """Returns both sets of points that the forms multiply, and `w` `[n, forms]`."""
+    """Returns the two sets of points that the forms multiply, and `w` `[n, forms]`."""
     x, y = (
         (points - mean[None, :]) * scale
         for points, mean, scale in zip(
@@ -223,7 +224,7 @@ def _sums(origin: Origin, place, block, *, precision) -> Sums:
 
 
 def of_sums(sums: Sums, origin, n: int) -> comparisons.Products:
-    """Computes the products from the sums over n stimuli (NumPy's or JAX's arrays)."""
+    """Computes the `Products` from sums over n stimuli (NumPy or JAX arrays)."""
     close = len(origin) == len(CLOSE[0])
     forms, combine = CLOSE if close else APART
     pairs = {
@@ -264,9 +265,9 @@ def _mean(sums: Sums, origin, n: int, forms: Sequence, i: int):
 
 
 def _covariance(sums: Sums, origin, n: int, forms: Sequence, i: int, j: int):
-    """Computes two forms' covariance over pairs: the equation above, less the means.
+    """Computes the covariance of two forms over pairs: the equation above, centred.
 
-    Everything is divided by `n ** 2` on the way, so that no sum is large.
+    All terms are divided by `n ** 2` first, so that no sum is large.
     """
     (a, b), (c, e) = forms[i], forms[j]
     w, z = sums.forms[i] / n, sums.forms[j] / n

@@ -1,4 +1,4 @@
-"""Ranks, and the pairs that two rankings order alike: by JAX, and on the host.
+"""Computes ranks and counts discordant pairs of two rankings, by JAX and on the host.
 
 NumPy and SciPy sort several times faster than XLA does on a CPU.
 """
@@ -10,7 +10,7 @@ from jax import lax
 
 Array = jax.Array
 
-# So many pairs of distances are compared at a time.
+# Number of pairs of distances that are compared at a time.
 COMPARED = 2**22
 
 
@@ -18,16 +18,16 @@ COMPARED = 2**22
 def of_both(x: Array, y: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Computes mean ranks of two RDMs; weight w counts as w equal distances.
 
-    Ranks are relative: the lowest of weight 1 has rank 1/2.
+    Ranks are relative: the lowest distance, if it has weight 1, has rank 1/2.
 
     Args:
-      x: `[pairs]`.
-      y: `[pairs]`.
-      weights: `[pairs]`, not negative.
+      x: Distances `[pairs]` of one RDM.
+      y: Distances `[pairs]` of the other RDM.
+      weights: Weights `[pairs]`, not negative.
 
     Returns:
-      The ranks of x, those of y and the weights, each `[pairs]`, all in the order of y:
-      what is summed over pairs needs no other, so that two sorts are enough.
+      The ranks of x, the ranks of y and the weights, each `[pairs]`, all sorted by y:
+      sums over pairs do not depend on the order, so that two sorts are enough.
     """
     x, y, weights = lax.sort((x, y, weights), num_keys=1)
     ranks = _of_sorted(x, weights)
@@ -47,25 +47,26 @@ def _of_sorted(x: Array, weights: Array) -> Array:
 
 
 def _is_first(*x: Array) -> Array:
-    """Returns whether each of sorted numbers differs from the one before."""
+    """Returns for each of the sorted numbers whether it differs from the previous."""
     differ = [one[1:] != one[:-1] for one in x]
     return jnp.concatenate([jnp.ones(1, bool), jnp.any(jnp.stack(differ), axis=0)])
 
 
 @jax.jit
 def tied_and_discordant(x: Array, y: Array, kept: Array) -> tuple[Array, Array]:
-    """Counts pairs of distances that are tied, and that two RDMs order otherwise.
+    """Counts the tied and the discordant pairs of distances of two RDMs.
 
     Args:
-      x: `[pairs]`, finite.
-      y: `[pairs]`, finite.
-      kept: `[pairs]`, whether a distance counts.
+      x: Distances `[pairs]` of one RDM, finite.
+      y: Distances `[pairs]` of the other RDM, finite.
+      kept: Mask `[pairs]`: whether a distance counts.
 
     Returns:
-      How many pairs are tied in x or in y, and how many discordant, in the dtype of x.
+      The number of pairs that are tied in x or in y, and the number of discordant
+      pairs, in the dtype of x.
     """
     x, y = (jnp.where(kept, rdm, jnp.inf) for rdm in (x, y))
-    # (In powers of two, for `_inversions`.)
+    # `_inversions` needs a power of two.
     bits = max(1, (x.size - 1).bit_length())
     x, y = (
         jnp.pad(rdm, (0, 2**bits - x.size), constant_values=jnp.inf) for rdm in (x, y)
@@ -80,24 +81,24 @@ def tied_and_discordant(x: Array, y: Array, kept: Array) -> tuple[Array, Array]:
 
 
 def _ties(kept: Array, *x: Array) -> Array:
-    """Counts pairs of equal numbers (or tuples of such) in ascending order."""
+    """Counts pairs of equal numbers (or tuples of numbers), in ascending order."""
     places = lax.iota(jnp.int32, kept.size)
     first = lax.cummax(jnp.where(_is_first(*x), places, 0))
     return _total(jnp.where(kept, places - first, 0), x[0].dtype)
 
 
 def _inversions(ranks: Array, bits: int, dtype: jnp.dtype) -> Array:
-    """Counts pairs of which the first has the higher rank.
+    """Counts inversions: pairs where the first element has the higher rank.
 
-    Ranks are sorted by their highest bit, then by the next, as a radix sort does it. At
-    each bit, those that share all higher ones lie together: a block that begins at
-    their common part, half of whose ranks have a 1. The pairs that this bit tells apart
-    are, for each 0, the ones before it in its block.
+    Ranks are sorted by their highest bit, then by the next, as in a radix sort. At each
+    bit, the ranks with the same higher bits form a block, which begins at the index
+    that their higher bits give; half of its ranks have a 1 at this bit. The inversions
+    that this bit decides are, for each 0, the 1s before it in its block.
 
     Args:
-      ranks: A permutation of the numbers below `2**bits`.
-      bits: The number of bits.
-      dtype: The dtype of the result.
+      ranks: Permutation of the integers below `2**bits`.
+      bits: Number of bits.
+      dtype: Dtype of the result.
     """
 
     def by_bit(done, carry):
@@ -116,13 +117,13 @@ def _inversions(ranks: Array, bits: int, dtype: jnp.dtype) -> Array:
 
 
 def _total(counts: Array, dtype: jnp.dtype) -> Array:
-    """Sums whole numbers that are less than there are, exactly over rows of 1,024."""
+    """Sums integers, each below their number, exactly within rows of 1,024."""
     rows = counts.reshape(-1, min(1024, counts.size))
     return jnp.sum(jnp.sum(rows, axis=1, dtype=jnp.uint32), dtype=dtype)
 
 
 def on_host(x: np.ndarray) -> np.ndarray:
-    """Computes the mean ranks, from 1, of `[pairs]` numbers by NumPy."""
+    """Computes the mean ranks, from 1, of numbers `[pairs]` with NumPy."""
     order, ordered = _sorted(x)
     ranks = np.empty(len(x))
     first = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -135,12 +136,12 @@ def on_host(x: np.ndarray) -> np.ndarray:
 
 
 def _sorted(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the order of numbers, and the numbers so, up to a monotone map."""
+    """Returns the sorting indices and the sorted numbers, up to a monotone map."""
     if x.dtype != np.float32 or len(x) >= 2**32:
         order = np.argsort(x)
         return order, x[order]
-    # One sort of whole numbers, value above and place below, is several times faster
-    # than a sort of places by value. (0 + x makes one zero of the two.)
+    # One sort of integers with the value in the high and the index in the low bits is
+    # several times faster than `argsort`. (0 + x turns -0 into 0.)
     bits = (0 + x).view(np.uint32)
     keys = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
     keys = keys.astype(np.uint64) << np.uint64(32)
@@ -150,7 +151,7 @@ def _sorted(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tau_a_on_host(x: np.ndarray, y: np.ndarray) -> float:
-    """Computes Kendall's tau-a of `[pairs]` numbers by SciPy."""
+    """Computes Kendall's tau-a of two vectors `[pairs]` with SciPy."""
     from scipy import stats
 
     def tied(ranks):
@@ -167,16 +168,18 @@ def tau_a_on_host(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def compared(sign, x: Array, y: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """Sums over ordered pairs a, b of what `sign(x_a - x_b)` and that of y multiply to.
+    """Sums products of the signs of differences over all ordered pairs of distances.
+
+    With `s = sign(x_a - x_b)` and `t = sign(y_a - y_b)` for the pair a, b.
 
     Args:
-      sign: Of a difference, odd and elementwise.
-      x: `[pairs]`.
-      y: `[pairs]`.
-      weights: `[pairs]`.
+      sign: Odd elementwise function of a difference.
+      x: Distances `[pairs]` of one RDM.
+      y: Distances `[pairs]` of the other RDM.
+      weights: Weights `[pairs]`.
 
     Returns:
-      The weighted sums of both signs' product, of the square of x's and of y's.
+      The weighted sums of `s t`, of `s^2` and of `t^2`.
     """
 
     @jax.checkpoint
@@ -192,7 +195,7 @@ def compared(sign, x: Array, y: Array, weights: Array) -> tuple[Array, Array, Ar
 
 
 def soft(x: Array, weights: Array) -> Array:
-    """Computes ranks, less their mean, with the order of distances made gradual."""
+    """Computes soft ranks minus their mean: the order of two distances is gradual."""
 
     @jax.checkpoint
     def row(a):

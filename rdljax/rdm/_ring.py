@@ -1,7 +1,7 @@
-"""Means over all pairs of the stimuli of all devices, block by block around a ring.
+"""Computes means over all pairs of stimuli of all devices, passing blocks in a ring.
 
-No device ever has all stimuli: each sees those of every other once, which are passed
-from device to device, for the value and once more for the gradient.
+No device ever holds all stimuli. The stimuli of each device are passed from device to
+device, so that every device sees them once for the value and once for the gradient.
 """
 
 import functools
@@ -17,13 +17,15 @@ Points = tuple[Array, ...]
 
 
 class Settings(NamedTuple):
-    """The functions and numbers of the means.
+    """Static settings of the means.
 
     Attributes:
-      between: `between(points, points, precision)`: distances `[n, m]`.
-      terms: `terms(student, teacher, centres)`: what the means are of.
-      precision: The precision of products.
-      axis: The mapped axis of the devices.
+      between: Function `between(points, points, precision)` that returns distances
+        `[n, m]`.
+      terms: Function `terms(student, teacher, centres)` that returns the terms to be
+        averaged.
+      precision: Precision of the matrix products.
+      axis: Name of the mapped axis of the devices.
     """
 
     between: Callable[..., Array]
@@ -39,10 +41,10 @@ def means(
     """Computes the means over the pairs of the stimuli of all devices.
 
     Args:
-      sides: The points of a device's stimuli, from `distances.points`, of student and
+      sides: Points of this device's stimuli, from `distances.points`, of student and
         teacher.
-      constants: The scales of both RDMs and their centres.
-      settings: The functions and numbers of the means.
+      constants: Scales of both RDMs and their centres.
+      settings: Static settings of the means.
 
     Returns:
       The means, the same on all devices.
@@ -66,9 +68,10 @@ def _forward(sides, constants, settings):
 
 
 def _backward(settings: Settings, kept: Any, cotangents: tuple[Array, ...]) -> tuple:
-    """Goes around once more: each device takes the pairs of its own stimuli.
+    """Passes the blocks around again; each device uses the pairs of its own stimuli.
 
-    A distance depends on both of its stimuli; each device has the gradient of its own.
+    A distance depends on both of its stimuli; each device computes the gradient with
+    respect to its own.
     """
     sides, constants = kept
     n = len(sides[0][0])
@@ -94,13 +97,14 @@ means.defvjp(_forward, _backward)
 
 
 def _pass_around(visit: Callable, result: Any, block: Any, axis: str) -> Any:
-    """Lets every device's block visit every device.
+    """Passes the block of every device to every device.
 
     Args:
-      visit: `visit(result, block, origin)`: the result with that of a block.
-      result: The result before any.
-      block: The own block.
-      axis: The mapped axis of the devices.
+      visit: Function `visit(result, block, origin)` that returns the result updated
+        with the block of device `origin`.
+      result: Initial result.
+      block: Block of this device.
+      axis: Name of the mapped axis of the devices.
     """
     devices, here = lax.axis_size(axis), lax.axis_index(axis)
     to_next = [(i, (i + 1) % devices) for i in range(devices)]
@@ -115,13 +119,13 @@ def _pass_around(visit: Callable, result: Any, block: Any, axis: str) -> Any:
 
 
 def _pairs(n: int, axis: str) -> float:
-    """Returns the number of pairs of the stimuli of all devices, n on each."""
+    """Returns the number of pairs of stimuli on all devices, with n stimuli on each."""
     everyone = n * lax.axis_size(axis)
     return everyone * (everyone - 1) / 2
 
 
 def _places(n: int, origin: Array, axis: str) -> tuple[Array, Array]:
-    """Returns the numbers of a device's own stimuli and of those of a block."""
+    """Returns the global indices of this device's stimuli and of those of a block."""
     own = lax.axis_index(axis) * n + jnp.arange(n)
     return own, origin * n + jnp.arange(n)
 
@@ -133,7 +137,7 @@ def _parts(
     counted: Array,
     settings: Settings,
 ) -> tuple[Array, ...]:
-    """Returns the sums over the pairs of own stimuli and those of a block."""
+    """Returns the sums over pairs of this device's stimuli with those of a block."""
     scales, centres = constants
     student, teacher = (
         scale * settings.between(x, y, settings.precision)

@@ -1,17 +1,18 @@
-"""Distances between the activations of two stimuli: what an RDM is made of.
+"""Defines distances between the activations of two stimuli, the entries of an RDM.
 
 A distance is a frozen dataclass registered as a pytree, so that it may be an argument
 or a constant of a jitted function without retracing. Called with activations `[n, ...]`
-it answers the whole matrix `[n, n]`; `pairs(x, pairs)` answers given pairs alone.
+it returns the whole matrix `[n, n]`; `pairs(x, pairs)` returns the distances of given
+pairs only.
 
-Most are squared Euclidean distance in an embedding: such a distance derives from
-`Embedded` and has `embed`. What is known of squared Euclidean distances then holds for
-it: the matrix from one Gram matrix, exact zeros on the diagonal, and comparisons of two
-RDMs that need no matrix at all. What has `points` and `between` can be computed tile by
-tile (`rdm.forms`).
+Most are squared Euclidean distances in an embedding: such a distance derives from
+`Embedded` and has the method `embed`. It then has the properties of squared Euclidean
+distances: the matrix follows from one Gram matrix, the diagonal is exactly zero, and
+two RDMs can be compared without any matrix. Distances with the methods `points` and
+`between` can be computed tile by tile (`rdm.forms`).
 
-What rounding leaves of two stimuli that do not differ is no distance: in the matrix, in
-tiles and of pairs a distance below its own rounding is 0, with a gradient of 0.
+A distance below its own rounding error is set to 0, with a gradient of 0: in the
+matrix, in tiles and for given pairs.
 """
 
 import dataclasses
@@ -40,34 +41,34 @@ Array = jax.Array
 
 
 class Distance(Protocol):
-    """What a distance of two stimuli's activations has to be."""
+    """The interface of a distance between the activations of two stimuli."""
 
     def __call__(self, x: Array, /) -> Array:
-        """Returns the matrix `[n, n]` of activations `[n, ...]`."""
+        """Returns the distance matrix `[n, n]` of activations `[n, ...]`."""
 
     def pairs(self, x: Array, pairs: Array, /) -> Array:
         """Returns the distances `[p]` of pairs `[2, p]` of stimuli."""
 
 
-# So many numbers are gathered at a time for the distances of given pairs.
+# The number of elements that are gathered at a time for the distances of given pairs.
 GATHERED = 2**24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ByProducts:
-    """A distance whose matrix comes from products of matrices.
+    """A distance whose matrix is computed with matrix products.
 
     Attributes:
-      matmul_precision: Of those products, on accelerators. Less than HIGHEST is faster
-        and loses the digits of small distances.
+      matmul_precision: Precision of these products, on accelerators. Below HIGHEST it
+        is faster, but small distances lose digits.
     """
 
     matmul_precision: lax.PrecisionLike = dataclasses.field(
         default=lax.Precision.HIGHEST, metadata={"static": True}
     )
 
-    # Whether activations times c have distances times a power of c: a comparison that
-    # is blind to the scale of an RDM is then blind to theirs.
+    # Whether multiplying activations by c multiplies distances by a power of c: if a
+    # comparison is invariant to the scale of RDMs, it is then also to this one.
     homogeneous = False
 
     def rows(self, x: Array) -> tuple[Array, ...]:
@@ -75,15 +76,16 @@ class _ByProducts:
         raise NotImplementedError
 
     def noise(self, x: Array, rows: tuple[Array, ...]) -> Array:
-        """Returns how much the rounding of each row may add to a distance, `[n]`."""
+        """Returns a bound on the rounding error each row adds to a distance, `[n]`."""
         return _length(_rounding(rows[0])) * _length(_rounding(rows[-1]))
 
     def points(self, x: Array, axis_name: str | None = None) -> tuple[Array, ...]:
-        """Returns for `between` the centred rows, each one's product and its rounding.
+        """Returns the input of `between`: centred rows, their products and rounding.
 
-        Centring changes no distance; see `_geometry.squared_distances`. A distance no
-        larger than the rounding of its two stimuli is 0. With the mapped axis of
-        devices that have as many stimuli each, rows are centred by the mean of all.
+        Centring does not change the distances; see `_geometry.squared_distances`. A
+        distance no larger than the rounding error of its two stimuli is 0. With a
+        mapped axis of devices that hold n stimuli each, rows are centred by the mean of
+        all stimuli.
         """
         rows = self.rows(x)
         noise = self.noise(x, rows)
@@ -93,27 +95,27 @@ class _ByProducts:
         return *rows, own, noise + _of_products(products, rows[0].shape[1])
 
     def scale(self, x: Array, axis_name: str | None = None) -> Array:
-        """Returns one over the mean distance, about; 0 where all rows are alike."""
+        """Returns about one over the mean distance; 0 if all rows are equal."""
         *_, own, rounding = self.points(x, axis_name)
-        # The products' mean over pairs is twice that over rows about their mean.
+        # The mean distance over pairs is twice the mean product of the centred rows.
         mean = 2 * _mean(own, axis_name)
-        alike = mean <= 2 * _mean(rounding, axis_name)
-        return jnp.where(alike, 0, 1 / jnp.where(alike, 1, mean))
+        constant = mean <= 2 * _mean(rounding, axis_name)
+        return jnp.where(constant, 0, 1 / jnp.where(constant, 1, mean))
 
     @staticmethod
     def between(
         x: tuple[Array, ...], y: tuple[Array, ...], precision: lax.PrecisionLike
     ) -> Array:
-        """Computes the distances `[n, m]` between two sets of stimuli, from points."""
+        """Computes distances `[n, m]` between two sets of stimuli, from `points`."""
         raise NotImplementedError
 
     @staticmethod
     def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
-        """Computes the distances `[...]` of stimuli from others, from rows."""
+        """Computes distances `[...]` of corresponding stimuli in x and y, from rows."""
         raise NotImplementedError
 
     def tied(self, distances: Array, noise: Array, other: Array) -> Array:
-        """Returns distances, exact where the noise of both stimuli determines them."""
+        """Returns distances, with exact values where the noise determines them."""
         return distances
 
     def pairs(self, x: Array, pairs: Array) -> Array:
@@ -135,7 +137,7 @@ class _ByProducts:
 
 
 def _mean(x: Array, axis_name: str | None, *, keepdims: bool = False) -> Array:
-    """Returns the mean over stimuli, those of all devices if there is an axis."""
+    """Returns the mean over stimuli, over all devices if there is a mapped axis."""
     mean = jnp.mean(x, axis=0, keepdims=keepdims)
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
@@ -146,21 +148,21 @@ def _length(rows: Array) -> Array:
 
 
 def _rounding(rows: Array) -> Array:
-    """Returns how far from what was meant the entries of rows are, at most."""
+    """Returns a bound on the rounding errors of the entries of rows."""
     return 8 * jnp.finfo(rows.dtype).eps * rows
 
 
 def _of_products(own: Array, units: int) -> Array:
-    """Returns what the rounding of products of so many units may add to a distance.
+    """Returns a bound on the rounding error that products add to a distance.
 
-    As measured: 2 eps of each stimulus's own product for 8 units, 4 for 64, 13 for
-    4,096.
+    Measured errors: 2 eps times each stimulus's own product for 8 units, 4 eps for 64
+    and 13 eps for 4,096.
     """
     return (4 + math.sqrt(units) / 4) * jnp.finfo(own.dtype).eps * own
 
 
 def _resolved(distances: Array, rounding: Array) -> Array:
-    """Returns distances, but 0 for what is no more than rounding; NaN stays NaN."""
+    """Sets distances no larger than their rounding error to 0; NaN stays NaN."""
     return jnp.where(distances <= rounding, 0, distances)
 
 
@@ -173,14 +175,14 @@ class Embedded(_ByProducts):
         raise NotImplementedError
 
     def __call__(self, x: Array) -> Array:
-        """Returns the matrix `[n, n]` of activations `[n, ...]`."""
+        """Returns the distance matrix `[n, n]` of activations `[n, ...]`."""
         points = self.embed(x)
         centred = _geometry.centre_columns(points)
         products = _geometry.gram(centred, self.matmul_precision)
         return self.from_products(products, self.noise(x, (points,)), points.shape[1])
 
     def from_products(self, products: Array, noise: Array, units: int) -> Array:
-        """Computes the matrix `[n, n]` from the products of centred points."""
+        """Computes the distances `[n, n]` from the inner products of centred points."""
         own = lax.stop_gradient(jnp.diagonal(products))
         rounding = noise + _of_products(own, units)
         distances = _geometry.squared_distances_from(products)
@@ -221,7 +223,7 @@ class SquaredEuclidean(Embedded):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class MeanSquared(Embedded):
-    """`mean_u (x_iu - x_ju)^2`: layers of different width compare.
+    """`mean_u (x_iu - x_ju)^2`: comparable between layers of different width.
 
     rsatoolbox's "euclidean".
     """
@@ -234,10 +236,10 @@ class MeanSquared(Embedded):
 
 
 class _Directions(Embedded):
-    """Distances of directions; a row without one is 1/2 from all that have one."""
+    """A distance of directions; it is 1/2 if only one of two rows has a direction."""
 
     def tied(self, distances: Array, noise: Array, other: Array) -> Array:
-        # Exactly, so that ranks of them tie. (NaN stays NaN.)
+        # Exactly 1/2, so that these distances tie in rank. (NaN stays NaN.)
         return jnp.where((noise == 0) != (other == 0), 0.5 + 0 * distances, distances)
 
 
@@ -260,17 +262,17 @@ class Cosine(_Directions):
 class Correlation(_Directions):
     """`1 - r(x_i, x_j)`, Pearson's correlation over units.
 
-    A row that is constant, up to rounding, has none: its distance is 1/2 to every other
-    row, and 0 to another constant row.
+    A row that is constant up to rounding has no correlation: its distance is 1/2 to
+    every other row, and 0 to another constant row.
     """
 
     def _deviations(self, x: Array) -> tuple[Array, Array]:
-        """Returns rows divided by a power of two, and these less their means."""
+        """Returns rows divided by a power of two, and the same minus their means."""
         x = _geometry.flatten(x)
         x = _geometry.in_own_unit(x, axis=1)
         rows = _geometry.centre_rows(x)
         largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-        # (The largest entry is about 1.)
+        # The largest entry of x is about 1.
         constant = largest <= 8 * jnp.finfo(x.dtype).eps
         return x, jnp.where(constant, 0, rows)
 
@@ -278,7 +280,7 @@ class Correlation(_Directions):
         return _geometry.unit_rows(self._deviations(x)[1]) * 0.5**0.5
 
     def noise(self, x: Array, rows: tuple[Array, ...]) -> Array:
-        # What the mean takes away has left its rounding.
+        # Subtracting the mean leaves the rounding error of the whole row.
         whole, deviations = map(_length, self._deviations(x))
         ratio = whole * _geometry.safe_inverse(deviations)
         return (_length(_rounding(rows[0])) * ratio) ** 2
@@ -287,14 +289,15 @@ class Correlation(_Directions):
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
 class Mahalanobis(Embedded):
-    """`(x_i - x_j)' P (x_i - x_j)`: squared, as the crossvalidated form is.
+    """`(x_i - x_j)' P (x_i - x_j)`: squared, as is the crossvalidated form.
 
-    SciPy's `mahalanobis` is its square root; rsatoolbox's divides it by the units.
+    SciPy's `mahalanobis` is its square root; rsatoolbox divides it by the number of
+    units.
 
     Attributes:
-      precision: The inverse covariance P of the units, `[units, units]`, symmetric and
-        positive definite; otherwise the distances are NaN. Student and teacher of
-        different width have no precision in common.
+      precision: Inverse covariance P of the units, `[units, units]`, symmetric and
+        positive definite; otherwise the distances are NaN. It cannot be used for a
+        student and a teacher of different width.
     """
 
     precision: Array
@@ -312,15 +315,15 @@ class Mahalanobis(Embedded):
 class Euclidean(_ByProducts):
     """`sqrt(sum_u (x_iu - x_ju)^2)`: SciPy's `euclidean`.
 
-    Its gradient at coincident rows is taken as 0. In float32 the matrix, from a Gram
-    matrix, does not resolve distances below about a thousandth of the rows' spread;
-    `pairs` subtracts the rows themselves and does.
+    The gradient is defined as 0 for equal rows. In float32 the matrix, computed from a
+    Gram matrix, does not resolve distances below about a thousandth of the spread of
+    the rows; `pairs` does, since it subtracts the rows themselves.
     """
 
     homogeneous = True
 
     def _rooted(self, x: Array, squared) -> Array:
-        """Returns the root of what is squared, at any scale of the activations."""
+        """Returns the root of squared distances, for activations of any scale."""
         x = _geometry.flatten(x)
         size = _geometry.power_of_two(x)
         plain = SquaredEuclidean(matmul_precision=self.matmul_precision)
@@ -350,14 +353,14 @@ class Euclidean(_ByProducts):
 class PoissonKL(_ByProducts):
     """Symmetrised Kullback-Leibler divergence of Poisson rates, mean over units.
 
-    `mean_u (r_iu - r_ju) (log r_iu - log r_ju)` with the rates drawn towards a prior,
+    `mean_u (r_iu - r_ju) (log r_iu - log r_ju)` with the rates regularised by a prior,
     `r = (x + weight rate) / (1 + weight)`, as in rsatoolbox's "poisson". Activations
     must not be negative (spike counts, or after a ReLU).
 
     Attributes:
-      prior_rate: The rate of the prior, above 0.
-      prior_weight: How many observations the prior counts for, above 0 where an
-        activation can be 0.
+      prior_rate: Rate of the prior, above 0.
+      prior_weight: Weight of the prior as a number of observations; above 0 if
+        activations can be 0.
     """
 
     prior_rate: float = 1.0

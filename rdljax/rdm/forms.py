@@ -1,20 +1,20 @@
-"""How the RDMs of two sets of activations are compared without writing them down.
+"""Defines how RDMs of two sets of activations are held in memory to be compared.
 
 Three forms of the same discrepancy, for `rdm.discrepancy(..., form=...)`:
 
-- `Dense`: both matrices, `O(n^2)` memory. Any distance and any comparison, and the most
-  accurate where student and teacher are close.
-- `Moments`: no distances at all. Of squared Euclidean distance in an embedding (most of
-  `rdm.distances`), MSE, cosine and Pearson's correlation follow from sums over stimuli
-  of points and of their products: `O(n units^2)` time and `O(units^2)` memory beside
-  the gradient.
-- `Tiles`: the distances tile by tile, `O(n units + block^2)` memory, each computed
-  again for the gradient. Any distance of `rdm.distances`; weights too, which then take
-  a matrix of their own.
+- `Dense`: both matrices, `O(n^2)` memory. For any distance and any comparison, and the
+  most accurate form if student and teacher are close.
+- `Moments`: no distances at all. For squared Euclidean distances in an embedding (most
+  of `rdm.distances`), MSE, cosine and Pearson's correlation follow from sums over
+  stimuli of points and of their products: `O(n units^2)` time and, in addition to the
+  gradient, `O(units^2)` memory.
+- `Tiles`: the distances tile by tile, `O(n units + block^2)` memory, computed again for
+  the gradient. For any distance of `rdm.distances`, and with weights, which then take
+  a matrix `[n, n]`.
 
-`chosen` is the form that is taken where none is named. All have a gradient. `Dense` has
-a forward-mode derivative too (`jax.jvp`, `jax.hessian`), of any number of stimuli.
-`Moments` and `Tiles` have none: JAX's `TypeError` then names their `custom_vjp`.
+`chosen` selects the form if none is given. All have a gradient. `Dense` also has a
+forward-mode derivative (`jax.jvp`, `jax.hessian`), for any number of stimuli. `Moments`
+and `Tiles` do not: JAX raises a `TypeError` about their `custom_vjp`.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ __all__ = ["Dense", "Moments", "Tiles", "chosen", "size_of_moments"]
 Array = jax.Array
 Shaped = Array | jax.ShapeDtypeStruct
 
-# Up to so many stimuli both matrices are written down.
+# The largest number of stimuli for which both matrices are held in memory by default.
 DENSE = 2048
-# Above so many numbers that would be gathered from all devices, or so many pairs of a
-# device's stimuli with all, stimuli go around the devices instead.
+# If more elements than this would be gathered from all devices, or a device would have
+# more pairs of its stimuli with all, stimuli are passed around the devices instead.
 GATHERED = 2**28
-# Of more stimuli, a pair has no number in int32.
+# With more stimuli, the index of a pair exceeds int32.
 LARGEST_REFINED = 46_340
 
 
@@ -49,7 +49,7 @@ class Dense:
     """Both RDMs as matrices.
 
     Attributes:
-      refine: How many of the smallest distances of each are computed again, from
+      refine: Number of the smallest distances of each RDM to compute again, from
         differences: see `rdm.compute`.
     """
 
@@ -65,14 +65,14 @@ class Dense:
 
     @staticmethod
     def compared(student: Array, teacher: Array, weights, comparison) -> Array:
-        """Compares two matrices of distances `[n, n]`."""
+        """Compares two distance matrices `[n, n]`."""
         if weights is not None or not streams(comparison):
             return comparison(
                 _condensed.condense(student), _condensed.condense(teacher), weights
             )
-        # Every pair twice, rather than a copy of the upper triangles.
+        # Counting every pair twice avoids a copy of the upper triangles.
         n = student.shape[0]
-        beside = jnp.arange(n)[:, None] != jnp.arange(n)[None, :]
+        off_diagonal = jnp.arange(n)[:, None] != jnp.arange(n)[None, :]
         pairs = float(n * (n - 1))
         centres: tuple[Any, ...] = (0.0, 0.0)
         if comparison.own_scales:
@@ -83,7 +83,7 @@ class Dense:
             )
             centres = tuple((mean != 0).astype(mean.dtype) for mean in means)
         terms = comparison.terms(student, teacher, centres)
-        found = (jnp.sum(jnp.where(beside, term, 0)) / pairs for term in terms)
+        found = (jnp.sum(jnp.where(off_diagonal, term, 0)) / pairs for term in terms)
         return comparison.from_means(tuple(found), centres)
 
 
@@ -92,10 +92,10 @@ class Dense:
 class Moments:
     """Sums over stimuli, from which the sums over pairs follow.
 
-    Where both embeddings have as many dimensions, the value keeps its digits though
-    student and teacher are close. Where not, a discrepancy d is known to about
-    `1e-6 / d` of itself in float32. To Cosine and Pearson, an RDM whose distances vary
-    by less than 0.2 % of their mean is constant there.
+    If both embeddings have the same number of dimensions, the value stays accurate when
+    student and teacher are close. Otherwise a discrepancy d has a relative error of
+    about `1e-6 / d` in float32. For Cosine and Pearson, an RDM whose distances vary by
+    less than 0.2 % of their mean counts as constant.
     """
 
     def __call__(
@@ -122,7 +122,7 @@ class Moments:
             axis_name=axis_name,
         )
         value = comparison.from_products(products)
-        # (Not the square of the scale: it may overflow where the value is 0.)
+        # The square of the scale could overflow where the value is 0.
         return value if comparison.own_scales else value * scale * scale
 
 
@@ -132,7 +132,7 @@ class Tiles:
     """Distances tile by tile.
 
     Attributes:
-      block: Stimuli in a tile's side. On accelerators larger tiles may be faster.
+      block: Side of a tile, in stimuli. On accelerators larger tiles may be faster.
     """
 
     block: int = dataclasses.field(default=512, metadata={"static": True})
@@ -174,7 +174,7 @@ class Tiles:
             if weights is None:
                 scales = tuple(distance.scale(x) for x in (student, teacher))
             else:
-                # Those of the pairs that have a weight may be far from all others'.
+                # The mean over pairs with a weight can differ much from that over all.
                 fixed = jax.tree.map(lax.stop_gradient, points)
                 means = means_of(_both, fixed, scales, centres)
                 scales = tuple(_geometry.safe_inverse(mean) for mean in means)
@@ -188,15 +188,15 @@ Form = Dense | Moments | Tiles
 
 
 def chosen(student: Shaped, teacher: Shaped, weights, distance, comparison):
-    """Chooses the form for these shapes, this distance and this comparison."""
+    """Selects the form for these shapes, this distance and this comparison."""
     n = student.shape[0]
     tiled = streams(comparison) and hasattr(distance, "between")
     if n <= DENSE or not tiled:
         return Dense()
     if weights is None and isinstance(distance, distances.Embedded):
         p, q = (jax.eval_shape(distance.embed, x).shape[1] for x in (student, teacher))
-        # Multiplications for value and gradient, over the stimuli, of either form. The
-        # tiles of MSE are gone through once, the others twice.
+        # Multiplications per stimulus of both forms, for value and gradient. The tiles
+        # are computed once for MSE and twice for the other comparisons.
         passes = 2 if comparison.own_scales else 1
         if 2 * (2 * p**2 + q**2 + 2 * p * q) < n * (passes * (p + q) + 2 * p):
             return Moments()
@@ -204,21 +204,21 @@ def chosen(student: Shaped, teacher: Shaped, weights, distance, comparison):
 
 
 def size_of_moments(p: int, q: int) -> int:
-    """Returns how many numbers the sums over stimuli are, for p and for q units."""
+    """Returns the number of elements of the sums over stimuli, for p and q units."""
     return _moments.size_of_sums(p, q)
 
 
 def moments_move_less(student: Array, teacher: Array, distance, devices: int) -> bool:
-    """Returns whether summing moments moves fewer numbers than gathering stimuli.
+    """Returns whether summing moments moves fewer elements than gathering activations.
 
-    For value and gradient: in both, sums go there and back; of what is gathered the
-    student's gradient goes back.
+    For value and gradient: the sums move there and back in both; of the gathered
+    activations, only the gradient of the student's moves back.
 
     Args:
-      student: A device's stimuli `[n, ...]`.
-      teacher: The same stimuli.
-      distance: With an embedding.
-      devices: How many devices have n stimuli each.
+      student: The student's activations `[n, ...]` on a device.
+      teacher: The teacher's activations `[n, ...]` for the same stimuli.
+      distance: A distance with an embedding.
+      devices: Number of devices, with n stimuli each.
     """
     p, q = (jax.eval_shape(distance.embed, x).shape[1] for x in (student, teacher))
     gathered = devices * (2 * student.size + teacher.size)
@@ -226,30 +226,31 @@ def moments_move_less(student: Array, teacher: Array, distance, devices: int) ->
 
 
 def products_move_less(student: Array, teacher: Array, devices: int) -> bool:
-    """Returns whether summing products moves fewer numbers than gathering stimuli.
+    """Returns whether summing products moves fewer elements than gathering activations.
 
     Args:
-      student: A device's stimuli `[n, ...]`.
-      teacher: The same stimuli.
-      devices: How many devices have n stimuli each.
+      student: The student's activations `[n, ...]` on a device.
+      teacher: The teacher's activations `[n, ...]` for the same stimuli.
+      devices: Number of devices, with n stimuli each.
     """
     features = 2 * student.size + teacher.size
-    # Two matrices are summed for the value and one for the gradient, there and back.
+    # Two matrices are summed for the value and one for the gradient; each sum moves its
+    # elements there and back.
     products = 6 * (devices * len(student)) ** 2
     return features + products < devices * features
 
 
 def _matrix_over_devices(x: Array, distance, axis: str) -> Array:
-    """Computes the distances of all devices' stimuli, each taking some dimensions.
+    """Computes the distances of the stimuli of all devices, divided by dimensions.
 
-    Every device gets all stimuli in its share of the embedding's dimensions; the sum of
-    their Gram matrices is that of all dimensions. So neither the features nor the
-    products are anywhere as a whole.
+    Every device receives all stimuli in its share of the embedding's dimensions; the
+    sum of the devices' Gram matrices is that of all dimensions. So no device holds all
+    features.
     """
     points = distance.embed(x)
     units = points.shape[1]
     noise = lax.all_gather(distance.noise(x, (points,)), axis, tiled=True)
-    # (Dimensions of zeros change no distance.)
+    # Padding with zeros does not change the distances.
     points = jnp.pad(points, ((0, 0), (0, -units % lax.axis_size(axis))))
     share = lax.all_to_all(points, axis, split_axis=1, concat_axis=0, tiled=True)
     own = _geometry.gram(_geometry.centre_columns(share), distance.matmul_precision)
@@ -261,16 +262,16 @@ def _of_rows(
 ) -> Array:
     """Computes `discrepancy` of the stimuli of all devices, a part on each.
 
-    Every device has all stimuli, and computes the distances of its own to all; their
-    means over the pairs are summed over the devices.
+    Every device holds all stimuli and computes the distances from its own stimuli to
+    all; their means over pairs are summed over the devices.
 
     Args:
-      student: Activations of all devices' stimuli.
-      teacher: The same of the teacher.
-      rows: The number of a device's stimuli.
-      distance: One of `rdm.distances` that has `between`.
-      comparison: One of `rdm.comparisons` that follows from means.
-      axis: The mapped axis.
+      student: The student's activations for the stimuli of all devices.
+      teacher: The teacher's activations for the stimuli of all devices.
+      rows: Number of stimuli of each device.
+      distance: One of `rdm.distances` with the method `between`.
+      comparison: One of `rdm.comparisons` with the method `from_means`.
+      axis: Name of the mapped axis.
     """
     first, n = lax.axis_index(axis) * rows, len(student)
     points = tuple(distance.points(x) for x in (student, teacher))
@@ -288,14 +289,14 @@ def _of_rows(
 
 
 def _by_ring(student: Array, teacher: Array, distance, comparison, axis: str) -> Array:
-    """Computes `discrepancy` of stimuli that no device could hold all of.
+    """Computes `discrepancy` of more stimuli than one device can hold.
 
     Args:
-      student: Activations of a device's stimuli.
-      teacher: The same of the teacher.
+      student: The student's activations for the stimuli of this device.
+      teacher: The teacher's activations for the stimuli of this device.
       distance: As for `_of_rows`.
       comparison: As for `_of_rows`.
-      axis: The mapped axis.
+      axis: Name of the mapped axis.
     """
     sides = distance.points(student, axis), distance.points(teacher, axis)
     constants = _scales(student, teacher, distance, comparison, axis)
@@ -330,7 +331,7 @@ def _over_devices(
 ) -> Array:
     """Computes `discrepancy` of stimuli that are divided over a mapped axis."""
     devices = lax.axis_size(axis)
-    # (Of forms that are named, each device computes all.)
+    # With a given form, each device computes the whole discrepancy.
     divided = devices > 1 and pairs is None and weights is None and form is None
     divided = divided and streams(comparison) and hasattr(distance, "between")
     everyone = [
@@ -379,7 +380,7 @@ def discrepancy(
     form=None,
     axis_name: str | None = None,
 ) -> Array:
-    """Computes `rdm.discrepancy` without looking at values."""
+    """Computes `rdm.discrepancy` without checking the activations."""
     _checks.instance(distance, "rdm.distances", distances.Cosine)
     _checks.instance(comparison, "rdm.comparisons", comparisons.Pearson)
     dtype = _geometry.compute_dtype(student)
@@ -394,13 +395,13 @@ def discrepancy(
 
 
 def blind_to_scale(distance, comparison) -> bool:
-    """Returns whether activations times a number have the same discrepancy."""
+    """Returns whether the discrepancy is invariant to the scale of the activations."""
     homogeneous = getattr(distance, "homogeneous", False)
     return homogeneous and getattr(comparison, "own_scales", False)
 
 
 def _of_unit_size(x: Array, axis_name: str | None) -> Array:
-    """Divides activations by the power of two next to the largest, of all devices."""
+    """Divides activations by the power of two near the largest on all devices."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         x = x.astype(_geometry.compute_dtype(x))
     size = _geometry.power_of_two(x)
@@ -410,11 +411,11 @@ def _of_unit_size(x: Array, axis_name: str | None) -> Array:
 def _discrepancy(
     student: Array, teacher: Array, pairs, weights, distance, comparison, *, form
 ) -> Array:
-    """Computes `discrepancy` of stimuli that are all here."""
+    """Computes `discrepancy` of stimuli that are all on one device."""
     n, dtype = len(student), _geometry.compute_dtype(student)
     if pairs is not None:
         if form is not None:
-            raise ValueError(f"given pairs have no form: got pairs and {form}")
+            raise ValueError(f"expected either pairs or a form, got pairs and {form}")
         student, teacher = (
             distances_of(x, pairs, distance) for x in (student, teacher)
         )
@@ -439,7 +440,7 @@ def distances_of(x: Array, pairs: Array | None, distance, refine: int = 0) -> Ar
 
 
 def matrix(x: Array, distance, refine: int = 0) -> Array:
-    """Computes all distances `[n, n]`, the `refine` smallest from differences."""
+    """Computes the distance matrix `[n, n]`, its `refine` smallest from differences."""
     refine = _numbers.as_count("number of distances to refine", refine, at_least=0)
     distances = distance(x)
     if not refine:
@@ -460,7 +461,7 @@ def matrix(x: Array, distance, refine: int = 0) -> Array:
 def _tile(
     constants, row_place, column_place, rows, columns, *, between, terms, precision
 ) -> tuple[Array, ...]:
-    """Returns the means' parts of the pairs in a tile."""
+    """Returns the contributions of the pairs in a tile to the means."""
     scales, centres, pairs, weights = constants
     (i, fresh_i), (j, fresh_j) = row_place, column_place
     student, teacher = (
@@ -476,16 +477,16 @@ def _tile(
 
 
 def _both(student: Array, teacher: Array, centres) -> tuple[Array, Array]:
-    """Returns terms whose means are those of the two RDMs."""
+    """Returns both RDMs as the terms to be averaged."""
     return student, teacher
 
 
 def streams(comparison) -> bool:
-    """Returns whether a comparison follows from means over pairs."""
+    """Returns whether a comparison can be computed from means over pairs."""
     scaled = getattr(comparison, "scale", None) is not None
     return hasattr(comparison, "from_means") and not scaled
 
 
 def _refuse_unless(form, possible: bool, given) -> None:
     if not possible:
-        raise ValueError(f"rdm.forms.{type(form).__name__} has no form with {given}")
+        raise ValueError(f"rdm.forms.{type(form).__name__} does not support {given}")

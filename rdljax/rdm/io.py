@@ -1,8 +1,8 @@
-"""Measured RDMs, of brains or of behaviour: read from files, checked, written.
+"""Reads RDMs measured in brains or behaviour from files, checks and writes them.
 
-A file holds the RDMs of the same stimuli, of one subject or of several, in one session
-or in several. What is read is `[subjects, sessions, pairs]` with the names of subjects
-and stimuli, if the file has them.
+A file holds RDMs of the same stimuli, for one or several subjects and sessions. They
+are read as `[subjects, sessions, pairs]`, with the names of subjects and stimuli if the
+file has them.
 
     human = rdm.io.read("92images.npz", "human_it_subject_session")
     each = rdm.subjects.mean_over_sessions(human)  # [subjects, pairs]
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from rdljax import errors, files
 from rdljax.rdm import _condensed
 
-# The descriptors of rsatoolbox's files that name subjects, sessions and stimuli.
+# The descriptors in files of rsatoolbox that name subjects, sessions and stimuli.
 SUBJECTS = ("subject", "subj", "sub", "participant", "subject_id", "participant_id")
 
 SESSIONS = ("session", "ses", "run")
@@ -35,10 +35,10 @@ class Rdms(NamedTuple):
     """Measured RDMs of the same stimuli.
 
     Attributes:
-      distances: `[subjects, sessions, pairs]` float64, each the upper triangle row by
-        row. NaN was not measured; a session that a subject does not have is NaN.
-      subjects: The names of the subjects, or None.
-      stimuli: The names of the stimuli, in order, or None.
+      distances: Condensed RDMs `[subjects, sessions, pairs]`, float64: upper triangles
+        row by row. NaN: not measured; all NaN in a session that a subject lacks.
+      subjects: Names of the subjects, or None.
+      stimuli: Names of the stimuli, in order, or None.
     """
 
     distances: np.ndarray
@@ -58,33 +58,36 @@ def read(
     """Reads the RDMs in a file.
 
     Args:
-      path: An `.npz` of arrays, of which one is called `name` and one, if any, is
-        `stimuli` (their names); or an HDF5 file (`.h5`, `.hdf5`) that rsatoolbox saved,
+      path: An `.npz` file with an array `name` and, optionally, an array `stimuli` (the
+        names of the stimuli); or an HDF5 file (`.h5`, `.hdf5`) saved by rsatoolbox,
         whose descriptors name subjects, sessions and stimuli (`SUBJECTS`, `SESSIONS`,
-        `STIMULI`): of each RDM or, as `rsatoolbox.rdm.concat` leaves what all share, of
-        the object. Without sessions and subjects, each RDM is a subject; without
-        subjects, all are of one. A descriptor of the stimuli whose values repeat, such
-        as their category, names nothing.
-      name: Of the array in an `.npz`, if it has several. Its shape is `[pairs]`,
-        `[subjects, pairs]` or `[subjects, sessions, pairs]`, or has squares `[n, n]`
-        in place of pairs.
-      stimuli: How many there must be, or their names in order.
-      missing: Let NaN stand for pairs that were not measured.
-      signed: Let distances be below 0, as crossvalidated ones may.
-      limit: Bytes that the arrays may take; or 20 times the file's, where that is more.
-        None for any number.
+        `STIMULI`). They are descriptors of each RDM, or of the object, where
+        `rsatoolbox.rdm.concat` puts values that all RDMs share. Without subjects and
+        sessions, each RDM is a subject; without subjects only, all RDMs belong to one
+        subject. A descriptor of the stimuli with repeated values, such as their
+        category, is not used as names.
+      name: Name of the array in an `.npz` file, if it has several. Its shape is
+        `[pairs]`, `[subjects, pairs]` or `[subjects, sessions, pairs]`, or the same
+        with matrices `[n, n]` in place of pairs.
+      stimuli: Expected number of stimuli, or their names in order. None: not checked.
+      missing: Whether to allow NaN for pairs that were not measured.
+      signed: Whether to allow negative distances, such as crossvalidated ones.
+      limit: Largest size of the arrays in bytes; or 20 times that of the file, if that
+        is more. None: no limit.
 
     Raises:
-      CannotRead: There is no such file, or no RDMs in it; or they differ in something
-        else than subjects and sessions, such as the region; or they lie in other files
-        (external or virtual ones of HDF5), or are larger than `limit`; or they are
-        refused: see `check`.
-      UnknownName: An `.npz` has no array of that name.
+      CannotRead: The file does not exist or holds no RDMs; the RDMs differ in something
+        other than subjects and sessions, such as the region; they are in other files
+        (external or virtual data of HDF5), or larger than `limit`; or `check` refuses
+        them.
+      UnknownName: An `.npz` file has no array of that name.
     """
     path = files.as_path(path)
     suffix = files.suffix(path)
     if suffix in (".h5", ".hdf5") and name is not None:
-        raise errors.CannotRead(f"{path} has RDMs of one name alone, got {name!r}")
+        raise errors.CannotRead(
+            f"{path} has one set of RDMs without a name, got the name {name!r}"
+        )
     if suffix == ".npz":
         found = _of_npz(path, name, limit)
     else:
@@ -97,8 +100,8 @@ def from_array(array: npt.ArrayLike, what: str = "the RDMs") -> np.ndarray:
     """Converts RDMs, of any shape that `read` takes, to `[subjects, sessions, pairs]`.
 
     Raises:
-      CannotRead: Of another shape, or a square that is not symmetric with a diagonal
-        of 0 (NaN counts as equal to NaN), up to rounding.
+      CannotRead: The shape is another, or a matrix is, up to rounding, not symmetric
+        with a diagonal of 0 (NaN counts as equal to NaN).
     """
     x = np.asarray(array)
     if x.dtype.kind not in "iuf":
@@ -123,8 +126,8 @@ def from_array(array: npt.ArrayLike, what: str = "the RDMs") -> np.ndarray:
     try:
         _condensed.stimuli(x.shape[-1])
     except ValueError as error:
-        alike = x.ndim > 1 and x.shape[-1] == x.shape[-2]
-        hint = " (a square RDM has a diagonal of 0)" if alike else ""
+        is_square = x.ndim > 1 and x.shape[-1] == x.shape[-2]
+        hint = " (a square RDM has a diagonal of 0)" if is_square else ""
         raise errors.CannotRead(f"{what}: {error}{hint}") from error
     return x.reshape((1,) * (3 - x.ndim) + x.shape) if x.ndim != 2 else x[:, None]
 
@@ -137,18 +140,18 @@ def check(
     missing: bool = False,
     signed: bool = False,
 ) -> Rdms:
-    """Returns the RDMs if they are as expected.
+    """Checks RDMs and returns them.
 
     Args:
-      rdms: What to check.
-      what: They are called in messages.
-      stimuli: How many there must be, or their names in order.
-      missing: Let NaN stand for pairs that were not measured.
-      signed: Let distances be below 0, as crossvalidated ones may.
+      rdms: The RDMs.
+      what: Name of the RDMs in messages.
+      stimuli: Expected number of stimuli, or their names in order. None: not checked.
+      missing: Whether to allow NaN for pairs that were not measured.
+      signed: Whether to allow negative distances, such as crossvalidated ones.
 
     Raises:
-      CannotRead: Another number of stimuli, other stimuli or another order, NaN,
-        infinity, a distance below 0, or an RDM without any distance.
+      CannotRead: A different number of stimuli, different stimuli or a different order,
+        NaN, infinity, a negative distance, or a subject without any distance.
     """
     distances, subjects, names = rdms
     n = _condensed.stimuli(distances.shape[-1])
@@ -164,7 +167,7 @@ def check(
         _check_stimuli(n, names, stimuli, what)
     finite = np.isfinite(distances)
     nan = np.isnan(distances)
-    # (A session that a subject does not have is no pair that was not measured.)
+    # Sessions that a subject lacks do not count as missing pairs.
     absent = nan.all(axis=-1, keepdims=True) & ~nan.all(axis=(1, 2), keepdims=True)
     if np.isinf(distances).any() or (not missing and (nan & ~absent).any()):
         raise errors.CannotRead(
@@ -187,15 +190,15 @@ def check(
 
 
 def write(rdms: Rdms, path: str | os.PathLike, measure: str = "unknown") -> None:
-    """Writes RDMs to an HDF5 file that rsatoolbox reads (`load_rdm`), and `read`.
+    """Writes RDMs to an HDF5 file for `read` and for rsatoolbox (`load_rdm`).
 
     Args:
-      rdms: What to write.
-      path: The file, `.h5` or `.hdf5`; it must not exist.
-      measure: What the distances are, in words.
+      rdms: The RDMs.
+      path: Path of a new file, `.h5` or `.hdf5`.
+      measure: Description of the distances, in words.
 
     Raises:
-      FileExistsError: There is such a file.
+      FileExistsError: The file exists.
       CannotRead: The package h5py is not installed.
     """
     path = files.as_path(path)
@@ -227,7 +230,7 @@ def _of_npz(path: pathlib.Path, name: str | None, limit: int | None) -> Rdms:
             if len(candidates) != 1:
                 raise errors.CannotRead(
                     f"{path} has {len(candidates)} arrays, {', '.join(candidates)}: "
-                    "name one"
+                    "select one by `name`"
                 )
             (chosen,) = candidates
         errors.check_name(f"array in {path.name}", chosen, arrays)
@@ -243,7 +246,7 @@ def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
     arrays = files.hdf5(path, limit=limit, attributes=True)
     if "dissimilarities" not in arrays:
         raise errors.CannotRead(
-            f"{path} has no dissimilarities: it is no RDMs that rsatoolbox saved"
+            f"{path} has no dissimilarities: rsatoolbox did not save it as RDMs"
         )
     distances = from_array(arrays["dissimilarities"], path.name)[:, 0]
     count = len(distances)
@@ -261,12 +264,14 @@ def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
         subjects = tuple(map(str, range(count)))
     subjects, sessions = subjects or ("0",) * count, sessions or ("0",) * count
     if len(subjects) != count or len(sessions) != count:
-        raise errors.CannotRead(f"{path}: a descriptor is not one for each RDM")
+        raise errors.CannotRead(
+            f"{path}: a descriptor does not have one value for each RDM"
+        )
     people, occasions = (
         {name: place for place, name in enumerate(dict.fromkeys(x))}
         for x in (subjects, sessions)
     )
-    # (Of as many subjects as sessions each may have one.)
+    # Each subject may have another session: the array can be larger than the file.
     asked = len(people) * len(occasions) * distances[0].nbytes
     files.check_size(path, asked, limit)
     found = np.full((len(people), len(occasions), distances.shape[-1]), np.nan)
@@ -284,11 +289,11 @@ def _of_rsatoolbox(path: pathlib.Path, limit: int | None) -> Rdms:
 
 
 def _descriptors(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, tuple]:
-    """Returns those of a group that are one value, or one for each RDM or stimulus."""
+    """Returns the descriptors of a group that are scalars or vectors, by name."""
     return {
         name.removeprefix(group): _texts(values)
         for name, values in arrays.items()
-        # (A single object is nothing: None as rsatoolbox writes it.)
+        # rsatoolbox writes None as a single object.
         if name.startswith(group)
         and (values.ndim, values.dtype) != (0, object)
         and values.ndim < 2
@@ -296,14 +301,14 @@ def _descriptors(arrays: Mapping[str, np.ndarray], group: str) -> dict[str, tupl
 
 
 def _others(of_rdms: Mapping[str, tuple]) -> str:
-    """Says in what else than subject and session RDMs differ, or nothing."""
+    """Describes how RDMs differ other than in subject and session; empty if not."""
     for name, values in of_rdms.items():
         known = name.lower() in (*SUBJECTS, *SESSIONS, "index")
         if not known and len(set(values)) > 1:
             return (
                 f"they differ in {name!r} ({', '.join(dict.fromkeys(values))}), which "
-                f"is no subject ({', '.join(SUBJECTS)}) and no session "
-                f"({', '.join(SESSIONS)}). Save those of one value, with rsatoolbox: "
+                f"is neither a subject ({', '.join(SUBJECTS)}) nor a session "
+                f"({', '.join(SESSIONS)}). Save the RDMs of one value with rsatoolbox: "
                 f"rdms.subset({name!r}, {values[0]!r}).save(...)"
             )
     return ""
@@ -326,10 +331,10 @@ def _bytes(names: Sequence[str]) -> np.ndarray:
 
 
 def _is_square(x: np.ndarray, what: str) -> bool:
-    """Returns whether `[..., n, n]` are RDMs, by their diagonals of 0 (or NaN).
+    """Returns whether `[..., n, n]` are RDMs: whether their diagonals are 0 (or NaN).
 
     Raises:
-      CannotRead: They are symmetric, and have another diagonal.
+      CannotRead: The matrices are symmetric, but their diagonals are not 0.
     """
     rounding = 1e-6 * np.nanmax(np.abs(x), initial=0)
     diagonal = np.diagonal(x, axis1=-2, axis2=-1)
@@ -338,7 +343,7 @@ def _is_square(x: np.ndarray, what: str) -> bool:
     if np.allclose(x, np.swapaxes(x, -1, -2), 1e-6, equal_nan=True):
         raise errors.CannotRead(
             f"{what}: a square RDM has a diagonal of 0, here it reaches "
-            f"{np.nanmax(np.abs(diagonal)):.3g}: similarities are no distances"
+            f"{np.nanmax(np.abs(diagonal)):.3g}: similarities are not distances"
         )
     return False
 
@@ -346,7 +351,7 @@ def _is_square(x: np.ndarray, what: str) -> bool:
 def _check_stimuli(
     n: int, names: tuple[str, ...] | None, stimuli: int | Sequence[Any], what: str
 ) -> None:
-    """Refuses n stimuli of these names unless they are those that must be there."""
+    """Checks the number of stimuli, and their names if these are expected."""
     expected = _texts(stimuli) if np.ndim(stimuli) else None
     count = operator.index(cast(int, stimuli)) if expected is None else len(expected)
     if n != count:
@@ -357,10 +362,10 @@ def _check_stimuli(
             "many there are"
         )
     if expected is not None and names is not None and names != expected:
-        raise errors.CannotRead(f"{what}: {_unlike(names, expected)}")
+        raise errors.CannotRead(f"{what}: {_describe_mismatch(names, expected)}")
 
 
-def _unlike(names: tuple[str, ...], expected: tuple[str, ...]) -> str:
+def _describe_mismatch(names: tuple[str, ...], expected: tuple[str, ...]) -> str:
     if sorted(names) == sorted(expected):
         place = next(
             i

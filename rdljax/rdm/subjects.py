@@ -1,6 +1,6 @@
-"""Measured RDMs of several subjects and sessions: chosen, averaged, their reliability.
+"""Selects and averages RDMs of several subjects and sessions, with their reliability.
 
-All take the `Rdms` that `rdm.io.read` returns.
+All functions take the `Rdms` that `rdm.io.read` returns.
 """
 
 import numpy as np
@@ -11,14 +11,16 @@ from rdljax.rdm.io import Rdms
 
 
 def select(rdms: Rdms, stimuli: npt.ArrayLike) -> Rdms:
-    """Selects the RDMs of some of the stimuli, by their places, in that order.
+    """Selects some of the stimuli, by their indices, in the given order.
 
     Raises:
-      ValueError: Fewer than two places, or one twice.
+      ValueError: Fewer than two indices, or the same index twice.
     """
     places = np.asarray(stimuli)
     if places.ndim != 1 or not len(set(places.tolist())) == len(places) > 1:
-        raise ValueError(f"expected places of two stimuli or more, each once: {places}")
+        raise ValueError(
+            f"expected indices of two stimuli or more, each once: {places}"
+        )
     pairs = rdms.distances.shape[-1]
     n = _condensed.stimuli(pairs)
     number = np.zeros((n, n), np.int64)
@@ -32,8 +34,8 @@ def select(rdms: Rdms, stimuli: npt.ArrayLike) -> Rdms:
 def shuffle(rdms: Rdms, seed: int = 0) -> Rdms:
     """Returns a control: the same RDMs with the stimuli in a random order.
 
-    The distances, and what they agree on with each other, are those of the measured
-    RDMs; which stimuli they belong to is not.
+    All RDMs are permuted in the same way. They keep their distances and their
+    correlations with each other, but the distances belong to other stimuli.
     """
     n = _condensed.stimuli(rdms.distances.shape[-1])
     order = np.random.default_rng(seed).permutation(n)
@@ -41,7 +43,7 @@ def shuffle(rdms: Rdms, seed: int = 0) -> Rdms:
 
 
 def mean_over_sessions(rdms: Rdms) -> np.ndarray:
-    """Averages each subject's RDMs: `[subjects, pairs]`; NaN was never measured."""
+    """Averages each subject's RDMs: `[subjects, pairs]`; NaN: never measured."""
     return _mean(rdms.distances, 1)
 
 
@@ -50,11 +52,11 @@ def mean_over_subjects(rdms: Rdms, weights: npt.ArrayLike | None = None) -> np.n
 
     Args:
       rdms: The RDMs.
-      weights: Of each subject, not negative, such as its `reliability`; all alike by
-        default.
+      weights: Weights `[subjects]`, not negative, such as their `reliability`. None:
+        uniform weights.
 
     Raises:
-      ValueError: Not one weight for each subject, or none above 0.
+      ValueError: Not one weight for each subject, or no weight above 0.
     """
     each = mean_over_sessions(rdms)
     if weights is None:
@@ -72,10 +74,10 @@ def mean_over_subjects(rdms: Rdms, weights: npt.ArrayLike | None = None) -> np.n
 
 
 def reliability(rdms: Rdms) -> np.ndarray:
-    """Computes how well each subject's sessions agree, `[subjects]`.
+    """Computes the agreement of each subject's sessions, `[subjects]`.
 
-    The mean of Pearson's correlation over every two sessions, over the pairs of stimuli
-    that both have; NaN for a subject of one session.
+    The mean over every two sessions of Pearson's correlation over the pairs of stimuli
+    measured in both; NaN for a subject with one session.
     """
     found = []
     for sessions in rdms.distances:
@@ -94,7 +96,7 @@ def agreement_with_others(rdms: Rdms) -> np.ndarray:
     """Correlates each subject with the mean of the others (Pearson), `[subjects]`.
 
     Raises:
-      ValueError: There is one subject.
+      ValueError: There is only one subject.
     """
     each = mean_over_sessions(rdms)
     if len(each) < 2:
@@ -104,7 +106,7 @@ def agreement_with_others(rdms: Rdms) -> np.ndarray:
 
 
 def _mean(x: np.ndarray, axis: int) -> np.ndarray:
-    """Returns the mean of what is not NaN; NaN where nothing is."""
+    """Returns the mean of the values that are not NaN; NaN if all are NaN."""
     measured = ~np.isnan(x)
     count = measured.sum(axis=axis)
     with np.errstate(invalid="ignore"):

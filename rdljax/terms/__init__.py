@@ -1,24 +1,24 @@
-"""Terms: an objective together with what it trains or remembers.
+"""Defines terms: objectives with their trained parameters and their state.
 
 ==================== ==================================================================
-where                what
+module               contents
 ==================== ==================================================================
-`terms.base`         `Term`, `State`; of an objective `from_objective`, `with_labels`;
-                     of a term `on_layers`, `over_global_batch`, `pretraining`; the task
-                     is `cross_entropy`
+`terms.base`         `Term`, `State`; from an objective: `from_objective`,
+                     `with_labels`; from a term: `on_layers`, `over_global_batch`,
+                     `pretraining`; for the task: `cross_entropy`
 `terms.rdms`         `rdl`, `rdl_target`
 `terms.contrast`     `crd`, `crd_sharded`, `crd_of_batch`
-`terms.negatives`    what an example is contrasted with: `drawn`, `expected`, `shared`,
-                     `given`
+`terms.negatives`    negatives of examples: `drawn`, `expected`, `shared`, `given`
 `terms.regressors`   `hint`, `vid`, `ab`, `ft`, `cc`
-`terms.ensembles`    of several teachers: `per_teacher`, `kd_mean`, `rdl_mean`
+`terms.ensembles`    for several teachers: `per_teacher`, `kd_mean`, `rdl_mean`
 ==================== ==================================================================
 
-All but `negatives` is reached as `terms.NAME`.
+All functions except those of `negatives` are available as `terms.NAME`.
 
-A term is a pair of pure functions over the whole dicts of activations of student and
-teacher. Terms compose: `on_layers(pairs, term)` picks layers, `over_global_batch(term)`
-gathers the batch over the devices first. A loss is a weighted sum of terms.
+A term consists of pure functions of the dicts of all activations of student and
+teacher. Terms compose: `on_layers(pairs, term)` selects layers, and
+`over_global_batch(term)` first gathers the batch over the devices. A loss is a weighted
+sum of terms.
 
     terms.on_layers("logits", terms.from_objective(objectives.kd, temperature=4.0))
     terms.over_global_batch(

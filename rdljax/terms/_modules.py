@@ -1,4 +1,4 @@
-"""Small Flax modules that terms train: one a layer, or one for each side."""
+"""Makes small Flax modules that terms train: one per layer, or one for each net."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +16,14 @@ PyTree = Any
 
 
 def init_params(module, key: Array, shape: tuple[int, ...]) -> PyTree:
-    """Returns new parameters of a module, for inputs of a shape."""
+    """Returns new parameters of a module for inputs of a given shape."""
     return module.init(key, jnp.zeros(shape, jnp.float32))["params"]
 
 
 def apply_module(module, params: PyTree, x: Array) -> Array:
     """Applies a module in training mode."""
-    # Running statistics are not kept: these modules are only used in training.
-    # (Flax promotes activations and parameters to one dtype, which is meant.)
+    # Running statistics are dropped: these modules are only used in training. Flax
+    # promotes activations and parameters to a common dtype, as intended.
     with jax.numpy_dtype_promotion("standard"):
         return module.apply({"params": params}, x, mutable=["batch_stats"])[0]
 
@@ -32,8 +32,9 @@ def module_per_layer(name: str, make: Callable) -> tuple[Callable, Callable]:
     """Makes one module per layer, from the student's to the teacher's activations.
 
     Args:
-      name: The name of the term, for messages.
-      make: `make(student, teacher, axis_name)` returns the module of a layer, or None.
+      name: Name of the term, for messages.
+      make: Function `make(student, teacher, axis_name)` that returns the module of a
+        layer, or None.
 
     Returns:
       `init(key, student, teacher) -> (params, State())` and `run(params, student,
@@ -52,7 +53,7 @@ def module_per_layer(name: str, make: Callable) -> tuple[Callable, Callable]:
         def one(key, s, t):
             if len(s.shape) != len(t.shape) or s.shape[:-3] != t.shape[:-3]:
                 raise ValueError(
-                    f"{name}: no module from activations {s.shape} to {t.shape}"
+                    f"{name}: no module maps activations {s.shape} to {t.shape}"
                 )
             module = make(s, t, None)
             return {} if module is None else init_params(module, key, s.shape)
@@ -112,12 +113,12 @@ def pool(student: PyTree, teacher: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def as_maps(student: PyTree, teacher: PyTree) -> tuple[PyTree, PyTree]:
-    """Turns vectors that are compared with maps into maps of one position."""
+    """Reshapes vectors that are compared with maps to maps of one position."""
 
     def one(s, t):
         return s[:, None, None, :] if (s.ndim, t.ndim) == (2, 4) else s
 
     structure: Any = jax.tree_util.tree_structure(student)
     if structure != jax.tree_util.tree_structure(teacher):
-        return student, teacher  # What takes them says so.
+        return student, teacher  # The caller raises the error.
     return jax.tree.map(one, student, teacher), jax.tree.map(one, teacher, student)

@@ -1,4 +1,4 @@
-"""Terms, and the functions that make one of an objective or of another term."""
+"""Defines terms, and functions that make terms from objectives or other terms."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,13 +18,14 @@ Pair = str | tuple[str, str] | tuple[str, list[str]]
 
 
 class State(NamedTuple):
-    """The memory of a term from step to step.
+    """The state of a term, kept from step to step.
 
     Attributes:
       replicated: The part that is the same on all devices.
       per_device: The part that is divided over the devices by rows (a bank). `init`
-        returns all rows, leaves `[rows, ...]`; `apply` sees those of its device. If the
-        number of rows does not divide by the devices, the last are padded with zeros.
+        returns all rows, leaves `[rows, ...]`; `apply` receives those of its device. If
+        the number of rows is not a multiple of the number of devices, zeros are
+        appended.
     """
 
     replicated: PyTree = ()
@@ -32,19 +33,20 @@ class State(NamedTuple):
 
 
 class Term(NamedTuple):
-    """An objective with what it trains or remembers: two pure functions.
+    """An objective with its trained parameters and its state, as pure functions.
 
     Attributes:
       init: `init(key, student, teacher) -> (params, state)`, from the activations of
-        one batch, of which only shapes and dtypes count (`jax.ShapeDtypeStruct` will
-        do). `params` is the pytree to train, {} if there is nothing; `state` a `State`.
+        one batch; only their shapes and dtypes are used (`jax.ShapeDtypeStruct` is
+        enough). `params` is the pytree to train, {} if there is none; `state` is a
+        `State`.
       apply: `apply(params, state, student, teacher, batch, axis_name=None) -> (loss,
-        state)`. `batch` has what came with the images, such as `label` and `index`;
-        `axis_name` is the mapped axis of the devices, if any.
-      pretrain: None, or a function as `apply`: the loss of a phase before the main one
-        (`pretraining`).
-      apply_globally: None, or a function as `apply`: the loss of the global batch, of
-        which each device sees its part, for a term that can do without gathering the
+        state)`. `batch` is the batch with the images and their other entries, such as
+        `label` and `index`; `axis_name` is the mapped axis of the devices, if any.
+      pretrain: None, or a function like `apply` that returns the loss of a phase before
+        the main one (`pretraining`).
+      apply_globally: None, or a function like `apply` that returns the loss of the
+        global batch from the part on each device, for terms that need not gather the
         batch (`over_global_batch`).
     """
 
@@ -55,11 +57,11 @@ class Term(NamedTuple):
 
 
 def from_objective(objective: Callable[..., Array], **numbers) -> Term:
-    """Makes a term of an objective that trains and remembers nothing.
+    """Makes a term, without parameters or state, from an objective.
 
     Args:
-      objective: `objective(student, teacher, **numbers) -> scalar`.
-      **numbers: The keyword arguments of each call of the objective.
+      objective: Function `objective(student, teacher, **numbers) -> scalar`.
+      **numbers: Keyword arguments of each call of the objective.
     """
 
     def init(key, student, teacher):
@@ -68,7 +70,7 @@ def from_objective(objective: Callable[..., Array], **numbers) -> Term:
     def apply(params, state, student, teacher, batch, axis_name=None):
         return objective(student, teacher, **numbers), state
 
-    # (Where the objective has such a form, a device takes the rows of its examples.)
+    # Some objectives have a form in which a device computes the rows of its examples.
     of_rows = next((f for of, f in rows.OF_ROWS.items() if of is objective), None)
     if of_rows is None:
         return Term(init, apply)
@@ -84,12 +86,12 @@ def from_objective(objective: Callable[..., Array], **numbers) -> Term:
 def with_labels(
     objective: Callable[..., Array], *, label: str = "label", **numbers
 ) -> Term:
-    """Makes a term of an objective that also takes labels, such as `objectives.dkd`.
+    """Makes a term from an objective that also takes labels, such as `objectives.dkd`.
 
     Args:
-      objective: `objective(student, teacher, labels, **numbers) -> scalar`.
-      label: The entry of the batch with the right classes `[batch]`.
-      **numbers: The keyword arguments of each call of the objective.
+      objective: Function `objective(student, teacher, labels, **numbers) -> scalar`.
+      label: Entry of the batch with the target classes `[batch]`.
+      **numbers: Keyword arguments of each call of the objective.
     """
 
     def init(key, student, teacher):
@@ -102,18 +104,18 @@ def with_labels(
 
 
 def on_layers(pairs: Pair | Mapping[str, str] | Sequence[Pair], term: Term) -> Term:
-    """Applies a term to chosen layers of student and teacher.
+    """Applies a term to selected layers of student and teacher.
 
     Args:
-      pairs: The layers, and the form in which the term sees them.
+      pairs: The layers, and the form in which the term receives them.
         One name: that layer of both nets, as arrays.
         A tuple of two names: the student's layer and the teacher's, as arrays. The
-          second may be a list of names, seen as a tuple of arrays, for several
+          second may be a list of names, passed as a tuple of arrays, for several
           teachers.
         A dict from student's to teacher's names: those layers, as dicts.
         A list of names or pairs: those layers in that order, as tuples, for objectives
           that relate successive layers (`ab`, `fsp`, `kdsvd`).
-      term: The term that sees these layers.
+      term: The term that receives these layers.
 
     Raises:
       UnknownName: From `init` and `apply`, for a layer that a net does not have.
@@ -137,10 +139,10 @@ def over_global_batch(term: Term) -> Term:
     """Applies a term to the batch of all devices, for relations between examples.
 
     Activations and batch are gathered over the devices before the term is applied, so
-    that the result does not depend on the number of devices. (`rdl` divides the work
-    and sums products instead where that moves fewer numbers.) The gradient flows back
+    that the result does not depend on the number of devices. (`rdl` instead divides the
+    work and sums products if that moves fewer elements.) The gradient flows back
     through the gathering; its mean over the devices (`pmean` after `grad`) is that of
-    the global loss. Without a mapped axis it is the term itself.
+    the global loss. Without a mapped axis the term is unchanged.
     """
 
     def gathering(apply):
@@ -158,9 +160,9 @@ def over_global_batch(term: Term) -> Term:
 
 
 def pretraining(term: Term) -> Term:
-    """Returns the term of a pretraining phase, which comes before the main phase.
+    """Returns the term for a pretraining phase, which comes before the main phase.
 
-    It trains the same parameters, and has the same name in the plan:
+    It trains the same parameters and has the same name in the plan:
 
         factors = terms.on_layers(("stage3", "stage3"), terms.ft())
         plan = [
@@ -183,12 +185,12 @@ def pretraining(term: Term) -> Term:
 
 
 def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
-    """Makes the term of the task, classification: the softmax cross-entropy.
+    """Makes the term of the classification task: the softmax cross-entropy.
 
     Args:
-      logits: The student's layer `[batch, classes]`.
-      label: The entry of the batch with the right classes `[batch]`. A label out of
-        range makes the loss NaN.
+      logits: Name of the student's layer of logits `[batch, classes]`.
+      label: Entry of the batch with the target classes `[batch]`. A label out of range
+        makes the loss NaN.
     """
 
     def init(key, student, teacher):
@@ -209,7 +211,7 @@ def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
 
 
 def wrap_applies(init: Callable, term: Term, wrap: Callable) -> Term:
-    """Returns a term with another `init`, all its other functions wrapped."""
+    """Returns a term with another `init` and with all its other functions wrapped."""
 
     def wrapped(apply):
         return None if apply is None else wrap(apply)
@@ -219,7 +221,7 @@ def wrap_applies(init: Callable, term: Term, wrap: Callable) -> Term:
 
 
 def _pickers(pairs) -> tuple[Callable, Callable]:
-    """Returns the functions that pick the student's and the teacher's layers."""
+    """Returns the functions that select the student's and the teacher's layers."""
     if isinstance(pairs, str):
         pairs = (pairs, pairs)
     if isinstance(pairs, tuple):

@@ -1,4 +1,4 @@
-"""Contrastive representation distillation with its heads, banks and negatives."""
+"""Makes terms of contrastive representation distillation: heads, banks, negatives."""
 
 import functools
 import math
@@ -25,33 +25,33 @@ def crd(
     temperature: float = 0.07,
     momentum: float = 0.5,
 ) -> Term:
-    """Makes `objectives.crd` with its embedding heads, banks and sampling.
+    """Makes the term of `objectives.crd` with its embedding heads, banks and sampling.
 
     The heads are linear, one for the student's layer and one for the teacher's, and
-    both are trained. The banks start random; their normalizers are those of the first
-    batch. The batch must have `index` `[batch]`, the number of each example among the
-    training examples, none twice. The gradient is computed together with the loss, and
-    then the banks are updated in place if the state is donated; second derivatives are
-    0.
+    both are trained. The banks are initialised at random; their normalizers are those
+    of the first batch. The batch must have an entry `index` `[batch]`, the index of
+    each example among the training examples, without repetition. The gradient is
+    computed together with the loss, and the banks are updated afterwards, in place if
+    the state is donated; second derivatives are 0.
 
     Args:
-      examples: The number of training examples: the rows of a bank.
-      choose: The negatives of an example: `negatives.drawn(...)`, `expected(...)`,
-        `shared(...)` or `given(...)`. The released code is nearest to
+      examples: Number of training examples, the rows of a bank.
+      choose: Negatives of an example: `negatives.drawn(...)`, `expected(...)`,
+        `shared(...)` or `given(...)`. Closest to the released code is
         `drawn(16384, labels)`.
-      features: The number of units of the embeddings.
-      temperature: The number that scores are divided by. At about 0.012 and below, the
-        normalizers overflow in single precision and the loss is NaN.
-      momentum: The share of the old row when a bank is updated.
+      features: Number of units of the embeddings.
+      temperature: Divisor of the scores. At about 0.012 and below, the normalizers
+        overflow in single precision and the loss is NaN.
+      momentum: Weight of the old row when a bank is updated.
 
     Returns:
-      The term. It raises `ValueError` for several layers, for labels that are not one
-      for each training example, and for a batch without `index`. The loss is NaN for
-      an index that is no training example.
+      The term. It raises `ValueError` for several layers, if there is not one label for
+      each training example, and for a batch without `index`. An index out of range
+      makes the loss NaN.
 
     Raises:
-      ValueError: Numbers of a wrong kind or out of range, or negatives that are none of
-        `rdljax.terms.negatives`.
+      ValueError: Numbers of a wrong kind or out of range, or negatives that are not
+        from `rdljax.terms.negatives`.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
@@ -86,7 +86,7 @@ def crd(
         if axis_name is not None:
             first = lax.pmean(first, axis_name)
             everyone = lax.all_gather(everyone, axis_name, tiled=True)
-        bank = _normalized(bank, first)
+        bank = _set_normalizers(bank, first)
         contrast = functools.partial(chosen.loss, bank=bank, temperature=temperature)
         loss, zero = _with_gradient(contrast, s, t)
         if axis_name is not None:
@@ -104,7 +104,7 @@ def crd(
 def _random_bank(
     students: Array, teachers: Array, shape: tuple[int, int]
 ) -> objectives.Bank:
-    """Draws a bank of embeddings `[examples, features]`, each side from its key."""
+    """Draws a bank of embeddings `[examples, features]`, with one key for each side."""
     limit = 1 / math.sqrt(shape[1] / 3)
     student, teacher = (
         jax.random.uniform(key, shape, minval=-limit, maxval=limit)
@@ -122,20 +122,20 @@ def crd_sharded(
     temperature: float = 0.07,
     momentum: float = 0.5,
 ) -> Term:
-    """Makes `crd` with banks divided by rows over the devices, for very many examples.
+    """Makes the term `crd` with banks divided over devices, for large data sets.
 
-    The same loss, to rounding, with the same key. Each device remembers `examples /
-    devices` rows of either bank and compares the embeddings of the whole batch with
-    them, so that memory and products are shared out. (With `negatives.drawn` every
-    device draws for the whole batch: `negatives.expected` fits better.) Not to be
-    wrapped in `over_global_batch`.
+    The loss is that of `crd` with the same key, up to rounding. Each device stores
+    `examples / devices` rows of both banks and compares the embeddings of the whole
+    batch with them, so that memory and products are divided. (With `negatives.drawn`
+    every device draws for the whole batch: `negatives.expected` is better suited.) Do
+    not wrap it in `over_global_batch`.
 
     Args:
-      examples: The number of training examples, over all devices.
-      choose: As for `crd`; so are all others.
-      features: The number of units of the embeddings.
-      temperature: The number that scores are divided by.
-      momentum: The share of the old row when a bank is updated.
+      examples: Number of training examples, over all devices.
+      choose: Negatives of an example, as for `crd`.
+      features: Number of units of the embeddings.
+      temperature: Divisor of the scores.
+      momentum: Weight of the old row when a bank is updated.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
@@ -162,7 +162,7 @@ def _apply_by_rows(
     temperature: float,
     momentum: float,
 ) -> Callable[..., tuple[Array, State]]:
-    """Returns the `apply` of `crd_sharded`, with its heads' `embed`."""
+    """Returns the function `apply` of `crd_sharded`, with the `embed` of its heads."""
 
     def apply(params, state, student, teacher, batch, axis_name=None):
         errors.check_name("entry of the batch", "index", batch)
@@ -181,7 +181,7 @@ def _apply_by_rows(
         negative, counted = (x.astype(s.dtype) for x in chosen.among(first, count))
 
         def place(index):
-            """Returns places among own rows; `count` on other devices, -1 nowhere."""
+            """Returns local rows; `count`: on another device, -1: out of range."""
             _checks.check_integers("index", index)
             index = _indices.places(index, examples)
             mine = (index >= first) & (index < first + count)
@@ -192,7 +192,7 @@ def _apply_by_rows(
             s, t, rows, counted, temperature=temperature
         )
         sums, weight = over_devices((sums, jnp.sum(counted)))
-        rows = _normalized(rows, sums * (examples / weight))
+        rows = _set_normalizers(rows, sums * (examples / weight))
         contrast = functools.partial(
             objectives.crd_of_rows,
             rows=rows,
@@ -218,8 +218,8 @@ def _sum_over_devices(part: PyTree, axis_name: str | None) -> PyTree:
     return part if axis_name is None else lax.psum(part, axis_name)
 
 
-def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
-    """Sets a bank's normalizers to those of the first batch, if it has none yet."""
+def _set_normalizers(bank: objectives.Bank, first: Array) -> objectives.Bank:
+    """Sets the normalizers of a bank to those of the first batch, if they are unset."""
     known = jnp.asarray(bank.normalizers)
     first = first.astype(known.dtype)
     return bank._replace(normalizers=jnp.where(known <= 0, first, known))
@@ -228,29 +228,30 @@ def _normalized(bank: objectives.Bank, first: Array) -> objectives.Bank:
 def _with_gradient(
     loss: Callable[[Array, Array], Array], s: Array, t: Array
 ) -> tuple[Array, Array]:
-    """Computes a loss with its gradient, and a zero that is known after both.
+    """Computes a loss with its gradient, and a zero that depends on both.
 
-    A bank that is updated where it lies must not be read later, or XLA copies it. The
-    backward pass would read it: the gradient is therefore computed with the loss, and
-    whatever the zero is added to comes after them. (On CPUs XLA drops
-    `lax.optimization_barrier`, which would order them too.) Second derivatives are 0.
+    A bank that is updated in place must not be read later, or XLA copies it. The
+    backward pass would read it. Therefore the gradient is computed together with the
+    loss, and adding the zero to a value makes XLA compute it after them. (XLA drops
+    `lax.optimization_barrier` on CPUs, which would also order them.) Second derivatives
+    are 0.
     """
     fixed = jax.tree.map(lax.stop_gradient, (s, t))
     value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*fixed)
     after = value + sum(jnp.sum(g) for g in gradients)
-    # (NaN remains NaN, so that no compiler takes it for a constant.)
+    # NaN stays NaN, so that the compiler cannot replace this by a constant.
     zero = jnp.where(after == after, 0, after)
-    return _backed(value, (s, t), gradients), zero
+    return _attach_gradient(value, (s, t), gradients), zero
 
 
 @jax.custom_vjp
-def _backed(value: Array, inputs: Any, gradients: Any) -> Array:
+def _attach_gradient(value: Array, inputs: Any, gradients: Any) -> Array:
     """Returns the value, with the given gradient with respect to the inputs."""
     del inputs, gradients
     return value
 
 
-_backed.defvjp(
+_attach_gradient.defvjp(
     lambda value, inputs, gradients: (value, gradients),
     lambda gradients, of_value: (
         None,
@@ -263,22 +264,23 @@ _backed.defvjp(
 def crd_of_batch(
     *, features: int = 128, temperature: float = 0.07, label: str | None = "label"
 ) -> Term:
-    """Makes `objectives.crd_shared` without a bank: the batch takes its place.
+    """Makes the term of `objectives.crd_shared` with the batch in place of a bank.
 
-    For very large batches or data sets. Wrapped in `over_global_batch` the negatives
+    For very large batches or data sets. Wrapped in `over_global_batch`, the negatives
     are those of all devices. Positives and negatives are the current embeddings, and
-    both sides of each pair receive a gradient; the normalizers are each batch's own.
+    both sides of each pair receive a gradient; the normalizers are computed from each
+    batch.
 
     Args:
-      features: The number of units of the embeddings.
-      temperature: The number that scores are divided by.
-      label: The entry of the batch with the classes; negatives are of other classes.
-        None: all other examples are negatives.
+      features: Number of units of the embeddings.
+      temperature: Divisor of the scores.
+      label: Entry of the batch with the classes; negatives are of other classes. None:
+        all other examples are negatives.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation
-      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020; the bank's author suggests large
-      batches in its place (RepDistiller, issue 40).
+      <https://arxiv.org/abs/1910.10699>`_, ICLR 2020; the author of the bank suggests
+      large batches in its place (RepDistiller, issue 40).
     """
     _checks.check_number("temperature", temperature, above=0)
     init, embed = _modules.heads(features)

@@ -1,4 +1,4 @@
-"""Terms of several teachers."""
+"""Makes terms with several teachers."""
 
 import functools
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ Array = jax.Array
 def per_teacher(
     names: Sequence[str], term: Term, weights: Sequence[float] | None = None
 ) -> Term:
-    """Applies a term to each of several teachers: the weighted sum.
+    """Applies a term to each of several teachers and sums the weighted losses.
 
-    The term has its own parameters and memory for each teacher.
+    The term has its own parameters and state for each teacher.
 
     Args:
-      names: The names of the teachers, as of `teachers.ensemble`.
-      term: A term that sees the student's layers and those of one teacher, without the
-        teacher's name in front.
-      weights: The weight of each teacher. None: 1 each.
+      names: Names of the teachers, as in `teachers.ensemble`.
+      term: A term that receives the student's layers and those of one teacher, without
+        the teacher's name as a prefix.
+      weights: Weights of the teachers. None: 1 for each.
 
     Raises:
-      ValueError: Not a weight for each teacher, or a teacher named twice.
+      ValueError: Not one weight for each teacher, or the same teacher twice.
     """
     weights = (1.0,) * len(names) if weights is None else tuple(weights)
     if len(weights) != len(names) or not names or len(set(names)) != len(names):
@@ -76,14 +76,14 @@ def per_teacher(
 def kd_mean(
     *, temperature: float = 4.0, weights: Sequence[float] | None = None
 ) -> Term:
-    """Makes `objectives.kd` towards the mean of several teachers' probabilities.
+    """Makes the term of `objectives.kd` with several teachers' mean probabilities.
 
         terms.on_layers(("logits", ["a/logits", "b/logits"]), terms.kd_mean())
 
     Args:
-      temperature: The temperature of `objectives.kd`, at which the probabilities are
+      temperature: Temperature of `objectives.kd`, at which the probabilities are
         averaged.
-      weights: The weight of each teacher. None: uniform weights.
+      weights: Weights of the teachers. None: uniform weights.
 
     References:
       Hinton, Vinyals & Dean, `Distilling the Knowledge in a Neural Network
@@ -108,19 +108,19 @@ def rdl_mean(
     comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
     weights: Sequence[float] | None = None,
 ) -> Term:
-    """Makes `objectives.rdl_target` towards the mean of several teachers' RDMs.
+    """Makes the term of `objectives.rdl_target` with the mean RDM of several teachers.
 
         terms.on_layers(("stage1", ["a/stage1", "b/stage1"]), terms.rdl_mean())
 
     Args:
-      distance: The distance of `objectives.rdl`.
-      comparison: The comparison of `objectives.rdl`.
-      weights: The weight of each teacher. None: uniform weights.
+      distance: Distance, as for `objectives.rdl`.
+      comparison: Comparison of RDMs, as for `objectives.rdl`.
+      weights: Weights of the teachers. None: uniform weights.
 
     References:
       McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
-      Networks <https://doi.org/10.3389/fncom.2016.00131>`_, 2016; its first author's
-      prototype takes the mean RDM of three nets.
+      Networks <https://doi.org/10.3389/fncom.2016.00131>`_, 2016; the first author's
+      prototype uses the mean RDM of three nets.
     """
 
     def objective(student, teachers):

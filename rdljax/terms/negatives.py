@@ -1,6 +1,6 @@
-"""Negatives: what `terms.crd` contrasts each example with.
+"""Chooses the negatives with which `terms.crd` contrasts each example.
 
-terms.crd(len(labels), negatives.drawn(16384, labels))
+    terms.crd(len(labels), negatives.drawn(16384, labels))
 
 The modes are those of CRD (Tian, Krishnan & Isola, `Contrastive Representation
 Distillation <https://arxiv.org/abs/1910.10699>`_, ICLR 2020) and its released code.
@@ -20,15 +20,17 @@ Batch = Mapping[str, Array]
 
 
 class Chosen(NamedTuple):
-    """What an example is contrasted with in one step.
+    """The positives and negatives of a batch in one step.
 
     Attributes:
-      loss: `loss(student, teacher, bank, temperature=...)`, of unit embeddings.
-      rows: What `objectives.crd_normalizers` takes the normalizers from.
-      positives: `[batch]` the training example that is an example's positive.
-      among: `among(first, size) -> (negatives, counted)`, each `[batch, size]`: how
-        often each of `size` training examples, from the number `first` on, is a
-        negative of each example, and how often it counts for the normalizers.
+      loss: Function `loss(student, teacher, bank, temperature=...)` of unit embeddings.
+      rows: The `indices` for `objectives.crd_normalizers`.
+      positives: Index of each example's positive among the training examples,
+        `[batch]`.
+      among: Function `among(first, size) -> (negatives, counted)`, each
+        `[batch, size]`: for `size` training examples starting at index `first`, the
+        number of times each is a negative of each example, and its weight in the
+        normalizers.
     """
 
     loss: Callable[..., Array]
@@ -37,7 +39,7 @@ class Chosen(NamedTuple):
     among: Callable[[Array | int, int], tuple[Array, Array]]
 
 
-# From a key, the batch and the number of training examples.
+# A function of a key, the batch and the number of training examples.
 Negatives = Callable[[Array, Batch, int], Chosen]
 
 
@@ -45,13 +47,14 @@ def given(entry: str = "contrast_index") -> Negatives:
     """Takes positives and negatives from the batch.
 
     Args:
-      entry: Of the batch: `[batch, K + 1]` training examples, column 0 the positive.
+      entry: Entry of the batch with indices of training examples, `[batch, K + 1]`: the
+        positive in column 0, the negatives in the others.
     """
 
     def choose(key, batch, n):
         errors.check_name("entry of the batch", entry, batch)
         _checks.check_integers(entry, batch[entry])
-        return _contrasted(_indices.places(batch[entry], n), n)
+        return _choose_per_example(_indices.places(batch[entry], n), n)
 
     return choose
 
@@ -59,21 +62,22 @@ def given(entry: str = "contrast_index") -> Negatives:
 def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Negatives:
     """Draws negatives in each step for each example, on the device.
 
-    An example's draw follows from the step's key and its index alone, and so not from
-    the number of devices.
+    The draw of an example depends only on the key of the step and the index of the
+    example, so not on the number of devices.
 
     Args:
-      count: Negatives of an example.
-      labels: `[n]` class of each training example: negatives are of other classes. None
-        to draw from all others.
-      relax: Whether the positive is drawn from the example's class, itself included
-        ("relax" of the released code), where it otherwise is the example ("exact").
+      count: Number of negatives of an example.
+      labels: Classes of the training examples, `[n]`: negatives are of other classes.
+        None: negatives are drawn from all other examples.
+      relax: Whether the positive is drawn from the class of the example, including the
+        example ("relax" in the released code). Otherwise it is the example ("exact").
 
     Raises:
-      ValueError: A count that is not a whole number of 1 or more, labels of one class
-        only, or `relax` without labels.
+      ValueError: A count that is not a whole number of 1 or more, labels of only one
+        class, or `relax` without labels.
 
-    Departures: (1) with replacement, where the released code draws without.
+    Departures: (1) negatives are drawn with replacement; the released code draws
+      without.
     """
     count = _checks.as_count("number of negatives", count)
     others, positive = _others(labels), _positives(labels, relax)
@@ -84,7 +88,9 @@ def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Ne
         positives = positive(own, index)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         negatives = jax.vmap(lambda k, i: others(k, i, n, count))(keys, index)
-        return _contrasted(jnp.concatenate([positives[:, None], negatives], axis=1), n)
+        return _choose_per_example(
+            jnp.concatenate([positives[:, None], negatives], axis=1), n
+        )
 
     return choose
 
@@ -92,17 +98,17 @@ def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Ne
 def expected(
     count: int, labels: Array | None = None, *, relax: bool = False
 ) -> Negatives:
-    """Takes all negatives, each weighted by how often `drawn` is expected to draw it.
+    """Takes all negatives, weighted by their expected number of draws in `drawn`.
 
-    The loss is the mean of that with `drawn` over all draws, without its noise.
+    The loss is the mean of the loss with `drawn` over all draws, without its noise.
 
     Args:
-      count: Negatives of an example.
+      count: Number of negatives of an example.
       labels: As for `drawn`.
       relax: As for `drawn`.
 
     Raises:
-      ValueError: As `drawn`.
+      ValueError: As for `drawn`.
     """
     count = _checks.as_count("number of negatives", count)
     others, positive = _count_of_others(labels), _positives(labels, relax)
@@ -121,7 +127,7 @@ def expected(
             return known * weights(jnp.minimum(rows, n - 1)), counted
 
         rows = jnp.arange(n, dtype=jnp.int32)
-        return _shared(positive(key, index), None, weights(rows), among)
+        return _choose_for_batch(positive(key, index), None, weights(rows), among)
 
     return choose
 
@@ -129,24 +135,25 @@ def expected(
 def independent(
     count: int, labels: Array | None = None, *, relax: bool = False
 ) -> Negatives:
-    """Draws in each step whether each training example is a negative, for each example.
+    """Draws in each step, for each example, which training examples are negatives.
 
-    Each of the others is a negative by itself, with a probability that makes `count` of
-    them on average. That takes no indices: on an accelerator the draws of `drawn` are
-    gathered and scattered one number at a time, which takes longer than the rest of a
-    step; these are weights of all rows. An example's draw follows from the step's key
-    and its index alone, and so not from the number of devices.
+    Each of the others is a negative independently, with a probability that gives
+    `count` negatives on average. The draws are weights of all rows rather than indices:
+    on an accelerator, the indices of `drawn` are gathered and scattered one element at
+    a time, which takes longer than the rest of a step. The draw of an example depends
+    only on the key of the step and the index of the example, so not on the number of
+    devices.
 
     Args:
-      count: Negatives of an example, on average.
+      count: Mean number of negatives of an example.
       labels: As for `drawn`.
       relax: As for `drawn`.
 
     Raises:
-      ValueError: As `drawn`.
+      ValueError: As for `drawn`.
 
-    Departures: (1) the number of negatives varies, with a deviation below the root of
-      `count`; (2) without replacement.
+    Departures: (1) the number of negatives varies, with a standard deviation below the
+      root of `count`; (2) negatives are drawn without replacement.
     """
     count = _checks.as_count("number of negatives", count)
     others, positive = _count_of_others(labels), _positives(labels, relax)
@@ -155,7 +162,7 @@ def independent(
         key, own = jax.random.split(key)
         index = _index(batch, labels, n)
         each = count / others(index, n)
-        # (Of fewer others than `count` all are negatives, and count more than once.)
+        # If there are fewer others than `count`, all are negatives, with weights > 1.
         probability = jnp.minimum(each, 1)
 
         def draw(i, p):
@@ -167,7 +174,7 @@ def independent(
         weights = jnp.where(drawn_rows, weights, 0)
 
         def among(first, size):
-            # (Rows behind the last are none.)
+            # Rows beyond the last are padding.
             own_rows = first + jnp.arange(size, dtype=jnp.int32)
             known = jnp.where(own_rows < n, 1.0, 0.0)[None, :]
             counted = jnp.broadcast_to(known, (len(index), size))
@@ -176,7 +183,7 @@ def independent(
             found = jax.lax.dynamic_slice(padded, (zero, first), (len(index), size))
             return known * found, counted
 
-        return _shared(positive(own, index), None, weights, among)
+        return _choose_for_batch(positive(own, index), None, weights, among)
 
     return choose
 
@@ -186,26 +193,26 @@ def shared(
 ) -> Negatives:
     """Draws negatives in each step, the same for the whole batch.
 
-    Drawn without replacement from all examples; those of an example's own class have
-    weight 0, and the others are weighted so that on average they count as `count`.
+    They are drawn without replacement from all examples. Those of an example's own
+    class have weight 0, and the weights of the others sum to `count` on average.
 
     Args:
-      count: Negatives to draw, no more than there are examples.
+      count: Number of negatives to draw, at most the number of examples.
       labels: As for `drawn`.
       relax: As for `drawn`.
 
     Raises:
-      ValueError: As `drawn`; and, from the term, more negatives than examples.
+      ValueError: As for `drawn`; and, from the term, more negatives than examples.
 
-    Departures: (1) another sampling than the released code's, which draws for each
-      example: cheaper, but the batch's losses then share their noise.
+    Departures: (1) the released code draws negatives for each example; sharing them is
+      cheaper, but the losses of a batch then share their noise.
     """
     count = _checks.as_count("number of negatives", count)
     others, positive = _count_of_others(labels), _positives(labels, relax)
 
     def choose(key, batch, n):
         if count > n:
-            raise ValueError(f"cannot share {count} negatives of {n} examples")
+            raise ValueError(f"cannot draw {count} negatives from {n} examples")
         key, own = jax.random.split(key)
         index = _index(batch, labels, n)
         rows = jax.random.choice(key, n, (count,), replace=False).astype(jnp.int32)
@@ -216,18 +223,18 @@ def shared(
             counted = jnp.ones(weights.shape)
             return _counts(places, weights, size), _counts(places, counted, size)
 
-        return _shared(positive(own, index), rows, weights, among)
+        return _choose_for_batch(positive(own, index), rows, weights, among)
 
     return choose
 
 
 def of_same_class(key: Array, labels: Array, index: Array) -> Array:
-    """Draws for each example one of its class, uniformly: `[batch]` positives.
+    """Draws for each example a positive of its class, uniformly: `[batch]`.
 
     Args:
       key: A random key.
-      labels: `[n]` class of each training example.
-      index: `[batch]` the examples; n is answered for those that are none.
+      labels: Classes of the training examples, `[n]`.
+      index: Indices of the examples, `[batch]`; an index out of range gives n.
     """
     order, starts, sizes, own = _by_class(labels)
     index = _indices.places(index, len(own))
@@ -240,10 +247,10 @@ def of_same_class(key: Array, labels: Array, index: Array) -> Array:
 
 
 def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
-    """Returns 1 where a row is of another class (without labels, another example)."""
+    """Returns 1 where a row is of another class (without labels: another example)."""
     if labels is not None:
         if not isinstance(labels, Array):
-            # (By number: JAX would keep the lower 32 bits of large labels.)
+            # Consecutive numbers, since JAX would truncate large labels to 32 bits.
             _, numbers = np.unique(np.asarray(labels), return_inverse=True)
             classes = jnp.asarray(numbers)
         else:
@@ -252,8 +259,8 @@ def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
     return (index[:, None] != rows[None, :]).astype(float)
 
 
-def _contrasted(indices: Array, n: int) -> Chosen:
-    """Contrasts with `[batch, K + 1]` training examples, n for what is none."""
+def _choose_per_example(indices: Array, n: int) -> Chosen:
+    """Contrasts with training examples `[batch, K + 1]`; n: an index out of range."""
 
     def loss(student, teacher, bank, **numbers):
         return objectives.crd(student, teacher, bank, indices, **numbers)
@@ -268,7 +275,7 @@ def _contrasted(indices: Array, n: int) -> Chosen:
     return Chosen(loss, indices, indices[:, 0], among)
 
 
-def _shared(
+def _choose_for_batch(
     positives: Array, rows: Array | None, weights: Array, among: Callable
 ) -> Chosen:
     def loss(student, teacher, bank, **numbers):
@@ -280,9 +287,9 @@ def _shared(
 
 
 def _counts(places: Array, weights: Array, size: int) -> Array:
-    """Sums the weights `[batch, K]` at each of `size` places: `[batch, size]`.
+    """Sums the weights `[batch, K]` at each of `size` positions: `[batch, size]`.
 
-    Places below 0, or `size` and above, are left out.
+    Positions below 0, or of `size` and above, are left out.
     """
     places = jnp.where(places < 0, size, places)
     nothing = jnp.zeros((len(places), size), weights.dtype)
@@ -291,9 +298,9 @@ def _counts(places: Array, weights: Array, size: int) -> Array:
 
 
 def _index(batch: Batch, labels: Array | None, n: int) -> Array:
-    """Returns the batch's places among the n training examples; checks the labels.
+    """Returns the batch's indices among n training examples; checks the labels.
 
-    (n for what is no place.)
+    (n for an index out of range.)
     """
     errors.check_name("entry of the batch", "index", batch)
     if labels is not None and np.shape(labels) != (n,):
@@ -308,7 +315,7 @@ def _index(batch: Batch, labels: Array | None, n: int) -> Array:
 
 
 def _positives(labels: Array | None, relax: bool) -> Callable[[Array, Array], Array]:
-    """Returns `positive(key, index) -> [batch]`: examples, or others of their class."""
+    """Returns `positive(key, index) -> [batch]`: the examples, or of the same class."""
     if not relax:
         return lambda key, index: index
     if labels is None:
@@ -319,8 +326,9 @@ def _positives(labels: Array | None, relax: bool) -> Callable[[Array, Array], Ar
 def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
     """Returns `draw(key, index, n, count) -> [count]`: uniform rows of other classes.
 
-    (Of other examples, without labels.) Sorted by class, an example's own class is one
-    run of rows: drawn is a place among the others, which is moved past that run.
+    (Without labels: of other examples.) With rows sorted by class, the example's own
+    class is one run of rows: a position among the other rows is drawn, and shifted if
+    it is not before that run.
     """
     if labels is None:
 
@@ -342,15 +350,15 @@ def _others(labels: Array | None) -> Callable[[Array, Array, int, int], Array]:
 
 
 def _draw(key: Array, shape: tuple[int, ...], below: Array | int) -> Array:
-    """Draws whole numbers from 0 on, below another, as int32."""
+    """Draws integers from 0 to `below - 1`, as int32."""
     limit = jnp.asarray(below, int)
     return jax.random.randint(key, shape, 0, limit).astype(jnp.int32)
 
 
 def _count_of_others(labels: Array | None) -> Callable[[Array, int], Array]:
-    """Returns `count(index, n) -> [batch]`: how many are of other classes.
+    """Returns `count(index, n) -> [batch]`: the number of examples of other classes.
 
-    (Without labels, other examples.)
+    (Without labels: of other examples.)
     """
     if labels is None:
         return lambda index, n: jnp.full(index.shape, float(n - 1))
@@ -368,8 +376,8 @@ def _by_class(labels: Array) -> tuple[Array, Array, Array, Array]:
     """Sorts examples by their classes.
 
     Returns:
-      `order` `[n]`, and of each class its first place in the order and its size, and of
-      each example its class `[n]`, counted from 0.
+      The sorted order `[n]`; the start in this order and the size of each class; and
+      the class of each example `[n]`, counted from 0.
     """
     _, own, sizes = np.unique(
         np.asarray(labels), return_inverse=True, return_counts=True

@@ -1,4 +1,4 @@
-"""Representational distance learning, from a teacher or from measured RDMs."""
+"""Makes terms of representational distance learning: with teachers or measured RDMs."""
 
 import functools
 
@@ -18,21 +18,22 @@ def rdl(
     comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
     form: rdm.forms.Form | None = None,
 ) -> Term:
-    """Makes `objectives.rdl` over all pairs of the batch, or over random pairs.
+    """Makes the term of `objectives.rdl` over all pairs of the batch or random pairs.
 
-    Wrapped in `over_global_batch` the pairs are drawn from the global batch, the same
-    on all devices, and devices exchange no more than they must (`rdm.discrepancy`).
+    Wrapped in `over_global_batch`, the pairs are drawn from the global batch, the same
+    on all devices, and the devices exchange as little as possible (`rdm.discrepancy`).
 
     Args:
-      pairs: The number of random pairs that each step draws. None: all pairs.
-      distance: The distance of two examples' activations, one of `rdm.distances`.
-      comparison: The comparison of two RDMs, one of `rdm.comparisons`.
+      pairs: Number of random pairs that each step draws. None: all pairs.
+      distance: Distance between the activations of two examples, one of
+        `rdm.distances`.
+      comparison: Comparison of two RDMs, one of `rdm.comparisons`.
       form: How the RDMs are held in memory, one of `rdm.forms`. None: the fastest.
 
     References:
       McClure & Kriegeskorte, `Representational Distance Learning for Deep Neural
-      Networks <https://doi.org/10.3389/fncom.2016.00131>`_, 2016; its first author's
-      prototype draws 50 pairs a step.
+      Networks <https://doi.org/10.3389/fncom.2016.00131>`_, 2016; the first author's
+      prototype draws 50 pairs per step.
     """
     if pairs is not None:
         pairs = _checks.as_count("number of pairs", pairs)
@@ -83,9 +84,9 @@ def rdl_target(
     subject_weights: npt.ArrayLike | None = None,
     ceiling: npt.ArrayLike | None = None,
 ) -> Term:
-    """Makes `objectives.rdl_target` towards measured RDMs of the batch's stimuli.
+    """Makes the term of `objectives.rdl_target`, for a batch with measured RDMs.
 
-    Of several subjects' RDMs it is `objectives.rdl_subjects`.
+    With RDMs of several subjects it is the term of `objectives.rdl_subjects`.
 
         term = terms.on_layers(("stimuli/pooled", "human_it"), terms.rdl_target())
         terms.over_global_batch(term)
@@ -93,15 +94,15 @@ def rdl_target(
     Args:
       missing: Whether the RDMs have pairs that were not measured (NaN), which are then
         left out.
-      stimulus: The entry of the batch with the numbers of its stimuli `[stimuli]`. A
-        number out of range makes the loss NaN.
-      distance: The distance of two stimuli's activations, one of `rdm.distances`.
-      comparison: The comparison of two RDMs, one of `rdm.comparisons`.
-      subject_weights: The weight of each subject. None: uniform weights.
-      ceiling: The similarity that a perfect student would have, of all subjects or of
-        each.
+      stimulus: Entry of the batch with the indices of its stimuli, `[stimuli]`. An
+        index out of range makes the loss NaN.
+      distance: Distance between the activations of two stimuli, one of `rdm.distances`.
+      comparison: Comparison of two RDMs, one of `rdm.comparisons`.
+      subject_weights: Weights of the subjects, `[subjects]`. None: uniform weights.
+      ceiling: Noise ceiling, the similarity of a perfect student, for all subjects or
+        for each, `[subjects]`. None: no ceiling.
 
-    The teacher's layer has the rows of the RDMs: see `teachers.rdms`.
+    The teacher's layer holds rows of the RDMs: see `teachers.rdms`.
     """
     compared_by = {"distance": distance, "comparison": comparison}
 
@@ -109,7 +110,7 @@ def rdl_target(
         if rows.ndim not in (2, 3) or rows.shape[0] != chosen.shape[0]:
             raise ValueError(
                 f"rdl_target takes rows of RDMs [stimuli, n] or [stimuli, subjects, n] "
-                f"of {chosen.shape[0]} stimuli, as teachers.rdms answers, got "
+                f"of {chosen.shape[0]} stimuli, as teachers.rdms returns them, got "
                 f"{rows.shape}"
             )
         stimuli = rows.shape[-1]

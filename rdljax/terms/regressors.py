@@ -1,4 +1,4 @@
-"""Terms with trained regressors, connectors, factors or embeddings."""
+"""Makes terms with trained regressors, connectors, factors or embeddings."""
 
 import math
 from collections.abc import Callable
@@ -18,22 +18,23 @@ Array = jax.Array
 def hint(
     *, normalize: bool = False, activation: Callable[[Array], Array] | None = None
 ) -> Term:
-    """Makes `objectives.hint` through a trained regressor for each layer.
+    """Makes the term of `objectives.hint` with a trained regressor for each layer.
 
     The regressor (`nets.regressors.Regressor`) maps the student's layer to the
-    teacher's channels, by a convolution that fits the sizes.
+    teacher's channels, by a convolution that matches the sizes.
 
     Args:
       normalize: Whether batch normalisation follows the convolution.
-      activation: The function that is applied last, or None. RepDistiller's regressor
-        is that of `hint(normalize=True, activation=jax.nn.relu)`.
+      activation: Activation function at the end of the regressor, or None.
+        RepDistiller's regressor is that of
+        `hint(normalize=True, activation=jax.nn.relu)`.
 
     References:
       Romero et al., `FitNets: Hints for Thin Deep Nets
       <https://arxiv.org/abs/1412.6550>`_, ICLR 2015, section 2.2.
 
-    Departures: (1) the regressor is linear unless told otherwise, where the paper's
-      ends with the guided layer's non-linearity: the layers here need not have one.
+    Departures: (1) the regressor is linear by default; that of the paper ends with the
+      non-linearity of the guided layer, but layers here need not have one.
     """
 
     def make(s, t, axis_name):
@@ -51,26 +52,26 @@ def hint(
 
 
 def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Term:
-    """Makes `objectives.vid` with a trained mean and variance for each layer.
+    """Makes the term of `objectives.vid`, with a trained mean and variance per layer.
 
     The mean is predicted from the student's layer, position by position, by three dense
     layers of the teacher's width (`nets.regressors.Pointwise`). If the maps differ in
     size, the larger is pooled to the smaller first. A vector that is compared with a
-    map (a multilayer perceptron taught by a convolutional net) is a map of one
-    position.
+    map (for a multilayer perceptron with a convolutional teacher) counts as a map of
+    one position.
 
     Args:
-      variance: The variance of each of the teacher's channels at the start.
-      epsilon: The smallest variance.
+      variance: Initial variance of each of the teacher's channels.
+      epsilon: Smallest variance.
 
     References:
       Ahn et al., `Variational Information Distillation for Knowledge Transfer
-      <https://arxiv.org/abs/1904.05835>`_, CVPR 2019; regressor and first variance are
-      RepDistiller's, copied from the authors' code.
+      <https://arxiv.org/abs/1904.05835>`_, CVPR 2019; regressor and initial variance
+      are those of RepDistiller, copied from the authors' code.
     """
     _checks.check_number("epsilon of vid", epsilon, above=0)
     _checks.check_number("variance of vid", variance, above=epsilon)
-    # softplus of it, plus epsilon, is the variance.
+    # The variance is softplus(first) + epsilon.
     softplus = float(variance) - float(epsilon)
     first = softplus + math.log(-math.expm1(-softplus))
 
@@ -97,12 +98,12 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Term:
 
 
 def ab(*, margin: float = 1.0) -> Term:
-    """Makes `objectives.ab` through trained connectors, for layers in depth order.
+    """Makes the term of `objectives.ab` with trained connectors, in depth order.
 
-    A connector is a convolution that fits the sizes, with batch normalisation
-    (`nets.regressors.Regressor`); there is none where student and teacher have the same
-    shape. The paper uses it in a phase of its own before the task, for the layers that
-    are compared and those below:
+    A connector is a convolution that matches the sizes, with batch normalisation
+    (`nets.regressors.Regressor`); layers of the same shape have none. The paper uses
+    this loss in a separate phase before the task, which trains the compared layers and
+    those below:
 
         pairs = [(s, s) for s in ("stage1_preact", "stage2_preact")]
         trunk = ("student/stem", "student/stage1", "student/stage2")
@@ -113,17 +114,18 @@ def ab(*, margin: float = 1.0) -> Term:
             training.Phase({"task": (1.0, terms.cross_entropy())}, 240),
         ]
 
-    (The layers above have no gradient then: weight decay would only shrink them.)
+    (The layers above have no gradient in this phase: weight decay would only shrink
+    them.)
 
     Args:
-      margin: The margin of `objectives.ab`.
+      margin: Margin, as for `objectives.ab`.
 
     References:
       Heo et al., `Knowledge Transfer via Distillation of Activation Boundaries
       <https://arxiv.org/abs/1811.03233>`_, AAAI 2019.
 
-    Departures: (1) where no convolution brings the student's map to the teacher's size,
-      the larger of the two is pooled to the smaller.
+    Departures: (1) if no convolution maps the student's size to the teacher's, the
+      larger of the two maps is pooled to the smaller.
     """
 
     def make(s, t, axis_name):
@@ -143,15 +145,15 @@ def ab(*, margin: float = 1.0) -> Term:
 
 
 def ft(*, rate: float = 0.5, objective: Callable[..., Array] = objectives.ft) -> Term:
-    """Makes `objectives.ft` of the factors of a paraphraser and of a translator.
+    """Makes the term of `objectives.ft`, with a paraphraser and a translator.
 
-    The paraphraser is an autoencoder of the teacher's maps, whose code is the teacher's
-    factor. It is trained to reconstruct them in a phase of its own (`pretraining`), and
-    is fixed then. The translator makes the student's factor: three convolutions with
-    batch normalisation.
+    The paraphraser is an autoencoder of the teacher's maps; its code is the teacher's
+    factor. It is trained to reconstruct the maps in a separate phase (`pretraining`),
+    and then fixed. The translator, three convolutions with batch normalisation,
+    computes the student's factor.
 
     Args:
-      rate: The channels of a factor, as a share of the teacher's.
+      rate: Number of channels of a factor, as a fraction of the teacher's.
       objective: `objectives.ft` or `objectives.ft_repdistiller`.
 
     References:
@@ -159,8 +161,8 @@ def ft(*, rate: float = 0.5, objective: Callable[..., Array] = objectives.ft) ->
       Transfer <https://arxiv.org/abs/1802.04977>`_, NeurIPS 2018, section 3; the
       layers are RepDistiller's.
 
-    Departures: (1) the mean squared error of the reconstruction, as in RepDistiller,
-      where the authors' code has the absolute one; (2) of factors of different size the
+    Departures: (1) the mean squared error of the reconstruction, as in RepDistiller;
+      the authors' code has the absolute error; (2) if the factors differ in size, the
       larger is pooled to the smaller.
     """
     _checks.check_number("rate", rate, above=0)
@@ -224,12 +226,12 @@ def _check_maps(student: Array, teacher: Array) -> None:
 
 
 def cc(*, features: int = 128) -> Term:
-    """Makes `objectives.cc_repdistiller` of trained linear embeddings of both sides.
+    """Makes the term of `objectives.cc_repdistiller`, with trained linear embeddings.
 
-    (The paper's form needs no embedding: `from_objective(objectives.cc)`.)
+    (The objective of the paper needs no embedding: `from_objective(objectives.cc)`.)
 
     Args:
-      features: The number of units of the embeddings.
+      features: Number of units of the embeddings.
 
     References:
       Tian, Krishnan & Isola, `Contrastive Representation Distillation

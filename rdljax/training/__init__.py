@@ -1,27 +1,28 @@
-"""Training: the state and the optax step, pmapped across devices.
+"""Trains students: the training state and the optax step, mapped over devices.
 
 ================== =====================================================================
-where              what
+module             contents
 ================== =====================================================================
 `training.state`   `Phase` (a part of the plan), `TrainState`, `Replicated`, `Arrays`
-`training.begin`   `init`, `begin_phase`: the state at the start
+`training.begin`   `init`, `begin_phase`: the initial state
 `training.step`    `make_step`: one step of a phase
-`training.many`    `scan_steps`: several steps as one; `vmap_trainings`, `vmap_over`,
-                   `stack_trainings`, `check_same_step`, `select_training`: several
-                   trainings as one
+`training.many`    `scan_steps`: several steps in one call; `vmap_trainings`,
+                   `vmap_over`, `stack_trainings`, `check_same_step`,
+                   `select_training`: several trainings in one program
 `training.devices` `pmap`, `compile_step` (a `Program`), `shard`, `replicate`, `AXIS`;
-                   of several processes `local_batch`, `gather_state`, `check_alike`
+                   for several processes `local_batch`, `gather_state`, `check_alike`
                    (raises `ProcessesDiffer`); `reshard_like`
-`training.finite`  `make_finite_check`, `FiniteReport`: where a loss became NaN
+`training.finite`  `make_finite_check`, `FiniteReport`: finds where a loss became NaN
 ================== =====================================================================
 
-All of it is reached as `training.NAME`.
+All names are available as `training.NAME`.
 
 A training plan is a sequence of phases. A phase has the terms of its loss with their
-weights, which parameters it trains, and for how long. The step knows of the devices an
-axis name only, so the same step runs under `pmap`, `vmap(axis_name=...)`,
-`jit(shard_map(...))`, or unmapped with `axis_name=None`. Of several processes
-(`jax.distributed`) each holds its own devices' part: see `docs/devices.md`.
+weights, the parameters that it trains, and a number of epochs. The step depends on the
+devices only by the name of an axis, so the same step runs under `pmap`,
+`vmap(axis_name=...)`, `jit(shard_map(...))`, or unmapped with `axis_name=None`. With
+several processes (`jax.distributed`), each holds the part of its own devices: see
+`docs/devices.md`.
 
     plan = [training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=20)]
     arrays = training.replicate(training.Arrays(teacher.arrays, data))

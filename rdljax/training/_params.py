@@ -1,4 +1,4 @@
-"""Divides parameters into those that a phase trains and those that stay fixed."""
+"""Splits parameters into those that a phase trains and those that stay fixed."""
 
 from typing import Any
 
@@ -24,10 +24,10 @@ def trains_student(phase: Phase) -> bool:
 
 
 def partition(params: dict[str, PyTree], phase: Phase) -> tuple[PyTree, PyTree]:
-    """Splits parameters into trained and fixed ones; None stands for the other kind."""
+    """Splits parameters into trained and fixed ones, with None for the other kind."""
     trains = ("student", *phase.terms) if phase.trains is None else phase.trains
     for name in phase.trains or ():
-        # (A term may have nothing to train, such as `ab` between maps of one shape.)
+        # A term may have no parameters, such as `ab` between maps of the same shape.
         empty = name in params and not jax.tree.leaves(params[name])
         if not empty and not any(is_below(path, name) for path, _ in leaves_of(params)):
             raise errors.UnknownName("parameter to train", name, params)
@@ -40,7 +40,7 @@ def partition(params: dict[str, PyTree], phase: Phase) -> tuple[PyTree, PyTree]:
 
 
 def leaves_of(params: dict[str, PyTree]) -> list[tuple[tuple[str, str], Array]]:
-    """Returns each leaf with its term's name (which may hold a slash) and its path."""
+    """Returns each leaf with its path and its term's name (which may have a slash)."""
     return [
         (
             (path[0].key, jax.tree_util.keystr(path[1:], simple=True, separator="/")),
@@ -51,7 +51,7 @@ def leaves_of(params: dict[str, PyTree]) -> list[tuple[tuple[str, str], Array]]:
 
 
 def is_below(path: tuple[str, str], name: str) -> bool:
-    """Returns whether a leaf (of `leaves_of`) is the named one, or lies below it."""
+    """Returns whether a leaf (of `leaves_of`) has the given name or is below it."""
     term, inside = path
     if name == term:
         return True
@@ -61,7 +61,7 @@ def is_below(path: tuple[str, str], name: str) -> bool:
 
 
 def combine(trained: PyTree, frozen: PyTree) -> PyTree:
-    """Merges what `partition` has split."""
+    """Merges the two parts from `partition`."""
     return jax.tree.map(
         lambda t, f: f if t is None else t,
         trained,

@@ -1,4 +1,4 @@
-"""Runs the student: in training or evaluation mode, in micro-batches."""
+"""Runs the student, in training or evaluation mode, also in micro-batches."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ PyTree = Any
 
 
 def of_phase(phase: Phase, micro_batches: int) -> Callable:
-    """Returns the function by which a phase runs the student on a batch."""
+    """Returns the function that runs the student on a batch in a phase."""
     micro_batches = _checks.as_count("number of micro-batches", micro_batches)
     run = in_training if _params.trains_student(phase) else in_evaluation
     return with_extra_images(
@@ -28,7 +28,7 @@ def of_phase(phase: Phase, micro_batches: int) -> Callable:
 def in_training(
     student: Any, variables: dict[str, PyTree], images: Array, dropout: Array
 ) -> tuple[dict[str, Array], dict[str, PyTree]]:
-    """Returns activations in training mode, and the other variables after it."""
+    """Returns activations in training mode, and the updated other variables."""
     return student.apply(
         variables,
         images,
@@ -47,14 +47,14 @@ def in_evaluation(
 
 
 def with_extra_images(run: Callable) -> Callable:
-    """Lets `run` see the batch's images and, behind them, its `extra_images`."""
+    """Wraps `run` to take a batch: its images followed by its `extra_images`."""
 
     def look(student, variables, batch, dropout):
         images, extra = batch["image"], batch.get("extra_images", {})
         for name, others in extra.items():
             if others.shape[1:] != images.shape[1:]:
                 raise ValueError(
-                    f"expected images of one size, got {name} {others.shape} beside "
+                    f"expected images of one size, got {name} {others.shape} and "
                     f"the batch's {images.shape}"
                 )
         if not extra:
@@ -73,10 +73,10 @@ def with_extra_images(run: Callable) -> Callable:
 
 
 def in_micro_batches(run: Callable, micro_batches: int) -> Callable:
-    """Lets `run` see one micro-batch after the other.
+    """Wraps `run` to run on one micro-batch after the other.
 
-    Under `jax.checkpoint` only the activations of each are kept, so that the gradient
-    of a loss of all of them takes the memory of one.
+    Only the returned activations of each are kept (`jax.checkpoint`), so that the
+    gradient of a loss of all micro-batches takes the memory of one.
     """
 
     def accumulated(student, variables, images, dropout):
@@ -104,7 +104,7 @@ def in_micro_batches(run: Callable, micro_batches: int) -> Callable:
 
 def dropout_key(now: Replicated, axis_name: str | None) -> Array:
     """Returns the dropout key of a step, which differs from device to device."""
-    # No step has this number: the view's keys are others.
+    # No step has this number, so that the keys differ from those of the view.
     key = jax.random.fold_in(now.key, np.uint32(2**32 - 1))
     key = jax.random.fold_in(key, now.step)
     if axis_name is None:

@@ -1,4 +1,4 @@
-"""The state at the start of a training, and at the start of each of its phases."""
+"""Makes the state at the start of a training and at the start of each phase."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,6 @@ from rdljax.training import _params, _rows, _student
 from rdljax.training import state as states
 from rdljax.training.state import (
     Arrays,
-    Batch,
     Phase,
     Replicated,
     TrainState,
@@ -31,29 +30,30 @@ def init(
     plan: Sequence[Phase],
     view: View,
     arrays: Arrays,
-    batch: Batch,
+    batch: Mapping[str, Any],
     *,
     devices: int | None = None,
     view_key: Array | None = None,
 ) -> TrainState:
-    """Makes the state before the first phase; `begin_phase` readies it for a phase.
+    """Makes the state before the first phase; `begin_phase` prepares it for a phase.
 
     Args:
-      key: The random key of the whole training.
-      student: A Flax module that returns a dict of activations.
-      teacher: The source of the targets.
-      plan: All phases. The parameters of all their terms are made here. A name stands
-        for the same term in every phase.
-      view: `view(data, batch, key)` returns the batch that nets and terms see: at least
-        `image`. If it has `extra_images`, a dict of further images by name (such as the
-        stimuli of a measured RDM), the student sees those in the same step, behind the
-        others; their activations are called `name/layer`.
+      key: Random key of the whole training.
+      student: Flax module that returns a dict of activations.
+      teacher: Source of the targets.
+      plan: All phases. The parameters of all their terms are initialised here. A name
+        must stand for the same term in every phase.
+      view: Function `view(data, batch, key)` that returns the batch for nets and terms,
+        with at least the entry `image`. If it has `extra_images`, a dict of further
+        images by name (such as the stimuli of a measured RDM), the student runs on
+        those in the same step, after the other images; their activations are called
+        `name/layer`.
       arrays: The teacher's arrays and the data.
-      batch: A batch, of which only the shapes are read.
-      devices: The number of devices that the step will be mapped over. None: all
-        devices of all processes.
-      view_key: The random key of the view. Trainings with the same one see the same
-        images, given the same batches. None: it follows from `key`.
+      batch: A batch; only its shapes are used.
+      devices: Number of devices that the step will be mapped over. None: all devices of
+        all processes.
+      view_key: Random key of the view. Trainings with the same key see the same images,
+        given the same batches. None: derived from `key`.
 
     Returns:
       The state, at step 0.
@@ -68,8 +68,8 @@ def init(
     example = jax.eval_shape(view, arrays.data, batch, phase_key)
     if not example["image"].shape[0]:
         raise ValueError("a batch has one image or more, got none")
-    # One image will do: only the shape of an image counts. Not jitted: XLA would take
-    # minutes to compile the drawing of a deep net's arrays in one program.
+    # One image is enough, since only its shape matters. Not jitted: XLA would take
+    # minutes to compile the initialisation of a deep net as one program.
     images = jnp.zeros((1, *example["image"].shape[1:]), example["image"].dtype)
     variables = dict(student.init(student_key, images))
     look = functools.partial(
@@ -97,7 +97,7 @@ def init(
             for name, memory in memories.items()
         },
     )
-    return _unaliased(state)
+    return _copy_aliases(state)
 
 
 def begin_phase(
@@ -106,9 +106,9 @@ def begin_phase(
     """Returns the state at the start of a phase, with a new optimizer state and key.
 
     Args:
-      state: The state of `init`, or of the last step of the phase before.
+      state: State from `init`, or after the last step of the previous phase.
       phase: The phase to begin.
-      optimizer: The optimizer that `make_step` will be given.
+      optimizer: The optimizer, the same as for `make_step`.
 
     Raises:
       UnknownName: The phase trains a parameter that does not exist.
@@ -124,19 +124,19 @@ def begin_phase(
         key=key,
         view_key=view_key,
     )
-    return _unaliased(state._replace(replicated=replicated))
+    return _copy_aliases(state._replace(replicated=replicated))
 
 
 def _init_terms(
     key: Array, plan: Sequence[Phase], seen: Activations, taught: Activations
 ) -> tuple[dict[str, Any], dict[str, terms.State]]:
-    """Returns by name the parameters of a plan's terms, and what they remember.
+    """Returns the parameters and the states of a plan's terms, by name.
 
     Args:
-      key: The random key of all of them.
+      key: Random key of all terms.
       plan: All phases.
-      seen: The shapes of the student's activations.
-      taught: The shapes of the targets.
+      seen: Shapes of the student's activations.
+      taught: Shapes of the targets.
     """
     params, memories = {}, {}
     for i, (name, term) in enumerate(sorted(_all_terms(plan).items())):
@@ -149,11 +149,11 @@ def _init_terms(
     return params, memories
 
 
-def _unaliased(state: TrainState) -> TrainState:
+def _copy_aliases(state: TrainState) -> TrainState:
     """Copies each array that a state holds more than once.
 
-    A state is donated, and no buffer can be donated twice. (Some optimizers begin with
-    the parameters themselves as a part of their state.)
+    A state is donated, and no buffer can be donated twice. (The initial state of some
+    optimizers contains the parameters themselves.)
     """
     seen = set()
 
@@ -172,5 +172,5 @@ def _all_terms(plan: Sequence[Phase]) -> dict[str, terms.Term]:
     for phase in plan:
         for name, (_, term) in phase.terms.items():
             if found.setdefault(name, term).init is not term.init:
-                raise ValueError(f"the term {name!r} is another one in another phase")
+                raise ValueError(f"two phases have different terms called {name!r}")
     return found

@@ -1,4 +1,4 @@
-"""Steps, batches and states over devices, and over processes (`docs/devices.md`)."""
+"""Maps steps over devices and processes, with their data (`docs/devices.md`)."""
 
 import functools
 import hashlib
@@ -25,34 +25,34 @@ AXIS = "devices"
 def pmap(step: Step, devices: Sequence[jax.Device] | None = None) -> Step:
     """Maps a step over devices.
 
-    The replicated state stays replicated, without a leading axis. The given state is
-    donated: its buffers are reused, do not read it afterwards.
+    The replicated state stays replicated, without a leading axis. The input state is
+    donated: its buffers are reused, so do not read it afterwards.
 
     Args:
-      step: A step of `make_step`, `scan_steps`, `vmap_trainings` or
+      step: A step from `make_step`, `scan_steps`, `vmap_trainings` or
         `make_finite_check`.
-      devices: The devices to map over. None: all local devices.
+      devices: Devices to map over. None: all local devices.
 
     Returns:
-      `step(state, arrays, batch) -> (state, metrics)` for a batch from `shard` and
+      `step(state, arrays, batch) -> (state, metrics)`, for a batch from `shard` and
       arrays from `replicate`.
     """
-    return _placing(_mapped(step, devices), devices)
+    return _place_state(_map_step(step, devices), devices)
 
 
 class Program(NamedTuple):
     """A compiled step.
 
     Attributes:
-      step: The mapped step, as of `pmap`, for these shapes alone.
-      seconds: The time that it took to compile.
-      memory: The bytes that a call takes on each device, arguments included, by XLA's
-        account; other arrays on the device are not in it.
-      arguments: The bytes of the arguments: the part of state, arrays and batch that
-        the step reads.
-      operations: The floating-point operations of a call on each device, by XLA's count
-        (the body of a loop counts once); None where it does not count.
-      compiled: The executable, for its text and its costs.
+      step: The mapped step, as from `pmap`, only for the given shapes.
+      seconds: Compile time in seconds.
+      memory: Memory of a call on each device in bytes, including arguments, as reported
+        by XLA; other arrays on the device are not included.
+      arguments: Size of the arguments in bytes: the part of state, arrays and batch
+        that the step reads.
+      operations: Number of floating-point operations of a call on each device, as
+        counted by XLA (the body of a loop counts once); None if XLA gives no count.
+      compiled: The executable, with its text and its costs.
     """
 
     step: Step
@@ -71,32 +71,32 @@ def compile_step(
     devices: Sequence[jax.Device] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Program:
-    """Maps a step as `pmap` does, and compiles it before its first call.
+    """Maps a step like `pmap` and compiles it before its first call.
 
     Args:
       step: As for `pmap`.
       state: A state, or its shapes (`jax.eval_shape`).
-      arrays: The arrays that the step reads, or their shapes.
-      batch: A batch of `shard`, or its shapes.
-      devices: As for `pmap`; those of a topology that is not there
-        (`jax.experimental.topologies`) compile, too.
+      arrays: The constant inputs of the step, or their shapes.
+      batch: A batch from `shard`, or its shapes.
+      devices: As for `pmap`. To compile only, they may be devices of a topology that is
+        not present (`jax.experimental.topologies`).
       options: Options of XLA's compiler.
     """
     begin = time.perf_counter()
-    lowered = _mapped(step, devices).lower(state, arrays, batch)
+    lowered = _map_step(step, devices).lower(state, arrays, batch)
     program = lowered.compile(options)
     seconds = time.perf_counter() - begin
     taken = program.memory_analysis()
     memory = (
         taken.argument_size_in_bytes
         + taken.output_size_in_bytes
-        - taken.alias_size_in_bytes  # What is donated is argument and output.
+        - taken.alias_size_in_bytes  # Donated buffers are both argument and output.
         + taken.temp_size_in_bytes
         + taken.generated_code_size_in_bytes
     )
     costs = program.cost_analysis() or {}
     return Program(
-        _placing(program, devices),
+        _place_state(program, devices),
         seconds,
         memory,
         taken.argument_size_in_bytes,
@@ -105,7 +105,7 @@ def compile_step(
     )
 
 
-def _mapped(step: Step, devices: Sequence[jax.Device] | None) -> Any:
+def _map_step(step: Step, devices: Sequence[jax.Device] | None) -> Any:
     axes: tuple[Any, Any] = (None, 0)
     state = TrainState(*axes)
     return jax.pmap(
@@ -118,14 +118,14 @@ def _mapped(step: Step, devices: Sequence[jax.Device] | None) -> Any:
     )
 
 
-def _placing(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
-    """Lets a mapped step take a state that lies elsewhere."""
+def _place_state(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
+    """Wraps a mapped step to take a state from other devices."""
     everywhere = _sharding(devices)
     where = (everywhere, _sharding(devices, AXIS))
 
     def run(state, arrays, batch):
-        # For a state that comes from elsewhere (made or restored on one device) the
-        # step would be compiled once more.
+        # For a state with another sharding (made or restored on one device) the step
+        # would be compiled again.
         if state.replicated.step.sharding != everywhere:
             check_alike("state", state)
             state = state._replace(per_device=local_batch(state.per_device))
@@ -135,35 +135,37 @@ def _placing(mapped: Step, devices: Sequence[jax.Device] | None) -> Step:
     return run
 
 
-def shard(batch: Batch, devices: int | None = None, *, axis: int = 0) -> Batch:
+def shard(
+    batch: Mapping[str, Any], devices: int | None = None, *, axis: int = 0
+) -> Batch:
     """Divides a batch `[batch, ...]` over devices: `[devices, batch / devices, ...]`.
 
     Args:
       batch: This process's part of the batch (`local_batch`); with one process, the
         whole batch.
-      devices: The number of devices of this process. None: all of them.
-      axis: The axis of the examples. Axes before it, of steps (`scan_steps`) and of
-        trainings (`vmap_trainings`), come behind that of the devices.
+      devices: Number of devices of this process. None: all of them.
+      axis: Axis of the examples. Axes before it, of steps (`scan_steps`) and of
+        trainings (`vmap_trainings`), come after that of the devices.
 
     Raises:
-      ValueError: The batch is empty or does not divide by the devices.
+      ValueError: The batch is empty or not divisible by the number of devices.
     """
     count = jax.local_device_count() if devices is None else devices
     count = _checks.as_count("number of devices", count)
     return jax.tree.map(lambda x: _rows.split(x, count, "devices", axis), batch)
 
 
-def local_batch(batch: Batch, *, axis: int = 0) -> Batch:
-    """Returns this process's rows of a batch `[batch, ...]` that all processes know.
+def local_batch(batch: Mapping[str, Any], *, axis: int = 0) -> Batch:
+    """Returns this process's rows of a batch `[batch, ...]` that all processes hold.
 
-    (A process that reads data of its own has its part already.)
+    (Not needed if each process reads only its own part of the data.)
 
     Args:
       batch: The whole batch, the same in all processes.
-      axis: The axis of the examples, as for `shard`.
+      axis: Axis of the examples, as for `shard`.
 
     Raises:
-      ValueError: The batch is empty or does not divide by the processes.
+      ValueError: The batch is empty or not divisible by the number of processes.
     """
     count, me = jax.process_count(), jax.process_index()
     if count == 1:
@@ -172,35 +174,36 @@ def local_batch(batch: Batch, *, axis: int = 0) -> Batch:
 
 
 class ProcessesDiffer(ValueError):
-    """The processes of one training hold different values of what should be equal."""
+    """An error: the processes of a training hold values that differ but must not."""
 
 
 def check_alike(what: str, tree: PyTree) -> None:
-    """Raises `ProcessesDiffer` unless all processes hold the same values.
+    """Checks that all processes hold the same values.
 
-    Every process must call it, and it raises in each. With one process it does nothing.
-    A mapped step checks the state that it begins with, and `gather_state` the one that
-    is to be saved.
+    Every process must call it, and it raises the error in each. With one process it
+    does nothing. A mapped step checks its first state, and `gather_state` the state to
+    be saved.
 
     Args:
-      what: A word for the message, such as "settings".
-      tree: A pytree of arrays, numbers and strings.
+      what: Name of the values in the message, such as "settings".
+      tree: Pytree of arrays, numbers and strings.
 
     Raises:
-      ProcessesDiffer: With the processes, and the first entry that differs.
+      ProcessesDiffer: Values differ; the message has the processes and the first entry
+        that differs.
     """
     if jax.process_count() == 1:
         return
     found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None)
     names = [jax.tree_util.keystr(x, simple=True, separator="/") for x, _ in found]
     hashes = [_sha256(x) for _, x in found]
-    # The names alone first: of other entries there may be more.
-    _check_hashes(what, ["what its entries are called"], [_sha256("\n".join(names))])
+    # First the names, since processes with different entries may have more of them.
+    _check_hashes(what, ["the names of its entries"], [_sha256("\n".join(names))])
     _check_hashes(what, names, hashes)
 
 
 def _check_hashes(what: str, names: Sequence[str], hashes: Sequence[bytes]) -> None:
-    # (Of few shapes, each of which is a program to compile.)
+    # Padded to a few shapes, since each shape compiles a program.
     own = np.zeros((-(-len(hashes) // 64) * 64, 32), np.uint8)
     own[: len(hashes)] = [list(x) for x in hashes]
     differs = multihost_utils.process_allgather(own)
@@ -225,9 +228,9 @@ def _sha256(x: Any) -> bytes:
 
 
 def gather_state(state: TrainState) -> TrainState:
-    """Gathers the rows of all processes' devices, for a state that is to be saved.
+    """Gathers the rows of the devices of all processes, for saving a state.
 
-    With one process it is the state itself; with several, each must call.
+    With one process it returns the state itself; with several, each must call it.
 
     Raises:
       ProcessesDiffer: The replicated state differs between processes.
@@ -236,7 +239,7 @@ def gather_state(state: TrainState) -> TrainState:
 
     def one(x):
         parted = jax.process_count() > 1 and x.shape[0] < jax.device_count()
-        if not parted:  # (A state before its first step is not.)
+        if not parted:  # Each process holds all rows before the first step.
             return x
         return multihost_utils.process_allgather(x, tiled=True)
 
@@ -247,8 +250,8 @@ def reshard_like(state: TrainState, like: TrainState) -> TrainState:
     """Divides a state over another number of devices.
 
     Args:
-      state: A restored state, or one of `gather_state`.
-      like: A state of `init` for the wanted number of devices, or its shapes.
+      state: A restored state, or a state from `gather_state`.
+      like: A state from `init` for the new number of devices, or its shapes.
 
     Raises:
       ValueError: The state is that of several trainings.
@@ -264,7 +267,7 @@ def reshard_like(state: TrainState, like: TrainState) -> TrainState:
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
-    """Copies a pytree of arrays to each device, by default to all local devices."""
+    """Copies a pytree of arrays to the devices; by default to all local devices."""
     return jax.device_put(tree, _sharding(devices))
 
 

@@ -1,4 +1,4 @@
-"""Finds where a loss became NaN: what a step reads and computes that is not finite."""
+"""Finds where a loss became NaN: the first values in a step that are not finite."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ PyTree = Any
 
 
 class FiniteReport(NamedTuple):
-    """Whether all numbers are finite, of each thing that a step reads or computes.
+    """Whether the inputs and intermediate values of a step are finite, by name.
 
     Attributes:
-      state: By path, the state before the step.
-      teacher: By layer, the teacher's activations.
-      student: By layer, the student's activations.
-      terms: By term, its weighted value; and "loss", their sum.
-      layers: By term and layer, the gradient of the term by the student's layer.
-      gradients: By term and path, the gradient of the term by a parameter.
+      state: The state before the step, by path.
+      teacher: The teacher's activations, by layer.
+      student: The student's activations, by layer.
+      terms: The weighted value of each term, by term; and "loss", their sum.
+      layers: The gradient of each term in the student's layers, by term and layer.
+      gradients: The gradient of each term in the parameters, by term and path.
     """
 
     state: dict[str, Array]
@@ -37,10 +37,10 @@ class FiniteReport(NamedTuple):
     gradients: dict[str, dict[str, Array]]
 
     def explanation(self, layers: Sequence[str] = ()) -> str | None:
-        """Says in words what is not finite, by the first place it shows; or None.
+        """Describes the first values that are not finite; None if all are finite.
 
         Args:
-          layers: The student's layers in depth order, so that the first is named.
+          layers: The student's layers in depth order, to name the first of them.
         """
 
         def wrong(found, known=()):
@@ -77,20 +77,20 @@ def make_finite_check(
     *,
     micro_batches: int = 1,
 ) -> Callable[..., tuple[TrainState, FiniteReport]]:
-    """Makes a function that looks for what is not finite in a step of a phase.
+    """Makes a function that finds values that are not finite in a step of a phase.
 
     To find out why a loss became NaN, call it with the state and batch of that step.
 
     Args:
-      student: As for `make_step`; so are all other arguments.
-      teacher: The source of the targets.
-      phase: The phase, whose terms make the loss.
-      view: The function that makes the batch that nets and terms see.
-      micro_batches: The number of micro-batches of a device's batch.
+      student: Flax module of the student, as for `make_step`.
+      teacher: Source of the targets.
+      phase: The phase, with the terms of its loss.
+      view: Function that makes the batch for nets and terms.
+      micro_batches: Number of micro-batches of a device's batch.
 
     Returns:
       `examine(state, arrays, batch, *, axis_name=None) -> (state, FiniteReport)`, to be
-      mapped as a step is. The state is the given one.
+      mapped like a step. The state is returned unchanged.
     """
     run = _student.of_phase(phase, micro_batches)
 
@@ -136,7 +136,7 @@ def make_finite_check(
 
 
 def _finite(tree: PyTree, axis_name: str | None) -> dict[str, Array]:
-    """Returns by path whether all numbers of an array are finite, on all devices."""
+    """Returns whether each array is finite on all devices, by path."""
     found = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.issubdtype(x.dtype, jnp.inexact):

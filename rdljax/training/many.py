@@ -1,4 +1,4 @@
-"""Several steps, and the steps of several trainings, as one program."""
+"""Combines several steps, or the steps of several trainings, in one program."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -16,17 +16,17 @@ PyTree = Any
 
 
 def scan_steps(step: Step, *, unrolled: bool = False) -> Step:
-    """Makes several successive steps one call, so that the host is asked only once.
+    """Combines successive steps in one call, so that the host is involved only once.
 
     Args:
-      step: A step of `make_step` or `vmap_trainings`.
-      unrolled: Whether the steps are written out one after the other instead of a loop
-        on the device. The program then takes as many times as long to compile; but
-        XLA:CPU is 10 to 40 times slower at the gradients of convolutions in a loop.
+      step: A step from `make_step` or `vmap_trainings`.
+      unrolled: Whether to unroll the steps instead of a loop on the device. Compile
+        time then grows with the number of steps; but XLA:CPU is 10 to 40 times slower
+        at the gradients of convolutions in a loop.
 
     Returns:
       `steps(state, arrays, batches, *, axis_name=None) -> (state, metrics)`, to be
-      mapped as a step is. Batches and metrics have leaves `[steps, ...]`.
+      mapped like a step. Batches and metrics have leaves `[steps, ...]`.
     """
 
     def steps(state, arrays, batches, *, axis_name=None):
@@ -34,7 +34,7 @@ def scan_steps(step: Step, *, unrolled: bool = False) -> Step:
             return step(state, arrays, batch, axis_name=axis_name)
 
         if unrolled and jax.tree.leaves(batches)[0].shape[0] == 1:
-            # `scan` makes a loop of one step that is to be unrolled.
+            # `scan` makes a loop of a single step, even if unrolled.
             state, metrics = next_step(state, jax.tree.map(lambda x: x[0], batches))
             return state, jax.tree.map(lambda x: x[None], metrics)
         return lax.scan(next_step, state, batches, unroll=unrolled or 1)
@@ -43,22 +43,21 @@ def scan_steps(step: Step, *, unrolled: bool = False) -> Step:
 
 
 def vmap_trainings(step: Step, *, unrolled: bool = False) -> Step:
-    """Vectorises a step over several trainings, which are then one program.
+    """Vectorises a step over several trainings, which then run as one program.
 
-    Trainings that share the key of their view (`stack_trainings(same_view=True)`) share
-    their batches too, and what follows from the batch alone is computed once: the view
-    and the teacher.
+    Trainings that share the key of their view (`stack_trainings(same_view=True)`) also
+    share their batches, so that the view and the teacher, which depend only on the
+    batch, are computed once.
 
     Args:
-      step: A step of `make_step`.
-      unrolled: Whether the trainings are written out one after the other instead of
-        being vectorised: XLA:CPU is slow at convolutions whose kernels differ from
-        example to example.
+      step: A step from `make_step`.
+      unrolled: Whether to unroll the trainings instead of vectorising them: XLA:CPU is
+        slow at convolutions whose kernels differ from example to example.
 
     Returns:
       `step(state, arrays, batch, *, axis_name=None) -> (state, metrics)`, to be mapped
-      as a step is. The state is that of `stack_trainings`; the batch has leaves
-      `[trainings, ...]`, or is the one that all share; metrics are `[trainings]`.
+      like a step. The state is from `stack_trainings`; the batch has leaves
+      `[trainings, ...]`, or is the batch that all share; metrics are `[trainings]`.
     """
     return vmap_over(lambda _: step, (), unrolled=unrolled)
 
@@ -66,7 +65,7 @@ def vmap_trainings(step: Step, *, unrolled: bool = False) -> Step:
 def vmap_over(
     step_of: Callable[[PyTree], Step], numbers: PyTree, *, unrolled: bool = False
 ) -> Step:
-    """Vectorises over trainings that differ in numbers: weights, temperatures, rates.
+    """Vectorises trainings that differ in numbers: weights, temperatures, rates.
 
         kd = terms.on_layers("logits", terms.from_objective(objectives.kd))
 
@@ -77,12 +76,12 @@ def vmap_over(
         step = training.vmap_over(weighing, jnp.array([0.1, 0.3, 1.0]))
 
     Args:
-      step_of: A function from the numbers of one training to its step.
-      numbers: A pytree of leaves `[trainings, ...]`.
+      step_of: Function from the numbers of one training to its step.
+      numbers: Pytree with leaves `[trainings, ...]`.
       unrolled: As for `vmap_trainings`.
 
     Returns:
-      A step as that of `vmap_trainings`.
+      A step as from `vmap_trainings`.
     """
 
     def steps(state, arrays, batch, *, axis_name=None):
@@ -95,8 +94,8 @@ def vmap_over(
             def alone(number):
                 pick = operator.itemgetter(number)
                 own = batch if shared else jax.tree.map(pick, batch)
-                taken = _taken(state, number, axis=0)
-                return one(jax.tree.map(pick, numbers), taken, own)
+                selected = _select(state, number, axis=0)
+                return one(jax.tree.map(pick, numbers), selected, own)
 
             count = state.replicated.key.shape[0]
             states, metrics = zip(*map(alone, range(count)), strict=True)
@@ -117,13 +116,14 @@ def stack_trainings(
     """Stacks the states of several trainings, for `vmap_trainings`.
 
     Args:
-      states: The states, all at the same step (`check_same_step`; that of the first is
-        kept) and for the same number of devices.
-      same_view: Whether all see the same batches, through a view with the key of the
-        first.
+      states: The states, all at the same step (see `check_same_step`; the step of the
+        first is kept) and for the same number of devices.
+      same_view: Whether all trainings have the same batches, from a view with the key
+        of the first.
 
     Returns:
-      A state of leaves `[trainings, ...]`, in `per_device` `[devices, trainings, ...]`.
+      A state with leaves `[trainings, ...]`; in `per_device`
+      `[devices, trainings, ...]`.
     """
     return _stack(states, same_view, axis=1)
 
@@ -135,11 +135,11 @@ def check_same_step(states: Sequence[TrainState]) -> None:
       states: The states of the trainings, outside jit.
 
     Raises:
-      ValueError: They are at different steps.
+      ValueError: The trainings are at different steps.
     """
     steps = [int(state.replicated.step) for state in states]
     if len({*steps}) > 1:
-        raise ValueError(f"trainings together must be at one step, got {steps}")
+        raise ValueError(f"expected trainings at the same step, got steps {steps}")
 
 
 def select_training(state: TrainState, number: int) -> TrainState:
@@ -147,10 +147,10 @@ def select_training(state: TrainState, number: int) -> TrainState:
 
     Args:
       state: The state of several trainings.
-      number: Which of them, counted from 0.
+      number: Index of the training, from 0.
 
     Raises:
-      ValueError: The state is that of one training, or there is no such number.
+      ValueError: The state is that of one training, or the index is out of range.
     """
     trainings = state.replicated.key.shape
     if not trainings:
@@ -158,17 +158,17 @@ def select_training(state: TrainState, number: int) -> TrainState:
     number = _checks.as_count("number of a training", number, at_least=0)
     if number >= trainings[0]:
         raise ValueError(f"the training must be 0 to {trainings[0] - 1}, got {number}")
-    return _taken(state, number, axis=1)
+    return _select(state, number, axis=1)
 
 
 def _axes(same_view: bool) -> Replicated:
-    """Returns for each field of the state which axis has the trainings."""
+    """Returns the axis of the trainings for each field of the state."""
     axes: tuple[Any, ...] = (None, 0, 0, 0, 0, 0, None if same_view else 0)
     return Replicated(*axes)
 
 
 def _stack(states: Sequence[TrainState], same_view: bool, axis: int) -> TrainState:
-    """Stacks states; `per_device` has the trainings along the given axis."""
+    """Stacks states, with the trainings of `per_device` along the given axis."""
 
     def one(axis, *trees):
         if axis is None:
@@ -181,8 +181,8 @@ def _stack(states: Sequence[TrainState], same_view: bool, axis: int) -> TrainSta
     )
 
 
-def _taken(state: TrainState, number: int, axis: int) -> TrainState:
-    """Selects a state; `per_device` has the trainings along the given axis."""
+def _select(state: TrainState, number: int, axis: int) -> TrainState:
+    """Selects a training; those of `per_device` are along the given axis."""
 
     def one(axis, tree):
         if axis is None:

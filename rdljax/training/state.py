@@ -1,4 +1,4 @@
-"""The training plan, and the state that a step changes."""
+"""Defines the training plan and the state that a step updates."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,8 +13,8 @@ PyTree = Any
 Batch = Mapping[str, Array]
 Weight = float | Array | Callable[[Array], Array]
 
-# `view(data, batch, key)` makes of the data on the device, a batch and a random key the
-# batch that nets and terms see.
+# `view(data, batch, key)` returns the batch for nets and terms, from the data on the
+# device, a batch and a random key.
 View = Callable[[PyTree, Batch, Array], Batch]
 
 
@@ -22,12 +22,12 @@ class Phase(NamedTuple):
     """A part of a training plan.
 
     Attributes:
-      terms: By name, the weight of each term of the loss, and the term. A weight is a
+      terms: Dict of the terms of the loss by name, each with its weight. A weight is a
         number or an optax schedule over the steps of the phase.
-      epochs: The number of epochs.
-      trains: The parameters that the phase trains: "student", names of terms, or paths
-        below them such as "ft/translator". None: the student and the phase's terms.
-        All other parameters stay fixed.
+      epochs: Number of epochs.
+      trains: Parameters that the phase trains: "student", names of terms, or paths
+        below them such as "ft/translator". All other parameters stay fixed. None: the
+        student and the terms of the phase.
     """
 
     terms: Mapping[str, tuple[Weight, terms.Term]]
@@ -39,13 +39,13 @@ class Replicated(NamedTuple):
     """The part of the training state that is the same on all devices.
 
     Attributes:
-      step: The number of steps taken in this phase.
-      params: The parameters `{"student": ..., term: ...}`, of all terms of the plan.
-      model_state: The student's other variables, such as running statistics.
-      opt_state: The optimizer's state, for the parameters that the phase trains.
-      terms: By term, its replicated state.
-      key: The random key of the phase.
-      view_key: The random key of the view.
+      step: Number of steps taken in this phase.
+      params: Parameters `{"student": ..., term: ...}`, for all terms of the plan.
+      model_state: Other variables of the student, such as running statistics.
+      opt_state: State of the optimizer, for the parameters that the phase trains.
+      terms: Dict of the replicated state of each term.
+      key: Random key of the phase.
+      view_key: Random key of the view.
     """
 
     step: Array
@@ -58,13 +58,13 @@ class Replicated(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that a step changes.
+    """The training state, all that a step updates.
 
     Attributes:
       replicated: The part that is the same on all devices, without a device axis.
-      per_device: By term, the rows that are divided over the devices: leaves
-        `[devices, rows, ...]`. (With several processes, each has the rows of its own
-        devices between two steps; `gather_state` returns all.)
+      per_device: Dict of the rows of each term that are divided over the devices:
+        leaves `[devices, rows, ...]`. (With several processes, each has the rows of its
+        own devices between steps; `gather_state` returns all.)
     """
 
     replicated: Replicated
@@ -72,11 +72,11 @@ class TrainState(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """All that a step reads and never changes.
+    """The constant inputs of a step.
 
     Attributes:
-      teacher: The teacher's `Teacher.arrays`.
-      data: The data that the view takes batches from.
+      teacher: Arrays of the teacher (`Teacher.arrays`).
+      data: Data from which the view makes batches.
     """
 
     teacher: PyTree
@@ -87,5 +87,5 @@ def check_one(state: TrainState) -> None:
     """Raises `ValueError` for the state of several trainings."""
     if state.replicated.key.ndim:
         raise ValueError(
-            "expected the state of one training (`select_training`), not of several"
+            "expected the state of one training (see `select_training`), not of several"
         )

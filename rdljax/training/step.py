@@ -1,4 +1,4 @@
-"""One step of a phase: the loss, its gradient and the optimizer."""
+"""Makes one step of a phase: the loss, its gradient and the optimizer's update."""
 
 import functools
 import inspect
@@ -17,8 +17,8 @@ from rdljax.training.state import Batch, Phase, TrainState, View, Weight
 Array = jax.Array
 PyTree = Any
 
-# `step(state, arrays, batch) -> (state, metrics)`; before it is mapped it takes an
-# `axis_name` too.
+# `step(state, arrays, batch) -> (state, metrics)`; before it is mapped, it also takes
+# an `axis_name`.
 Step = Callable[..., tuple["TrainState", dict[str, Array]]]
 
 
@@ -33,34 +33,34 @@ def make_step(
 ) -> Step:
     """Makes one step of a phase, as it runs on each device.
 
-    Micro-batches are for a batch that is too large for the memory. The student sees
-    them one after the other, and only the activations of each are kept; the loss is
-    that of the whole batch, relations between examples of different micro-batches
-    included, and each micro-batch is computed a second time for the gradient. The step
-    equals that of the whole batch, except for the statistics of batch normalisation,
-    which are those of each micro-batch, and for dropout. The teacher sees the whole
-    batch at once. (XLA:CPU is slow at convolutions in such a loop, and would keep
-    everything without it.)
+    Micro-batches are for batches that are too large for memory. The student runs on one
+    after the other, and only the returned activations of each are kept. The loss is
+    that of the whole batch, including relations between examples of different
+    micro-batches, and each micro-batch is computed a second time for the gradient. The
+    step equals that of the whole batch, except for the statistics of batch
+    normalisation, which are those of each micro-batch, and for dropout. The teacher
+    runs on the whole batch at once. (XLA:CPU is slow at convolutions in such a loop,
+    but without a loop it would keep all activations.)
 
     A student with dropout takes its key as `rngs["dropout"]`. The masks differ from
     step to step and from device to device, so that the result of such a student depends
     on the number of devices.
 
     Args:
-      student: The module that `init` was given; so are `teacher` and `view`.
-      teacher: The source of the targets.
-      phase: The phase, whose terms make the loss.
-      optimizer: The optimizer that `begin_phase` was given. If it takes `value=`, it is
-        given the loss, the mean over the devices.
-      view: The function that makes the batch that nets and terms see.
-      micro_batches: The number of micro-batches in which the student sees a device's
-        batch. (Plain gradient accumulation would compare only examples of one
-        micro-batch, which is another loss.)
+      student: Flax module of the student, the same as for `init`.
+      teacher: Source of the targets, the same as for `init`.
+      phase: The phase, with the terms of its loss.
+      optimizer: The optimizer, the same as for `begin_phase`. If its update takes
+        `value=`, it receives the loss, the mean over the devices.
+      view: Function that makes the batch for nets and terms, the same as for `init`.
+      micro_batches: Number of micro-batches into which the batch of a device is
+        divided for the student. (Plain gradient accumulation would compare only
+        examples of the same micro-batch, which is a different loss.)
 
     Returns:
       `step(state, arrays, batch, *, axis_name=None) -> (state, metrics)`. The batch is
-      this device's; `state.per_device` is without its device axis. Metrics are the loss
-      and the unweighted value of each term, the mean over the devices.
+      that of one device; `state.per_device` has no device axis. Metrics are the loss
+      and the unweighted value of each term, averaged over the devices.
     """
     run = _student.of_phase(phase, micro_batches)
     update = _make_update(optimizer)
@@ -94,7 +94,7 @@ def make_step(
         new = now._replace(
             step=now.step + 1,
             params=_params.combine(trained, frozen),
-            # Equal already where the net synchronises its statistics itself.
+            # Already equal if the net synchronises its statistics itself.
             model_state=mean(model_state),
             opt_state=opt_state,
             terms=now.terms | {k: s.replicated for k, s in remembered.items()},
@@ -119,7 +119,7 @@ def _make_update(optimizer: optax.GradientTransformation) -> Callable:
 
 
 def _takes(function: Callable, name: str) -> bool:
-    """Returns whether a function takes a keyword argument of that name."""
+    """Returns whether a function takes a keyword argument of the given name."""
     parameters = inspect.signature(function).parameters
     kinds = [parameter.kind for parameter in parameters.values()]
     return name in parameters or inspect.Parameter.VAR_KEYWORD in kinds
@@ -135,7 +135,7 @@ def weighted_sum(
     *,
     axis_name: str | None,
 ) -> tuple[Array, dict[str, Array], dict[str, terms.State]]:
-    """Returns a phase's loss, the value of each term, and the new state of each."""
+    """Returns the loss of a phase, and the value and the new state of each term."""
     total: Any = 0.0
     values, remembered = {}, {}
     for name, (weight, term) in phase.terms.items():
@@ -151,7 +151,7 @@ def weighted_sum(
 
 
 def _mean(tree: PyTree, axis_name: str | None) -> PyTree:
-    """Averages over the devices all that is not an integer (such as a counter)."""
+    """Averages arrays over the devices, except integers (such as counters)."""
     if axis_name is None:
         return tree
     return jax.tree.map(

@@ -285,9 +285,8 @@ def step(
                 train=True,
                 mutable=["batch_stats"],
             )
-        found = losses(
-            detector.head.apply(params["head"], seen[detector.layer]), target
-        )
+        maps: Any = detector.head.apply(params["head"], seen[detector.layer])
+        found = losses(maps, target)
         return found["loss"], (found, changed)
 
     params = _trained(detector, state)
@@ -392,6 +391,11 @@ def average_precision(
     References:
       Everingham, Van Gool, Williams, Winn & Zisserman, The PASCAL Visual Object Classes
       (VOC) Challenge, IJCV 88, 2010; all points, as from VOC 2010 on.
+
+    Departures from COCO's definition (pycocotools): (1) the mean over all recalls that
+    occur, where COCO uses 101 recalls; (2) a detection is wrong if its object is
+    already matched, where COCO matches it to the best of the remaining objects. Since
+    the objects of canvases hardly overlap, (2) is rare there.
     """
     box = np.asarray(found.box).astype(np.float64)
     every = box[:, :, None], boxes.astype(np.float64)[:, None]

@@ -136,7 +136,9 @@ def picture(path: pathlib.Path, results: list[dict], canvases: canvas.Canvases) 
 
     def mark(axis, box, kind):
         corner, end = np.split(np.asarray(box), 2)
-        patch = patches.Rectangle(corner, *(end - corner), fill=False, **styles[kind])
+        patch = patches.Rectangle(
+            (corner[0], corner[1]), *(end - corner), fill=False, **styles[kind]
+        )
         axis.add_patch(patch)
 
     for row, result in zip(axes, results, strict=True):
