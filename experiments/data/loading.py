@@ -1,8 +1,8 @@
 """The order of the images of an epoch, and batches of images from the host.
 
-A batch is a list of indices that follows from seed, epoch and step, whether its images
-lie on the device, with the host or in files. What grain would take over is `ahead` and
-a pool of threads; it is as fast, and order and decoding would stay ours
+A batch is a list of indices determined by seed, epoch and step, whether its images are
+on the device, in the host's memory or in files. grain could replace only `ahead` and a
+pool of threads, at the same speed; order and decoding would remain ours
 (docs/architecture.md).
 """
 

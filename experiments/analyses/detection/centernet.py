@@ -393,9 +393,9 @@ def average_precision(
       (VOC) Challenge, IJCV 88, 2010; all points, as from VOC 2010 on.
 
     Departures from COCO's definition (pycocotools): (1) the mean over all recalls that
-    occur, where COCO takes 101 of them; (2) a detection is wrong if its object is
-    taken, where COCO gives it the best of the objects that are left. As the objects of
-    canvases hardly overlap, (2) is rare there.
+    occur, where COCO uses 101 recalls; (2) a detection is wrong if its object is
+    already matched, where COCO matches it to the best of the remaining objects. Since
+    the objects of canvases hardly overlap, (2) is rare there.
     """
     box = np.asarray(found.box).astype(np.float64)
     every = box[:, :, None], boxes.astype(np.float64)[:, None]
