@@ -117,9 +117,11 @@ def _inversions(ranks: Array, bits: int, dtype: jnp.dtype) -> Array:
 
 
 def _total(counts: Array, dtype: jnp.dtype) -> Array:
-    """Sums integers, each below their number, exactly within rows of 1,024."""
-    rows = counts.reshape(-1, min(1024, counts.size))
-    return jnp.sum(jnp.sum(rows, axis=1, dtype=jnp.uint32), dtype=dtype)
+    """Sums integers, each below their number: exactly within rows, then the rows."""
+    # (The sum of a row must be below 2**32.)
+    row = min(1024, counts.size, 2**32 // counts.size)
+    rows = jnp.sum(counts.reshape(-1, row), axis=1, dtype=jnp.uint32)
+    return jnp.sum(rows, dtype=dtype)
 
 
 def on_host(x: np.ndarray) -> np.ndarray:
