@@ -3,7 +3,8 @@
 The values of Python and NumPy numbers (a temperature, a count) are checked. The values
 of JAX arrays, traced or not, and of arrays of data are not: only their shapes and
 dtypes are checked, and values out of range give NaN. `rdljax.validate` checks values on
-request.
+request. The one exception are numbers of NumPy that JAX cannot represent: they are
+refused when they are converted (as arguments of jit JAX converts them before).
 """
 
 import jax

@@ -4,7 +4,8 @@ Those functions only check shapes, dtypes and hyperparameters (a temperature, a 
 never the values of arrays: so they behave the same inside and outside jit, and do not
 wait for a device. Values that are not finite or out of range give NaN. The checks here
 report instead which values are wrong; they read the values, and so cannot be used in
-jit.
+jit. (NumPy arrays that JAX cannot represent, such as float64 beyond the range of
+float32, are always refused outside jit.)
 
 =============== ========================================================================
 check           refuses
@@ -58,7 +59,7 @@ def activations(x: Values, name: str = "activations") -> Values:
         the first of them.
     """
     values = np.asarray(x)
-    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if bad.any():
         raise ValueError(
             f"{name}: expected finite numbers, got NaN or infinity for "
@@ -112,7 +113,7 @@ def distances(
     if bad.any():
         raise ValueError(
             f"the {name}: expected finite distances, got NaN or infinity for "
-            f"{bad.sum()} of {bad.size} pairs: give these pairs weight 0"
+            f"{bad.sum()} of {bad.size} distances: give these weight 0"
         )
     return x
 
@@ -178,6 +179,8 @@ def precision(x: Values, name: str = "precision") -> Values:
     Raises:
       ValueError: The matrix is not symmetric, not finite, or not positive definite.
     """
+    if np.ndim(x) not in (2, 3) or len({*np.shape(x)[-2:]}) > 1:
+        raise ValueError(f"{name}: expected a square matrix, got {np.shape(x)}")
     for values in np.reshape(np.asarray(x, np.float64), (-1, *np.shape(x)[-2:])):
         unlike = np.abs(values - values.T).max() / (np.abs(values).max() or 1)
         if not unlike <= 1e-5:

@@ -98,6 +98,11 @@ class TestObjective:
         found, alone = values(student)
         np.testing.assert_allclose(found, [alone] * 3)
 
+    def test_weights_of_0_alone_are_no_loss_of_0(self):
+        student, targets = drawn(STIMULI, UNITS), rdms_of(2)
+        weights = {"subject_weights": jnp.zeros(2)}
+        assert np.isnan(objectives.rdl_subjects(student, targets, **weights))
+
     @pytest.mark.parametrize(
         ("numbers", "message"),
         [

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 from experiments import command, data, methods, weights
 from experiments import config as configs
+from experiments.config import settings as declared
 from experiments.training import (
     checks,
     experiment,
@@ -292,6 +294,12 @@ class TestOptimizers:
         np.testing.assert_allclose(linear, 0.2 * (1 - np.arange(21) / 20), atol=1e-6)
         falling = rates(21, schedule="exponential")
         np.testing.assert_allclose(falling, 0.2 * 0.01 ** (np.arange(21) / 20), 1e-5)
+        curved = rates(21, schedule="polynomial")
+        expected = 0.2 * (1 - np.arange(21) / 20) ** 2
+        np.testing.assert_allclose(curved, expected, atol=1e-6)
+        warmed = rates(26, schedule="warmup_exponential")
+        np.testing.assert_allclose(warmed[:5], 0.2 * np.arange(5) / 5, atol=1e-6)
+        np.testing.assert_allclose(warmed[5:], falling, rtol=1e-5)
         for name in ("cosine_onecycle", "linear_onecycle"):
             found = rates(20, schedule=name)
             # It rises to the largest rate at 3/10 of the steps, and falls below its
@@ -300,6 +308,9 @@ class TestOptimizers:
             np.testing.assert_allclose(found[6], 0.2, rtol=1e-6)
             assert (np.diff(found[:7]) > 0).all() and (np.diff(found[6:]) < 0).all()
             assert 0 <= found[-1] < found[0] < 0.05
+
+    def test_every_schedule_has_its_name_in_the_settings(self):
+        assert set(typing.get_args(declared.Schedule)) == set(optimizers.SCHEDULES)
 
     def test_adamw(self):
         """One step is the rate, whatever the gradient, and the decay of its own."""

@@ -506,7 +506,7 @@ class TestRanked:
         np.testing.assert_allclose(found, expected, atol=1e-12)
 
     # (Around powers of two, which tau-a is computed in.)
-    @pytest.mark.parametrize("size", [65, 3000])
+    @pytest.mark.parametrize("size", [2, 64, 3000])
     def test_of_any_size(self, comparison, size):
         rng = np.random.default_rng(size)
         x, y = rng.normal(size=(2, size)).astype(np.float32)
@@ -538,10 +538,26 @@ def test_a_weight_counts_as_copies_of_a_pair(float64):
         comparisons.Spearman().on_host(x, y, copies / 2)
 
 
+@pytest.mark.parametrize("comparison", RANKED, ids=label)
+@pytest.mark.parametrize("wrong", [-1, np.nan, np.inf])
+def test_weights_that_are_none_on_the_host(comparison, wrong):
+    x, weights = np.arange(45.0), np.ones(45)
+    weights[3] = wrong
+    assert np.isnan(comparison.on_host(x, x, weights))
+
+
+@pytest.mark.parametrize("size", [2**20, 2**23])
+def test_counts_of_many_pairs_do_not_overflow(size):
+    found = _ranks._total(jnp.full(size, size - 1, jnp.int32), jnp.float32)
+    np.testing.assert_allclose(found, float(size) * (size - 1), rtol=1e-6)
+
+
 def test_ranks_of_zeros_negatives_and_extremes():
     x = np.array([0.0, -0.0, -1.5, 3e38, -3e38, 1e-45, -1e-45, 2.0], np.float32)
-    np.testing.assert_array_equal(_ranks.on_host(x), stats.rankdata(x))
-    np.testing.assert_array_equal(_ranks.on_host(x[::-1]), stats.rankdata(x[::-1]))
+    np.testing.assert_array_equal(_ranks.ranks_on_host(x), stats.rankdata(x))
+    np.testing.assert_array_equal(
+        _ranks.ranks_on_host(x[::-1]), stats.rankdata(x[::-1])
+    )
 
 
 class TestSoftRanks:

@@ -56,6 +56,8 @@ Schedule = Literal[
     "exponential",
     "cosine_onecycle",
     "linear_onecycle",
+    "polynomial",
+    "warmup_exponential",
 ]
 
 
@@ -290,8 +292,10 @@ class Optimizer(Settings):
     schedule: Schedule = "cosine"
     """The schedule of the learning rate: `cosine`, a warm-up in the first epoch and a
     cosine to 0; `steps`, as in RepDistiller, a tenth after 5/8, 6/8 and 7/8 of the
-    epochs; `constant`; `linear` to 0; `exponential` to a hundredth; or
-    `optax.cosine_onecycle_schedule` or `optax.linear_onecycle_schedule`."""
+    epochs; `constant`; `linear` to 0; `polynomial`, the square of `linear`;
+    `exponential` to a hundredth; `warmup_exponential`, the same after a warm-up in the
+    first epoch; `optax.cosine_onecycle_schedule` or `optax.linear_onecycle_schedule`.
+    """
     momentum: Annotated[float, Range("0 or more", 0.0, 1.0)] = 0.9
     """The momentum of SGD; for AdamW, the decay of the mean of gradients."""
     nesterov: bool = True

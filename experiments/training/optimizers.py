@@ -23,8 +23,16 @@ SCHEDULES: dict[str, Callable[[float, int, int], float | optax.Schedule]] = {
     "linear_onecycle": lambda peak, steps, epoch: optax.linear_onecycle_schedule(
         steps, peak
     ),
+    "polynomial": lambda peak, steps, epoch: optax.polynomial_schedule(
+        peak, 0.0, 2, steps
+    ),
     "steps": lambda peak, steps, epoch: optax.piecewise_constant_schedule(
         peak, {steps * eighths // 8: 0.1 for eighths in (5, 6, 7)}
+    ),
+    "warmup_exponential": lambda peak, steps, epoch: (
+        optax.warmup_exponential_decay_schedule(
+            0.0, peak, warmup_steps=epoch, transition_steps=steps, decay_rate=0.01
+        )
     ),
 }
 

@@ -225,7 +225,8 @@ def _over_subjects(values: Array, subjects, ceiling, comparison, measured) -> Ar
                 f"the weights of subjects must not all be 0, got {subjects}"
             )
         subjects = jnp.asarray(subjects, values.dtype)
-        subjects = _checks.nan_unless(subjects >= 0, subjects)
+        valid = (subjects >= 0) & jnp.any(subjects > 0)
+        subjects = _checks.nan_unless(valid, subjects)
     if measured is not None:
         subjects = jnp.where(measured, subjects, 0)
     total = jnp.sum(subjects)

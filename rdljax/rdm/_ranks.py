@@ -117,14 +117,14 @@ def _inversions(ranks: Array, bits: int, dtype: jnp.dtype) -> Array:
 
 
 def _total(counts: Array, dtype: jnp.dtype) -> Array:
-    """Sums integers, each below their number: exactly within rows, then the rows."""
+    """Sums integers below `counts.size`, exactly within rows, then over the rows."""
     # (The sum of a row must be below 2**32.)
     row = min(1024, counts.size, 2**32 // counts.size)
     rows = jnp.sum(counts.reshape(-1, row), axis=1, dtype=jnp.uint32)
     return jnp.sum(rows, dtype=dtype)
 
 
-def on_host(x: np.ndarray) -> np.ndarray:
+def ranks_on_host(x: np.ndarray) -> np.ndarray:
     """Computes the mean ranks, from 1, of numbers `[pairs]` with NumPy."""
     order, ordered = _sorted(x)
     ranks = np.empty(len(x))
@@ -160,7 +160,7 @@ def tau_a_on_host(x: np.ndarray, y: np.ndarray) -> float:
         counts = np.unique(ranks, return_counts=True)[1].astype(np.float64)
         return np.sum(counts * (counts - 1) / 2)
 
-    x, y = on_host(x), on_host(y)
+    x, y = ranks_on_host(x), ranks_on_host(y)
     total = len(x) * (len(x) - 1) / 2
     untied = [total - tied(ranks) for ranks in (x, y)]
     if min(untied) == 0:

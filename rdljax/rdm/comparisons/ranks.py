@@ -26,7 +26,8 @@ class OfRanks:
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
-        dtype = jax.dtypes.canonicalize_dtype(_geometry.compute_dtype(student))
+        student = jnp.asarray(student)
+        dtype = _geometry.compute_dtype(student)
         student, teacher = (
             lax.stop_gradient(jnp.asarray(rdm, dtype)) for rdm in (student, teacher)
         )
@@ -60,11 +61,18 @@ class OfRanks:
             only whole numbers here: the number of times each pair counts.
 
         Returns:
-          The value; NaN if a distance with a weight above 0 is not finite.
+          The value; NaN if a distance with a weight above 0 is not finite, or a weight
+          is negative or not finite.
+
+        Raises:
+          ValueError: `Spearman` with weights that are not whole numbers.
         """
         student, teacher = np.asarray(student), np.asarray(teacher)
         if weights is not None:
-            student, teacher = self._kept(student, teacher, np.asarray(weights))
+            weights = np.asarray(weights)
+            if not (np.isfinite(weights) & (weights >= 0)).all():
+                return np.nan
+            student, teacher = self._kept(student, teacher, weights)
         if not (np.isfinite(student).all() and np.isfinite(teacher).all()):
             return np.nan
         if len(student) < 2:
@@ -73,7 +81,7 @@ class OfRanks:
 
     def standardised(self, rdm: np.ndarray) -> np.ndarray:
         """Returns the ranks of an RDM `[pairs]`, which enter an average of RDMs."""
-        return _ranks.on_host(rdm)
+        return _ranks.ranks_on_host(rdm)
 
     def _kept(self, student, teacher, weights):
         """Returns the distances with a weight above 0."""
@@ -129,7 +137,7 @@ class RhoA(OfRanks):
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         kept = (weights > 0).astype(student.dtype)
-        n = jnp.sum(kept)
+        n = _count(weights).astype(student.dtype)
         *ranks, kept = _ranks.of_both(student, teacher, kept)
         x, y = (jnp.where(kept > 0, r / n - 1 / 2, 0) for r in ranks)
         return jnp.where(n > 1, 1 - 12 * jnp.sum(x * y) / (n - 1 / n), 0)
@@ -156,7 +164,7 @@ class KendallTauA(OfRanks):
 
     def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         kept = weights > 0
-        n = jnp.sum(kept, dtype=student.dtype)
+        n = _count(weights).astype(student.dtype)
         tied, discordant = _ranks.tied_and_discordant(student, teacher, kept)
         total = n * (n - 1) / 2
         return jnp.where(n > 1, (tied + 2 * discordant) / jnp.maximum(total, 1), 0)
@@ -229,6 +237,11 @@ class SoftKendall(_parts.OfScores):
         )
 
 
+def _count(weights: Array) -> Array:
+    """Counts the pairs with a weight above 0, exactly."""
+    return jnp.sum(weights > 0, dtype=jnp.int32)
+
+
 def _in_widths(width, student: Array, teacher: Array, weights: Array) -> list[Array]:
     """Returns both RDMs in units of the width times their standard deviation.
 
@@ -251,4 +264,4 @@ def _spread(centred: Array, weights: Array) -> Array:
 
 
 def _centred_ranks(rdm: np.ndarray) -> np.ndarray:
-    return _ranks.on_host(rdm) - (len(rdm) + 1) / 2
+    return _ranks.ranks_on_host(rdm) - (len(rdm) + 1) / 2
