@@ -154,8 +154,11 @@ class TestCompare:
             ([2.001, [1.0, 4.0]], "port and ours differ in the value by 0.0005"),
             ([2.0, [1.1, 4.0]], "port and ours differ in the arrays by 0.025"),
             ([2.0, [np.nan, 4.0]], "differ in the arrays by nan"),
-            ([2.0, [1.0]], r"port answers \[\(\), \(1,\)\], ours \[\(\), \(2,\)\]"),
-            ([2.0], r"port answers \[\(\)\]"),
+            (
+                [2.0, [1.0]],
+                r"port returns shapes \[\(\), \(1,\)\], ours \[\(\), \(2,\)\]",
+            ),
+            ([2.0], r"port returns shapes \[\(\)\]"),
         ],
     )
     def test_refuses_other_numbers(self, port, message):

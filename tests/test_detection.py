@@ -773,7 +773,10 @@ class TestCommand:
             (["a=drawn:resnet8", "--size=65"], "17 x 17 cells, which do not divide 65"),
             (["a=drawn:resnet8", "--size=40"], "size must be 45 pixels or more"),
             (["a=drawn:resnet8", "--seeds=0"], "seeds must be 1 or more, got 0"),
-            (["a=drawn:resnet8", "--batch=9", "--canvases=8"], "at most 8"),
+            (
+                ["a=drawn:resnet8", "--batch=9", "--canvases=8"],
+                "at most the number of canvases, 8",
+            ),
             (["a=drawn:resnet8", "--learning_rate=nan"], "above 0 and finite"),
             (["a=drawn:resnet8", "--data=cifar10"], "no data_dir is given"),
             (["a=drawn:resnet8", "--data=digist"], "did you mean 'digits'"),

@@ -215,7 +215,7 @@ class TestResults:
         assert "teacher_weights" in capsys.readouterr().err
         own = tmp_path / "run" / "kd+rdl-seed0" / "weights"
         assert call(*few, "--overwrite", f"--teacher_from={own}") == 2
-        assert "delete what teacher_from names" in capsys.readouterr().err
+        assert "which teacher_from names" in capsys.readouterr().err
         assert own.is_dir()
         first, second = (
             json.loads((folder / "teacher" / "result.json").read_text())

