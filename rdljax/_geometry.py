@@ -53,7 +53,8 @@ def in_own_unit(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     """Divides an array by its `power_of_two`, over all axes or some; 0 stays 0.
 
     (Zeros are not divided: XLA would rewrite the square of `x / u` with constant zeros
-    to `x * x / u**2`, and `u**2` is 0 for the unit u of zeros.)
+    to `x * x / u**2`, and `u**2` is 0 for the unit u of zeros. Other constants below
+    about 1e-19, if a program has them, still give NaN for this reason.)
     """
     nothing = jnp.all(x == 0, axis=axis, keepdims=True)
     return jnp.where(nothing, x, x / power_of_two(x, axis=axis, keepdims=True))
@@ -242,3 +243,28 @@ def pool_to_smaller(x: Array, y: Array) -> tuple[Array, Array]:
                 f"x.transpose(0, 2, 3, 1), or resize other maps to the same size before"
             )
     return pool(x, height, width), pool(y, height, width)
+
+
+def directions(x: Array, epsilon: Array | float) -> Array:
+    """Returns activations as rows x / (|x| + epsilon).
+
+    A zero row has cosine 0 with all rows, and gradient 0.
+    """
+    x = flatten(x)
+    unit = power_of_two(x, axis=1, keepdims=True)
+    x = in_own_unit(x, axis=1)
+    inverse = safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
+    return x * inverse / (1 + epsilon / unit * inverse)
+
+
+def kernel_probabilities(cosines: Array) -> Array:
+    """Returns the rows of a cosine kernel `[n, m]`, each divided by its sum."""
+    # Rounding may take the cosine of opposite rows below -1.
+    kernel = jnp.maximum(1 + cosines, 0) / 2
+    return kernel / jnp.sum(kernel, axis=1, keepdims=True)
+
+
+def huber(x: Array) -> Array:
+    """Computes the Huber loss: half the square up to 1, linear above."""
+    inside = jnp.minimum(jnp.abs(x), 1)
+    return inside * (jnp.abs(x) - inside / 2)

@@ -69,7 +69,7 @@ ALLOWED = {
         "jax",
         "numpy",
         "optax",
-        "_objectives",
+        "_layerwise",
         "objectives",
         "nets",
         "rdm",

@@ -300,29 +300,12 @@ def pkt(student: Array, teacher: Array, *, epsilon: float = 1e-7) -> Array:
     epsilon = _checks.as_number("epsilon", epsilon, student.dtype, at_least=0)
 
     def probabilities(x):
-        return kernel_probabilities(_geometry.gram(directions(x, epsilon)))
+        return _geometry.kernel_probabilities(
+            _geometry.gram(_geometry.directions(x, epsilon))
+        )
 
     s, t = probabilities(student), probabilities(teacher)
     return jnp.mean(t * jnp.log((t + epsilon) / (s + epsilon)))
-
-
-def directions(x: Array, epsilon: Array | float) -> Array:
-    """Returns activations as rows x / (|x| + epsilon).
-
-    A zero row has cosine 0 with all rows, and gradient 0.
-    """
-    x = _geometry.flatten(x)
-    unit = _geometry.power_of_two(x, axis=1, keepdims=True)
-    x = x / unit
-    inverse = _geometry.safe_rsqrt(jnp.sum(x * x, axis=1, keepdims=True))
-    return x * inverse / (1 + epsilon / unit * inverse)
-
-
-def kernel_probabilities(cosines: Array) -> Array:
-    """Returns the rows of a cosine kernel `[n, m]`, each divided by its sum."""
-    # Rounding may take the cosine of opposite rows below -1.
-    kernel = jnp.maximum(1 + cosines, 0) / 2
-    return kernel / jnp.sum(kernel, axis=1, keepdims=True)
 
 
 @_layerwise.layerwise(_same_batch_with_pairs)
@@ -358,7 +341,7 @@ def rkd_distance(student: Array, teacher: Array) -> Array:
         mean = jnp.sum(distances) / (len(x) * (len(x) - 1))
         return distances * _geometry.safe_inverse(mean)
 
-    return jnp.mean(huber(relative(student) - relative(teacher)))
+    return jnp.mean(_geometry.huber(relative(student) - relative(teacher)))
 
 
 def _centre(x: Array) -> Array:
@@ -435,7 +418,7 @@ def _angles_pass(
         slope = jnp.clip(difference, -1, 1)
         by_edges = slope * scales
         return (
-            jnp.sum(huber(difference)),
+            jnp.sum(_geometry.huber(difference)),
             by_edges,
             jnp.sum(by_edges, axis=1),
             jnp.sum(slope * own, axis=1),
@@ -468,12 +451,6 @@ def _angles_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     # The teacher's Gram matrix and scales are fixed and have no tangents.
     value, by_gram, by_scale = _angles_pass(*primals)
     return value, jnp.sum(by_gram * tangents[0]) + jnp.sum(by_scale * tangents[1])
-
-
-def huber(x: Array) -> Array:
-    """Computes the Huber loss: half the square up to 1, linear above."""
-    inside = jnp.minimum(jnp.abs(x), 1)
-    return inside * (jnp.abs(x) - inside / 2)
 
 
 @_layerwise.layerwise(_layerwise.same_batch)

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from rdljax import _checks, _geometry, _indices, errors
-from rdljax._objectives import rows
+from rdljax.terms import _rows
 
 Array = jax.Array
 PyTree = Any
@@ -71,7 +71,7 @@ def from_objective(objective: Callable[..., Array], **numbers) -> Term:
         return objective(student, teacher, **numbers), state
 
     # Some objectives have a form in which a device computes the rows of its examples.
-    of_rows = next((f for of, f in rows.OF_ROWS.items() if of is objective), None)
+    of_rows = next((f for of, f in _rows.OF_ROWS.items() if of is objective), None)
     if of_rows is None:
         return Term(init, apply)
 

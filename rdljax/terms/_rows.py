@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rdljax import _checks, _geometry, _layerwise
-from rdljax._objectives import relations
+from rdljax import _checks, _geometry, _layerwise, objectives
 
 Array = jax.Array
 
@@ -26,7 +25,7 @@ def _with_all(x: Array, axis_name: str) -> Array:
 
 @_layerwise.layerwise(_layerwise.same_batch)
 def sp(student: Array, teacher: Array, *, axis_name: str) -> Array:
-    """Computes the contribution of a device's rows to `relations.sp`."""
+    """Computes the contribution of a device's rows to `objectives.sp`."""
 
     def similarities(x):
         x = _geometry.flatten(x)
@@ -40,12 +39,12 @@ def sp(student: Array, teacher: Array, *, axis_name: str) -> Array:
 def pkt(
     student: Array, teacher: Array, *, axis_name: str, epsilon: float = 1e-7
 ) -> Array:
-    """Computes the contribution of a device's rows to `relations.pkt`."""
+    """Computes the contribution of a device's rows to `objectives.pkt`."""
     epsilon = _checks.as_number("epsilon", epsilon, student.dtype, at_least=0)
 
     def probabilities(x):
-        x = relations.directions(x, epsilon)
-        return relations.kernel_probabilities(_with_all(x, axis_name))
+        x = _geometry.directions(x, epsilon)
+        return _geometry.kernel_probabilities(_with_all(x, axis_name))
 
     s, t = probabilities(student), probabilities(teacher)
     return jnp.mean(t * jnp.log((t + epsilon) / (s + epsilon)))
@@ -53,7 +52,7 @@ def pkt(
 
 @_layerwise.layerwise(_layerwise.same_batch)
 def rkd_distance(student: Array, teacher: Array, *, axis_name: str) -> Array:
-    """Computes the contribution of a device's rows to `relations.rkd_distance`."""
+    """Computes the contribution of a device's rows to `objectives.rkd_distance`."""
     n = len(student)
     first = lax.axis_index(axis_name) * n
 
@@ -75,11 +74,11 @@ def rkd_distance(student: Array, teacher: Array, *, axis_name: str) -> Array:
         mean = lax.psum(jnp.sum(distances), axis_name) / pairs
         return distances * _geometry.safe_inverse(mean)
 
-    return jnp.mean(relations.huber(relative(student) - relative(teacher)))
+    return jnp.mean(_geometry.huber(relative(student) - relative(teacher)))
 
 
 OF_ROWS: dict[Callable[..., Array], Callable[..., Array]] = {
-    relations.sp: sp,
-    relations.pkt: pkt,
-    relations.rkd_distance: rkd_distance,
+    objectives.sp: sp,
+    objectives.pkt: pkt,
+    objectives.rkd_distance: rkd_distance,
 }
