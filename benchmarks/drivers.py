@@ -47,25 +47,25 @@ def on_cpu() -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lab:
+class Setup:
     """The parts shared by the trainings of a case.
 
     Attributes:
       begin: The function from a seed (and the view's key) to the initial state.
-      body: The step, before it is mapped.
+      step: The step, before it is mapped.
       arrays: The arrays that the step reads, on the device.
       images: The training images, in the memory of the host.
       batch: The number of images in a step.
     """
 
     begin: Callable[..., training.TrainState]
-    body: training.Step
+    step: training.Step
     arrays: training.Arrays
     images: data.Split
     batch: int
 
 
-def laboratory(
+def make_setup(
     kind: str = "conv",
     *,
     images: int | None = None,
@@ -75,8 +75,8 @@ def laboratory(
     student: str | None = None,
     dtype: str = "float32",
     alone: bool = False,
-) -> Lab:
-    """Returns a student and its teacher on random images.
+) -> Setup:
+    """Makes a student and its teacher on random images.
 
     Args:
       kind: The kind of the nets, "conv" or "mlp".
@@ -124,8 +124,8 @@ def laboratory(
         )
         return training.begin_phase(state, phase, optimizer)
 
-    body = training.make_step(net, source, phase, optimizer, view)
-    return Lab(begin, body, arrays, split, batch)
+    step = training.make_step(net, source, phase, optimizer, view)
+    return Setup(begin, step, arrays, split, batch)
 
 
 def _teacher(name: str, classes: int, kind: str, dataset: data.Dataset):
@@ -144,24 +144,24 @@ def _teacher(name: str, classes: int, kind: str, dataset: data.Dataset):
     return teachers.cached(teachers.cache(live, see, count, ["logits"]))
 
 
-def _order(lab: Lab, seed: int) -> np.ndarray:
-    return data.batches(len(lab.images.label), lab.batch, seed=seed, epoch=0)
+def _order(setup: Setup, seed: int) -> np.ndarray:
+    return data.batches(len(setup.images.label), setup.batch, seed=seed, epoch=0)
 
 
-def epoch(lab: Lab, chunk: int | None) -> measure.Contender:
+def epoch(setup: Setup, chunk: int | None) -> measure.Contender:
     """Returns an epoch with several steps in a call, as a contender.
 
     Only the indices of the images are sent to the device. The host waits for the device
     at the end of the epoch.
 
     Args:
-      lab: The training.
+      setup: The training.
       chunk: The number of unrolled steps in a call; None for the whole epoch as a loop
         on the device.
     """
-    steps = training.scan_steps(lab.body, unrolled=chunk is not None)
+    steps = training.scan_steps(setup.step, unrolled=chunk is not None)
     steps = training.pmap(steps)
-    state, index = lab.begin(0), _order(lab, 0)
+    state, index = setup.begin(0), _order(setup, 0)
     chunk = len(index) if chunk is None else chunk
 
     def call():
@@ -169,7 +169,7 @@ def epoch(lab: Lab, chunk: int | None) -> measure.Contender:
         metrics = []
         for at in range(0, len(index), chunk):
             batch = training.shard({"index": index[at : at + chunk]}, axis=1)
-            state, metric = steps(state, lab.arrays, batch)
+            state, metric = steps(state, setup.arrays, batch)
             metrics.append(metric)
         jax.block_until_ready(state)
         return metrics
@@ -177,18 +177,18 @@ def epoch(lab: Lab, chunk: int | None) -> measure.Contender:
     return measure.Contender(call, _losses)
 
 
-def from_host(lab: Lab) -> measure.Contender:
+def from_host(setup: Setup) -> measure.Contender:
     """Returns an epoch as it is usually written, as a contender.
 
     A loader gathers the images on the host, and the loss is read in every step.
     """
-    step, load = training.pmap(lab.body), data.from_host(lab.images)
-    state, arrays = lab.begin(0), lab.arrays._replace(data={})
+    step, load = training.pmap(setup.step), data.from_host(setup.images)
+    state, arrays = setup.begin(0), setup.arrays._replace(data={})
 
     def call():
         nonlocal state
         metrics = []
-        for index in _order(lab, 0):
+        for index in _order(setup, 0):
             state, metric = step(state, arrays, training.shard(load(index)))
             metrics.append(jax.device_get(metric))
         return metrics
@@ -200,17 +200,17 @@ def _losses(metrics: list[dict[str, Any]]) -> list[np.ndarray]:
     return [np.concatenate([np.ravel(m["loss"]) for m in metrics])]
 
 
-def in_turn(lab: Lab, view_key: Any = None) -> measure.Contender:
+def in_turn(setup: Setup, view_key: Any = None) -> measure.Contender:
     """Returns an epoch of several seeds, one after the other, as a contender."""
-    step = training.pmap(lab.body)
-    states = [lab.begin(seed, view_key) for seed in range(SEEDS)]
+    step = training.pmap(setup.step)
+    states = [setup.begin(seed, view_key) for seed in range(SEEDS)]
 
     def call():
         metrics = []
         for seed in range(SEEDS):
-            for index in _order(lab, 0 if view_key is not None else seed):
+            for index in _order(setup, 0 if view_key is not None else seed):
                 batch = training.shard({"index": index})
-                states[seed], metric = step(states[seed], lab.arrays, batch)
+                states[seed], metric = step(states[seed], setup.arrays, batch)
                 metrics.append(metric)
         jax.block_until_ready(states)
         return metrics
@@ -223,16 +223,16 @@ def in_turn(lab: Lab, view_key: Any = None) -> measure.Contender:
 
 
 def at_once(
-    lab: Lab, *, unrolled: bool, chunk: int | None, view_key: Any = None
+    setup: Setup, *, unrolled: bool, chunk: int | None, view_key: Any = None
 ) -> measure.Contender:
     """Returns the steps of `in_turn` with all seeds in one program, as a contender."""
-    body = training.vmap_trainings(lab.body, unrolled=unrolled)
+    step = training.vmap_trainings(setup.step, unrolled=unrolled)
     # (On XLA:CPU even a loop of one step is slow.)
-    steps = training.pmap(training.scan_steps(body, unrolled=chunk is not None))
+    steps = training.pmap(training.scan_steps(step, unrolled=chunk is not None))
     same = view_key is not None
-    states = [lab.begin(seed, view_key) for seed in range(SEEDS)]
+    states = [setup.begin(seed, view_key) for seed in range(SEEDS)]
     state = training.stack_trainings(states, same_view=same)
-    orders = [_order(lab, seed) for seed in range(SEEDS)]
+    orders = [_order(setup, seed) for seed in range(SEEDS)]
     index = orders[0] if same else np.stack(orders, axis=1)
     chunk = len(index) if chunk is None else chunk
 
@@ -242,7 +242,7 @@ def at_once(
         for at in range(0, len(index), chunk):
             part = {"index": index[at : at + chunk]}
             batch = training.shard(part, axis=1 + (not same))
-            state, metric = steps(state, lab.arrays, batch)
+            state, metric = steps(state, setup.arrays, batch)
             metrics.append(metric)
         jax.block_until_ready(state)
         return metrics
@@ -252,7 +252,7 @@ def at_once(
 
 def _epochs(kind: str) -> dict[str, Callable[[], measure.Contender]]:
     def made(maker, *arguments):
-        return lambda: maker(laboratory(kind), *arguments)
+        return lambda: maker(make_setup(kind), *arguments)
 
     ways = {
         "host loader": made(from_host),
@@ -274,11 +274,11 @@ def _seeds(kind: str, same: bool) -> dict[str, Callable[[], measure.Contender]]:
 
     def at(unrolled):
         return lambda: at_once(
-            laboratory(kind), unrolled=unrolled, chunk=chunk, view_key=key
+            make_setup(kind), unrolled=unrolled, chunk=chunk, view_key=key
         )
 
     ways = {
-        "in turn": lambda: in_turn(laboratory(kind), key),
+        "in turn": lambda: in_turn(make_setup(kind), key),
         "written out": at(True),
     }
     return ways if _slow(kind) else ways | {"vectorised": at(False)}
@@ -286,9 +286,9 @@ def _seeds(kind: str, same: bool) -> dict[str, Callable[[], measure.Contender]]:
 
 def _teachers() -> dict[str, Callable[[], measure.Contender]]:
     return {
-        "none": lambda: epoch(laboratory(alone=True), 1),
-        "live": lambda: epoch(laboratory(), 1),
-        "remembered": lambda: epoch(laboratory(teacher="remembered"), 1),
+        "none": lambda: epoch(make_setup(alone=True), 1),
+        "live": lambda: epoch(make_setup(), 1),
+        "remembered": lambda: epoch(make_setup(teacher="remembered"), 1),
     }
 
 
@@ -296,14 +296,14 @@ def _first_step() -> dict[str, Callable[[], measure.Contender]]:
     """Returns contenders that compile the step, or read it from JAX's cache."""
 
     def compiling(folder):
-        lab = laboratory()
-        state, batch = lab.begin(0), training.shard({"index": _order(lab, 0)[0]})
+        setup = make_setup()
+        state, batch = setup.begin(0), training.shard({"index": _order(setup, 0)[0]})
 
         def call():
             jax.clear_caches()
             jax.config.update("jax_compilation_cache_dir", folder)
             jax.experimental.compilation_cache.compilation_cache.reset_cache()
-            training.compile_step(lab.body, state, lab.arrays, batch)
+            training.compile_step(setup.step, state, setup.arrays, batch)
             jax.config.update("jax_compilation_cache_dir", None)
             return {"seconds": np.float32(0)}
 
@@ -347,7 +347,7 @@ def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Conte
       dtype: The dtype of the student's activations.
       seeds: The number of seeds.
     """
-    lab = laboratory(
+    setup = make_setup(
         images=None if on_cpu() else steps.EXAMPLES,
         further=FURTHER[loss](),
         student=student,
@@ -355,12 +355,12 @@ def throughput(student: str, loss: str, dtype: str, seeds: int) -> measure.Conte
     )
     chunk = 1 if on_cpu() else None
     if seeds == 1:
-        contender = epoch(lab, chunk)
+        contender = epoch(setup, chunk)
     else:
-        contender = at_once(lab, unrolled=on_cpu(), chunk=chunk)
-    index = _order(lab, 0)
+        contender = at_once(setup, unrolled=on_cpu(), chunk=chunk)
+    index = _order(setup, 0)
     batch = training.shard({"index": index[0]})
-    step = training.compile_step(lab.body, lab.begin(0), lab.arrays, batch)
+    step = training.compile_step(setup.step, setup.begin(0), setup.arrays, batch)
     facts: dict[str, float] = {"images": index.size * seeds}
     if step.operations is not None:
         facts["operations"] = step.operations * len(index) * seeds

@@ -614,14 +614,14 @@ def lab(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(drivers.ON_CPU, "mlp", ("mlp", "mlp", 3))
         if request.param == "whole":
-            yield drivers.laboratory("mlp", batch=8)
+            yield drivers.make_setup("mlp", batch=8)
             return
         patch.setattr(drivers, "SEEDS", 2)
         with patch.context() as net:
             net.setitem(library_nets.NETS, "mlp", small)
             # (To crop takes long to compile; to mirror depends on the key as well.)
             net.setattr(data, "view", lambda dataset, **_: view(dataset, flip=True))
-            lab = drivers.laboratory("mlp", batch=8)
+            lab = drivers.make_setup("mlp", batch=8)
         yield lab
 
 
