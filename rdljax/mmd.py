@@ -42,15 +42,17 @@ __all__ = [
 ]
 
 Array = jax.Array
-# A function from rows `[n, units]` to their kernel `[n, n]`.
-Kernel = Callable[[Array], Array]
 
 
-class RowKernel(Protocol):
-    """The interface of a kernel that can also be computed row by row."""
+class Kernel(Protocol):
+    """The interface of a kernel; a function of rows will do."""
 
     def __call__(self, x: Array, /) -> Array:
         """Returns the kernel `[n, n]` of rows `[n, units]`."""
+
+
+class RowKernel(Kernel, Protocol):
+    """The interface of a kernel that can also be computed row by row."""
 
     def rows(self, x: Array, y: Array, /) -> Array:
         """Returns the kernel `[n]` of each row of x with the same row of y."""
