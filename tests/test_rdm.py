@@ -456,7 +456,7 @@ def slow_ranked(comparison, x, y):
         pairs = itertools.combinations(range(len(x)), 2)
         signs = [np.sign(x[i] - x[j]) * np.sign(y[i] - y[j]) for i, j in pairs]
         return 1 - np.mean(signs)
-    x, y = stats.rankdata(x), stats.rankdata(y)
+    x, y = (stats.rankdata(v).astype(np.float64) for v in (x, y))
     if isinstance(comparison, comparisons.Spearman):
         return 1 - np.corrcoef(x, y)[0, 1]
     n = len(x)
