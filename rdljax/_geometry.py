@@ -41,12 +41,7 @@ def power_of_two(
       axis: Axis or axes of the maximum, as in `jnp.max`.
       keepdims: Whether to keep these axes, with length 1.
     """
-    largest = jnp.max(jnp.abs(lax.stop_gradient(x)), axis=axis, keepdims=keepdims)
-    limits = jnp.finfo(largest.dtype)
-    rounded = lax.reduce_precision(largest, limits.nexp, 0)
-    # At most the largest whose inverse is a normal number: XLA may multiply by it.
-    unit = jnp.clip(rounded, limits.tiny, 2.0 ** (limits.maxexp - 2))
-    return unit + 0 * largest  # NaN if the largest is infinite.
+    return _power_of_two(_largest(x, axis, keepdims))
 
 
 def in_own_unit(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
@@ -56,8 +51,22 @@ def in_own_unit(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
     to `x * x / u**2`, and `u**2` is 0 for the unit u of zeros. Other constants below
     about 1e-19, if a program has them, still give NaN for this reason.)
     """
-    nothing = jnp.all(x == 0, axis=axis, keepdims=True)
-    return jnp.where(nothing, x, x / power_of_two(x, axis=axis, keepdims=True))
+    largest = _largest(x, axis, keepdims=True)
+    return jnp.where(largest == 0, x, x / _power_of_two(largest))
+
+
+def _largest(x: Array, axis: int | tuple[int, ...] | None, keepdims: bool) -> Array:
+    """Returns the largest magnitude, without a gradient."""
+    return jnp.max(jnp.abs(lax.stop_gradient(x)), axis=axis, keepdims=keepdims)
+
+
+def _power_of_two(largest: Array) -> Array:
+    """Returns the power of two closest to magnitudes of at least 0."""
+    limits = jnp.finfo(largest.dtype)
+    rounded = lax.reduce_precision(largest, limits.nexp, 0)
+    # At most the largest whose inverse is a normal number: XLA may multiply by it.
+    unit = jnp.clip(rounded, limits.tiny, 2.0 ** (limits.maxexp - 2))
+    return unit + 0 * largest  # NaN if the largest is infinite.
 
 
 def of_unit_size(x: np.ndarray) -> np.ndarray:

@@ -147,6 +147,11 @@ def in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
 
 
 def open_image(encoded: bytes) -> PIL.Image.Image:
+    """Opens an encoded image of one of `FORMATS`, without decoding its pixels.
+
+    Raises:
+      PIL.UnidentifiedImageError: The bytes are no image of these formats.
+    """
     return PIL.Image.open(io.BytesIO(encoded), formats=FORMATS)
 
 

@@ -51,6 +51,7 @@ def or_1(x: Array) -> Array:
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
+    """Computes a ratio; 1 if the denominator is not above 0."""
     nothing = denominator <= 0
     return jnp.where(nothing, 1, numerator / jnp.where(nothing, 1, denominator))
 
@@ -65,6 +66,11 @@ def centred(rdm: Array, weights: Array) -> Array:
 
 
 def one_minus_cosine(x: Array, y: Array, weights: Array) -> Array:
+    """Computes one minus the weighted cosine of two RDMs `[pairs]`.
+
+    Half the squared difference of unit vectors, so that it is exactly 0 if they are
+    equal. 1 if one of the two is zero, 0 if both are.
+    """
     x, y = ((jnp.sqrt(weights) * a).reshape(1, -1) for a in (x, y))
     x, y = _geometry.unit_rows(x), _geometry.unit_rows(y)
     one_is_zero = jnp.any(x != 0) != jnp.any(y != 0)
