@@ -590,6 +590,9 @@ class TestOtherRuns:
         check_form(found)
         rows = {row[0]: row for row in found.tables[0]}
         assert rows["plain"][2:4] == ["–", "–"]
+        assert any(": 1 epoch, 1 seed, batch" in text for text in found.texts["li"])
+        text = (tmp_path / "run" / "report.html").read_text()
+        assert text.count('class="line dot"') == 4  # Two nets in two charts.
 
     def test_with_errors_of_zero(self, folder):
         def change(result):

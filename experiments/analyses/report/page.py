@@ -145,7 +145,7 @@ def protocol(summary: dict) -> list[str]:
     config, source = summary["config"], summary.get("teacher_source")
     texts = []
     if summary["teacher"] is not None:
-        origin = f"{config['teacher_epochs']} epochs"
+        origin = counted(config["teacher_epochs"], "epoch")
         if source is not None:
             origin = f"from {source.get('file') or source['run']}, not trained here"
         error = summary["teacher"]["test_error"]
@@ -158,12 +158,18 @@ def protocol(summary: dict) -> list[str]:
             f"compared by {config['comparison']}.",
         ]
     student = (
-        f"Student {config['student']}: {config['epochs']} epochs, {config['seeds']} "
-        f"seeds, batch {config['batch']}, {config.get('optimizer', 'sgd')}, learning "
-        f"rate {config['learning_rate']:g}, momentum {config['momentum']:g}, weight "
-        f"decay {config['weight_decay']:g}."
+        f"Student {config['student']}: {counted(config['epochs'], 'epoch')}, "
+        f"{counted(config['seeds'], 'seed')}, batch {config['batch']}, "
+        f"{config.get('optimizer', 'sgd')}, learning rate "
+        f"{config['learning_rate']:g}, momentum {config['momentum']:g}, weight decay "
+        f"{config['weight_decay']:g}."
     )
     return [*texts, student, PROTOCOL]
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, in the singular for 1."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def methods(summary: dict) -> tuple[list[str], list[list[str]]]:
@@ -308,8 +314,9 @@ def _chart(panel: dict, number: int) -> dict[str, Any]:
             {
                 "name": line["name"],
                 "band": ups != downs and f"M{path(ups)}L{path(downs[::-1])}Z",
-                # (A line of one point is visible through its round caps.)
+                # (A line of one point is visible through its round caps, as a dot.)
                 "mean": f"M{path(mean)}{'' if mean[1:] else 'h0'}",
+                "dot": not mean[1:],
             }
         )
     whole = sorted({1, *(int(t) for t in _linear(1, epochs) if t == int(t))})
