@@ -58,7 +58,7 @@ def _gathered(name: str) -> dict[str, Callable[[], measure.Contender]]:
 
 def _banks() -> dict[str, Callable[[], measure.Contender]]:
     labels: Any = np.arange(steps.EXAMPLES) % 100
-    choose = negatives.expected(steps.NEGATIVES, labels)
+    choose = negatives.expectation(steps.NEGATIVES, labels)
 
     def bank(make):
         term = terms.on_layers("pooled", make(steps.EXAMPLES, choose))

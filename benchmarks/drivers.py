@@ -319,7 +319,7 @@ def _first_step() -> dict[str, Callable[[], measure.Contender]]:
 
 def _crd(examples: int) -> terms.Term:
     labels: Any = np.arange(examples) % 100
-    choose = negatives.drawn(steps.NEGATIVES, labels)
+    choose = negatives.per_example(steps.NEGATIVES, labels)
     return terms.on_layers("pooled", terms.crd(examples, choose))
 
 

@@ -74,9 +74,9 @@ LOSSES = {
     "cc": lambda: _between("pooled", objectives.cc),
     "cc_repdistiller": lambda: terms.on_layers("pooled", terms.cc()),
     "cka": lambda: _between("stage3", objectives.cka),
-    "crd": lambda: _crd(negatives.drawn),
-    "crd-expected": lambda: _crd(negatives.expected),
-    "crd-shared": lambda: _crd(negatives.shared),
+    "crd": lambda: _crd(negatives.per_example),
+    "crd-expected": lambda: _crd(negatives.expectation),
+    "crd-shared": lambda: _crd(negatives.per_batch),
 }
 
 CASES = (*LOSSES, "teacher")

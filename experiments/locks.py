@@ -76,7 +76,7 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def turn(
+def hold_when_free(
     folder: pathlib.Path, tell: Callable[[str], Any], heed: Callable[[], Any]
 ) -> Iterator[None]:
     """Locks a folder in a `with` block, as soon as no other process holds it.

@@ -247,14 +247,9 @@ def _rkd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
 
 def _crd(setting: Setting) -> terms.Term:
     config, count = setting.config, len(setting.labels)
-    choose = {
-        "drawn": negatives.drawn,
-        "expected": negatives.expected,
-        "independent": negatives.independent,
-        "shared": negatives.shared,
-    }[config.crd.sampling]
+    choose = configs.SAMPLINGS[config.crd.sampling]
     wanted = config.crd.negatives
-    if config.crd.sampling == "shared":
+    if choose is negatives.per_batch:
         wanted = min(wanted, count)
     labels: Any = None if config.crd.any_class else setting.labels
     chosen = choose(wanted, labels, relax=config.crd.relax)

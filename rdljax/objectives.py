@@ -75,14 +75,12 @@ from rdljax._objectives.features import (
     vid,
 )
 from rdljax._objectives.logits import dist, dkd, kd
+from rdljax._objectives.rdms import rdl, rdl_subjects, rdl_target
 from rdljax._objectives.relations import (
     cc,
     cc_repdistiller,
     cka,
     pkt,
-    rdl,
-    rdl_subjects,
-    rdl_target,
     rkd_angle,
     rkd_distance,
     sp,

@@ -455,7 +455,7 @@ def noise_ceiling(
     if isinstance(comparison, rdm.comparisons.MSE):
         raise ValueError("noise_ceiling takes a comparison with a similarity: got MSE")
     scaled = map(_geometry.of_unit_size, rdms)
-    standard = np.stack([comparison.standardised(one) for one in scaled])
+    standard = np.stack([comparison.standardise(one) for one in scaled])
     total = standard.sum(axis=0)
 
     def similarity(own, best):

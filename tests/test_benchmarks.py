@@ -563,7 +563,7 @@ class TestDevices:
     @pytest.mark.slow
     def test_a_divided_bank_has_the_same_loss(self):
         labels = np.arange(steps.EXAMPLES) % 100
-        choose = negatives.expected(50, labels)
+        choose = negatives.expectation(50, labels)
         term = terms.on_layers("pooled", terms.crd_sharded(steps.EXAMPLES, choose))
         contender = devices.stepping({"crd": term}, devices=2, batch=4)
         values = contender.read(contender.call())

@@ -90,13 +90,15 @@ PER_EXAMPLE = {
         [("stage1", "same1"), ("stage2", "same2")], objectives.kdsvd
     ),
     "kd_mean": lambda: terms.on_layers(("logits", ["logits", "same"]), terms.kd_mean()),
-    "crd": lambda: crd(terms.crd, negatives.drawn(12, LABELS)),
-    "crd relaxed": lambda: crd(terms.crd, negatives.drawn(12, LABELS, relax=True)),
-    "crd_shared": lambda: crd(terms.crd, negatives.expected(12, LABELS)),
-    "crd shared draw": lambda: crd(terms.crd, negatives.shared(12, LABELS)),
-    "crd_sharded": lambda: crd(terms.crd_sharded, negatives.drawn(12, LABELS)),
-    "crd_sharded all": lambda: crd(terms.crd_sharded, negatives.expected(12)),
-    "crd_sharded few": lambda: crd(terms.crd_sharded, negatives.shared(12, LABELS)),
+    "crd": lambda: crd(terms.crd, negatives.per_example(12, LABELS)),
+    "crd relaxed": lambda: crd(
+        terms.crd, negatives.per_example(12, LABELS, relax=True)
+    ),
+    "crd_shared": lambda: crd(terms.crd, negatives.expectation(12, LABELS)),
+    "crd shared draw": lambda: crd(terms.crd, negatives.per_batch(12, LABELS)),
+    "crd_sharded": lambda: crd(terms.crd_sharded, negatives.per_example(12, LABELS)),
+    "crd_sharded all": lambda: crd(terms.crd_sharded, negatives.expectation(12)),
+    "crd_sharded few": lambda: crd(terms.crd_sharded, negatives.per_batch(12, LABELS)),
 }
 RELATIONAL = {
     "dist": lambda: plain("logits", objectives.dist),
@@ -395,11 +397,11 @@ def test_of_each_device_alone_a_relational_gradient_is_another(name):
 def banks(make, devices, names):
     """Steps with ways to choose negatives, a bank for each."""
     chosen = {
-        "drawn": negatives.drawn(12, LABELS),
-        "relaxed": negatives.drawn(12, relax=True, labels=LABELS),
-        "expected": negatives.expected(12, LABELS),
-        "all": negatives.expected(12),
-        "shared": negatives.shared(12, LABELS),
+        "drawn": negatives.per_example(12, LABELS),
+        "relaxed": negatives.per_example(12, relax=True, labels=LABELS),
+        "expected": negatives.expectation(12, LABELS),
+        "all": negatives.expectation(12),
+        "shared": negatives.per_batch(12, LABELS),
     }
     return go({name: crd(make, chosen[name]) for name in names}, devices)
 

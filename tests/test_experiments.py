@@ -531,9 +531,16 @@ class TestSettings:
             (configs.RDL, "layers", ("a", "a")),
             (configs.RDL, "distance", "Euclid"),
             (configs.Nets, "student", "resnet9"),
+            (configs.Nets, "modality", "colour"),
+            (configs.CRD, "sampling", "per_class"),
+            (configs.Optimizer, "schedule", "cosines"),
+            (configs.Training, "dtype", "float16"),
         ):
             with pytest.raises(command.UsageError):
                 group(**{field: value})
+        message = "no brain_comparison 'Pearso'; did you mean 'Pearson'"
+        with pytest.raises(command.UsageError, match=message):
+            configs.make(brain_comparison="Pearso")
 
     def test_every_setting_is_documented(self):
         groups = {
@@ -1194,7 +1201,7 @@ class TestLock:
             raise stopped
 
         def wait(heed):
-            with locks.turn(folder, said.append, heed):
+            with locks.hold_when_free(folder, said.append, heed):
                 assert lock.exists()
 
         with pytest.raises(interrupts.Interrupted):

@@ -533,7 +533,7 @@ class TestTransformations:
 
 def chosen(n, p, q, distance="Cosine", comparison="Pearson", weights=None):
     shapes = (jax.ShapeDtypeStruct((n, units), jnp.float32) for units in (p, q))
-    return forms.chosen(
+    return forms.choose(
         *shapes, weights, DISTANCES[distance](), getattr(comparisons, comparison)()
     )
 

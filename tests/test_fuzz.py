@@ -252,8 +252,8 @@ CALLED = {
     "teacher_from": ("holds no weights",),
     "student_from": ("holds no weights",),
     "brain_layers": ("layer",),
-    "brain_distance": ("distance",),
-    "brain_comparison": ("comparison",),
+    "brain_distance": ("brain-distance",),
+    "brain_comparison": ("brain-comparison",),
     "brain_subjects": ("brain-subjects",),
 }
 # What training may be given, by setting.

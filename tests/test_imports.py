@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -42,7 +43,7 @@ ALLOWED = {
         "rdm",
         "validate",
     },
-    "mmd": {"jax", "numpy", "_blocks", "_checks", "_geometry", "_pytrees"},
+    "mmd": {"jax", "numpy", "_blocks", "_checks", "_geometry", "_pytrees", "mmd"},
     "_objectives": {
         "jax",
         "numpy",
@@ -107,6 +108,7 @@ ALLOWED = {
         "jax",
         "numpy",
         "tqdm",
+        "activations",
         "teachers",
         "_extras",
         "errors",
@@ -205,9 +207,23 @@ def test_a_command_is_short(command):
 TYPES = {"Batch", "Pair", "Step", "View", "Weight"}
 
 
-@pytest.mark.parametrize("package", ["training", "terms", "rdm", "nets"])
+PUBLIC = [
+    ".".join(path.relative_to(ROOT).parts[:-1])
+    for path in sorted((ROOT / "rdljax").rglob("__init__.py"))
+    if not path.parent.name.startswith("_") and path.parent.name != "rdljax"
+]
+
+
+def test_the_library_says_which_modules_it_has():
+    names = {path.stem for path in (ROOT / "rdljax").iterdir() if path.suffix == ".py"}
+    names |= {package.split(".")[1] for package in PUBLIC}
+    told = re.findall(r"^`(\w+)`", importlib.import_module("rdljax").__doc__, re.M)
+    assert sorted(told) == sorted(n for n in names if not n.startswith("_"))
+
+
+@pytest.mark.parametrize("package", PUBLIC)
 def test_a_package_says_what_is_in_it(package):
-    room = importlib.import_module(f"rdljax.{package}")
+    room = importlib.import_module(package)
     assert room.__all__ == sorted(room.__all__)
     for name in room.__all__:
         assert hasattr(room, name)

@@ -269,7 +269,7 @@ class TestScale:
         @jax.jit
         def form(x, y):
             kernel = mmd.Laplace(1.0, scale)
-            fitted = kernel.fitted(jnp.concatenate([x, y]))
+            fitted = kernel.fit(jnp.concatenate([x, y]))
             (value, gradient), (_, other) = (
                 jax.value_and_grad(mmd.biased)(x, y, kernel=k) for k in (kernel, fitted)
             )
@@ -308,7 +308,7 @@ class TestWhatIsNotFinite:
             test = mmd.permutation_test(
                 jax.random.key(0), x, y, kernel=kernel, permutations=9
             )
-            return test, kernel.fitted(x).width
+            return test, kernel.fit(x).width
 
         x, y = (draw(8, s).astype(np.float32) for s in (0, 1))
         assert np.isfinite(jax.tree.leaves(form(x, y))).all()
@@ -499,7 +499,7 @@ class TestWidthsThatFollowFromTheData:
         pooled = np.concatenate([x, y])
         for scale in (mmd.by_median, mmd.by_mean):
             kernel = mmd.Gaussian((0.5, 1.0), scale)
-            fitted = jax.jit(kernel.fitted)(pooled)
+            fitted = jax.jit(kernel.fit)(pooled)
             assert fitted.scale is None
 
             @jax.jit
@@ -511,13 +511,13 @@ class TestWidthsThatFollowFromTheData:
 
             for own, expected in zip(*both(x, y, fitted), strict=True):
                 np.testing.assert_allclose(own, expected)
-        assert mmd.Gaussian(2.0).fitted(x) == mmd.Gaussian(2.0)
+        assert mmd.Gaussian(2.0).fit(x) == mmd.Gaussian(2.0)
 
     def test_is_refused_where_not_all_data_is_at_hand(self):
         x, kernel = draw(8, 0), mmd.Laplace(1.0, mmd.by_median)
-        with pytest.raises(ValueError, match="Laplace.*kernel.fitted"):
+        with pytest.raises(ValueError, match="Laplace.*kernel.fit"):
             mmd.linear_time(x, x, kernel=kernel)
-        with pytest.raises(ValueError, match="Laplace.*kernel.fitted"):
+        with pytest.raises(ValueError, match="Laplace.*kernel.fit"):
             mmd.biased(x, x, kernel=kernel, block=4)
 
 

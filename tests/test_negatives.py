@@ -49,14 +49,14 @@ def others(index, labels):
 @pytest.mark.parametrize("labels", [LABELS, None], ids=["labels", "none"])
 class TestDrawn:
     def test_the_positive_comes_first_and_the_others_are_of_other_classes(self, labels):
-        rows = rows_of(negatives.drawn(500, labels))
+        rows = rows_of(negatives.per_example(500, labels))
         assert rows.shape == (4, 501)
         np.testing.assert_array_equal(rows[:, 0], INDEX)
         for index, row in zip(INDEX, rows, strict=True):
             assert set(row[1:]) == others(int(index), labels)
 
     def test_all_others_are_as_likely(self, labels):
-        rows = rows_of(negatives.drawn(20_000, labels))
+        rows = rows_of(negatives.per_example(20_000, labels))
         for index, row in zip(INDEX, rows, strict=True):
             expected = 20_000 / len(others(int(index), labels))
             counts = np.bincount(row[1:], minlength=N)
@@ -65,12 +65,14 @@ class TestDrawn:
             assert abs(counts - expected).max() < 5 * np.sqrt(expected)
 
     def test_an_example_draws_the_same_in_any_batch(self, labels):
-        rows = rows_of(negatives.drawn(9, labels))
-        alone = rows_of(negatives.drawn(9, labels), batch={"index": INDEX[2:3]})
+        rows = rows_of(negatives.per_example(9, labels))
+        alone = rows_of(negatives.per_example(9, labels), batch={"index": INDEX[2:3]})
         np.testing.assert_array_equal(alone[0], rows[2])
 
     def test_each_key_draws_anew(self, labels):
-        first, second = (rows_of(negatives.drawn(9, labels), seed) for seed in (0, 1))
+        first, second = (
+            rows_of(negatives.per_example(9, labels), seed) for seed in (0, 1)
+        )
         assert (first != second).any()
 
     def test_what_is_expected_is_the_mean_over_draws(self, labels):
@@ -79,11 +81,11 @@ class TestDrawn:
         @jax.jit
         @jax.vmap
         def one(key):
-            chosen = negatives.drawn(6, labels)(key, BATCH, N)
+            chosen = negatives.per_example(6, labels)(key, BATCH, N)
             return chosen.loss(S, T, BANK, temperature=0.5)
 
         losses = one(keys)
-        exact = loss_of(negatives.expected(6, labels), temperature=0.5)
+        exact = loss_of(negatives.expectation(6, labels), temperature=0.5)
         error = np.std(losses) / np.sqrt(len(losses))
         assert abs(np.mean(losses) - exact) < 4 * error < 0.02 * exact
 
@@ -99,7 +101,7 @@ class TestDrawn:
         @jax.jit
         @jax.vmap
         def one(key):
-            return negatives.independent(6, labels)(key, BATCH, N).loss(S, T, BANK)
+            return negatives.bernoulli(6, labels)(key, BATCH, N).loss(S, T, BANK)
 
         found = one(jax.random.split(jax.random.key(0), 20_000))
         for row, index in zip(np.mean(found, axis=0), INDEX, strict=True):
@@ -121,7 +123,7 @@ class TestDrawn:
         @jax.jit
         @jax.vmap
         def one(key):
-            return negatives.shared(6, labels)(key, BATCH, N).loss(S, T, BANK)
+            return negatives.per_batch(6, labels)(key, BATCH, N).loss(S, T, BANK)
 
         mean = np.mean(one(jax.random.split(jax.random.key(0), 20_000)), axis=0)
         for row, index in zip(mean, INDEX, strict=True):
@@ -133,7 +135,7 @@ class TestDrawn:
 def test_shared_negatives_are_without_replacement_and_never_of_the_own_class():
     @jax.jit
     def both(key):
-        chosen = negatives.shared(N, LABELS)(key, BATCH, N)
+        chosen = negatives.per_batch(N, LABELS)(key, BATCH, N)
         # All rows drawn: as the bank's rows weighted by class.
         weights = negatives.is_other(LABELS, INDEX, jnp.arange(N))
         weights = weights * N / weights.sum(axis=1, keepdims=True)
@@ -150,7 +152,7 @@ def test_given_negatives_are_those_of_the_batch():
     # (One program: two may differ in the last bit on another machine.)
     found, expected = jax.jit(
         lambda mine: (
-            loss_of(negatives.given("mine"), {"index": INDEX, "mine": mine}),
+            loss_of(negatives.from_batch("mine"), {"index": INDEX, "mine": mine}),
             objectives.crd(S, T, BANK, mine),
         )
     )(indices)
@@ -171,8 +173,8 @@ def test_a_relaxed_positive_is_any_of_the_class():
 @pytest.mark.parametrize(
     "make",
     [
-        *(negatives.drawn, negatives.expected),
-        *(negatives.independent, negatives.shared),
+        *(negatives.per_example, negatives.expectation),
+        *(negatives.bernoulli, negatives.per_batch),
     ],
 )
 def test_one_class_has_no_others(make):
@@ -183,8 +185,8 @@ def test_one_class_has_no_others(make):
 @pytest.mark.parametrize(
     "make",
     [
-        *(negatives.drawn, negatives.expected),
-        *(negatives.independent, negatives.shared),
+        *(negatives.per_example, negatives.expectation),
+        *(negatives.bernoulli, negatives.per_batch),
     ],
 )
 def test_relaxed_positives_are_of_the_class_and_negatives_are_not(make, monkeypatch):
@@ -207,7 +209,7 @@ def test_relaxed_positives_are_of_the_class_and_negatives_are_not(make, monkeypa
     moved = 0
     for seed in range(20):
         arguments = jax.device_get(given(jax.random.key(seed)))
-        if make is negatives.drawn:
+        if make is negatives.per_example:
             (indices,) = arguments
             positives = indices[:, 0]
             for own, row in zip(mates, indices[:, 1:], strict=True):
@@ -226,8 +228,8 @@ def test_relaxed_positives_are_of_the_class_and_negatives_are_not(make, monkeypa
 @pytest.mark.parametrize(
     "make",
     [
-        *(negatives.drawn, negatives.expected),
-        *(negatives.independent, negatives.shared),
+        *(negatives.per_example, negatives.expectation),
+        *(negatives.bernoulli, negatives.per_batch),
     ],
 )
 def test_wrong_calls(make):
@@ -241,18 +243,18 @@ def test_wrong_calls(make):
 
 def test_given_negatives_must_be_in_the_batch():
     with pytest.raises(errors.UnknownName, match="entry of the batch 'mine'"):
-        choose(negatives.given("mine"))
+        choose(negatives.from_batch("mine"))
 
 
 POLICIES = {
-    "given": negatives.given("mine"),
-    "drawn": negatives.drawn(5),
-    "drawn, relaxed": negatives.drawn(5, LABELS, relax=True),
-    "expected": negatives.expected(5, LABELS),
-    "expected, relaxed": negatives.expected(5, LABELS, relax=True),
-    "independent": negatives.independent(5, LABELS),
-    "shared": negatives.shared(5, LABELS),
-    "shared, relaxed": negatives.shared(5, LABELS, relax=True),
+    "from batch": negatives.from_batch("mine"),
+    "per example": negatives.per_example(5),
+    "per example, relaxed": negatives.per_example(5, LABELS, relax=True),
+    "expectation": negatives.expectation(5, LABELS),
+    "expectation, relaxed": negatives.expectation(5, LABELS, relax=True),
+    "bernoulli": negatives.bernoulli(5, LABELS),
+    "per batch": negatives.per_batch(5, LABELS),
+    "per batch, relaxed": negatives.per_batch(5, LABELS, relax=True),
 }
 MINE = np.arange(12).reshape(4, 3)
 
@@ -267,7 +269,7 @@ class TestOutOfRange:
 
         def one(choose, key, batch):
             chosen = choose(key, batch, N)
-            counts = [*chosen.among(0, 6), *chosen.among(6, 6)]
+            counts = [*chosen.counts_of(0, 6), *chosen.counts_of(6, 6)]
             return chosen.loss(S, T, BANK), sum(map(jnp.sum, counts))
 
         return jax.jit(
@@ -313,8 +315,8 @@ class TestOutOfRange:
 @pytest.mark.parametrize(
     "make",
     [
-        *(negatives.drawn, negatives.expected),
-        *(negatives.independent, negatives.shared),
+        *(negatives.per_example, negatives.expectation),
+        *(negatives.bernoulli, negatives.per_batch),
     ],
 )
 @pytest.mark.parametrize("count", [0, -3, 2.5, 3.0, "3", True, np.array([2]), None])
@@ -325,20 +327,22 @@ def test_a_number_of_negatives_is_whole_and_above_zero(make, count):
 
 def test_numbers_of_numpy_and_jax_are_numbers():
     for count in (np.int64(5), np.array(5), jnp.array(5)):
-        shape = jax.eval_shape(lambda k, c=count: choose(negatives.drawn(c)).rows, 0)
+        shape = jax.eval_shape(
+            lambda k, c=count: choose(negatives.per_example(c)).rows, 0
+        )
         assert shape.shape == (4, 6)
 
 
 def test_no_more_are_shared_than_there_are():
     with pytest.raises(ValueError, match="cannot draw 13 negatives from 12 examples"):
-        choose(negatives.shared(N + 1))
+        choose(negatives.per_batch(N + 1))
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        *(negatives.drawn, negatives.expected),
-        *(negatives.independent, negatives.shared),
+        *(negatives.per_example, negatives.expectation),
+        *(negatives.bernoulli, negatives.per_batch),
     ],
 )
 def test_one_example_has_no_others(make):

@@ -604,18 +604,18 @@ class TestStream:
 
         found = []
         with pytest.raises(OSError, match="the disk is gone"):
-            for item in data.ahead(items()):
+            for item in data.prefetch(items()):
                 found.append(item)
                 # The next is made before it is asked for, those far ahead are not.
                 assert item == 4 or made[item + 1].wait(timeout=60)
                 assert not any(event.is_set() for event in made[item + 4 :])
         assert found == [0, 1, 2, 3, 4]
-        assert list(data.ahead(iter([]))) == []
+        assert list(data.prefetch(iter([]))) == []
 
     @pytest.mark.parametrize("broken", [False, True])
     def test_ahead_leaves_no_thread(self, broken):
         before = threading.active_count()
-        items = data.ahead(iter(range(10**6)))
+        items = data.prefetch(iter(range(10**6)))
         with (
             pytest.raises(KeyError) if broken else contextlib.nullcontext(),
             contextlib.closing(items),

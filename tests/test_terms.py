@@ -76,22 +76,23 @@ TERMS = {
         terms.on_layers("pooled", terms.cc(features=4))
     ),
     "crd": terms.on_layers(
-        "pooled", terms.crd(B, negatives.drawn(12, LABELS), features=4)
+        "pooled", terms.crd(B, negatives.per_example(12, LABELS), features=4)
     ),
     "crd, no labels": terms.on_layers(
-        "pooled", terms.crd(B, negatives.drawn(12), features=4)
+        "pooled", terms.crd(B, negatives.per_example(12), features=4)
     ),
     "crd, relax": terms.on_layers(
-        "pooled", terms.crd(B, negatives.drawn(12, LABELS, relax=True), features=4)
+        "pooled",
+        terms.crd(B, negatives.per_example(12, LABELS, relax=True), features=4),
     ),
     "crd, given": terms.on_layers(
-        "pooled", terms.crd(B, negatives.given(), features=4)
+        "pooled", terms.crd(B, negatives.from_batch(), features=4)
     ),
     "crd, expected": terms.on_layers(
-        "pooled", terms.crd(B, negatives.expected(12, LABELS), features=4)
+        "pooled", terms.crd(B, negatives.expectation(12, LABELS), features=4)
     ),
     "crd, shared": terms.on_layers(
-        "pooled", terms.crd(B, negatives.shared(6, LABELS), features=4)
+        "pooled", terms.crd(B, negatives.per_batch(6, LABELS), features=4)
     ),
     "global crd of batch": terms.over_global_batch(
         terms.on_layers("pooled", terms.crd_of_batch(features=4))
@@ -101,7 +102,7 @@ TERMS = {
     ),
     "crd against two": terms.per_teacher(
         ["a", "b"],
-        terms.on_layers("pooled", terms.crd(B, negatives.drawn(12), features=4)),
+        terms.on_layers("pooled", terms.crd(B, negatives.per_example(12), features=4)),
     ),
     "kd, mean": terms.on_layers(("logits", ["a/logits", "b/logits"]), terms.kd_mean()),
     "global rdl, mean": terms.over_global_batch(
@@ -487,7 +488,7 @@ class TestFT:
 class TestCRD:
     def test_equals_the_released_code_over_two_steps(self, float64):
         case = released("crd")
-        term = terms.crd(40, negatives.given(), features=16)
+        term = terms.crd(40, negatives.from_batch(), features=16)
         params = {
             side: {
                 "Dense_0": {
@@ -580,11 +581,11 @@ class TestCRD:
     def test_banks_are_updated_where_they_lie(self, term, policy, devices):
         n, features, labels = 5000, 256, np.arange(5000) % 3
         choose = {
-            "given": negatives.given(),
-            "few": negatives.drawn(4, labels),  # gathered
-            "many": negatives.drawn(n // 5, labels),  # by a product with all
-            "expected": negatives.expected(4, labels),
-            "shared": negatives.shared(4, labels),
+            "given": negatives.from_batch(),
+            "few": negatives.per_example(4, labels),  # gathered
+            "many": negatives.per_example(n // 5, labels),  # by a product with all
+            "expected": negatives.expectation(4, labels),
+            "shared": negatives.per_batch(4, labels),
         }[policy]
         term = terms.on_layers("pooled", term(n, choose, features=features))
         of_one = jax.tree.map(lambda x: x[:2], (STUDENT, TEACHER, BATCH))
@@ -638,7 +639,7 @@ class TestCRD:
 
     def test_training_the_heads_tells_examples_apart(self):
         term = terms.on_layers(
-            "pooled", terms.crd(B, negatives.expected(100, LABELS), features=4)
+            "pooled", terms.crd(B, negatives.expectation(100, LABELS), features=4)
         )
         params, state = made(term, STUDENT, TEACHER)
 
@@ -669,9 +670,9 @@ class TestCRD:
     @pytest.mark.parametrize(
         "make",
         [
-            lambda: TestCRD.apply(terms.crd(B, negatives.drawn(3, LABELS[:-1]))),
-            lambda: TestCRD.apply(terms.crd(B, negatives.expected(3, LABELS[:-1]))),
-            lambda: TestCRD.apply(terms.crd(B, negatives.shared(3, LABELS[:-1]))),
+            lambda: TestCRD.apply(terms.crd(B, negatives.per_example(3, LABELS[:-1]))),
+            lambda: TestCRD.apply(terms.crd(B, negatives.expectation(3, LABELS[:-1]))),
+            lambda: TestCRD.apply(terms.crd(B, negatives.per_batch(3, LABELS[:-1]))),
         ],
     )
     def test_a_label_for_each_training_example(self, make):
@@ -779,7 +780,7 @@ class TestValues:
 
     def test_the_momentum_of_the_banks(self):
         term = terms.on_layers(
-            "pooled", terms.crd(B, negatives.given(), features=4, momentum=0.9)
+            "pooled", terms.crd(B, negatives.from_batch(), features=4, momentum=0.9)
         )
         params, state = made(term, STUDENT, TEACHER)
         _, after = run(term, params, state)
@@ -824,7 +825,7 @@ class TestWrongCalls:
         return terms.on_layers(layers, term).init(jax.random.key(0), STUDENT, TEACHER)
 
     def test_one_layer_is_embedded(self):
-        for term in (terms.cc(), terms.crd(B, negatives.given())):
+        for term in (terms.cc(), terms.crd(B, negatives.from_batch())):
             with pytest.raises(ValueError, match="one layer to embed, got dict"):
                 self.start({"pooled": "pooled"}, term)
         with pytest.raises(ValueError, match="ft: expected maps.*student dict"):
@@ -1087,10 +1088,10 @@ class TestOutOfRange:
     )
     def test_examples_of_a_bank(self, make, policy):
         choose = {
-            "given": negatives.given(),
-            "drawn": negatives.drawn(3, LABELS, relax=True),
-            "expected": negatives.expected(3, LABELS, relax=True),
-            "shared": negatives.shared(3, LABELS, relax=True),
+            "given": negatives.from_batch(),
+            "drawn": negatives.per_example(3, LABELS, relax=True),
+            "expected": negatives.expectation(3, LABELS, relax=True),
+            "shared": negatives.per_batch(3, LABELS, relax=True),
         }[policy]
         term = terms.on_layers("pooled", make(B, choose, features=4))
         params, state = made(term, STUDENT, TEACHER)
@@ -1121,7 +1122,7 @@ class TestNumbers:
         "wrong", [np.float32(-2), np.array(np.nan), -1, np.float64(np.inf), "a", True]
     )
     def test_out_of_range(self, wrong):
-        choose = negatives.given()
+        choose = negatives.from_batch()
         for make in (
             lambda x: terms.vid(variance=x),
             lambda x: terms.vid(epsilon=x),
@@ -1144,7 +1145,7 @@ class TestNumbers:
 
     def test_others(self):
         with pytest.raises(ValueError, match=r"momentum must be .*at most 1, got 1.5"):
-            terms.crd(B, negatives.given(), momentum=1.5)
+            terms.crd(B, negatives.from_batch(), momentum=1.5)
         with pytest.raises(ValueError, match="number of classes must be .* 2 or more"):
             teachers.labels(1)
         with pytest.raises(ValueError, match="weight of b must be a finite number"):

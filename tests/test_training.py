@@ -92,11 +92,11 @@ LOSS = {
     "vid": (0.1, terms.on_layers("pooled", terms.vid())),
     "crd": (
         0.1,
-        terms.on_layers("pooled", terms.crd(N, negatives.drawn(20), features=4)),
+        terms.on_layers("pooled", terms.crd(N, negatives.per_example(20), features=4)),
     ),
     "crd/sharded": (
         0.1,
-        terms.on_layers("pooled", terms.crd_sharded(N, negatives.expected(20))),
+        terms.on_layers("pooled", terms.crd_sharded(N, negatives.expectation(20))),
     ),
     "count": (1.0, counting()),
 }

@@ -10,11 +10,11 @@
 from experiments.brain.source import Brain, layers, load, names, parts, size
 from experiments.brain.summary import (
     ceilings,
-    each,
     progress,
     rdms,
     select,
     similarity,
+    subject_rdms,
     summarise,
 )
 from experiments.brain.targets import teacher, weighted_terms, with_stimuli
@@ -22,7 +22,6 @@ from experiments.brain.targets import teacher, weighted_terms, with_stimuli
 __all__ = [
     "Brain",
     "ceilings",
-    "each",
     "layers",
     "load",
     "names",
@@ -30,10 +29,11 @@ __all__ = [
     "progress",
     "rdms",
     "select",
-    "with_stimuli",
     "similarity",
     "size",
+    "subject_rdms",
     "summarise",
     "teacher",
     "weighted_terms",
+    "with_stimuli",
 ]

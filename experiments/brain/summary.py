@@ -48,7 +48,7 @@ def select(distances: np.ndarray, stimuli: np.ndarray) -> np.ndarray:
     return found.distances
 
 
-def each(brain: source.Brain, name: str, stimuli: np.ndarray) -> np.ndarray:
+def subject_rdms(brain: source.Brain, name: str, stimuli: np.ndarray) -> np.ndarray:
     """Returns the RDM of each subject `[subjects, pairs]` for some stimuli."""
     return rdm.subjects.mean_over_sessions(
         rdm.subjects.select(brain.rdms[name], stimuli)
@@ -62,7 +62,7 @@ def progress(
     found_by_name = {}
     for part, stimuli in (("held out", brain.held_out), ("shown", brain.shown)):
         for name in config.brain.rdms:
-            subjects = each(brain, name, stimuli)
+            subjects = subject_rdms(brain, name, stimuli)
             for layer, own in found.items():
                 r = similarity(select(own, stimuli), subjects, "pearson")
                 found_by_name[f"{part}: {name}/{layer}"] = r
@@ -122,7 +122,7 @@ def summarise(
     found = {}
     for name in config.brain.rdms:
         held_out, shown = (
-            each(brain, name, part) for part in (brain.held_out, brain.shown)
+            subject_rdms(brain, name, part) for part in (brain.held_out, brain.shown)
         )
         agreement: dict[str, dict] = {}
         for layer in source.layers(config):

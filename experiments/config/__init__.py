@@ -11,6 +11,8 @@ which is its name in files, keyword arguments and messages:
 
 - `settings`: the groups and their fields; to add a setting, add its field there, with
   its documentation and its range
+- `choices`: the functions that a setting chooses by name, such as distances,
+  optimizers and schedules; to add one, add it to its table
 - `fields`: the annotations of a field, and how a group checks its fields
 """
 
@@ -21,11 +23,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.config import fields
-from experiments.config.settings import (
+from experiments.config.choices import (
     BRAIN_COMPARISONS,
     COMPARISONS,
-    CRD,
     DISTANCES,
+    OPTIMIZERS,
+    SAMPLINGS,
+    SCHEDULES,
+)
+from experiments.config.settings import (
+    CRD,
     RDL,
     Brain,
     Config,
@@ -49,10 +56,13 @@ __all__ = [
     "FIELDS",
     "Method",
     "Nets",
+    "OPTIMIZERS",
     "Optimizer",
     "PRESETS",
     "RDL",
     "Runtime",
+    "SAMPLINGS",
+    "SCHEDULES",
     "Training",
     "change",
     "flat",

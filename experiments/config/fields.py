@@ -47,6 +47,7 @@ class Field(NamedTuple):
       range: The allowed numbers; None if there is no limit.
       names: Whether the value is one or more names without repetition.
       path: Whether the value is the path of a file or folder that a run reads.
+      choices: The allowed values of a `Literal`; empty for any other type.
     """
 
     flag: str
@@ -55,6 +56,7 @@ class Field(NamedTuple):
     range: Range | None
     names: bool
     path: bool
+    choices: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -66,6 +68,8 @@ def of_group(group: type, name: str = "") -> tuple[Field, ...]:
         marks = getattr(hints[field.name], "__metadata__", ())
         ranges = [mark for mark in marks if isinstance(mark, Range)]
         flags = [mark.name for mark in marks if getattr(mark, "name", None)]
+        kind = typing.get_args(hints[field.name])[0] if marks else hints[field.name]
+        is_literal = typing.get_origin(kind) is typing.Literal
         found.append(
             Field(
                 flag=(flags or [field.name])[0],
@@ -74,6 +78,7 @@ def of_group(group: type, name: str = "") -> tuple[Field, ...]:
                 range=ranges[0] if ranges else None,
                 names=NAMES in marks,
                 path=PATH in marks,
+                choices=typing.get_args(kind) if is_literal else (),
             )
         )
     return tuple(found)
@@ -99,11 +104,13 @@ class Settings:
         """Checks combinations of a group's fields."""
 
     def check_fields(self) -> None:
-        """Checks each field against its range, and that names are not repeated."""
+        """Checks each field: its choices, its range, and that names do not repeat."""
         group: type = type(self)
         for field in of_group(group):
             given = getattr(self, field.name)
             several = given if isinstance(given, tuple) else (given,)
+            if field.choices:
+                errors.check_name(field.flag, given, field.choices)
             if field.range is not None:
                 words, low, high = field.range
                 for number in several:

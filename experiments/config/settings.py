@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from experiments import command
+from experiments.config import choices
 from experiments.config.fields import (
     COUNT,
     NAMES,
@@ -19,46 +20,9 @@ from experiments.config.fields import (
     Range,
     Settings,
 )
-from rdljax import errors, nets, rdm
-
-DISTANCES: dict[str, rdm.distances.Distance] = {
-    "Correlation": rdm.distances.Correlation(),
-    "Cosine": rdm.distances.Cosine(),
-    "Euclidean": rdm.distances.Euclidean(),
-    "MeanSquared": rdm.distances.MeanSquared(),
-    "PoissonKL": rdm.distances.PoissonKL(),
-    "SquaredEuclidean": rdm.distances.SquaredEuclidean(),
-}
-
-COMPARISONS: dict[str, rdm.comparisons.Comparison] = {
-    "Cosine": rdm.comparisons.Cosine(),
-    "MSE": rdm.comparisons.MSE(),
-    "MSE_least_squares": rdm.comparisons.MSE(rdm.comparisons.by_least_squares),
-    "MSE_maximum": rdm.comparisons.MSE(rdm.comparisons.by_maximum),
-    "MSE_norm": rdm.comparisons.MSE(rdm.comparisons.by_norm),
-    "Pearson": rdm.comparisons.Pearson(),
-}
-
-BRAIN_COMPARISONS: dict[str, rdm.comparisons.Comparison] = {
-    **COMPARISONS,
-    "SoftKendall": rdm.comparisons.SoftKendall(),
-    "SoftSpearman": rdm.comparisons.SoftSpearman(),
-    "WhitenedCosine": rdm.comparisons.WhitenedCosine(),
-    "WhitenedPearson": rdm.comparisons.WhitenedPearson(),
-}
+from rdljax import errors, nets
 
 Modality = Literal["image", "luminance", "chrominance"]
-Schedule = Literal[
-    "cosine",
-    "steps",
-    "constant",
-    "linear",
-    "exponential",
-    "cosine_onecycle",
-    "linear_onecycle",
-    "polynomial",
-    "warmup_exponential",
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +117,9 @@ class RDL(Settings):
 
     layers: Annotated[tuple[str, ...], NAMES] = ("stage1", "stage2", "pooled", "logits")
     """The layers that are compared, or student:teacher where their names differ."""
-    distance: str = "Cosine"
+    distance: choices.Distance = "Cosine"
     """The distance between two images, from `rdljax.rdm.distances`."""
-    comparison: str = "Pearson"
+    comparison: choices.Comparison = "Pearson"
     """The comparison of two RDMs, from `rdljax.rdm.comparisons`."""
     pairs: Annotated[int | None, COUNT] = None
     """The number of random pairs that are compared in each step; None for all pairs of
@@ -166,9 +130,7 @@ class RDL(Settings):
     """Let the weight decay linearly to 0 at the last step."""
 
     def check(self) -> None:
-        """Checks the names, and the number of layer weights."""
-        errors.check_name("distance", self.distance, DISTANCES)
-        errors.check_name("comparison", self.comparison, COMPARISONS)
+        """Checks the number of layer weights."""
         shares = self.layer_weights
         if shares is not None and len(shares) != len(self.layers):
             raise command.UsageError(
@@ -184,13 +146,11 @@ class CRD(Settings):
     """The temperature by which scores are divided."""
     negatives: Annotated[int, arg(name="crd_negatives"), COUNT] = 16384
     """The number of images that an image is contrasted with."""
-    sampling: Annotated[
-        Literal["drawn", "expected", "independent", "shared"], arg(name="crd_sampling")
-    ] = "expected"
-    """How negatives are chosen: `drawn` for each image, as in the released code;
-    `expected`, all images weighted by their expected number of draws; `independent`,
-    each negative drawn separately, which suits accelerators; or `shared`, drawn once
-    for the batch."""
+    sampling: Annotated[choices.Sampling, arg(name="crd_sampling")] = "expectation"
+    """How negatives are chosen: drawn `per_example`, as in the released code;
+    `expectation`, all images weighted by their expected number of draws; `bernoulli`,
+    whether an image is a negative is drawn for each image, which suits accelerators; or
+    `per_batch`, drawn once for the batch."""
     any_class: Annotated[bool, arg(name="crd_any_class")] = False
     """Allow negatives of the image's own class, too."""
     relax: Annotated[bool, arg(name="crd_relax")] = False
@@ -207,9 +167,11 @@ class Brain(Settings):
     """The RDMs with which a net's agreement on held-out stimuli is reported."""
     layers: Annotated[tuple[str, ...], arg(name="brain_layers"), NAMES] = ("pooled",)
     """The student's layers that are compared with the measured RDMs."""
-    distance: Annotated[str, arg(name="brain_distance")] = "Correlation"
+    distance: Annotated[choices.Distance, arg(name="brain_distance")] = "Correlation"
     """The distance between two stimuli in the student, from `rdljax.rdm.distances`."""
-    comparison: Annotated[str, arg(name="brain_comparison")] = "Pearson"
+    comparison: Annotated[choices.BrainComparison, arg(name="brain_comparison")] = (
+        "Pearson"
+    )
     """The comparison of the student's RDM with the brain's, from
     `rdljax.rdm.comparisons`."""
     weight: Annotated[float, arg(name="brain_weight"), WEIGHT] = 1.0
@@ -233,9 +195,7 @@ class Brain(Settings):
     held out; None for their largest multiple of eight (for up to eight devices)."""
 
     def check(self) -> None:
-        """Checks the names, and the settings that a noise ceiling requires."""
-        errors.check_name("distance", self.distance, DISTANCES)
-        errors.check_name("comparison", self.comparison, BRAIN_COMPARISONS)
+        """Checks the settings that a noise ceiling requires."""
         if self.ceiling and self.subjects != "each":
             raise command.UsageError(
                 "brain_ceiling is of each subject's RDM: it requires "
@@ -283,13 +243,13 @@ class Training(Settings):
 class Optimizer(Settings):
     """The optimizer and its learning rate."""
 
-    name: Annotated[Literal["sgd", "adamw"], arg(name="optimizer")] = "sgd"
+    name: Annotated[choices.OptimizerName, arg(name="optimizer")] = "sgd"
     """SGD with momentum, or AdamW (which needs a learning rate such as 0.001)."""
     learning_rate: Annotated[float, RATE] = 0.1
     """The largest learning rate."""
     teacher_learning_rate: Annotated[float | None, RATE] = None
     """The teacher's largest learning rate; None for the students'."""
-    schedule: Schedule = "cosine"
+    schedule: choices.Schedule = "cosine"
     """The schedule of the learning rate: `cosine`, a warm-up in the first epoch and a
     cosine to 0; `steps`, as in RepDistiller, a tenth after 5/8, 6/8 and 7/8 of the
     epochs; `constant`; `linear` to 0; `polynomial`, the square of `linear`;

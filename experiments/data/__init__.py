@@ -14,12 +14,12 @@
 
 from experiments.data.loading import (
     Batches,
-    ahead,
     batches,
     crops_at_random,
     draws,
     from_host,
     identity,
+    prefetch,
     stack,
 )
 from experiments.data.sets import load, stratified
@@ -31,7 +31,6 @@ __all__ = [
     "DataMissing",
     "Dataset",
     "Split",
-    "ahead",
     "augmentation",
     "batches",
     "crops_at_random",
@@ -42,6 +41,7 @@ __all__ = [
     "load",
     "normalise",
     "on_device",
+    "prefetch",
     "stack",
     "stratified",
     "view",

@@ -44,7 +44,7 @@ def channels(part: str, images: int) -> int:
     return images if part == IMAGE else len(range(3)[PARTS[part][0]])
 
 
-def seen_by(part: str, net: nets.NetLike, dataset: splits.Dataset) -> Any:
+def see_part(part: str, net: nets.NetLike, dataset: splits.Dataset) -> Any:
     """Returns a net that takes images normalised by `data.normalise` and sees a part.
 
     Args:

@@ -1,8 +1,8 @@
 """The order of the images of an epoch, and batches of images from the host.
 
 A batch is a list of indices determined by seed, epoch and step, whether its images are
-on the device, in the host's memory or in files. grain could replace only `ahead` and a
-pool of threads, at the same speed; order and decoding would remain ours
+on the device, in the host's memory or in files. grain could replace only `prefetch` and
+a pool of threads, at the same speed; order and decoding would remain ours
 (docs/architecture.md).
 """
 
@@ -100,7 +100,7 @@ def draws(count: int, size: int, steps: int, *, seed: int, epoch: int) -> np.nda
     return rng.permuted(every, axis=1)[:, :size]
 
 
-def ahead(items: Iterator[Any], count: int = 2) -> Generator[Any, None, None]:
+def prefetch(items: Iterator[Any], count: int = 2) -> Generator[Any, None, None]:
     """Yields the items; a background thread makes some of them in advance.
 
     Args:

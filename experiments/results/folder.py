@@ -122,7 +122,7 @@ def is_run(recorded: Any) -> TypeGuard[dict[str, Any]]:
     )
 
 
-def place(name: str, config: configs.Config) -> pathlib.Path:
+def find_path(name: str, config: configs.Config) -> pathlib.Path:
     """Returns the path of the results folder, without checking its content.
 
     Raises:
@@ -153,7 +153,7 @@ def claim(
     Raises:
       UsageError: If it has something else, or `resume` or `overwrite` is missing.
     """
-    folder = place(name, config)
+    folder = find_path(name, config)
     mine = {"name": name, **settings(config), **(fingerprints or {})}
     known = {}
     try:

@@ -104,7 +104,7 @@ NOT_REPDISTILLERS = (
     "a tenth of the training images is held out for validation, so that students see "
     "45,000 images, and images that do not fill a batch are left out",
     "CRD's negatives are all images of other classes, each weighted by its expected "
-    "number of draws (--crd_sampling=drawn draws them)",
+    "number of draws (--crd_sampling=per_example draws them)",
 )
 
 

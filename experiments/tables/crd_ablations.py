@@ -20,7 +20,7 @@ def get_table() -> tables.Table:
     changes: dict[str, dict[str, Any]] = {
         **{f"t = {t}": {"crd_temperature": t} for t in (0.02, 0.05, 0.1, 0.2, 0.3)},
         **{
-            f"{k} drawn": {"crd_sampling": "drawn", "crd_negatives": k}
+            f"{k} drawn": {"crd_sampling": "per_example", "crd_negatives": k}
             for k in (16, 64, 256, 1024, 4096, 16384)
         },
         "any class": {"crd_any_class": True},

@@ -99,7 +99,7 @@ def _trainer(
     )
 
 
-def after(
+def next_trainer(
     recipe: recipes.Recipe, number: int, trainer: loop.Trainer, before: dict[int, State]
 ) -> loop.Trainer:
     """Returns the trainer of a phase that follows another one.
@@ -172,7 +172,7 @@ class _Evaluation:
         error = 100 * np.mean(classes != self.context.validation.label)
         found = {"validation_error": float(error), "validation_loss": loss}
         if agreement is not None:
-            measured = contexts.present(self._measured())
+            measured = contexts.not_none(self._measured())
             found |= brain.progress(self.context.config, measured, agreement())
         if keep is not None:
             keep()

@@ -18,7 +18,7 @@ from experiments.data import colour, sets
 from experiments.training import interrupts
 from rdljax import activations, errors, nets, teachers, training
 
-StoredActivations = activations.Stored
+StoredActivations = activations.Store
 Feed = Callable[[data.Batches], training.Batch]
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 STIMULI = 200
 
 
-def present(value: T | None) -> T:
+def not_none(value: T | None) -> T:
     """Returns a value whose type allows None, but which is not None.
 
     Raises:
@@ -241,7 +241,7 @@ def with_measurements(
 
 def _activations(
     config: configs.Config, dataset: data.Dataset
-) -> activations.Stored | None:
+) -> activations.Store | None:
     """Returns the teacher's activations, if `activations` is a file and not a folder.
 
     Raises:
@@ -332,15 +332,17 @@ def student(
     )
     if given.student is not None:
         return given.student.seeing(dataset, net)
-    return colour.seen_by(config.nets.modality, net, dataset)
+    return colour.see_part(config.nets.modality, net, dataset)
 
 
 def teacher(
     config: configs.Config, dataset: data.Dataset, axis_name: str | None = None
 ) -> Any:
     """Returns the net of a teacher that is trained here."""
-    net = nets.build(present(config.nets.teacher), dataset.classes, axis_name=axis_name)
-    return colour.seen_by(config.nets.teacher_modality, net, dataset)
+    net = nets.build(
+        not_none(config.nets.teacher), dataset.classes, axis_name=axis_name
+    )
+    return colour.see_part(config.nets.teacher_modality, net, dataset)
 
 
 def with_weights(
@@ -365,7 +367,9 @@ def plan(
     return methods.plan(
         setting,
         method,
-        lambda part: brain.weighted_terms(config, present(given.measured), steps, part),
+        lambda part: brain.weighted_terms(
+            config, not_none(given.measured), steps, part
+        ),
     )
 
 
@@ -376,7 +380,7 @@ def with_brain(
     if not brain.parts(method):
         return teacher
     return teachers.merge(
-        teacher, brain.teacher(config, present(given.measured), method)
+        teacher, brain.teacher(config, not_none(given.measured), method)
     )
 
 
@@ -387,7 +391,7 @@ def first_batches(config: configs.Config, given: Inputs, method: str) -> data.Ba
     """Returns the batch of one step with the first images, and stimuli, in order."""
     stimulus = None
     if brain.parts(method):
-        shown = brain.size(config, present(given.measured))
+        shown = brain.size(config, not_none(given.measured))
         stimulus = np.arange(shown, dtype=np.int32)
     return data.Batches(np.arange(config.training.batch, dtype=np.int32), stimulus)
 

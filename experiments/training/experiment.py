@@ -38,7 +38,7 @@ def run(name: str, config: configs.Config, interrupt: interrupts.Interrupt) -> d
     dataset = contexts.load(config)
     given = contexts.with_measurements(config, dataset, given)
     rehearsal.rehearse(config, dataset, given)
-    with locks.hold(results_folder.place(name, config)):
+    with locks.hold(results_folder.find_path(name, config)):
         return _run(name, config, dataset, given, interrupt)
 
 

@@ -30,7 +30,7 @@ def fit(
         last, how = number == len(recipe.plan) - 1, trainer
         if number:
             before = {runs[n]: of.state for n, of in zip(runs, fitted, strict=True)}
-            how = builder.after(recipe, number, trainer, before)
+            how = builder.next_trainer(recipe, number, trainer, before)
         names = runs if last else {f"{name}/{START}": s for name, s in runs.items()}
         fitted = _fit(context, names, how, recipe, number)
         for name, own in zip(runs, fitted, strict=True):
@@ -64,7 +64,9 @@ def _fit(
             examples=len(context.dataset.train.label),
             batch=context.config.training.batch,
             settings=results_folder.settings(context.config),
-            stimuli=len(contexts.present(context.given.measured).shown) if shown else 0,
+            stimuli=len(contexts.not_none(context.given.measured).shown)
+            if shown
+            else 0,
             shown=shown,
         )
         for name, seed in runs.items()

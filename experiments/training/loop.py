@@ -244,7 +244,7 @@ class _Trainings:
                     log = contextlib.closing(events.Events(job.folder))
                     self.logs.append(opened.enter_context(log))
                 calls = _calls(self.jobs, self.trainer, self.done)
-                batches = data.ahead(map(self.trainer.feed, calls))
+                batches = data.prefetch(map(self.trainer.feed, calls))
                 for batch in opened.enter_context(contextlib.closing(batches)):
                     if interrupt.requested:
                         self.save()

@@ -1,40 +1,8 @@
 """The optimizer and its learning rate, from the settings."""
 
-from collections.abc import Callable
-
 import optax
 
 from experiments import config as configs
-
-# Functions, by name, from the largest rate, the number of steps of a training and the
-# number of steps of an epoch to the rate of each step.
-SCHEDULES: dict[str, Callable[[float, int, int], float | optax.Schedule]] = {
-    "constant": lambda peak, steps, epoch: peak,
-    "cosine": lambda peak, steps, epoch: optax.warmup_cosine_decay_schedule(
-        0.0, peak, warmup_steps=epoch, decay_steps=steps + 1
-    ),
-    "cosine_onecycle": lambda peak, steps, epoch: optax.cosine_onecycle_schedule(
-        steps, peak
-    ),
-    "exponential": lambda peak, steps, epoch: optax.exponential_decay(
-        peak, steps, 0.01
-    ),
-    "linear": lambda peak, steps, epoch: optax.linear_schedule(peak, 0.0, steps),
-    "linear_onecycle": lambda peak, steps, epoch: optax.linear_onecycle_schedule(
-        steps, peak
-    ),
-    "polynomial": lambda peak, steps, epoch: optax.polynomial_schedule(
-        peak, 0.0, 2, steps
-    ),
-    "steps": lambda peak, steps, epoch: optax.piecewise_constant_schedule(
-        peak, {steps * eighths // 8: 0.1 for eighths in (5, 6, 7)}
-    ),
-    "warmup_exponential": lambda peak, steps, epoch: (
-        optax.warmup_exponential_decay_schedule(
-            0.0, peak, warmup_steps=epoch, transition_steps=steps, decay_rate=0.01
-        )
-    ),
-}
 
 
 def make_optimizer(
@@ -62,15 +30,12 @@ def make_optimizer(
     rate: float | optax.Schedule = peak
     if not start:
         steps = epochs * steps_an_epoch
-        rate = SCHEDULES[settings.schedule](peak, steps, steps_an_epoch)
+        rate = configs.SCHEDULES[settings.schedule](peak, steps, steps_an_epoch)
     decay = 0.0 if start else settings.weight_decay
     parts = []
     # (Without clipping, KD's large first gradients inactivate a small student's ReLUs.)
     if settings.clip is not None:
         parts.append(optax.clip_by_global_norm(settings.clip))
-    if settings.name == "adamw":
-        parts.append(optax.adamw(rate, b1=settings.momentum, weight_decay=decay))
-    else:
-        parts += [] if start else [optax.add_decayed_weights(decay)]
-        parts.append(optax.sgd(rate, settings.momentum, nesterov=settings.nesterov))
+    make = configs.OPTIMIZERS[settings.name]
+    parts.append(make(rate, settings.momentum, settings.nesterov, decay))
     return optax.chain(*parts)

@@ -127,7 +127,7 @@ def keep(
         normalisation = context.given.student.normalisation or normalisation
         modality = context.given.student.modality
     net = weights.Trained(
-        contexts.present(own.teacher) if name == "teacher" else own.student,
+        contexts.not_none(own.teacher) if name == "teacher" else own.student,
         dataset.classes,
         dataset.shape,
         trained,

@@ -160,7 +160,7 @@ def _stored(
     teacher: teachers.Teacher,
     see: Callable[[Any], training.Batch],
     layers: Sequence[str],
-) -> activations.Stored:
+) -> activations.Store:
     """Returns the teacher's activations of all training images, from a folder.
 
     If they are missing, they are written, by one process at a time.
@@ -190,10 +190,10 @@ def _stored(
         if context.interrupt.requested:
             raise interrupts.Interrupted(f"waiting for {asked}")
 
-    place = command.path("activations", contexts.present(asked))
+    place = command.path("activations", contexts.not_none(asked))
     images = len(dataset.train.label)
     try:
-        with locks.turn(place, context.tell, heed):
+        with locks.hold_when_free(place, context.tell, heed):
             return activations.write(place, teacher, see, images, layers, about=about)
     except ValueError as error:
         raise command.UsageError(f"activations: {error}") from error
@@ -255,6 +255,6 @@ def _look_before(
         how = prepared.trainers[0]
         begun = recording.variables(how.begin(seed, jax.device_count()))
         own = (context.dataset, prepared.recipe.net, begun)
-        measured = contexts.present(context.given.measured)
+        measured = contexts.not_none(context.given.measured)
         of_brain = brain.rdms(context.config, measured, *own)
         recording.save_arrays(file, of_brain())

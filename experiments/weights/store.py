@@ -145,7 +145,7 @@ class Trained:
           net: The net of the weights, which may have other classes or another dtype.
         """
         if self.modality != colour.IMAGE:
-            return colour.seen_by(self.modality, net, dataset)
+            return colour.see_part(self.modality, net, dataset)
         if self.normalisation is None:
             return net
         pairs = zip(dataset.mean, dataset.std, *self.normalisation, strict=True)

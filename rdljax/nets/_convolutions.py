@@ -89,7 +89,7 @@ def _multiply_groups(inputs: Array, kernel: Array, *, groups: int) -> Array:
     return jnp.concatenate([x @ own for x, own in parts], axis=-1)
 
 
-def kept(x: Array) -> Array:
+def compute_once(x: Array) -> Array:
     """Returns its input, but makes XLA compute it only once.
 
     XLA on the CPU recomputes the sum of a block's input and output wherever it is used,

@@ -169,7 +169,7 @@ class Stage(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Returns the activations of the last block after and before its ReLU."""
         for i in range(self.count):
-            stride, x = (1, _convolutions.kept(x)) if i else (self.stride, x)
+            stride, x = (1, _convolutions.compute_once(x)) if i else (self.stride, x)
             before = self.block(self.width, stride, name=f"block{i}")(x)
             x = nn.relu(before)
         return x, before

@@ -154,7 +154,7 @@ class _WideStage(nn.Module):
             block = _WideBlock(
                 self.width, stride, self.conv, self.norm, name=f"block{i}"
             )
-            x, before = block(_convolutions.kept(x) if i else x)
+            x, before = block(_convolutions.compute_once(x) if i else x)
             if i == 0:
                 first = before
         return x, first

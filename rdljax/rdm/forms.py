@@ -29,7 +29,7 @@ from rdljax import _blocks, _geometry, _pytrees
 from rdljax import _checks as _numbers
 from rdljax.rdm import _checks, _condensed, _moments, _ring, comparisons, distances
 
-__all__ = ["Dense", "Moments", "Tiles", "chosen", "size_of_moments"]
+__all__ = ["Dense", "Moments", "Tiles", "choose", "size_of_moments"]
 
 Array = jax.Array
 Shaped = Array | jax.ShapeDtypeStruct
@@ -187,7 +187,7 @@ class Tiles:
 Form = Dense | Moments | Tiles
 
 
-def chosen(student: Shaped, teacher: Shaped, weights, distance, comparison):
+def choose(student: Shaped, teacher: Shaped, weights, distance, comparison):
     """Selects the form for these shapes, this distance and this comparison."""
     n = student.shape[0]
     tiled = streams(comparison) and hasattr(distance, "between")
@@ -341,7 +341,7 @@ def _over_devices(
     if pairs is None:
         if form is None:
             own, other = everyone
-            form = chosen(own, other, weights, distance, comparison)
+            form = choose(own, other, weights, distance, comparison)
         embedded = isinstance(distance, distances.Embedded)
         if embedded and isinstance(form, Moments):
             if moments_move_less(student, teacher, distance, devices):
@@ -425,7 +425,7 @@ def _discrepancy(
     if weights is not None:
         weights = _checks.weights_of(weights, n * (n - 1) // 2, dtype)
     if form is None:
-        form = chosen(student, teacher, weights, distance, comparison)
+        form = choose(student, teacher, weights, distance, comparison)
     _checks.instance(form, "rdm.forms", Tiles)
     return form(student, teacher, weights, distance, comparison)
 

@@ -8,7 +8,8 @@ module               contents
                      `pretraining`; for the task: `cross_entropy`
 `terms.rdms`         `rdl`, `rdl_target`
 `terms.contrast`     `crd`, `crd_sharded`, `crd_of_batch`
-`terms.negatives`    negatives of examples: `drawn`, `expected`, `shared`, `given`
+`terms.negatives`    negatives of examples: `per_example`, `expectation`, `bernoulli`,
+                     `per_batch`, `from_batch`
 `terms.regressors`   `hint`, `vid`, `ab`, `ft`, `cc`
 `terms.ensembles`    for several teachers: `per_teacher`, `kd_mean`, `rdl_mean`
 ==================== ==================================================================
@@ -24,7 +25,7 @@ sum of terms.
     terms.over_global_batch(
         terms.on_layers({"stage1": "stage2"}, terms.rdl(pairs=50))
     )
-    terms.on_layers("pooled", terms.crd(50_000, negatives.drawn(16384, labels)))
+    terms.on_layers("pooled", terms.crd(50_000, negatives.per_example(16384, labels)))
     pkt = terms.from_objective(objectives.pkt)
     terms.per_teacher(["a", "b"], terms.on_layers("pooled", pkt))
 """

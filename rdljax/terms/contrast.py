@@ -36,9 +36,9 @@ def crd(
 
     Args:
       examples: Number of training examples, the rows of a bank.
-      choose: Negatives of an example: `negatives.drawn(...)`, `expected(...)`,
-        `shared(...)` or `given(...)`. Closest to the released code is
-        `drawn(16384, labels)`.
+      choose: Negatives of an example, from `negatives`: `per_example(...)`,
+        `expectation(...)`, `bernoulli(...)`, `per_batch(...)` or `from_batch(...)`.
+        Closest to the released code is `per_example(16384, labels)`.
       features: Number of units of the embeddings.
       temperature: Divisor of the scores. At about 0.012 and below, the normalizers
         overflow in single precision and the loss is NaN.
@@ -126,9 +126,9 @@ def crd_sharded(
 
     The loss is that of `crd` with the same key, up to rounding. Each device stores
     `examples / devices` rows of both banks and compares the embeddings of the whole
-    batch with them, so that memory and products are divided. (With `negatives.drawn`
-    every device draws for the whole batch: `negatives.expected` is better suited.) Do
-    not wrap it in `over_global_batch`.
+    batch with them, so that memory and products are divided. (With
+    `negatives.per_example` every device draws for the whole batch:
+    `negatives.expectation` is better suited.) Do not wrap it in `over_global_batch`.
 
     Args:
       examples: Number of training examples, over all devices.
@@ -178,7 +178,7 @@ def _apply_by_rows(
         rows = objectives.Bank(students, teachers, state.replicated["normalizers"])
         count = len(rows.student)
         first = device * count
-        negative, counted = (x.astype(s.dtype) for x in chosen.among(first, count))
+        negative, counted = (x.astype(s.dtype) for x in chosen.counts_of(first, count))
 
         local_rows = functools.partial(
             _local_rows, first=first, count=count, n=examples

@@ -1,13 +1,13 @@
 """Chooses the negatives with which `terms.crd` contrasts each example.
 
-    terms.crd(len(labels), negatives.drawn(16384, labels))
+    terms.crd(len(labels), negatives.per_example(16384, labels))
 
 The modes are those of CRD (Tian, Krishnan & Isola, `Contrastive Representation
 Distillation <https://arxiv.org/abs/1910.10699>`_, ICLR 2020) and its released code.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ Array = jax.Array
 Batch = Mapping[str, Array]
 
 
-class Chosen(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Choice:
     """The positives and negatives of a batch in one step.
 
     Attributes:
@@ -27,7 +28,7 @@ class Chosen(NamedTuple):
       rows: The `indices` for `objectives.crd_normalizers`.
       positives: Index of each example's positive among the training examples,
         `[batch]`.
-      among: Function `among(first, size) -> (negatives, counted)`, each
+      counts_of: Function `counts_of(first, size) -> (negatives, counted)`, each
         `[batch, size]`: for `size` training examples starting at index `first`, the
         number of times each is a negative of each example, and its weight in the
         normalizers.
@@ -36,14 +37,14 @@ class Chosen(NamedTuple):
     loss: Callable[..., Array]
     rows: Array | None
     positives: Array
-    among: Callable[[Array | int, int], tuple[Array, Array]]
+    counts_of: Callable[[Array | int, int], tuple[Array, Array]]
 
 
 # A function of a key, the batch and the number of training examples.
-Negatives = Callable[[Array, Batch, int], Chosen]
+Negatives = Callable[[Array, Batch, int], Choice]
 
 
-def given(entry: str = "contrast_index") -> Negatives:
+def from_batch(entry: str = "contrast_index") -> Negatives:
     """Takes positives and negatives from the batch.
 
     Args:
@@ -59,7 +60,9 @@ def given(entry: str = "contrast_index") -> Negatives:
     return choose
 
 
-def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Negatives:
+def per_example(
+    count: int, labels: Array | None = None, *, relax: bool = False
+) -> Negatives:
     """Draws negatives in each step for each example, on the device.
 
     The draw of an example depends only on the key of the step and the index of the
@@ -95,20 +98,21 @@ def drawn(count: int, labels: Array | None = None, *, relax: bool = False) -> Ne
     return choose
 
 
-def expected(
+def expectation(
     count: int, labels: Array | None = None, *, relax: bool = False
 ) -> Negatives:
-    """Takes all negatives, weighted by their expected number of draws in `drawn`.
+    """Takes all negatives, weighted by their expected number of draws in `per_example`.
 
-    The loss is the mean of the loss with `drawn` over all draws, without its noise.
+    The loss is the mean of the loss with `per_example` over all draws, without its
+    noise.
 
     Args:
       count: Number of negatives of an example.
-      labels: As for `drawn`.
-      relax: As for `drawn`.
+      labels: As for `per_example`.
+      relax: As for `per_example`.
 
     Raises:
-      ValueError: As for `drawn`.
+      ValueError: As for `per_example`.
     """
     count = _checks.as_count("number of negatives", count)
     others, positive = _count_of_others(labels), _positives(labels, relax)
@@ -120,37 +124,37 @@ def expected(
         def weights(rows):
             return is_other(labels, index, rows) * each[:, None]
 
-        def among(first, size):
+        def counts_of(first, size):
             rows = first + jnp.arange(size, dtype=jnp.int32)
             known = jnp.where(rows < n, 1.0, 0.0)[None, :]
             counted = jnp.broadcast_to(known, (len(index), size))
             return known * weights(jnp.minimum(rows, n - 1)), counted
 
         rows = jnp.arange(n, dtype=jnp.int32)
-        return _choose_for_batch(positive(key, index), None, weights(rows), among)
+        return _choose_for_batch(positive(key, index), None, weights(rows), counts_of)
 
     return choose
 
 
-def independent(
+def bernoulli(
     count: int, labels: Array | None = None, *, relax: bool = False
 ) -> Negatives:
     """Draws in each step, for each example, which training examples are negatives.
 
     Each of the others is a negative independently, with a probability that gives
     `count` negatives on average. The draws are weights of all rows rather than indices:
-    on an accelerator, the indices of `drawn` are gathered and scattered one element at
-    a time, which takes longer than the rest of a step. The draw of an example depends
-    only on the key of the step and the index of the example, so not on the number of
-    devices.
+    on an accelerator, the indices of `per_example` are gathered and scattered one
+    element at a time, which takes longer than the rest of a step. The draw of an
+    example depends only on the key of the step and the index of the example, so not on
+    the number of devices.
 
     Args:
       count: Mean number of negatives of an example.
-      labels: As for `drawn`.
-      relax: As for `drawn`.
+      labels: As for `per_example`.
+      relax: As for `per_example`.
 
     Raises:
-      ValueError: As for `drawn`.
+      ValueError: As for `per_example`.
 
     Departures: (1) the number of negatives varies, with a standard deviation below the
       root of `count`; (2) negatives are drawn without replacement.
@@ -173,7 +177,7 @@ def independent(
         weights = is_other(labels, index, rows) * (each / probability)[:, None]
         weights = jnp.where(drawn_rows, weights, 0)
 
-        def among(first, size):
+        def counts_of(first, size):
             # Rows beyond the last are padding.
             own_rows = first + jnp.arange(size, dtype=jnp.int32)
             known = jnp.where(own_rows < n, 1.0, 0.0)[None, :]
@@ -183,12 +187,12 @@ def independent(
             found = jax.lax.dynamic_slice(padded, (zero, first), (len(index), size))
             return known * found, counted
 
-        return _choose_for_batch(positive(own, index), None, weights, among)
+        return _choose_for_batch(positive(own, index), None, weights, counts_of)
 
     return choose
 
 
-def shared(
+def per_batch(
     count: int, labels: Array | None = None, *, relax: bool = False
 ) -> Negatives:
     """Draws negatives in each step, the same for the whole batch.
@@ -198,11 +202,12 @@ def shared(
 
     Args:
       count: Number of negatives to draw, at most the number of examples.
-      labels: As for `drawn`.
-      relax: As for `drawn`.
+      labels: As for `per_example`.
+      relax: As for `per_example`.
 
     Raises:
-      ValueError: As for `drawn`; and, from the term, more negatives than examples.
+      ValueError: As for `per_example`; and, from the term, more negatives than
+        examples.
 
     Departures: (1) the released code draws negatives for each example; sharing them is
       cheaper, but the losses of a batch then share their noise.
@@ -218,12 +223,12 @@ def shared(
         rows = jax.random.choice(key, n, (count,), replace=False).astype(jnp.int32)
         weights = is_other(labels, index, rows) * (n / others(index, n))[:, None]
 
-        def among(first, size):
+        def counts_of(first, size):
             places = jnp.broadcast_to(rows - first, weights.shape)
             counted = jnp.ones(weights.shape)
             return _counts(places, weights, size), _counts(places, counted, size)
 
-        return _choose_for_batch(positive(own, index), rows, weights, among)
+        return _choose_for_batch(positive(own, index), rows, weights, counts_of)
 
     return choose
 
@@ -259,31 +264,31 @@ def is_other(labels: Array | None, index: Array, rows: Array) -> Array:
     return (index[:, None] != rows[None, :]).astype(float)
 
 
-def _choose_per_example(indices: Array, n: int) -> Chosen:
+def _choose_per_example(indices: Array, n: int) -> Choice:
     """Contrasts with training examples `[batch, K + 1]`; n: an index out of range."""
 
     def loss(student, teacher, bank, **numbers):
         return objectives.crd(student, teacher, bank, indices, **numbers)
 
-    def among(first, size):
+    def counts_of(first, size):
         def counted(rows):
             counts = _counts(rows - first, jnp.ones(rows.shape), size)
             return _checks.nan_unless(jnp.all(rows < n), counts)
 
         return counted(indices[:, 1:]), counted(indices)
 
-    return Chosen(loss, indices, indices[:, 0], among)
+    return Choice(loss, indices, indices[:, 0], counts_of)
 
 
 def _choose_for_batch(
-    positives: Array, rows: Array | None, weights: Array, among: Callable
-) -> Chosen:
+    positives: Array, rows: Array | None, weights: Array, counts_of: Callable
+) -> Choice:
     def loss(student, teacher, bank, **numbers):
         return objectives.crd_shared(
             student, teacher, bank, positives, rows, weights, **numbers
         )
 
-    return Chosen(loss, rows, positives, among)
+    return Choice(loss, rows, positives, counts_of)
 
 
 def _counts(places: Array, weights: Array, size: int) -> Array:

@@ -65,7 +65,7 @@ def compare(
     }
     every_setting = dataclasses.asdict(options).items()
     settings = {k: v for k, v in every_setting if k not in folders.OF_THE_CALL}
-    with locks.hold(folders.place(options)):
+    with locks.hold(folders.find_path(options)):
         folders.claim(options, settings | contexts.fingerprint(dataset))
         return _compare(options, settings, dataset, canvases, every, interrupt)
 
@@ -79,7 +79,7 @@ def _compare(
     interrupt: interrupts.Interrupt,
 ) -> dict:
     """Runs `compare` in a claimed folder; returns the content of `result.json`."""
-    folder = folders.place(options)
+    folder = folders.find_path(options)
     sources = backbones.parse_backbones(options.backbones)
     note = describe(dataset, canvases)
     print(f"{note}\nResults: {folder}.")
@@ -107,7 +107,7 @@ def _results(
     interrupt: interrupts.Interrupt,
 ) -> list[dict]:
     """Returns the results of all backbones and seeds; trains and records new ones."""
-    folder, steps = folders.place(options), _steps(options)
+    folder, steps = folders.find_path(options), _steps(options)
     optimizer = _optimizer(options)
     on_device = jax.tree.map(jnp.asarray, canvases["train"])
     results: list[dict] = []

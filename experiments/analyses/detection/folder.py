@@ -12,7 +12,7 @@ from rdljax import files
 OF_THE_CALL = ("backbones", "seeds", "data_dir", "out", "resume")
 
 
-def place(options: detection_options.Options) -> pathlib.Path:
+def find_path(options: detection_options.Options) -> pathlib.Path:
     """Returns the path of the results folder, without checking its content."""
     return command.path("out", options.out)
 
@@ -27,7 +27,7 @@ def claim(options: detection_options.Options, settings: dict[str, Any]) -> pathl
     Raises:
       UsageError: If it has something else, or `resume` is missing.
     """
-    folder = place(options)
+    folder = find_path(options)
     record = folder / "detection.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)

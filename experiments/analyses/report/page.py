@@ -145,7 +145,7 @@ def protocol(summary: dict) -> list[str]:
     config, source = summary["config"], summary.get("teacher_source")
     texts = []
     if summary["teacher"] is not None:
-        origin = counted(config["teacher_epochs"], "epoch")
+        origin = count_noun(config["teacher_epochs"], "epoch")
         if source is not None:
             origin = f"from {source.get('file') or source['run']}, not trained here"
         error = summary["teacher"]["test_error"]
@@ -158,8 +158,8 @@ def protocol(summary: dict) -> list[str]:
             f"compared by {config['comparison']}.",
         ]
     student = (
-        f"Student {config['student']}: {counted(config['epochs'], 'epoch')}, "
-        f"{counted(config['seeds'], 'seed')}, batch {config['batch']}, "
+        f"Student {config['student']}: {count_noun(config['epochs'], 'epoch')}, "
+        f"{count_noun(config['seeds'], 'seed')}, batch {config['batch']}, "
         f"{config.get('optimizer', 'sgd')}, learning rate "
         f"{config['learning_rate']:g}, momentum {config['momentum']:g}, weight decay "
         f"{config['weight_decay']:g}."
@@ -167,7 +167,7 @@ def protocol(summary: dict) -> list[str]:
     return [*texts, student, PROTOCOL]
 
 
-def counted(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
     """Returns a number with its noun, in the singular for 1."""
     return f"{number} {noun}{'s' * (number != 1)}"
 

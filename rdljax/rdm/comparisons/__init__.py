@@ -20,7 +20,7 @@ module      contents
 `products`  `MSE` (its scales `by_maximum`, `by_norm`, `by_least_squares`), `Cosine`,
             `Pearson`; the protocols `Comparison`, `Similarity`, `OfProducts`
 `ranks`     `Spearman`, `RhoA`, `KendallTauA`; with a gradient: `SoftSpearman` and
-            `SoftKendall`
+            `SoftKendall`; the base class `OfRanks`
 `whitened`  `WhitenedCosine`, `WhitenedPearson`
 =========== ============================================================================
 
@@ -50,10 +50,10 @@ from rdljax.rdm.comparisons.ranks import (
 from rdljax.rdm.comparisons.whitened import WhitenedCosine, WhitenedPearson
 
 __all__ = [
-    "MSE",
     "Comparison",
     "Cosine",
     "KendallTauA",
+    "MSE",
     "OfProducts",
     "OfRanks",
     "Pearson",

@@ -15,7 +15,7 @@ class OfLength:
 
     own_scales = True
 
-    def standardised(self, rdm: np.ndarray) -> np.ndarray:
+    def standardise(self, rdm: np.ndarray) -> np.ndarray:
         """Returns the RDM `[pairs]` scaled to unit length."""
         return rdm / (np.linalg.norm(rdm) or 1)
 
@@ -23,8 +23,8 @@ class OfLength:
 class OfScores(OfLength):
     """A comparison that depends only on the z scores of RDMs."""
 
-    def standardised(self, rdm: np.ndarray) -> np.ndarray:
-        return super().standardised(rdm - rdm.mean())
+    def standardise(self, rdm: np.ndarray) -> np.ndarray:
+        return super().standardise(rdm - rdm.mean())
 
 
 def masked(

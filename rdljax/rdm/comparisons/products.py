@@ -27,7 +27,7 @@ class Comparison(Protocol):
 class Similarity(Comparison, Protocol):
     """A comparison that is one minus a similarity, so that RDMs can be averaged."""
 
-    def standardised(self, rdm: np.ndarray, /) -> np.ndarray:
+    def standardise(self, rdm: np.ndarray, /) -> np.ndarray:
         """Returns the RDM `[pairs]` standardised, as it enters an average of RDMs."""
 
 
@@ -136,9 +136,9 @@ class MSE:
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
-        return self.weighted(*_parts.masked(student, teacher, weights))
+        return self.compare_weighted(*_parts.masked(student, teacher, weights))
 
-    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+    def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         if self.scale is not None:
             # In these units the factor is about 1, whatever the scales of the RDMs.
             teacher = _geometry.in_own_unit(teacher)
@@ -163,9 +163,9 @@ class _BlindToScale:
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
-        return self.weighted(*_parts.masked(student, teacher, weights))
+        return self.compare_weighted(*_parts.masked(student, teacher, weights))
 
-    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+    def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         raise NotImplementedError
 
     def from_products(self, products: Products) -> Array:
@@ -207,7 +207,7 @@ class Cosine(_BlindToScale, _parts.OfLength):
     1 if one of the two is all zero, 0 if both are.
     """
 
-    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+    def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         return _parts.one_minus_cosine(student, teacher, weights)
 
     def from_products(self, products: Products) -> Array:
@@ -228,7 +228,7 @@ class Pearson(_BlindToScale, _parts.OfScores):
     1 if one of the two is constant, 0 if both are.
     """
 
-    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+    def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         student, teacher = (
             _parts.centred(_geometry.in_own_unit(rdm), weights)
             for rdm in (student, teacher)

@@ -38,11 +38,11 @@ class OfRanks:
             _geometry.in_own_unit(jnp.where(weights > 0, rdm, 0))
             for rdm in (student, teacher)
         )
-        value = self.weighted(student, teacher, weights)
+        value = self.compare_weighted(student, teacher, weights)
         # NaN if any value is not finite: such values have no rank.
         return value + 0 * (jnp.sum(student) + jnp.sum(teacher) + jnp.sum(weights))
 
-    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+    def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         """Computes the value from distances that are 0 where their weight is 0."""
         raise NotImplementedError
 
@@ -79,7 +79,7 @@ class OfRanks:
             return 0.0
         return float(self._on_host(student, teacher))
 
-    def standardised(self, rdm: np.ndarray) -> np.ndarray:
+    def standardise(self, rdm: np.ndarray) -> np.ndarray:
         """Returns the ranks of an RDM `[pairs]`, which enter an average of RDMs."""
         return _ranks.ranks_on_host(rdm)
 
@@ -106,7 +106,7 @@ class Spearman(OfRanks):
       Journal of Psychology 15, 1904.
     """
 
-    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+    def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         return products.Pearson()(*_ranks.of_both(student, teacher, weights))
 
     def _kept(self, student, teacher, weights):
@@ -135,7 +135,7 @@ class RhoA(OfRanks):
       representational geometries, eLife 12, 2023.
     """
 
-    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+    def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         kept = (weights > 0).astype(student.dtype)
         n = _count(weights).astype(student.dtype)
         *ranks, kept = _ranks.of_both(student, teacher, kept)
@@ -162,7 +162,7 @@ class KendallTauA(OfRanks):
       ungrouped data, JASA 61, 1966.
     """
 
-    def weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+    def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
         kept = weights > 0
         n = _count(weights).astype(student.dtype)
         tied, discordant = _ranks.tied_and_discordant(student, teacher, kept)
@@ -204,7 +204,7 @@ class SoftSpearman(_parts.OfScores):
             _ranks.soft(rdm, weights)
             for rdm in _in_widths(self.width, student, teacher, weights)
         )
-        return products.Pearson().weighted(student, teacher, weights)
+        return products.Pearson().compare_weighted(student, teacher, weights)
 
 
 @_pytrees.register

@@ -1,0 +1,51 @@
+"""What is stored, and the parts that folders and files of other programs share."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from rdljax import errors
+
+LAYOUTS = ("NHWC", "NCHW")
+
+
+class Store(NamedTuple):
+    """Activations of a whole data set.
+
+    Attributes:
+      layers: Dict of the activations of each layer, `[images, ...]`, for maps
+        `[images, height, width, channels]`; memory-mapped if they are from `write` or
+        from an `.npy` file.
+      about: The description given to `write`; empty for a file of another program.
+    """
+
+    layers: Mapping[str, np.ndarray]
+    about: dict[str, Any]
+
+
+def is_float(dtype: Any) -> bool:
+    # JAX has no floats of more than 8 bytes.
+    return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 8
+
+
+def channels_last(layers: Mapping[str, Any], layout: str) -> dict[str, Any]:
+    """Transposes maps `[images, C, H, W]` to NHWC, if the layout is NCHW."""
+    turned = layout == "NCHW"
+    return {
+        layer: x.transpose(0, 2, 3, 1) if turned and x.ndim == 4 else x
+        for layer, x in layers.items()
+    }
+
+
+def select(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
+    for layer in layers or ():
+        errors.check_name("layer", layer, known)
+    return list(known if layers is None else layers)
+
+
+def not_finite(x: np.ndarray) -> int | None:
+    """Returns the first row with infinity or NaN; None if there is none."""
+    finite = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+    return None if finite.all() else int(np.argmin(finite))
