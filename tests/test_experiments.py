@@ -464,8 +464,8 @@ WRONG = {
         ["mnist_rdl", "--layers", "stage1:stage7"],
         "layer of mnist_cnn 'stage7'; did you mean 'stage",
     ),
-    "distance": (["mnist_rdl", "--distance=cosine"], "did you mean 'Cosine'"),
-    "comparison": (["mnist_rdl", "--comparison=Person"], "did you mean 'Pearson'"),
+    "distance": (["mnist_rdl", "--distance=cosine"], "invalid choice 'cosine'"),
+    "comparison": (["mnist_rdl", "--comparison=Person"], "invalid choice 'Person'"),
     "method": (["mnist_rdl", "--methods", "plain", "kd+rdll"], "did you mean 'rdl'"),
     "batch": (["mnist_rdl", "--batch=60"], "batch of 60 is impossible"),
     "micro-batches": (

@@ -286,21 +286,21 @@ class TestOutOfRange:
     def test_is_nan(self, wrong):
         assert not self.not_finite()
         index = np.array([3, wrong, 8, 11], np.int32)
-        assert self.not_finite(index) == set(POLICIES) - {"given"}
+        assert self.not_finite(index) == set(POLICIES) - {"from batch"}
         for place in ((1, 0), (2, 2)):
             mine = MINE.copy()
             mine[place] = wrong
-            assert self.not_finite(mine=mine) == {"given"}
+            assert self.not_finite(mine=mine) == {"from batch"}
             # Where the bank is divided, no part may miss it.
             batch = {"index": INDEX, "mine": mine}
-            _, counts = self.losses()(jax.random.key(0), batch)["given"]
+            _, counts = self.losses()(jax.random.key(0), batch)["from batch"]
             assert np.isnan(counts)
 
     @pytest.mark.parametrize("policy", POLICIES)
     def test_is_an_integer(self, policy):
         index = np.array([3, 12, 8, 11])
         batch = {"index": index, "mine": np.stack([index] * 2, axis=1)}
-        name = "mine" if policy == "given" else "index"
+        name = "mine" if policy == "from batch" else "index"
         jax.eval_shape(lambda: choose(POLICIES[policy], batch=batch).rows)
         batch = {"index": index * 0.5, "mine": batch["mine"] * 0.5}
         with pytest.raises(ValueError, match=f"the {name} must be integers, got float"):

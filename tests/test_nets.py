@@ -577,10 +577,10 @@ class TestConvolutions:
         np.testing.assert_array_equal(answer, expected)
 
     @pytest.mark.parametrize("first", [1.5, 0.0, np.inf, -np.inf, np.nan])
-    def test_kept_changes_nothing(self, first):
+    def test_compute_once_changes_nothing(self, first):
         x = np.random.default_rng(0).normal(size=(2, 3, 3, 2)).astype(np.float32)
         x[0, 0, 0, 0] = first
-        np.testing.assert_array_equal(jax.jit(_convolutions.kept)(x), x)
+        np.testing.assert_array_equal(jax.jit(_convolutions.compute_once)(x), x)
         gradient = jax.grad(lambda x: jnp.sum(3 * _convolutions.compute_once(x)))
         gradient = jax.jit(gradient)(x)
         np.testing.assert_array_equal(gradient, np.full(x.shape, 3))

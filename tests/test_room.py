@@ -50,7 +50,7 @@ def test_runs_them_with_the_options_of_pytest(monkeypatch):
         return subprocess.CompletedProcess(call, 3)
 
     monkeypatch.setattr(subprocess, "run", record)
-    assert room.main(["-k=x", "rdljax/mmd.py", "LICENSE"]) == 3
+    assert room.main(["-k=x", "rdljax/mmd/kernels.py", "LICENSE"]) == 3
     tests = ["tests/test_mmd.py", "tests/test_imports.py"]
     assert calls == [["-m", "pytest", "-q", "-x", "-k=x", *tests]]
 

@@ -12,7 +12,7 @@ Three forms of the same discrepancy, for `rdm.discrepancy(..., form=...)`:
   the gradient. For any distance of `rdm.distances`, and with weights, which then take
   a matrix `[n, n]`.
 
-`chosen` selects the form if none is given. All have a gradient. `Dense` also has a
+`choose` selects the form if none is given. All have a gradient. `Dense` also has a
 forward-mode derivative (`jax.jvp`, `jax.hessian`), for any number of stimuli. `Moments`
 and `Tiles` do not: JAX raises a `TypeError` about their `custom_vjp`.
 """
