@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from numpy import typing as npt
 
-from rdljax import _checks, _geometry, rdm
+from rdljax import _checks, _geometry, rdm, validate
 
 
 class McNemar(NamedTuple):
@@ -332,8 +332,8 @@ def bootstrap(
         raise ValueError(
             f"bootstrap takes RDMs of three stimuli or more: got {n} stimuli"
         )
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("bootstrap takes finite distances: got NaN or infinity")
+    validate.distances(first, name="first RDM")
+    validate.distances(second, name="second RDM")
     counts = _counts(np.random.default_rng(seed), n, draws)
     dtype = np.result_type(first, second, np.float32)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
@@ -446,11 +446,12 @@ def noise_ceiling(
       representational similarity analysis, PLoS Computational Biology 10, 2014.
     """
     rdms = _real("distances", rdms)
-    if rdms.ndim != 2 or len(rdms) < 2 or not np.isfinite(rdms).all():
+    if rdms.ndim != 2 or len(rdms) < 2:
         raise ValueError(
-            f"noise_ceiling takes finite RDMs [subjects, pairs] of two subjects or "
-            f"more: got {rdms.shape}, {np.isfinite(rdms).sum()} of them finite"
+            f"noise_ceiling takes RDMs [subjects, pairs] of two subjects or more: got "
+            f"{rdms.shape}"
         )
+    validate.distances(rdms, name="RDMs of the subjects")
     rdm.stimuli(rdms.shape[1])
     if isinstance(comparison, rdm.comparisons.MSE):
         raise ValueError("noise_ceiling takes a comparison with a similarity: got MSE")

@@ -113,7 +113,7 @@ def distances(
     if bad.any():
         raise ValueError(
             f"the {name}: expected finite distances, got NaN or infinity for "
-            f"{bad.sum()} of {bad.size} distances: give these weight 0"
+            f"{bad.sum()} of {bad.size} distances"
         )
     return x
 

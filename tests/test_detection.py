@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
+from pycocotools import coco, cocoeval
 
 from experiments import command, data, detection, locks, weights
 from experiments.analyses.detection import backbones, canvas, centernet, comparison
@@ -363,9 +364,6 @@ def coco_precision(found, boxes, label, classes, recalls=None):
 
     It is the mean over recalls; None stands for all that occur.
     """
-    why = "pycocotools is not installed"
-    coco = pytest.importorskip("pycocotools.coco", reason=why)
-    cocoeval = pytest.importorskip("pycocotools.cocoeval", reason=why)
 
     def rows(box, own):
         for n, k in np.argwhere(own != canvas.ABSENT):

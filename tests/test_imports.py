@@ -115,7 +115,7 @@ ALLOWED = {
         "files",
     },
     "checkpoints": {"jax", "numpy", "orbax", "tensorstore", "_extras", "files"},
-    "statistics": {"jax", "numpy", "scipy", "rdm", "_checks", "_geometry"},
+    "statistics": {"jax", "numpy", "scipy", "rdm", "_checks", "_geometry", "validate"},
 }
 STANDARD = sys.stdlib_module_names
 

@@ -287,7 +287,7 @@ class TestImages:
         images, trained = dataset((32, 32, 1)), mlp(1, None)
         broken = jax.tree.map(lambda x: x * np.nan, trained.variables)
         net = nets.build("mlp", 10)
-        with pytest.raises(command.UsageError, match="pooled are not finite"):
+        with pytest.raises(command.UsageError, match="pooled: expected finite numbers"):
             frozen_features.extract(net, broken, images, images.test.image, "pooled")
 
     def test_a_dead_unit_is_standardised_to_zero(self):

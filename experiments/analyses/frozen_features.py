@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from experiments import command, data, weights
-from rdljax import nets
+from rdljax import nets, validate
 
 # The weights of red, green and blue in luminance (Rec. 601).
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -86,9 +86,10 @@ def extract(
         seen = data.normalise(dataset, images[start : start + chunk])
         every.append(weights.activations(net, variables, seen, (layer,))[layer])
     found = np.concatenate(every).astype(np.float64).reshape(len(images), -1)
-    if not np.isfinite(found).all():
-        raise command.UsageError(f"the activations of {layer} are not finite")
-    return found
+    try:
+        return validate.activations(found, layer)
+    except ValueError as error:
+        raise command.UsageError(str(error)) from error
 
 
 def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
