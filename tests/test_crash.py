@@ -392,6 +392,19 @@ def call(module, *arguments, **settings):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **settings)
 
 
+def call_on_a_full_disk(room, module, *arguments):
+    """Runs a command whose files may be no longer than `room` bytes.
+
+    It compiles without a cache, in which JAX would leave parts of programs.
+    """
+    return call(
+        module,
+        *arguments,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": ""},
+    )
+
+
 SHORT = [*FEW, *MLPS, "--teacher_epochs=1", "--epochs=1", "--methods", "plain"]
 
 
@@ -512,7 +525,7 @@ class TestCommands:
         out = tmp_path / {"probe": "probe", "report": "a.html"}.get(module, "a.png")
         arguments = [finished, f"--out={out}"]
         arguments += ["--data=digits"] if module == "probe" else []
-        done = call(module, *arguments, preexec_fn=lambda: limited(100))
+        done = call_on_a_full_disk(100, module, *arguments)
         assert done.returncode == 2 and "Traceback" not in done.stderr
         assert done.stderr.splitlines()[-1].startswith("error: cannot write ")
         assert not self.files(tmp_path)
@@ -525,8 +538,7 @@ class TestCommands:
     @pytest.mark.parametrize("room", [100, 3_000, 50_000])
     def test_a_full_disk_in_a_run(self, finished, tmp_path, room):
         arguments = ["mnist_rdl", *SHORT, f"--out={tmp_path / 'run'}"]
-        limit = {"preexec_fn": lambda: limited(room)}
-        done = call("run", *arguments, **limit)
+        done = call_on_a_full_disk(room, "run", *arguments)
         assert done.returncode in (1, 2) and "Traceback" not in done.stderr
         assert done.stderr.splitlines()[-1].startswith("error: ")
         for path in (tmp_path / "run").rglob("*.json"):
@@ -546,8 +558,7 @@ class TestCommands:
         arguments = [*self.TRAINING[module][0], "--epochs=1", f"--out={out}"]
         if module == "table":
             arguments += ["--teacher_epochs=1", "--methods", "kd", "hint"]
-        limit = {"preexec_fn": lambda: limited(room)}
-        done = call(module, *arguments, **limit)
+        done = call_on_a_full_disk(room, module, *arguments)
         assert done.returncode in (1, 2) and "Traceback" not in done.stderr
         assert "error: " in done.stderr
         for path in out.rglob("*.json"):
@@ -570,10 +581,6 @@ class TestCommands:
                 said = process.stderr.read()
         assert process.returncode == 143
         assert "Traceback" not in said and "\nstopped in " in said
-
-
-def limited(room):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
 
 def flip(folder):
