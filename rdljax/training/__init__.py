@@ -3,12 +3,15 @@
 ================== =====================================================================
 module             contents
 ================== =====================================================================
-`training.state`   `Phase` (a part of the plan), `TrainState`, `Replicated`, `Arrays`
+`training.state`   `Phase` (a part of the plan), `TrainState`, `Replicated`, `Arrays`;
+                   the types `Batch`, `View` and `Weight`
 `training.begin`   `init`, `begin_phase`: the initial state
-`training.step`    `make_step`: one step of a phase
+`training.step`    `make_step`: one step of a phase (of the type `Step`);
+                   `compute_loss`: the loss of a phase, for a step of your own
 `training.many`    `scan_steps`: several steps in one call; `vmap_trainings`,
                    `vmap_over`, `stack_trainings`, `check_same_step`,
-                   `select_training`: several trainings in one program
+                   `select_training`, `check_one_training`: several trainings in one
+                   program
 `training.devices` `pmap`, `compile_step` (a `Program`), `shard`, `replicate`, `AXIS`;
                    for several processes `local_batch`, `gather_state`, `check_alike`
                    (raises `ProcessesDiffer`); `reshard_like`
@@ -48,6 +51,7 @@ from rdljax.training.devices import (
 )
 from rdljax.training.finite import FiniteReport, make_finite_check
 from rdljax.training.many import (
+    check_one_training,
     check_same_step,
     scan_steps,
     select_training,
@@ -64,7 +68,7 @@ from rdljax.training.state import (
     View,
     Weight,
 )
-from rdljax.training.step import Step, make_step
+from rdljax.training.step import Step, compute_loss, make_step
 
 __all__ = [
     "AXIS",
@@ -81,8 +85,10 @@ __all__ = [
     "Weight",
     "begin_phase",
     "check_alike",
+    "check_one_training",
     "check_same_step",
     "compile_step",
+    "compute_loss",
     "gather_state",
     "init",
     "local_batch",

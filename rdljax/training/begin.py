@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from rdljax import _checks, teachers, terms
-from rdljax.training import _params, _rows, _student
-from rdljax.training import state as states
+from rdljax.training import _params, _rows, _student, many
 from rdljax.training.state import (
     Arrays,
     Phase,
@@ -114,7 +113,7 @@ def begin_phase(
       UnknownName: The phase trains a parameter that does not exist.
       ValueError: The state is that of several trainings.
     """
-    states.check_one(state)
+    many.check_one_training(state)
     trained, _ = _params.partition(state.replicated.params, phase)
     keys = (state.replicated.key, state.replicated.view_key)
     key, view_key = (jax.random.split(key)[0] for key in keys)

@@ -12,8 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from rdljax import _checks
-from rdljax.training import _rows
-from rdljax.training import state as states
+from rdljax.training import _rows, many
 from rdljax.training.state import Arrays, Batch, TrainState
 from rdljax.training.step import Step
 
@@ -256,7 +255,7 @@ def reshard_like(state: TrainState, like: TrainState) -> TrainState:
     Raises:
       ValueError: The state is that of several trainings.
     """
-    states.check_one(state)
+    many.check_one_training(state)
 
     def one(x, target):
         rows = jnp.reshape(x, (-1, *x.shape[2:]))

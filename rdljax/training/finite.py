@@ -108,7 +108,7 @@ def make_finite_check(
 
         def value(alone, trained, seen):
             params = _params.combine(trained, frozen)
-            total, *_ = steps.weighted_sum(
+            total, *_ = steps.compute_loss(
                 alone, params, state, seen, targets, batch, axis_name=axis_name
             )
             return total

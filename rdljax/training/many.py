@@ -142,6 +142,21 @@ def check_same_step(states: Sequence[TrainState]) -> None:
         raise ValueError(f"expected trainings at the same step, got steps {steps}")
 
 
+def check_one_training(state: TrainState) -> None:
+    """Checks that a state is that of one training, not of several.
+
+    Args:
+      state: The state of a training.
+
+    Raises:
+      ValueError: The state is from `stack_trainings`.
+    """
+    if state.replicated.key.ndim:
+        raise ValueError(
+            "expected the state of one training (see `select_training`), not of several"
+        )
+
+
 def select_training(state: TrainState, number: int) -> TrainState:
     """Returns the state of one of several trainings (`stack_trainings`).
 

@@ -81,11 +81,3 @@ class Arrays(NamedTuple):
 
     teacher: PyTree
     data: PyTree
-
-
-def check_one(state: TrainState) -> None:
-    """Raises `ValueError` for the state of several trainings."""
-    if state.replicated.key.ndim:
-        raise ValueError(
-            "expected the state of one training (see `select_training`), not of several"
-        )

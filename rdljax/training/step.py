@@ -81,7 +81,7 @@ def make_step(
             variables = _params.variables(now, params)
             with jax.named_scope("student"):
                 seen, model_state = run(student, variables, batch, dropout)
-            total, values, remembered = weighted_sum(
+            total, values, remembered = compute_loss(
                 phase, params, state, seen, targets, batch, axis_name=axis_name
             )
             return total, (values, remembered, model_state)
@@ -125,7 +125,7 @@ def _takes(function: Callable, name: str) -> bool:
     return name in parameters or inspect.Parameter.VAR_KEYWORD in kinds
 
 
-def weighted_sum(
+def compute_loss(
     phase: Phase,
     params: dict[str, PyTree],
     state: TrainState,
@@ -135,7 +135,24 @@ def weighted_sum(
     *,
     axis_name: str | None,
 ) -> tuple[Array, dict[str, Array], dict[str, terms.State]]:
-    """Returns the loss of a phase, and the value and the new state of each term."""
+    """Computes the loss of a phase, the weighted sum of its terms.
+
+    Args:
+      phase: The phase, with the terms of its loss.
+      params: Parameters of all terms by name, as in `Replicated.params`.
+      state: The training state before the step, with the state of each term.
+      seen: The student's activations by layer.
+      targets: The teacher's activations by layer.
+      batch: The batch from the view.
+      axis_name: Name of the mapped axis of the devices, if any.
+
+    Returns:
+      The loss on this device, the unweighted value of each term by name, and the new
+      state of each term by name.
+
+    Raises:
+      ValueError: A weight is not a number.
+    """
     total: Any = 0.0
     values, remembered = {}, {}
     for name, (weight, term) in phase.terms.items():
