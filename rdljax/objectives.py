@@ -54,15 +54,16 @@ Conventions:
   `crd_update_rows` updates each part.
 """
 
-from rdljax._objectives.contrast import Bank as Bank
-from rdljax._objectives.contrast import crd, crd_shared
 from rdljax._objectives.contrast import (
-    crd_exponentials_of_rows as crd_exponentials_of_rows,
+    Bank,
+    crd,
+    crd_exponentials_of_rows,
+    crd_normalizers,
+    crd_of_rows,
+    crd_shared,
+    crd_update_bank,
+    crd_update_rows,
 )
-from rdljax._objectives.contrast import crd_normalizers as crd_normalizers
-from rdljax._objectives.contrast import crd_of_rows as crd_of_rows
-from rdljax._objectives.contrast import crd_update_bank as crd_update_bank
-from rdljax._objectives.contrast import crd_update_rows as crd_update_rows
 from rdljax._objectives.features import (
     ab,
     at,
@@ -87,13 +88,19 @@ from rdljax._objectives.relations import (
 )
 
 __all__ = [
+    "Bank",
     "ab",
     "at",
     "cc",
     "cc_repdistiller",
     "cka",
     "crd",
+    "crd_exponentials_of_rows",
+    "crd_normalizers",
+    "crd_of_rows",
     "crd_shared",
+    "crd_update_bank",
+    "crd_update_rows",
     "dist",
     "dkd",
     "fsp",

@@ -343,7 +343,7 @@ def bootstrap(
     # The first row has every stimulus once: it gives the discrepancy itself.
     counts = np.concatenate([np.ones((1, n), counts.dtype), counts])
     values, sure = np.zeros(len(counts)), np.zeros(len(counts), bool)
-    if rdm.forms.streams(comparison):
+    if rdm.forms.computable_from_means(comparison):
         found = _bootstrap_values(first, second, jnp.asarray(counts, dtype), comparison)
         values, sure = np.array(found[0], np.float64), np.asarray(found[1])
     rows, columns = np.triu_indices(n, 1)

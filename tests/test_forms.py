@@ -26,7 +26,9 @@ def precision(units):
 
 
 DISTANCES = {
-    name: functools.partial(getattr(distances, name)) for name in distances.__all__
+    name: functools.partial(getattr(distances, name))
+    for name in distances.__all__
+    if name not in ("Distance", "Embedded")
 }
 DISTANCES["Mahalanobis"] = lambda: distances.Mahalanobis(precision(6))
 

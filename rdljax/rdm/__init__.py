@@ -4,11 +4,16 @@
 name                contents
 =================== ====================================================================
 `rdm`               `compute`, `compare`, `discrepancy`, `sample_pairs`; `crossnobis`
-`distances`         the distance of two stimuli's activations: `distances.Cosine`, ...
+`distances`         the distance of two stimuli's activations: `SquaredEuclidean`,
+                    `MeanSquared`, `Euclidean`, `Mahalanobis`, `Cosine`, `Correlation`,
+                    `PoissonKL`; the protocol `Distance`, the base class `Embedded`
 `comparisons`       the discrepancy of two RDMs: `comparisons.Pearson`, ...
 `forms`             how RDMs are held in memory: `forms.Dense`, `Moments`, `Tiles`
-`io`                reading measured RDMs from files, checking and writing them
-`subjects`          measured RDMs of several subjects and sessions: means, reliability
+`io`                measured RDMs (`Rdms`) in files: `read`, `from_array`, `check`,
+                    `write`
+`subjects`          measured RDMs of several subjects and sessions: `select`, `shuffle`,
+                    `mean_over_sessions`, `mean_over_subjects`, `reliability`,
+                    `agreement_with_others`
 `condense` ...      `condense`, `square` and `stimuli`: matrices and condensed RDMs
 `blocks_of` ...     `blocks_of` and `discrepancy_of_blocks`: RDMs larger than memory
 =================== ====================================================================

@@ -86,7 +86,9 @@ def discrepancy_of_blocks(
       ValueError: Fewer than three stimuli, blocks that do not match, activations that
         are not finite, or a distance or comparison that cannot be computed from sums.
     """
-    if not isinstance(distance, distances.Embedded) or not forms.streams(comparison):
+    if not isinstance(distance, distances.Embedded) or not forms.computable_from_means(
+        comparison
+    ):
         raise ValueError(
             f"expected a distance with an embedding and one of MSE(), Cosine() and "
             f"Pearson(), got {distance} and {comparison}"

@@ -30,6 +30,8 @@ from rdljax.rdm import _checks
 __all__ = [
     "Correlation",
     "Cosine",
+    "Distance",
+    "Embedded",
     "Euclidean",
     "Mahalanobis",
     "MeanSquared",

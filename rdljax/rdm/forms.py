@@ -12,9 +12,14 @@ Three forms of the same discrepancy, for `rdm.discrepancy(..., form=...)`:
   the gradient. For any distance of `rdm.distances`, and with weights, which then take
   a matrix `[n, n]`.
 
-`choose` selects the form if none is given. All have a gradient. `Dense` also has a
-forward-mode derivative (`jax.jvp`, `jax.hessian`), for any number of stimuli. `Moments`
-and `Tiles` do not: JAX raises a `TypeError` about their `custom_vjp`.
+All have a gradient. `Dense` also has a forward-mode derivative (`jax.jvp`,
+`jax.hessian`), for any number of stimuli. `Moments` and `Tiles` do not: JAX raises a
+`TypeError` about their `custom_vjp`. `Form` is the type of all three.
+
+`choose` selects the form if none is given; `computable_from_means`, `blind_to_scale`
+and `size_of_moments` return properties on which the choice and the computation depend.
+`discrepancy` and `distances_of` do the same as `rdm.discrepancy` and `rdm.compute`, for
+activations that have been checked.
 """
 
 import dataclasses
@@ -29,10 +34,21 @@ from rdljax import _blocks, _geometry, _pytrees
 from rdljax import _checks as _numbers
 from rdljax.rdm import _checks, _condensed, _moments, _ring, comparisons, distances
 
-__all__ = ["Dense", "Moments", "Tiles", "choose", "size_of_moments"]
+__all__ = [
+    "Dense",
+    "Form",
+    "Moments",
+    "Tiles",
+    "blind_to_scale",
+    "choose",
+    "computable_from_means",
+    "discrepancy",
+    "distances_of",
+    "size_of_moments",
+]
 
 Array = jax.Array
-Shaped = Array | jax.ShapeDtypeStruct
+_Shaped = Array | jax.ShapeDtypeStruct
 
 # The largest number of stimuli for which both matrices are held in memory by default.
 DENSE = 2048
@@ -56,17 +72,25 @@ class Dense:
     refine: int = dataclasses.field(default=0, metadata={"static": True})
 
     def __call__(
-        self, student: Array, teacher: Array, weights, distance, comparison
+        self,
+        student: Array,
+        teacher: Array,
+        weights: Array | None,
+        distance: Any,
+        comparison: Any,
     ) -> Array:
+        """Compares the RDMs of activations `[n, ...]`, as `rdm.discrepancy` does."""
         student, teacher = (
-            matrix(x, distance, self.refine) for x in (student, teacher)
+            _matrix(x, distance, self.refine) for x in (student, teacher)
         )
-        return self.compared(student, teacher, weights, comparison)
+        return self.compare_matrices(student, teacher, weights, comparison)
 
     @staticmethod
-    def compared(student: Array, teacher: Array, weights, comparison) -> Array:
+    def compare_matrices(
+        student: Array, teacher: Array, weights: Array | None, comparison: Any
+    ) -> Array:
         """Compares two distance matrices `[n, n]`."""
-        if weights is not None or not streams(comparison):
+        if weights is not None or not computable_from_means(comparison):
             return comparison(
                 _condensed.condense(student), _condensed.condense(teacher), weights
             )
@@ -102,14 +126,15 @@ class Moments:
         self,
         student: Array,
         teacher: Array,
-        weights,
-        distance,
-        comparison,
+        weights: Array | None,
+        distance: Any,
+        comparison: Any,
         *,
         axis_name: str | None = None,
     ) -> Array:
+        """Compares the RDMs of activations `[n, ...]`, as `rdm.discrepancy` does."""
         _refuse_unless(self, isinstance(distance, distances.Embedded), distance)
-        _refuse_unless(self, streams(comparison), comparison)
+        _refuse_unless(self, computable_from_means(comparison), comparison)
         _refuse_unless(self, weights is None, "weights")
         own, other = (distance.embed(x) for x in (student, teacher))
         noises = distance.noise(student, (own,)), distance.noise(teacher, (other,))
@@ -138,10 +163,16 @@ class Tiles:
     block: int = dataclasses.field(default=512, metadata={"static": True})
 
     def __call__(
-        self, student: Array, teacher: Array, weights, distance, comparison
+        self,
+        student: Array,
+        teacher: Array,
+        weights: Array | None,
+        distance: Any,
+        comparison: Any,
     ) -> Array:
+        """Compares the RDMs of activations `[n, ...]`, as `rdm.discrepancy` does."""
         _refuse_unless(self, hasattr(distance, "between"), distance)
-        _refuse_unless(self, streams(comparison), comparison)
+        _refuse_unless(self, computable_from_means(comparison), comparison)
         _numbers.as_count("block of a tile", self.block)
         points = tuple(distance.points(x) for x in (student, teacher))
         n, dtype = len(student), points[0][0].dtype
@@ -187,17 +218,23 @@ class Tiles:
 Form = Dense | Moments | Tiles
 
 
-def choose(student: Shaped, teacher: Shaped, weights, distance, comparison):
+def choose(
+    student: _Shaped,
+    teacher: _Shaped,
+    weights: Array | None,
+    distance: distances.Distance,
+    comparison: comparisons.Comparison,
+) -> Form:
     """Selects the form for these shapes, this distance and this comparison."""
     n = student.shape[0]
-    tiled = streams(comparison) and hasattr(distance, "between")
+    tiled = computable_from_means(comparison) and hasattr(distance, "between")
     if n <= DENSE or not tiled:
         return Dense()
     if weights is None and isinstance(distance, distances.Embedded):
         p, q = (jax.eval_shape(distance.embed, x).shape[1] for x in (student, teacher))
         # Multiplications per stimulus of both forms, for value and gradient. The tiles
         # are computed once for MSE and twice for the other comparisons.
-        passes = 2 if comparison.own_scales else 1
+        passes = 2 if getattr(comparison, "own_scales", False) else 1
         if 2 * (2 * p**2 + q**2 + 2 * p * q) < n * (passes * (p + q) + 2 * p):
             return Moments()
     return Tiles()
@@ -208,7 +245,7 @@ def size_of_moments(p: int, q: int) -> int:
     return _moments.size_of_sums(p, q)
 
 
-def moments_move_less(student: Array, teacher: Array, distance, devices: int) -> bool:
+def _moments_move_less(student: Array, teacher: Array, distance, devices: int) -> bool:
     """Returns whether summing moments moves fewer elements than gathering activations.
 
     For value and gradient: the sums move there and back in both; of the gathered
@@ -225,7 +262,7 @@ def moments_move_less(student: Array, teacher: Array, distance, devices: int) ->
     return 4 * _moments.size_of_sums(p, q) < gathered
 
 
-def products_move_less(student: Array, teacher: Array, devices: int) -> bool:
+def _products_move_less(student: Array, teacher: Array, devices: int) -> bool:
     """Returns whether summing products moves fewer elements than gathering activations.
 
     Args:
@@ -333,7 +370,9 @@ def _over_devices(
     devices = lax.axis_size(axis)
     # With a given form, each device computes the whole discrepancy.
     divided = devices > 1 and pairs is None and weights is None and form is None
-    divided = divided and streams(comparison) and hasattr(distance, "between")
+    divided = (
+        divided and computable_from_means(comparison) and hasattr(distance, "between")
+    )
     everyone = [
         jax.ShapeDtypeStruct((devices * len(x), *x.shape[1:]), x.dtype)
         for x in (student, teacher)
@@ -344,19 +383,19 @@ def _over_devices(
             form = choose(own, other, weights, distance, comparison)
         embedded = isinstance(distance, distances.Embedded)
         if embedded and isinstance(form, Moments):
-            if moments_move_less(student, teacher, distance, devices):
+            if _moments_move_less(student, teacher, distance, devices):
                 return form(
                     student, teacher, weights, distance, comparison, axis_name=axis
                 )
         elif (
             embedded
             and form == Dense()
-            and products_move_less(student, teacher, devices)
+            and _products_move_less(student, teacher, devices)
         ):
             student, teacher = (
                 _matrix_over_devices(x, distance, axis) for x in (student, teacher)
             )
-            return form.compared(student, teacher, weights, comparison)
+            return form.compare_matrices(student, teacher, weights, comparison)
     rows = len(student)
     everything = devices * (student.size + teacher.size)
     if divided and max(everything, devices * rows**2) > GATHERED:
@@ -372,12 +411,12 @@ def _over_devices(
 def discrepancy(
     student: Array,
     teacher: Array,
-    pairs,
-    weights,
-    distance,
-    comparison,
+    pairs: Array | None,
+    weights: Array | None,
+    distance: distances.Distance,
+    comparison: comparisons.Comparison,
     *,
-    form=None,
+    form: Form | None = None,
     axis_name: str | None = None,
 ) -> Array:
     """Computes `rdm.discrepancy` without checking the activations."""
@@ -394,7 +433,9 @@ def discrepancy(
     return _discrepancy(*given, form=form)
 
 
-def blind_to_scale(distance, comparison) -> bool:
+def blind_to_scale(
+    distance: distances.Distance, comparison: comparisons.Comparison
+) -> bool:
     """Returns whether the discrepancy is invariant to the scale of the activations."""
     homogeneous = getattr(distance, "homogeneous", False)
     return homogeneous and getattr(comparison, "own_scales", False)
@@ -430,16 +471,18 @@ def _discrepancy(
     return form(student, teacher, weights, distance, comparison)
 
 
-def distances_of(x: Array, pairs: Array | None, distance, refine: int = 0) -> Array:
+def distances_of(
+    x: Array, pairs: Array | None, distance: distances.Distance, refine: int = 0
+) -> Array:
     """Computes the condensed RDM, or the distances of given pairs."""
     if pairs is None:
-        return _condensed.condense(matrix(x, distance, refine))
+        return _condensed.condense(_matrix(x, distance, refine))
     places = _checks.pairs_of(pairs, len(x))
     found = distance.pairs(x, places)
     return _numbers.nan_unless((places < len(x)).all(axis=0), found)
 
 
-def matrix(x: Array, distance, refine: int = 0) -> Array:
+def _matrix(x: Array, distance, refine: int = 0) -> Array:
     """Computes the distance matrix `[n, n]`, its `refine` smallest from differences."""
     refine = _numbers.as_count("number of distances to refine", refine, at_least=0)
     distances = distance(x)
@@ -481,7 +524,7 @@ def _both(student: Array, teacher: Array, centres) -> tuple[Array, Array]:
     return student, teacher
 
 
-def streams(comparison) -> bool:
+def computable_from_means(comparison: comparisons.Comparison) -> bool:
     """Returns whether a comparison can be computed from means over pairs."""
     scaled = getattr(comparison, "scale", None) is not None
     return hasattr(comparison, "from_means") and not scaled
