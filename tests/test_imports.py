@@ -204,9 +204,6 @@ def test_a_command_is_short(command):
     assert len(lines) <= 80
 
 
-TYPES = {"Batch", "Pair", "Step", "View", "Weight"}
-
-
 PUBLIC = [
     ".".join(path.relative_to(ROOT).parts[:-1])
     for path in sorted((ROOT / "rdljax").rglob("__init__.py"))
@@ -227,8 +224,35 @@ def test_a_package_says_what_is_in_it(package):
     assert room.__all__ == sorted(room.__all__)
     for name in room.__all__:
         assert hasattr(room, name)
-        if name not in TYPES:
-            assert f"`{name}`" in room.__doc__, name
+        assert f"`{name}`" in room.__doc__, name
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_every_public_name_of_a_package_is_told(package):
+    """Functions and classes, at the head of the package or of their module."""
+    room = importlib.import_module(package)
+    for path in (ROOT / package.replace(".", "/")).glob("[!_]*.py"):
+        assert re.search(rf"`(\w+\.)?{path.stem}`", room.__doc__), path.stem
+        module = importlib.import_module(f"{package}.{path.stem}")
+        told = room.__doc__ + module.__doc__
+        for name in defined(path):
+            assert re.search(rf"`(\w+\.)?{name}(\(.*?\))?`", told), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_all_has_every_public_name(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    module = importlib.import_module(name.removesuffix(".__init__"))
+    if hasattr(module, "__all__"):
+        assert defined(path) <= set(module.__all__)
+
+
+def defined(path: pathlib.Path) -> set[str]:
+    """Returns the public functions and classes that a module defines."""
+    kinds = ast.FunctionDef | ast.ClassDef
+    nodes = ast.parse(path.read_text()).body
+    names = {node.name for node in nodes if isinstance(node, kinds)}
+    return {name for name in names if not name.startswith("_")}
 
 
 def test_no_two_rooms_import_each_other():

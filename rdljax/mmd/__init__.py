@@ -16,7 +16,8 @@ module      contents
 `estimates` `biased`, `unbiased`, `linear_time`; `permutation_test`, which returns a
             `PermutationTest`
 `kernels`   `Linear`, `Polynomial`, `Gaussian`, `Laplace`, `InverseMultiquadric`; the
-            lengths `by_median` and `by_mean`; the protocols `Kernel` and `RowKernel`
+            lengths `by_median` and `by_mean`; the base class `Radial` of kernels
+            with a width; the protocols `Kernel` and `RowKernel`
 =========== ============================================================================
 
 All names are available as `mmd.NAME`.
@@ -36,6 +37,7 @@ from rdljax.mmd.kernels import (
     Laplace,
     Linear,
     Polynomial,
+    Radial,
     RowKernel,
     by_mean,
     by_median,
@@ -49,6 +51,7 @@ __all__ = [
     "Linear",
     "PermutationTest",
     "Polynomial",
+    "Radial",
     "RowKernel",
     "biased",
     "by_mean",

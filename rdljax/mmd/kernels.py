@@ -9,7 +9,7 @@ or several, which may be multiples of a length that is computed from the data.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -116,12 +116,21 @@ class Polynomial:
 
 
 class Radial:
-    """A kernel `profile(t)` of `t = (|x - y| / width)^2`, averaged over the widths."""
+    """The base class of kernels `profile(t)` of `t = (|x - y| / width)^2`.
+
+    The kernels of several widths are averaged. A subclass is a dataclass with the two
+    fields and the method `profile`, registered as a pytree.
+
+    Attributes:
+      width: As for `Gaussian`.
+      scale: As for `Gaussian`.
+    """
 
     width: float | Array
     scale: Callable[[Array], Array] | None
 
     def profile(self, t: Array) -> Array:
+        """Computes the kernel from squared distances in units of the width."""
         raise NotImplementedError
 
     def __post_init__(self):
@@ -155,7 +164,7 @@ class Radial:
         x, y, unit = _in_one_unit(x, y)
         return self._of(jnp.sum((x - y) ** 2, axis=1), 1 / unit)
 
-    def fit(self, x: Array):
+    def fit(self, x: Array) -> Self:
         """Returns this kernel with a fixed width, computed from a sample."""
         if self.scale is None:
             return self
@@ -164,7 +173,7 @@ class Radial:
         length = self._length(_geometry.squared_distances(x / unit), unit)
         return self.times(length * unit)
 
-    def times(self, factor: Array):
+    def times(self, factor: Array) -> Self:
         """Returns this kernel with a fixed width: its width times a factor."""
         width = jnp.asarray(self.width, factor.dtype) * factor
         # All kernels are dataclasses.
@@ -183,6 +192,7 @@ class Radial:
             _checks.check_number("width", width, above=0, several=True)
 
     def check_fixed(self) -> None:
+        """Raises `ValueError` if the width is computed from the data."""
         if self.scale is not None:
             raise ValueError(
                 f"{type(self).__name__}: the width is computed from the data, which "

@@ -53,10 +53,28 @@ before their last ReLU or, in wide residual nets, the outputs of the next normal
 if the stages end without a ReLU, they are the stages themselves (`mobilenet_v2`,
 `efficientnet_lite0`). jit does not compute activations that are not used.
 
-`nets.from_torch` reads weights trained in PyTorch; `nets.capture` wraps other Flax nets
-to be used in the same way. `build` makes a net of `NETS` by its name. To define a net
-of your own, subclass `Net` and use the convolution `conv`. `NetLike` is the interface
-of all nets, including wrapped ones.
+`build` makes a net of `NETS` by its name. To define a net of your own, subclass `Net`
+and use the convolution `conv`. `NetLike` is the interface of all nets, including those
+of other programs that `capture` wraps.
+
+================= ======================================================================
+module            contents
+================= ======================================================================
+`nets.capture`    the activations of any Flax model: `linen` and `nnx` wrap a model as a
+                  `LinenNet` or `NNXNet`; `report` lists its activations (a `Report` of
+                  the type `Row` for each)
+`nets.from_torch` weights of PyTorch programs: `read`, `to_flax`, `to_torch`, `write`
+`nets.from_keras` weights of the package `cifar-10-model`: `read`, `to_flax`
+`nets.regressors` small modules that terms train: `Regressor`, `Pointwise`, `Embedding`,
+                  `Coder`
+`nets.resnet`     `ResNet` (of blocks `Basic` or `Bottleneck`), `WideResNet`
+`nets.vgg`        `VGG`
+`nets.mobile`     `MobileNetV2`, `EfficientNetLite0`
+`nets.shuffle`    `ShuffleNetV1`, `ShuffleNetV2`
+`nets.plain`      `NetworkInNetwork`, `CifarCNN`
+`nets.mlp`        `MLP`
+`nets.mnist`      `MnistCNN`
+================= ======================================================================
 """
 
 import functools

@@ -5,16 +5,18 @@ module               contents
 ==================== ==================================================================
 `terms.base`         `Term`, `State`; from an objective: `from_objective`,
                      `with_labels`; from a term: `on_layers`, `over_global_batch`,
-                     `pretraining`; for the task: `cross_entropy`
+                     `pretraining`, `wrap_applies`; for the task: `cross_entropy`;
+                     the types `Batch` and `Pair`
 `terms.rdms`         `rdl`, `rdl_target`
 `terms.contrast`     `crd`, `crd_sharded`, `crd_of_batch`
 `terms.negatives`    negatives of examples: `per_example`, `expectation`, `bernoulli`,
-                     `per_batch`, `from_batch`
+                     `per_batch`, `from_batch`; for a function of your own: the type
+                     `Negatives`, its result `Choice`, `of_same_class`, `is_other`
 `terms.regressors`   `hint`, `vid`, `ab`, `ft`, `cc`
 `terms.ensembles`    for several teachers: `per_teacher`, `kd_mean`, `rdl_mean`
 ==================== ==================================================================
 
-All functions except those of `negatives` are available as `terms.NAME`.
+All names except those of `negatives` are available as `terms.NAME`.
 
 A term consists of pure functions of the dicts of all activations of student and
 teacher. Terms compose: `on_layers(pairs, term)` selects layers, and
@@ -41,6 +43,7 @@ from rdljax.terms.base import (
     over_global_batch,
     pretraining,
     with_labels,
+    wrap_applies,
 )
 from rdljax.terms.contrast import crd, crd_of_batch, crd_sharded
 from rdljax.terms.ensembles import kd_mean, per_teacher, rdl_mean
@@ -71,4 +74,5 @@ __all__ = [
     "rdl_target",
     "vid",
     "with_labels",
+    "wrap_applies",
 ]

@@ -210,8 +210,21 @@ def cross_entropy(logits: str = "logits", label: str = "label") -> Term:
     return Term(init, apply)
 
 
-def wrap_applies(init: Callable, term: Term, wrap: Callable) -> Term:
-    """Returns a term with another `init` and with all its other functions wrapped."""
+def wrap_applies(
+    init: Callable[..., tuple[PyTree, State]],
+    term: Term,
+    wrap: Callable[[Callable], Callable],
+) -> Term:
+    """Makes a term from another one, with a new `init` and all other functions wrapped.
+
+    For functions that make a term from a term, such as `on_layers`.
+
+    Args:
+      init: Function `init` of the new term.
+      term: The term whose other functions are wrapped.
+      wrap: Function from `apply`, `pretrain` or `apply_globally` of the term to that of
+        the new term, with the same arguments.
+    """
 
     def wrapped(apply):
         return None if apply is None else wrap(apply)
