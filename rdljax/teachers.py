@@ -69,15 +69,15 @@ def cached(activations: Mapping[str, Array], *, index: str = "index") -> Teacher
 
 
 def rdms(measured: Mapping[str, Array], *, stimulus: str = "stimulus") -> Teacher:
-    """Makes a teacher from measured RDMs, for `terms.rdl_target`.
+    """Makes a teacher from measured RDMs, for `terms.rdl_target` and `rdl_subjects`.
 
     For each stimulus of the batch it returns a row of the RDM: the distances to all
     stimuli. So the batch may hold any of the stimuli, divided over the devices like
     images.
 
     Args:
-      measured: Dict of condensed RDMs `[pairs]`, or `[subjects, pairs]` for several
-        subjects. NaN: not measured.
+      measured: Dict of condensed RDMs, `[pairs]` for `terms.rdl_target`, or `[subjects,
+        pairs]` for `terms.rdl_subjects`. NaN: not measured.
       stimulus: Entry of the batch with the indices of its stimuli,
         `[stimuli in the batch]`.
 

@@ -156,9 +156,8 @@ def view(arrays, batch, key):
     }
 
 
-def towards(name="it", **numbers):
-    term = terms.on_layers(("stimuli/hidden", name), terms.rdl_target(**numbers))
-    return terms.over_global_batch(term)
+def towards(term):
+    return terms.over_global_batch(terms.on_layers(("stimuli/hidden", "it"), term))
 
 
 class TestStep:
@@ -198,14 +197,16 @@ class TestStep:
     )
     def test_one_and_several_devices(self, float64, subjects, devices, count):
         teacher = teachers.rdms({"it": rdms_of(*subjects)})
-        loss = {"task": (1.0, terms.cross_entropy()), "it": (2.0, towards())}
+        term = terms.rdl_subjects() if subjects else terms.rdl_target()
+        loss = {"task": (1.0, terms.cross_entropy()), "it": (2.0, towards(term))}
         one, several = (self.steps(teacher, loss, d, count) for d in (1, devices))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9), one, several)
 
     def test_the_loss_is_that_of_images_and_stimuli_apart(self, float64):
         target = rdms_of()
         teacher = teachers.rdms({"it": target})
-        loss = {"task": (1.0, terms.cross_entropy()), "it": (2.0, towards())}
+        term = towards(terms.rdl_target())
+        loss = {"task": (1.0, terms.cross_entropy()), "it": (2.0, term)}
         params, metrics = self.steps(teacher, loss, 1, count=1)
         net, key = Net(), jax.random.split(jax.random.key(0), 3)[0]
         drawn_first = jax.jit(net.init)(key, IMAGES[:1])
@@ -258,10 +259,19 @@ class TestStep:
         with pytest.raises(ValueError, match=r"one size, got stimuli \(4, 3, 3, 1\)"):
             training.init(jax.random.key(0), *given, devices=1)
 
-    def test_rows_of_other_stimuli(self):
-        term, rows = terms.rdl_target(), np.ones((3, STIMULI))
-        given = ({}, terms.State(), drawn(4, UNITS), rows, self.BATCH)
-        with pytest.raises(ValueError, match=r"of 4 stimuli, as teachers.rdms.*\(3, 8"):
+    @pytest.mark.parametrize(
+        ("term", "shape"),
+        [
+            (terms.rdl_target(), (3, STIMULI)),
+            (terms.rdl_target(), (4, 2, STIMULI)),
+            (terms.rdl_subjects(), (3, 2, STIMULI)),
+            (terms.rdl_subjects(), (4, STIMULI)),
+        ],
+    )
+    def test_rows_of_another_shape(self, term, shape):
+        given = ({}, terms.State(), drawn(4, UNITS), np.ones(shape), self.BATCH)
+        message = rf"of 4 stimuli, as teachers.rdms.*\({shape[0]}, {shape[1]}"
+        with pytest.raises(ValueError, match=message):
             term.apply(*given)
 
 

@@ -130,7 +130,7 @@ RELATIONAL = {
         ("pooled", "rows"), terms.rdl_target(stimulus="index")
     ),
     "rdl_subjects": lambda: terms.on_layers(
-        ("pooled", "subjects"), terms.rdl_target(stimulus="index", ceiling=0.8)
+        ("pooled", "subjects"), terms.rdl_subjects(stimulus="index", ceiling=0.8)
     ),
     "crd_of_batch": lambda: terms.on_layers("pooled", terms.crd_of_batch(features=6)),
 }

@@ -39,7 +39,8 @@ def weighted_terms(
     weight = config.brain.weight
     if config.brain.decay:
         weight = optax.linear_schedule(weight, 0.0, steps)
-    term = terms.rdl_target(
+    make = terms.rdl_target if target.ndim == 1 else terms.rdl_subjects
+    term = make(
         missing=bool(np.isnan(target).any()),
         distance=configs.DISTANCES[config.brain.distance],
         comparison=configs.BRAIN_COMPARISONS[config.brain.comparison],

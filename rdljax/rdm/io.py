@@ -7,7 +7,7 @@ file has them.
     human = rdm.io.read("92images.npz", "human_it_subject_session")
     each = rdm.subjects.mean_over_sessions(human)  # [subjects, pairs]
     teacher = teachers.rdms({"human_it": each})
-    term = terms.rdl_target(subject_weights=rdm.subjects.reliability(human))
+    term = terms.rdl_subjects(subject_weights=rdm.subjects.reliability(human))
     loss = terms.on_layers(("stimuli/pooled", "human_it"), term)
 """
 

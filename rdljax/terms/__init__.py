@@ -7,7 +7,7 @@ module               contents
                      `with_labels`; from a term: `on_layers`, `over_global_batch`,
                      `pretraining`, `wrap_applies`; for the task: `cross_entropy`;
                      the types `Batch` and `Pair`
-`terms.rdms`         `rdl`, `rdl_target`
+`terms.rdms`         `rdl`; with measured RDMs `rdl_target`, `rdl_subjects`
 `terms.contrast`     `crd`, `crd_sharded`, `crd_of_batch`
 `terms.negatives`    negatives of examples: `per_example`, `expectation`, `bernoulli`,
                      `per_batch`, `from_batch`; for a function of your own: the type
@@ -47,7 +47,7 @@ from rdljax.terms.base import (
 )
 from rdljax.terms.contrast import crd, crd_of_batch, crd_sharded
 from rdljax.terms.ensembles import kd_mean, per_teacher, rdl_mean
-from rdljax.terms.rdms import rdl, rdl_target
+from rdljax.terms.rdms import rdl, rdl_subjects, rdl_target
 from rdljax.terms.regressors import ab, cc, ft, hint, vid
 
 __all__ = [
@@ -71,6 +71,7 @@ __all__ = [
     "pretraining",
     "rdl",
     "rdl_mean",
+    "rdl_subjects",
     "rdl_target",
     "vid",
     "with_labels",

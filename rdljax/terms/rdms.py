@@ -1,6 +1,7 @@
 """Makes terms of representational distance learning: with teachers or measured RDMs."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from jax import lax
 
 from rdljax import _checks, _geometry, _indices, objectives, rdm
 from rdljax.terms.base import State, Term
+
+Array = jax.Array
 
 
 def rdl(
@@ -81,66 +84,111 @@ def rdl_target(
     stimulus: str = "stimulus",
     distance: rdm.distances.Distance = rdm.distances.Cosine(),
     comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
-    subject_weights: npt.ArrayLike | None = None,
-    ceiling: npt.ArrayLike | None = None,
 ) -> Term:
-    """Makes the term of `objectives.rdl_target`, for a batch with measured RDMs.
-
-    With RDMs of several subjects it is the term of `objectives.rdl_subjects`.
+    """Makes the term of `objectives.rdl_target`, for a batch with a measured RDM.
 
         term = terms.on_layers(("stimuli/pooled", "human_it"), terms.rdl_target())
         terms.over_global_batch(term)
 
     Args:
-      missing: Whether the RDMs have pairs that were not measured (NaN), which are then
+      missing: Whether the RDM has pairs that were not measured (NaN), which are then
         left out.
       stimulus: Entry of the batch with the indices of its stimuli, `[stimuli]`. An
         index out of range makes the loss NaN.
       distance: Distance between the activations of two stimuli, one of `rdm.distances`.
       comparison: Comparison of two RDMs, one of `rdm.comparisons`.
+
+    The teacher's layer holds rows of the RDM, `[stimuli, n]`: see `teachers.rdms`.
+    """
+
+    def compare(student, square):
+        target = rdm.condense(square)
+        target, weights = _split_missing(target) if missing else (target, None)
+        return objectives.rdl_target(
+            student, target, weights, distance=distance, comparison=comparison
+        )
+
+    return _with_stimuli("rdl_target", "[stimuli, n]", stimulus, compare)
+
+
+def rdl_subjects(
+    *,
+    missing: bool = False,
+    stimulus: str = "stimulus",
+    distance: rdm.distances.Distance = rdm.distances.Cosine(),
+    comparison: rdm.comparisons.Comparison = rdm.comparisons.Pearson(),
+    subject_weights: npt.ArrayLike | None = None,
+    ceiling: npt.ArrayLike | None = None,
+) -> Term:
+    """Makes the term of `objectives.rdl_subjects`, for a batch with subjects' RDMs.
+
+    Args:
+      missing: As for `rdl_target`.
+      stimulus: As for `rdl_target`.
+      distance: As for `rdl_target`.
+      comparison: As for `rdl_target`.
       subject_weights: Weights of the subjects, `[subjects]`. None: uniform weights.
       ceiling: Noise ceiling, the similarity of a perfect student, for all subjects or
         for each, `[subjects]`. None: no ceiling.
 
-    The teacher's layer holds rows of the RDMs: see `teachers.rdms`.
+    The teacher's layer holds rows of the RDMs, `[stimuli, subjects, n]`: see
+    `teachers.rdms`.
     """
-    compared_by = {"distance": distance, "comparison": comparison}
+
+    def compare(student, square):
+        targets = jax.vmap(rdm.condense, in_axes=1)(square)
+        targets, weights = _split_missing(targets) if missing else (targets, None)
+        return objectives.rdl_subjects(
+            student,
+            targets,
+            weights,
+            distance=distance,
+            comparison=comparison,
+            subject_weights=subject_weights,
+            ceiling=ceiling,
+        )
+
+    form = "[stimuli, subjects, n]"
+    return _with_stimuli("rdl_subjects", form, stimulus, compare)
+
+
+def _with_stimuli(
+    name: str, form: str, stimulus: str, compare: Callable[[Array, Array], Array]
+) -> Term:
+    """Makes a term that compares the student with rows of RDMs, layer by layer.
+
+    Args:
+      name: Name of the term, for messages.
+      form: Shape of the rows, for messages.
+      stimulus: Entry of the batch with the indices of its stimuli.
+      compare: Function of the student's activations and of the rows of the batch's
+        stimuli, with only the distances to each other.
+    """
+
+    def init(key, student, teacher):
+        return {}, State()
 
     def one(student, rows, chosen):
-        if rows.ndim not in (2, 3) or rows.shape[0] != chosen.shape[0]:
+        if rows.ndim != form.count(",") + 1 or rows.shape[0] != chosen.shape[0]:
             raise ValueError(
-                f"rdl_target takes rows of RDMs [stimuli, n] or [stimuli, subjects, n] "
-                f"of {chosen.shape[0]} stimuli, as teachers.rdms returns them, got "
-                f"{rows.shape}"
+                f"{name} takes rows of RDMs {form} of {chosen.shape[0]} stimuli, as "
+                f"teachers.rdms returns them, got {rows.shape}"
             )
         stimuli = rows.shape[-1]
         _checks.check_integers(stimulus, chosen)
         chosen = _indices.places(chosen, stimuli)
-        square = jnp.take(rows, chosen, axis=-1)
-        if square.ndim == 2:
-            target = rdm.condense(square)
-        else:
-            target = jax.vmap(rdm.condense, in_axes=1)(square)
-        weights = None
-        if missing:
-            measured = ~jnp.isnan(target)
-            weights = measured.astype(target.dtype)
-            target = jnp.where(measured, target, 0)
-        if target.ndim == 1 and subject_weights is None and ceiling is None:
-            loss = objectives.rdl_target(student, target, weights, **compared_by)
-        else:
-            numbers = {"subject_weights": subject_weights, "ceiling": ceiling}
-            targets = jnp.atleast_2d(target)
-            loss = objectives.rdl_subjects(
-                student, targets, weights, **compared_by, **numbers
-            )
+        loss = compare(student, jnp.take(rows, chosen, axis=-1))
         return _checks.nan_unless(jnp.all(chosen < stimuli), loss)
-
-    def init(key, student, teacher):
-        return {}, State()
 
     def apply(params, state, student, teacher, batch, axis_name=None):
         losses = jax.tree.map(lambda s, t: one(s, t, batch[stimulus]), student, teacher)
         return functools.reduce(jnp.add, jax.tree.leaves(losses)), state
 
     return Term(init, apply)
+
+
+def _split_missing(target: Array) -> tuple[Array, Array]:
+    """Returns distances with 0 for pairs not measured (NaN), and 0 or 1 as weights."""
+    measured = ~jnp.isnan(target)
+    weights = measured.astype(target.dtype)
+    return jnp.where(measured, target, 0), weights
