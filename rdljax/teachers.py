@@ -13,9 +13,9 @@ import numpy as np
 from jax import lax
 
 from rdljax import _checks, _indices, errors, rdm
+from rdljax._types import Batch, NetLike
 
 Array = jax.Array
-Batch = Mapping[str, Array]
 
 
 class Teacher(NamedTuple):
@@ -31,12 +31,12 @@ class Teacher(NamedTuple):
     targets: Callable[[Any, Batch], dict[str, Array]]
 
 
-def net(module, variables, *, inputs: str = "image") -> Teacher:
+def net(module: NetLike, variables: Any, *, inputs: str = "image") -> Teacher:
     """Makes a teacher from a net that runs in each step, in evaluation mode.
 
     Args:
-      module: Flax module whose `apply(variables, images, train=False)` returns a dict
-        of activations.
+      module: Net, a Flax module whose `apply(variables, images, train=False)` returns a
+        dict of activations.
       variables: Variables of the module: parameters and, if any, running statistics.
       inputs: Entry of the batch, or of its `extra_images`, with the net's input.
     """

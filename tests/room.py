@@ -18,6 +18,7 @@ TESTS = {
     "rdljax/_geometry.py": "geometry",
     "rdljax/_indices.py": "negatives terms",
     "rdljax/_layerwise.py": "objectives",
+    "rdljax/_types.py": "imports",
     "rdljax/errors.py": "rdm_io negatives",
     "rdljax/activations": "activations files",
     "rdljax/_objectives": "objectives devices",

@@ -79,31 +79,18 @@ module            contents
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 
 from rdljax import errors
+from rdljax._types import NetLike
 from rdljax.nets import _layers, mlp, mnist, mobile, plain, resnet, shuffle, vgg
 
 __all__ = ["NETS", "Net", "NetLike", "build", "conv"]
 
 Net: TypeAlias = _layers.Net
 conv = _layers.conv
-
-
-class NetLike(Protocol):
-    """The interface of all nets, including wrapped ones."""
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Returns the names of the activations in depth order."""
-
-    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Returns variables, like `flax.linen.Module.init`."""
-
-    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """Returns activations by layer, like `flax.linen.Module.apply`."""
 
 
 def _cifar_resnet(depth: int, factor: int = 1) -> Callable[..., resnet.ResNet]:

@@ -352,7 +352,12 @@ def nnx(
     return net
 
 
-def report(model, images: PyTree, *, call: Call | None = None) -> Report:
+def report(
+    model: flax.linen.Module | flax.nnx.Module | LinenNet | NNXNet,
+    images: PyTree,
+    *,
+    call: Call | None = None,
+) -> Report:
     """Lists the activations of a model that can be captured, in order of computation.
 
         print(capture.report(model, jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")))

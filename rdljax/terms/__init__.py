@@ -6,7 +6,7 @@ module               contents
 `terms.base`         `Term`, `State`; from an objective: `from_objective`,
                      `with_labels`; from a term: `on_layers`, `over_global_batch`,
                      `pretraining`, `wrap_applies`; for the task: `cross_entropy`;
-                     the types `Batch` and `Pair`
+                     the type `Pair` of layers
 `terms.rdms`         `rdl`; with measured RDMs `rdl_target`, `rdl_subjects`
 `terms.contrast`     `crd`, `crd_sharded`, `crd_of_batch`
 `terms.negatives`    negatives of examples: `per_example`, `expectation`, `bernoulli`,
@@ -16,7 +16,8 @@ module               contents
 `terms.ensembles`    for several teachers: `per_teacher`, `kd_mean`, `rdl_mean`
 ==================== ==================================================================
 
-All names except those of `negatives` are available as `terms.NAME`.
+All names except those of `negatives` are available as `terms.NAME`; so is `Batch`, the
+type of a batch.
 
 A term consists of pure functions of the dicts of all activations of student and
 teacher. Terms compose: `on_layers(pairs, term)` selects layers, and
@@ -32,8 +33,8 @@ sum of terms.
     terms.per_teacher(["a", "b"], terms.on_layers("pooled", pkt))
 """
 
+from rdljax._types import Batch
 from rdljax.terms.base import (
-    Batch,
     Pair,
     State,
     Term,

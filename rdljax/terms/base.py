@@ -13,7 +13,6 @@ from rdljax.terms import _rows
 
 Array = jax.Array
 PyTree = Any
-Batch = Mapping[str, Array]
 Pair = str | tuple[str, str] | tuple[str, list[str]]
 
 
@@ -56,7 +55,7 @@ class Term(NamedTuple):
     apply_globally: Callable[..., tuple[Array, State]] | None = None
 
 
-def from_objective(objective: Callable[..., Array], **numbers) -> Term:
+def from_objective(objective: Callable[..., Array], **numbers: Any) -> Term:
     """Makes a term, without parameters or state, from an objective.
 
     Args:
@@ -84,7 +83,7 @@ def from_objective(objective: Callable[..., Array], **numbers) -> Term:
 
 
 def with_labels(
-    objective: Callable[..., Array], *, label: str = "label", **numbers
+    objective: Callable[..., Array], *, label: str = "label", **numbers: Any
 ) -> Term:
     """Makes a term from an objective that also takes labels, such as `objectives.dkd`.
 

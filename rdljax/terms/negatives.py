@@ -7,16 +7,16 @@ Distillation <https://arxiv.org/abs/1910.10699>`_, ICLR 2020) and its released c
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rdljax import _checks, _indices, errors, objectives
+from rdljax._types import Batch
 
 Array = jax.Array
-Batch = Mapping[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rdljax import _checks, teachers, terms
+from rdljax import _checks, nets, teachers, terms
 from rdljax.training import _params, _rows, _student, many
 from rdljax.training.state import (
     Arrays,
@@ -24,7 +24,7 @@ Activations = Mapping[str, jax.ShapeDtypeStruct]
 
 def init(
     key: Array,
-    student,
+    student: nets.NetLike,
     teacher: teachers.Teacher,
     plan: Sequence[Phase],
     view: View,
@@ -38,7 +38,7 @@ def init(
 
     Args:
       key: Random key of the whole training.
-      student: Flax module that returns a dict of activations.
+      student: Net of the student, a Flax module that returns a dict of activations.
       teacher: Source of the targets.
       plan: All phases. The parameters of all their terms are initialised here. A name
         must stand for the same term in every phase.

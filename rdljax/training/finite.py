@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rdljax import teachers
+from rdljax import nets, teachers
 from rdljax.training import _params, _student
 from rdljax.training import step as steps
 from rdljax.training.state import Phase, TrainState, View
@@ -70,7 +70,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def make_finite_check(
-    student,
+    student: nets.NetLike,
     teacher: teachers.Teacher,
     phase: Phase,
     view: View,
@@ -82,7 +82,7 @@ def make_finite_check(
     To find out why a loss became NaN, call it with the state and batch of that step.
 
     Args:
-      student: Flax module of the student, as for `make_step`.
+      student: Net of the student, as for `make_step`.
       teacher: Source of the targets.
       phase: The phase, with the terms of its loss.
       view: Function that makes the batch for nets and terms.

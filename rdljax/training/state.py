@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 
 from rdljax import terms
+from rdljax._types import Batch
 
 Array = jax.Array
 
 PyTree = Any
-Batch = Mapping[str, Array]
 Weight = float | Array | Callable[[Array], Array]
 
 # `view(data, batch, key)` returns the batch for nets and terms, from the data on the

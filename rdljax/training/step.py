@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rdljax import _checks, teachers, terms
+from rdljax import _checks, nets, teachers, terms
 from rdljax.training import _params, _student
 from rdljax.training.state import Batch, Phase, TrainState, View, Weight
 
@@ -23,7 +23,7 @@ Step = Callable[..., tuple["TrainState", dict[str, Array]]]
 
 
 def make_step(
-    student,
+    student: nets.NetLike,
     teacher: teachers.Teacher,
     phase: Phase,
     optimizer: optax.GradientTransformation,
@@ -47,7 +47,7 @@ def make_step(
     on the number of devices.
 
     Args:
-      student: Flax module of the student, the same as for `init`.
+      student: Net of the student, the same as for `init`.
       teacher: Source of the targets, the same as for `init`.
       phase: The phase, with the terms of its loss.
       optimizer: The optimizer, the same as for `begin_phase`. If its update takes

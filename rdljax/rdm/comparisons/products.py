@@ -1,7 +1,7 @@
 """Compares RDMs by sums over pairs: MSE, cosine and Pearson's correlation."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import jax
@@ -147,10 +147,14 @@ class MSE:
             teacher = _geometry.power_of_two(student) * (factor * teacher)
         return jnp.sum(weights * (student - teacher) ** 2)
 
-    def terms(self, student: Array, teacher: Array, centres) -> tuple[Array, ...]:
+    def terms(
+        self, student: Array, teacher: Array, centres: Sequence[Array | float]
+    ) -> tuple[Array, ...]:
         return ((student - teacher) ** 2,)
 
-    def from_means(self, means: tuple[Array, ...], centres) -> Array:
+    def from_means(
+        self, means: tuple[Array, ...], centres: Sequence[Array | float]
+    ) -> Array:
         return means[0]
 
     def from_products(self, products: Products) -> Array:
@@ -171,7 +175,9 @@ class _BlindToScale:
     def from_products(self, products: Products) -> Array:
         raise NotImplementedError
 
-    def terms(self, student: Array, teacher: Array, centres) -> tuple[Array, ...]:
+    def terms(
+        self, student: Array, teacher: Array, centres: Sequence[Array | float]
+    ) -> tuple[Array, ...]:
         # Relative to approximate means, so that less cancels in `from_means`.
         difference = student - teacher
         student, teacher = student - centres[0], teacher - centres[1]
@@ -184,7 +190,9 @@ class _BlindToScale:
             student * student,
         )
 
-    def from_means(self, means: tuple[Array, ...], centres) -> Array:
+    def from_means(
+        self, means: tuple[Array, ...], centres: Sequence[Array | float]
+    ) -> Array:
         difference, teacher, differences, both, teachers, students = means
         student = difference - centres[0] + centres[1] + teacher
         products = Products(
