@@ -176,7 +176,7 @@ def problems(found: Mapping[str, dict], names: Sequence[str]) -> list[str]:
 def compared(found: Mapping[str, dict]) -> dict[str, dict[str, float | None]]:
     """Returns each limit `before` and `after`, by name; None if not measured."""
     sides = {
-        side: limits.reached(found.get(f"limits-{side}", {"cases": []}))
+        side: limits.best_speeds(found.get(f"limits-{side}", {"cases": []}))
         for side in ("before", "after")
     }
     names = dict.fromkeys(name for speeds in sides.values() for name in speeds)

@@ -64,7 +64,7 @@ def gathered(count: float, devices: int) -> float:
     return 2 * (devices - 1) * 4 * count
 
 
-def bare(devices: int) -> Cost:
+def base_step_cost(devices: int) -> Cost:
     """Returns the cost of a step with the task and KD.
 
     It is the student's forward pass, twice that for the backward pass, and the
@@ -123,7 +123,7 @@ def crd_sharded(devices: int) -> Cost:
 
 
 COSTS = {
-    "bare step": bare,
+    "base step": base_step_cost,
     "RDL, pooled, gathered": lambda devices: rdl_gathered(POOLED, devices),
     "RDL, pooled, products": lambda devices: rdl_products(POOLED, devices),
     "RDL, pooled, moments": lambda devices: rdl_moments(POOLED, devices),

@@ -55,8 +55,8 @@ def build(name: str, options: Options) -> measure.Case:
     case = CASES[name]()
     contenders = dict(case.contenders)
     if importlib.util.find_spec("rsatoolbox") is None:
-        for theirs in [name for name in contenders if name.startswith("rsatoolbox")]:
-            del contenders[theirs]
+        for other in [name for name in contenders if name.startswith("rsatoolbox")]:
+            del contenders[other]
     goals = GOALS.get(name, ())
     return dataclasses.replace(case, contenders=contenders, goals=goals)
 
@@ -109,7 +109,7 @@ def condensing(n: int) -> measure.Case:
     )
 
 
-def theirs(method: str, x: np.ndarray, **options):
+def rsatoolbox_rdm(method: str, x: np.ndarray, **options):
     """Returns rsatoolbox's condensed RDM of activations."""
     import rsatoolbox
 
@@ -126,9 +126,11 @@ def whole_rdm(method: str, distance, n: int, units: int) -> measure.Case:
     return measure.Case(
         {
             "ours": lambda: measure.eager(form, jnp.asarray(x)),
-            "rsatoolbox": lambda: measure.eager(functools.partial(theirs, method), x),
+            "rsatoolbox": lambda: measure.eager(
+                functools.partial(rsatoolbox_rdm, method), x
+            ),
             "rsatoolbox64": lambda: measure.eager(
-                functools.partial(theirs, method), x.astype(np.float64)
+                functools.partial(rsatoolbox_rdm, method), x.astype(np.float64)
             ),
         }
     )

@@ -69,7 +69,7 @@ def speeds(entry: Mapping[str, float], time: str = "median_ms") -> dict[str, flo
     }
 
 
-def reached(results: dict) -> dict[str, float]:
+def best_speeds(results: dict) -> dict[str, float]:
     """Returns the speeds of the best samples.
 
     Args:
@@ -89,7 +89,7 @@ def reached(results: dict) -> dict[str, float]:
 def finish(results: dict, options: runner.DeviceOptions) -> None:
     """Prints the speeds."""
     print()
-    for name, speed in reached(results).items():
+    for name, speed in best_speeds(results).items():
         print(f"{name}: {speed:,.1f}")
 
 

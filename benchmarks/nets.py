@@ -86,7 +86,7 @@ def build(case: str, options: Options) -> measure.Case:
     """Returns the case for a net's step or forward pass, with available contenders."""
     name, _, forward = case.partition("-")
     make, released = (
-        (evaluated, evaluated_there) if forward else (trained, trained_there)
+        (jax_forward, pytorch_forward) if forward else (jax_step, pytorch_step)
     )
     size = SIZES[name]
     if options.batch is not None:
@@ -110,7 +110,7 @@ def build(case: str, options: Options) -> measure.Case:
 # ---- ours
 
 
-def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
+def jax_step(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
     """Returns a training step with cross-entropy and SGD with momentum, as a contender.
 
     Args:
@@ -143,8 +143,8 @@ def trained(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contende
     return measure.Contender(call, read, facts=_counts(name, size) | facts)
 
 
-def evaluated(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
-    """Returns a forward pass in evaluation mode, with the arguments of `trained`."""
+def jax_forward(name: str, size: Size, dtype: Any = jnp.float32) -> measure.Contender:
+    """Returns a forward pass in evaluation mode, with the arguments of `jax_step`."""
     net = nets.build(name, size.classes, dtype=dtype)
 
     def logits(variables, images):
@@ -242,7 +242,7 @@ def _state(variables: dict[str, Any]) -> training.TrainState:
 # ---- the released nets
 
 
-def trained_there(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
+def pytorch_step(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
     """Returns the same step in PyTorch.
 
     Args:
@@ -274,8 +274,8 @@ def trained_there(name: str, size: Size, folder: pathlib.Path) -> measure.Conten
     return measure.Contender(call, read, found.tune, {"images": size.batch})
 
 
-def evaluated_there(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
-    """Returns a forward pass in PyTorch, with the arguments of `trained_there`."""
+def pytorch_forward(name: str, size: Size, folder: pathlib.Path) -> measure.Contender:
+    """Returns a forward pass in PyTorch, with the arguments of `pytorch_step`."""
     import torch
 
     net, images, _ = _released(name, size, folder)

@@ -58,7 +58,7 @@ def page(results: dict) -> str:
     )
 
 
-def _part(name: str, found: dict, reached: dict) -> dict[str, Any]:
+def _part(name: str, found: dict, speeds: dict) -> dict[str, Any]:
     """Returns the figure and the tables of a benchmark; `png` is "" without cases."""
     cases = [case for case in found["cases"] if case["contenders"]]
     if not cases:
@@ -72,7 +72,7 @@ def _part(name: str, found: dict, reached: dict) -> dict[str, Any]:
             # (Without the column of goals, which have their own table.)
             *([row[:-1] for row in rows] for rows in report.tabulated(cases)),
             _goals(cases),
-            _facts(cases, reached),
+            _facts(cases, speeds),
         ],
     }
 
@@ -92,10 +92,10 @@ def _overview(measured: dict[str, dict]) -> list[list[str]]:
     return rows
 
 
-def _limits(reached: dict) -> list[list[str]]:
+def _limits(speeds: dict) -> list[list[str]]:
     """Returns the rows of a table with the limits before and after the benchmarks."""
     rows = [["limit", "before", "after", "after over before"]]
-    for name, found in reached.items():
+    for name, found in speeds.items():
         before, after = found["before"], found["after"]
         drift = after / before if before and after else None
         rows.append([name, *map(_number, (before, after, drift))])
@@ -113,10 +113,10 @@ def _goals(cases: list[dict]) -> list[list[str]]:
     return rows
 
 
-def _facts(cases: list[dict], reached: dict) -> list[list[str]]:
+def _facts(cases: list[dict], speeds: dict) -> list[list[str]]:
     """Returns the rows of a table with facts and speeds, and shares of the limits."""
     found = {
-        (case["case"], name): _facts_of(entry, reached)
+        (case["case"], name): _facts_of(entry, speeds)
         for case in cases
         for name, entry in case["contenders"].items()
     }
@@ -129,11 +129,11 @@ def _facts(cases: list[dict], reached: dict) -> list[list[str]]:
     return [["case", "contender", *columns], *rows]
 
 
-def _facts_of(entry: dict, reached: dict) -> dict[str, str]:
+def _facts_of(entry: dict, speeds: dict) -> dict[str, str]:
     facts = {k: _number(x) for k, x in entry.items() if k not in verdicts.MEASURED}
     for unit, speed in limits.speeds(entry).items():
         facts[unit] = _number(speed)
-        known = [x for x in reached.get(LIMITS[unit], {}).values() if x]
+        known = [x for x in speeds.get(LIMITS[unit], {}).values() if x]
         if known:
             facts[f"share of {LIMITS[unit]}"] = f"{100 * speed / max(known):.0f} %"
     return facts

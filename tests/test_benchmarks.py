@@ -478,7 +478,7 @@ class TestNets:
             return -jnp.mean(chosen)
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(variables["params"])
-        step = nets.trained("mnist_cnn_small", self.tiny)
+        step = nets.jax_step("mnist_cnn_small", self.tiny)
         found = step.read(step.call())
         np.testing.assert_allclose(found[0], value, rtol=1e-5)
         expected = gradient["classifier"]["kernel"]
@@ -494,11 +494,11 @@ class TestNets:
         ],
     )
     def test_running_statistics_and_dropout(self, name):
-        step = nets.trained(name, nets.Size(2, (32, 32, 3), 10))
+        step = nets.jax_step(name, nets.Size(2, (32, 32, 3), 10))
         assert all(np.isfinite(x).all() for x in step.read(step.call()))
 
     def test_the_forward_pass_is_that_of_evaluation(self):
-        found = nets.evaluated("wrn_16_1", nets.Size(2))
+        found = nets.jax_forward("wrn_16_1", nets.Size(2))
         variables = nets.variables("wrn_16_1", nets.Size(2))
         images = nets.data(nets.Size(2))["image"]
         apply = jax.jit(library_nets.build("wrn_16_1", 100).apply)
