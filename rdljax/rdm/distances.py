@@ -74,7 +74,7 @@ class _ByProducts:
     homogeneous = False
 
     def rows(self, x: Array) -> tuple[Array, ...]:
-        """Returns the arrays `[n, units]` that `apart` takes."""
+        """Returns the arrays `[n, units]` that `compare_rows` takes."""
         raise NotImplementedError
 
     def noise(self, x: Array, rows: tuple[Array, ...]) -> Array:
@@ -112,11 +112,11 @@ class _ByProducts:
         raise NotImplementedError
 
     @staticmethod
-    def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
+    def compare_rows(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
         """Computes distances `[...]` of corresponding stimuli in x and y, from rows."""
         raise NotImplementedError
 
-    def tied(self, distances: Array, noise: Array, other: Array) -> Array:
+    def set_exact_ties(self, distances: Array, noise: Array, other: Array) -> Array:
         """Returns distances, with exact values where the noise determines them."""
         return distances
 
@@ -125,17 +125,19 @@ class _ByProducts:
         rows = self.rows(x)
         noise = self.noise(x, rows)
 
-        def apart(pairs):
+        def distances_of(pairs):
             first, second = (tuple(a[stimuli] for a in rows) for stimuli in pairs)
-            return self.apart(first, second)
+            return self.compare_rows(first, second)
 
         block = max(1, GATHERED // rows[0].shape[1])
         if pairs.shape[1] <= block:
-            found = apart(pairs)
+            found = distances_of(pairs)
         else:
-            found = lax.map(jax.checkpoint(apart), tuple(pairs), batch_size=block)
+            found = lax.map(
+                jax.checkpoint(distances_of), tuple(pairs), batch_size=block
+            )
         first, second = (noise[stimuli] for stimuli in pairs)
-        return self.tied(_resolved(found, first + second), first, second)
+        return self.set_exact_ties(_resolved(found, first + second), first, second)
 
 
 def _mean(x: Array, axis_name: str | None, *, keepdims: bool = False) -> Array:
@@ -189,7 +191,7 @@ class Embedded(_ByProducts):
         rounding = noise + _of_products(own, units)
         distances = _geometry.squared_distances_from(products)
         distances = _resolved(distances, rounding[:, None] + rounding[None, :])
-        return self.tied(distances, noise[:, None], noise[None, :])
+        return self.set_exact_ties(distances, noise[:, None], noise[None, :])
 
     def rows(self, x: Array) -> tuple[Array, ...]:
         return (self.embed(x),)
@@ -204,7 +206,7 @@ class Embedded(_ByProducts):
         return _resolved(squared, rounding[:, None] + others[None, :])
 
     @staticmethod
-    def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
+    def compare_rows(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
         return jnp.sum((x[0] - y[0]) ** 2, axis=-1)
 
 
@@ -240,7 +242,7 @@ class MeanSquared(Embedded):
 class _Directions(Embedded):
     """A distance of directions; it is 1/2 if only one of two rows has a direction."""
 
-    def tied(self, distances: Array, noise: Array, other: Array) -> Array:
+    def set_exact_ties(self, distances: Array, noise: Array, other: Array) -> Array:
         # Exactly 1/2, so that these distances tie in rank. (NaN stays NaN.)
         return jnp.where((noise == 0) != (other == 0), 0.5 + 0 * distances, distances)
 
@@ -409,6 +411,6 @@ class PoissonKL(_ByProducts):
         return total / rates.shape[1]
 
     @staticmethod
-    def apart(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
+    def compare_rows(x: tuple[Array, ...], y: tuple[Array, ...]) -> Array:
         rates, logs = (a - b for a, b in zip(x, y, strict=True))
         return jnp.sum(rates * logs, axis=-1)
