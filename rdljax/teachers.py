@@ -236,7 +236,7 @@ def ensemble(teachers: Mapping[str, Teacher]) -> Teacher:
     return Teacher({name: t.arrays for name, t in teachers.items()}, targets)
 
 
-def merge(*given: Teacher) -> Teacher:
+def merge(*teachers: Teacher) -> Teacher:
     """Makes one teacher from several whose layers have different names.
 
     Raises:
@@ -245,7 +245,7 @@ def merge(*given: Teacher) -> Teacher:
 
     def targets(arrays, batch):
         found: dict[str, Array] = {}
-        for teacher, own in zip(given, arrays, strict=True):
+        for teacher, own in zip(teachers, arrays, strict=True):
             own_targets = teacher.targets(own, batch)
             if twice := sorted(found.keys() & own_targets.keys()):
                 raise ValueError(
@@ -254,7 +254,7 @@ def merge(*given: Teacher) -> Teacher:
             found |= own_targets
         return found
 
-    return Teacher(tuple(teacher.arrays for teacher in given), targets)
+    return Teacher(tuple(teacher.arrays for teacher in teachers), targets)
 
 
 def none() -> Teacher:

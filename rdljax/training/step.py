@@ -129,7 +129,7 @@ def compute_loss(
     phase: Phase,
     params: dict[str, PyTree],
     state: TrainState,
-    seen: Mapping[str, Array],
+    activations: Mapping[str, Array],
     targets: Mapping[str, Array],
     batch: Batch,
     *,
@@ -141,7 +141,7 @@ def compute_loss(
       phase: The phase, with the terms of its loss.
       params: Parameters of all terms by name, as in `Replicated.params`.
       state: The training state before the step, with the state of each term.
-      seen: The student's activations by layer.
+      activations: The student's activations by layer.
       targets: The teacher's activations by layer.
       batch: The batch from the view.
       axis_name: Name of the mapped axis of the devices, if any.
@@ -159,7 +159,7 @@ def compute_loss(
         memory = terms.State(state.replicated.terms[name], state.per_device[name])
         with jax.named_scope(f"terms/{name}"):
             values[name], remembered[name] = term.apply(
-                params[name], memory, seen, targets, batch, axis_name
+                params[name], memory, activations, targets, batch, axis_name
             )
         weight = _at(weight, state.replicated.step)
         _checks.check_number(f"weight of the term {name!r}", weight)
