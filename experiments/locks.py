@@ -195,7 +195,7 @@ def _runs(pid: int) -> bool:
 def _read(path: pathlib.Path) -> Owner | None:
     """Returns the owner named in a lock's file; None if there is none."""
     try:
-        owner = Owner(**files.words(path))
+        owner = Owner(**files.read_json(path))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     if type(owner.pid) is not int or not 0 < owner.pid < 2**31:

@@ -270,8 +270,8 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
       CheckpointMismatch: Another version of rdljax wrote the checkpoint.
     """
     try:
-        manifest = files.words(where / _MANIFEST)
-        whole = manifest["sha256"] == files.sha256_of_words(manifest)
+        manifest = files.read_json(where / _MANIFEST)
+        whole = manifest["sha256"] == files.sha256_of_manifest(manifest)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         if (where / "about").is_dir():
             raise CheckpointMismatch(
@@ -288,7 +288,7 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
             f"{where} is stored in format {manifest.get('format')}, and this version "
             f"of rdljax reads format {_FORMAT}"
         )
-    if wrong := files.misfit(manifest, _FIELDS, _MANIFEST):
+    if wrong := files.describe_mismatch(manifest, _FIELDS, _MANIFEST):
         raise CheckpointDamaged(f"{where} is damaged: {wrong}")
     for path in where.rglob("*"):
         if path.exists() and not (path.is_file() or path.is_dir()):
@@ -427,7 +427,7 @@ def _store(
         with _orbax() as checkpointer:
             checkpointer.save(draft / _STATE, args=ocp.args.StandardSave(arrays))
         manifest["files"] = _sha256_of_files(draft)
-        manifest["sha256"] = files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_manifest(manifest)
         (draft / _MANIFEST).write_text(json.dumps(manifest))
         if place.exists():
             place.rename(aside / f"{_REPLACED}{step}")

@@ -9,7 +9,7 @@
 No code from a file is run, only the given file is read, and links are not followed when
 writing. `is_draft` recognises the files that a killed process may leave in a folder; a
 `draft` of the same file removes them after a minute or more. `npz` reads the arrays and
-`words` the JSON of a file from anyone.
+`read_json` the JSON of a file from anyone.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ def needs(package: str, path: pathlib.Path) -> errors.CannotRead:
     return errors.CannotRead(_extras.missing(package, str(path)))
 
 
-def brief(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Returns the text of an error in one line, without PyTorch's advice."""
     text = re.sub(r"\x1b\[\d*m", "", str(error)).strip()
     met = _MET.match(text)
@@ -93,13 +93,13 @@ def brief(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}"
 
 
-def sha256_of_words(manifest: Mapping[str, Any]) -> str:
+def sha256_of_manifest(manifest: Mapping[str, Any]) -> str:
     """Computes the hash of a manifest, without its own hash."""
-    words = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def words(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path) -> Any:
     """Returns the JSON in a file.
 
     Raises:
@@ -112,7 +112,7 @@ def words(path: pathlib.Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def misfit(value: Any, form: Any, name: str) -> str:
+def describe_mismatch(value: Any, form: Any, name: str) -> str:
     """Describes how JSON differs from the expected form; "" if it does not.
 
     Args:
@@ -139,10 +139,10 @@ def misfit(value: Any, form: Any, name: str) -> str:
         each = [(value[key], of, f"{name}.{key}") for key, of in forms.items() if of]
     else:
         return ""
-    return next(filter(None, (misfit(*one) for one in each)), "")
+    return next(filter(None, (describe_mismatch(*one) for one in each)), "")
 
 
-# Forms for `misfit`.
+# Forms for `describe_mismatch`.
 SIZE = ("a whole number of 0 or more", lambda x: type(x) is int and x >= 0)
 COUNT = ("a whole number of 1 or more", lambda x: type(x) is int and x >= 1)
 
@@ -483,4 +483,4 @@ def _report_errors(path: pathlib.Path, what: str) -> Iterator[None]:
     except (errors.UnknownName, errors.CannotRead):
         raise
     except Exception as error:
-        raise errors.CannotRead(f"{path} {what}: {brief(error)}") from error
+        raise errors.CannotRead(f"{path} {what}: {one_line(error)}") from error

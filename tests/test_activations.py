@@ -335,7 +335,7 @@ class TestFolder:
         path = tmp_path / "c" / "manifest.json"
         manifest = json.loads(path.read_text())
         del manifest["layout"]
-        manifest["sha256"] = files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_manifest(manifest)
         path.write_text(json.dumps(manifest))
         with pytest.raises(
             activations.OtherActivations, match="stored NHWC, expected NCHW"
@@ -601,7 +601,7 @@ class TestReadRefuses:
         write(tmp_path / "c")
         path = tmp_path / "c" / "manifest.json"
         manifest = json.loads(path.read_text()) | {"format": 2}
-        manifest["sha256"] = files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_manifest(manifest)
         path.write_text(json.dumps(manifest))
         with pytest.raises(errors.CannotRead, match="in format 2, .* reads format 1"):
             activations.read(tmp_path / "c")
@@ -629,7 +629,7 @@ class TestReadRefuses:
             *(({key: ...}, key) for key in whole.keys() - {"sha256", "layout"}),
         ):
             manifest = {k: x for k, x in (whole | changes).items() if x is not ...}
-            manifest["sha256"] = files.sha256_of_words(manifest)
+            manifest["sha256"] = files.sha256_of_manifest(manifest)
             path.write_text(json.dumps(manifest))
             with pytest.raises(errors.CannotRead, match=words):
                 activations.read(tmp_path / "c")
@@ -643,7 +643,7 @@ class TestReadRefuses:
         path = tmp_path / "c" / "manifest.json"
         manifest = json.loads(path.read_text()) | {"images": images, "chunk": 1}
         manifest["layers"] = {"a": {"shape": [images], "dtype": "float16"}}
-        manifest["sha256"] = files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_manifest(manifest)
         path.write_text(json.dumps(manifest))
         with (tmp_path / "c" / "a.npy").open("wb") as file:
             head = {"descr": "<f2", "fortran_order": False, "shape": (images,)}

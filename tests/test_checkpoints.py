@@ -207,7 +207,7 @@ def test_an_array_that_is_not_the_hashed_one_is_seen(tmp_path):
     text = tmp_path / "0" / "manifest.json"
     manifest = json.loads(text.read_text())
     next(iter(manifest["leaves"].values()))["sha256"] = "0" * 64
-    manifest["sha256"] = files.sha256_of_words(manifest)
+    manifest["sha256"] = files.sha256_of_manifest(manifest)
     text.write_text(json.dumps(manifest))
     with pytest.raises(checkpoints.CheckpointDamaged, match="was changed"):
         checkpoints.restore(tmp_path, STORED)
@@ -279,7 +279,7 @@ def test_a_newer_format_is_refused(tmp_path):
     text.write_text(json.dumps(manifest))
     with pytest.raises(checkpoints.CheckpointDamaged, match="manifest was changed"):
         checkpoints.restore(tmp_path, STORED)
-    manifest["sha256"] = files.sha256_of_words(manifest)
+    manifest["sha256"] = files.sha256_of_manifest(manifest)
     text.write_text(json.dumps(manifest))
     with pytest.raises(checkpoints.CheckpointMismatch, match="format 3.* format 2"):
         checkpoints.restore(tmp_path, STORED)
@@ -549,7 +549,7 @@ def rewritten(folder, **changes):
     manifest = json.loads(text.read_text())
     manifest["files"] = checkpoints._sha256_of_files(folder)
     manifest = {k: x for k, x in (manifest | changes).items() if x is not ...}
-    manifest["sha256"] = files.sha256_of_words(manifest)
+    manifest["sha256"] = files.sha256_of_manifest(manifest)
     text.write_text(json.dumps(manifest))
 
 

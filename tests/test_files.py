@@ -215,7 +215,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         with pytest.raises(errors.CannotRead, match=f"there is no file {path}"):
             read(path)
     with pytest.raises(FileNotFoundError, match=f"there is no file {path}"):
-        files.words(path)
+        files.read_json(path)
 
 
 class TestOtherFiles:
@@ -413,7 +413,7 @@ class TestBombs:
     ],
 )
 def test_fields_are_compared_with_a_form(value, form, words):
-    found = files.misfit(value, form, "m")
+    found = files.describe_mismatch(value, form, "m")
     assert re.match(words, found) if words else found == ""
 
 
@@ -470,7 +470,7 @@ def test_whatever_a_manifest_says_it_is_read_or_refused(kind, tmp_path):
         for value in values if at[:1] != ("sha256",) else ():
             manifest = changed(whole, at, value)
             if isinstance(manifest, dict):
-                manifest["sha256"] = files.sha256_of_words(manifest)
+                manifest["sha256"] = files.sha256_of_manifest(manifest)
             path.write_text(json.dumps(manifest))
             start = time.monotonic()
             try:

@@ -448,7 +448,7 @@ class TestRead:
         ids=["global", "2.4", "2.14", "blocked", "other", "bold", "empty"],
     )
     def test_of_an_error_what_it_met_is_said(self, message, brief):
-        assert files.brief(ValueError(message)) == f"ValueError: {brief}"
+        assert files.one_line(ValueError(message)) == f"ValueError: {brief}"
 
     def test_without_pytorch_it_says_what_to_do(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)

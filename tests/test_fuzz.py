@@ -682,7 +682,7 @@ def rehashed(text):
     """A manifest's text with the hash of what it says now, where it is one."""
     try:
         manifest = json.loads(text)
-        manifest["sha256"] = files.sha256_of_words(manifest)
+        manifest["sha256"] = files.sha256_of_manifest(manifest)
     except (ValueError, TypeError, RecursionError, AttributeError):
         return text
     return json.dumps(manifest).encode()

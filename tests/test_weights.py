@@ -188,7 +188,7 @@ class TestUntrusted:
             manifest = json.loads(text.read_text())
             told = {k: x for k, x in (about | changes).items() if x is not ...}
             manifest["about"] = told
-            manifest["sha256"] = files.sha256_of_words(manifest)
+            manifest["sha256"] = files.sha256_of_manifest(manifest)
             text.write_text(json.dumps(manifest))
             with pytest.raises(command.UsageError, match=words):
                 weights.load(tmp_path / "net")

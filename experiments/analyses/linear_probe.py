@@ -119,7 +119,7 @@ def _check_free(out: pathlib.Path, overwrite: bool) -> None:
             "alone"
         )
     try:
-        if not {"run", "layer", "nets"} <= files.words(record).keys():
+        if not {"run", "layer", "nets"} <= files.read_json(record).keys():
             raise ValueError("it has no run, layer and nets")
     except Exception as error:  # (A file of another kind raises many kinds of errors.)
         raise command.UsageError(

@@ -23,7 +23,7 @@ def read_run(results: str) -> tuple[pathlib.Path, dict]:
     """
     folder = command.path("RESULTS", results)
     try:
-        settings = files.words(folder / "config.json")
+        settings = files.read_json(folder / "config.json")
         if not results_folder.is_run(settings):
             raise ValueError("its config.json is not one of experiments.run")
     except Exception as error:  # (A damaged file raises many kinds of errors.)
@@ -35,7 +35,7 @@ def read_run(results: str) -> tuple[pathlib.Path, dict]:
             "and --resume continues it"
         )
     try:
-        summary = files.words(record)
+        summary = files.read_json(record)
         if missing := SETTINGS - summary["config"].keys():
             raise ValueError(f"it has no setting {', '.join(sorted(missing))}")
     except Exception as error:

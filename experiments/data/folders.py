@@ -218,9 +218,9 @@ def _check_runs_no_code(folder: pathlib.Path) -> None:
         for path in folder.iterdir():
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise ValueError(f"{path.name} is no file")  # (A pipe, say.)
-        named = [*_classes(files.words(folder / "dataset_info.json"))]
+        named = [*_classes(files.read_json(folder / "dataset_info.json"))]
         if (folder / "features.json").exists():
-            named += _classes(files.words(folder / "features.json"))
+            named += _classes(files.read_json(folder / "features.json"))
     _check_classes(folder, named)
 
 

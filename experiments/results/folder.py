@@ -299,7 +299,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
     """
     record = folder / "config.json"
     try:
-        theirs = files.words(record) if record.exists() else None
+        theirs = files.read_json(record) if record.exists() else None
     except (OSError, ValueError, RecursionError) as error:
         raise command.UsageError(
             f"{record} is damaged ({error}); --out=FOLDER leaves it alone"
@@ -352,7 +352,7 @@ def read_finished(
     if not record.exists():
         return None
     try:
-        summary = files.words(record)
+        summary = files.read_json(record)
         markdown.table(summary)
         theirs = without_call(summary["config"])
         changes = _said(theirs, mine)
@@ -388,7 +388,7 @@ def check_checkpoint(about: Any, name: str, mine: dict) -> None:
       mine: The settings. (Checkpoints of the first versions do not record them.)
     """
     epochs = {"history": [{"validation_error": NUMBER, ...: NUMBER}]}
-    if wrong := files.misfit(about, ABOUT | epochs, "its record"):
+    if wrong := files.describe_mismatch(about, ABOUT | epochs, "its record"):
         raise ValueError(wrong)
     theirs = {"job": about["job"], **about.get("settings", mine)}
     if changes := _said(theirs, {"job": name, **mine}):

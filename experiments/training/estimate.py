@@ -127,7 +127,7 @@ def _check_same(call: table_runs.Call, column: str) -> None:
     config, _ = contexts.trained_elsewhere(table_runs.column_settings(call, column))
     name = f"{call.name}/{column}"
     mine = {"name": name, **results_folder.settings(config)}
-    theirs = files.words(record)
+    theirs = files.read_json(record)
     known = {k: v for k, v in theirs.items() if k in mine}
     if changed := results_folder.differences(known, mine):
         raise commands.UsageError(
@@ -185,7 +185,7 @@ def _estimate(
         compiling += len(phases) * step.compiling
         seeds = range(max(config.training.seeds, config.nets.ensemble))
         records = [_result(folder, config, method, seed) for seed in seeds]
-        found = [files.words(one)["seconds"] for one in records if one.is_file()]
+        found = [files.read_json(one)["seconds"] for one in records if one.is_file()]
         known += bool(found)
         one = float(np.mean(found)) if found else sum(phases) * steps * step.steps
         total += one * sum(name == method for name, _ in left)

@@ -342,7 +342,7 @@ def resume(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progres
         return begin(job.seed, devices), Progress(0, [], [], 0.0)
 
     def like(about):
-        if wrong := files.misfit(about, results_folder.ABOUT, "its record"):
+        if wrong := files.describe_mismatch(about, results_folder.ABOUT, "its record"):
             raise checkpoints.CheckpointDamaged(f"{job.checkpoint} is damaged: {wrong}")
         return form(about["devices"])
 

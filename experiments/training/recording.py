@@ -97,7 +97,7 @@ def record_net(
         about |= {"history": outcome.history, "start_up": outcome.start_up}
         files.write_json(record, about | measured)
     try:
-        result = files.words(record)
+        result = files.read_json(record)
         results_folder.check_net(result, name, seed, context.config)
         result["rdms"] = files.npz(place / "rdms.npz", lambda _: net.layers)
     except Exception as error:  # (A damaged file raises many kinds of errors.)

@@ -175,7 +175,7 @@ def _check_own(call: Call) -> None:
     if not others:
         return
     try:
-        name = files.words(record)["name"]
+        name = files.read_json(record)["name"]
     except FileNotFoundError:
         name = None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -197,7 +197,7 @@ def _finished(call: Call) -> dict[str, dict]:
         record = call.folder / column / "result.json"
         # (Missing, damaged or foreign files are reported when the column is run.)
         with contextlib.suppress(Exception):
-            summary = files.words(record)
+            summary = files.read_json(record)
             markdown.table(summary)
             if summary["config"]["name"] == f"{call.name}/{column}":
                 found[column] = summary

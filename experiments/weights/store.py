@@ -234,7 +234,7 @@ def _check(normalisation: Normalisation, channels: int) -> None:
 
 
 def _is_normalisation(value: Any) -> bool:
-    wrong = files.misfit(value, [[("a number", _is_number)]], "")
+    wrong = files.describe_mismatch(value, [[("a number", _is_number)]], "")
     return value is None or (not wrong and len(value) == 2)
 
 
@@ -282,8 +282,10 @@ def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Train
         about = checkpoints.about(folder)
         if not isinstance(about, dict) or about.get("kind") != "weights":
             raise ValueError(f"{folder} is a checkpoint of a run")
-        wrong = files.misfit(about, _FIELDS, "it")
-        wrong = wrong or files.misfit(about["shape"], [files.COUNT], "it.shape")
+        wrong = files.describe_mismatch(about, _FIELDS, "it")
+        wrong = wrong or files.describe_mismatch(
+            about["shape"], [files.COUNT], "it.shape"
+        )
         if wrong:
             raise ValueError(wrong)
         net = nets.build(about["name"], about["classes"])

@@ -204,7 +204,7 @@ def _begin(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
     if holds:
         raise OtherActivations(f"{folder} exists already and holds something else")
     folder.mkdir(parents=True, exist_ok=True)
-    words = {**manifest, "sha256": files.sha256_of_words(manifest)}
+    words = {**manifest, "sha256": files.sha256_of_manifest(manifest)}
     files.write(folder / _MANIFEST, json.dumps(words))
 
 
@@ -286,11 +286,11 @@ def _manifest(folder: pathlib.Path) -> dict[str, Any]:
             f"{folder} has no {_MANIFEST}: `write` did not write it"
         )
     try:
-        manifest = files.words(folder / _MANIFEST)
-        whole = manifest["sha256"] == files.sha256_of_words(manifest)
+        manifest = files.read_json(folder / _MANIFEST)
+        whole = manifest["sha256"] == files.sha256_of_manifest(manifest)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise errors.CannotRead(
-            f"{folder} is damaged: {_MANIFEST} cannot be read ({files.brief(error)})"
+            f"{folder} is damaged: {_MANIFEST} cannot be read ({files.one_line(error)})"
         ) from error
     if not whole:
         raise errors.CannotRead(f"{folder} is damaged: {_MANIFEST} was changed")
@@ -299,7 +299,7 @@ def _manifest(folder: pathlib.Path) -> dict[str, Any]:
             f"{folder} is stored in format {manifest.get('format')}, and this version "
             f"of rdljax reads format {_FORMAT}"
         )
-    wrong = files.misfit(manifest, _FIELDS, _MANIFEST)
+    wrong = files.describe_mismatch(manifest, _FIELDS, _MANIFEST)
     images = manifest.get("images")
     if not wrong and any(
         x["shape"][:1] != [images] for x in manifest["layers"].values()
@@ -368,7 +368,7 @@ def _open_mapped(
         x = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # Damaged files raise errors of many kinds.
         raise errors.CannotRead(
-            f"{folder} is damaged: {path.name} ({files.brief(error)})"
+            f"{folder} is damaged: {path.name} ({files.one_line(error)})"
         ) from error
     expected = form["shape"], _as_stored(form["dtype"]), True
     if (list(x.shape), x.dtype, x.flags.c_contiguous) != expected:

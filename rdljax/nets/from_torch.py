@@ -347,7 +347,7 @@ def _read_pickle(
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise errors.CannotRead(
-            f"{path} holds more than tensors, or is damaged ({files.brief(error)}). "
+            f"{path} holds more than tensors, or is damaged ({files.one_line(error)}). "
             "In the program that wrote it, save model.state_dict() alone: "
             "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
         ) from error
@@ -363,7 +363,7 @@ def _read_pickle(
             except Exception as error:
                 raise errors.CannotRead(
                     f"{path} holds tensors that NumPy does not support: "
-                    f"{files.brief(error)}"
+                    f"{files.one_line(error)}"
                 ) from error
         found = f"a dictionary with {', '.join(map(str, list(stored)[:8]))}"
     raise errors.CannotRead(f"{path} holds no dictionary of tensors, but {found}")

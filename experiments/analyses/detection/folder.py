@@ -83,7 +83,7 @@ def read(record: pathlib.Path, hint: str) -> dict:
       UsageError: If it is damaged; the message ends with the hint.
     """
     try:
-        found = files.words(record)
+        found = files.read_json(record)
         if not isinstance(found, dict):
             raise ValueError("it is no dictionary")
     except (OSError, ValueError, RecursionError) as error:

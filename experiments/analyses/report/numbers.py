@@ -155,7 +155,7 @@ def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:
 
 def _json(path: pathlib.Path) -> Any:
     try:
-        return files.words(path)
+        return files.read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise command.UsageError(f"{path} is missing or damaged ({error})") from error
 
