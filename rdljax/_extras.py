@@ -30,7 +30,7 @@ def missing(package: str, what: str) -> str:
 
 @contextlib.contextmanager
 def needed(package: str, what: str) -> Iterator[None]:
-    """Adds to failing imports in the block how to install the package.
+    """Raises `MissingPackage`, with the install command, if an import in it fails.
 
     Args:
       package: One of `EXTRAS`.

@@ -115,8 +115,9 @@ def unit_rows(x: Array) -> Array:
 def one_minus_cosines(x: Array, y: Array) -> Array:
     """Computes one minus the cosine of corresponding rows of `[n, units]`: `[n]`.
 
-    As half the squared difference of unit rows: exactly 0, with gradient 0, for equal
-    rows. 1 if one of the two rows is zero, and 0 if both are.
+    The result is half the squared difference of unit rows, so that it is exactly 0,
+    with gradient 0, for equal rows. It is 1 if one of the two rows is zero, and 0 if
+    both are.
     """
     x, y = unit_rows(x), unit_rows(y)
     norms = sum(jnp.any(a != 0, axis=1).astype(a.dtype) for a in (x, y))
@@ -126,8 +127,8 @@ def one_minus_cosines(x: Array, y: Array) -> Array:
 def centre(x: Array, axis: int) -> Array:
     """Subtracts the mean along an axis; vectors constant up to rounding become zero.
 
-    Needed before division by the norm: the mean of equal numbers is not exactly that
-    number, and the remaining rounding errors would be scaled up.
+    This is needed before division by the norm: the mean of equal numbers is not exactly
+    that number, and the remaining rounding errors would be scaled up.
     """
     fixed = lax.stop_gradient(x)
     mean = jnp.mean(x, axis=axis, keepdims=True)
@@ -145,9 +146,9 @@ def centre_rows(x: Array) -> Array:
 def inner(x: Array, y: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
     """Computes all inner products of rows `[n, units]` and `[m, units]`: `[n, m]`.
 
-    In full float32 precision by default: otherwise GPUs and TPUs round the inputs of a
-    matrix product to 10 or 7 bits, and differences of its entries would lose all
-    digits.
+    The products have full float32 precision by default: otherwise GPUs and TPUs round
+    the inputs of a matrix product to 10 or 7 bits, and differences of its entries would
+    lose all digits.
     """
     return jnp.einsum("nu,mu->nm", x, y, precision=precision)
 
@@ -177,8 +178,9 @@ def centre_columns(x: Array) -> Array:
 def squared_distances(x: Array, precision: lax.PrecisionLike = HIGHEST) -> Array:
     """Computes squared Euclidean distances of rows `[n, units]`: `[n, n]`.
 
-    From the Gram matrix of centred rows. Centring does not change the distances, and
-    limits the cancellation in `|x|^2 + |y|^2 - 2 xy` for rows with a large mean.
+    They follow from the Gram matrix of centred rows. Centring does not change the
+    distances, and limits the cancellation in `|x|^2 + |y|^2 - 2 xy` for rows with a
+    large mean.
     """
     return squared_distances_from(gram(centre_columns(x), precision))
 

@@ -24,21 +24,30 @@ MAPS = "[batch, H, W, C] (NHWC: the channels last)"
 
 
 def same_batch(student: Shape, teacher: Shape) -> str | None:
-    """Expects `[batch, ...]` on both sides; the trailing shapes may differ."""
+    """Returns the expected shapes as text, or None if the shapes are right.
+
+    They are `[batch, ...]` on both sides; the trailing shapes may differ.
+    """
     if min(len(student), len(teacher)) < 2 or student[0] != teacher[0]:
         return "expected [batch, ...] with the same batch on both sides"
     return None
 
 
 def same_shape(student: Shape, teacher: Shape) -> str | None:
-    """Expects `[batch, ...]` of the same shape on both sides."""
+    """Returns the expected shapes as text, or None if the shapes are right.
+
+    They are `[batch, ...]`, the same on both sides.
+    """
     if len(student) < 2 or student != teacher:
         return "expected [batch, ...] of the same shape on both sides"
     return None
 
 
 def same_shape_but_size(student: Shape, teacher: Shape) -> str | None:
-    """Expects the same shape, except height and width of maps `[batch, H, W, C]`."""
+    """Returns the expected shapes as text, or None if the shapes are right.
+
+    They are the same on both sides, except height and width of maps `[batch, H, W, C]`.
+    """
     if len(student) != 4 or len(teacher) != 4:
         return same_shape(student, teacher)
     if (student[0], student[3]) != (teacher[0], teacher[3]):
@@ -47,14 +56,20 @@ def same_shape_but_size(student: Shape, teacher: Shape) -> str | None:
 
 
 def maps(student: Shape, teacher: Shape) -> str | None:
-    """Expects maps `[batch, H, W, C]`; sizes and channels may differ."""
+    """Returns the expected shapes as text, or None if the shapes are right.
+
+    They are maps `[batch, H, W, C]` on both sides; sizes and channels may differ.
+    """
     if len(student) != 4 or len(teacher) != 4 or student[0] != teacher[0]:
         return f"expected maps {MAPS} with the same batch on both sides"
     return None
 
 
 def maps_of_same_channels(student: Shape, teacher: Shape) -> str | None:
-    """Expects maps `[batch, H, W, C]` of the same channels; sizes may differ."""
+    """Returns the expected shapes as text, or None if the shapes are right.
+
+    They are maps `[batch, H, W, C]` with the same channels; sizes may differ.
+    """
     if maps(student, teacher) is not None or student[3] != teacher[3]:
         return f"expected maps {MAPS} of the same batch and channels"
     return None
@@ -132,8 +147,8 @@ def single(
 def in_depth_order(check: Check) -> Callable[[Callable], Callable]:
     """Makes a decorator from formulas of two tuples to objectives of two sequences.
 
-    For objectives that relate or weight successive layers. Dicts are refused: jit sorts
-    their keys, so that the order is not that of the net.
+    It is for objectives that relate or weight successive layers. Dicts are refused: jit
+    sorts their keys, so that the order is not that of the net.
     """
 
     def decorate(formula: Callable) -> Callable:
@@ -224,7 +239,7 @@ def _with_context(name: str, layer: str | None, student, teacher):
 def _prepare(check: Check, student, teacher, teacher_is_fixed: bool = True):
     """Checks both sides and returns them in the student's compute dtype.
 
-    With the teacher held fixed if `teacher_is_fixed`.
+    The teacher is held fixed if `teacher_is_fixed`.
     """
     expected = check(jnp.shape(student), jnp.shape(teacher))
     if expected is not None:

@@ -55,15 +55,15 @@ _KEY = 16
 
 
 class CheckpointMismatch(ValueError):
-    """An error: the stored state does not have the expected structure."""
+    """Raised if the stored state does not have the expected structure."""
 
 
 class CheckpointDamaged(ValueError):
-    """An error: a checkpoint was changed since it was saved, or cannot be read."""
+    """Raised if a checkpoint was changed since it was saved, or cannot be read."""
 
 
 class CheckpointNotWritten(OSError):
-    """An error: a checkpoint could not be written; earlier ones are unchanged."""
+    """Raised if a checkpoint could not be written; earlier ones are unchanged."""
 
 
 def _folder(directory: str | os.PathLike) -> pathlib.Path:
@@ -292,7 +292,9 @@ def _manifest(where: pathlib.Path) -> dict[str, Any]:
         raise CheckpointDamaged(f"{where} is damaged: {wrong}")
     for path in where.rglob("*"):
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise CheckpointDamaged(f"{where} is damaged: {path.name} is no file")
+            raise CheckpointDamaged(
+                f"{where} is damaged: {path.name} is not a regular file"
+            )
     # Checked before orbax reads them, since its threads would print tracebacks.
     found = _sha256_of_files(where)
     for path, digest in manifest["files"].items():
@@ -419,7 +421,9 @@ def _store(
         aside.unlink()
     _put_back(folder)
     if place.exists() and not _is_checkpoint(place):
-        raise FileExistsError(f"{place} is in the way: it is not a checkpoint")
+        raise FileExistsError(
+            f"cannot write {place}: a folder that is not a checkpoint has this name"
+        )
     try:
         shutil.rmtree(aside, ignore_errors=True)
         draft = aside / str(step)

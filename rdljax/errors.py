@@ -30,7 +30,7 @@ _LINES = 20
 
 
 class UnknownName(ValueError):
-    """An error: a name does not exist; the message has the closest existing name.
+    """Raised if a name does not exist; the message has the closest existing name.
 
     Args:
       kind: Kind of the name, such as "net".
@@ -48,15 +48,15 @@ class UnknownName(ValueError):
 
 
 class CannotRead(ValueError):
-    """An error: a file holds more than arrays, or cannot be read or written here."""
+    """Raised if a file holds more than arrays, or cannot be read or written here."""
 
 
 class MissingPackage(ImportError):
-    """An error: a package is missing; the message has the command to install it."""
+    """Raised if a package is missing; the message has the command to install it."""
 
 
 class WeightsMismatch(ValueError):
-    """An error: weights are not those of the net.
+    """Raised if weights are not those of the net.
 
     Attributes:
       wrong: All differences, one line for each; the message has the first of them.

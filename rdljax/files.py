@@ -228,9 +228,11 @@ def _mode(path: pathlib.Path, new: bool) -> int | None:
     # /dev/stdout, a link to some file, would itself be replaced.
     folder = pathlib.Path(os.path.realpath(path.parent))
     if any(map(folder.is_relative_to, _SYSTEM)) and not folder.is_relative_to(_MEMORY):
-        raise OSError(f"{path} is no file: {folder} is a folder of the system")
+        raise OSError(
+            f"{path} is not a regular file: {folder} is a folder of the system"
+        )
     if path.exists() and not path.is_file():
-        raise OSError(f"{path} is no file: nothing can be written there")
+        raise OSError(f"{path} is not a regular file: nothing can be written there")
     if new and os.path.lexists(path):
         raise FileExistsError(f"there is a file {path} already")
     if path.is_symlink() or not path.exists():

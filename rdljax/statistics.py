@@ -1,6 +1,6 @@
 """Tests differences of classifiers, methods and RDMs: p values and intervals.
 
-A thin layer over SciPy, which is only imported when it is used, and over `rdm`.
+The functions use SciPy, which is imported only when it is needed, and `rdm`.
 """
 
 from typing import NamedTuple

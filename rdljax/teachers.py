@@ -212,8 +212,8 @@ def compile_targets(
 def ensemble(teachers: Mapping[str, Teacher]) -> Teacher:
     """Makes one teacher from several; its layers are called `name/layer`.
 
-    For `terms.per_teacher` (a loss for each teacher), and for `terms.kd_mean` and
-    `terms.rdl_mean` (the mean of their targets). They may have different inputs.
+    It is for `terms.per_teacher` (a loss for each teacher), and for `terms.kd_mean` and
+    `terms.rdl_mean` (the mean of their targets). Teachers may have different inputs.
 
     Args:
       teachers: Dict of teachers by name; names have no slash.

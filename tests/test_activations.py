@@ -661,7 +661,7 @@ class TestReadRefuses:
         path.symlink_to(kept)
         if name != "manifest.json":  # (It is only read.)
             with pytest.raises(
-                activations.OtherActivations, match=f"{name} is no file"
+                activations.OtherActivations, match=f"{name} is not a regular file"
             ):
                 write(tmp_path / "c", about=ABOUT)
         assert kept.read_bytes() == before

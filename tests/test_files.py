@@ -107,7 +107,7 @@ class TestDraft:
     def test_what_is_no_file_is_no_place_for_one(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         for path in (tmp_path, tmp_path / "pipe", "/dev/null"):
-            with pytest.raises(OSError, match="is no file"):
+            with pytest.raises(OSError, match="is not a regular file"):
                 files.write(path, "")
         with pytest.raises(FileNotFoundError):
             files.write(tmp_path / "absent" / "x", "")
@@ -115,7 +115,7 @@ class TestDraft:
 
     def test_what_is_the_systems_is_no_place_for_one(self, tmp_path, monkeypatch):
         for path in ("/dev/fd/999999", "/proc/self/absent"):
-            with pytest.raises(OSError, match="is no file: .* is a folder of the sys"):
+            with pytest.raises(OSError, match="is not a regular file: .* is a folder"):
                 files.write(path, "")
         system, folder = tmp_path / "system", tmp_path / "folder"
         (system / "shm").mkdir(parents=True)
@@ -125,7 +125,7 @@ class TestDraft:
         monkeypatch.setattr(files, "_SYSTEM", (str(system),))
         monkeypatch.setattr(files, "_MEMORY", str(system / "shm"))
         for path in (system / "stdout", folder / "stdout", folder / "new"):
-            with pytest.raises(OSError, match="is no file: .* is a folder of the sys"):
+            with pytest.raises(OSError, match="is not a regular file: .* is a folder"):
                 files.write(path, "")
         assert sorted(os.listdir(system)) == ["shm", "stdout"]
         files.write(folder / "shm" / "x", "x")

@@ -241,7 +241,7 @@ def crd_exponentials_of_rows(
 ) -> Array:
     """Computes the contribution of some rows to a bank's normalizers.
 
-    Without a gradient.
+    It has no gradient.
 
     Args:
       student: Unit embeddings `[batch, units]`.
@@ -473,8 +473,8 @@ def _log_normalizer(normalizer: Array | None, scores: Array, n: int) -> Array:
 def _scores(anchors: Array, keys: Array, indices: Array) -> Array:
     """Computes inner products `[batch, K + 1]` with rows `[batch, K + 1]` of the keys.
 
-    With one matrix product with all n keys, in which on a CPU about ten rows cost as
-    much as one gathered row. A small share of the rows is gathered instead.
+    They are computed in one matrix product with all n keys, in which on a CPU about ten
+    rows cost as much as one gathered row. A small share of the rows is gathered.
     """
     if _GATHER * indices.shape[1] < len(keys):
         return jnp.einsum(

@@ -395,8 +395,9 @@ def _orient(vectors: Array) -> Array:
 def _singular(x: Array, count: int) -> tuple[Array, Array]:
     """Computes the first right singular vectors and squared singular values of maps.
 
-    For maps `[batch, H, W, C]`, each scaled by its own power of two: vectors
-    `[batch, count, C]` and values `[batch, count]`, or fewer if the maps have fewer.
+    Each of the maps `[batch, H, W, C]` is scaled by its own power of two. The results
+    are vectors `[batch, count, C]` and values `[batch, count]`, or fewer if the maps
+    have fewer.
     """
     x = x.reshape(x.shape[0], -1, x.shape[3])
     x = _geometry.in_own_unit(x, axis=(1, 2))
@@ -407,7 +408,7 @@ def _singular(x: Array, count: int) -> tuple[Array, Array]:
 def _first(x: Array, count: int) -> tuple[Array, Array]:
     """Computes the first right singular vectors of `[b, n, C]`.
 
-    With their squared singular values.
+    They are `[b, count, C]`; the second result has their squared singular values.
     """
     values, vectors = jax.lax.platform_dependent(
         x,
@@ -422,9 +423,9 @@ def _first(x: Array, count: int) -> tuple[Array, Array]:
 def _decompose(x: Array) -> tuple[Array, Array]:
     """Computes squared singular values and right singular vectors of `[n, C]`.
 
-    From the eigenvalues and eigenvectors of the smaller Gram matrix, since an SVD takes
-    26 loops on a TPU. Vectors whose squared value is below the root of the precision
-    times the largest are inaccurate, but have no gradient: see `kdsvd`.
+    They follow from the eigenvalues and eigenvectors of the smaller Gram matrix, since
+    an SVD takes 26 loops on a TPU. Vectors whose squared value is below the root of the
+    precision times the largest are inaccurate, but have no gradient: see `kdsvd`.
 
     Returns:
       Squared values `[r]` and vectors `[r, C]`, the largest first, with r the smaller

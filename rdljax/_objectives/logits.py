@@ -55,7 +55,7 @@ def kd(student: Array, teacher: Array, *, temperature: float = 4.0) -> Array:
 def _divergence(student: Array, teacher: Array) -> Array:
     """Computes Kullback-Leibler divergences `[batch, ...]`, in nats.
 
-    From log-probabilities `[batch, ..., classes]`.
+    The arguments are log-probabilities `[batch, ..., classes]`.
     """
     probability = jnp.exp(teacher)
     # A class that the teacher excludes (a logit of -inf) contributes nothing.

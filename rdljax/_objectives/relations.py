@@ -163,10 +163,10 @@ def rkd_angle(student: Array, teacher: Array) -> Array:
 def _angles(gram: Array, scale: Array, gram_t: Array, scale_t: Array) -> Array:
     """Computes the mean Huber loss of all cosines.
 
-    From Gram matrices and inverse distances, both `[n, n]`: the cosine at vertex i is
-    `<x_j - x_i, x_k - x_i>`, which follows from the Gram matrix, times the two inverse
-    distances. Value and gradient come from one pass over blocks of vertices, so that no
-    `[n, n, n]` array is stored.
+    The arguments are Gram matrices and inverse distances, both `[n, n]`: the cosine at
+    vertex i is `<x_j - x_i, x_k - x_i>`, which follows from the Gram matrix, times the
+    two inverse distances. Value and gradient come from one pass over blocks of
+    vertices, so that no `[n, n, n]` array is stored.
     """
     return _angles_pass(gram, scale, gram_t, scale_t)[0]
 

@@ -123,7 +123,7 @@ def teacher(stored: Store, *, index: str = "index") -> teachers.Teacher:
 def batch_reader(stored: Store) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Returns a function from indices `[...]` to their rows `{layer: [..., ...]}`.
 
-    For `teachers.from_batch`. Only these rows of a memory map are read.
+    They are for `teachers.from_batch`. Only these rows of a memory map are read.
     """
 
     def rows(index):

@@ -1,4 +1,4 @@
-"""Files of other programs that hold activations."""
+"""Reads activations from files of other programs."""
 
 import collections
 import pathlib

@@ -1,4 +1,4 @@
-"""A folder of activations: its files, and how they are written and read."""
+"""Writes and reads the files of a folder of activations."""
 
 import contextlib
 import hashlib
@@ -332,7 +332,9 @@ def _layer_files(
     layers = manifest["layers"]
     for path in (folder / _CHUNKS, *(_path(folder, layer) for layer in layers)):
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise OtherActivations(f"{path} is no file: nothing is written there")
+            raise OtherActivations(
+                f"{path} is not a regular file: nothing is written there"
+            )
     return {layer: _open_or_create(folder, manifest, layer) for layer in layers}
 
 

@@ -1,4 +1,4 @@
-"""What is stored, and the parts that folders and files of other programs share."""
+"""Defines stored activations, for folders and for files of other programs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

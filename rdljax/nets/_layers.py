@@ -56,7 +56,7 @@ class Net(nn.Module):
     def preactivations(self) -> tuple[str, ...]:
         """Returns the names of the pre-activations of the stages, in depth order.
 
-        For objectives that compare signs (`ab`).
+        They are for objectives that compare signs (`ab`).
         """
         return ()
 

@@ -553,9 +553,9 @@ def _callables(model: flax.nnx.Module) -> list[tuple[str, flax.nnx.Module]]:
 def _note_calls(module: flax.nnx.Module, note: Callable[[Any, PyTree], None]) -> None:
     """Makes each call of a module also call `note(module, output)`.
 
-    Not by `nnx.capture(method_outputs=...)`, which misses inherited methods: the module
-    gets a new class, where Python looks up `__call__`, and the user's class is not
-    changed. The copies that NNX transforms make keep the class and the note.
+    The module gets a new class, where Python looks up `__call__`; the user's class is
+    not changed. (`nnx.capture(method_outputs=...)` would miss inherited methods.) The
+    copies that NNX transforms make keep the class and the note.
     """
     object.__setattr__(module, "__class__", _noting_class(type(module)))
     module._note = note  # type: ignore[attr-defined]

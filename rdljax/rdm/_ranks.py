@@ -172,7 +172,7 @@ def tau_a_on_host(x: np.ndarray, y: np.ndarray) -> float:
 def compared(sign, x: Array, y: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Sums products of the signs of differences over all ordered pairs of distances.
 
-    With `s = sign(x_a - x_b)` and `t = sign(y_a - y_b)` for the pair a, b.
+    For the pair a, b they are `s = sign(x_a - x_b)` and `t = sign(y_a - y_b)`.
 
     Args:
       sign: Odd elementwise function of a difference.

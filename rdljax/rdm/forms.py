@@ -248,8 +248,8 @@ def size_of_moments(p: int, q: int) -> int:
 def _moments_move_less(student: Array, teacher: Array, distance, devices: int) -> bool:
     """Returns whether summing moments moves fewer elements than gathering activations.
 
-    For value and gradient: the sums move there and back in both; of the gathered
-    activations, only the gradient of the student's moves back.
+    Both the value and the gradient are counted: the sums move there and back in both;
+    of the gathered activations, only the gradient of the student's moves back.
 
     Args:
       student: The student's activations `[n, ...]` on a device.

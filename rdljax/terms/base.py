@@ -216,7 +216,7 @@ def wrap_applies(
 ) -> Term:
     """Makes a term from another one, with a new `init` and all other functions wrapped.
 
-    For functions that make a term from a term, such as `on_layers`.
+    It is for functions that make a term from a term, such as `on_layers`.
 
     Args:
       init: Function `init` of the new term.

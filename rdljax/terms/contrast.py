@@ -275,10 +275,10 @@ def crd_of_batch(
 ) -> Term:
     """Makes the term of `objectives.crd_shared` with the batch in place of a bank.
 
-    For very large batches or data sets. Wrapped in `over_global_batch`, the negatives
-    are those of all devices. Positives and negatives are the current embeddings, and
-    both sides of each pair receive a gradient; the normalizers are computed from each
-    batch.
+    It is for very large batches or data sets. Wrapped in `over_global_batch`, the
+    negatives are those of all devices. Positives and negatives are the current
+    embeddings, and both sides of each pair receive a gradient; the normalizers are
+    computed from each batch.
 
     Args:
       features: Number of units of the embeddings.

@@ -157,7 +157,7 @@ def shard(
 def local_batch(batch: Mapping[str, Any], *, axis: int = 0) -> Batch:
     """Returns this process's rows of a batch `[batch, ...]` that all processes hold.
 
-    (Not needed if each process reads only its own part of the data.)
+    It is not needed if each process reads only its own part of the data.
 
     Args:
       batch: The whole batch, the same in all processes.
@@ -173,7 +173,7 @@ def local_batch(batch: Mapping[str, Any], *, axis: int = 0) -> Batch:
 
 
 class ProcessesDiffer(ValueError):
-    """An error: the processes of a training hold values that differ but must not."""
+    """Raised if the processes of a training hold values that differ but must not."""
 
 
 def check_alike(what: str, tree: PyTree) -> None:
