@@ -40,6 +40,7 @@ class Linear:
     """`x.y`: compares the means of the samples."""
 
     def __call__(self, x: Array) -> Array:
+        """Returns the kernel `[n, n]` of rows `[n, units]`."""
         return _geometry.gram(x)
 
     def cross(self, x: Array, y: Array) -> Array:
@@ -80,6 +81,7 @@ class Polynomial:
         return _checks.as_number("offset", self.offset, dtype, at_least=0)
 
     def __call__(self, x: Array) -> Array:
+        """Returns the kernel `[n, n]` of rows `[n, units]`."""
         return self._of(_geometry.gram(x))
 
     def cross(self, x: Array, y: Array) -> Array:
@@ -137,6 +139,7 @@ class Radial:
         self._check()
 
     def __call__(self, x: Array) -> Array:
+        """Returns the kernel `[n, n]` of rows `[n, units]`."""
         x = _rows(x)
         unit = _geometry.power_of_two(x)
         squared = _geometry.squared_distances(x / unit)

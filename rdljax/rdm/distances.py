@@ -334,6 +334,7 @@ class Euclidean(_ByProducts):
         return size * _geometry.safe_sqrt(squared(plain, x / size))
 
     def __call__(self, x: Array) -> Array:
+        """Returns the distance matrix `[n, n]` of activations `[n, ...]`."""
         return self._rooted(x, lambda plain, x: plain(x))
 
     def pairs(self, x: Array, pairs: Array) -> Array:
@@ -388,6 +389,7 @@ class PoissonKL(_ByProducts):
         return units * super().scale(x, axis_name)
 
     def __call__(self, x: Array) -> Array:
+        """Returns the distance matrix `[n, n]` of activations `[n, ...]`."""
         rates, logs, own, rounding = self.points(x)
         products = _geometry.inner(rates, logs, self.matmul_precision)
         total = own[:, None] + own[None, :] - products - products.T

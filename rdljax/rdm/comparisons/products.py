@@ -136,9 +136,11 @@ class MSE:
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
+        """Returns the discrepancy of two RDMs `[pairs]`."""
         return self.compare_weighted(*_parts.masked(student, teacher, weights))
 
     def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+        """Computes the value from distances that are 0 where their weight is 0."""
         if self.scale is not None:
             # In these units the factor is about 1, whatever the scales of the RDMs.
             teacher = _geometry.in_own_unit(teacher)
@@ -150,14 +152,17 @@ class MSE:
     def terms(
         self, student: Array, teacher: Array, centres: Sequence[Array | float]
     ) -> tuple[Array, ...]:
+        """Returns the terms that are averaged over pairs, relative to the centres."""
         return ((student - teacher) ** 2,)
 
     def from_means(
         self, means: tuple[Array, ...], centres: Sequence[Array | float]
     ) -> Array:
+        """Computes the value from the means of the terms over pairs."""
         return means[0]
 
     def from_products(self, products: Products) -> Array:
+        """Computes the value from the means, variances and covariance over pairs."""
         return products.differences + products.difference**2
 
 
@@ -167,17 +172,21 @@ class _BlindToScale:
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
+        """Returns the discrepancy of two RDMs `[pairs]`."""
         return self.compare_weighted(*_parts.masked(student, teacher, weights))
 
     def compare_weighted(self, student: Array, teacher: Array, weights: Array) -> Array:
+        """Computes the value from distances that are 0 where their weight is 0."""
         raise NotImplementedError
 
     def from_products(self, products: Products) -> Array:
+        """Computes the value from the means, variances and covariance over pairs."""
         raise NotImplementedError
 
     def terms(
         self, student: Array, teacher: Array, centres: Sequence[Array | float]
     ) -> tuple[Array, ...]:
+        """Returns the terms that are averaged over pairs, relative to the centres."""
         # Relative to approximate means, so that less cancels in `from_means`.
         difference = student - teacher
         student, teacher = student - centres[0], teacher - centres[1]
@@ -193,6 +202,7 @@ class _BlindToScale:
     def from_means(
         self, means: tuple[Array, ...], centres: Sequence[Array | float]
     ) -> Array:
+        """Computes the value from the means of the terms over pairs."""
         difference, teacher, differences, both, teachers, students = means
         student = difference - centres[0] + centres[1] + teacher
         products = Products(

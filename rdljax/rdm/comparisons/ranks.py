@@ -26,6 +26,7 @@ class OfRanks:
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
+        """Returns the discrepancy of two RDMs `[pairs]`."""
         student = jnp.asarray(student)
         dtype = _geometry.compute_dtype(student)
         student, teacher = (
@@ -199,6 +200,7 @@ class SoftSpearman(_parts.OfScores):
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
+        """Returns the discrepancy of two RDMs `[pairs]`."""
         student, teacher, weights = _parts.masked(student, teacher, weights)
         student, teacher = (
             _ranks.soft(rdm, weights)
@@ -226,6 +228,7 @@ class SoftKendall(_parts.OfScores):
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
+        """Returns the discrepancy of two RDMs `[pairs]`."""
         student, teacher, weights = _parts.masked(student, teacher, weights)
         x, y = _in_widths(self.width, student, teacher, weights)
         both, students, teachers = _ranks.compared(jnp.tanh, x, y, weights)

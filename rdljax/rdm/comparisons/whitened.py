@@ -41,6 +41,7 @@ class WhitenedCosine(_parts.OfLength):
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
+        """Returns the discrepancy of two RDMs `[pairs]`."""
         if weights is not None:
             raise ValueError(
                 f"{type(self).__name__} takes no weights and no masked pairs"
@@ -61,6 +62,7 @@ class WhitenedPearson(WhitenedCosine, _parts.OfScores):
     def __call__(
         self, student: Array, teacher: Array, weights: Array | None = None
     ) -> Array:
+        """Returns the discrepancy of two RDMs `[pairs]`."""
         if weights is None:
             student, teacher, uniform = _parts.masked(student, teacher, None)
             student, teacher = (
