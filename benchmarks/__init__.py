@@ -1,1 +1,1 @@
-"""Benchmarks: times and peak memory of contenders that compute the same values."""
+"""Measures times and peak memory of contenders that compute the same values."""

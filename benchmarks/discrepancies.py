@@ -1,4 +1,4 @@
-"""Discrepancies of two RDMs directly from features, for `benchmarks.kernels`.
+"""Makes the cases of discrepancies of two RDMs from features, for `kernels`.
 
 Their value and gradient with every form of `rdljax.rdm.forms` are compared with the
 matrix products that are needed in any case, and with the plainest forms.

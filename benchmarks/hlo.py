@@ -1,4 +1,4 @@
-"""Estimated cycles and collectives in the text of a compiled program.
+"""Reads estimated cycles and collectives from the text of a compiled program.
 
 XLA writes its program as text (`compiled.as_text()`). For a TPU, instructions have an
 estimate of their cycles; in a loop they are multiplied by its number of turns (by 1 if

@@ -1,4 +1,4 @@
-"""The machine that benchmarks run on, and the versions of the packages."""
+"""Describes the machine that benchmarks run on, and the versions of the packages."""
 
 import contextlib
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""The page of `python -m benchmarks`: one HTML file that needs no other files.
+"""Writes the page of `python -m benchmarks`: one HTML file that needs no other files.
 
 (Its template is `page.html`.)
 """

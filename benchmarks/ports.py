@@ -1,4 +1,4 @@
-"""Plain ports of the objectives' formulas, for comparison in benchmarks.
+"""Defines plain ports of the objectives' formulas, for comparison in benchmarks.
 
 They follow the released PyTorch code (RepDistiller's, or the authors' own) line by
 line, without optimisation. Arguments and values are those of `rdljax.objectives`;

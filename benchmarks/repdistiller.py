@@ -1,4 +1,4 @@
-"""RepDistiller's released losses as contenders, if there is a checkout and PyTorch.
+"""Runs RepDistiller's released losses as contenders, in PyTorch, from a checkout.
 
 They are imported unchanged from the checkout (github.com/HobbitLong/RepDistiller).
 PyTorch runs on the CPU, with as many threads as JAX or with one, whichever is faster.

@@ -1,4 +1,4 @@
-"""The results of benchmarks as text and tables, for a terminal and for README.md."""
+"""Formats the results of benchmarks as text and tables, for a terminal and README."""
 
 
 def markdown(results: dict) -> str:

@@ -1,4 +1,4 @@
-"""The command of a benchmark, which measures each case in a separate process.
+"""Runs the command of a benchmark, which measures each case in a separate process.
 
 Peak memory is measured in a separate process for each contender.
 """

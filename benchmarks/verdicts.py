@@ -1,4 +1,4 @@
-"""The result of a case: stable ratios, memory, and verdicts on goals."""
+"""Computes the result of a case: stable ratios, memory, and verdicts on goals."""
 
 import statistics
 from collections.abc import Callable, Mapping
