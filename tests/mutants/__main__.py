@@ -3,13 +3,13 @@
     python -m tests.mutants [NAME ...] [--jobs=1] [--out=FILE.json] [--again] [--whole]
         [--minutes=15]
 
-NAME is part of a mutant's name: those alone. A mutant is killed when one of its tests
-fails, when its tests do not end, or when they cannot even import it. FILE.json keeps
-what was found (found.json beside this file: what was found last); what is there
-already is not tried again, or with --again by the test that killed it first, which
-takes seconds rather than minutes. With --whole, what its own tests let pass is tried
-with all tests. Answers 1 if a mutant survived, 2 if some could not be tried, and 0 if
-all were killed.
+NAME is part of a mutant's name: only mutants with this part in their names are tried. A
+mutant is killed if one of its tests fails, if its tests do not end, or if they cannot
+import it. FILE.json keeps the results (found.json in this folder has the last results);
+a mutant with a result is not tried again. With --again it is tried again, first with
+the test that killed it before, which takes seconds rather than minutes. With --whole, a
+mutant that its own tests do not kill is tried with all tests. The exit status is 1 if a
+mutant survived, 2 if some could not be tried, and 0 if all were killed.
 """
 
 import argparse
