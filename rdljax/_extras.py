@@ -30,7 +30,7 @@ def missing(package: str, what: str) -> str:
 
 @contextlib.contextmanager
 def needed(package: str, what: str) -> Iterator[None]:
-    """Raises `MissingPackage`, with the install command, if an import in it fails.
+    """Raises `MissingPackage`, with the install command, if the block's import fails.
 
     Args:
       package: One of `EXTRAS`.
