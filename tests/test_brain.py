@@ -582,15 +582,15 @@ class TestExperiment:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"driver": "chunk", "stream": True, "together": 2},
+            {"driver": "chunk", "stream": True, "seeds_per_program": 2},
             *(
                 pytest.param(
                     {"methods": ("plain", "it"), **changes}, marks=pytest.mark.slow
                 )
                 for changes in (
-                    {"together": 2},
+                    {"seeds_per_program": 2},
                     {"driver": "chunk", "stream": True},
-                    {"same_batches": True, "driver": "epoch", "together": 2},
+                    {"same_batches": True, "driver": "epoch", "seeds_per_program": 2},
                 )
             ),
         ],

@@ -182,7 +182,7 @@ MEANINGLESS = {
     "train_per_class": (*COUNTS, "351"),
     "crop": ("-1", "32", str(10**12)),
     "seeds": COUNTS,
-    "together": COUNTS,
+    "seeds_per_program": COUNTS,
     "compilation_cache": ("file", "file/below", "a\0b"),
     "pairs": (*COUNTS, str(64 * 63 // 2 + 1)),
     "weights": (
@@ -262,7 +262,7 @@ MEANT = {
     "crop": ("0", "4", "31", "None"),
     "flip": ("True", "False", "None"),
     "seeds": ("1", "1000"),
-    "together": ("1", "7", "None"),
+    "seeds_per_program": ("1", "7", "None"),
     "remember_teacher": ("True", "False", "None"),
     "driver": ("auto", "step", "chunk", "epoch"),
     "pairs": ("1", "2016", "None"),
@@ -363,7 +363,11 @@ def is_meant(config):
         config.training.batch,
     )
     counts += (config.nets.ensemble, config.method.start_epochs, config.crd.negatives)
-    some = (config.data.train_per_class, config.rdl.pairs, config.runtime.together)
+    some = (
+        config.data.train_per_class,
+        config.rdl.pairs,
+        config.runtime.seeds_per_program,
+    )
     counts += tuple(x for x in some if x is not None)
     return (
         all(0 <= x < 3e38 for x in weighted)

@@ -143,7 +143,7 @@ def runs(brief, tmp_path_factory):
 
 
 # How seeds go together that several tests interrupt.
-TOGETHER = {"remember_teacher": False, "driver": "step", "together": 2}
+TOGETHER = {"remember_teacher": False, "driver": "step", "seeds_per_program": 2}
 
 
 class TestDrivers:
@@ -151,18 +151,20 @@ class TestDrivers:
         "changes",
         [
             {"driver": "epoch"},
-            {"driver": "step", "together": 2},
+            {"driver": "step", "seeds_per_program": 2},
             {"remember_teacher": True},
             # (These are the first or the last epochs of the next test too.)
             pytest.param({"driver": "chunk"}, marks=pytest.mark.slow),
-            pytest.param({"driver": "epoch", "together": 2}, marks=pytest.mark.slow),
+            pytest.param(
+                {"driver": "epoch", "seeds_per_program": 2}, marks=pytest.mark.slow
+            ),
             pytest.param({"driver": "step", "stream": True}, marks=pytest.mark.slow),
             pytest.param(
-                {"driver": "step", "stream": True, "together": 2},
+                {"driver": "step", "stream": True, "seeds_per_program": 2},
                 marks=pytest.mark.slow,
             ),
             pytest.param(
-                {"driver": "chunk", "stream": True, "together": 2},
+                {"driver": "chunk", "stream": True, "seeds_per_program": 2},
                 marks=pytest.mark.slow,
             ),
         ],
@@ -190,9 +192,9 @@ class TestDrivers:
     @pytest.mark.parametrize(
         ("first", "then"),
         [
-            ({"driver": "step"}, {"driver": "epoch", "together": 2}),
+            ({"driver": "step"}, {"driver": "epoch", "seeds_per_program": 2}),
             pytest.param(
-                {"driver": "step", "together": 2},
+                {"driver": "step", "seeds_per_program": 2},
                 {"driver": "step"},
                 marks=pytest.mark.slow,
             ),
@@ -231,7 +233,7 @@ class TestDrivers:
         """As a run that was killed between two checkpoints of seeds together."""
         folder, _ = runs.interrupted(3, **TOGETHER)
         with pytest.raises(interrupts.Interrupted, match="kd.rdl-seed0$"):
-            go(folder, 1, resume=True, **(TOGETHER | {"together": 1}))
+            go(folder, 1, resume=True, **(TOGETHER | {"seeds_per_program": 1}))
         taken = [
             checkpoints.latest(folder / f"kd+rdl-seed{seed}" / "checkpoint")
             for seed in (0, 1)
@@ -248,7 +250,7 @@ class TestDrivers:
         """Seeds in turn and together see them, and then have one order of images."""
         changes = {"same_batches": True, "crop": 2, "methods": ("kd",)}
         go(tmp_path / "turn", driver="step", **changes)
-        go(tmp_path / "together", driver="epoch", together=2, **changes)
+        go(tmp_path / "together", driver="epoch", seeds_per_program=2, **changes)
         found, expected = (histories(tmp_path / x, "kd") for x in ("together", "turn"))
         np.testing.assert_allclose(found, expected, rtol=2e-3)
         assert not np.allclose(expected[0], expected[1], rtol=0.01)
@@ -285,11 +287,16 @@ class TestDrivers:
         assert programs.trainings(None, 5) == 5 and programs.trainings(2, 5) == 2
 
     def test_a_seed_that_diverges_is_named(self, tmp_path):
-        wild = {"learning_rate": 1e20, "clip": 1e14, "driver": "epoch", "together": 2}
+        wild = {
+            "learning_rate": 1e20,
+            "clip": 1e14,
+            "driver": "epoch",
+            "seeds_per_program": 2,
+        }
         wild["methods"] = ("kd",)
         words = (
-            r"^kd-seed[01] diverged in step .*; --together=1 --resume finishes "
-            "the others$"
+            r"^kd-seed[01] diverged in step .*; --seeds_per_program=1 --resume "
+            "finishes the others$"
         )
         with pytest.raises(loop.Diverged, match=words):
             go(tmp_path / "run", **wild)
@@ -409,7 +416,7 @@ class TestMemory:
             return asked[-1] < 3
 
         monkeypatch.setattr(programs.Programs, "fits_in_memory", no_more_than_two)
-        go(tmp_path / "split", together=3, **changes)
+        go(tmp_path / "split", seeds_per_program=3, **changes)
         assert asked == [3, 2]
         assert "3 seeds together do not fit into the memory" in capsys.readouterr().err
         assert len(records(tmp_path / "split", "kd")) == 3
@@ -501,7 +508,7 @@ class TestCompiled:
     def test_the_message_has_the_time_and_the_memory(
         self, method, epochs, tmp_path, capsys
     ):
-        ways = {"remember_teacher": False, "driver": "epoch", "together": 2}
+        ways = {"remember_teacher": False, "driver": "epoch", "seeds_per_program": 2}
         go(tmp_path / "run", methods=(method,), epochs=epochs, **ways)
         words = r": 2 steps of 2 seeds compiled in \d+\.\d s; \d+ MiB on each dev"
         assert re.search(re.escape(method) + words, capsys.readouterr().err)

@@ -714,7 +714,7 @@ class TestRun:
 
     @pytest.mark.slow
     def test_every_driver_sees_the_same_images(self, folder, unbroken, tmp_path):
-        ways = ["--driver=chunk", "--together=2", "--seeds=2"]
+        ways = ["--driver=chunk", "--seeds_per_program=2", "--seeds=2"]
         go(folder, tmp_path / "run", *ways)
         found = history(tmp_path / "run")
         np.testing.assert_allclose(found, history(unbroken), rtol=2e-3)

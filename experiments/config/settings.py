@@ -283,7 +283,7 @@ class Runtime(Settings):
     """The steps in one call of the device: one step; a chunk of ten, unrolled as one
     program; or an epoch as a loop on the device; auto: epochs on accelerators, steps on
     a CPU."""
-    together: Annotated[int | None, COUNT] = None
+    seeds_per_program: Annotated[int | None, COUNT] = None
     """The number of seeds trained as one program; None for all that fit into an
     accelerator's memory, and one on a CPU."""
     stream: bool = False

@@ -17,9 +17,11 @@ from rdljax import files
 
 # Settings that may grow when a run is resumed.
 GROWS = ("seeds", "methods")
-# Settings that affect only rounding and time.
-OF_THE_CALL = tuple(
-    flag for flag, field in configs.FIELDS.items() if field.group == "runtime"
+# Settings that affect only rounding and time, with the names that such settings had in
+# the records of earlier versions.
+OF_THE_CALL = (
+    *(flag for flag, field in configs.FIELDS.items() if field.group == "runtime"),
+    "together",
 )
 # Values of settings that are missing in the record of an earlier version.
 DEFAULTS = json.loads(json.dumps(configs.flat(configs.make())))

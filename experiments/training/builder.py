@@ -199,7 +199,9 @@ def _copy(x: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
 
 
-def seeds_per_program(context: contexts.Context, prepared: Prepared, seeds: int) -> int:
+def choose_seeds_per_program(
+    context: contexts.Context, prepared: Prepared, seeds: int
+) -> int:
     """Returns the number of seeds trained together: all, or as many as fit.
 
     A step is compiled to determine its memory; the training uses the same program, so
@@ -209,15 +211,16 @@ def seeds_per_program(context: contexts.Context, prepared: Prepared, seeds: int)
       OutOfMemory: If not even one seed fits.
     """
     return min(
-        _together(context, prepared.recipe, how, seeds) for how in prepared.trainers
+        _choose_for_phase(context, prepared.recipe, how, seeds)
+        for how in prepared.trainers
     )
 
 
-def _together(
+def _choose_for_phase(
     context: contexts.Context, recipe: recipes.Recipe, how: loop.Trainer, seeds: int
 ) -> int:
-    """Returns `seeds_per_program` for one phase."""
-    size = programs.trainings(context.config.runtime.together, seeds)
+    """Returns `choose_seeds_per_program` for one phase."""
+    size = programs.trainings(context.config.runtime.seeds_per_program, seeds)
     state = jax.eval_shape(lambda: how.begin(0, jax.device_count()))
     while True:
         several = size > 1 and not how.same_view

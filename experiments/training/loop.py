@@ -319,7 +319,7 @@ class _Trainings:
         self.under_way.clear()
         others = ""
         if len(self.jobs) > 1:
-            others = "; --together=1 --resume finishes the others"
+            others = "; --seeds_per_program=1 --resume finishes the others"
         return Diverged(_why(job, self.trainer, bad) + others)
 
 

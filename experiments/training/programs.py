@@ -235,7 +235,7 @@ def is_exhausted(error: Exception) -> bool:
 
 
 def _advice(seeds: int) -> str:
-    fewer = "--together=1 or " if seeds > 1 else ""
+    fewer = "--seeds_per_program=1 or " if seeds > 1 else ""
     return (
         f"with --resume, {fewer}--stream (the images stay in the host's memory) takes "
         "less; in another folder (--out; --teacher_from=RESULTS/teacher/weights uses "

@@ -40,7 +40,7 @@ def train_all(context: contexts.Context) -> list[dict]:
         )
         size = 1
         if not done:
-            size = builder.seeds_per_program(context, prepared, len(seeds))
+            size = builder.choose_seeds_per_program(context, prepared, len(seeds))
         for at in seeds[::size]:
             try:
                 trained = train(context, method, prepared, seeds[at : at + size])
@@ -81,7 +81,7 @@ def _teach(
         return [result], *cache_teacher(context, teachers.net(net, outcome.variables))
     net = contexts.teacher(config, context.dataset, training.AXIS)
     prepared = builder.prepare(context, net, nobody, "plain", "teacher")
-    builder.seeds_per_program(context, prepared, 1)
+    builder.choose_seeds_per_program(context, prepared, 1)
     members = []
     for seed in range(config.nets.ensemble):
         members += train(context, "teacher", prepared, [seed])
