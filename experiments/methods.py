@@ -24,7 +24,7 @@ Weighted = tuple[float | optax.Schedule, terms.Term]
 Pair = tuple[str, str]
 
 
-class Setting(NamedTuple):
+class TermInputs(NamedTuple):
     """The settings and numbers from which the terms of a method are made.
 
     Attributes:
@@ -46,7 +46,7 @@ class Part:
       weight: The default weight; the task has weight 1.
       pairs: The function from the config to the pairs of layers of student and teacher
         that are compared.
-      terms: The function from the setting and the pairs to the terms by name, each with
+      terms: The function from the inputs and the pairs to the terms by name, each with
         a factor on the weight.
       trains: The parameters of the part that are trained with the student: paths
         below the part's name, "" for all of them.
@@ -58,7 +58,7 @@ class Part:
 
     weight: float
     pairs: Callable[[configs.Config], list[Pair]]
-    terms: Callable[[Setting, list[Pair]], dict[str, Weighted]]
+    terms: Callable[[TermInputs, list[Pair]], dict[str, Weighted]]
     trains: tuple[str, ...] = ()
     first: tuple[str, ...] | None = None
     alone: bool = False
@@ -164,22 +164,22 @@ def teacher_names(config: configs.Config) -> list[str]:
 
 
 def _taught(
-    setting: Setting, pairs, term: terms.Term, globally: bool = False
+    inputs: TermInputs, pairs, term: terms.Term, globally: bool = False
 ) -> terms.Term:
     """Returns a term between layers; for an ensemble, the mean over its teachers."""
-    names, between = teacher_names(setting.config), terms.on_layers(pairs, term)
+    names, between = teacher_names(inputs.config), terms.on_layers(pairs, term)
     between = terms.over_global_batch(between) if globally else between
     return terms.per_teacher(names, between) if names else between
 
 
-def _mean_of(setting: Setting, layers: Pair, mean: terms.Term) -> terms.Term:
+def _mean_of(inputs: TermInputs, layers: Pair, mean: terms.Term) -> terms.Term:
     """Returns a term that compares the student with the mean of an ensemble."""
     own, other = layers
-    names = teacher_names(setting.config)
+    names = teacher_names(inputs.config)
     return terms.on_layers((own, [f"{name}/{other}" for name in names]), mean)
 
 
-def _one(make: Callable[[Setting], terms.Term], globally: bool = False):
+def _one(make: Callable[[TermInputs], terms.Term], globally: bool = False):
     """Returns a function that makes the term of one pair of layers.
 
     Args:
@@ -187,14 +187,14 @@ def _one(make: Callable[[Setting], terms.Term], globally: bool = False):
       globally: Whether the term relates the examples of the batch to each other.
     """
 
-    def of(setting, pairs):
+    def of(inputs, pairs):
         (layers,) = pairs
-        return {"": (1.0, _taught(setting, layers, make(setting), globally))}
+        return {"": (1.0, _taught(inputs, layers, make(inputs), globally))}
 
     return of
 
 
-def _several(make: Callable[[Setting], terms.Term]):
+def _several(make: Callable[[TermInputs], terms.Term]):
     """Returns a function that makes the term of several pairs of layers.
 
     Args:
@@ -202,25 +202,25 @@ def _several(make: Callable[[Setting], terms.Term]):
         relation between them.
     """
 
-    def of(setting, pairs):
-        return {"": (1.0, _taught(setting, list(pairs), make(setting)))}
+    def of(inputs, pairs):
+        return {"": (1.0, _taught(inputs, list(pairs), make(inputs)))}
 
     return of
 
 
-def _kd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
-    temperature = setting.config.method.kd_temperature
-    if setting.config.nets.ensemble > 1:
+def _kd(inputs: TermInputs, pairs: list[Pair]) -> dict[str, Weighted]:
+    temperature = inputs.config.method.kd_temperature
+    if inputs.config.nets.ensemble > 1:
         (layers,) = pairs
         mean = terms.kd_mean(temperature=temperature)
-        return {"": (1.0, _mean_of(setting, layers, mean))}
+        return {"": (1.0, _mean_of(inputs, layers, mean))}
     return _one(lambda _: terms.from_objective(objectives.kd, temperature=temperature))(
-        setting, pairs
+        inputs, pairs
     )
 
 
-def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
-    config = setting.config
+def _rdl(inputs: TermInputs, pairs: list[Pair]) -> dict[str, Weighted]:
+    config = inputs.config
     numbers: dict[str, Any] = {
         "distance": configs.DISTANCES[config.rdl.distance],
         "comparison": configs.COMPARISONS[config.rdl.comparison],
@@ -229,29 +229,29 @@ def _rdl(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
     found = {}
     for layer, layers, share in zip(config.rdl.layers, pairs, shares, strict=True):
         if config.nets.ensemble > 1:
-            term = _mean_of(setting, layers, terms.rdl_mean(**numbers))
+            term = _mean_of(inputs, layers, terms.rdl_mean(**numbers))
         else:
             term = terms.on_layers(layers, terms.rdl(pairs=config.rdl.pairs, **numbers))
         found[layer] = (share, terms.over_global_batch(term))
     return found
 
 
-def _rkd(setting: Setting, pairs: list[Pair]) -> dict[str, Weighted]:
+def _rkd(inputs: TermInputs, pairs: list[Pair]) -> dict[str, Weighted]:
     (layers,) = pairs
     distance, angle = (
-        _taught(setting, layers, terms.from_objective(objective), globally=True)
+        _taught(inputs, layers, terms.from_objective(objective), globally=True)
         for objective in (objectives.rkd_distance, objectives.rkd_angle)
     )
     return {"distance": (25.0, distance), "angle": (50.0, angle)}
 
 
-def _crd(setting: Setting) -> terms.Term:
-    config, count = setting.config, len(setting.labels)
+def _crd(inputs: TermInputs) -> terms.Term:
+    config, count = inputs.config, len(inputs.labels)
     choose = configs.SAMPLINGS[config.crd.sampling]
     wanted = config.crd.negatives
     if choose is negatives.per_batch:
         wanted = min(wanted, count)
-    labels: Any = None if config.crd.any_class else setting.labels
+    labels: Any = None if config.crd.any_class else inputs.labels
     chosen = choose(wanted, labels, relax=config.crd.relax)
     return terms.crd(count, chosen, temperature=config.crd.temperature)
 
@@ -376,14 +376,14 @@ def check_weights(config: configs.Config) -> None:
 
 
 def plan(
-    setting: Setting,
+    inputs: TermInputs,
     method: str,
     measured: Callable[[str], dict[str, Weighted]] | None = None,
 ) -> list[training.Phase]:
     """Returns the phases in which a method trains a student; the last has the task.
 
     Args:
-      setting: The setting from which the terms are made.
+      inputs: The settings and numbers from which the terms are made.
       method: `plain`, or names of `PARTS` and of measured RDMs joined by `+`.
       measured: The function from a part of the method that is not in `PARTS`, a
         measured RDM, to its terms.
@@ -395,7 +395,7 @@ def plan(
     Raises:
       UsageError: If the method has a term twice.
     """
-    config = setting.config
+    config = inputs.config
     loss: dict[str, Weighted] = {
         "task": (weight(config, method, "task"), terms.cross_entropy())
     }
@@ -404,8 +404,8 @@ def plan(
     for name in method.split("+"):
         if name in PARTS:
             part = PARTS[name]
-            made = part.terms(setting, part.pairs(config))
-            made = _named(name, weight(config, method, name), made, setting)
+            made = part.terms(inputs, part.pairs(config))
+            made = _named(name, weight(config, method, name), made, inputs)
             if part.first is not None:
                 trained_first += ["student"] if part.alone else []
                 trained_first += _below(name, part.first, config)
@@ -435,14 +435,14 @@ def _started(loss: dict[str, Weighted]) -> dict[str, Weighted]:
 
 
 def _named(
-    part: str, factor: float, loss: dict[str, Weighted], setting: Setting
+    part: str, factor: float, loss: dict[str, Weighted], inputs: TermInputs
 ) -> dict[str, Weighted]:
     """Returns terms, named by their part, with their weights."""
     found = {}
     for name, (share, term) in loss.items():
         own = factor * share
-        if part == "rdl" and setting.config.rdl.decay:
-            own = optax.linear_schedule(own, 0.0, setting.steps)
+        if part == "rdl" and inputs.config.rdl.decay:
+            own = optax.linear_schedule(own, 0.0, inputs.steps)
         found[f"{part}/{name}" if name else part] = (own, term)
     return found
 

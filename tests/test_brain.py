@@ -507,8 +507,8 @@ class TestExperiment:
         config = configs.load("mnist_rdl", **SETTINGS, brain=str(made))
         digits = data.load("digits")
         loaded = brain.load(config, digits)
-        given = contexts.Inputs(measured=loaded)
-        lab = contexts.build_context(config, digits, tmp_path, None, None, given)
+        inputs = contexts.Inputs(measured=loaded)
+        lab = contexts.build_context(config, digits, tmp_path, None, None, inputs)
         images = np.asarray(lab.train["stimuli"])
         np.testing.assert_array_equal(images, loaded.images[loaded.shown])
 

@@ -154,16 +154,18 @@ class TestResults:
         # As the loop begins with them.
         changes = TestInterrupt.SETTINGS | {"methods": ("plain", "rdl")}
         changes |= {"teacher_from": drawn_teacher(tmp_path / "teacher")}
-        config, given = contexts.trained_elsewhere(configs.load("mnist_rdl", **changes))
+        config, inputs = contexts.trained_elsewhere(
+            configs.load("mnist_rdl", **changes)
+        )
         dataset = contexts.load(config)
-        lab = contexts.build_context(config, dataset, tmp_path, None, None, given)
-        teacher = teachers.net(given.teacher.net(dataset), given.teacher.variables)
-        student = contexts.student(config, dataset, given, training.AXIS)
+        lab = contexts.build_context(config, dataset, tmp_path, None, None, inputs)
+        teacher = teachers.net(inputs.teacher.net(dataset), inputs.teacher.variables)
+        student = contexts.student(config, dataset, inputs, training.AXIS)
         states = []
         for method in config.method.names:
             prepared = builder.prepare(lab, student, teacher, method)
-            (how,) = prepared.trainers
-            states.append([how.begin(seed, 8).replicated.params for seed in (0, 1)])
+            (trainer,) = prepared.trainers
+            states.append([trainer.begin(seed, 8).replicated.params for seed in (0, 1)])
         (first, second), others = states
         leaves = lambda state: jax.tree.leaves(state["student"])  # noqa: E731
         assert len(leaves(first)) == 6
@@ -935,7 +937,7 @@ def lab(finished):
     lab = types.SimpleNamespace(
         config=configs.make(**recorded), dataset=dataset, folder=finished
     )
-    lab.given, lab.said, lab.tell = contexts.Inputs(), said, said.append
+    lab.inputs, lab.said, lab.tell = contexts.Inputs(), said, said.append
     return lab
 
 
@@ -1263,8 +1265,8 @@ class TestConfig:
             layer_weights=(1.0, 0.5),
             rdl_decay=True,
         )
-        setting = methods.Setting(config, np.arange(10), steps=100)
-        ((loss, epochs, trains),) = methods.plan(setting, "rdl")
+        inputs = methods.TermInputs(config, np.arange(10), steps=100)
+        ((loss, epochs, trains),) = methods.plan(inputs, "rdl")
         assert (epochs, trains) == (config.training.epochs, ("student",))
         assert set(loss) == {"task", "rdl/stage1", "rdl/pooled"}
         weight, _ = loss["rdl/pooled"]

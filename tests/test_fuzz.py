@@ -701,7 +701,7 @@ class TestWeights:
         call = ["mnist_rdl", *FEW, f"--out={out}", f"--teacher_from={folder}"]
         status, said = answer(call, capsys)
         if status == "reached":
-            assert said.given.teacher.fingerprint == self.fingerprint, what
+            assert said.inputs.teacher.fingerprint == self.fingerprint, what
             shutil.rmtree(out)
         else:
             assert status == 2 and f"error: {folder} holds no weights" in said, what

@@ -52,8 +52,8 @@ BATCH = {"label": LABELS[:B], "index": np.arange(B)}
 
 def plan(method, **changes):
     config = configs.change(CONFIG, **changes)
-    setting = methods.Setting(config, LABELS, steps=100)
-    return methods.plan(setting, method)
+    inputs = methods.TermInputs(config, LABELS, steps=100)
+    return methods.plan(inputs, method)
 
 
 def total(phase, student, teacher):
@@ -583,8 +583,8 @@ class TestRun:
         # All others are accepted.
         others = {"methods": ("rdl+crd", "sp+cka"), "layers": ("stage1", "pooled")}
         config = configs.load("mnist_rdl", **(SMALL | changes | others))
-        config, given = contexts.trained_elsewhere(config)
-        quick.rehearse(config, contexts.load(config), given)
+        config, inputs = contexts.trained_elsewhere(config)
+        quick.rehearse(config, contexts.load(config), inputs)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("whole", [False, True])

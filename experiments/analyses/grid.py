@@ -103,7 +103,7 @@ def students(
     It is in percent; NaN if training diverged.
     """
     net = contexts.student(
-        context.config, context.dataset, context.given, training.AXIS
+        context.config, context.dataset, context.inputs, training.AXIS
     )
     prepared = builder.prepare(context, net, teacher, method)
 

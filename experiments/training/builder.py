@@ -52,10 +52,14 @@ def prepare(
       name: The name in messages and folders; None for the method's.
     """
     config, feed = context.config, contexts.feed(context, method)
-    example = feed(contexts.first_batches(config, context.given, method))
-    given = (config, context.dataset, context.given)
+    example = feed(contexts.first_batches(config, context.inputs, method))
     recipe = recipes.make_recipe(
-        *given, net=net, teacher=teacher, method=method, example=example, name=name
+        *(config, context.dataset, context.inputs),
+        net=net,
+        teacher=teacher,
+        method=method,
+        example=example,
+        name=name,
     )
     arrays = training.Arrays(training.replicate(teacher.arrays), context.train)
     numbers = range(len(recipe.plan))
@@ -153,7 +157,7 @@ class _Evaluation:
 
     def _measured(self) -> brain.Brain | None:
         """Returns the measured RDMs to compare a student with; None for a teacher."""
-        return self.context.given.measured if self.recipe.name != "teacher" else None
+        return self.context.inputs.measured if self.recipe.name != "teacher" else None
 
     def _metrics(
         self,
@@ -211,31 +215,33 @@ def choose_seeds_per_program(
       OutOfMemory: If not even one seed fits.
     """
     return min(
-        _choose_for_phase(context, prepared.recipe, how, seeds)
-        for how in prepared.trainers
+        _choose_for_phase(context, prepared.recipe, trainer, seeds)
+        for trainer in prepared.trainers
     )
 
 
 def _choose_for_phase(
-    context: contexts.Context, recipe: recipes.Recipe, how: loop.Trainer, seeds: int
+    context: contexts.Context, recipe: recipes.Recipe, trainer: loop.Trainer, seeds: int
 ) -> int:
     """Returns `choose_seeds_per_program` for one phase."""
     size = programs.trainings(context.config.runtime.seeds_per_program, seeds)
-    state = jax.eval_shape(lambda: how.begin(0, jax.device_count()))
+    state = jax.eval_shape(lambda: trainer.begin(0, jax.device_count()))
     while True:
-        several = size > 1 and not how.same_view
-        steps = (how.chunk, size) if several else (how.chunk,)
+        several = size > 1 and not trainer.same_view
+        steps = (trainer.chunk, size) if several else (trainer.chunk,)
         states = [state] * size
-        stacked = functools.partial(training.stack_trainings, same_view=how.same_view)
-        given = (
+        stacked = functools.partial(
+            training.stack_trainings, same_view=trainer.same_view
+        )
+        step_inputs = (
             state if size == 1 else jax.eval_shape(stacked, states),
-            how.arrays,
+            trainer.arrays,
             jax.tree.map(functools.partial(_divided, steps), recipe.example),
         )
         if size == 1:
-            how.step_fn.check(*given)
+            trainer.step_fn.check(*step_inputs)
             return size
-        if how.step_fn.fits_in_memory(*given, share=programs.SHARE):
+        if trainer.step_fn.fits_in_memory(*step_inputs, share=programs.SHARE):
             return size
         context.tell(f"{size} seeds together do not fit into the memory")
         size = -(-size // 2)

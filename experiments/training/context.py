@@ -81,7 +81,7 @@ class Context:
       train: The training images and labels, if they do not stream, and stimuli, on the
         devices.
       validation: The validation images, on a device unless they stream.
-      given: The inputs besides images.
+      inputs: The inputs besides images.
       taught: The function from indices of training images to the teacher's stored
         activations by layer; None if they are not stored.
     """
@@ -94,7 +94,7 @@ class Context:
     bar: tqdm.tqdm
     train: dict[str, jax.Array]
     validation: data.Split
-    given: Inputs = Inputs()
+    inputs: Inputs = Inputs()
     taught: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
 
     @property
@@ -197,18 +197,18 @@ def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
     Raises:
       UsageError: If a folder has no weights, or weights of another modality.
     """
-    given = Inputs()
+    inputs = Inputs()
     if config.nets.teacher_from is not None:
         trained = weights.load(config.nets.teacher_from)
-        given = dataclasses.replace(given, teacher=trained)
+        inputs = dataclasses.replace(inputs, teacher=trained)
         seen = _modality("teacher_modality", config, trained)
         config = configs.change(config, teacher=trained.name, teacher_modality=seen)
     if config.nets.student_from is not None:
         trained = weights.load(config.nets.student_from)
-        given = dataclasses.replace(given, student=trained)
+        inputs = dataclasses.replace(inputs, student=trained)
         seen = _modality("modality", config, trained)
         config = configs.change(config, student=trained.name, modality=seen)
-    return config, given
+    return config, inputs
 
 
 def _modality(field: str, config: configs.Config, trained: weights.Trained) -> str:
@@ -227,7 +227,7 @@ def _modality(field: str, config: configs.Config, trained: weights.Trained) -> s
 
 
 def with_measurements(
-    config: configs.Config, dataset: data.Dataset, given: Inputs
+    config: configs.Config, dataset: data.Dataset, inputs: Inputs
 ) -> Inputs:
     """Adds to the inputs the RDMs and the activations that a config names.
 
@@ -236,7 +236,7 @@ def with_measurements(
     """
     measured = None if config.brain.file is None else brain.load(config, dataset)
     stored = _activations(config, dataset)
-    return dataclasses.replace(given, measured=measured, activations=stored)
+    return dataclasses.replace(inputs, measured=measured, activations=stored)
 
 
 def _activations(
@@ -276,12 +276,12 @@ def build_context(
     folder: pathlib.Path,
     interrupt: interrupts.Interrupt,
     bar: tqdm.tqdm,
-    given: Inputs = Inputs(),  # noqa: B008 (it is frozen)
+    inputs: Inputs = Inputs(),  # noqa: B008 (it is frozen)
 ) -> Context:
     """Returns a context, with the images on the devices unless they stream."""
     train = {} if config.runtime.stream else data.on_device(dataset.train)
-    if given.measured is not None:
-        train["stimuli"] = given.measured.images[given.measured.shown]
+    if inputs.measured is not None:
+        train["stimuli"] = inputs.measured.images[inputs.measured.shown]
     held_out = dataset.validation
     return Context(
         config,
@@ -292,7 +292,7 @@ def build_context(
         bar,
         training.replicate(train),
         held_out if config.runtime.stream else _on_device(held_out),
-        given,
+        inputs,
     )
 
 
@@ -320,7 +320,7 @@ def stimuli(test: data.Split, count: int = STIMULI) -> np.ndarray:
 def student(
     config: configs.Config,
     dataset: data.Dataset,
-    given: Inputs,
+    inputs: Inputs,
     axis_name: str | None = None,
 ) -> Any:
     """Returns the students' net, for images with the normalisation of the data set."""
@@ -330,8 +330,8 @@ def student(
         dtype=jnp.dtype(config.training.dtype),
         axis_name=axis_name,
     )
-    if given.student is not None:
-        return given.student.seeing(dataset, net)
+    if inputs.student is not None:
+        return inputs.student.seeing(dataset, net)
     return colour.see_part(config.nets.modality, net, dataset)
 
 
@@ -359,39 +359,38 @@ def with_weights(
 
 
 def plan(
-    config: configs.Config, dataset: data.Dataset, given: Inputs, method: str
+    config: configs.Config, dataset: data.Dataset, inputs: Inputs, method: str
 ) -> list[training.Phase]:
     """Returns the phases of a method, including its terms of measured RDMs."""
     steps = config.training.epochs * (len(dataset.train.label) // config.training.batch)
-    setting = methods.Setting(config, dataset.train.label, steps)
     return methods.plan(
-        setting,
+        methods.TermInputs(config, dataset.train.label, steps),
         method,
         lambda part: brain.weighted_terms(
-            config, not_none(given.measured), steps, part
+            config, not_none(inputs.measured), steps, part
         ),
     )
 
 
 def with_brain(
-    config: configs.Config, given: Inputs, teacher: teachers.Teacher, method: str
+    config: configs.Config, inputs: Inputs, teacher: teachers.Teacher, method: str
 ) -> teachers.Teacher:
     """Returns a teacher, merged with the measured RDMs that a method reads."""
     if not brain.parts(method):
         return teacher
     return teachers.merge(
-        teacher, brain.teacher(config, not_none(given.measured), method)
+        teacher, brain.teacher(config, not_none(inputs.measured), method)
     )
 
 
 # ---- batches
 
 
-def first_batches(config: configs.Config, given: Inputs, method: str) -> data.Batches:
+def first_batches(config: configs.Config, inputs: Inputs, method: str) -> data.Batches:
     """Returns the batch of one step with the first images, and stimuli, in order."""
     stimulus = None
     if brain.parts(method):
-        shown = brain.size(config, not_none(given.measured))
+        shown = brain.size(config, not_none(inputs.measured))
         stimulus = np.arange(shown, dtype=np.int32)
     return data.Batches(np.arange(config.training.batch, dtype=np.int32), stimulus)
 

@@ -166,11 +166,11 @@ def _estimate(
     Raises:
       UsageError: If the data are missing.
     """
-    config, given = contexts.trained_elsewhere(config)
+    config, inputs = contexts.trained_elsewhere(config)
     checks.check(config)
     dataset = contexts.load(config)
     steps = len(dataset.train.label) // config.training.batch
-    measured = _measured(config, dataset, given)
+    measured = _measured(config, dataset, inputs)
     # (Without augmentation a teacher sees each image only once.)
     asks = any(contexts.augmentation(config, dataset).values())
     total, compiling, known = 0.0, 0.0, 0
@@ -178,7 +178,7 @@ def _estimate(
         if method == "teacher":
             step, phases = measured["teacher"], [config.training.teacher_epochs]
         else:
-            plan = contexts.plan(config, dataset, given, method)
+            plan = contexts.plan(config, dataset, inputs, method)
             step, phases = measured["student"], [phase.epochs for phase in plan]
             if asks and methods.reads_teacher(method):
                 step = Cost(*map(sum, zip(step, measured["teaching"], strict=True)))
@@ -194,7 +194,7 @@ def _estimate(
 
 
 def _measured(
-    config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
+    config: configs.Config, dataset: data.Dataset, inputs: contexts.Inputs
 ) -> dict[str, Cost]:
     """Measures plain steps of student and teacher, and a teacher's forward pass.
 
@@ -203,11 +203,11 @@ def _measured(
     with tempfile.TemporaryDirectory() as scratch, tqdm.tqdm(disable=True) as bar:
         folder = pathlib.Path(scratch)
         context = contexts.build_context(
-            config, dataset, folder, interrupts.Interrupt(), bar, given
+            config, dataset, folder, interrupts.Interrupt(), bar, inputs
         )
-        student = contexts.student(config, dataset, given, training.AXIS)
+        student = contexts.student(config, dataset, inputs, training.AXIS)
         found = {"student": _cost_of_step(context, student)}
-        if config.nets.teacher is not None and given.teacher is None:
+        if config.nets.teacher is not None and inputs.teacher is None:
             teacher = contexts.teacher(config, dataset, training.AXIS)
             found["teacher"] = _cost_of_step(context, teacher, "teacher")
         if config.nets.teacher is not None:
@@ -221,18 +221,18 @@ def _cost_of_step(
     """Returns the cost of a step of a net with only its task."""
     began = time.perf_counter()
     prepared = builder.prepare(context, net, teachers.none(), "plain", name)
-    how, size = prepared.trainers[0], context.config.training.batch
-    images = np.arange(size * how.chunk, dtype=np.int32)
-    batches = data.Batches(images.reshape(how.chunk, size))
-    batch = training.shard(how.feed(batches), axis=1)
-    state = how.begin(0, jax.device_count())
+    trainer, size = prepared.trainers[0], context.config.training.batch
+    images = np.arange(size * trainer.chunk, dtype=np.int32)
+    batches = data.Batches(images.reshape(trainer.chunk, size))
+    batch = training.shard(trainer.feed(batches), axis=1)
+    state = trainer.begin(0, jax.device_count())
 
     def step():
         nonlocal state
-        state, metrics = how.step_fn(state, how.arrays, batch)
+        state, metrics = trainer.step_fn(state, trainer.arrays, batch)
         return metrics
 
-    return _cost(step, began, how.chunk)
+    return _cost(step, began, trainer.chunk)
 
 
 def _cost_of_teaching(config: configs.Config, dataset: data.Dataset) -> Cost:

@@ -33,24 +33,24 @@ def run(name: str, config: configs.Config, interrupt: interrupts.Interrupt) -> d
         not free.
       Interrupted: If the run was stopped; the folder can be resumed.
     """
-    config, given = contexts.trained_elsewhere(config)
+    config, inputs = contexts.trained_elsewhere(config)
     checks.check(config, brain.names(config))
     dataset = contexts.load(config)
-    given = contexts.with_measurements(config, dataset, given)
-    rehearsal.rehearse(config, dataset, given)
+    inputs = contexts.with_measurements(config, dataset, inputs)
+    rehearsal.rehearse(config, dataset, inputs)
     with locks.hold(results_folder.find_path(name, config)):
-        return _run(name, config, dataset, given, interrupt)
+        return _run(name, config, dataset, inputs, interrupt)
 
 
 def _run(
     name: str,
     config: configs.Config,
     dataset: data.Dataset,
-    given: contexts.Inputs,
+    inputs: contexts.Inputs,
     interrupt: interrupts.Interrupt,
 ) -> dict:
     """Runs the experiment, with its folder locked."""
-    fingerprints = {**contexts.fingerprint(dataset), **given.fingerprints()}
+    fingerprints = {**contexts.fingerprint(dataset), **inputs.fingerprints()}
     folder = results_folder.claim(name, config, fingerprints)
     if summary := results_folder.read_finished(folder, name, config):
         print(f"{folder} is finished:\n\n{as_markdown(summary)}")
@@ -68,13 +68,15 @@ def _run(
         print(said, file=sys.stderr)
 
     steps = len(dataset.train.label) // config.training.batch
-    total = steps * epochs(config, dataset, given)
+    total = steps * epochs(config, dataset, inputs)
     with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
-        context = contexts.build_context(config, dataset, folder, interrupt, bar, given)
+        context = contexts.build_context(
+            config, dataset, folder, interrupt, bar, inputs
+        )
         results = teaching.train_all(context)
     summary = {
         "config": {"name": name, **configs.flat(config)},
-        "teacher_source": _source(given.teacher),
+        "teacher_source": _source(inputs.teacher),
         "data": dataset.note,
         "versions": recording.versions(),
         "device": device,
@@ -83,9 +85,9 @@ def _run(
     }
     written = ["result.json", "table.md", "rdms.png", "learning_curves.png"]
     plots.pictures(folder, results, dataset.test.label[context.stimuli])
-    if given.measured is not None:
+    if inputs.measured is not None:
         seen = recording.of_brain(context, results)
-        own = config, given.measured, seen
+        own = config, inputs.measured, seen
         summary["brain"] = brain.summarise(*own, summary["baseline"])
         written += brain_plots.pictures(folder, *own, summary)
     text = as_markdown(summary)
@@ -101,14 +103,15 @@ def as_markdown(summary: dict) -> str:
 
 
 def epochs(
-    config: configs.Config, dataset: data.Dataset, given: contexts.Inputs
+    config: configs.Config, dataset: data.Dataset, inputs: contexts.Inputs
 ) -> int:
     """Returns the total number of epochs of all nets that a run trains."""
-    given_all = (config, dataset, given)
-    plans = [contexts.plan(*given_all, method) for method in config.method.names]
+    plans = [
+        contexts.plan(config, dataset, inputs, method) for method in config.method.names
+    ]
     each = sum(phase.epochs for plan in plans for phase in plan)
     total = config.training.seeds * each
-    if config.nets.teacher is not None and given.teacher is None:
+    if config.nets.teacher is not None and inputs.teacher is None:
         total += config.nets.ensemble * config.training.teacher_epochs
     return total
 

@@ -27,12 +27,12 @@ def fit(
     seconds = dict.fromkeys(runs, 0.0)
     started: dict[str, list[loop.Metrics]] = {name: [] for name in runs}
     for number, trainer in enumerate(prepared.trainers):
-        last, how = number == len(recipe.plan) - 1, trainer
+        last = number == len(recipe.plan) - 1
         if number:
             before = {runs[n]: of.state for n, of in zip(runs, fitted, strict=True)}
-            how = builder.next_trainer(recipe, number, trainer, before)
+            trainer = builder.next_trainer(recipe, number, trainer, before)
         names = runs if last else {f"{name}/{START}": s for name, s in runs.items()}
-        fitted = _fit(context, names, how, recipe, number)
+        fitted = _fit(context, names, trainer, recipe, number)
         for name, own in zip(runs, fitted, strict=True):
             seconds[name] += own.seconds
             if not last:
@@ -48,7 +48,7 @@ def fit(
 def _fit(
     context: contexts.Context,
     runs: dict[str, int],
-    how: loop.Trainer,
+    trainer: loop.Trainer,
     recipe: recipes.Recipe,
     number: int,
 ) -> list[loop.Fitted]:
@@ -64,7 +64,7 @@ def _fit(
             examples=len(context.dataset.train.label),
             batch=context.config.training.batch,
             settings=results_folder.settings(context.config),
-            stimuli=len(contexts.not_none(context.given.measured).shown)
+            stimuli=len(contexts.not_none(context.inputs.measured).shown)
             if shown
             else 0,
             shown=shown,
@@ -86,8 +86,8 @@ def _fit(
                 f"validation error {error:.1f} %", refresh=False
             )
 
-    with how.step_fn.advised():
-        return loop.fit(jobs, how, context.interrupt, advance)
+    with trainer.step_fn.advised():
+        return loop.fit(jobs, trainer, context.interrupt, advance)
 
 
 def _check_checkpoint(job: loop.Job) -> None:

@@ -95,7 +95,7 @@ class Recipe:
 def make_recipe(
     config: configs.Config,
     dataset: data.Dataset,
-    given: contexts.Inputs,
+    inputs: contexts.Inputs,
     *,
     net: nets.NetLike,
     teacher: teachers.Teacher,
@@ -108,7 +108,7 @@ def make_recipe(
     Args:
       config: The settings.
       dataset: The images.
-      given: The inputs besides images.
+      inputs: The inputs besides images.
       net: The net that is trained.
       teacher: The source of its targets.
       method: The method: `plain`, or parts of `experiments.methods` joined by `+`.
@@ -120,7 +120,7 @@ def make_recipe(
     teaches = name == "teacher"
     # (The weights of losses are for students: a teacher learns its task.)
     own = configs.change(config, weights=()) if teaches else config
-    plan = contexts.plan(own, dataset, given, method)
+    plan = contexts.plan(own, dataset, inputs, method)
     if teaches:
         plan = [plan[-1]._replace(epochs=config.training.teacher_epochs)]
     steps_an_epoch = len(dataset.train.label) // config.training.batch
@@ -142,5 +142,5 @@ def make_recipe(
         ),
         view=contexts.view(config, dataset, method),
         example=example,
-        begins=None if teaches else given.student,
+        begins=None if teaches else inputs.student,
     )

@@ -83,9 +83,9 @@ def record_net(
             keep(context, name, own, place / "weights")
         measured = measure(context, net, own)
         save_arrays(place / "rdms.npz", measured.pop("rdms"))
-        if context.given.measured is not None and name != "teacher":
+        if context.inputs.measured is not None and name != "teacher":
             of_brain = brain.rdms(
-                context.config, context.given.measured, context.dataset, net, own
+                context.config, context.inputs.measured, context.dataset, net, own
             )
             save_arrays(place / "brain.npz", of_brain())
         about = {"method": name, "seed": seed, "seconds": outcome.seconds}
@@ -123,9 +123,9 @@ def keep(
     normalisation = _shares(dataset.mean), _shares(dataset.std)
     own = config.nets
     modality: str = own.teacher_modality if name == "teacher" else own.modality
-    if name != "teacher" and context.given.student is not None:
-        normalisation = context.given.student.normalisation or normalisation
-        modality = context.given.student.modality
+    if name != "teacher" and context.inputs.student is not None:
+        normalisation = context.inputs.student.normalisation or normalisation
+        modality = context.inputs.student.modality
     net = weights.Trained(
         contexts.not_none(own.teacher) if name == "teacher" else own.student,
         dataset.classes,

@@ -19,7 +19,7 @@ from rdljax import activations, nets, teachers, training
 def rehearse(
     config: configs.Config,
     dataset: data.Dataset,
-    given: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (it is frozen)
+    inputs: contexts.Inputs = contexts.Inputs(),  # noqa: B008 (it is frozen)
 ) -> None:
     """Traces one step of every phase, so that impossible steps are reported early.
 
@@ -31,14 +31,14 @@ def rehearse(
         "image": jax.ShapeDtypeStruct((count, math.prod(shape)), np.uint8),
         "label": dataset.train.label,
     }
-    if given.measured is not None:
-        train["stimuli"] = given.measured.images[given.measured.shown]
+    if inputs.measured is not None:
+        train["stimuli"] = inputs.measured.images[inputs.measured.shown]
     train = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), train)
-    student = contexts.student(config, dataset, given)
-    rehearsal = _Rehearsal(config, dataset, given, student)
+    student = contexts.student(config, dataset, inputs)
+    rehearsal = _Rehearsal(config, dataset, inputs, student)
     for method in config.method.names:
         try:
-            of_brain = contexts.with_brain(config, given, teachers.none(), method)
+            of_brain = contexts.with_brain(config, inputs, teachers.none(), method)
             steps = functools.partial(rehearsal.steps, method, of_brain)
             jax.eval_shape(steps, train)
         except ZeroDivisionError as error:
@@ -60,13 +60,13 @@ class _Rehearsal:
     Attributes:
       config: The settings.
       dataset: The images.
-      given: The inputs besides images.
+      inputs: The inputs besides images.
       student: The students' net.
     """
 
     config: configs.Config
     dataset: data.Dataset
-    given: contexts.Inputs
+    inputs: contexts.Inputs
     student: nets.NetLike
 
     def steps(
@@ -82,7 +82,7 @@ class _Rehearsal:
         batch, source = self._taught(method, train)
         source = teachers.merge(source, of_brain)
         recipe = recipes.make_recipe(
-            *(self.config, self.dataset, self.given),
+            *(self.config, self.dataset, self.inputs),
             net=self.student,
             teacher=source,
             method=method,
@@ -99,11 +99,11 @@ class _Rehearsal:
         self, method: str, train: dict[str, jax.Array]
     ) -> tuple[dict[str, Any], teachers.Teacher]:
         """Returns the first batch of a method, and the source of its targets."""
-        first = contexts.first_batches(self.config, self.given, method)
+        first = contexts.first_batches(self.config, self.inputs, method)
         batch: dict[str, Any] = {"index": first.image}
         if first.stimulus is not None:
             batch["stimulus"] = first.stimulus
-        stored = self.given.activations
+        stored = self.inputs.activations
         if stored is not None and methods.reads_teacher(method):
             batch["targets"] = activations.batch_reader(stored)(first.image)
             return batch, teachers.from_batch()
@@ -117,10 +117,10 @@ class _Rehearsal:
         Args:
           seen: Images, normalised and augmented as for the teacher.
         """
-        given = self.given.teacher
-        if given is not None:
-            net = given.net(self.dataset, other_classes=True)
-            return teachers.net(net, given.variables)
+        trained = self.inputs.teacher
+        if trained is not None:
+            net = trained.net(self.dataset, other_classes=True)
+            return teachers.net(net, trained.variables)
         if self.config.nets.teacher is None:
             return teachers.none()
         net = contexts.teacher(self.config, self.dataset)

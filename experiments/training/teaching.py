@@ -23,15 +23,15 @@ def train_all(context: contexts.Context) -> list[dict]:
       Diverged: If the loss of a net is not finite. If a student diverges, all others
         are trained before this is raised.
     """
-    config, given = context.config, context.given
+    config, inputs = context.config, context.inputs
     programs.keep_compiled(config.runtime.compilation_cache)
     results, teacher, context = _teach(context)
     taught_by = results[0]["rdms"] if results else None
-    student = contexts.student(config, context.dataset, given, training.AXIS)
+    student = contexts.student(config, context.dataset, inputs, training.AXIS)
     diverged = []
     for method in config.method.names:
         source = teacher if methods.reads_teacher(method) else teachers.none()
-        source = contexts.with_brain(config, given, source, method)
+        source = contexts.with_brain(config, inputs, source, method)
         prepared = builder.prepare(context, student, source, method)
         seeds = range(config.training.seeds)
         done = all(
@@ -68,14 +68,14 @@ def _teach(
       The teacher's result, if there is a net, the teacher, and the context with the
       teacher's stored activations.
     """
-    config, given, nobody = context.config, context.given, teachers.none()
+    config, inputs, nobody = context.config, context.inputs, teachers.none()
     if config.nets.teacher is None:
-        if given.activations is None:
+        if inputs.activations is None:
             return [], nobody, context
         return [], *cache_teacher(context, nobody)
-    if given.teacher is not None:
-        net = given.teacher.net(context.dataset, other_classes=True)
-        outcome = recording.Outcome(given.teacher.variables)
+    if inputs.teacher is not None:
+        net = inputs.teacher.net(context.dataset, other_classes=True)
+        outcome = recording.Outcome(inputs.teacher.variables)
         (context.folder / "teacher").mkdir(exist_ok=True)
         result = recording.record_net(context, "teacher", 0, net, outcome)
         return [result], *cache_teacher(context, teachers.net(net, outcome.variables))
@@ -140,7 +140,7 @@ def cache_teacher(
         return view(context.train, load(data.Batches(np.asarray(index))), key)
 
     if config.training.activations is not None and layers:
-        kept = context.given.activations
+        kept = context.inputs.activations
         if kept is None:
             kept = _stored(context, teacher, see, layers)
         taught = activations.batch_reader(kept)
@@ -174,16 +174,17 @@ def _stored(
     Raises:
       UsageError: If the folder has something else.
     """
-    asked, dataset, given = context.config.training.activations, context.dataset, None
-    if context.given.teacher is not None:
-        given = context.given.teacher.normalisation
+    asked, dataset = context.config.training.activations, context.dataset
+    normalisation = None
+    if context.inputs.teacher is not None:
+        normalisation = context.inputs.teacher.normalisation
     about = {
         "net": context.config.nets.teacher,
         "teacher": weights.fingerprint(teacher.arrays),
         "images": weights.fingerprint(data.identity(dataset.train.image)),
         "size": dataset.shape,
         "normalised": (dataset.mean, dataset.std),
-        "seen": given,
+        "seen": normalisation,
     }
 
     def heed():
@@ -234,7 +235,7 @@ def train(
     ensemble = context.config.nets.ensemble
     runs = {recording.folder(name, seed, ensemble): seed for seed in seeds}
     fitted = fitting.fit(context, runs, prepared)
-    if context.given.measured is not None and name != "teacher":
+    if context.inputs.measured is not None and name != "teacher":
         for seed in seeds:
             _look_before(context, prepared, seed)
     return [
@@ -252,9 +253,9 @@ def _look_before(
     """Writes the RDMs of the stimuli in a seed's student before its training."""
     file = context.folder / f"{recording.BEFORE}-seed{seed}.npz"
     if not file.exists():
-        how = prepared.trainers[0]
-        begun = recording.variables(how.begin(seed, jax.device_count()))
+        trainer = prepared.trainers[0]
+        begun = recording.variables(trainer.begin(seed, jax.device_count()))
         own = (context.dataset, prepared.recipe.net, begun)
-        measured = contexts.not_none(context.given.measured)
+        measured = contexts.not_none(context.inputs.measured)
         of_brain = brain.rdms(context.config, measured, *own)
         recording.save_arrays(file, of_brain())
