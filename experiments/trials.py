@@ -48,9 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
             Options, arguments, program="experiments.trials", about=__doc__
         )
         settings = dataclasses.asdict(options)
-        tried = grid.PARTS[settings.pop("part")]()
+        trials = grid.PARTS[settings.pop("part")]()
         with interrupts.Interrupt() as interrupt:
-            grid.try_all(configs.load("mnist_rdl", **settings), tried, interrupt)
+            grid.run_trials(configs.load("mnist_rdl", **settings), trials, interrupt)
 
     return exits.run(command, "experiments.trials")
 

@@ -407,7 +407,7 @@ def drawn_net(name, classes, shape, normalisation=None):
     init = jax.jit(nets.build(name, classes).init)
     variables = init(jax.random.key(9), np.zeros((1, *shape), np.float32))
     about = {"run": "none"}
-    return weights.Trained(name, classes, shape, variables, normalisation, about)
+    return weights.TrainedNet(name, classes, shape, variables, normalisation, about)
 
 
 @pytest.fixture(scope="module")

@@ -646,7 +646,9 @@ def folder(tmp_path_factory):
         drawn = init(jax.random.key(7 + seed), np.zeros((1, 32, 32, 1), np.float32))
         normalisation = ((0.1,), (0.3,))
         about = ("resnet8", 10, (32, 32, 1), drawn, normalisation, {"run": "a test"})
-        weights.save(weights.Trained(*about), tmp_path / f"net-seed{seed}" / "weights")
+        weights.save(
+            weights.TrainedNet(*about), tmp_path / f"net-seed{seed}" / "weights"
+        )
     return f"{tmp_path}/net-seed{{seed}}/weights"
 
 

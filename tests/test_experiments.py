@@ -62,7 +62,7 @@ def drawn_teacher(folder, name="mlp"):
     init = jax.jit(nets.build(name, 10).init)
     drawn = init(jax.random.key(0), np.zeros((1, *shape), np.float32))
     about = {"run": "none"}
-    weights.save(weights.Trained(name, 10, shape, drawn, None, about), folder)
+    weights.save(weights.TrainedNet(name, 10, shape, drawn, None, about), folder)
     return str(folder)
 
 
@@ -163,8 +163,8 @@ class TestResults:
         student = contexts.student(config, dataset, inputs, training.AXIS)
         states = []
         for method in config.method.names:
-            prepared = builder.prepare(lab, student, teacher, method)
-            (trainer,) = prepared.trainers
+            made = builder.prepare(lab, student, teacher, method)
+            (trainer,) = made.trainers
             states.append([trainer.begin(seed, 8).replicated.params for seed in (0, 1)])
         (first, second), others = states
         leaves = lambda state: jax.tree.leaves(state["student"])  # noqa: E731

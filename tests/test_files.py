@@ -461,7 +461,7 @@ def test_whatever_a_manifest_says_it_is_read_or_refused(kind, tmp_path):
         net = jax.jit(nets.build("mlp", 2).init)
         variables = net(jax.random.key(0), np.ones((1, 2, 2, 1), np.float32))
         about = ("mlp", 2, (2, 2, 1), variables, ((0.5,), (0.2,)), {"file": "x"})
-        weights.save(weights.Trained(*about), tmp_path)
+        weights.save(weights.TrainedNet(*about), tmp_path)
         path, refusals = tmp_path / "0" / "manifest.json", command.UsageError
         read = lambda: weights.load(tmp_path)  # noqa: E731
     whole = json.loads(path.read_text())

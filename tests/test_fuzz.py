@@ -678,7 +678,7 @@ def trained(tmp_path_factory):
         lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes
     )
     about = ("mnist_cnn_small", 10, (32, 32, 1), variables, ((0.1,), (0.3,)))
-    weights.save(weights.Trained(*about, {"file": "net.npz"}), folder)
+    weights.save(weights.TrainedNet(*about, {"file": "net.npz"}), folder)
     return folder
 
 

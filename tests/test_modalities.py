@@ -89,7 +89,7 @@ class TestSeeing:
         net = colour.see_part("chrominance", nets.build("mlp", 3), dataset)
         images = data.normalise(dataset, dataset.train.image[:2])
         variables = net.init(jax.random.key(0), images)
-        trained = weights.Trained(
+        trained = weights.TrainedNet(
             "mlp", 3, (32, 32, 3), variables, None, {"run": "here"}, "chrominance"
         )
         weights.save(trained, tmp_path / "weights")

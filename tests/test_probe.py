@@ -214,7 +214,7 @@ def mlp(channels, normalisation):
     init = jax.jit(net.init)
     variables = init(jax.random.key(0), np.zeros((1, *shape), np.float32))
     source = {"file": "mlp.npz"}
-    return weights.Trained("mlp", 10, shape, variables, normalisation, source)
+    return weights.TrainedNet("mlp", 10, shape, variables, normalisation, source)
 
 
 def enlarged(images, size):

@@ -115,7 +115,7 @@ class TestTrained:
     def test_refuses_images_of_a_size_that_a_dense_layer_cannot_see(self):
         net = nets.build("mlp", 10)
         variables = drawn(net, (28, 28, 3))
-        trained = weights.Trained("mlp", 10, (28, 28, 3), variables, None, {})
+        trained = weights.TrainedNet("mlp", 10, (28, 28, 3), variables, None, {})
         with pytest.raises(command.UsageError, match=r"\[28, 28, 3\], random has \[32"):
             trained.net(dataset())
 
@@ -209,7 +209,7 @@ class TestExport:
     def test_of_one_channel(self, tmp_path):
         net = nets.build("resnet8", 10)
         variables = drawn(net, (32, 32, 1))
-        grey = weights.Trained("resnet8", 10, (32, 32, 1), variables, None, SOURCE)
+        grey = weights.TrainedNet("resnet8", 10, (32, 32, 1), variables, None, SOURCE)
         weights.save(grey, tmp_path / "net")
         back = tmp_path / "back.npz"
         assert export_torch.main([str(tmp_path / "net"), str(back)]) == 0
@@ -224,7 +224,7 @@ class TestExport:
         net = nets.build("mnist_cnn_small", 10)
         variables = drawn(net, (32, 32, 1))
         about = ("mnist_cnn_small", 10, (32, 32, 1), variables, None, SOURCE)
-        weights.save(weights.Trained(*about), tmp_path / "small")
+        weights.save(weights.TrainedNet(*about), tmp_path / "small")
         assert export_torch.main([str(tmp_path / "small"), str(back)]) == 2
         assert "no net with weights in PyTorch" in capsys.readouterr().err
         assert not back.exists()
@@ -310,7 +310,7 @@ def test_students_learn_from_it(tmp_path, tfds_dir, capsys):
     folder, out = tmp_path / "net", tmp_path / "run"
     variables = drawn(nets.build("mnist_cnn_small", 10), (32, 32, 3))
     about = ("mnist_cnn_small", 10, (32, 32, 3), variables)
-    trained = weights.Trained(*about, ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), SOURCE)
+    trained = weights.TrainedNet(*about, ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)), SOURCE)
     weights.save(trained, folder)
     call = ["mnist_rdl", "--data=cifar10", f"--data_dir={tfds_dir}", f"--out={out}"]
     call += [f"--teacher_from={folder}", "--seeds=1", "--epochs=1"]

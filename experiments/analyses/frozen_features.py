@@ -12,7 +12,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def resize_to_net(
-    dataset: data.Dataset, trained: weights.Trained, few: int | None = None
+    dataset: data.Dataset, trained: weights.TrainedNet, few: int | None = None
 ) -> data.Dataset:
     """Converts a data set to the size and number of channels of a net's images.
 

@@ -14,52 +14,55 @@ from experiments.training import context as contexts
 from rdljax import statistics, teachers, training
 
 LAYERS = ("stage1", "stage2", "pooled", "logits")
-Setting = tuple[str, dict]
+# The method of the students, and the settings of the config that are changed.
+Trial = tuple[str, dict]
 
 
-def distances_and_comparisons() -> list[Setting]:
-    """Returns the settings for plain students, and RDL with every combination.
+def distances_and_comparisons() -> list[Trial]:
+    """Returns trials of plain students, and of RDL with every combination.
 
-    Returns:
-      The method of each setting, and the settings of the config that it changes:
-      distance, comparison and weight.
+    A combination is a distance, a comparison and a weight.
     """
-    settings: list[Setting] = [("plain", {})]
+    trials: list[Trial] = [("plain", {})]
     for distance in ("MeanSquared", "Euclidean", "Cosine", "Correlation"):
         for weight in (0.1, 0.3, 1.0, 3.0, 10.0):
             change = {"distance": distance, "comparison": "Pearson"}
-            settings.append(("rdl", {**change, "weights": (f"rdl={weight}",)}))
+            trials.append(("rdl", {**change, "weights": (f"rdl={weight}",)}))
     for comparison in ("Cosine", "MSE", "MSE_norm", "MSE_least_squares"):
         for distance in ("MeanSquared", "Cosine", "Correlation"):
             for weight in (0.1, 1.0, 10.0):
                 change = {"distance": distance, "comparison": comparison}
-                settings.append(("rdl", {**change, "weights": (f"rdl={weight}",)}))
-    return settings
+                trials.append(("rdl", {**change, "weights": (f"rdl={weight}",)}))
+    return trials
 
 
-def around_the_default() -> list[Setting]:
-    """Returns settings of layers, schedule, pairs, and KD with and without RDL."""
-    settings: list[Setting] = [("plain", {}), ("rdl", {})]
+def around_the_default() -> list[Trial]:
+    """Returns trials of layers, schedule, pairs, and KD with and without RDL."""
+    trials: list[Trial] = [("plain", {}), ("rdl", {})]
     for layers in (LAYERS[:2], LAYERS[2:], LAYERS[:3], LAYERS[2:3], LAYERS[3:]):
-        settings.append(("rdl", {"layers": layers}))
-    settings.append(("rdl", {"rdl_decay": True}))
-    settings += [("rdl", {"pairs": pairs}) for pairs in (50, 500)]
-    settings += [
+        trials.append(("rdl", {"layers": layers}))
+    trials.append(("rdl", {"rdl_decay": True}))
+    trials += [("rdl", {"pairs": pairs}) for pairs in (50, 500)]
+    trials += [
         ("kd", {"weights": (f"kd={weight}",)}) for weight in (0.1, 0.3, 1.0, 3.0)
     ]
-    settings += [
-        ("kd+rdl", {"weights": (f"kd={weight}",)}) for weight in (0.1, 0.3, 1.0)
-    ]
-    return settings
+    trials += [("kd+rdl", {"weights": (f"kd={weight}",)}) for weight in (0.1, 0.3, 1.0)]
+    return trials
 
 
 PARTS = {"1": distances_and_comparisons, "2": around_the_default}
 
 
-def try_all(
-    base: configs.Config, settings: list[Setting], interrupt: interrupts.Interrupt
+def run_trials(
+    base: configs.Config, trials: list[Trial], interrupt: interrupts.Interrupt
 ) -> None:
-    """Trains a teacher and the students of each setting; prints a row for each."""
+    """Trains a teacher and the students of each trial; prints a row for each trial.
+
+    Args:
+      base: The settings that the trials change.
+      trials: The trials.
+      interrupt: The request to stop.
+    """
     dataset = contexts.load(base)
     print(dataset.note, "\n")
     print("| method | setting | validation error, % | of each seed |")
@@ -73,11 +76,11 @@ def try_all(
         )
         net = contexts.teacher(base, dataset, training.AXIS)
         nobody = teachers.none()
-        prepared = builder.prepare(context, net, nobody, "plain", "teacher")
-        (outcome,) = fitting.fit(context, {"teacher": 0}, prepared)
+        method_trainers = builder.prepare(context, net, nobody, "plain", "teacher")
+        (outcome,) = fitting.fit(context, {"teacher": 0}, method_trainers)
         error = outcome.history[-1]["validation_error"]
         print(f"| teacher | | {error:.2f} | |", flush=True)
-        for i, (method, change) in enumerate(settings):
+        for i, (method, change) in enumerate(trials):
             own = configs.change(base, **change)
             tried = dataclasses.replace(context, config=own)
             errors = students(
@@ -105,11 +108,11 @@ def students(
     net = contexts.student(
         context.config, context.dataset, context.inputs, training.AXIS
     )
-    prepared = builder.prepare(context, net, teacher, method)
+    method_trainers = builder.prepare(context, net, teacher, method)
 
     def error(seed):
         try:
-            (outcome,) = fitting.fit(context, {f"{name}-{seed}": seed}, prepared)
+            (outcome,) = fitting.fit(context, {f"{name}-{seed}": seed}, method_trainers)
         except loop.Diverged as diverged:
             tqdm.tqdm.write(str(diverged))
             return math.nan

@@ -127,7 +127,7 @@ def _check_free(out: pathlib.Path, overwrite: bool) -> None:
         ) from error
 
 
-def probe(trained: weights.Trained, dataset: data.Dataset, layer: str) -> dict:
+def probe(trained: weights.TrainedNet, dataset: data.Dataset, layer: str) -> dict:
     """Returns the errors of a linear classifier on the features of a frozen net.
 
     Args:

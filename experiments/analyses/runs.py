@@ -56,7 +56,7 @@ class Net(NamedTuple):
 
     method: str
     seed: int
-    trained: weights.Trained
+    trained: weights.TrainedNet
 
 
 def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:

@@ -23,7 +23,7 @@ from rdljax import nets, teachers, training
 State = training.TrainState
 
 
-class Prepared(NamedTuple):
+class MethodTrainers(NamedTuple):
     """A recipe for a net and a method, with programs that are used for all seeds.
 
     Attributes:
@@ -41,7 +41,7 @@ def prepare(
     teacher: teachers.Teacher,
     method: str,
     name: str | None = None,
-) -> Prepared:
+) -> MethodTrainers:
     """Returns the recipe and the trainers of a method's runs; nothing is compiled yet.
 
     Args:
@@ -66,7 +66,7 @@ def prepare(
     trainers = [_trainer(context, recipe, n, arrays, feed) for n in numbers]
     if config.runtime.profile:
         _profile(context, recipe, arrays)
-    return Prepared(recipe, trainers)
+    return MethodTrainers(recipe, trainers)
 
 
 def _trainer(
@@ -204,7 +204,7 @@ def _copy(x: jax.Array) -> jax.Array:
 
 
 def choose_seeds_per_program(
-    context: contexts.Context, prepared: Prepared, seeds: int
+    context: contexts.Context, method_trainers: MethodTrainers, seeds: int
 ) -> int:
     """Returns the number of seeds trained together: all, or as many as fit.
 
@@ -215,8 +215,8 @@ def choose_seeds_per_program(
       OutOfMemory: If not even one seed fits.
     """
     return min(
-        _choose_for_phase(context, prepared.recipe, trainer, seeds)
-        for trainer in prepared.trainers
+        _choose_for_phase(context, method_trainers.recipe, trainer, seeds)
+        for trainer in method_trainers.trainers
     )
 
 

@@ -48,8 +48,8 @@ class Inputs:
       activations: The teacher's activations of all training images, from a file.
     """
 
-    teacher: weights.Trained | None = None
-    student: weights.Trained | None = None
+    teacher: weights.TrainedNet | None = None
+    student: weights.TrainedNet | None = None
     measured: brain.Brain | None = None
     activations: StoredActivations | None = None
 
@@ -211,7 +211,7 @@ def trained_elsewhere(config: configs.Config) -> tuple[configs.Config, Inputs]:
     return config, inputs
 
 
-def _modality(field: str, config: configs.Config, trained: weights.Trained) -> str:
+def _modality(field: str, config: configs.Config, trained: weights.TrainedNet) -> str:
     """Returns the modality of a net that was trained elsewhere.
 
     Raises:
@@ -346,7 +346,7 @@ def teacher(
 
 
 def with_weights(
-    state: training.TrainState, begin: weights.Trained
+    state: training.TrainState, begin: weights.TrainedNet
 ) -> training.TrainState:
     """Returns a state in which the student has given initial weights."""
     now = state.replicated

@@ -220,8 +220,8 @@ def _cost_of_step(
 ) -> Cost:
     """Returns the cost of a step of a net with only its task."""
     began = time.perf_counter()
-    prepared = builder.prepare(context, net, teachers.none(), "plain", name)
-    trainer, size = prepared.trainers[0], context.config.training.batch
+    method_trainers = builder.prepare(context, net, teachers.none(), "plain", name)
+    trainer, size = method_trainers.trainers[0], context.config.training.batch
     images = np.arange(size * trainer.chunk, dtype=np.int32)
     batches = data.Batches(images.reshape(trainer.chunk, size))
     batch = training.shard(trainer.feed(batches), axis=1)

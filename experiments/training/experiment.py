@@ -116,7 +116,7 @@ def epochs(
     return total
 
 
-def _source(trained: weights.Trained | None) -> dict[str, str] | None:
+def _source(trained: weights.TrainedNet | None) -> dict[str, str] | None:
     """Returns the source and fingerprint of a teacher that is not trained here."""
     if trained is None:
         return None

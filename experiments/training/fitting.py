@@ -10,30 +10,32 @@ START = "start-up"
 
 
 def fit(
-    context: contexts.Context, runs: dict[str, int], prepared: builder.Prepared
+    context: contexts.Context,
+    runs: dict[str, int],
+    method_trainers: builder.MethodTrainers,
 ) -> list[recording.Outcome]:
     """Trains nets together.
 
     Args:
       context: The settings and the data.
       runs: The seed of each net, by its name.
-      prepared: The recipe and the trainers.
+      method_trainers: The recipe and the trainers.
 
     Returns:
       The outcome of each net, in the order of `runs`.
     """
-    recipe = prepared.recipe
-    fitted: list[loop.Fitted] = []
+    recipe = method_trainers.recipe
+    results: list[loop.FitResult] = []
     seconds = dict.fromkeys(runs, 0.0)
     started: dict[str, list[loop.Metrics]] = {name: [] for name in runs}
-    for number, trainer in enumerate(prepared.trainers):
+    for number, trainer in enumerate(method_trainers.trainers):
         last = number == len(recipe.plan) - 1
         if number:
-            before = {runs[n]: of.state for n, of in zip(runs, fitted, strict=True)}
+            before = {runs[n]: of.state for n, of in zip(runs, results, strict=True)}
             trainer = builder.next_trainer(recipe, number, trainer, before)
         names = runs if last else {f"{name}/{START}": s for name, s in runs.items()}
-        fitted = _fit(context, names, trainer, recipe, number)
-        for name, own in zip(runs, fitted, strict=True):
+        results = _fit(context, names, trainer, recipe, number)
+        for name, own in zip(runs, results, strict=True):
             seconds[name] += own.seconds
             if not last:
                 started[name] += own.history
@@ -41,7 +43,7 @@ def fit(
         recording.Outcome(
             recording.variables(own.state), own.history, started[name], seconds[name]
         )
-        for name, own in zip(runs, fitted, strict=True)
+        for name, own in zip(runs, results, strict=True)
     ]
 
 
@@ -51,7 +53,7 @@ def _fit(
     trainer: loop.Trainer,
     recipe: recipes.Recipe,
     number: int,
-) -> list[loop.Fitted]:
+) -> list[loop.FitResult]:
     """Trains one phase of `fit`."""
     shown = recipe.stimuli
     jobs = [

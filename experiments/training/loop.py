@@ -128,7 +128,7 @@ class Progress(NamedTuple):
     seconds: float
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """The result of a finished job.
 
     Attributes:
@@ -163,7 +163,7 @@ def fit(
     trainer: Trainer,
     interrupt: interrupts.Interrupt,
     advance: Callable[[int, list[Metrics]], Any],
-) -> list[Fitted]:
+) -> list[FitResult]:
     """Trains to the end, each job from its checkpoint if there is one.
 
     Args:
@@ -186,12 +186,12 @@ def fit(
     taken = {job.name: checkpoints.latest(job.checkpoint) or 0 for job in jobs}
     if len({*taken.values()}) > 1:
         # Killed between two of their checkpoints, or resumed in another group.
-        fitted: dict[str, Fitted] = {}
+        results: dict[str, FitResult] = {}
         for done in sorted({*taken.values()}):
             equal = [job for job in jobs if taken[job.name] == done]
             found = fit(equal, trainer, interrupt, advance)
-            fitted |= zip((job.name for job in equal), found, strict=True)
-        return [fitted[job.name] for job in jobs]
+            results |= zip((job.name for job in equal), found, strict=True)
+        return [results[job.name] for job in jobs]
     begun = [resume(job, trainer.begin) for job in jobs]
     if len({progress.done for _, progress in begun}) > 1:
         # A newest checkpoint is damaged.
@@ -234,7 +234,7 @@ class _Trainings:
         self.began = self.saved = time.monotonic()
         advance(self.done * len(jobs), self.histories[0])
 
-    def run(self, interrupt: interrupts.Interrupt) -> list[Fitted]:
+    def run(self, interrupt: interrupts.Interrupt) -> list[FitResult]:
         """Takes the remaining steps and returns the trained nets."""
         if self.done == self.jobs[0].steps:
             seconds = [progress.seconds for progress in self.before]
@@ -252,7 +252,7 @@ class _Trainings:
                         raise interrupts.Interrupted(names)
                     self.take(batch)
                 seconds = self.save()
-        return list(map(Fitted, self.singles(self.state), self.histories, seconds))
+        return list(map(FitResult, self.singles(self.state), self.histories, seconds))
 
     def take(self, batch: training.Batch) -> None:
         """Takes the steps of a call; at the end of an epoch evaluates the students."""

@@ -46,7 +46,7 @@ class Recipe:
     optimizers: tuple[optax.GradientTransformation, ...]
     view: training.View
     example: training.Batch
-    begins: weights.Trained | None = None
+    begins: weights.TrainedNet | None = None
 
     @property
     def stimuli(self) -> int:

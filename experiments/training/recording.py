@@ -126,7 +126,7 @@ def keep(
     if name != "teacher" and context.inputs.student is not None:
         normalisation = context.inputs.student.normalisation or normalisation
         modality = context.inputs.student.modality
-    net = weights.Trained(
+    net = weights.TrainedNet(
         contexts.not_none(own.teacher) if name == "teacher" else own.student,
         dataset.classes,
         dataset.shape,

@@ -32,7 +32,7 @@ def train_all(context: contexts.Context) -> list[dict]:
     for method in config.method.names:
         source = teacher if methods.reads_teacher(method) else teachers.none()
         source = contexts.with_brain(config, inputs, source, method)
-        prepared = builder.prepare(context, student, source, method)
+        method_trainers = builder.prepare(context, student, source, method)
         seeds = range(config.training.seeds)
         done = all(
             (context.folder / recording.folder(method, i) / "result.json").exists()
@@ -40,10 +40,12 @@ def train_all(context: contexts.Context) -> list[dict]:
         )
         size = 1
         if not done:
-            size = builder.choose_seeds_per_program(context, prepared, len(seeds))
+            size = builder.choose_seeds_per_program(
+                context, method_trainers, len(seeds)
+            )
         for at in seeds[::size]:
             try:
-                trained = train(context, method, prepared, seeds[at : at + size])
+                trained = train(context, method, method_trainers, seeds[at : at + size])
             except loop.Diverged as error:
                 diverged.append(str(error))
                 continue
@@ -80,11 +82,11 @@ def _teach(
         result = recording.record_net(context, "teacher", 0, net, outcome)
         return [result], *cache_teacher(context, teachers.net(net, outcome.variables))
     net = contexts.teacher(config, context.dataset, training.AXIS)
-    prepared = builder.prepare(context, net, nobody, "plain", "teacher")
-    builder.choose_seeds_per_program(context, prepared, 1)
+    method_trainers = builder.prepare(context, net, nobody, "plain", "teacher")
+    builder.choose_seeds_per_program(context, method_trainers, 1)
     members = []
     for seed in range(config.nets.ensemble):
-        members += train(context, "teacher", prepared, [seed])
+        members += train(context, "teacher", method_trainers, [seed])
     taught = [teachers.net(net, variables) for _, variables in members]
     if config.nets.ensemble == 1:
         ((result, _),) = members
@@ -228,34 +230,36 @@ def _is_worth_a_cache(
 def train(
     context: contexts.Context,
     name: str,
-    prepared: builder.Prepared,
+    method_trainers: builder.MethodTrainers,
     seeds: Sequence[int],
 ) -> list[tuple[dict, dict]]:
     """Trains nets together and measures them; returns their results and variables."""
     ensemble = context.config.nets.ensemble
     runs = {recording.folder(name, seed, ensemble): seed for seed in seeds}
-    fitted = fitting.fit(context, runs, prepared)
+    outcomes = fitting.fit(context, runs, method_trainers)
     if context.inputs.measured is not None and name != "teacher":
         for seed in seeds:
-            _look_before(context, prepared, seed)
+            _look_before(context, method_trainers, seed)
     return [
         (
-            recording.record_net(context, name, seed, prepared.recipe.net, outcome),
+            recording.record_net(
+                context, name, seed, method_trainers.recipe.net, outcome
+            ),
             outcome.variables,
         )
-        for seed, outcome in zip(seeds, fitted, strict=True)
+        for seed, outcome in zip(seeds, outcomes, strict=True)
     ]
 
 
 def _look_before(
-    context: contexts.Context, prepared: builder.Prepared, seed: int
+    context: contexts.Context, method_trainers: builder.MethodTrainers, seed: int
 ) -> None:
     """Writes the RDMs of the stimuli in a seed's student before its training."""
     file = context.folder / f"{recording.BEFORE}-seed{seed}.npz"
     if not file.exists():
-        trainer = prepared.trainers[0]
+        trainer = method_trainers.trainers[0]
         begun = recording.variables(trainer.begin(seed, jax.device_count()))
-        own = (context.dataset, prepared.recipe.net, begun)
+        own = (context.dataset, method_trainers.recipe.net, begun)
         measured = contexts.not_none(context.inputs.measured)
         of_brain = brain.rdms(context.config, measured, *own)
         recording.save_arrays(file, of_brain())

@@ -101,7 +101,7 @@ def _logits(net, variables, dataset, split, chunk) -> list[store.Array]:
     return found
 
 
-def accuracy(trained: store.Trained, dataset: data.Dataset) -> float:
+def accuracy(trained: store.TrainedNet, dataset: data.Dataset) -> float:
     """Returns the accuracy of a net on the test images, from 0 to 1."""
     predicted, _ = predict(trained.net(dataset), trained.variables, dataset, "test")
     return float(np.mean(predicted == dataset.test.label))

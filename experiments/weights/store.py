@@ -76,7 +76,7 @@ def fingerprint(arrays: Any) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedNet:
     """A trained net.
 
     Attributes:
@@ -184,13 +184,13 @@ class Trained:
 
 def read(
     name: str, file: str | os.PathLike, normalisation: Normalisation | None = None
-) -> Trained:
+) -> TrainedNet:
     """Returns a net with the weights of another program's file.
 
     Args:
       name: The name of the net.
       file: The path of a file for `from_torch.read`, or of a Keras file (`.h5`).
-      normalisation: The normalisation as in `Trained`; None for that in
+      normalisation: The normalisation as in `TrainedNet`; None for that in
         `NORMALISATIONS`, or for RepDistiller's if there are 100 classes.
 
     Raises:
@@ -213,7 +213,7 @@ def read(
         normalisation = NORMALISATIONS.get(name, usual)
     if normalisation is not None:
         _check(normalisation, channels)
-    return Trained(
+    return TrainedNet(
         name,
         classes,
         (224, 224, channels) if large else (32, 32, channels),
@@ -259,14 +259,14 @@ _FIELDS = {
 }
 
 
-def save(trained: Trained, folder: str | os.PathLike) -> None:
+def save(trained: TrainedNet, folder: str | os.PathLike) -> None:
     """Writes a net to a folder, as a checkpoint of step 0."""
     about = {**vars(trained), "kind": "weights"}
     del about["variables"]
     checkpoints.save(folder, 0, trained.variables, about)
 
 
-def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Trained:
+def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> TrainedNet:
     """Reads a net from its folder.
 
     Args:
@@ -309,7 +309,7 @@ def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Train
             f"{folder} holds no weights: a run leaves such a folder for each net, and "
             f"python -m experiments.import_torch NAME FILE writes one ({error})"
         ) from error
-    return Trained(
+    return TrainedNet(
         about["name"],
         about["classes"],
         shape,
