@@ -616,7 +616,7 @@ class TestView:
     def test_as_the_slow_form(self, crop, flip, jit):
         key = jax.random.key(7)
         index = np.arange(40)
-        corners, mirrored = data.draw(key, jnp.asarray(index), crop)
+        corners, mirrored = data.draw_crops_and_flips(key, jnp.asarray(index), crop)
         assert set(np.unique(corners)) == set(range(2 * crop + 1))
         assert 5 < np.count_nonzero(mirrored) < 35
         view = data.view(_noise(), crop=crop, flip=flip)
@@ -631,7 +631,9 @@ class TestView:
     def test_accelerators_cut_the_same_pixels(self, flip):
         """By products; on a CPU by slices."""
         images = _noise().train.image
-        corner, mirrored = data.draw(jax.random.key(7), jnp.arange(40), 3)
+        corner, mirrored = data.draw_crops_and_flips(
+            jax.random.key(7), jnp.arange(40), 3
+        )
         mirrored = mirrored & flip
         for cut in (views._cut_by_slices(3), views._cut_by_products(3)):
             seen = jax.jit(cut)(images, corner, mirrored)
@@ -678,11 +680,14 @@ class TestView:
     def test_a_flip_does_not_depend_on_whether_images_are_cropped(self):
         key, index = jax.random.key(2), jnp.arange(40)
         np.testing.assert_array_equal(
-            data.draw(key, index, 0)[1], data.draw(key, index, 4)[1]
+            data.draw_crops_and_flips(key, index, 0)[1],
+            data.draw_crops_and_flips(key, index, 4)[1],
         )
 
     def test_flips_and_the_two_directions_of_crops_are_independent(self):
-        corner, mirrored = data.draw(jax.random.key(5), jnp.arange(4000), 1)
+        corner, mirrored = data.draw_crops_and_flips(
+            jax.random.key(5), jnp.arange(4000), 1
+        )
         seen = np.stack([corner[:, 0], corner[:, 1], mirrored]).astype(float)
         # The deviation of a correlation of independent draws is 1 / sqrt(4000) = 0.016.
         np.testing.assert_allclose(np.corrcoef(seen), np.eye(3), atol=5 * 0.016)

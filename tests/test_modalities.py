@@ -70,7 +70,7 @@ class TestSeeing:
     )
     def test_a_net_sees_its_part_of_normalised_images(self, part, which):
         dataset = colours()
-        net = colour.see_part(part, nets.build("mlp", 3), dataset)
+        net = colour.select_channels(part, nets.build("mlp", 3), dataset)
         images = data.normalise(dataset, dataset.train.image[:2])
         variables = net.init(jax.random.key(0), images)
         inputs = {x.shape[0] for x in jax.tree.leaves(variables["params"])}
@@ -86,7 +86,7 @@ class TestSeeing:
 
     def test_weights_keep_what_a_net_sees(self, tmp_path):
         dataset = colours()
-        net = colour.see_part("chrominance", nets.build("mlp", 3), dataset)
+        net = colour.select_channels("chrominance", nets.build("mlp", 3), dataset)
         images = data.normalise(dataset, dataset.train.image[:2])
         variables = net.init(jax.random.key(0), images)
         trained = weights.TrainedNet(

@@ -247,7 +247,7 @@ class TestImages:
     def test_are_seen_as_the_net_was_made_for_them(self, own, channels, normalisation):
         images, trained = dataset((20, 20, own)), mlp(channels, normalisation)
         seen = frozen_features.resize_to_net(images, trained)
-        net = trained.seeing(seen, nets.build("mlp", 10))
+        net = trained.wrap_net(seen, nets.build("mlp", 10))
         found = frozen_features.extract(
             net, trained.variables, seen, seen.test.image, "stage1", chunk=5
         )

@@ -145,13 +145,13 @@ class TestLabels:
     @pytest.fixture
     def looks(self, monkeypatch):
         """The numbers of records whose labels were read."""
-        seen, real = [], records.look
+        seen, real = [], records.read_labels_and_sizes
 
         def look(source, numbers):
             seen.extend(numbers)
             return real(source, numbers)
 
-        monkeypatch.setattr(records, "look", look)
+        monkeypatch.setattr(records, "read_labels_and_sizes", look)
         monkeypatch.setattr(records, "_CHUNK", 7)
         return seen
 
@@ -236,14 +236,14 @@ class TestEvaluation:
     @pytest.mark.parametrize("size", [(40, 40), (41, 90), (90, 37), (300, 31)])
     def test_the_middle_of_an_image(self, side, size):
         pixels = photograph(np.random.default_rng(0), *size)
-        found = np.asarray(decoding.middle(image_module.fromarray(pixels), side))
+        found = np.asarray(decoding.centre_crop(image_module.fromarray(pixels), side))
         expected = slow_middle(pixels.astype(float), side)
         np.testing.assert_allclose(found, expected, atol=1)
 
     def test_the_middle_for_224_pixels(self):
         """Of 256 x 341 the middle is 16 pixels from the top and 58 from the left."""
         pixels = photograph(np.random.default_rng(1), 256, 341)
-        found = decoding.middle(image_module.fromarray(pixels), 224)
+        found = decoding.centre_crop(image_module.fromarray(pixels), 224)
         np.testing.assert_array_equal(found, pixels[16:240, 58:282])
 
     def test_grey_images_get_three_channels(self, tmp_path):
@@ -271,7 +271,9 @@ def test_colours_are_looked_up_before_pixels_are_mixed():
         indexed.save(file, "PNG", **transparent)
         with image_module.open(file) as image:
             for box in ((0, 0, 51, 40), (3, 5, 20, 31)):
-                found, true = (decoding.part(x, box, 16, "RGB") for x in (image, alike))
+                found, true = (
+                    decoding.crop_and_resize(x, box, 16, "RGB") for x in (image, alike)
+                )
                 np.testing.assert_array_equal(found, true)
 
 
@@ -356,7 +358,9 @@ class TestTraining:
         ):
             left, top, width, height = box
             with image_module.open(io.BytesIO(content)) as image:
-                found = np.asarray(decoding.part(image, box, 32, "RGB"), float)
+                found = np.asarray(
+                    decoding.crop_and_resize(image, box, 32, "RGB"), float
+                )
                 assert image.size == decoded
             corners = (top, left, top + height, left + width)
             expected = resampled(whole(content), corners, (32, 32))
@@ -375,14 +379,14 @@ class TestTraining:
         np.testing.assert_array_equal(
             images.cropped(index[9:10], self.when), expected[9:10]
         )
-        some = images.taken(index[5:20:3])
+        some = images.subset(index[5:20:3])
         np.testing.assert_array_equal(
             some.cropped(np.arange(5), self.when), expected[5:20:3]
         )
 
     def test_seed_epoch_and_record_decide(self, dataset):
         images = dataset.train.image
-        same = images.taken(np.array([4, 4, 5]))
+        same = images.subset(np.array([4, 4, 5]))
         seen = {
             same.cropped(np.array([i]), np.array([seed, epoch])).tobytes()
             for i in range(3)
@@ -418,13 +422,13 @@ class TestTraining:
         for call, epoch in zip(calls, [0, 0, 0, 1, 1, 1], strict=True):
             expected = [[3, epoch], [4, epoch]]
             np.testing.assert_array_equal(
-                call.when, expected[0] if same_view else expected
+                call.crop_seeds, expected[0] if same_view else expected
             )
             assert call.image.shape[1:] == ((8,) if same_view else (2, 8))
         resumed = loop._calls(jobs, method, 5)
         for found, expected in zip(resumed, calls[2:], strict=True):
             np.testing.assert_array_equal(found.image, expected.image)
-            np.testing.assert_array_equal(found.when, expected.when)
+            np.testing.assert_array_equal(found.crop_seeds, expected.crop_seeds)
 
     def test_without_a_time_and_without_random_crops_it_is_the_middle(
         self, dataset, folder
@@ -553,9 +557,11 @@ def test_only_what_is_asked_for_is_decoded(tmp_path, monkeypatch):
 class TestWrongCalls:
     def test_no_size(self, folder, monkeypatch):
         looks = []
-        real = records.look
+        real = records.read_labels_and_sizes
         monkeypatch.setattr(
-            records, "look", lambda *args: looks.append(args) or real(*args)
+            records,
+            "read_labels_and_sizes",
+            lambda *args: looks.append(args) or real(*args),
         )
         for options in ({}, {"in_memory": None, "size": 32}):
             with pytest.raises(ValueError, match=r"varying size .*--stream --resize"):

@@ -140,7 +140,7 @@ def probe(trained: weights.TrainedNet, dataset: data.Dataset, layer: str) -> dic
       `test_error` in percent; `predicted` classes, a list over the test images.
     """
     dataset = frozen_features.resize_to_net(dataset, trained)
-    net = trained.seeing(dataset, nets.build(trained.name, trained.classes))
+    net = trained.wrap_net(dataset, nets.build(trained.name, trained.classes))
 
     def of(split):
         return frozen_features.extract(

@@ -16,7 +16,7 @@ from experiments.data.loading import (
     Batches,
     batches,
     crops_at_random,
-    draws,
+    draw_stimuli,
     from_host,
     identity,
     prefetch,
@@ -24,7 +24,13 @@ from experiments.data.loading import (
 )
 from experiments.data.sets import load, stratified
 from experiments.data.splits import DataMissing, Dataset, Split
-from experiments.data.views import augmentation, draw, normalise, on_device, view
+from experiments.data.views import (
+    augmentation,
+    draw_crops_and_flips,
+    normalise,
+    on_device,
+    view,
+)
 
 __all__ = [
     "Batches",
@@ -34,8 +40,8 @@ __all__ = [
     "augmentation",
     "batches",
     "crops_at_random",
-    "draw",
-    "draws",
+    "draw_crops_and_flips",
+    "draw_stimuli",
     "from_host",
     "identity",
     "load",

@@ -44,7 +44,7 @@ def channels(part: str, images: int) -> int:
     return images if part == IMAGE else len(range(3)[PARTS[part][0]])
 
 
-def see_part(part: str, net: nets.NetLike, dataset: splits.Dataset) -> Any:
+def select_channels(part: str, net: nets.NetLike, dataset: splits.Dataset) -> Any:
     """Returns a net that takes images normalised by `data.normalise` and sees a part.
 
     Args:
@@ -54,11 +54,11 @@ def see_part(part: str, net: nets.NetLike, dataset: splits.Dataset) -> Any:
     """
     if part == IMAGE:
         return net
-    return Seeing(net, part, dataset.mean, dataset.std)
+    return ChannelNet(net, part, dataset.mean, dataset.std)
 
 
 @dataclasses.dataclass(frozen=True)
-class Seeing:
+class ChannelNet:
     """A net that sees a part of normalised colour images.
 
     Attributes:
@@ -80,13 +80,13 @@ class Seeing:
 
     def init(self, key: Array, images: Array) -> Any:
         """Returns the net's initial variables."""
-        return self.net.init(key, self._seen(images))
+        return self.net.init(key, self._select(images))
 
     def apply(self, variables: Any, images: Array, **options) -> Any:
         """Returns the net's activations."""
-        return self.net.apply(variables, self._seen(images), **options)
+        return self.net.apply(variables, self._select(images), **options)
 
-    def _seen(self, images: Array) -> Array:
+    def _select(self, images: Array) -> Array:
         shape = (1, 1, 1, -1)
         mean, std = (jnp.asarray(x).reshape(shape) for x in (self.mean, self.std))
         which, shift, scale = PARTS[self.part]

@@ -1,7 +1,7 @@
 """Decoding of image files with Pillow: cropping, resizing, conversion of channels.
 
 Images that vary in size are resized to a common size: evaluation uses their centre
-crops (`middle`), training random crops (`random_box`, `part`).
+crops (`centre_crop`), training random crops (`random_box`, `crop_and_resize`).
 """
 
 import io
@@ -33,7 +33,7 @@ class UnknownMode(Damaged, ValueError):
     """An error for an image whose mode cannot be converted to 8 bits per channel."""
 
 
-def middle(image: PIL.Image.Image, side: int) -> PIL.Image.Image:
+def centre_crop(image: PIL.Image.Image, side: int) -> PIL.Image.Image:
     """Returns the centre crop of a resized image, for evaluation.
 
     The shorter side is first scaled to 8/7 of `side`: to 256 for 224 pixels, as is
@@ -82,7 +82,7 @@ def random_box(
     return (width - own[0]) // 2, (height - own[1]) // 2, *own
 
 
-def part(
+def crop_and_resize(
     image: PIL.Image.Image, box: tuple[int, int, int, int], side: int, mode: str
 ) -> PIL.Image.Image:
     """Returns a crop of an image, resized to `side` x `side` pixels.
@@ -102,7 +102,7 @@ def part(
     corners = [scale * x for x in (left, top, left + width, top + height)]
     # (A list, not a tuple: for a tuple that is the whole image, of this size, Pillow
     # would skip resampling, which rounds colours under alpha.)
-    seen = in_mode(image, mode)
+    seen = convert_mode(image, mode)
     return seen.resize((side, side), _BILINEAR, box=corners)  # type: ignore[arg-type]
 
 
@@ -113,7 +113,7 @@ def pad(image: np.ndarray) -> np.ndarray:
     return np.pad(image, ((0, 0), (2, 2), (2, 2), (0, 0)))
 
 
-def in_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
+def convert_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     """Converts an image to the mode that its data set declares, with 8 bits a channel.
 
     Palette colours are looked up, 16 bits are reduced to the upper byte, 1 bit becomes

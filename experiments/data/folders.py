@@ -123,7 +123,7 @@ def read(
             f"{folder} is read by TFDS ({error}): pip install -r requirements.txt"
         ) from error
     _check_runs_no_code(folder)
-    with or_damaged(folder):
+    with report_damage(folder):
         builder = tfds.builder_from_directory(folder)
         features = dict(builder.info.features.items())
     if not (
@@ -189,19 +189,21 @@ def _splits(
             f"{folder} has the splits {list(builder.info.splits)}; needed are 'train' "
             "and 'test' or 'validation'"
         )
-    with or_damaged(folder):
+    with report_damage(folder):
         sources = {
             split: records.source(builder, split, f"{folder}, {split!r}")
             for split in ("train", *held)
         }
-        if len(held) > 1 and records.look(sources["test"], [0])[0][0] < 0:
-            del held[0]
+        if len(held) > 1:
+            (first_label,), _ = records.read_labels_and_sizes(sources["test"], [0])
+            if first_label < 0:  # (The labels of this test split are hidden.)
+                del held[0]
         chosen = [sources["train"], sources[held[0]]]
         both: Sequence[tuple[Any, np.ndarray]] | None = records.open_splits(
             chosen, shape, **options
         )
     if both is None:
-        with or_damaged(folder):
+        with report_damage(folder):
             both = [records.load_images(source, shape) for source in chosen]
     for source, (_, label) in zip(chosen, both, strict=True):
         if label.min() < 0 or label.max() >= classes:
@@ -214,7 +216,7 @@ def _splits(
 
 def _check_runs_no_code(folder: pathlib.Path) -> None:
     """Raises `DataMissing` for a folder that is damaged or names other classes."""
-    with or_damaged(folder):
+    with report_damage(folder):
         for path in folder.iterdir():
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise ValueError(f"{path.name} is no file")  # (A pipe, say.)
@@ -257,7 +259,7 @@ def _check_classes(folder: pathlib.Path, named: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def or_damaged(folder: pathlib.Path) -> Iterator[None]:
+def report_damage(folder: pathlib.Path) -> Iterator[None]:
     """Raises `DataMissing` for a folder that cannot be read.
 
     TFDS's readers may raise anything for such a folder.

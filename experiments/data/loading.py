@@ -37,8 +37,12 @@ class Batches:
     epoch: int = 0
 
     @property
-    def when(self) -> np.ndarray | None:
-        """Returns seed and epoch, int `[(trainings,) 2]`, the input of `from_host`."""
+    def crop_seeds(self) -> np.ndarray | None:
+        """Returns the seed and the epoch that determine random crops (`from_host`).
+
+        Returns:
+          The numbers, int `[(trainings,) 2]`; None for centre crops.
+        """
         if self.seed is None:
             return None
         return np.stack([self.seed, np.full_like(self.seed, self.epoch)], axis=-1)
@@ -82,8 +86,10 @@ def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
     return order[: steps * batch].reshape(steps, batch).astype(np.int32)
 
 
-def draws(count: int, size: int, steps: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Draws stimuli of an RDM for each step of an epoch, without replacement.
+def draw_stimuli(
+    count: int, size: int, steps: int, *, seed: int, epoch: int
+) -> np.ndarray:
+    """Draws the stimuli of an RDM for each step of an epoch, without replacement.
 
     Args:
       count: The number of stimuli.
@@ -122,14 +128,15 @@ def from_host(split: splits.Split) -> Callable[..., dict[str, np.ndarray]]:
     the batch.
 
     Returns:
-      The function `load(index, when=None)`. Where images are cropped at random before
-      they are sent (`crops_at_random`), `when` determines the crops: seed and epoch,
-      int `[..., 2]`, for each B indices, or for all. None sends centre crops.
+      The function `load(index, crop_seeds=None)`. Where images are cropped at random
+      before they are sent (`crops_at_random`), `crop_seeds` determines the crops: the
+      seed and the epoch, int `[..., 2]`, for each B indices, or for all. None sends
+      centre crops.
     """
 
-    def load(index: np.ndarray, when: np.ndarray | None = None):
-        if when is not None and crops_at_random(split.image):
-            image: np.ndarray | jax.Array = split.image.cropped(index, when)
+    def load(index: np.ndarray, crop_seeds: np.ndarray | None = None):
+        if crop_seeds is not None and crops_at_random(split.image):
+            image: np.ndarray | jax.Array = split.image.cropped(index, crop_seeds)
         else:
             image = split.image[index]
         return {"index": index, "image": image, "label": split.label[index]}

@@ -3,9 +3,9 @@
 All at once (`load_images`) or, for data sets that do not fit into memory, such as
 ImageNet, on demand: `Records` is used in place of an array of images; indexing reads
 and decodes records, in threads. Images that vary in size are resized to a common size:
-evaluation uses centre crops (`decoding.middle`), training random crops
+evaluation uses centre crops (`decoding.centre_crop`), training random crops
 (`Records.cropped`). In both cases images are converted to the channels that their data
-set declares (`decoding.in_mode`).
+set declares (`decoding.convert_mode`).
 """
 
 import concurrent.futures
@@ -108,20 +108,21 @@ class Records:
         mode = decoding.MODES[self.frame[-1]]
 
         def see(image, _):
-            whole = decoding.in_mode(image, mode)
-            return decoding.middle(whole, self.frame[0]) if self.varied else whole
+            whole = decoding.convert_mode(image, mode)
+            return decoding.centre_crop(whole, self.frame[0]) if self.varied else whole
 
         return self._decoded(np.asarray(self.index[key]), see)
 
-    def cropped(self, index: np.ndarray, when: np.ndarray) -> np.ndarray:
+    def cropped(self, index: np.ndarray, crop_seeds: np.ndarray) -> np.ndarray:
         """Returns a random crop of each image, resized to a square, for training.
 
-        A crop depends only on `when` and the record: not on the other images of the
-        batch, on threads, or on earlier draws.
+        A crop depends only on `crop_seeds` and the record: not on the other images of
+        the batch, on threads, or on earlier draws.
 
         Args:
           index: The places of the images as for indexing, int `[..., B]`.
-          when: The seed and the epoch for each B images, or for all, int `[..., 2]`.
+          crop_seeds: The seed and the epoch for each B images, or for all, int
+            `[..., 2]`.
 
         Returns:
           The crops, uint8 `[..., B, H, W, C]`.
@@ -130,7 +131,7 @@ class Records:
           Damaged: If an image cannot be decoded.
         """
         record = np.asarray(self.index[index])
-        seen = np.broadcast_to(np.asarray(when)[..., None, :], (*record.shape, 2))
+        seen = np.broadcast_to(np.asarray(crop_seeds)[..., None, :], (*record.shape, 2))
         # (The 1 makes these draws independent of those of the order of the images.)
         drawn = [
             (*seed, number, 1)
@@ -141,12 +142,12 @@ class Records:
         def see(image, i):
             (width, height), rng = image.size, np.random.default_rng(drawn[i])
             box = decoding.random_box(width, height, rng)
-            return decoding.part(image, box, side, mode)
+            return decoding.crop_and_resize(image, box, side, mode)
 
         return self._decoded(record, see)
 
-    def taken(self, index: np.ndarray) -> "Records":
-        """Returns a subset of the images, chosen by indices or by a mask."""
+    def subset(self, index: np.ndarray) -> "Records":
+        """Returns some of the images, chosen by their indices or by a mask."""
         return Records(
             self.source,
             self.frame,
@@ -170,7 +171,7 @@ class Records:
         seen = np.empty((record.size, *self.frame), np.uint8)
 
         def decode(i, number):
-            with _or_damaged(self.source, number):
+            with _report_damage(self.source, number):
                 encoded = self.source.examples[number]["image"]
                 pixels = decoding.pixels_of(encoded, lambda image: see(image, i))
                 seen[i] = decoding.pad(pixels[None])[0]
@@ -233,12 +234,12 @@ def load_images(
         found = image.size[::-1]
         if any(x not in (None, y) for x, y in zip(own, found, strict=True)):
             raise ValueError(f"it has {found} pixels, the folder says {tuple(own)}")
-        return decoding.in_mode(image, decoding.MODES[channels])
+        return decoding.convert_mode(image, decoding.MODES[channels])
 
     examples = source.examples.__getitems__(range(len(source.examples)))
 
     def decode(number, example):
-        with _or_damaged(source, number):
+        with _report_damage(source, number):
             return decoding.pixels_of(example["image"], see)
 
     images = list(_pool(THREADS).map(decode, range(len(examples)), examples))
@@ -277,7 +278,7 @@ def open_splits(
     if None in own and None in (size, in_memory):
         # (To fail early: reading all images of a large set takes long.)
         few = range(min(100, len(sources[0].examples)))
-        check_one_size(look(sources[0], few)[1], sources[0].where)
+        check_one_size(read_labels_and_sizes(sources[0], few)[1], sources[0].where)
     if in_memory is None:
         return None
     values = channels * sum(len(source.examples) for source in sources)
@@ -336,7 +337,7 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
     with tqdm.tqdm(total=count, desc=f"labels of {source.where}", delay=2) as bar:
         for start in range(0, count, _CHUNK):
             numbers = range(start, min(start + _CHUNK, count))
-            label[start : numbers.stop], among = look(source, numbers)
+            label[start : numbers.stop], among = read_labels_and_sizes(source, numbers)
             sizes |= among
             bar.update(len(numbers))
     if count >= KEPT:
@@ -347,7 +348,7 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
     return label, sizes
 
 
-def look(
+def read_labels_and_sizes(
     source: Source, numbers: Sequence[int]
 ) -> tuple[list[int], set[tuple[int, int]]]:
     """Returns the labels of some records, and the set of sizes of their images.
@@ -357,7 +358,7 @@ def look(
     """
 
     def one(number):
-        with _or_damaged(source, number):
+        with _report_damage(source, number):
             example = source.examples[number]
             with decoding.open_image(example["image"]) as image:
                 return int(example["label"]), image.size[::-1]
@@ -372,7 +373,7 @@ def _pool(threads: int) -> concurrent.futures.Executor:
 
 
 @contextlib.contextmanager
-def _or_damaged(source: Source, number: int) -> Iterator[None]:
+def _report_damage(source: Source, number: int) -> Iterator[None]:
     """Raises an error that names the record that cannot be read or decoded."""
     try:
         yield

@@ -42,7 +42,7 @@ def load(
     `test` or, if there is none or its labels are hidden, `validation`. Images of 28x28
     pixels are padded with black to 32x32, as in the prototype of RDL's authors, so that
     nets for CIFAR run on them. All images are converted to the channels that the folder
-    declares (`decoding.in_mode`).
+    declares (`decoding.convert_mode`).
 
     Images that take more than `in_memory`, or that vary in size, stay in their files
     (`records`). Images that vary in size are resized to `size` x `size` pixels:
@@ -94,7 +94,7 @@ def load(
         f"{len(test.label):,} for test."
     )
     if isinstance(train.image, records.Records):
-        with folders.or_damaged(folder):
+        with folders.report_damage(folder):
             mean, std, words = _usual_moments(name, train.image, seed)
         note += f" They stay in their files; mean and deviation are {words}."
     else:
@@ -165,7 +165,7 @@ def _numbers_of(file: str) -> np.ndarray:
 
 def _take(split: splits.Split, index: np.ndarray) -> splits.Split:
     if isinstance(split.image, records.Records):
-        return splits.Split(split.image.taken(index), split.label[index])
+        return splits.Split(split.image.subset(index), split.label[index])
     return splits.Split(split.image[index], split.label[index])
 
 
@@ -197,7 +197,7 @@ def _usual_moments(
         return mean, std, "ImageNet's usual ones"
     count = min(SAMPLE, len(image))
     chosen = np.random.default_rng(seed).choice(len(image), count, replace=False)
-    mean, std = _moments(image.taken(chosen))
+    mean, std = _moments(image.subset(chosen))
     return mean, std, f"those of {count:,} training images (drawn with seed {seed})"
 
 

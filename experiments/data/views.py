@@ -83,7 +83,7 @@ def view(
             image, label = arrays["image"][index], arrays["label"][index]
             image = image.reshape(*index.shape, *dataset.train.image.shape[1:])
         if crop or flip:
-            corner, mirrored = draw(key, index, crop)
+            corner, mirrored = draw_crops_and_flips(key, index, crop)
             image = _cut(image, corner, mirrored, crop, flip)
         seen = {
             "image": normalise(dataset, image),
@@ -105,7 +105,9 @@ def on_device(split: splits.Split) -> dict[str, np.ndarray]:
     return {"image": image.reshape(len(image), -1), "label": split.label}
 
 
-def draw(key: jax.Array, index: jax.Array, crop: int) -> tuple[jax.Array, jax.Array]:
+def draw_crops_and_flips(
+    key: jax.Array, index: jax.Array, crop: int
+) -> tuple[jax.Array, jax.Array]:
     """Draws each example's crop and flip from the key and its index.
 
     Args:
@@ -133,8 +135,8 @@ def _cut(
 
     Args:
       image: The images, uint8 `[B, H, W, C]`.
-      corner: The corners of the crops, from `draw`.
-      mirrored: Whether images are mirrored, from `draw`.
+      corner: The corners of the crops, from `draw_crops_and_flips`.
+      mirrored: Whether images are mirrored, from `draw_crops_and_flips`.
       crop: The number of black pixels on each side.
       flip: Whether images are mirrored.
     """

@@ -331,8 +331,8 @@ def student(
         axis_name=axis_name,
     )
     if inputs.student is not None:
-        return inputs.student.seeing(dataset, net)
-    return colour.see_part(config.nets.modality, net, dataset)
+        return inputs.student.wrap_net(dataset, net)
+    return colour.select_channels(config.nets.modality, net, dataset)
 
 
 def teacher(
@@ -342,7 +342,7 @@ def teacher(
     net = nets.build(
         not_none(config.nets.teacher), dataset.classes, axis_name=axis_name
     )
-    return colour.see_part(config.nets.teacher_modality, net, dataset)
+    return colour.select_channels(config.nets.teacher_modality, net, dataset)
 
 
 def with_weights(
@@ -350,7 +350,7 @@ def with_weights(
 ) -> training.TrainState:
     """Returns a state in which the student has given initial weights."""
     now = state.replicated
-    own = begin.put_into({"params": now.params["student"], **now.model_state})
+    own = begin.initial_variables({"params": now.params["student"], **now.model_state})
     params = now.params | {"student": own.pop("params")}
     return state._replace(replicated=now._replace(params=params, model_state=own))
 
@@ -406,7 +406,7 @@ def feed(context: Context, method: str = "plain") -> Feed:
         index = batches.image
         entries: dict[str, Any] = {"index": index}
         if images is not None:
-            entries = images(index, batches.when)
+            entries = images(index, batches.crop_seeds)
         if batches.stimulus is not None:
             entries["stimulus"] = batches.stimulus
         if taught is not None:

@@ -372,11 +372,13 @@ def _calls(jobs: Sequence[Job], trainer: Trainer, done: int) -> Iterator[data.Ba
 
 def _batches(job: Job, epoch: int) -> data.Batches:
     """Returns the batches of an epoch of one training."""
-    when = {"seed": job.order, "epoch": epoch}
-    images = data.batches(job.examples, job.batch, **when)
+    seed_and_epoch = {"seed": job.order, "epoch": epoch}
+    images = data.batches(job.examples, job.batch, **seed_and_epoch)
     stimuli = None
     if job.shown:
-        stimuli = data.draws(job.stimuli, job.shown, len(images), **when)
+        stimuli = data.draw_stimuli(
+            job.stimuli, job.shown, len(images), **seed_and_epoch
+        )
     return data.Batches(images, stimuli, np.asarray(job.order), epoch)
 
 

@@ -135,9 +135,9 @@ class TrainedNet:
                 f"{self.name} was made for images of {list(self.shape)}, "
                 f"{dataset.name} has {list(size)}"
             ) from error
-        return self.seeing(dataset, net)
+        return self.wrap_net(dataset, net)
 
-    def seeing(self, dataset: data.Dataset, net: nets.NetLike) -> Any:
+    def wrap_net(self, dataset: data.Dataset, net: nets.NetLike) -> Any:
         """Wraps a net for images normalised by `data.normalise`.
 
         Args:
@@ -145,7 +145,7 @@ class TrainedNet:
           net: The net of the weights, which may have other classes or another dtype.
         """
         if self.modality != colour.IMAGE:
-            return colour.see_part(self.modality, net, dataset)
+            return colour.select_channels(self.modality, net, dataset)
         if self.normalisation is None:
             return net
         pairs = zip(dataset.mean, dataset.std, *self.normalisation, strict=True)
@@ -153,7 +153,7 @@ class TrainedNet:
         both = [(s / 255 / std, (m / 255 - mean) / std) for m, s, mean, std in pairs]
         return Renormalised(net, *map(tuple, zip(*both, strict=True)))
 
-    def put_into(self, drawn: dict) -> dict:
+    def initial_variables(self, drawn: dict) -> dict:
         """Returns initial variables for a training.
 
         They are these variables, but a classifier for other classes is that of `drawn`.

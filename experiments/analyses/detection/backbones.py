@@ -142,7 +142,7 @@ def _net(
         raise command.UsageError(
             f"{name} sees images of {own} channels, {dataset.name} has {channels}"
         )
-    net = trained.seeing(dataset, nets.build(trained.name, trained.classes))
+    net = trained.wrap_net(dataset, nets.build(trained.name, trained.classes))
     return trained.name, net, functools.partial(_itself, trained.variables)
 
 
