@@ -169,7 +169,7 @@ def of_step(method: str, chips: Sequence[Any], effort: float | None) -> Result:
     arrays = training.Arrays(source.arrays, shapes_of_images())
 
     def begin():
-        return recipe.enter(number, recipe.begin(0, arrays, count))
+        return recipe.start_phase(number, recipe.initial_state(0, arrays, count))
 
     divided: Any = {"index": jax.ShapeDtypeStruct((count, BATCH), np.int32)}
     program = training.compile_step(

@@ -12,4 +12,4 @@ if sys.argv[:1] == ["-m"]:  # Python has not found the module yet; it precedes a
     if called == "experiments" or called.endswith("mexperiments"):  # (`-mMODULE`.)
         from experiments import command
 
-        command.heed_from_the_start()
+        command.handle_signals_from_start()

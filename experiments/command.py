@@ -37,14 +37,14 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def heed_signals(heed: Callable[[int], Any]) -> Iterator[None]:
-    """Makes the signals that ask to stop call `heed(number)`, in a `with` block.
+def handle_signals(handle: Callable[[int], Any]) -> Iterator[None]:
+    """Makes the signals that ask to stop call `handle(number)`, in a `with` block.
 
     A signal that is ignored, as a hangup is under `nohup`, stays ignored. (Except
     Ctrl-C, which a shell without a terminal ignores for commands in the background.)
     A handler that was not set from Python is kept, too, since it could not be restored.
     """
-    before = _listen(heed)
+    before = _listen(handle)
     try:
         yield
     finally:
@@ -52,27 +52,27 @@ def heed_signals(heed: Callable[[int], Any]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def heed_from_the_start() -> None:
+def handle_signals_from_start() -> None:
     """Makes the signals end a command without a traceback while it imports modules.
 
     As soon as its `main` is defined they raise `Stopped` instead.
     """
 
-    def heed(number):
+    def handle(number):
         if hasattr(sys.modules["__main__"], "main"):
             raise Stopped(number)
         os.write(2, b"\nstopped\n")
         os._exit(128 + number)
 
-    _listen(heed)
+    _listen(handle)
 
 
-def _listen(heed: Callable[[int], Any]) -> dict[int, Any]:
-    """Makes the signals call `heed(number)`; returns their previous handlers."""
+def _listen(handle: Callable[[int], Any]) -> dict[int, Any]:
+    """Makes the signals call `handle(number)`; returns their previous handlers."""
 
     def called(number, _):
         _spare_closed_terminals(number)
-        heed(number)
+        handle(number)
 
     found = {number: signal.getsignal(number) for number in SIGNALS}
     before = {k: handler for k, handler in found.items() if handler is not None}
@@ -109,7 +109,7 @@ def _is_closed(stream: int, wait: float) -> bool:
     return bool(poll.poll(1000 * wait))
 
 
-def first(
+def split_name(
     arguments: Sequence[str], about: str, kind: str, known: Iterable[str]
 ) -> tuple[str, list[str]]:
     """Returns the first argument of a command line, a name, and the other arguments.
@@ -198,7 +198,7 @@ def path(setting: str, given: str | None) -> pathlib.Path:
     return found
 
 
-def line(arguments: Sequence[str] | None = None) -> list[str]:
+def read_arguments(arguments: Sequence[str] | None = None) -> list[str]:
     """Returns a command line, by default the process's, with `~` expanded.
 
     `~` is replaced by the home folder at the beginning of an argument and of its value,
@@ -213,8 +213,12 @@ def line(arguments: Sequence[str] | None = None) -> list[str]:
 def call(
     run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
 ) -> int:
-    """Runs a command on its command line (`line`); returns its `exit_status`."""
-    return exit_status(lambda: run(line(arguments)))
+    """Runs a command on the arguments from `read_arguments`.
+
+    Returns:
+      The exit status, from `exit_status`.
+    """
+    return exit_status(lambda: run(read_arguments(arguments)))
 
 
 def exit_status(run: Callable[[], None]) -> int:

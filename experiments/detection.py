@@ -53,7 +53,7 @@ from experiments.training import exits, interrupts
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns an exit status as `experiments.run` does."""
-    arguments = command.line(arguments)
+    arguments = command.read_arguments(arguments)
 
     def detection():
         options = command.parse(

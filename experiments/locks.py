@@ -77,15 +77,15 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_when_free(
-    folder: pathlib.Path, tell: Callable[[str], Any], heed: Callable[[], Any]
+    folder: pathlib.Path, tell: Callable[[str], Any], handle_wait: Callable[[], Any]
 ) -> Iterator[None]:
     """Locks a folder in a `with` block, as soon as no other process holds it.
 
     Args:
       folder: The folder; it is created if it is missing.
       tell: The function that is called with a message if this process has to wait.
-      heed: The function that is called each second of waiting; an error that it raises
-        ends the waiting.
+      handle_wait: The function that is called each second of waiting; an error that it
+        raises ends the waiting.
 
     Raises:
       UsageError: If the lock's file cannot be written.
@@ -101,7 +101,7 @@ def hold_when_free(
                 if not told:
                     tell(f"{error}; this one waits")
                 told = True
-                heed()
+                handle_wait()
                 time.sleep(1)
         yield
 

@@ -33,7 +33,7 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    arguments = command.line(arguments)
+    arguments = command.read_arguments(arguments)
     name = "a data set"
     try:
         options = command.parse(

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
       finite, the disk is full), 2 for a wrong command line; after a signal 128 plus its
       number, such as 130 for Ctrl-C.
     """
-    arguments = commands.line(arguments)
+    arguments = commands.read_arguments(arguments)
 
     def command():
         name, config = parse(arguments)
@@ -40,7 +40,7 @@ def parse(arguments: list[str]) -> tuple[str, configs.Config]:
       SystemExit: If a setting is unknown, or a value has the wrong type (2); or for
         `--help` (0).
     """
-    name, rest = commands.first(arguments, __doc__, "Configs", configs.names())
+    name, rest = commands.split_name(arguments, __doc__, "Configs", configs.names())
     config = configs.load(name)
     return name, commands.parse(
         configs.Config,

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
       The exit status, as for `experiments.run`; 1 also if a planned column cannot be
       run, 2 also for missing data.
     """
-    arguments = commands.line(arguments)
+    arguments = commands.read_arguments(arguments)
 
     def command():
         call, plan = parse(arguments)
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(text)
             sys.exit(1 if wrong else 0)
         with interrupts.Interrupt() as interrupt:
-            table_runs.make(call, interrupt)
+            table_runs.run_table(call, interrupt)
 
     return exits.run(command, "experiments.table", arguments)
 
@@ -59,7 +59,7 @@ def parse(arguments: list[str]) -> tuple[table_runs.Call, bool]:
       SystemExit: If a setting is unknown, or a value has the wrong type (2); or for
         `--help` (0).
     """
-    name, rest = commands.first(arguments, __doc__, "Tables", tables.names())
+    name, rest = commands.split_name(arguments, __doc__, "Tables", tables.names())
     table = tables.load(name)
     first = next(iter(table.columns.values())).config
     options = commands.parse(

@@ -41,7 +41,7 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a part of the grid and prints a Markdown table as it grows."""
-    arguments = commands.line(arguments)
+    arguments = commands.read_arguments(arguments)
 
     def command():
         options = commands.parse(

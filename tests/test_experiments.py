@@ -937,7 +937,7 @@ def lab(finished):
     lab = types.SimpleNamespace(
         config=configs.make(**recorded), dataset=dataset, folder=finished
     )
-    lab.inputs, lab.said, lab.tell = contexts.Inputs(), said, said.append
+    lab.inputs, lab.said, lab.print_message = contexts.Inputs(), said, said.append
     return lab
 
 
@@ -1004,7 +1004,9 @@ class TestReadBack:
         shutil.rmtree(place / "weights" / "0")
         net, kept = nets.build("mlp", 10), []
         measured = {"test_error": 12.5, "rdms": dict.fromkeys(net.layers, np.ones(3))}
-        monkeypatch.setattr(recording, "keep", lambda *given: kept.append(given[-1]))
+        monkeypatch.setattr(
+            recording, "save_weights", lambda *given: kept.append(given[-1])
+        )
         monkeypatch.setattr(recording, "measure", lambda *_: dict(measured))
         outcome = recording.Outcome({}, [{"loss": 1.0}])
         result = recording.record_net(here, "plain", 0, net, outcome)
@@ -1202,8 +1204,8 @@ class TestLock:
         def stop():
             raise stopped
 
-        def wait(heed):
-            with locks.hold_when_free(folder, said.append, heed):
+        def wait(handle_wait):
+            with locks.hold_when_free(folder, said.append, handle_wait):
                 assert lock.exists()
 
         with pytest.raises(interrupts.Interrupted):

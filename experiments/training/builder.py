@@ -81,13 +81,13 @@ def _trainer(
     driver = programs.driver(runtime.driver, steps_an_epoch, stream=runtime.stream)
 
     def begin(seed, devices):
-        return recipe.enter(number, recipe.begin(seed, arrays, devices))
+        return recipe.start_phase(number, recipe.initial_state(seed, arrays, devices))
 
     step_fn = programs.Programs(
         recipe.name,
         recipe.step(number),
         unrolled=driver.unrolled,
-        tell=context.tell,
+        tell=context.print_message,
     )
     examine: Callable[..., Any] = training.pmap(recipe.finite_check(number))
     return loop.Trainer(
@@ -117,7 +117,7 @@ def next_trainer(
     """
 
     def begin(seed, devices):
-        return recipe.enter(number, jax.tree.map(_copy, before[seed]))
+        return recipe.start_phase(number, jax.tree.map(_copy, before[seed]))
 
     return dataclasses.replace(trainer, begin=begin)
 
@@ -129,7 +129,7 @@ class _Evaluation:
     Attributes:
       context: The settings and the data.
       recipe: The recipe of the net.
-      last: Whether the phase is the last one, in which RDMs are kept.
+      last: Whether the phase is the last one, in which RDMs are saved.
     """
 
     context: contexts.Context
@@ -148,12 +148,13 @@ class _Evaluation:
         agreement = None
         if (measured := self._measured()) is not None:
             agreement = brain.rdms(context.config, measured, context.dataset, net, own)
-        keep = None
-        if self.last and job.seed == 0 and recording.keeps_rdms_of(epoch, job.epochs):
+        save_rdms = None
+        if self.last and job.seed == 0 and recording.is_rdm_epoch(epoch, job.epochs):
             rdms = recording.rdms_of(context, net, own)
-            place = job.folder / "rdms"
-            keep = functools.partial(recording.keep_rdms, place, epoch, context, rdms)
-        return functools.partial(self._metrics, predicted, agreement, keep)
+            save_rdms = functools.partial(
+                recording.save_epoch_rdms, job.folder / "rdms", epoch, context, rdms
+            )
+        return functools.partial(self._metrics, predicted, agreement, save_rdms)
 
     def _measured(self) -> brain.Brain | None:
         """Returns the measured RDMs to compare a student with; None for a teacher."""
@@ -163,14 +164,15 @@ class _Evaluation:
         self,
         predicted: Callable[[], tuple[np.ndarray, float]],
         agreement: Callable[[], dict[str, np.ndarray]] | None,
-        keep: Callable[[], None] | None,
+        save_rdms: Callable[[], None] | None,
     ) -> loop.Metrics:
-        """Waits for the metrics, and keeps the RDMs.
+        """Waits for the metrics, and saves the RDMs.
 
         Args:
           predicted: The function that waits for the classes and the loss.
           agreement: The function that waits for the RDMs of the measured stimuli.
-          keep: The function that waits for the RDMs of test images and writes them.
+          save_rdms: The function that waits for the RDMs of test images and writes
+            them.
         """
         classes, loss = predicted()
         error = 100 * np.mean(classes != self.context.validation.label)
@@ -178,8 +180,8 @@ class _Evaluation:
         if agreement is not None:
             measured = contexts.not_none(self._measured())
             found |= brain.progress(self.context.config, measured, agreement())
-        if keep is not None:
-            keep()
+        if save_rdms is not None:
+            save_rdms()
         return found
 
 
@@ -190,7 +192,9 @@ def _profile(
     place, last = context.folder / "profile" / recipe.name, len(recipe.plan) - 1
     if (place / "profile.json").exists():
         return
-    state = recipe.enter(last, recipe.begin(0, arrays, jax.device_count()))
+    state = recipe.start_phase(
+        last, recipe.initial_state(0, arrays, jax.device_count())
+    )
     batch = training.shard(recipe.example)
     measured = profile.measure(recipe, state, arrays, batch, number=last, folder=place)
     context.bar.write(f"{recipe.name}:\n\n{measured.table()}\n\n{place}")
@@ -243,7 +247,7 @@ def _choose_for_phase(
             return size
         if trainer.step_fn.fits_in_memory(*step_inputs, share=programs.SHARE):
             return size
-        context.tell(f"{size} seeds together do not fit into the memory")
+        context.print_message(f"{size} seeds together do not fit into the memory")
         size = -(-size // 2)
 
 

@@ -82,8 +82,8 @@ class Context:
         devices.
       validation: The validation images, on a device unless they stream.
       inputs: The inputs besides images.
-      taught: The function from indices of training images to the teacher's stored
-        activations by layer; None if they are not stored.
+      stored_targets: The function from indices of training images to the teacher's
+        stored activations by layer; None if they are not stored.
     """
 
     config: configs.Config
@@ -95,14 +95,14 @@ class Context:
     train: dict[str, jax.Array]
     validation: data.Split
     inputs: Inputs = Inputs()
-    taught: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
+    stored_targets: Callable[[np.ndarray], dict[str, np.ndarray]] | None = None
 
     @property
     def steps_an_epoch(self) -> int:
         """Returns the number of steps of an epoch."""
         return len(self.dataset.train.label) // self.config.training.batch
 
-    def tell(self, words: str) -> None:
+    def print_message(self, words: str) -> None:
         """Prints a message above the progress bar, to stderr, apart from results."""
         self.bar.write(words, file=sys.stderr)
 
@@ -400,7 +400,8 @@ def feed(context: Context, method: str = "plain") -> Feed:
     images = (
         data.from_host(context.dataset.train) if context.config.runtime.stream else None
     )
-    taught = context.taught if methods.reads_teacher(method) else None
+    reads_targets = methods.reads_teacher(method)
+    stored_targets = context.stored_targets if reads_targets else None
 
     def load(batches):
         index = batches.image
@@ -409,8 +410,8 @@ def feed(context: Context, method: str = "plain") -> Feed:
             entries = images(index, batches.crop_seeds)
         if batches.stimulus is not None:
             entries["stimulus"] = batches.stimulus
-        if taught is not None:
-            entries["targets"] = taught(index)
+        if stored_targets is not None:
+            entries["targets"] = stored_targets(index)
         return entries
 
     return load

@@ -86,7 +86,7 @@ def _run(
     written = ["result.json", "table.md", "rdms.png", "learning_curves.png"]
     plots.pictures(folder, results, dataset.test.label[context.stimuli])
     if inputs.measured is not None:
-        seen = recording.of_brain(context, results)
+        seen = recording.read_brain_rdms(context, results)
         own = config, inputs.measured, seen
         summary["brain"] = brain.summarise(*own, summary["baseline"])
         written += brain_plots.pictures(folder, *own, summary)

@@ -28,12 +28,12 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         self._status = Interrupted.status
-        self._heeding = command.heed_signals(self._request)
-        self._heeding.__enter__()
+        self._signals = command.handle_signals(self._request)
+        self._signals.__enter__()
         return self
 
     def __exit__(self, _, error, __) -> None:
-        self._heeding.__exit__(None, None, None)
+        self._signals.__exit__(None, None, None)
         if isinstance(error, Interrupted):
             error.status = self._status
 

@@ -126,7 +126,9 @@ def measure(
     times, rounds = _medians(
         {
             "data": look,
-            "student": programs.step(alone, alone.enter(number, state), with_given)[0],
+            "student": programs.step(
+                alone, alone.start_phase(number, state), with_given
+            )[0],
             "losses": programs.step(taught, state, with_given)[0],
             "whole": whole,
         },

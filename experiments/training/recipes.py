@@ -35,7 +35,7 @@ class Recipe:
       optimizers: The optimizer of each phase.
       view: The function from a step's input to the batch that nets see.
       example: A batch, for its shapes.
-      begins: The initial weights of the net; None for random ones.
+      initial_weights: The initial weights of the net; None for random ones.
     """
 
     name: str
@@ -46,14 +46,14 @@ class Recipe:
     optimizers: tuple[optax.GradientTransformation, ...]
     view: training.View
     example: training.Batch
-    begins: weights.TrainedNet | None = None
+    initial_weights: weights.TrainedNet | None = None
 
     @property
     def stimuli(self) -> int:
         """Returns the number of stimuli of a measured RDM that a step takes."""
         return len(self.example.get("stimulus", ()))
 
-    def begin(self, seed: int, arrays: training.Arrays, devices: int) -> State:
+    def initial_state(self, seed: int, arrays: training.Arrays, devices: int) -> State:
         """Returns the state of a seed before the first phase.
 
         Args:
@@ -67,11 +67,11 @@ class Recipe:
         state = training.init(
             key, *made, arrays, self.example, devices=devices, view_key=view_key
         )
-        return (
-            state if self.begins is None else contexts.with_weights(state, self.begins)
-        )
+        if self.initial_weights is None:
+            return state
+        return contexts.with_weights(state, self.initial_weights)
 
-    def enter(self, number: int, state: State) -> State:
+    def start_phase(self, number: int, state: State) -> State:
         """Returns the state at the start of a phase, from any earlier state."""
         phase, optimizer = self.plan[number], self.optimizers[number]
         return training.begin_phase(state, phase, optimizer)
@@ -142,5 +142,5 @@ def make_recipe(
         ),
         view=contexts.view(config, dataset, method),
         example=example,
-        begins=None if teaches else inputs.student,
+        initial_weights=None if teaches else inputs.student,
     )

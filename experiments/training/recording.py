@@ -76,18 +76,20 @@ def record_net(
     place = context.folder / folder(name, seed, context.config.nets.ensemble)
     record = place / "result.json"
     if outcome.history and record.exists() and not _has_weights(place):
-        context.tell(f"{place} has a result but no weights: both are written again")
+        context.print_message(
+            f"{place} has a result but no weights: both are written again"
+        )
         record.unlink()
     if not record.exists():
         if outcome.history:
-            keep(context, name, own, place / "weights")
+            save_weights(context, name, own, place / "weights")
         measured = measure(context, net, own)
         save_arrays(place / "rdms.npz", measured.pop("rdms"))
         if context.inputs.measured is not None and name != "teacher":
-            of_brain = brain.rdms(
+            brain_rdms = brain.rdms(
                 context.config, context.inputs.measured, context.dataset, net, own
             )
-            save_arrays(place / "brain.npz", of_brain())
+            save_arrays(place / "brain.npz", brain_rdms())
         about = {"method": name, "seed": seed, "seconds": outcome.seconds}
         about |= {
             "versions": versions(),
@@ -115,7 +117,7 @@ def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def keep(
+def save_weights(
     context: contexts.Context, name: str, trained: dict, place: pathlib.Path
 ) -> None:
     """Writes a trained net to a folder for `--teacher_from`."""
@@ -197,15 +199,15 @@ def rdms_of(
 _rdm = jax.jit(rdm.compute)
 
 
-def keeps_rdms_of(epoch: int, epochs: int) -> bool:
-    """Returns whether an epoch's RDMs are kept.
+def is_rdm_epoch(epoch: int, epochs: int) -> bool:
+    """Returns whether the RDMs at the end of an epoch are saved.
 
-    RDMs are kept for the first, second, fourth, ... and the last epoch.
+    They are saved for the first, second, fourth, ... and the last epoch.
     """
     return epoch & (epoch - 1) == 0 or epoch == epochs
 
 
-def keep_rdms(
+def save_epoch_rdms(
     place: pathlib.Path,
     epoch: int,
     context: contexts.Context,
@@ -253,7 +255,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "rdljax": rdljax.__version__, **found}
 
 
-def of_brain(context: contexts.Context, results: list[dict]) -> list[dict]:
+def read_brain_rdms(context: contexts.Context, results: list[dict]) -> list[dict]:
     """Returns each student's RDMs of the stimuli, before and after its training.
 
     Raises:

@@ -89,9 +89,9 @@ class _Rehearsal:
             example=batch,
         )
         arrays = training.Arrays(source.arrays, train)
-        state = recipe.begin(0, arrays, devices=1)
+        state = recipe.initial_state(0, arrays, devices=1)
         for number in range(len(recipe.plan)):
-            state = recipe.enter(number, state)
+            state = recipe.start_phase(number, state)
             state, _ = recipe.step(number)(state, arrays, batch)
         return state
 

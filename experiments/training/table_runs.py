@@ -114,7 +114,7 @@ def _changed(config: configs.Config, changes: Mapping[str, Any]) -> configs.Conf
     return configs.change(config, **changes)
 
 
-def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
+def run_table(call: Call, interrupt: interrupts.Interrupt) -> dict:
     """Runs the columns that are missing and writes the table.
 
     Args:
@@ -130,7 +130,7 @@ def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
     """
     with locks.hold(call.folder):
         _check_own(call)
-        found, missing = _make(call, interrupt)
+        found, missing = _run_columns(call, interrupt)
     print(
         f"\n{result_table.text(found)}\n{call.folder}: table.md, table.csv, table.json"
     )
@@ -142,7 +142,9 @@ def make(call: Call, interrupt: interrupts.Interrupt) -> dict:
     return found
 
 
-def _make(call: Call, interrupt: interrupts.Interrupt) -> tuple[dict, dict[str, str]]:
+def _run_columns(
+    call: Call, interrupt: interrupts.Interrupt
+) -> tuple[dict, dict[str, str]]:
     """Returns the content of `table.json`, and the reasons why columns were not run.
 
     If a column cannot be run again, its earlier results are kept.

@@ -145,8 +145,9 @@ def cache_teacher(
         kept = context.inputs.activations
         if kept is None:
             kept = _stored(context, teacher, see, layers)
-        taught = activations.batch_reader(kept)
-        return teachers.from_batch(), dataclasses.replace(context, taught=taught)
+        reader = activations.batch_reader(kept)
+        context = dataclasses.replace(context, stored_targets=reader)
+        return teachers.from_batch(), context
     wanted = config.training.remember_teacher
     if wanted is None:
         first = load(data.Batches(np.arange(1)))
@@ -189,14 +190,14 @@ def _stored(
         "seen": normalisation,
     }
 
-    def heed():
+    def handle_wait():
         if context.interrupt.requested:
             raise interrupts.Interrupted(f"waiting for {asked}")
 
     place = command.path("activations", contexts.not_none(asked))
     images = len(dataset.train.label)
     try:
-        with locks.hold_when_free(place, context.tell, heed):
+        with locks.hold_when_free(place, context.print_message, handle_wait):
             return activations.write(place, teacher, see, images, layers, about=about)
     except ValueError as error:
         raise command.UsageError(f"activations: {error}") from error
@@ -261,5 +262,5 @@ def _look_before(
         begun = recording.variables(trainer.begin(seed, jax.device_count()))
         own = (context.dataset, method_trainers.recipe.net, begun)
         measured = contexts.not_none(context.inputs.measured)
-        of_brain = brain.rdms(context.config, measured, *own)
-        recording.save_arrays(file, of_brain())
+        brain_rdms = brain.rdms(context.config, measured, *own)
+        recording.save_arrays(file, brain_rdms())
