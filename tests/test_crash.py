@@ -27,7 +27,7 @@ from matplotlib import figure
 from tensorboardX.proto import event_pb2
 
 from experiments import command
-from experiments.analyses.report import numbers
+from experiments.analyses.report import numbers, page
 from experiments.results import plots
 from experiments.training import events, interrupts
 from rdljax import checkpoints, files
@@ -242,7 +242,8 @@ def a_page(path):
     run.mkdir(exist_ok=True)
     (run / "result.json").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numbers, "of_run", lambda *_: 5000 * "x")
+        patch.setattr(numbers, "run_numbers", lambda *_: ())
+        patch.setattr(page, "run_page", lambda: 5000 * "x")
         try:
             numbers.run(numbers.Options(str(run), out=str(path)))
         except command.UsageError as error:

@@ -523,7 +523,7 @@ class TestChanged:
         ]
 
     def test_every_setting(self):
-        free = {*results_folder.OF_THE_CALL, "data_dir"}
+        free = {*results_folder.RUNTIME_FLAGS, "data_dir"}
         fields = configs.FIELDS.keys() - free
         for field in fields:
             found = gathered("vid_cifar100", ("wrn_40_1", {field: "other"}))

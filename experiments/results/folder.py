@@ -16,10 +16,10 @@ from experiments.results import markdown
 from rdljax import files
 
 # Settings that may grow when a run is resumed.
-GROWS = ("seeds", "methods")
+GROWING = ("seeds", "methods")
 # Settings that affect only rounding and time, with the names that such settings had in
 # the records of earlier versions.
-OF_THE_CALL = (
+RUNTIME_FLAGS = (
     *(flag for flag, field in configs.FIELDS.items() if field.group == "runtime"),
     "together",
 )
@@ -28,7 +28,7 @@ DEFAULTS = json.loads(json.dumps(configs.flat(configs.make())))
 # Fingerprints of the images, as arrays or (if streamed) by their files: a run has one.
 IMAGES = ("images", "image_files")
 # The settings that every version has recorded.
-ALWAYS = {
+REQUIRED_SETTINGS = {
     *("name", "data", "data_dir", "train_per_class", "crop", "flip"),
     *("teacher", "student", "methods", "seeds", "layers", "distance", "comparison"),
     *("pairs", "layer_weights", "kd_temperature", "hint_layer"),
@@ -103,19 +103,19 @@ RUN = {
 
 def settings(config: configs.Config) -> dict[str, Any]:
     """Returns the settings that define a run, as they are read back from JSON."""
-    return json.loads(json.dumps(without_call(configs.flat(config))))
+    return json.loads(json.dumps(without_runtime(configs.flat(config))))
 
 
-def without_call(recorded: Mapping[str, Any]) -> dict[str, Any]:
+def without_runtime(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Returns recorded settings without those that do not define a run."""
-    return {k: v for k, v in recorded.items() if k not in OF_THE_CALL}
+    return {k: v for k, v in recorded.items() if k not in RUNTIME_FLAGS}
 
 
 def is_run(recorded: Any) -> TypeGuard[dict[str, Any]]:
     """Returns whether a value is the content of `config.json` of `experiments.run`."""
     return (
         isinstance(recorded, dict)
-        and recorded.keys() >= ALWAYS
+        and recorded.keys() >= REQUIRED_SETTINGS
         and isinstance(recorded["name"], str)
         and type(recorded["seeds"]) is int
         and isinstance(recorded["methods"], list)
@@ -276,7 +276,7 @@ def differences(theirs: dict, mine: dict) -> list[str]:
 
     def value(of, key):
         # (Earlier versions recorded `~` as it was given.)
-        found = of.get(key, None if key in ALWAYS else DEFAULTS.get(key))
+        found = of.get(key, None if key in REQUIRED_SETTINGS else DEFAULTS.get(key))
         return os.path.expanduser(found) if isinstance(found, str) else found
 
     changed = [k for k in mine | theirs if value(mine, k) != value(theirs, k)]
@@ -356,7 +356,7 @@ def read_finished(
     try:
         summary = files.read_json(record)
         markdown.table(summary)
-        theirs = without_call(summary["config"])
+        theirs = without_runtime(summary["config"])
         changes = _said(theirs, mine)
     except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(
@@ -368,7 +368,7 @@ def read_finished(
             f"{record} is of another run ({changes}); if it is deleted, --resume "
             "writes it again from the nets' records"
         )
-    return summary if all(theirs[k] == mine[k] for k in GROWS) else None
+    return summary if all(theirs[k] == mine[k] for k in GROWING) else None
 
 
 def check_net(
@@ -376,7 +376,7 @@ def check_net(
 ) -> None:
     """Raises `ValueError` if the content of a `result.json` is that of another net."""
     theirs = {k: recorded[k] for k in ("method", "seed")}
-    theirs |= without_call(recorded["config"])
+    theirs |= without_runtime(recorded["config"])
     if changes := _said(theirs, {"method": method, "seed": seed, **settings(config)}):
         raise ValueError(f"it is of another run: {changes}")
 

@@ -124,14 +124,14 @@ def _grid(rows, columns, cell) -> list[list[str]]:
 
 def _accuracy(column: dict, method: str) -> str:
     published = column["published"].get(method)
-    beside = "" if published is None else f" ({published:.2f})"
+    published_text = "" if published is None else f" ({published:.2f})"
     if method == "teacher":
         error = column["teacher"] and column["teacher"]["test_error"]
-        return ("–" if error is None else f"{100 - error:.2f}") + beside
+        return ("–" if error is None else f"{100 - error:.2f}") + published_text
     of = column["methods"].get(method)
     if of is None:
-        return "–" + beside
-    return markdown.plus_minus(_of_accuracy(of["test_error"]), 2) + beside
+        return "–" + published_text
+    return markdown.plus_minus(_of_accuracy(of["test_error"]), 2) + published_text
 
 
 def _of_accuracy(error: dict) -> dict:

@@ -39,7 +39,7 @@ def not_none(value: T | None) -> T:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """The inputs of an experiment besides images.
+    """The inputs of an experiment other than images.
 
     Attributes:
       teacher: The teacher, if it was trained elsewhere.
@@ -81,7 +81,7 @@ class Context:
       train: The training images and labels, if they do not stream, and stimuli, on the
         devices.
       validation: The validation images, on a device unless they stream.
-      inputs: The inputs besides images.
+      inputs: The inputs other than images.
       stored_targets: The function from indices of training images to the teacher's
         stored activations by layer; None if they are not stored.
     """

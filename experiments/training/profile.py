@@ -97,7 +97,8 @@ def measure(
 
     Every step has the same batch, and the host waits for it: a training that does not
     wait between steps is faster by the host's time for a call. It is for one process.
-    It needs memory for three states and the teacher's targets, besides the given state.
+    In addition to the given state it needs memory for three states and the teacher's
+    targets.
 
     Args:
       recipe: The recipe of the net. Its term "task" counts as the student's loss; in a

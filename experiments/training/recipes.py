@@ -108,7 +108,7 @@ def make_recipe(
     Args:
       config: The settings.
       dataset: The images.
-      inputs: The inputs besides images.
+      inputs: The inputs other than images.
       net: The net that is trained.
       teacher: The source of its targets.
       method: The method: `plain`, or parts of `experiments.methods` joined by `+`.

@@ -60,7 +60,7 @@ class _Rehearsal:
     Attributes:
       config: The settings.
       dataset: The images.
-      inputs: The inputs besides images.
+      inputs: The inputs other than images.
       student: The students' net.
     """
 

@@ -135,18 +135,18 @@ def decode(maps: Maps, stride: int, count: int = TOP) -> Detections:
     return Detections(box, jnp.where(score > 0, label, canvas.ABSENT), score)
 
 
-def losses(answered: Maps, target: Maps) -> dict[str, Array]:
+def losses(output: Maps, target: Maps) -> dict[str, Array]:
     """Computes the parts of the loss per object, and their sum `loss`.
 
     Args:
-      answered: The output of the head, with logits.
+      output: The output of the head, with logits.
       target: The target, from `encode`.
 
     References:
       Zhou et al. 2019, equations 1 to 4: the focal loss `heat`, and the L1 distances
       of `size` (in cells, with a weight of 0.1) and `offset` at the centres.
     """
-    p, logits, is_centre = nn.sigmoid(answered.heat), answered.heat, target.heat == 1
+    p, logits, is_centre = nn.sigmoid(output.heat), output.heat, target.heat == 1
     hit = (1 - p) ** ALPHA * nn.log_sigmoid(logits)
     miss = (1 - target.heat) ** BETA * p**ALPHA * nn.log_sigmoid(-logits)
     here = jnp.any(is_centre, axis=-1, keepdims=True)
@@ -157,8 +157,8 @@ def losses(answered: Maps, target: Maps) -> dict[str, Array]:
 
     parts = {
         "heat": -jnp.sum(jnp.where(is_centre, hit, miss)) / objects,
-        "size": SIZE_WEIGHT * distance(answered.size, target.size),
-        "offset": distance(answered.offset, target.offset),
+        "size": SIZE_WEIGHT * distance(output.size, target.size),
+        "offset": distance(output.offset, target.offset),
     }
     return {"loss": sum(parts.values()), **parts}
 

@@ -64,7 +64,7 @@ def compare(
         for part, count in counts.items()
     }
     every_setting = dataclasses.asdict(options).items()
-    settings = {k: v for k, v in every_setting if k not in folders.OF_THE_CALL}
+    settings = {k: v for k, v in every_setting if k not in folders.RUNTIME_FLAGS}
     with locks.hold(folders.find_path(options)):
         folders.claim(options, settings | contexts.fingerprint(dataset))
         return _compare(options, settings, dataset, canvases, every, interrupt)

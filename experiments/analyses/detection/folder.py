@@ -9,7 +9,7 @@ from experiments.analyses.detection import options as detection_options
 from rdljax import files
 
 # Settings that do not affect the result of a backbone and a seed.
-OF_THE_CALL = ("backbones", "seeds", "data_dir", "out", "resume")
+RUNTIME_FLAGS = ("backbones", "seeds", "data_dir", "out", "resume")
 
 
 def find_path(options: detection_options.Options) -> pathlib.Path:

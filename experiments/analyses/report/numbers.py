@@ -59,9 +59,9 @@ def run(options: Options) -> None:
         out = command.path("out", options.out)
     try:
         if (folder / "table.json").exists():
-            text = of_table(folder, out)
+            text = page.table_page(*table_numbers(folder, out))
         elif (folder / "result.json").exists():
-            text = of_run(folder, options.data_dir)
+            text = page.run_page(*run_numbers(folder, options.data_dir))
         else:
             raise command.UsageError(
                 f"{folder} holds no table (table.json) and no finished run "
@@ -80,12 +80,18 @@ def run(options: Options) -> None:
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 
 
-def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
-    """Returns the page of a run, as HTML.
+def run_numbers(
+    folder: pathlib.Path, data_dir: str | None = None
+) -> tuple[dict, dict[str, Any], str]:
+    """Returns the arguments of `page.run_page` for a run.
 
     Args:
       folder: The results folder of a finished run.
       data_dir: The folder that holds the TFDS sets; None for the run's.
+
+    Returns:
+      The content of `result.json`, the numbers for the script of the page, and the
+      reason why there are no confusion matrices ("" if there are some).
 
     Raises:
       UsageError: If a file is missing or damaged.
@@ -112,15 +118,21 @@ def of_run(folder: pathlib.Path, data_dir: str | None = None) -> str:
     }
     if truth is not None and not unknown:
         numbers["confusion"] = confusions(judged, truth, classes)
-    return page.of_run(summary, numbers, unknown)
+    return summary, numbers, unknown
 
 
-def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
-    """Returns the page of a table of runs, as HTML.
+def table_numbers(
+    folder: pathlib.Path, out: pathlib.Path
+) -> tuple[dict, dict[int, list[dict]], dict[int, str]]:
+    """Returns the arguments of `page.table_page` for a table of runs.
 
     Args:
       folder: The folder with `table.json`.
       out: The path of the page, for relative links.
+
+    Returns:
+      The content of `table.json`, and by the number of a column the learning curves of
+      its run and the link to the page of its run.
 
     Raises:
       UsageError: If a file is damaged.
@@ -134,7 +146,7 @@ def of_table(folder: pathlib.Path, out: pathlib.Path) -> str:
         if (own / "report.html").exists():
             there = os.path.relpath(own / "report.html", out.parent)
             links[place] = urllib.parse.quote(there)
-    return page.of_table(table, found, links)
+    return table, found, links
 
 
 def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:

@@ -31,12 +31,12 @@ with its 95 % t interval. McNemar: seeds with p < 0.05 after Holm’s correction
 tests."""
 
 
-def of_run(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
+def run_page(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
     """Returns the page of a run.
 
     Args:
       summary: The content of its `result.json`.
-      numbers: The numbers for the script, from `numbers.of_run`.
+      numbers: The numbers for the script, from `numbers.run_numbers`.
       unknown: The reason why there are no confusion matrices; "" if there are some.
     """
     config, baseline = summary["config"], summary["baseline"]
@@ -68,7 +68,7 @@ def of_run(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
     )
 
 
-def of_table(given: dict, curves: dict[int, list], links: dict[int, str]) -> str:
+def table_page(given: dict, curves: dict[int, list], links: dict[int, str]) -> str:
     """Returns the page of a table of runs.
 
     Args:
@@ -248,11 +248,11 @@ def intervals(column: dict, rows: Iterable[str]) -> dict[str, Any]:
 
     drawn = []
     for place, (name, own, ring) in enumerate(found):
-        beside = "" if ring is None else f", published {ring:+.2f}"
+        published_text = "" if ring is None else f", published {ring:+.2f}"
         drawn.append(
             {
                 "name": name,
-                "words": f"{name}: {markdown.interval(own)}{beside}",
+                "words": f"{name}: {markdown.interval(own)}{published_text}",
                 "x": x(own["mean"]),
                 "y": 19 + 22 * place,
                 "ends": own["low"] is not None and [x(own["low"]), x(own["high"])],
