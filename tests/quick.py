@@ -21,6 +21,6 @@ def runs() -> Iterator[pytest.MonkeyPatch]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rehearsal, "rehearse", lambda *_: None)
-        patch.setattr(plots, "pictures", lambda *_: None)
+        patch.setattr(plots, "pictures", lambda *_: [])
         patch.setattr(brain_plots, "pictures", lambda *_: [])
         yield patch

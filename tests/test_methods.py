@@ -10,10 +10,10 @@ import pytest
 
 from experiments import command, data, methods, weights
 from experiments import config as configs
+from experiments.results import folder as results_folder
 from experiments.training import (
     checks,
     experiment,
-    fitting,
     interrupts,
     optimizers,
     rehearsal,
@@ -443,7 +443,7 @@ class TestRun:
                 experiments.stored(tmp_path / side / "ab-seed0" / part)
                 for side in ("a", "b")
             ]
-            for part in (fitting.START, "")
+            for part in (results_folder.START_UP_FOLDER, "")
         )
         assert begun[0] == begun[1] and ended[0] == ended[1]
         moved = [k for k in begun[0] if "student" in k and "opt_state" not in k]
@@ -486,7 +486,9 @@ class TestRun:
         )
         assert len(whole["start_up"]) == len(whole["history"]) == 2
         assert whole["start_up"] == broken_off["start_up"] != whole["history"]
-        start = experiments.stored(tmp_path / "a" / "ft-seed0" / fitting.START)
+        start = experiments.stored(
+            tmp_path / "a" / "ft-seed0" / results_folder.START_UP_FOLDER
+        )
         kept = [k for k in start if "opt_state" not in k]
         frozen = [k for k in kept if "paraphraser" in k]
         moved = [k for k in kept if "student" in k]

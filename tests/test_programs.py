@@ -58,7 +58,7 @@ from experiments import run
 from experiments.results import plots
 from experiments.training import programs, rehearsal
 
-rehearsal.rehearse = plots.pictures = lambda *_: None
+rehearsal.rehearse = plots.pictures = lambda *_: []
 """
 
 

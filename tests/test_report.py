@@ -107,7 +107,7 @@ def finished(tmp_path_factory):
     call = ["mnist_rdl", *TINY, "--methods", *METHODS, f"--out={folder}"]
     with pytest.MonkeyPatch.context() as patch:
         # (No page shows them.)
-        patch.setattr(plots, "pictures", lambda *_: None)
+        patch.setattr(plots, "pictures", lambda *_: [])
         assert run.main(call) == 0
     for weights in [*folder.glob("*/weights"), *folder.glob("*/checkpoint")]:
         shutil.rmtree(weights)

@@ -10,6 +10,7 @@ import tyro
 
 from experiments import command, data
 from experiments.analyses import frozen_features, runs
+from experiments.results import folder as results_folder
 from experiments.results import markdown, plots
 from experiments.training import recording
 from rdljax import files, statistics
@@ -84,11 +85,12 @@ def _place(options: Options, folder: pathlib.Path) -> list[pathlib.Path]:
     Raises:
       UsageError: If one exists, or the figure's name does not end in .png.
     """
-    default = str(folder / "correlations.png")
+    own, *others = results_folder.CORRELATIONS_SUFFIXES
+    default = str(folder / f"{results_folder.CORRELATIONS}{own}")
     out = command.path("out", default if options.out is None else options.out)
-    if out.suffix.lower() != ".png":
-        raise command.UsageError(f"out must be a file .png, got {out}")
-    written = [out, out.with_suffix(".json"), out.with_suffix(".md")]
+    if out.suffix.lower() != own:
+        raise command.UsageError(f"out must be a file {own}, got {out}")
+    written = [out, *(out.with_suffix(suffix) for suffix in others)]
     for file in written:
         if file.exists() and not options.overwrite:
             raise command.UsageError(f"{file} exists; --overwrite replaces it")

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from experiments import command, weights
 from experiments.results import folder as results_folder
-from experiments.training import recording
 from rdljax import files
 
 # The settings that the record of a run must have.
@@ -23,12 +22,12 @@ def read_run(results: str) -> tuple[pathlib.Path, dict]:
     """
     folder = command.path("RESULTS", results)
     try:
-        settings = files.read_json(folder / "config.json")
+        settings = files.read_json(folder / results_folder.RunFile.CONFIG)
         if not results_folder.is_run(settings):
             raise ValueError("its config.json is not one of experiments.run")
     except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(f"{folder} is not a run's folder ({error})") from error
-    record = folder / "result.json"
+    record = folder / results_folder.RunFile.RESULT
     if not record.exists():
         raise command.UsageError(
             f"the run of {folder} is not finished; experiments.run with its settings "
@@ -70,6 +69,12 @@ def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:
       UsageError: If a net is missing, or the teacher's weights have changed.
     """
     config = summary["config"]
+
+    def load(method: str, seed: int, ensemble: int = 1) -> Net:
+        place = folder / results_folder.net_folder(method, seed, ensemble)
+        trained = weights.load(place / results_folder.WEIGHTS_FOLDER)
+        return Net(method, seed, trained)
+
     found = []
     if config["teacher_from"] is not None:
         trained = weights.load(config["teacher_from"])
@@ -81,17 +86,8 @@ def trained_nets(folder: pathlib.Path, summary: dict) -> list[Net]:
         found = [Net("teacher", 0, trained)]
     elif config["teacher"] is not None:
         count = config["ensemble"]
-        names = [recording.folder("teacher", seed, count) for seed in range(count)]
-        found = [
-            Net("teacher", seed, weights.load(folder / name / "weights"))
-            for seed, name in enumerate(names)
-        ]
+        found = [load("teacher", seed, count) for seed in range(count)]
+    seeds = range(config["seeds"])
     return found + [
-        Net(
-            method,
-            seed,
-            weights.load(folder / recording.folder(method, seed) / "weights"),
-        )
-        for method in config["methods"]
-        for seed in range(config["seeds"])
+        load(method, seed) for method in config["methods"] for seed in seeds
     ]

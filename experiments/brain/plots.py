@@ -9,6 +9,7 @@ import numpy as np
 from experiments import brain
 from experiments import config as configs
 from experiments.results import plots
+from experiments.results.folder import RunFile
 from rdljax import rdm
 
 
@@ -19,7 +20,7 @@ def pictures(
     results: Sequence[dict],
     summary: dict,
 ) -> list[str]:
-    """Saves `brain_rdms.png`, `brain_mds.png` and `brain_agreement.png`.
+    """Saves a figure of RDMs, one of the stimuli in a plane, and one of agreement.
 
     Args:
       folder: The folder to write to.
@@ -31,10 +32,10 @@ def pictures(
     Returns:
       The names of the files.
     """
-    _rdms(folder / "brain_rdms.png", config, stimuli, results, summary["brain"])
-    _mds(folder / "brain_mds.png", config, stimuli, results)
-    _agreement(folder / "brain_agreement.png", config, stimuli, results, summary)
-    return ["brain_rdms.png", "brain_mds.png", "brain_agreement.png"]
+    _rdms(folder / RunFile.BRAIN_RDMS, config, stimuli, results, summary["brain"])
+    _mds(folder / RunFile.BRAIN_MDS, config, stimuli, results)
+    _agreement(folder / RunFile.BRAIN_AGREEMENT, config, stimuli, results, summary)
+    return [RunFile.BRAIN_RDMS, RunFile.BRAIN_MDS, RunFile.BRAIN_AGREEMENT]
 
 
 def _rdms(path, config, stimuli, results, found) -> None:

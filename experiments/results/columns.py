@@ -97,8 +97,9 @@ def _changes(
     free = {"data_dir"}
     free |= {"teacher", "teacher_modality"} if of.config.nets.teacher_from else set()
     free |= {"student", "modality"} if of.config.nets.student_from else set()
-    shared = of.teacher_of, "teacher", "weights"
-    if pathlib.Path(run.get("teacher_from") or "").parts[-3:] == shared:
+    folders = results_folder.net_folder("teacher", 0), results_folder.WEIGHTS_FOLDER
+    taught_by = pathlib.Path(run.get("teacher_from") or "").parts[-3:]
+    if taught_by == (of.teacher_of, *folders):
         free |= {"teacher_from"}
     own = results_folder.settings(of.config)
     return {

@@ -1,5 +1,6 @@
 """The results folder: which run it belongs to, and which files may be deleted."""
 
+import enum
 import json
 import os
 import pathlib
@@ -37,8 +38,6 @@ REQUIRED_SETTINGS = {
 }
 # The form of a checkpoint's record.
 NUMBER = ("a number", lambda x: type(x) in (int, float))
-
-
 ABOUT = {
     "job": str,
     "settings?": dict,
@@ -47,17 +46,89 @@ ABOUT = {
     "history": [{...: NUMBER}],
     "partial": [{...: NUMBER}],
 }
-# The files of a run, with those of `experiments.report` and `experiments.correlations`:
-# regular expressions of names, with None for a file, and for a folder the forms of its
-# content. (The content of the profiler's traces and of orbax's drafts is not checked.)
-Forms = dict[str, Any]
-ANYTHING = ...
+
+# ---- names of files and folders, for all that write and read them
+
+
+class RunFile(enum.StrEnum):
+    """The files of a run that are written once for all its nets."""
+
+    CONFIG = "config.json"
+    RESULT = "result.json"
+    TABLE = "table.md"
+    RDMS = "rdms.png"
+    LEARNING_CURVES = "learning_curves.png"
+    BRAIN_RDMS = "brain_rdms.png"
+    BRAIN_MDS = "brain_mds.png"
+    BRAIN_AGREEMENT = "brain_agreement.png"
+    REPORT = "report.html"
+
+
+class NetFile(enum.StrEnum):
+    """The files in the folder of each net of a run."""
+
+    RESULT = "result.json"
+    RDMS = "rdms.npz"
+    BRAIN_RDMS = "brain.npz"
+
+
+# The files of `experiments.correlations`: their common name, and the suffixes of the
+# figure, the numbers and the table.
+CORRELATIONS, CORRELATIONS_SUFFIXES = "correlations", (".png", ".json", ".md")
+# Folders of a run, and the file in the folder of each profile.
+TEACHER, PROFILES, PROFILE_FILE = "teacher", "profile", "profile.json"
+# Folders of a net.
+CHECKPOINT_FOLDER, WEIGHTS_FOLDER = "checkpoint", "weights"
+EPOCH_RDMS_FOLDER, START_UP_FOLDER = "rdms", "start-up"
+# Names with numbers, for `str.format`: the suffix of a net's folder, the RDMs of the
+# stimuli before a training and of an epoch, and the metrics for TensorBoard.
+SEED_SUFFIX = "-seed{seed}"
+BEFORE_FILE = f"before{SEED_SUFFIX}.npz"
+EPOCH_RDMS_PREFIX = "epoch-"
+EPOCH_RDMS_FILE = f"{EPOCH_RDMS_PREFIX}{{epoch:04d}}.npz"
+EVENTS_FILE = "events.out.tfevents.{time:.6f}.{host}"
 # The name of a folder that is being deleted; it may remain after a kill.
 DELETED = ".deleted"
 
 
+def net_folder(name: str, seed: int, ensemble: int = 1) -> str:
+    """Returns the name of a net's folder; each teacher of an ensemble has its own."""
+    alone = name == TEACHER and ensemble == 1
+    return name if alone else name + SEED_SUFFIX.format(seed=seed)
+
+
+# ---- forms of a run's content: regular expressions of names, with None for a file, and
+# for a folder the forms of its content. (The content of the profiler's traces and of
+# orbax's drafts is not checked.)
+
+Forms = dict[str, Any]
+ANYTHING = ...
+
+
 def _files_of(*names: str) -> Forms:
     return {re.escape(name): None for name in names}
+
+
+def _drafts_of(*records: str) -> Forms:
+    """Returns the forms of the drafts of JSON files that earlier versions wrote."""
+    return _files_of(*map(_draft, records))
+
+
+def _draft(record: str) -> str:
+    return str(pathlib.PurePath(record).with_suffix(".partial"))
+
+
+def _pattern(template: str, inserted: str = r"\d+") -> str:
+    """Returns the regular expression of the names that a template gives.
+
+    Args:
+      template: The template for `str.format`.
+      inserted: The regular expression of the inserted values.
+    """
+    found = ""
+    for text, field, *_ in string.Formatter().parse(template):
+        found += re.escape(text) + ("" if field is None else inserted)
+    return found
 
 
 # The files that orbax writes.
@@ -77,28 +148,33 @@ CHECKPOINTS = {
     r"\.writing": ANYTHING,
 }
 TRAINING = {
-    r"events\.out\.tfevents\..*": None,
-    "checkpoint": CHECKPOINTS,
-    "rdms": {r"epoch-\d+\.npz": None},
+    _pattern(EVENTS_FILE, ".*"): None,
+    CHECKPOINT_FOLDER: CHECKPOINTS,
+    EPOCH_RDMS_FOLDER: {_pattern(EPOCH_RDMS_FILE): None},
 }
 NET = {
-    **_files_of("result.json", "result.partial", "rdms.npz", "brain.npz"),
+    **_files_of(*NetFile),
+    **_drafts_of(NetFile.RESULT),
     **TRAINING,
-    "weights": CHECKPOINTS,
-    "start-up": TRAINING,
+    WEIGHTS_FOLDER: CHECKPOINTS,
+    START_UP_FOLDER: TRAINING,
+}
+PROFILE = {
+    **_files_of(PROFILE_FILE),
+    **_drafts_of(PROFILE_FILE),
+    "plugins": ANYTHING,
 }
 RUN = {
-    **_files_of("config.json", "config.partial", "result.json", "result.partial"),
-    **_files_of("table.md", "rdms.png", "learning_curves.png", locks.NAME),
-    **_files_of("brain_rdms.png", "brain_mds.png", "brain_agreement.png"),
-    **_files_of("report.html", *(f"correlations.{x}" for x in ("png", "json", "md"))),
-    r"before-seed\d+\.npz": None,
-    r"teacher(-seed\d+)?": NET,
+    **_files_of(*RunFile, *(f"{CORRELATIONS}{x}" for x in CORRELATIONS_SUFFIXES)),
+    **_files_of(locks.NAME),
+    **_drafts_of(RunFile.CONFIG, RunFile.RESULT),
+    _pattern(BEFORE_FILE): None,
+    f"{TEACHER}({_pattern(SEED_SUFFIX)})?": NET,
     re.escape(DELETED): ANYTHING,
-    "profile": {
-        ".*": _files_of("profile.json", "profile.partial") | {"plugins": ANYTHING}
-    },
+    PROFILES: {".*": PROFILE},
 }
+
+# ---- the run of a folder
 
 
 def settings(config: configs.Config) -> dict[str, Any]:
@@ -168,7 +244,7 @@ def claim(
             else:
                 known = {k: theirs[k] for k in IMAGES if k in theirs}
                 _tell_unknown(folder, known, mine)
-        files.write_json(folder / "config.json", mine | known)
+        files.write_json(folder / RunFile.CONFIG, mine | known)
     except OSError as error:
         raise command.UsageError(f"cannot write to {folder}: {error}") from error
     return folder
@@ -176,7 +252,8 @@ def claim(
 
 def _is_nothing(path: pathlib.Path) -> bool:
     """Returns whether a file is a lock or a draft."""
-    return path.name in (locks.NAME, "config.partial") or files.is_draft(path)
+    nothing = (locks.NAME, _draft(RunFile.CONFIG))
+    return path.name in nothing or files.is_draft(path)
 
 
 def _tell_unknown(folder: pathlib.Path, known: dict, mine: dict) -> None:
@@ -232,7 +309,7 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
     Raises:
       UsageError: If the folder has other files.
     """
-    nets = {rf"{re.escape(method)}-seed\d+": NET for method in methods}
+    nets = {re.escape(name) + _pattern(SEED_SUFFIX): NET for name in methods}
     if foreign := list(_foreign(folder, RUN | nets)):
         names = ", ".join(str(path.relative_to(folder)) for path in foreign[:5])
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
@@ -240,12 +317,13 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
             f"{folder} holds what no run has written: {names}{more}; move that "
             "elsewhere for --overwrite, or use another folder with --out=FOLDER"
         )
-    for record in (folder / "result.json", *folder.glob("*/result.json")):
+    results = folder / RunFile.RESULT, *folder.glob(f"*/{NetFile.RESULT}")
+    for record in results:
         record.unlink(missing_ok=True)
     deleted = folder / DELETED
     if deleted.exists():
         shutil.rmtree(deleted)
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == RunFile.CONFIG):
         if path.is_dir():
             shutil.rmtree(path.rename(deleted))
         elif path.name != locks.NAME:
@@ -299,7 +377,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
     Raises:
       UsageError: If it may neither be overwritten nor resumed.
     """
-    record = folder / "config.json"
+    record = folder / RunFile.CONFIG
     try:
         theirs = files.read_json(record) if record.exists() else None
     except (OSError, ValueError, RecursionError) as error:
@@ -350,7 +428,7 @@ def read_finished(
     Raises:
       UsageError: If it is damaged, or of another run.
     """
-    record, mine = folder / "result.json", {"name": name, **settings(config)}
+    record, mine = folder / RunFile.RESULT, {"name": name, **settings(config)}
     if not record.exists():
         return None
     try:

@@ -5,22 +5,29 @@ import pathlib
 
 import numpy as np
 
+from experiments.results.folder import RunFile
 from rdljax import files
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish, too.
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
-def pictures(folder: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
-    """Saves `rdms.png` and `learning_curves.png`.
+def pictures(
+    folder: pathlib.Path, results: list[dict], labels: np.ndarray
+) -> list[str]:
+    """Saves a figure of RDMs and one of learning curves.
 
     Args:
       folder: The folder for the figures.
       results: The results of all nets, the teacher's first, if there is one.
       labels: The classes of the stimuli of the RDMs, sorted.
+
+    Returns:
+      The names of the files.
     """
-    _rdms(folder / "rdms.png", results, labels)
-    _learning_curves(folder / "learning_curves.png", results)
+    _rdms(folder / RunFile.RDMS, results, labels)
+    _learning_curves(folder / RunFile.LEARNING_CURVES, results)
+    return [RunFile.RDMS, RunFile.LEARNING_CURVES]
 
 
 def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:

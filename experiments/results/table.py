@@ -1,6 +1,7 @@
 """The result of a table of experiments, as JSON, Markdown, CSV and a figure."""
 
 import csv
+import enum
 import io
 import pathlib
 import textwrap
@@ -12,6 +13,16 @@ from experiments import command as commands
 from experiments import tables
 from experiments.results import columns, markdown, plots
 from rdljax import files
+
+
+class TableFile(enum.StrEnum):
+    """The files that a table writes in addition to its columns, in this order."""
+
+    RECORD = "table.json"
+    TEXT = "table.md"
+    ROWS = "table.csv"
+    FIGURE = "table.png"
+
 
 # The note of a table in which all columns have other data or nets.
 OTHERS = "data or nets are not those of the table, so there are no published numbers"
@@ -67,16 +78,16 @@ def gather(
 
 
 def write(folder: pathlib.Path, found: dict[str, Any]) -> None:
-    """Writes `table.json`, `table.md`, `table.csv` and `table.png`."""
+    """Writes the files of `TableFile`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / "table.json", found)
-        files.write(folder / "table.md", text(found))
+        files.write_json(folder / TableFile.RECORD, found)
+        files.write(folder / TableFile.TEXT, text(found))
         rows = io.StringIO(newline="")
         csv.writer(rows).writerows(_rows(found))
-        files.write(folder / "table.csv", rows.getvalue())
+        files.write(folder / TableFile.ROWS, rows.getvalue())
         if found["columns"]:
-            picture(folder / "table.png", found)
+            picture(folder / TableFile.FIGURE, found)
     except OSError as error:
         raise commands.UsageError(f"cannot write to {folder}: {error}") from error
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import brain, weights
+from experiments.results import folder as results_folder
 from experiments.training import context as contexts
 from experiments.training import (
     loop,
@@ -152,7 +153,11 @@ class _Evaluation:
         if self.last and job.seed == 0 and recording.is_rdm_epoch(epoch, job.epochs):
             rdms = recording.rdms_of(context, net, own)
             save_rdms = functools.partial(
-                recording.save_epoch_rdms, job.folder / "rdms", epoch, context, rdms
+                recording.save_epoch_rdms,
+                job.folder / results_folder.EPOCH_RDMS_FOLDER,
+                epoch,
+                context,
+                rdms,
             )
         return functools.partial(self._metrics, predicted, agreement, save_rdms)
 
@@ -189,8 +194,9 @@ def _profile(
     context: contexts.Context, recipe: recipes.Recipe, arrays: training.Arrays
 ) -> None:
     """Writes the profile of a step of the last phase, unless there is one."""
-    place, last = context.folder / "profile" / recipe.name, len(recipe.plan) - 1
-    if (place / "profile.json").exists():
+    place = context.folder / results_folder.PROFILES / recipe.name
+    last = len(recipe.plan) - 1
+    if (place / results_folder.PROFILE_FILE).exists():
         return
     state = recipe.start_phase(
         last, recipe.initial_state(0, arrays, jax.device_count())

@@ -16,7 +16,7 @@ from experiments import config as configs
 from experiments import data, methods, tables, weights
 from experiments.results import columns, markdown
 from experiments.results import folder as results_folder
-from experiments.training import builder, checks, interrupts, recording, table_runs
+from experiments.training import builder, checks, interrupts, table_runs
 from experiments.training import context as contexts
 from rdljax import files, nets, teachers, training
 
@@ -121,7 +121,7 @@ def _nets_to_train(of: tables.Column) -> list[tuple[str, int]]:
 
 def _check_same(call: table_runs.Call, column: str) -> None:
     """Raises `UsageError` if a column's folder has a run with other settings."""
-    record = call.folder / column / "config.json"
+    record = call.folder / column / results_folder.RunFile.CONFIG
     if not record.exists():
         return
     config, _ = contexts.trained_elsewhere(table_runs.column_settings(call, column))
@@ -138,8 +138,8 @@ def _check_same(call: table_runs.Call, column: str) -> None:
 def _result(
     folder: pathlib.Path, config: configs.Config, method: str, seed: int
 ) -> pathlib.Path:
-    name = recording.folder(method, seed, config.nets.ensemble)
-    return folder / name / "result.json"
+    name = results_folder.net_folder(method, seed, config.nets.ensemble)
+    return folder / name / results_folder.NetFile.RESULT
 
 
 def _duration(cost: Cost | None) -> str:

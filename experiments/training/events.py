@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 
+from experiments.results import folder as results_folder
+
 
 class Events:
     """Metrics of a net for TensorBoard, in a file of its folder.
@@ -24,7 +26,8 @@ class Events:
           OSError: If the file cannot be written; the error has its name. The methods
             raise this error, too.
         """
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        host = socket.gethostname()
+        name = results_folder.EVENTS_FILE.format(time=time.time(), host=host)
         # (A path that begins with "s3:" is a bucket to tensorboardX.)
         self._path = folder.absolute() / name
         folder.mkdir(parents=True, exist_ok=True)

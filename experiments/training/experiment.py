@@ -83,16 +83,16 @@ def _run(
         "seconds": sum(result["seconds"] for result in results),
         **aggregate.summarise(results, dataset.test.label),
     }
-    written = ["result.json", "table.md", "rdms.png", "learning_curves.png"]
-    plots.pictures(folder, results, dataset.test.label[context.stimuli])
+    written: list[str] = [results_folder.RunFile.RESULT, results_folder.RunFile.TABLE]
+    written += plots.pictures(folder, results, dataset.test.label[context.stimuli])
     if inputs.measured is not None:
         seen = recording.read_brain_rdms(context, results)
         own = config, inputs.measured, seen
         summary["brain"] = brain.summarise(*own, summary["baseline"])
         written += brain_plots.pictures(folder, *own, summary)
     text = as_markdown(summary)
-    files.write(folder / "table.md", text)
-    files.write_json(folder / "result.json", summary)
+    files.write(folder / results_folder.RunFile.TABLE, text)
+    files.write_json(folder / results_folder.RunFile.RESULT, summary)
     print(f"\n{text}\n{folder}: {', '.join(written)}")
     return summary
 

@@ -5,9 +5,6 @@ from experiments.training import builder, loop, recipes, recording
 from experiments.training import context as contexts
 from rdljax import checkpoints
 
-# The name of the start-up phase, in names of nets and folders.
-START = "start-up"
-
 
 def fit(
     context: contexts.Context,
@@ -33,8 +30,11 @@ def fit(
         if number:
             before = {runs[n]: of.state for n, of in zip(runs, results, strict=True)}
             trainer = builder.next_trainer(recipe, number, trainer, before)
-        names = runs if last else {f"{name}/{START}": s for name, s in runs.items()}
-        results = _fit(context, names, trainer, recipe, number)
+        seeds = runs
+        if not last:
+            place = results_folder.START_UP_FOLDER
+            seeds = {f"{name}/{place}": seed for name, seed in runs.items()}
+        results = _fit(context, seeds, trainer, recipe, number)
         for name, own in zip(runs, results, strict=True):
             seconds[name] += own.seconds
             if not last:

@@ -64,7 +64,7 @@ class Job:
 
     @property
     def checkpoint(self) -> pathlib.Path:
-        return self.folder / "checkpoint"
+        return self.folder / results_folder.CHECKPOINT_FOLDER
 
     @property
     def steps_an_epoch(self) -> int:

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.results import folder as results_folder
 from experiments.results import markdown
 from experiments.training import recipes
 from rdljax import files, teachers, terms, training
@@ -148,7 +149,9 @@ def measure(
     )
     _write_trace(whole, folder)
     rates = {x: getattr(profile, x) for x in ("steps_per_second", "images_per_second")}
-    files.write_json(folder / "profile.json", dataclasses.asdict(profile) | rates)
+    files.write_json(
+        folder / results_folder.PROFILE_FILE, dataclasses.asdict(profile) | rates
+    )
     return profile
 
 

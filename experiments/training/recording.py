@@ -37,24 +37,21 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
 
 
-def folder(name: str, seed: int, ensemble: int = 1) -> str:
-    """Returns the name of a net's folder; each teacher of an ensemble has its own."""
-    alone = name == "teacher" and ensemble == 1
-    return name if alone else f"{name}-seed{seed}"
-
-
-def without_weights(folder_of_run: pathlib.Path, config: configs.Config) -> list[str]:
+def without_weights(folder: pathlib.Path, config: configs.Config) -> list[str]:
     """Returns the names of a finished run's nets whose weights are missing."""
     seeds = range(config.training.seeds)
     trained = [(method, i) for method in config.method.names for i in seeds]
     if config.nets.teacher is not None and config.nets.teacher_from is None:
         trained += [("teacher", seed) for seed in range(config.nets.ensemble)]
-    names = [folder(name, seed, config.nets.ensemble) for name, seed in trained]
-    return [name for name in names if not _has_weights(folder_of_run / name)]
+    names = [
+        results_folder.net_folder(name, seed, config.nets.ensemble)
+        for name, seed in trained
+    ]
+    return [name for name in names if not _has_weights(folder / name)]
 
 
 def _has_weights(net: pathlib.Path) -> bool:
-    return checkpoints.latest(net / "weights") is not None
+    return checkpoints.latest(net / results_folder.WEIGHTS_FOLDER) is not None
 
 
 def record_net(
@@ -73,8 +70,10 @@ def record_net(
       UsageError: If the result or the RDMs are damaged, or of another run.
     """
     own = outcome.variables
-    place = context.folder / folder(name, seed, context.config.nets.ensemble)
-    record = place / "result.json"
+    ensemble = context.config.nets.ensemble
+    place = context.folder / results_folder.net_folder(name, seed, ensemble)
+    record = place / results_folder.NetFile.RESULT
+    rdms_file = place / results_folder.NetFile.RDMS
     if outcome.history and record.exists() and not _has_weights(place):
         context.print_message(
             f"{place} has a result but no weights: both are written again"
@@ -82,14 +81,14 @@ def record_net(
         record.unlink()
     if not record.exists():
         if outcome.history:
-            save_weights(context, name, own, place / "weights")
+            save_weights(context, name, own, place / results_folder.WEIGHTS_FOLDER)
         measured = measure(context, net, own)
-        save_arrays(place / "rdms.npz", measured.pop("rdms"))
+        save_arrays(rdms_file, measured.pop("rdms"))
         if context.inputs.measured is not None and name != "teacher":
             brain_rdms = brain.rdms(
                 context.config, context.inputs.measured, context.dataset, net, own
             )
-            save_arrays(place / "brain.npz", brain_rdms())
+            save_arrays(place / results_folder.NetFile.BRAIN_RDMS, brain_rdms())
         about = {"method": name, "seed": seed, "seconds": outcome.seconds}
         about |= {
             "versions": versions(),
@@ -101,11 +100,11 @@ def record_net(
     try:
         result = files.read_json(record)
         results_folder.check_net(result, name, seed, context.config)
-        result["rdms"] = files.npz(place / "rdms.npz", lambda _: net.layers)
+        result["rdms"] = files.npz(rdms_file, lambda _: net.layers)
     except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(
-            f"{record} or rdms.npz next to it is damaged ({error!r}); if the first is "
-            "deleted, --resume measures the net again"
+            f"{record} or {rdms_file.name} next to it is damaged ({error!r}); if the "
+            "first is deleted, --resume measures the net again"
         ) from error
     return result
 
@@ -226,7 +225,7 @@ def save_epoch_rdms(
     at = rows * n - rows * (rows + 1) // 2 + columns - rows - 1
     place.mkdir(exist_ok=True)
     kept = {name: np.asarray(x)[at] for name, x in rdms.items()}
-    save_arrays(place / f"epoch-{epoch:04d}.npz", kept)
+    save_arrays(place / results_folder.EPOCH_RDMS_FILE.format(epoch=epoch), kept)
 
 
 def agreement(config: configs.Config, student: dict, teacher: dict) -> dict:
@@ -263,14 +262,15 @@ def read_brain_rdms(context: contexts.Context, results: list[dict]) -> list[dict
     """
     found, layers = [], brain.layers(context.config)
     places = {
-        (BEFORE, seed): context.folder / f"{BEFORE}-seed{seed}.npz"
+        (BEFORE, seed): context.folder / results_folder.BEFORE_FILE.format(seed=seed)
         for seed in range(context.config.training.seeds)
     }
     histories = {}
     for result in results:
         if result["method"] != "teacher":
             key = result["method"], result["seed"]
-            places[key] = context.folder / folder(*key) / "brain.npz"
+            place = context.folder / results_folder.net_folder(*key)
+            places[key] = place / results_folder.NetFile.BRAIN_RDMS
             histories[key] = result["history"]
     for (method, seed), file in places.items():
         try:

@@ -11,12 +11,11 @@ from experiments import command as commands
 from experiments import config as configs
 from experiments import locks, tables
 from experiments.results import columns, markdown
+from experiments.results import folder as results_folder
 from experiments.results import table as result_table
 from experiments.training import experiment, interrupts, loop, programs
 from rdljax import checkpoints, errors, files
 
-# The files that a table writes in addition to its columns, in this order.
-WRITTEN = ("table.json", "table.md", "table.csv", "table.png")
 # The settings that a table sets itself for each column.
 OWN = {"resume", "overwrite"}
 # The errors of one column after which the table continues with the others.
@@ -172,8 +171,8 @@ def _check_own(call: Call) -> None:
 
     (`table.json` is the first file that a table writes.)
     """
-    record = call.folder / "table.json"
-    others = [name for name in WRITTEN if (call.folder / name).exists()]
+    record = call.folder / result_table.TableFile.RECORD
+    others = [name for name in result_table.TableFile if (call.folder / name).exists()]
     if not others:
         return
     try:
@@ -196,7 +195,7 @@ def _finished(call: Call) -> dict[str, dict]:
     """Returns the summaries of the columns that are finished in the folder."""
     found = {}
     for column in call.table.columns:
-        record = call.folder / column / "result.json"
+        record = call.folder / column / results_folder.RunFile.RESULT
         # (Missing, damaged or foreign files are reported when the column is run.)
         with contextlib.suppress(Exception):
             summary = files.read_json(record)
@@ -221,7 +220,8 @@ def column_settings(call: Call, column: str) -> configs.Config:
             raise commands.UsageError(
                 "columns cannot share the teachers of an ensemble"
             )
-        there = call.folder / of.teacher_of / "teacher" / "weights"
+        teacher = call.folder / of.teacher_of / results_folder.net_folder("teacher", 0)
+        there = teacher / results_folder.WEIGHTS_FOLDER
         if not there.exists():
             raise commands.UsageError(
                 f"the teacher is that of {of.teacher_of}, which is not run yet"

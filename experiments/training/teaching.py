@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from experiments import brain, command, data, locks, methods, weights
+from experiments.results import folder as results_folder
 from experiments.training import builder, fitting, interrupts, loop, programs, recording
 from experiments.training import context as contexts
 from rdljax import activations, nets, teachers, training
@@ -34,10 +35,8 @@ def train_all(context: contexts.Context) -> list[dict]:
         source = contexts.with_brain(config, inputs, source, method)
         method_trainers = builder.prepare(context, student, source, method)
         seeds = range(config.training.seeds)
-        done = all(
-            (context.folder / recording.folder(method, i) / "result.json").exists()
-            for i in seeds
-        )
+        places = [context.folder / results_folder.net_folder(method, i) for i in seeds]
+        done = all((place / results_folder.NetFile.RESULT).exists() for place in places)
         size = 1
         if not done:
             size = builder.choose_seeds_per_program(
@@ -78,7 +77,7 @@ def _teach(
     if inputs.teacher is not None:
         net = inputs.teacher.net(context.dataset, other_classes=True)
         outcome = recording.Outcome(inputs.teacher.variables)
-        (context.folder / "teacher").mkdir(exist_ok=True)
+        (context.folder / results_folder.net_folder("teacher", 0)).mkdir(exist_ok=True)
         result = recording.record_net(context, "teacher", 0, net, outcome)
         return [result], *cache_teacher(context, teachers.net(net, outcome.variables))
     net = contexts.teacher(config, context.dataset, training.AXIS)
@@ -236,7 +235,7 @@ def train(
 ) -> list[tuple[dict, dict]]:
     """Trains nets together and measures them; returns their results and variables."""
     ensemble = context.config.nets.ensemble
-    runs = {recording.folder(name, seed, ensemble): seed for seed in seeds}
+    runs = {results_folder.net_folder(name, seed, ensemble): seed for seed in seeds}
     outcomes = fitting.fit(context, runs, method_trainers)
     if context.inputs.measured is not None and name != "teacher":
         for seed in seeds:
@@ -256,7 +255,7 @@ def _look_before(
     context: contexts.Context, method_trainers: builder.MethodTrainers, seed: int
 ) -> None:
     """Writes the RDMs of the stimuli in a seed's student before its training."""
-    file = context.folder / f"{recording.BEFORE}-seed{seed}.npz"
+    file = context.folder / results_folder.BEFORE_FILE.format(seed=seed)
     if not file.exists():
         trainer = method_trainers.trainers[0]
         begun = recording.variables(trainer.begin(seed, jax.device_count()))

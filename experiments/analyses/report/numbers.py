@@ -14,7 +14,14 @@ import tyro
 
 from experiments import command, data, methods
 from experiments.analyses.report import page
-from experiments.training import recording
+from experiments.results import table as result_table
+from experiments.results.folder import (
+    EPOCH_RDMS_FOLDER,
+    EPOCH_RDMS_PREFIX,
+    NetFile,
+    RunFile,
+    net_folder,
+)
 from rdljax import errors, files, nets
 
 # The learning curves: their keys in a history, and their labels.
@@ -54,13 +61,13 @@ def run(options: Options) -> None:
         or the page cannot be written.
     """
     folder = command.path("folder", options.folder)
-    out = folder / "report.html"
+    out = folder / RunFile.REPORT
     if options.out is not None:
         out = command.path("out", options.out)
     try:
-        if (folder / "table.json").exists():
+        if (folder / result_table.TableFile.RECORD).exists():
             text = page.table_page(*table_numbers(folder, out))
-        elif (folder / "result.json").exists():
+        elif (folder / RunFile.RESULT).exists():
             text = page.run_page(*run_numbers(folder, options.data_dir))
         else:
             raise command.UsageError(
@@ -96,7 +103,7 @@ def run_numbers(
     Raises:
       UsageError: If a file is missing or damaged.
     """
-    summary = _json(folder / "result.json")
+    summary = _json(folder / RunFile.RESULT)
     config, runs = dict(summary["config"]), results(folder, summary)
     config["data_dir"] = data_dir or config["data_dir"]
     # (A teacher of another task predicts none of these classes.)
@@ -137,15 +144,15 @@ def table_numbers(
     Raises:
       UsageError: If a file is damaged.
     """
-    table = _json(folder / "table.json")
+    table = _json(folder / result_table.TableFile.RECORD)
     found, links = {}, {}
     for place, column in enumerate(table["columns"]):
         own = folder / column["folder"]
-        if (own / "result.json").exists():
-            found[place] = curves(results(own, _json(own / "result.json")))
-        if (own / "report.html").exists():
-            there = os.path.relpath(own / "report.html", out.parent)
-            links[place] = urllib.parse.quote(there)
+        record, report = own / RunFile.RESULT, own / RunFile.REPORT
+        if record.exists():
+            found[place] = curves(results(own, _json(record)))
+        if report.exists():
+            links[place] = urllib.parse.quote(os.path.relpath(report, out.parent))
     return table, found, links
 
 
@@ -154,13 +161,13 @@ def results(folder: pathlib.Path, summary: dict) -> dict[str, list[dict]]:
     folders = {}
     if summary["teacher"] is not None:
         count = summary["config"]["ensemble"]
-        names = [recording.folder("teacher", seed, count) for seed in range(count)]
+        names = [net_folder("teacher", seed, count) for seed in range(count)]
         folders["teacher"] = [folder / name for name in names]
     for method, of in summary["methods"].items():
         seeds = range(len(of["test_error"]["values"]))
-        folders[method] = [folder / recording.folder(method, seed) for seed in seeds]
+        folders[method] = [folder / net_folder(method, seed) for seed in seeds]
     return {
-        method: [_json(own / "result.json") | {"folder": own} for own in of]
+        method: [_json(own / NetFile.RESULT) | {"folder": own} for own in of]
         for method, of in folders.items()
     }
 
@@ -207,12 +214,13 @@ def rdms_by_epoch(runs: dict[str, list[dict]], config: dict) -> dict[str, dict]:
     """
     found = {}
     for name, (own, *_) in runs.items():
+        pattern = f"{EPOCH_RDMS_PREFIX}*.npz"
         files: dict[int | None, pathlib.Path] = {
-            int(file.stem.removeprefix("epoch-")): file
-            for file in (own["folder"] / "rdms").glob("epoch-*.npz")
+            int(file.stem.removeprefix(EPOCH_RDMS_PREFIX)): file
+            for file in (own["folder"] / EPOCH_RDMS_FOLDER).glob(pattern)
         }
-        if not files and (own["folder"] / "rdms.npz").exists():
-            files = {None: own["folder"] / "rdms.npz"}
+        if not files and (own["folder"] / NetFile.RDMS).exists():
+            files = {None: own["folder"] / NetFile.RDMS}
         if not files:
             continue
         epochs = sorted(files, key=lambda epoch: epoch or 0)
@@ -265,7 +273,7 @@ def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
       `rows` (the students' layers), `columns` (the teacher's) and by method `pearson`
       and `spearman`, means over seeds; None if a net has no RDMs.
     """
-    files = {m: [own["folder"] / "rdms.npz" for own in of] for m, of in runs.items()}
+    files = {m: [own["folder"] / NetFile.RDMS for own in of] for m, of in runs.items()}
     if not all(file.exists() for of in files.values() for file in of):
         return None
     (teacher,) = (_rdms(file, "teacher", config) for file in files.pop("teacher"))
