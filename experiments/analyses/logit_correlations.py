@@ -10,10 +10,10 @@ import tyro
 
 from experiments import command, data
 from experiments.analyses import frozen_features, runs
+from experiments.results import aggregate, markdown, plots
 from experiments.results import folder as results_folder
-from experiments.results import markdown, plots
 from experiments.training import recording
-from rdljax import files, statistics
+from rdljax import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,11 +179,10 @@ def mean_difference(differences: np.ndarray) -> float:
     return float(differences[np.triu_indices(len(differences), 1)].mean())
 
 
-def spread(each: Sequence[np.ndarray]) -> dict:
+def spread(each: Sequence[np.ndarray]) -> dict[str, Any]:
     """Returns the `mean` over seeds of mean differences, their `std` and `values`."""
     values = [mean_difference(differences) for differences in each]
-    mean, std, _ = statistics.spread(values)
-    return {"mean": mean, "std": None if np.isnan(std) else std, "values": values}
+    return aggregate.spread(values) | {"values": values}
 
 
 def table(compared: dict) -> str:

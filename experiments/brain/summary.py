@@ -10,6 +10,7 @@ import numpy as np
 from experiments import config as configs
 from experiments import data, weights
 from experiments.brain import source
+from experiments.results import aggregate
 from rdljax import nets, rdm, statistics
 
 # The measures of agreement.
@@ -136,7 +137,7 @@ def summarise(
                 }
                 there["shown"] = [similarity(x, shown, "pearson") for x in seen]
                 agreement.setdefault(method, {})[layer] = {
-                    k: _spread(values) for k, values in there.items()
+                    k: aggregate.spread(values) for k, values in there.items()
                 }
                 if np.isfinite(held_out).all():
                     draws[method] = _drawn(own, held_out)
@@ -175,8 +176,3 @@ def _drawn(own: Sequence[np.ndarray], subjects: np.ndarray) -> np.ndarray:
         [1 - statistics.bootstrap(x, one).draws for x in own for one in subjects],
         axis=0,
     )
-
-
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    mean, std, _ = statistics.spread(values)
-    return {k: None if np.isnan(x) else x for k, x in (("mean", mean), ("std", std))}

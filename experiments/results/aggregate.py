@@ -1,5 +1,8 @@
 """The result of a run: means over seeds, differences and tests."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from rdljax import statistics
@@ -60,15 +63,15 @@ def _sides(results: list[dict]) -> tuple[dict | None, list[dict]]:
 
 def _method(runs: list[dict]) -> dict:
     return {
-        "test_error": _spread([run["test_error"] for run in runs]),
-        "validation_error": _spread(
+        "test_error": _spread_and_values([run["test_error"] for run in runs]),
+        "validation_error": _spread_and_values(
             [run["history"][-1]["validation_error"] for run in runs]
         ),
-        "best_validation_error": _spread(
+        "best_validation_error": _spread_and_values(
             [min(e["validation_error"] for e in run["history"]) for run in runs]
         ),
         **({} if "agreement" not in runs[0] else _agreement(runs)),
-        "seconds": _spread([run["seconds"] for run in runs]),
+        "seconds": _spread_and_values([run["seconds"] for run in runs]),
     }
 
 
@@ -76,24 +79,30 @@ def _agreement(runs: list[dict]) -> dict:
     """Returns the agreement with the teacher's RDMs: mean over layers, and by layer."""
     layers = runs[0]["agreement"]
     means = {
-        kind: _spread(
+        kind: _spread_and_values(
             [np.mean([r["agreement"][k][kind] for k in layers]) for r in runs]
         )
         for kind in ("pearson", "spearman")
     }
     by_layer = {
-        k: _spread([r["agreement"][k]["pearson"] for r in runs]) for k in layers
+        k: _spread_and_values([r["agreement"][k]["pearson"] for r in runs])
+        for k in layers
     }
     return {"agreement": means, "agreement_by_layer": by_layer}
 
 
-def _spread(values: list[float]) -> dict:
+def _spread_and_values(values: Sequence[float]) -> dict[str, Any]:
+    return spread(values) | {"values": [_number(float(v)) for v in values]}
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Returns the `mean` of values over seeds and their standard deviation `std`.
+
+    They are None in place of NaN, which JSON does not have: both if a value is NaN, and
+    the standard deviation if there is only one value.
+    """
     mean, std, _ = statistics.spread(values)
-    return {
-        "mean": _number(mean),
-        "std": _number(std),
-        "values": [_number(float(v)) for v in values],
-    }
+    return {"mean": _number(mean), "std": _number(std)}
 
 
 def _number(value: float) -> float | None:

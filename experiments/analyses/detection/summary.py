@@ -2,13 +2,13 @@
 
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from experiments.analyses.detection import canvas, centernet
-from experiments.results import markdown, plots
+from experiments.results import aggregate, markdown, plots
 from rdljax import statistics
 
 # The smallest score of detections in the figure, and its number of canvases.
@@ -34,11 +34,11 @@ def summarise(results: list[dict], sources: dict[str, str]) -> dict[str, dict]:
             "source": sources[name],
             **{key: own[0][key] for key in ("net", "layer", "grid")},
             **{
-                key: _spread([r[key] for r in own])
+                key: aggregate.spread([r[key] for r in own])
                 for key in ("map", "map_strict", "seconds")
             },
             "ap": [
-                None if None in of_class else _spread(of_class)
+                None if None in of_class else aggregate.spread(of_class)
                 for of_class in zip(*(_numbers(r["ap"]) for r in own), strict=True)
             ],
             "runs": [
@@ -58,11 +58,6 @@ def summarise(results: list[dict], sources: dict[str, str]) -> dict[str, dict]:
 def _numbers(values: Iterable[float | None]) -> list[float | None]:
     """Returns numbers with None in place of NaN, which JSON does not have."""
     return [None if v is None or math.isnan(v) else float(v) for v in values]
-
-
-def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    mean, std, _ = statistics.spread(values)
-    return dict(zip(("mean", "std"), _numbers([mean, std]), strict=True))
 
 
 def table(summary: dict) -> str:
