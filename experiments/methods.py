@@ -54,6 +54,8 @@ class Part:
         paths, too; None if there is no such phase.
       alone: Whether the part is used in the start-up phase only, and trains the student
         there.
+      decays: The function from the config to whether the weight of the part decays
+        linearly to 0 at the last step; None if it never does.
     """
 
     weight: float
@@ -62,6 +64,7 @@ class Part:
     trains: tuple[str, ...] = ()
     first: tuple[str, ...] | None = None
     alone: bool = False
+    decays: Callable[[configs.Config], bool] | None = None
 
 
 # ---- which layers
@@ -310,7 +313,7 @@ PARTS: dict[str, Part] = {
     "pkt": Part(
         30000.0, _vector, _one(lambda _: terms.from_objective(objectives.pkt), True)
     ),
-    "rdl": Part(1.0, _rdl_layers, _rdl),
+    "rdl": Part(1.0, _rdl_layers, _rdl, decays=lambda config: config.rdl.decay),
     "rkd": Part(1.0, _vector, _rkd),
     "sp": Part(
         3000.0, _last, _one(lambda _: terms.from_objective(objectives.sp), True)
@@ -438,10 +441,10 @@ def _named(
     part: str, factor: float, loss: dict[str, Weighted], inputs: TermInputs
 ) -> dict[str, Weighted]:
     """Returns terms, named by their part, with their weights."""
-    found = {}
+    found, decays = {}, PARTS[part].decays
     for name, (share, term) in loss.items():
         own = factor * share
-        if part == "rdl" and inputs.config.rdl.decay:
+        if decays is not None and decays(inputs.config):
             own = optax.linear_schedule(own, 0.0, inputs.steps)
         found[f"{part}/{name}" if name else part] = (own, term)
     return found
