@@ -10,19 +10,22 @@ and in the same order as with TensorFlow, so that `experiments.data.load` and
 
 import dataclasses
 import sys
+from typing import Annotated
 
 import tyro
 
 from experiments import command
-from experiments.data import preparing
+from experiments.data import originals, preparing
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """The data set, its source and its destination."""
 
-    name: tyro.conf.Positional[str]
-    """The data set: mnist, fashion_mnist, cifar10 or cifar100."""
+    name: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(help=f"The data set: {', '.join(originals.SOURCES)}."),
+    ]
     data_dir: str
     """The folder in which the TFDS folder is made."""
     manual_dir: str | None = None

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from experiments import command
-from experiments.data import decoding, records, splits
+from experiments.data import decoding, originals, records, splits
 from rdljax import errors, files
 
-PREPARED_HERE = ("mnist", "fashion_mnist", "cifar10", "cifar100")
-KNOWN = ("digits", *PREPARED_HERE)
+KNOWN = ("digits", *originals.SOURCES)
 # The classes that a folder may name.
 _OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.\w+\.\w+", re.ASCII)
 
@@ -96,7 +95,7 @@ def _tfds_knows(name: str) -> bool:
 
 def _how(name: str, data_dir: str) -> str:
     """Returns instructions that prepare a data set as a folder that `load` can read."""
-    if name in PREPARED_HERE:
+    if name in originals.SOURCES:
         return f"run `python -m experiments.prepare {name} --data_dir {data_dir}`"
     return (
         "on a machine with TensorFlow (`pip install tensorflow tensorflow-datasets`) "

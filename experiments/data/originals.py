@@ -7,7 +7,7 @@ import pathlib
 import struct
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,11 +49,13 @@ class Source:
         name of the file.
       read: The function from the data set's name and the files by name to their
         content.
+      augmentation: The usual `crop` and `flip` of `views.view`; None for neither.
     """
 
     url: str
     files: Mapping[str, tuple[str, ...]]
     read: Callable[[str, Mapping[str, pathlib.Path]], Content]
+    augmentation: Mapping[str, Any] | None = None
 
 
 def read_mnist(name: str, files: Mapping[str, pathlib.Path]) -> Content:
@@ -79,7 +81,10 @@ def read_cifar100(name: str, files: Mapping[str, pathlib.Path]) -> Content:
     return _read_cifar(name, files, ["train.bin"], ["test.bin"], names)
 
 
-# From tensorflow_datasets/url_checksums/NAME.txt. Fashion-MNIST's second sums are those
+# He et al. 2016, section 4.2.
+CIFAR_AUGMENTATION = {"crop": 4, "flip": True}
+# All data sets that `experiments.prepare` prepares, by name. The sums are from
+# tensorflow_datasets/url_checksums/NAME.txt. Fashion-MNIST's second sums are those
 # of the unpacked files: distributions compress them again (Debian's
 # dataset-fashion-mnist drops name and time from gzip's header).
 SOURCES = {
@@ -131,6 +136,7 @@ SOURCES = {
             ),
         },
         read_cifar10,
+        CIFAR_AUGMENTATION,
     ),
     "cifar100": Source(
         "https://www.cs.toronto.edu/~kriz/",
@@ -140,6 +146,7 @@ SOURCES = {
             ),
         },
         read_cifar100,
+        CIFAR_AUGMENTATION,
     ),
 }
 

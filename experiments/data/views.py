@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import records, splits
+from experiments.data import originals, records, splits
 
 
 def augmentation(dataset: splits.Dataset) -> dict[str, Any]:
@@ -17,11 +17,12 @@ def augmentation(dataset: splits.Dataset) -> dict[str, Any]:
       dataset: The data set, from `load`.
 
     Returns:
-      A crop of 4 pixels and flips for CIFAR (He et al. 2016, section 4.2), flips for
-      images that vary in size, otherwise neither.
+      The `augmentation` of the data set in `originals.SOURCES`, if it is there and has
+      one; otherwise flips for images that vary in size, and neither for all others.
     """
-    if dataset.name in ("cifar10", "cifar100"):
-        return {"crop": 4, "flip": True}
+    source = originals.SOURCES.get(dataset.name)
+    if source is not None and source.augmentation is not None:
+        return dict(source.augmentation)
     images = dataset.train.image
     return {"crop": 0, "flip": isinstance(images, records.Records) and images.varied}
 
