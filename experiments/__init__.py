@@ -1,4 +1,41 @@
-"""Experiments: `python -m experiments.run NAME`."""
+"""Trains and compares nets, with one command for each kind of experiment.
+
+A command is called as `python -m experiments.COMMAND`.
+
+================ ============================================================
+command          task
+================ ============================================================
+`run`            trains a teacher, and students by several methods and seeds
+`table`          runs the experiments of a table
+`trials`         runs the trials by which the defaults of RDL were chosen
+`report`         writes the page of a run, or of a table of runs
+`probe`          trains linear classifiers on the features of a run's nets
+`correlations`   compares the logits of students with those of their teacher
+`detection`      compares nets as backbones of an object detector
+`prepare`        prepares image sets as TFDS folders, without TensorFlow
+`import_torch`   imports weights that were trained by another program
+`export_torch`   writes weights for a PyTorch program
+================ ============================================================
+
+The modules and packages of the commands; each imports only those above it.
+
+================ ============================================================
+module           contents
+================ ============================================================
+`command`        command lines, signals and exit statuses
+`locks`          locks of folders
+`config`         the settings of an experiment
+`methods`        the parts of a student's loss
+`data`           image sets, their batches and the input of nets
+`weights`        trained nets: saving, loading and predictions
+`presets`        the configs of `experiments.run`
+`tables`         the tables of `experiments.table`
+`results`        the results folder, and summaries of its content
+`brain`          a brain as the teacher
+`training`       the training of nets, from settings to results
+`analyses`       analyses of finished runs, and detectors
+================ ============================================================
+"""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Command lines, signals and exit statuses, for all commands of this folder."""
+"""Reads command lines, handles signals and returns exit statuses, for all commands."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Locks of folders: one process at a time writes to a folder.
+"""Locks folders, so that one process at a time writes to a folder.
 
 `hold` is for a folder of results: any other process is refused. `hold_when_free` is for
 files that one process writes for all: other processes wait.

@@ -1,4 +1,4 @@
-"""Methods: the parts of a student's loss, in addition to the task.
+"""Defines methods: the parts of a student's loss, in addition to the task.
 
 A method is `plain`, or parts joined by `+`, such as `kd+crd`. A part is an objective as
 used in RepDistiller's comparison (Tian, Krishnan & Isola, Contrastive Representation

@@ -1,4 +1,4 @@
-"""Prepares MNIST, Fashion-MNIST and CIFAR as TFDS folders, without TensorFlow.
+"""Prepares image sets as TFDS folders, without TensorFlow.
 
     python -m experiments.prepare cifar100 --data_dir data
 

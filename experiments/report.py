@@ -1,4 +1,4 @@
-"""Writes a page about a run, or about a table of runs.
+"""Writes the page of a run, or of a table of runs, as one HTML file.
 
     python -m experiments.report results/mnist_rdl-digits [--out=FILE]
 

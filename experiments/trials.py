@@ -1,4 +1,4 @@
-"""Runs the trials that chose RDL's defaults: `python -m experiments.trials 1`.
+"""Runs the trials by which RDL's defaults were chosen: `experiments.trials 1`.
 
 Trains one teacher, then students with every setting of a part of the grid (1:
 distances, comparisons and weights; 2: layers, schedule, pairs and KD around the

@@ -281,6 +281,11 @@ def test_the_library_says_which_modules_it_has():
     assert sorted(told) == sorted(n for n in names if not n.startswith("_"))
 
 
+def test_experiments_say_which_commands_and_rooms_they_have():
+    told = re.findall(r"^`(\w+)`", importlib.import_module("experiments").__doc__, re.M)
+    assert told == [*COMMANDS, *ROOMS]
+
+
 @pytest.mark.parametrize("package", PUBLIC)
 def test_a_package_says_what_is_in_it(package):
     room = importlib.import_module(package)

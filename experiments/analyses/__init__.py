@@ -1,4 +1,4 @@
-"""Analyses of finished runs.
+"""Analyses finished runs, and nets outside of runs.
 
 - `runs`: finished runs: their settings and their nets
 - `linear_probe`: frozen features on other images

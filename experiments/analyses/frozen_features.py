@@ -1,4 +1,4 @@
-"""Features of frozen nets: activations for images of other data sets."""
+"""Extracts the features of frozen nets for images of other data sets."""
 
 import dataclasses
 

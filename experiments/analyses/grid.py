@@ -1,4 +1,4 @@
-"""Training of students with every setting of a grid, evaluated on validation images."""
+"""Trains students with every setting of a grid; evaluates on validation images."""
 
 import dataclasses
 import math

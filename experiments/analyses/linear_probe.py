@@ -1,4 +1,4 @@
-"""Linear classifiers on the frozen features of a run's nets."""
+"""Trains linear classifiers on the frozen features of a run's nets."""
 
 import dataclasses
 import pathlib

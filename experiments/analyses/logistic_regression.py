@@ -1,4 +1,4 @@
-"""Logistic regression, with the L2 weight chosen on held-out images."""
+"""Fits logistic regressions; chooses the L2 weight on held-out images."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Correlations between the logits of a net."""
+"""Computes the correlations between the logits of a net."""
 
 import dataclasses
 import pathlib

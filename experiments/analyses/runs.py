@@ -1,4 +1,4 @@
-"""Finished runs: their settings and their nets."""
+"""Reads finished runs: their settings and their nets."""
 
 import pathlib
 from typing import NamedTuple

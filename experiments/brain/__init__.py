@@ -1,4 +1,4 @@
-"""A brain as the teacher: stimuli, their measured RDMs, and the agreement of nets.
+"""Uses a brain as the teacher: stimuli, measured RDMs, and the agreement of nets.
 
 - `source`: the file of stimuli and RDMs, and its division into shown and held out
 - `targets`: terms and targets of a step

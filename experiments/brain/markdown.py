@@ -1,4 +1,4 @@
-"""The agreement of a run's nets with a brain, as Markdown."""
+"""Formats the agreement of a run's nets with a brain as Markdown."""
 
 from experiments.results import markdown
 

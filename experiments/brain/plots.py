@@ -1,4 +1,4 @@
-"""Figures of the agreement of a run's nets with a brain."""
+"""Draws figures of the agreement of a run's nets with a brain."""
 
 import itertools
 import pathlib

@@ -1,4 +1,4 @@
-"""A brain as the teacher: stimuli and their measured RDMs.
+"""Reads the stimuli of a brain and their measured RDMs.
 
 The stimuli of a file are divided at random, with a fixed seed: students are trained on
 one part, and their agreement with the brain is measured on the other.

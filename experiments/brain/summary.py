@@ -1,4 +1,4 @@
-"""The agreement of nets with a brain on its stimuli."""
+"""Computes the agreement of nets with a brain on its stimuli."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

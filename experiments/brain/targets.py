@@ -1,4 +1,4 @@
-"""Terms and targets of a student taught by a brain, and its view of the stimuli."""
+"""Makes the terms and the targets of a student that a brain teaches."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The settings of an experiment, and how to change them.
+"""Defines the settings of an experiment, loads presets and changes settings.
 
 A config is a frozen `Config` made by `experiments/presets/NAME.py`, whose docstring is
 its lab note. Settings are in groups (`config.optimizer.learning_rate`); a group checks

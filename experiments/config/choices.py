@@ -1,4 +1,4 @@
-"""The functions that a setting chooses by name, one table for each such setting.
+"""Lists the functions that a setting chooses by name, in one table for each setting.
 
 `Distance`, `Schedule` and so on are the types of these settings: the names of a table.
 To add a choice, add it to the table; the command line and its `--help` follow.

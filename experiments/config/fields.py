@@ -1,4 +1,4 @@
-"""The annotations of a setting's field, and how a group checks its fields.
+"""Defines the annotations of a setting's field, and checks the fields of a group.
 
 A field's annotation has its flag (`arg(name=...)`) if that differs from its name, a
 `Range` of numbers, and `NAMES` or `PATH`.

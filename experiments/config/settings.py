@@ -1,4 +1,4 @@
-"""All settings, in groups: their fields, documentation and ranges.
+"""Defines all settings, in groups: their fields, documentation and ranges.
 
 A group checks its values when it is constructed.
 """

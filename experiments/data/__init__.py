@@ -1,4 +1,4 @@
-"""Image sets: reading, splitting, streaming, and augmentation in the compiled step.
+"""Reads image sets, splits them, and makes batches and the input of nets.
 
 - `splits`: the class of data sets: three splits, with mean and standard deviation
 - `sets`: `load`: a data set by its name

@@ -1,4 +1,4 @@
-"""Nets that see only the luminance, or only the chrominance, of a colour image.
+"""Makes nets that see only the luminance, or the chrominance, of a colour image.
 
 They serve transfer between modalities, such as from a teacher that sees luminance to a
 student that sees chrominance (Tian, Krishnan & Isola, Contrastive Representation

@@ -1,4 +1,4 @@
-"""Decoding of image files with Pillow: cropping, resizing, conversion of channels.
+"""Decodes image files with Pillow: crops, resizes and converts their channels.
 
 Images that vary in size are resized to a common size: evaluation uses their centre
 crops (`centre_crop`), training random crops (`random_box`, `crop_and_resize`).

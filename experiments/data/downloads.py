@@ -1,4 +1,4 @@
-"""Downloads of the publishers' files of image sets, checked by their SHA-256."""
+"""Downloads the publishers' files of image sets and checks their SHA-256."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""Image sets in folders that TFDS has prepared, read without TensorFlow."""
+"""Reads image sets in folders that TFDS has prepared, without TensorFlow."""
 
 import contextlib
 import json

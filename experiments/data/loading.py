@@ -1,4 +1,4 @@
-"""The order of the images of an epoch, and batches of images from the host.
+"""Determines the order of an epoch's images, and loads batches from the host.
 
 A batch is a list of indices determined by seed, epoch and step, whether its images are
 on the device, in the host's memory or in files. grain could replace only `prefetch` and

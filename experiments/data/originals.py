@@ -1,4 +1,4 @@
-"""The original files of MNIST, Fashion-MNIST and CIFAR: their URLs and formats."""
+"""Reads the original files of MNIST, Fashion-MNIST and CIFAR; lists their URLs."""
 
 import dataclasses
 import io

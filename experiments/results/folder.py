@@ -1,4 +1,4 @@
-"""The results folder: which run it belongs to, and which files may be deleted."""
+"""Claims and empties the results folder; names all files of a run."""
 
 import enum
 import json

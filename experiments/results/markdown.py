@@ -1,4 +1,4 @@
-"""The result of a run as Markdown."""
+"""Formats the result of a run as Markdown."""
 
 
 def table(summary: dict) -> str:

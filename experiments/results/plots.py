@@ -1,4 +1,4 @@
-"""Figures of the result of a run."""
+"""Draws figures of the result of a run."""
 
 import itertools
 import pathlib

@@ -1,4 +1,4 @@
-"""The result of a table of experiments, as JSON, Markdown, CSV and a figure."""
+"""Writes the result of a table of experiments as JSON, Markdown, CSV and a figure."""
 
 import csv
 import enum

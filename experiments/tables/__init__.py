@@ -1,4 +1,4 @@
-"""Tables: several experiments whose results are compared.
+"""Defines tables: several experiments whose results are compared.
 
 A table is made by `get_table()` in a file of this folder; the docstring of the file is
 its lab note. `python -m experiments.table NAME` runs and prints the table.

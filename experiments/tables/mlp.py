@@ -1,4 +1,4 @@
-"""From convolutional nets to a multilayer perceptron, small enough for two CPU cores.
+"""Transfer from convolutional nets to a small multilayer perceptron.
 
 Paper: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR
 2019, section 4.3 (`vid_mlp`).

@@ -1,4 +1,4 @@
-"""From settings to trained nets.
+"""Trains the nets of an experiment, from its settings to its results.
 
 - `experiment`: a run: one experiment and its results folder
 - `teaching`: the teacher and all students of a run

@@ -1,4 +1,4 @@
-"""Trainers of a method, whose programs are used for all seeds."""
+"""Builds the trainers of a method, whose programs are used for all seeds."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Checks of methods and nets before training.
+"""Checks methods and nets before training.
 
 (Each group of settings checks its own values: `experiments.config`.)
 """

@@ -1,4 +1,4 @@
-"""The context of an experiment's runs: settings, images and other inputs."""
+"""Loads the data and the nets of an experiment."""
 
 import dataclasses
 import hashlib

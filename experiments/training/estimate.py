@@ -1,4 +1,4 @@
-"""The plan of a table of experiments: its runs and their estimated time."""
+"""Plans a table of experiments: lists its runs and estimates their time."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""Metrics of a net for TensorBoard."""
+"""Writes the metrics of a net for TensorBoard."""
 
 import contextlib
 import pathlib

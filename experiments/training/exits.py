@@ -1,4 +1,4 @@
-"""The exit status of a command that trains."""
+"""Determines the exit status of a command that trains."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""A run: one experiment and its results folder."""
+"""Runs one experiment and writes its results folder."""
 
 import sys
 

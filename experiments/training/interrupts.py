@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals that ask a training to stop."""
+"""Handles Ctrl-C and other signals that ask a training to stop."""
 
 import signal
 

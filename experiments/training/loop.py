@@ -1,4 +1,4 @@
-"""The training loop for students and teachers (a teacher is a student without terms).
+"""Trains students and teachers (a teacher is a student without terms).
 
 Each call of the devices takes a few steps (`Trainer.chunk`), and the host does not wait
 for it: on an accelerator the next epoch is started before the metrics of the last are

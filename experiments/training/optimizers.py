@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate, from the settings."""
+"""Makes the optimizer and its learning rate from the settings."""
 
 import optax
 

@@ -1,4 +1,4 @@
-"""Compiled steps, their drivers, and checks that they fit into memory.
+"""Compiles steps, chooses their drivers, and checks that they fit into memory.
 
 A step's programs are compiled before they run, with a message about the time of
 compilation and the memory that they will take, so that a net that does not fit is

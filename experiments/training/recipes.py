@@ -1,4 +1,4 @@
-"""Recipes: the builder of states and steps for a net and a method.
+"""Makes recipes, which build the states and steps for a net and a method.
 
 The rehearsal of a run traces the steps; the training, the profile and the plan of a
 table run them.

@@ -1,4 +1,4 @@
-"""The record of a trained net: its results on the test images, and its weights."""
+"""Records a trained net: its results on the test images, and its weights."""
 
 import importlib.metadata
 import pathlib

@@ -1,4 +1,4 @@
-"""A rehearsal: one step of every method is traced before anything is trained."""
+"""Traces one step of every method before anything is trained."""
 
 import dataclasses
 import functools

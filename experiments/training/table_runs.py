@@ -1,4 +1,4 @@
-"""The runs of a table of experiments."""
+"""Runs the experiments of a table."""
 
 import contextlib
 import dataclasses

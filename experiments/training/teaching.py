@@ -1,4 +1,4 @@
-"""From a context to trained nets and their results."""
+"""Trains the teacher and all students of a context, and returns their results."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

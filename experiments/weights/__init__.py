@@ -1,4 +1,4 @@
-"""Trained nets: saving, loading, and predictions for many images.
+"""Saves and loads trained nets, and predicts many images with them.
 
 - `store`: folders of weights, and files of other programs
 - `predictions`: activations, logits and classes of many images

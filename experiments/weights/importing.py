@@ -1,4 +1,4 @@
-"""Conversion of other programs' weights to a folder that runs can use."""
+"""Converts other programs' weights to a folder that runs can use."""
 
 import dataclasses
 

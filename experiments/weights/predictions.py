@@ -1,4 +1,4 @@
-"""The output of a net for many images: activations, logits, classes."""
+"""Computes the output of a net for many images: activations, logits, classes."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Trained nets without a run: a folder with weights and the input normalisation."""
+"""Saves and loads trained nets: folders with weights and the input normalisation."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Nets as backbones of detectors, after Huang & Wang 2017.
+"""Compares nets as backbones of detectors, after Huang & Wang 2017.
 
 - `canvas`: images of several objects
 - `centernet`: the detector, its losses and its precision

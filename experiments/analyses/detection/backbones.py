@@ -1,4 +1,4 @@
-"""Backbones of detectors: trained nets and one of their layers."""
+"""Loads the backbones of detectors: trained nets and one of their layers."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Canvases: images composed of several real images with one object each."""
+"""Composes canvases: images of several real images with one object each."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""A detector: one head without anchors over a map of a net, and average precision.
+"""Defines the detector, one head without anchors over a map, and its precision.
 
 Zhou, Wang & Krähenbühl, Objects as Points, arXiv 1904.07850, 2019.
 """

@@ -1,4 +1,4 @@
-"""The folder of a comparison of detectors."""
+"""Claims the folder of a comparison of detectors, and reads its records."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""The settings of a comparison of detectors."""
+"""Defines the settings of a comparison of detectors."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The result of a comparison of detectors: numbers, table and figure."""
+"""Summarises a comparison of detectors as numbers, a table and a figure."""
 
 import math
 import pathlib

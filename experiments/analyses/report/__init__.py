@@ -1,4 +1,4 @@
-"""A page about a run, or about a table of runs.
+"""Writes the page of a run, or of a table of runs.
 
 - `numbers`: the numbers of the page
 - `page`: the HTML

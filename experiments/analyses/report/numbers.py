@@ -1,4 +1,4 @@
-"""The numbers of a page about a run, or about a table of runs."""
+"""Computes the numbers of the page of a run, or of a table of runs."""
 
 import base64
 import dataclasses

@@ -1,4 +1,4 @@
-"""The HTML of a report, around its numbers.
+"""Renders the HTML of a page from its numbers.
 
 Templates are in `templates`; `page.css` and `page.js` are included in every page. The
 templates escape all texts, and the script shows texts by `textContent`.
