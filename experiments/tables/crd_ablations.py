@@ -16,7 +16,7 @@ from experiments import tables
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns the default column, and one for each temperature and set of negatives."""
     changes: dict[str, dict[str, Any]] = {
         **{f"t = {t}": {"crd_temperature": t} for t in (0.02, 0.05, 0.1, 0.2, 0.3)},
         **{

@@ -97,7 +97,7 @@ SMALL = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns a column for each pair of nets, with the published numbers."""
     columns: dict[str, tables.Column] = {}
     of_teacher: dict[str, str] = {}
     for i, (name, (teacher, student)) in enumerate(PAIRS.items()):

@@ -11,7 +11,7 @@ from experiments import tables
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns a column for one, two and four teachers."""
     return tables.Table(
         {
             f"{count} teacher{'s' * (count > 1)}": tables.Column(

@@ -15,7 +15,7 @@ EPOCHS = {"5400": 5, "1000": 12, "500": 20, "100": 50}
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns a column for each number of training images per class."""
     columns = {}
     for name, epochs in EPOCHS.items():
         whole = name == "5400"

@@ -19,7 +19,7 @@ EPOCHS = {200: 40, 100: 60, 50: 80}
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns a column for each number of training images per class."""
     return tables.Table(
         {
             str(count): tables.Column(

@@ -18,7 +18,7 @@ METHODS = ("plain", "rdl", "hint", "at", "kd", "kd+rdl")
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns a column for one teacher and one for an ensemble of three."""
     one = configs.make(methods=METHODS, weights=("hint=1",))
     ensemble = configs.make(ensemble=3, methods=("plain", "rdl", "kd", "kd+rdl"))
     return tables.Table(

@@ -30,7 +30,7 @@ METHODS = (
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns a column for each of the two teachers."""
     shared: dict[str, Any] = {
         "data": "cifar10",
         "student": "mnist_cnn_small",

@@ -22,7 +22,7 @@ PUBLISHED = {
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns a column for each number of images per class, with published numbers."""
     columns = {}
     for name, numbers in PUBLISHED.items():
         whole = name == "5000"

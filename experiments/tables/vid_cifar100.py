@@ -20,7 +20,7 @@ PUBLISHED = {
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns a column for each student's net, with the published numbers."""
     columns = {}
     for student, numbers in PUBLISHED.items():
         config = tables.repdistiller(

@@ -14,7 +14,7 @@ METHODS = ("plain", "kd", "hint", "vid", "rdl")
 
 
 def get_table() -> tables.Table:
-    """Returns the columns of the table, with published accuracies if known."""
+    """Returns a column for each width of the multilayer perceptron."""
     columns = {}
     for width in (1024, 2048, 4096):
         settings = configs.make(
