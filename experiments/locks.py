@@ -57,7 +57,8 @@ class Owner(NamedTuple):
 def hold(folder: pathlib.Path) -> Iterator[None]:
     """Locks a folder in a `with` block; an error names another process that has it.
 
-    The lock is the kernel's (`flock`), which ends with its process, however that ends.
+    The lock is the kernel's (`flock`), which the operating system releases when the
+    process ends, even if it was killed.
     Some network file systems have no locks, or do not share them with other hosts.
     Therefore the lock's file also names its owner, who touches it regularly: on another
     host, and where there are no locks of the kernel, an owner that has not touched it
@@ -99,7 +100,7 @@ def hold_when_free(
                 break
             except InUse as error:
                 if not told:
-                    tell(f"{error}; this one waits")
+                    tell(f"{error}; waiting for it")
                 told = True
                 handle_wait()
                 time.sleep(1)
@@ -115,7 +116,7 @@ def _locked(folder: pathlib.Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if path.is_symlink() or (path.exists() and not path.is_file()):
-                raise OSError(f"{path} is no file")
+                raise OSError(f"{path} is not a file")
             # (Any user who may write to the folder may take over a dead owner's lock.)
             mode = folder.stat().st_mode & 0o666 | 0o600
             lock = filelock.FileLock(

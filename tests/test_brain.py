@@ -747,7 +747,7 @@ class TestExperiment:
             ({"stimuli": 7}, "7 stimuli in a step do not divide by 8 devices"),
             ({"held_out": 0.95}, "19 are held out and 1 are for training"),
             ({"held_out": 1.0}, "held_out must be above 0"),
-            ({"brain_ceiling": True}, "it requires brain_subjects=each"),
+            ({"brain_ceiling": True}, "set brain_subjects=each"),
             (
                 {
                     "brain_ceiling": True,

@@ -1115,7 +1115,7 @@ class TestLock:
     def test_a_pipe_is_no_lock(self, tmp_path):
         started = [sys.executable, "-c", PIPE, str(tmp_path / locks.NAME)]
         said = subprocess.run(started, cwd=ROOT, timeout=20, capture_output=True)
-        assert b"is no file" in said.stdout
+        assert b"is not a file" in said.stdout
 
     def test_it_is_one_process_s_until_that_is_dead(self, tmp_path):
         started = [sys.executable, "-c", HOLDER, str(tmp_path / locks.NAME)]

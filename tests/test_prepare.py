@@ -429,7 +429,9 @@ class TestDownload:
         original(url="http://example.invalid/")
         start = time.monotonic()
         try:
-            with pytest.raises(downloads.CannotPrepare, match="no answer within 0.2 s"):
+            with pytest.raises(
+                downloads.CannotPrepare, match="no response within 0.2 s"
+            ):
                 preparing.prepare("mnist", tmp_path / "made")
         finally:
             gate.set()

@@ -364,11 +364,15 @@ class TestCommand:
 
     def test_what_is_no_such_table_is_left_alone(self, tmp_path, capsys):
         for name, content, message in (
-            ("table.md", "my table", "holds what no table has written: table.md;"),
-            ("table.csv", "a,b", "holds what no table has written: table.csv;"),
+            (
+                "table.md",
+                "my table",
+                "holds files that no table has written: table.md;",
+            ),
+            ("table.csv", "a,b", "holds files that no table has written: table.csv;"),
             ("table.json", '{"name": "others"}', "holds the table others: table.json;"),
-            ("table.json", "[1]", "table.json is no table"),
-            ("table.json", '{"names": 1}', "table.json is no table"),
+            ("table.json", "[1]", "table.json is not a table"),
+            ("table.json", '{"names": 1}', "table.json is not a table"),
         ):
             folder = tmp_path / "table"
             folder.mkdir()

@@ -181,7 +181,7 @@ class TestUntrusted:
             ({"normalisation": [["a"], [1]]}, "expected mean and std"),
             ({"normalisation": [[0.5, 1], [1, 1]]}, "of 1 channels"),
             ({"source": "here"}, "source is 'here', expected dict"),
-            ({"source": {}}, "where it is from"),
+            ({"source": {}}, "its record has no source"),
             ({"source": {"file": 1}}, "source.file is '1'"),
             ({"modality": "smell"}, "modality is 'smell'"),
         ):

@@ -109,21 +109,21 @@ def _check_free(out: pathlib.Path, overwrite: bool) -> None:
     if not record.exists():
         if (out / "probe.md").exists():
             raise command.UsageError(
-                f"{out} holds a probe.md that no probe has written; --out=FOLDER "
-                "leaves it alone"
+                f"{out} holds a probe.md that no probe has written; use another "
+                "folder: --out=FOLDER"
             )
         return
     if not overwrite:
         raise command.UsageError(
-            f"{out} holds a probe; --overwrite replaces it, --out=FOLDER leaves it "
-            "alone"
+            f"{out} holds a probe; --overwrite replaces it, or use another folder: "
+            "--out=FOLDER"
         )
     try:
         if not {"run", "layer", "nets"} <= files.read_json(record).keys():
             raise ValueError("it has no run, layer and nets")
     except Exception as error:  # (A file of another kind raises many kinds of errors.)
         raise command.UsageError(
-            f"{record} is not a probe ({error}); --out=FOLDER leaves it alone"
+            f"{record} is not a probe ({error}); use another folder: --out=FOLDER"
         ) from error
 
 

@@ -73,7 +73,7 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
     if min(held_out, shown, step) < 3 or step > shown:
         raise command.UsageError(
             f"of {n} stimuli {held_out} are held out and {shown} are for training, "
-            f"{step} in a step: an RDM needs 3 on either side"
+            f"{step} in a step: an RDM needs 3 stimuli or more"
         )
     if step % devices:
         raise command.UsageError(
@@ -122,9 +122,10 @@ def _check_measured(name: str, rdms: rdm.io.Rdms) -> None:
     known = np.isfinite(rdm.subjects.mean_over_sessions(rdms)).sum(axis=1)
     if known.min() < 3:
         raise command.UsageError(
-            f"{name}: subject {known.argmin()} has {known.min()} measured pairs of the "
-            f"{rdm.stimuli(rdms.distances.shape[-1])} stimuli for training, or of "
-            "those held out"
+            f"{name}: subject {known.argmin()} has {known.min()} measured pairs of "
+            f"{rdm.stimuli(rdms.distances.shape[-1])} stimuli; at least 3 measured "
+            "pairs are required in each part (the stimuli for training, and those held "
+            "out)"
         )
 
 

@@ -77,7 +77,7 @@ PRESETS = pathlib.Path(__file__).parents[1] / "presets"
 
 
 def _all_fields() -> dict[str, fields.Field]:
-    """Returns all settings by their flags."""
+    """Returns the descriptions of all settings, by flag."""
     found: dict[str, fields.Field] = {}
     for group in dataclasses.fields(Config):
         for field in fields.of_group(type(group.default), group.name):  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ FIELDS = _all_fields()
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Returns all settings by their flags."""
+    """Returns the values of all settings of a config, by flag."""
     return {
         flag: getattr(getattr(config, field.group), field.name)
         for flag, field in FIELDS.items()

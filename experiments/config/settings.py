@@ -77,8 +77,8 @@ class Nets(Settings):
         trained_here = self.teacher is not None and self.teacher_from is None
         if self.ensemble > 1 and not trained_here:
             raise command.UsageError(
-                "an ensemble needs teachers that are trained here: it does not go with "
-                "teacher=None or teacher_from"
+                "an ensemble needs teachers that are trained here: it cannot be "
+                "combined with teacher=None or teacher_from"
             )
 
 
@@ -198,8 +198,7 @@ class Brain(Settings):
         """Checks the settings that a noise ceiling requires."""
         if self.ceiling and self.subjects != "each":
             raise command.UsageError(
-                "brain_ceiling is of each subject's RDM: it requires "
-                "brain_subjects=each"
+                "brain_ceiling is defined for single subjects: set brain_subjects=each"
             )
         if self.ceiling and self.comparison.startswith("MSE"):
             raise command.UsageError(
@@ -254,8 +253,8 @@ class Optimizer(Settings):
     cosine to 0; `steps`, as in RepDistiller, a tenth after 5/8, 6/8 and 7/8 of the
     epochs; `constant`; `linear` to 0; `polynomial`, the square of `linear`;
     `exponential` to a hundredth; `warmup_exponential`, the same after a warm-up in the
-    first epoch; `optax.cosine_onecycle_schedule` or `optax.linear_onecycle_schedule`.
-    """
+    first epoch; `cosine_onecycle` or `linear_onecycle`, optax's schedules of one
+    cycle."""
     momentum: Annotated[float, Range("0 or more", 0.0, 1.0)] = 0.9
     """The momentum of SGD; for AdamW, the decay of the mean of gradients."""
     nesterov: bool = True
@@ -331,7 +330,7 @@ class Config(Settings):
         batch, pairs = self.training.batch, self.rdl.pairs
         if pairs is not None and self.nets.ensemble > 1:
             raise command.UsageError(
-                "the mean RDM of an ensemble has all pairs: it requires pairs=None"
+                "the teachers' RDMs are averaged over all pairs: set pairs=None"
             )
         most = batch * (batch - 1) // 2
         if pairs is not None and pairs > most:

@@ -135,7 +135,7 @@ def convert_mode(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     own = image.mode
     try:
         if own in WIDE and image.format not in SIXTEEN:
-            raise ValueError("nothing says which number is white")
+            raise ValueError("the value of white is unknown")
         if own.startswith("I"):
             image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         elif own in ("P", "PA"):
@@ -150,7 +150,7 @@ def open_image(encoded: bytes) -> PIL.Image.Image:
     """Opens an encoded image of one of `FORMATS`, without decoding its pixels.
 
     Raises:
-      PIL.UnidentifiedImageError: The bytes are no image of these formats.
+      PIL.UnidentifiedImageError: If the bytes are not an image of these formats.
     """
     return PIL.Image.open(io.BytesIO(encoded), formats=FORMATS)
 

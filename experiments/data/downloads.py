@@ -122,22 +122,22 @@ def _open(url: str) -> http.client.HTTPResponse:
     urllib's own timeout applies to each address of a server, but not to the look-up of
     its name; together they may take minutes on a machine without a network.
     """
-    answer: queue.Queue[http.client.HTTPResponse | Exception] = queue.Queue()
+    responses: queue.Queue[http.client.HTTPResponse | Exception] = queue.Queue()
 
     def ask():
         try:
-            answer.put(urllib.request.urlopen(url, timeout=PATIENCE))
+            responses.put(urllib.request.urlopen(url, timeout=PATIENCE))
         except Exception as error:
             # (An HTTPError is also an open response.)
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
-            answer.put(error)
+            responses.put(error)
 
     threading.Thread(target=ask, daemon=True).start()
     try:
-        response = answer.get(timeout=PATIENCE)
+        response = responses.get(timeout=PATIENCE)
     except queue.Empty:
-        raise TimeoutError(f"no answer within {PATIENCE:g} s") from None
+        raise TimeoutError(f"no response within {PATIENCE:g} s") from None
     if isinstance(response, Exception):
         raise response
     return response

@@ -218,7 +218,7 @@ def _check_runs_no_code(folder: pathlib.Path) -> None:
     with report_damage(folder):
         for path in folder.iterdir():
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise ValueError(f"{path.name} is no file")  # (A pipe, say.)
+                raise ValueError(f"{path.name} is not a file")  # (Such as a pipe.)
         named = [*_classes(files.read_json(folder / "dataset_info.json"))]
         if (folder / "features.json").exists():
             named += _classes(files.read_json(folder / "features.json"))
@@ -253,7 +253,7 @@ def _check_classes(folder: pathlib.Path, named: Iterable[str]) -> None:
             raise splits.DataMissing(
                 f"{folder} is refused: it names the class {name!r}, whose module TFDS "
                 "would import, and only tensorflow_datasets.core.features is allowed: "
-                "a data set may run no code"
+                "a data set may not run code"
             )
 
 

@@ -235,7 +235,7 @@ def _read_cifar(
                 if opened is not None
             }
     except (tarfile.TarError, EOFError) as error:
-        raise downloads.CannotPrepare(f"{path} is no archive: {error}") from error
+        raise downloads.CannotPrepare(f"{path} is not an archive: {error}") from error
     lacks = [
         member for member in (*train, *test, *names.values()) if member not in held
     ]

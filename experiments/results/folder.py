@@ -290,8 +290,8 @@ def _check_spares_sources(folder: pathlib.Path, config: configs.Config) -> None:
         source = command.path(field, given).resolve()
         if folder.resolve() in (source, *source.parents):
             raise command.UsageError(
-                f"overwrite would delete {given}, which {field} names; --out=FOLDER "
-                "sets another folder for results"
+                f"overwrite would delete {given}, which {field} names; use another "
+                "folder: --out=FOLDER"
             )
 
 
@@ -314,8 +314,8 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
         names = ", ".join(str(path.relative_to(folder)) for path in foreign[:5])
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise command.UsageError(
-            f"{folder} holds what no run has written: {names}{more}; move that "
-            "elsewhere for --overwrite, or use another folder with --out=FOLDER"
+            f"{folder} holds files that no run has written: {names}{more}; move them "
+            "elsewhere for --overwrite, or use another folder: --out=FOLDER"
         )
     results = folder / RunFile.RESULT, *folder.glob(f"*/{NetFile.RESULT}")
     for record in results:
@@ -344,7 +344,7 @@ def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
 
 
 def differences(theirs: dict, mine: dict) -> list[str]:
-    """Returns the names of settings whose values prevent that a run is resumed.
+    """Returns the settings whose values prevent a run from being resumed.
 
     Args:
       theirs: The content of the `config.json` of the run in a folder.
@@ -382,7 +382,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
         theirs = files.read_json(record) if record.exists() else None
     except (OSError, ValueError, RecursionError) as error:
         raise command.UsageError(
-            f"{record} is damaged ({error}); --out=FOLDER leaves it alone"
+            f"{record} is damaged ({error}); use another folder: --out=FOLDER"
         ) from error
     if not is_run(theirs):
         raise command.UsageError(f"{folder} holds something that is not a run")
@@ -391,7 +391,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
     if changes := _said(theirs, mine):
         raise command.UsageError(
             f"{folder} holds a run with other settings ({changes}); --overwrite "
-            "deletes it, --out=FOLDER leaves it alone"
+            "deletes it, or use another folder: --out=FOLDER"
         )
     if not config.runtime.resume:
         raise command.UsageError(

@@ -258,7 +258,7 @@ def _activations(
         return None
     if config.nets.teacher is not None:
         raise command.UsageError(
-            f"{path} teaches in place of a net: activations from a file require "
+            f"{path} replaces the teacher's net: activations from a file require "
             "--teacher=None"
         )
     layers = methods.teacher_layers(config)

@@ -181,13 +181,14 @@ def _check_own(call: Call) -> None:
         name = None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise commands.UsageError(
-            f"{record} is no table ({error!r}); --out=FOLDER leaves it alone"
+            f"{record} is not a table ({error!r}); use another folder: --out=FOLDER"
         ) from error
     if name != call.name:
-        what = "what no table has written" if name is None else f"the table {name}"
+        what = "files that no table has written"
+        what = what if name is None else f"the table {name}"
         raise commands.UsageError(
-            f"{call.folder} holds {what}: {', '.join(others)}; --out=FOLDER leaves it "
-            "alone"
+            f"{call.folder} holds {what}: {', '.join(others)}; use another folder: "
+            "--out=FOLDER"
         )
 
 

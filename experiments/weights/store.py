@@ -303,7 +303,7 @@ def load(folder: str | os.PathLike, *, limit: int | None = files.LIMIT) -> Train
             normalisation = tuple(map(tuple, normalisation))
             _check(normalisation, shape[-1])
         if not about["source"].keys() & {"file", "run"}:
-            raise ValueError("it does not say where it is from")
+            raise ValueError("its record has no source")
     except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(
             f"{folder} holds no weights: a run leaves such a folder for each net, and "

@@ -160,7 +160,7 @@ def last_stage(name: str, net: Any, seen: dict[str, Array], size: int) -> str:
       size: The height and width of the canvases in pixels.
 
     Raises:
-      UsageError: If no stage is.
+      UsageError: If no stage is fine enough.
     """
     stages = [layer for layer in net.layers if layer.startswith("stage")]
     fine = [layer for layer in stages if seen[layer].shape[1] >= LEAST_GRID]

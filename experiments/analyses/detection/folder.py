@@ -48,9 +48,10 @@ def _check_taken(
     """Raises `UsageError` unless a folder in use may be resumed."""
     if not record.exists():
         raise command.UsageError(
-            f"{folder} holds something that is not a comparison of detectors; see --out"
+            f"{folder} holds something that is not a comparison of detectors; use "
+            "another folder: --out=FOLDER"
         )
-    theirs = read(record, "--out=FOLDER leaves it alone")
+    theirs = read(record, "use another folder: --out=FOLDER")
     unknown = "images" not in theirs  # (It was recorded by an earlier version.)
     theirs = {"images": settings.get("images"), **theirs}
     changed = [
@@ -61,7 +62,7 @@ def _check_taken(
     if changed:
         raise command.UsageError(
             f"{folder} holds a run with other settings ({', '.join(changed)}); "
-            "--out=FOLDER leaves it alone"
+            "use another folder: --out=FOLDER"
         )
     if not resume:
         raise command.UsageError(
@@ -85,7 +86,7 @@ def read(record: pathlib.Path, hint: str) -> dict:
     try:
         found = files.read_json(record)
         if not isinstance(found, dict):
-            raise ValueError("it is no dictionary")
+            raise ValueError("it is not a dictionary")
     except (OSError, ValueError, RecursionError) as error:
         raise command.UsageError(f"{record} is damaged ({error}); {hint}") from error
     return found

@@ -51,7 +51,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Reads a folder and writes a page.
+    """Writes the report of a run or a table as one HTML page.
 
     Args:
       options: The folder, and the file to write.
