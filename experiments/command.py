@@ -38,7 +38,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def handle_signals(handle: Callable[[int], Any]) -> Iterator[None]:
-    """Makes the signals that ask to stop call `handle(number)`, in a `with` block.
+    """Calls `handle(number)` for signals that ask to stop, in a `with` block.
 
     A signal that is ignored, as a hangup is under `nohup`, stays ignored. (Except
     Ctrl-C, which a shell without a terminal ignores for commands in the background.)
@@ -53,9 +53,9 @@ def handle_signals(handle: Callable[[int], Any]) -> Iterator[None]:
 
 
 def handle_signals_from_start() -> None:
-    """Makes the signals end a command without a traceback while it imports modules.
+    """Ends a command without a traceback if a signal asks it to stop during imports.
 
-    As soon as its `main` is defined they raise `Stopped` instead.
+    As soon as the command's `main` is defined, these signals raise `Stopped` instead.
     """
 
     def handle(number):
@@ -68,7 +68,7 @@ def handle_signals_from_start() -> None:
 
 
 def _listen(handle: Callable[[int], Any]) -> dict[int, Any]:
-    """Makes the signals call `handle(number)`; returns their previous handlers."""
+    """Calls `handle(number)` for signals from now on; returns the previous handlers."""
 
     def called(number, _):
         _spare_closed_terminals(number)

@@ -58,12 +58,12 @@ def hold(folder: pathlib.Path) -> Iterator[None]:
     """Locks a folder in a `with` block; an error names another process that has it.
 
     The lock is the kernel's (`flock`), which the operating system releases when the
-    process ends, even if it was killed.
-    Some network file systems have no locks, or do not share them with other hosts.
-    Therefore the lock's file also names its owner, who touches it regularly: on another
-    host, and where there are no locks of the kernel, an owner that has not touched it
-    for `DEAD_AFTER` seconds counts as dead. (The process number alone does not show
-    this, since another process may have it now.)
+    process ends, even if it was killed. Some network file systems have no locks, or do
+    not share them with other hosts. Therefore the lock's file also names its owner,
+    which updates the file's time regularly: on another host, and where there are no
+    locks of the kernel, an owner without an update for `DEAD_AFTER` seconds counts as
+    dead. (The process number alone does not show this, since another process may have
+    it now.)
 
     Args:
       folder: The folder; it is created if it is missing.
@@ -109,7 +109,7 @@ def hold_when_free(
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Locks the file `NAME` in a folder, which stands for the folder."""
+    """Locks a folder by its file `NAME`."""
     path, since = folder / NAME, time.strftime("%Y-%m-%d %H:%M:%S %z")
     me = Owner(platform.node(), os.getpid(), since, secrets.token_hex(8))
     with contextlib.ExitStack() as held:
@@ -205,7 +205,10 @@ def _read(path: pathlib.Path) -> Owner | None:
 
 
 def _beat(path: pathlib.Path, me: Owner, stop: threading.Event) -> None:
-    """Touches the lock's file regularly while it is this owner's, until `stop`."""
+    """Updates the time of the lock's file regularly, until `stop`.
+
+    It does nothing while another owner has the file.
+    """
     while not stop.wait(BEAT):
         if _read(path) == me:
             with contextlib.suppress(OSError):

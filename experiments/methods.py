@@ -103,7 +103,7 @@ def _logits(config: configs.Config) -> list[Pair]:
     return [("logits", "logits")]
 
 
-def _hinted(config: configs.Config) -> list[Pair]:
+def _hint_layers(config: configs.Config) -> list[Pair]:
     return [pair(config.method.hint_layer)]
 
 
@@ -144,7 +144,7 @@ def _before_relu(config: configs.Config) -> list[Pair]:
 
 # The flag that sets the layers of a part; parts that compare logits have none.
 LAYER_FLAGS: dict[Callable[[configs.Config], list[Pair]], str] = {
-    _hinted: "--hint_layer",
+    _hint_layers: "--hint_layer",
     _vector: "--vector",
     _rdl_layers: "--layers",
     **dict.fromkeys((stages, _last, _from_stem, _before_relu), "--maps"),
@@ -166,7 +166,7 @@ def teacher_names(config: configs.Config) -> list[str]:
     return [str(i) for i in range(count)] if count > 1 else []
 
 
-def _taught(
+def _term_of_teachers(
     inputs: TermInputs, pairs, term: terms.Term, globally: bool = False
 ) -> terms.Term:
     """Returns a term between layers; for an ensemble, the mean over its teachers."""
@@ -192,7 +192,7 @@ def _one(make: Callable[[TermInputs], terms.Term], globally: bool = False):
 
     def of(inputs, pairs):
         (layers,) = pairs
-        return {"": (1.0, _taught(inputs, layers, make(inputs), globally))}
+        return {"": (1.0, _term_of_teachers(inputs, layers, make(inputs), globally))}
 
     return of
 
@@ -206,7 +206,7 @@ def _several(make: Callable[[TermInputs], terms.Term]):
     """
 
     def of(inputs, pairs):
-        return {"": (1.0, _taught(inputs, list(pairs), make(inputs)))}
+        return {"": (1.0, _term_of_teachers(inputs, list(pairs), make(inputs)))}
 
     return of
 
@@ -242,7 +242,9 @@ def _rdl(inputs: TermInputs, pairs: list[Pair]) -> dict[str, Weighted]:
 def _rkd(inputs: TermInputs, pairs: list[Pair]) -> dict[str, Weighted]:
     (layers,) = pairs
     distance, angle = (
-        _taught(inputs, layers, terms.from_objective(objective), globally=True)
+        _term_of_teachers(
+            inputs, layers, terms.from_objective(objective), globally=True
+        )
         for objective in (objectives.rkd_distance, objectives.rkd_angle)
     )
     return {"distance": (25.0, distance), "angle": (50.0, angle)}
@@ -299,7 +301,7 @@ PARTS: dict[str, Part] = {
     ),
     "hint": Part(
         100.0,
-        _hinted,
+        _hint_layers,
         _one(lambda _: terms.hint(normalize=True, activation=jax.nn.relu)),
         ("",),
     ),
@@ -408,11 +410,11 @@ def plan(
         if name in PARTS:
             part = PARTS[name]
             made = part.terms(inputs, part.pairs(config))
-            made = _named(name, weight(config, method, name), made, inputs)
+            made = _name_terms(name, weight(config, method, name), made, inputs)
             if part.first is not None:
                 trained_first += ["student"] if part.alone else []
                 trained_first += _below(name, part.first, config)
-                first |= made if part.alone else _started(made)
+                first |= made if part.alone else _start_up_terms(made)
             if not part.alone:
                 loss |= made
                 trains += _below(name, part.trains, config)
@@ -432,12 +434,12 @@ def plan(
     return [training.Phase(first, config.method.start_epochs, trained), main]
 
 
-def _started(loss: dict[str, Weighted]) -> dict[str, Weighted]:
+def _start_up_terms(loss: dict[str, Weighted]) -> dict[str, Weighted]:
     """Returns the start-up terms (`terms.pretraining`) of terms that have them."""
     return {name: (1.0, terms.pretraining(term)) for name, (_, term) in loss.items()}
 
 
-def _named(
+def _name_terms(
     part: str, factor: float, loss: dict[str, Weighted], inputs: TermInputs
 ) -> dict[str, Weighted]:
     """Returns terms, named by their part, with their weights."""

@@ -723,7 +723,7 @@ class TestExperiment:
         with np.load(tmp_path / "run" / "before-seed0.npz") as arrays:
             found = arrays["stage1"]
         with np.load(made) as arrays:
-            pixels = source._of_size(arrays["images"], (side, side), 3)
+            pixels = source._resize(arrays["images"], (side, side), 3)
         seen = jax.jit(net.apply)(given, (pixels.astype(np.float32) / 255 - 0.5) / 0.25)
         stage1 = np.asarray(seen["stage1"], float).reshape(len(pixels), -1)
         expected = 1 - np.corrcoef(stage1)[np.triu_indices(len(pixels), 1)]

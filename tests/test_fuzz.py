@@ -550,7 +550,9 @@ class TestSettings:
         before = tree(tmp_path)
         call = ["mnist_rdl", "--data=tiny", f"--data_dir={tmp_path / 'run' / 'data'}"]
         call += [f"--out={tmp_path / 'run'}", "--overwrite"]
-        assert "which data_dir names; use another folder: --out=FOLDER" in refused(call, capsys)
+        assert "which data_dir names; use another folder: --out=FOLDER" in refused(
+            call, capsys
+        )
         assert tree(tmp_path) == before
 
 

@@ -128,7 +128,7 @@ class TestProfile:
         step = training.pmap(body, jax.local_devices()[:2])
         state, _ = step(state, arrays, batch)
         # One that lies where the step takes it, in the buffers to be donated.
-        profile._stepping(body, state, arrays, batch, jax.local_devices()[:2])[0]()
+        profile._make_stepper(body, state, arrays, batch, jax.local_devices()[:2])[0]()
         assert int(state.replicated.step) == 1
 
 

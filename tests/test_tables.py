@@ -296,7 +296,7 @@ class TestCommand:
             "teacher": estimate.Cost(2.0, 11.0),
             "teaching": answer,
         }
-        monkeypatch.setattr(estimate, "_measured", lambda *_: measured)
+        monkeypatch.setattr(estimate, "_measure", lambda *_: measured)
         config = configs.make(**SETTINGS, start_epochs=3, batch=40, crop=2)
         config = configs.change(config, methods=("plain", "kd", "ft"), seeds=3)
         # (200 images; two seeds of plain are left, and all of the others.)

@@ -87,13 +87,13 @@ def run_trials(
                 tried, method, teachers.net(net, outcome.variables), f"{i}-{method}"
             )
             mean, deviation, _ = statistics.spread(errors)
-            setting = ", ".join(_said(*item) for item in change.items())
+            setting = ", ".join(_format_change(*item) for item in change.items())
             each = " ".join(f"{e:.2f}" for e in errors)
             row = f"| {method} | {setting} | {mean:.2f} ± {deviation:.2f} | {each} |"
             print(row, flush=True)
 
 
-def _said(field: str, value: Any) -> str:
+def _format_change(field: str, value: Any) -> str:
     """Returns the text of a changed field, such as `distance=Cosine` or `rdl=0.1`."""
     return ", ".join(value) if field == "weights" else f"{field}={value}"
 

@@ -247,10 +247,10 @@ def table(probed: dict) -> str:
         )
     parts = [head, markdown.grid(columns, rows)]
     parts += markdown.mcnemar(probed["mcnemar"], baseline)
-    return "\n\n".join([*parts, *_published(probed["data_name"])]) + "\n"
+    return "\n\n".join([*parts, *_published_rows(probed["data_name"])]) + "\n"
 
 
-def _published(name: str) -> list[str]:
+def _published_rows(name: str) -> list[str]:
     """Returns the paper's numbers as Markdown, if it has any for a data set."""
     letters = re.sub("[^a-z0-9]", "", name.lower())
     for known, numbers in PUBLISHED.items():

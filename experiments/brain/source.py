@@ -92,12 +92,12 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
         except errors.CannotRead as error:
             hint = str(error).replace("signed=True", "--brain_signed")
             raise command.UsageError(hint) from error
-        rdms[name] = found if name in keys else _shuffled(found, parted)
+        rdms[name] = found if name in keys else _shuffle_stimuli(found, parted)
         for part in parted:
             _check_measured(name, rdm.subjects.select(rdms[name], part))
     *size, channels = dataset.shape
     return Brain(
-        _of_size(images, size, channels),
+        _resize(images, size, channels),
         images,
         rdms,
         *parted,
@@ -105,7 +105,7 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
     )
 
 
-def _shuffled(rdms: rdm.io.Rdms, parted: Sequence[np.ndarray]) -> rdm.io.Rdms:
+def _shuffle_stimuli(rdms: rdm.io.Rdms, parted: Sequence[np.ndarray]) -> rdm.io.Rdms:
     """Returns a control: an RDM in which the stimuli of each part are shuffled.
 
     A student taught by it learns the same distances, but of other stimuli.
@@ -174,7 +174,7 @@ def _arrays(file: str | None) -> tuple[np.ndarray, dict[str, str]]:
     return images, found
 
 
-def _of_size(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarray:
+def _resize(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarray:
     """Returns images in another size and with another number of channels, uint8."""
     seen = images.astype(np.float32)
     if channels == 1 and seen.shape[-1] == 3:

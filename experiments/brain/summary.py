@@ -140,7 +140,7 @@ def summarise(
                     k: aggregate.spread(values) for k, values in there.items()
                 }
                 if np.isfinite(held_out).all():
-                    draws[method] = _drawn(own, held_out)
+                    draws[method] = _bootstrap(own, held_out)
             for method, drawn in draws.items():
                 of = agreement[method][layer]
                 of["interval"] = np.percentile(drawn, [2.5, 97.5]).tolist()
@@ -170,7 +170,7 @@ def ceilings(each: np.ndarray) -> dict[str, list[float]]:
     }
 
 
-def _drawn(own: Sequence[np.ndarray], subjects: np.ndarray) -> np.ndarray:
+def _bootstrap(own: Sequence[np.ndarray], subjects: np.ndarray) -> np.ndarray:
     """Returns the mean similarity with subjects for bootstrapped stimuli, `[draws]`."""
     return np.mean(
         [1 - statistics.bootstrap(x, one).draws for x in own for one in subjects],

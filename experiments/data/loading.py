@@ -2,7 +2,7 @@
 
 A batch is a list of indices determined by seed, epoch and step, whether its images are
 on the device, in the host's memory or in files. grain could replace only `prefetch` and
-a pool of threads, at the same speed; order and decoding would remain ours
+a pool of threads, at the same speed, but not the order and the decoding
 (docs/architecture.md).
 """
 
@@ -154,7 +154,7 @@ def crops_at_random(
 def identity(
     images: np.ndarray | jax.Array | records.Records,
 ) -> np.ndarray | jax.Array:
-    """Returns an array that identifies images.
+    """Returns an array that differs for different images.
 
     It is the images themselves, or the fingerprint of their files.
     """

@@ -71,7 +71,7 @@ def prepare(
         cache = data_dir / "downloads" / name
         files = downloads.fetch(source.url, source.files, cache)
     else:
-        files = _found(name, pathlib.Path(manual_dir).expanduser())
+        files = _find_originals(name, pathlib.Path(manual_dir).expanduser())
     content = originals.SOURCES[name].read(name, files)
     data_dir.mkdir(parents=True, exist_ok=True)
     with (
@@ -112,7 +112,7 @@ def _put_back(replaced: pathlib.Path, folder: pathlib.Path) -> None:
         replaced.rename(folder)
 
 
-def _found(name: str, manual_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+def _find_originals(name: str, manual_dir: pathlib.Path) -> dict[str, pathlib.Path]:
     """Returns the original files in a folder, by name."""
     source = originals.SOURCES[name]
     files = {file: manual_dir / file for file in source.files}

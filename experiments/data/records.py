@@ -111,7 +111,7 @@ class Records:
             whole = decoding.convert_mode(image, mode)
             return decoding.centre_crop(whole, self.frame[0]) if self.varied else whole
 
-        return self._decoded(np.asarray(self.index[key]), see)
+        return self._decode(np.asarray(self.index[key]), see)
 
     def cropped(self, index: np.ndarray, crop_seeds: np.ndarray) -> np.ndarray:
         """Returns a random crop of each image, resized to a square, for training.
@@ -144,7 +144,7 @@ class Records:
             box = decoding.random_box(width, height, rng)
             return decoding.crop_and_resize(image, box, side, mode)
 
-        return self._decoded(record, see)
+        return self._decode(record, see)
 
     def subset(self, index: np.ndarray) -> "Records":
         """Returns some of the images, chosen by their indices or by a mask."""
@@ -164,7 +164,7 @@ class Records:
         digest.update(self.index.astype("<i8").tobytes())
         return np.frombuffer(digest.digest(), np.uint8)
 
-    def _decoded(
+    def _decode(
         self, record: np.ndarray, see: Callable[[PIL.Image.Image, int], PIL.Image.Image]
     ) -> np.ndarray:
         """Returns `see(image, i)` for the i-th record, for all records."""
@@ -323,7 +323,7 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
     Raises:
       Damaged: If a record cannot be read.
     """
-    count, kept = len(source.examples), _kept(source.files)
+    count, kept = len(source.examples), _cache_path(source.files)
     # (An error: the cached file is missing or damaged.)
     with (
         contextlib.suppress(Exception),
@@ -388,7 +388,7 @@ def _report_damage(source: Source, number: int) -> Iterator[None]:
         raise kind(words) from error
 
 
-def _kept(files: Sequence[str]) -> pathlib.Path:
+def _cache_path(files: Sequence[str]) -> pathlib.Path:
     """Returns the path for the cached labels of files, which changes with the files."""
     found = []
     for file in files:

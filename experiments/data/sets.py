@@ -170,7 +170,7 @@ def _take(split: splits.Split, index: np.ndarray) -> splits.Split:
 
 
 def _rank_in_class(label: np.ndarray) -> np.ndarray:
-    """Returns, for each example, how many of its class precede it, int `[N]`."""
+    """Returns the number of earlier examples of its class, for each example `[N]`."""
     by_class = np.argsort(label, kind="stable")
     grouped = label[by_class]
     rank = np.empty(len(label), int)

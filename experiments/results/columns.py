@@ -113,7 +113,7 @@ def name(table: tables.Table, column: str, changed: Changes) -> str:
     """Returns the name of a column, with changes that make it another experiment."""
     known = defining_settings(table)
     other = [
-        f"{key}={_said(now)}"
+        f"{key}={_format_value(now)}"
         for key, (now, _) in changed.items()
         if key.rpartition(" ")[2] in known
     ]
@@ -125,7 +125,9 @@ def sentences(changed: Mapping[str, Changes]) -> list[str]:
     found: dict[str, list[str]] = {}
     for column, of in changed.items():
         for key, (now, was) in of.items():
-            words = f"{key}={_said(now)}, where the table has {_said(was)}"
+            words = (
+                f"{key}={_format_value(now)}, where the table has {_format_value(was)}"
+            )
             found.setdefault(words, []).append(column)
     return [
         words if len(where) == len(changed) else f"{', '.join(where)}: {words}"
@@ -133,5 +135,5 @@ def sentences(changed: Mapping[str, Changes]) -> list[str]:
     ]
 
 
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

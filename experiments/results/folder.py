@@ -207,7 +207,7 @@ def find_path(name: str, config: configs.Config) -> pathlib.Path:
       UsageError: If the path cannot be a results folder, or if `overwrite` would delete
         files that the run reads.
     """
-    folder = command.path("out", _named(name, config))
+    folder = command.path("out", _insert_names(name, config))
     if folder.exists() and not folder.is_dir():
         raise command.UsageError(f"{folder} is a file, not a folder for results")
     if config.runtime.overwrite:
@@ -243,7 +243,7 @@ def claim(
                 _empty(folder, theirs["methods"])
             else:
                 known = {k: theirs[k] for k in IMAGES if k in theirs}
-                _tell_unknown(folder, known, mine)
+                _warn_of_unknown_images(folder, known, mine)
         files.write_json(folder / RunFile.CONFIG, mine | known)
     except OSError as error:
         raise command.UsageError(f"cannot write to {folder}: {error}") from error
@@ -256,7 +256,7 @@ def _is_nothing(path: pathlib.Path) -> bool:
     return path.name in nothing or files.is_draft(path)
 
 
-def _tell_unknown(folder: pathlib.Path, known: dict, mine: dict) -> None:
+def _warn_of_unknown_images(folder: pathlib.Path, known: dict, mine: dict) -> None:
     """Prints a warning if the images that a run began with are not known."""
     if mine.keys() & {*IMAGES} and not known.keys() & mine.keys():
         print(
@@ -266,7 +266,7 @@ def _tell_unknown(folder: pathlib.Path, known: dict, mine: dict) -> None:
         )
 
 
-def _named(name: str, config: configs.Config) -> str:
+def _insert_names(name: str, config: configs.Config) -> str:
     """Returns `out` with the names of config and data inserted."""
     names = {"config": name, "data": config.data.name.replace("/", "-")}
     try:
@@ -310,7 +310,7 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
       UsageError: If the folder has other files.
     """
     nets = {re.escape(name) + _pattern(SEED_SUFFIX): NET for name in methods}
-    if foreign := list(_foreign(folder, RUN | nets)):
+    if foreign := list(_find_foreign(folder, RUN | nets)):
         names = ", ".join(str(path.relative_to(folder)) for path in foreign[:5])
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise command.UsageError(
@@ -330,7 +330,7 @@ def _empty(folder: pathlib.Path, methods: Sequence[str]) -> None:
             path.unlink()
 
 
-def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
+def _find_foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
     """Yields the paths in a folder, and below it, that match none of the forms."""
     for path in sorted(folder.iterdir()):
         matching = [of for form, of in forms.items() if re.fullmatch(form, path.name)]
@@ -340,7 +340,7 @@ def _foreign(folder: pathlib.Path, forms: Forms) -> Iterator[pathlib.Path]:
         if not matching or path.is_symlink() or path.is_dir() == (holds is None):
             yield path
         elif isinstance(holds, dict):
-            yield from _foreign(path, holds)
+            yield from _find_foreign(path, holds)
 
 
 def differences(theirs: dict, mine: dict) -> list[str]:
@@ -388,7 +388,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
         raise command.UsageError(f"{folder} holds something that is not a run")
     if config.runtime.overwrite:
         return theirs
-    if changes := _said(theirs, mine):
+    if changes := _describe_differences(theirs, mine):
         raise command.UsageError(
             f"{folder} holds a run with other settings ({changes}); --overwrite "
             "deletes it, or use another folder: --out=FOLDER"
@@ -402,7 +402,7 @@ def _check_taken(folder: pathlib.Path, mine: dict, config: configs.Config) -> di
     return theirs
 
 
-def _said(theirs: dict, mine: dict) -> str:
+def _describe_differences(theirs: dict, mine: dict) -> str:
     """Describes the settings that differ."""
     return ", ".join(
         f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here"
@@ -435,7 +435,7 @@ def read_finished(
         summary = files.read_json(record)
         markdown.table(summary)
         theirs = without_runtime(summary["config"])
-        changes = _said(theirs, mine)
+        changes = _describe_differences(theirs, mine)
     except Exception as error:  # (A damaged file raises many kinds of errors.)
         raise command.UsageError(
             f"{record} is damaged ({error!r}); if it is deleted, --resume writes it "
@@ -455,7 +455,9 @@ def check_net(
     """Raises `ValueError` if the content of a `result.json` is that of another net."""
     theirs = {k: recorded[k] for k in ("method", "seed")}
     theirs |= without_runtime(recorded["config"])
-    if changes := _said(theirs, {"method": method, "seed": seed, **settings(config)}):
+    if changes := _describe_differences(
+        theirs, {"method": method, "seed": seed, **settings(config)}
+    ):
         raise ValueError(f"it is of another run: {changes}")
 
 
@@ -471,5 +473,5 @@ def check_checkpoint(about: Any, name: str, mine: dict) -> None:
     if wrong := files.describe_mismatch(about, ABOUT | epochs, "its record"):
         raise ValueError(wrong)
     theirs = {"job": about["job"], **about.get("settings", mine)}
-    if changes := _said(theirs, {"job": name, **mine}):
+    if changes := _describe_differences(theirs, {"job": name, **mine}):
         raise ValueError(f"it is of another run: {changes}")

@@ -147,7 +147,7 @@ class _Evaluation:
             net, own, context.dataset, context.validation
         )
         agreement = None
-        if (measured := self._measured()) is not None:
+        if (measured := self._measured_rdms()) is not None:
             agreement = brain.rdms(context.config, measured, context.dataset, net, own)
         save_rdms = None
         if self.last and job.seed == 0 and recording.is_rdm_epoch(epoch, job.epochs):
@@ -161,7 +161,7 @@ class _Evaluation:
             )
         return functools.partial(self._metrics, predicted, agreement, save_rdms)
 
-    def _measured(self) -> brain.Brain | None:
+    def _measured_rdms(self) -> brain.Brain | None:
         """Returns the measured RDMs to compare a student with; None for a teacher."""
         return self.context.inputs.measured if self.recipe.name != "teacher" else None
 
@@ -183,7 +183,7 @@ class _Evaluation:
         error = 100 * np.mean(classes != self.context.validation.label)
         found = {"validation_error": float(error), "validation_loss": loss}
         if agreement is not None:
-            measured = contexts.not_none(self._measured())
+            measured = contexts.not_none(self._measured_rdms())
             found |= brain.progress(self.context.config, measured, agreement())
         if save_rdms is not None:
             save_rdms()
@@ -246,7 +246,7 @@ def _choose_for_phase(
         step_inputs = (
             state if size == 1 else jax.eval_shape(stacked, states),
             trainer.arrays,
-            jax.tree.map(functools.partial(_divided, steps), recipe.example),
+            jax.tree.map(functools.partial(_shape_per_device, steps), recipe.example),
         )
         if size == 1:
             trainer.step_fn.check(*step_inputs)
@@ -257,7 +257,7 @@ def _choose_for_phase(
         size = -(-size // 2)
 
 
-def _divided(steps: tuple[int, ...], x: np.ndarray) -> jax.ShapeDtypeStruct:
+def _shape_per_device(steps: tuple[int, ...], x: np.ndarray) -> jax.ShapeDtypeStruct:
     """Returns the shape of several steps' entry of a batch, split over the devices."""
     devices = jax.local_device_count()
     shape = (devices, *steps, len(x) // devices, *x.shape[1:])

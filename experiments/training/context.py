@@ -108,7 +108,7 @@ class Context:
 
 
 def load(config: configs.Config) -> data.Dataset:
-    """Returns the data set of a config.
+    """Loads the data set of a config.
 
     Raises:
       UsageError: If it is missing, or the settings do not fit its images.
@@ -346,11 +346,13 @@ def teacher(
 
 
 def with_weights(
-    state: training.TrainState, begin: weights.TrainedNet
+    state: training.TrainState, trained: weights.TrainedNet
 ) -> training.TrainState:
-    """Returns a state in which the student has given initial weights."""
+    """Returns an initial state whose student has the weights of a trained net."""
     now = state.replicated
-    own = begin.initial_variables({"params": now.params["student"], **now.model_state})
+    own = trained.initial_variables(
+        {"params": now.params["student"], **now.model_state}
+    )
     params = now.params | {"student": own.pop("params")}
     return state._replace(replicated=now._replace(params=params, model_state=own))
 

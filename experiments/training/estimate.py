@@ -170,7 +170,7 @@ def _estimate(
     checks.check(config)
     dataset = contexts.load(config)
     steps = len(dataset.train.label) // config.training.batch
-    measured = _measured(config, dataset, inputs)
+    measured = _measure(config, dataset, inputs)
     # (Without augmentation a teacher sees each image only once.)
     asks = any(contexts.augmentation(config, dataset).values())
     total, compiling, known = 0.0, 0.0, 0
@@ -193,7 +193,7 @@ def _estimate(
     return Cost(total, compiling), " and ".join([*how, "a few steps"])
 
 
-def _measured(
+def _measure(
     config: configs.Config, dataset: data.Dataset, inputs: contexts.Inputs
 ) -> dict[str, Cost]:
     """Measures plain steps of student and teacher, and a teacher's forward pass.

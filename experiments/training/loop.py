@@ -336,7 +336,7 @@ def _of_student(state: State) -> State:
 
 
 def resume(job: Job, begin: Callable[[int, int], State]) -> tuple[State, Progress]:
-    """Returns the state of a job's newest whole checkpoint, or the initial state."""
+    """Returns the state of a job's newest complete checkpoint, or the initial state."""
     devices = jax.device_count()
     if checkpoints.latest(job.checkpoint) is None:
         return begin(job.seed, devices), Progress(0, [], [], 0.0)

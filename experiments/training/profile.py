@@ -174,7 +174,7 @@ class _Programs:
     def view(self, batch: training.Batch) -> Callable[[], training.Batch]:
         """Returns a function that calls the view and waits for it."""
         view = self.recipe.view
-        return self._mapped(lambda key, a, batch: view(a.data, batch, key), batch)
+        return self._map_and_wait(lambda key, a, batch: view(a.data, batch, key), batch)
 
     def targets(self, batch: training.Batch) -> Any:
         """Returns the teacher's targets of a batch."""
@@ -183,16 +183,16 @@ class _Programs:
         def teach(key, arrays, batch):
             return teacher.targets(arrays.teacher, view(arrays.data, batch, key))
 
-        return self._mapped(teach, batch)()
+        return self._map_and_wait(teach, batch)()
 
     def step(
         self, recipe: recipes.Recipe, state: training.TrainState, batch: training.Batch
     ) -> tuple[Callable[[], None], float]:
-        """Returns `_stepping` for the phase's step of this or another recipe."""
+        """Returns `_make_stepper` for the phase's step of this or another recipe."""
         step = recipe.step(self.number)
-        return _stepping(step, state, self.arrays, batch, self.devices)
+        return _make_stepper(step, state, self.arrays, batch, self.devices)
 
-    def _mapped(
+    def _map_and_wait(
         self, function: Callable[..., Any], batch: training.Batch
     ) -> Callable[[], Any]:
         """Returns a function that calls `function(key, arrays, batch)` and waits."""
@@ -248,7 +248,7 @@ def _student_alone(phase: training.Phase) -> training.Phase:
     )
 
 
-def _stepping(
+def _make_stepper(
     step: training.Step,
     state: training.TrainState,
     arrays: training.Arrays,

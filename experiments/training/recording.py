@@ -255,7 +255,7 @@ def versions() -> dict[str, str]:
 
 
 def read_brain_rdms(context: contexts.Context, results: list[dict]) -> list[dict]:
-    """Returns each student's RDMs of the stimuli, before and after its training.
+    """Reads each student's RDMs of the stimuli, before and after its training.
 
     Raises:
       UsageError: If a file of RDMs is damaged.

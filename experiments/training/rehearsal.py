@@ -79,7 +79,7 @@ class _Rehearsal:
           of_brain: The teacher of its measured RDMs.
           train: The training images and labels, and stimuli.
         """
-        batch, source = self._taught(method, train)
+        batch, source = self._first_batch(method, train)
         source = teachers.merge(source, of_brain)
         recipe = recipes.make_recipe(
             *(self.config, self.dataset, self.inputs),
@@ -95,7 +95,7 @@ class _Rehearsal:
             state, _ = recipe.step(number)(state, arrays, batch)
         return state
 
-    def _taught(
+    def _first_batch(
         self, method: str, train: dict[str, jax.Array]
     ) -> tuple[dict[str, Any], teachers.Teacher]:
         """Returns the first batch of a method, and the source of its targets."""

@@ -90,7 +90,7 @@ def make_call(
     own, refused = dict(table.columns), {}
     for column in call.chosen:
         try:
-            config = _changed(own[column].config, changes)
+            config = _change_config(own[column].config, changes)
             own[column] = own[column]._replace(config=config)
         except commands.UsageError as error:
             refused[column] = str(error)
@@ -102,7 +102,9 @@ def make_call(
     return call
 
 
-def _changed(config: configs.Config, changes: Mapping[str, Any]) -> configs.Config:
+def _change_config(
+    config: configs.Config, changes: Mapping[str, Any]
+) -> configs.Config:
     """Returns settings with changes; weights that are not changed are kept."""
     changes = dict(changes)
     if "weights" in changes:
@@ -148,7 +150,7 @@ def _run_columns(
 
     If a column cannot be run again, its earlier results are kept.
     """
-    summaries, missing = _finished(call), {}
+    summaries, missing = _read_finished(call), {}
     for column in call.chosen:
         print(f"\n== {call.name}: {column}")
         try:
@@ -192,7 +194,7 @@ def _check_own(call: Call) -> None:
         )
 
 
-def _finished(call: Call) -> dict[str, dict]:
+def _read_finished(call: Call) -> dict[str, dict]:
     """Returns the summaries of the columns that are finished in the folder."""
     found = {}
     for column in call.table.columns:

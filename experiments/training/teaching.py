@@ -143,7 +143,7 @@ def cache_teacher(
     if config.training.activations is not None and layers:
         kept = context.inputs.activations
         if kept is None:
-            kept = _stored(context, teacher, see, layers)
+            kept = _store_activations(context, teacher, see, layers)
         reader = activations.batch_reader(kept)
         context = dataclasses.replace(context, stored_targets=reader)
         return teachers.from_batch(), context
@@ -157,7 +157,7 @@ def cache_teacher(
     return teachers.cached(teachers.cache(teacher, see, images, layers)), context
 
 
-def _stored(
+def _store_activations(
     context: contexts.Context,
     teacher: teachers.Teacher,
     see: Callable[[Any], training.Batch],
@@ -239,7 +239,7 @@ def train(
     outcomes = fitting.fit(context, runs, method_trainers)
     if context.inputs.measured is not None and name != "teacher":
         for seed in seeds:
-            _look_before(context, method_trainers, seed)
+            _save_rdms_before(context, method_trainers, seed)
     return [
         (
             recording.record_net(
@@ -251,7 +251,7 @@ def train(
     ]
 
 
-def _look_before(
+def _save_rdms_before(
     context: contexts.Context, method_trainers: builder.MethodTrainers, seed: int
 ) -> None:
     """Writes the RDMs of the stimuli in a seed's student before its training."""

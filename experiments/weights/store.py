@@ -154,9 +154,10 @@ class TrainedNet:
         return Renormalised(net, *map(tuple, zip(*both, strict=True)))
 
     def initial_variables(self, drawn: dict) -> dict:
-        """Returns initial variables for a training.
+        """Returns the initial variables of a training that continues from this net.
 
-        They are these variables, but a classifier for other classes is that of `drawn`.
+        They are the variables of this net, except for a classifier of other classes,
+        which is that of `drawn`.
 
         Args:
           drawn: The random initial variables of the net to be trained.

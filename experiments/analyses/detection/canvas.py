@@ -67,7 +67,7 @@ def compose(
             canvas[:] = np.clip(np.round(noise), 0, 255)
         for j in range(rng.integers(1, objects + 1)):
             chosen = rng.integers(len(split.label))
-            seen = _scaled(split.image[chosen], rng.uniform(*SCALES))
+            seen = _rescale(split.image[chosen], rng.uniform(*SCALES))
             tall, wide = seen.shape[:2]
             box = _place(rng, boxes[i, :j], tall, wide, size)
             if box is None:
@@ -79,7 +79,7 @@ def compose(
     return Canvases(image, boxes, label, source)
 
 
-def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
+def _rescale(image: np.ndarray, scale: float) -> np.ndarray:
     """Rescales an image; if it has one channel, keeps only its ink."""
     height, width = (round(scale * length) for length in image.shape[:2])
     whole = Image.fromarray(np.squeeze(image, 2) if image.shape[2] == 1 else image)
@@ -95,7 +95,15 @@ def _scaled(image: np.ndarray, scale: float) -> np.ndarray:
 def _place(
     rng: np.random.Generator, taken: np.ndarray, height: int, width: int, size: int
 ) -> np.ndarray | None:
-    """Draws a box that overlaps little with those taken; None if none is found."""
+    """Draws a box that overlaps little with other boxes; None if it finds none.
+
+    Args:
+      rng: The generator of the random numbers.
+      taken: The other boxes, `[objects, 4]`.
+      height: The height of the box in pixels.
+      width: The width of the box in pixels.
+      size: The height and width of the canvas in pixels.
+    """
     for _ in range(TRIES):
         corner = rng.integers([size - width + 1, size - height + 1])
         box = np.concatenate([corner, corner + [width, height]])

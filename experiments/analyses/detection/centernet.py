@@ -218,7 +218,7 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def _trained(detector: Detector, state: State) -> dict[str, Any]:
+def _trainable(detector: Detector, state: State) -> dict[str, Any]:
     """Returns the parameters that are trained."""
     if detector.frozen:
         return {"head": state.head}
@@ -246,7 +246,7 @@ def begin(
     features = detector.net.apply(variables, seen)[detector.layer]
     head = detector.head.init(jax.random.key(seed), features)
     state = State(variables, head, ())
-    return state._replace(optimizer=optimizer.init(_trained(detector, state)))
+    return state._replace(optimizer=optimizer.init(_trainable(detector, state)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -289,7 +289,7 @@ def step(
         found = losses(maps, target)
         return found["loss"], (found, changed)
 
-    params = _trained(detector, state)
+    params = _trainable(detector, state)
     gradient, (found, changed) = jax.grad(objective, has_aux=True)(params)
     updates, of_optimizer = optimizer.update(gradient, state.optimizer, params)
     params = optax.apply_updates(params, updates)

@@ -267,7 +267,7 @@ def percentiles(distances: np.ndarray) -> bytes:
 
 
 def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
-    """Returns the agreement of final RDMs for all pairs of student's, teacher's layers.
+    """Returns the agreement of final RDMs for all pairs of layers of two nets.
 
     Returns:
       `rows` (the students' layers), `columns` (the teacher's) and by method `pearson`
@@ -291,14 +291,15 @@ def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
 def correlations(
     student: dict[str, np.ndarray], teacher: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Returns correlations of RDMs for pairs of layers, `[student's, teacher's]`.
+    """Returns the correlations of RDMs for all pairs of layers of student and teacher.
 
     Args:
       student: The student's condensed RDMs `[pairs]`, by layer.
       teacher: The teacher's condensed RDMs `[pairs]` of the same stimuli, by layer.
 
     Returns:
-      `pearson` and `spearman`; NaN for a constant RDM.
+      `pearson` and `spearman`, `[student's layers, teacher's layers]`; NaN for a
+      constant RDM.
     """
     from scipy import stats
 

@@ -42,7 +42,7 @@ def run_page(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
     config, baseline = summary["config"], summary["baseline"]
     columns, rows = methods(summary)
     keys = ["method", "seed", "only_second", "only_first", "p_value", "holm"]
-    return _rendered(
+    return _render(
         "run.html",
         numbers,
         title=f"{config['name']}, {config['data']}",
@@ -90,7 +90,7 @@ def table_page(given: dict, curves: dict[int, list], links: dict[int, str]) -> s
             }
         )
         drawn += own or []
-    return _rendered(
+    return _render(
         "table.html",
         {"curves": drawn},
         title=given["name"],
@@ -116,7 +116,7 @@ def _templates() -> jinja2.Environment:
     )
 
 
-def _rendered(template: str, numbers: dict[str, Any], **given: Any) -> str:
+def _render(template: str, numbers: dict[str, Any], **given: Any) -> str:
     """Returns a complete page.
 
     Args:
