@@ -175,7 +175,7 @@ class TestCommand:
             content.get("config", content)["teacher"] = None
             (tmp_path / name).write_text(json.dumps(content))
         assert correlations.main([str(tmp_path)]) == 2
-        assert "no net taught the run" in capsys.readouterr().err
+        assert "has no teacher" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -869,7 +869,7 @@ class TestUntrusted:
         odd = {"image": program, "label": 0}
         _write(tmp_path, "tiny", {"train": [*_examples(5), odd], "test": _examples(3)})
         for limit in (None, 0):
-            with pytest.raises(data.DataMissing, match=r"record \d .*\(no image\)"):
+            with pytest.raises(data.DataMissing, match=r"record \d .*\(not an image\)"):
                 data.load("tiny", str(tmp_path), in_memory=limit, size=8)
 
     def test_a_pipe_is_not_waited_for(self, folder):
@@ -888,7 +888,7 @@ class TestUntrusted:
         examples = [*_examples(5), *_examples(1, size=64)]
         splits = {"train": examples, "test": _examples(3)}
         _write(tmp_path, "tiny", splits, features=features)
-        with pytest.raises(data.DataMissing, match=r"\(64, 64\) .* says \(8, 8\)"):
+        with pytest.raises(data.DataMissing, match=r"\(64, 64\) .* declares \(8, 8\)"):
             data.load("tiny", str(tmp_path))
 
     def test_images_that_no_memory_holds(self, folder, monkeypatch):

@@ -581,7 +581,7 @@ class TestWrongCalls:
     def test_no_image(self, tmp_path):
         broken = [*photographs(8, 0), {"image": b"no image", "label": 0}]
         write(tmp_path, "broken", {"train": broken, "test": photographs(4, 1)})
-        words = r"damaged \(.*'train': record \d cannot be decoded \(no image\)"
+        words = r"damaged \(.*'train': record \d cannot be decoded \(not an image\)"
         with pytest.raises(data.DataMissing, match=words):
             data.load("broken", str(tmp_path), size=32)
 

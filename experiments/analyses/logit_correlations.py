@@ -72,7 +72,7 @@ def run(options: Options) -> None:
 def _check(options: Options, folder: pathlib.Path, config: Mapping) -> None:
     """Raises `UsageError` if a run has no teacher, or no students of that seed."""
     if config["teacher"] is None:
-        raise command.UsageError(f"no net taught the run of {folder}")
+        raise command.UsageError(f"the run of {folder} has no teacher")
     if not 0 <= options.seed < config["seeds"]:
         raise command.UsageError(
             f"seed must be from 0 to {config['seeds'] - 1}, got {options.seed}"

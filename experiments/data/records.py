@@ -233,7 +233,7 @@ def load_images(
     def see(image):
         found = image.size[::-1]
         if any(x not in (None, y) for x, y in zip(own, found, strict=True)):
-            raise ValueError(f"it has {found} pixels, the folder says {tuple(own)}")
+            raise ValueError(f"it has {found} pixels, the folder declares {tuple(own)}")
         return decoding.convert_mode(image, decoding.MODES[channels])
 
     examples = source.examples.__getitems__(range(len(source.examples)))
@@ -378,7 +378,7 @@ def _report_damage(source: Source, number: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # (A damaged record raises many kinds of errors.)
-        why = "no image" if isinstance(error, PIL.UnidentifiedImageError) else error
+        why = "not an image" if isinstance(error, PIL.UnidentifiedImageError) else error
         kind = (
             decoding.UnknownMode
             if isinstance(error, decoding.UnknownMode)

@@ -132,7 +132,7 @@ def stratified(
         ]
         if sum(sizes) > count:
             raise ValueError(
-                f"class {one} has {count} examples, the parts want {sum(sizes)}"
+                f"class {one} has {count} examples, the parts need {sum(sizes)}"
             )
         part_of[member] = np.searchsorted(np.cumsum(sizes), rank[member], side="right")
     return [order[part_of == part] for part in range(len(parts) + 1)]

@@ -260,8 +260,9 @@ def _warn_of_unknown_images(folder: pathlib.Path, known: dict, mine: dict) -> No
     """Prints a warning if the images that a run began with are not known."""
     if mine.keys() & {*IMAGES} and not known.keys() & mine.keys():
         print(
-            f"{folder} does not say which images it began with (an earlier version, or "
-            "another --stream): whether they are the present ones is not checked",
+            f"{folder} has no fingerprint of its images to compare with (it is of an "
+            "earlier version, or of another --stream): whether the images are still "
+            "the same is not checked",
             file=sys.stderr,
         )
 

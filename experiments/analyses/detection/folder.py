@@ -71,8 +71,8 @@ def _check_taken(
         )
     if unknown:
         print(
-            f"{folder} does not say which images it began with (an earlier version): "
-            "whether they are the present ones is not checked",
+            f"{folder} has no fingerprint of its images (it is of an earlier version): "
+            "whether the images are still the same is not checked",
             file=sys.stderr,
         )
 
