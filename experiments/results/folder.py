@@ -18,11 +18,9 @@ from rdljax import files
 
 # Settings that may grow when a run is resumed.
 GROWING = ("seeds", "methods")
-# Settings that affect only rounding and time, with the names that such settings had in
-# the records of earlier versions.
-RUNTIME_FLAGS = (
-    *(flag for flag, field in configs.FIELDS.items() if field.group == "runtime"),
-    "together",
+# Settings that affect only rounding and time.
+RUNTIME_FLAGS = tuple(
+    flag for flag, field in configs.FIELDS.items() if field.group == "runtime"
 )
 # Values of settings that are missing in the record of an earlier version.
 DEFAULTS = json.loads(json.dumps(configs.flat(configs.make())))
