@@ -78,6 +78,7 @@ def run_trials(
         nobody = teachers.none()
         method_trainers = builder.prepare(context, net, nobody, "plain", "teacher")
         (outcome,) = fitting.fit(context, {"teacher": 0}, method_trainers)
+        context = contexts.for_students(context)
         error = outcome.history[-1]["validation_error"]
         print(f"| teacher | | {error:.2f} | |", flush=True)
         for i, (method, change) in enumerate(trials):

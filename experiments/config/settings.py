@@ -35,6 +35,9 @@ class Data(Settings):
     """The folder that holds the TFDS sets."""
     train_per_class: Annotated[int | None, COUNT] = None
     """The number of training images of each class that are kept; None keeps all."""
+    student_per_class: Annotated[int | None, COUNT] = None
+    """The number of training images of each class on which students are trained; the
+    teacher is trained on all that are kept. None for the same images."""
     crop: Annotated[int | None, Range("0 or more", 0, 10**9)] = None
     """The padding of random crops in pixels; None for the default of the data set
     (random crops of varying size, where images vary in size)."""

@@ -22,7 +22,7 @@ from experiments.data.loading import (
     prefetch,
     stack,
 )
-from experiments.data.sets import load, stratified
+from experiments.data.sets import for_students, load, stratified
 from experiments.data.splits import DataMissing, Dataset, Split
 from experiments.data.views import (
     augmentation,
@@ -42,6 +42,7 @@ __all__ = [
     "crops_at_random",
     "draw_crops_and_flips",
     "draw_stimuli",
+    "for_students",
     "from_host",
     "identity",
     "load",

@@ -4,6 +4,7 @@
 Nothing here uses the network.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -87,7 +88,7 @@ def load(
         validation_index, train_index = stratified(train.label, (validation,), seed)
         train, held_out = _take(train, train_index), _take(train, validation_index)
     if train_per_class is not None:
-        train = _first_of_each_class(train, classes, train_per_class)
+        train = _first_of_each_class(train, classes, train_per_class, "train_per_class")
     note = (
         f"{source}; {len(train.label):,} images for training, "
         f"{len(held_out.label):,} for validation (split with seed {seed}), "
@@ -100,6 +101,28 @@ def load(
     else:
         mean, std = _moments(train.image)
     return splits.Dataset(name, classes, train, held_out, test, note, mean, std)
+
+
+def for_students(dataset: splits.Dataset, per_class: int | None) -> splits.Dataset:
+    """Returns a data set with fewer training images, for the students of a teacher.
+
+    Mean and standard deviation stay those of all training images, so that teacher and
+    students see the same numbers.
+
+    Args:
+      dataset: The data set.
+      per_class: The number of training images of each class: the first in their order.
+        None returns the data set unchanged.
+
+    Raises:
+      ValueError: If a class has fewer images.
+    """
+    if per_class is None:
+        return dataset
+    train = _first_of_each_class(
+        dataset.train, dataset.classes, per_class, "student_per_class"
+    )
+    return dataclasses.replace(dataset, train=train)
 
 
 def stratified(
@@ -178,12 +201,13 @@ def _rank_in_class(label: np.ndarray) -> np.ndarray:
     return rank
 
 
-def _first_of_each_class(train: splits.Split, classes: int, count: int) -> splits.Split:
+def _first_of_each_class(
+    train: splits.Split, classes: int, count: int, setting: str
+) -> splits.Split:
     fewest = np.bincount(train.label, minlength=classes).min()
     if not 1 <= count <= fewest:
         raise ValueError(
-            f"train_per_class = {count}: the smallest class has {fewest} training "
-            "images"
+            f"{setting} = {count}: the smallest class has {fewest} training images"
         )
     return _take(train, _rank_in_class(train.label) < count)
 

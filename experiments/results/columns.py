@@ -20,7 +20,10 @@ TEACHING = (
     *("teacher_modality", "ensemble"),
 )
 # ... or one of these, a column is no longer the published experiment.
-EXPERIMENT = (*TEACHING, "student", "student_from", "modality")
+EXPERIMENT = (
+    *TEACHING,
+    *("student", "student_from", "modality", "student_per_class"),
+)
 # Settings that do not make columns different experiments.
 TRAINING = ("methods", "weights", "epochs", "teacher_epochs", "learning_rate")
 

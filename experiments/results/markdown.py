@@ -1,5 +1,7 @@
 """Formats the result of a run as Markdown."""
 
+from experiments.results import verdict
+
 
 def table(summary: dict) -> str:
     """Returns the summary as Markdown, for the terminal and the results folder.
@@ -21,6 +23,7 @@ def table(summary: dict) -> str:
         ]
     parts += mcnemar(summary["mcnemar"], baseline)
     parts.append(f"Training took {summary['seconds']:.0f} s on {summary['device']}.")
+    parts.append(verdict.sentence(summary))
     return "\n\n".join(parts) + "\n"
 
 

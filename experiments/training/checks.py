@@ -75,6 +75,7 @@ def _trains_alike(config: configs.Config) -> bool:
     rates = (None, optimizer.learning_rate)
     return (
         own.epochs == own.teacher_epochs
+        and config.data.student_per_class is None
         and own.dtype == "float32"
         and optimizer.teacher_learning_rate in rates
         and methods.weight(config, "plain", "task") == 1.0

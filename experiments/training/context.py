@@ -125,15 +125,24 @@ def load(config: configs.Config) -> data.Dataset:
         if config.data.resize is not None:
             square = config.data.resize, config.data.resize
             dataset = dataclasses.replace(dataset, size=square)
+        students = data.for_students(dataset, config.data.student_per_class)
     except ValueError as error:
         raise command.UsageError(str(error)) from error
-    _check_fits(config, dataset)
+    _check_fits(config, dataset, students)
+    if students is not dataset:
+        note = (
+            f"{dataset.note} Students are trained on {len(students.train.label):,} of "
+            f"them, {config.data.student_per_class} of each class."
+        )
+        dataset = dataclasses.replace(dataset, note=note)
     return dataset
 
 
-def _check_fits(config: configs.Config, dataset: data.Dataset) -> None:
+def _check_fits(
+    config: configs.Config, dataset: data.Dataset, students: data.Dataset
+) -> None:
     """Raises `UsageError` if settings do not fit the images or the devices."""
-    images, devices = len(dataset.train.label), jax.local_device_count()
+    images, devices = len(students.train.label), jax.local_device_count()
     batch, parts = config.training.batch, config.training.micro_batches
     if images < batch or batch % devices:
         raise command.UsageError(
@@ -163,10 +172,11 @@ def _check_fits(config: configs.Config, dataset: data.Dataset) -> None:
         config.training.teacher_epochs,
         config.method.start_epochs,
     )
-    if images // batch * epochs >= 2**31:
+    steps = len(dataset.train.label) // batch
+    if steps * epochs >= 2**31:
         raise command.UsageError(
             f"epochs, start_epochs and teacher_epochs must be fewer than 2**31 steps, "
-            f"got {epochs} epochs of {images // batch}"
+            f"got {epochs} epochs of {steps}"
         )
 
 
@@ -263,7 +273,10 @@ def _activations(
         )
     layers = methods.teacher_layers(config)
     try:
-        found = activations.read(path, images=len(dataset.train.label), layers=layers)
+        images = len(
+            data.for_students(dataset, config.data.student_per_class).train.label
+        )
+        found = activations.read(path, images=images, layers=layers)
     except (errors.CannotRead, OSError) as error:
         raise command.UsageError(f"activations: {error}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -279,9 +292,6 @@ def build_context(
     inputs: Inputs = Inputs(),  # noqa: B008 (it is frozen)
 ) -> Context:
     """Returns a context, with the images on the devices unless they stream."""
-    train = {} if config.runtime.stream else data.on_device(dataset.train)
-    if inputs.measured is not None:
-        train["stimuli"] = inputs.measured.images[inputs.measured.shown]
     held_out = dataset.validation
     return Context(
         config,
@@ -290,10 +300,30 @@ def build_context(
         folder,
         interrupt,
         bar,
-        training.replicate(train),
+        _train_arrays(config, dataset, inputs),
         held_out if config.runtime.stream else _on_device(held_out),
         inputs,
     )
+
+
+def _train_arrays(
+    config: configs.Config, dataset: data.Dataset, inputs: Inputs
+) -> dict[str, jax.Array]:
+    """Returns the arrays of `Context.train`, on the devices."""
+    train = {} if config.runtime.stream else data.on_device(dataset.train)
+    if inputs.measured is not None:
+        train["stimuli"] = inputs.measured.images[inputs.measured.shown]
+    return training.replicate(train)
+
+
+def for_students(context: Context) -> Context:
+    """Returns the context in which students are trained: with their training images."""
+    config = context.config
+    dataset = data.for_students(context.dataset, config.data.student_per_class)
+    if dataset is context.dataset:
+        return context
+    train = _train_arrays(config, dataset, context.inputs)
+    return dataclasses.replace(context, dataset=dataset, train=train)
 
 
 def _on_device(split: data.Split) -> data.Split:

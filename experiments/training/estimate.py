@@ -169,16 +169,18 @@ def _estimate(
     config, inputs = contexts.trained_elsewhere(config)
     checks.check(config)
     dataset = contexts.load(config)
-    steps = len(dataset.train.label) // config.training.batch
+    students = data.for_students(dataset, config.data.student_per_class)
     measured = _measure(config, dataset, inputs)
     # (Without augmentation a teacher sees each image only once.)
     asks = any(contexts.augmentation(config, dataset).values())
     total, compiling, known = 0.0, 0.0, 0
     for method in dict.fromkeys(method for method, _ in left):
+        images = dataset if method == "teacher" else students
+        steps = len(images.train.label) // config.training.batch
         if method == "teacher":
             step, phases = measured["teacher"], [config.training.teacher_epochs]
         else:
-            plan = contexts.plan(config, dataset, inputs, method)
+            plan = contexts.plan(config, students, inputs, method)
             step, phases = measured["student"], [phase.epochs for phase in plan]
             if asks and methods.reads_teacher(method):
                 step = Cost(*map(sum, zip(step, measured["teaching"], strict=True)))

@@ -1,5 +1,6 @@
 """Runs one experiment and writes its results folder."""
 
+import shlex
 import sys
 
 import jax
@@ -67,8 +68,7 @@ def _run(
     if said := checks.shared_seeds(config):
         print(said, file=sys.stderr)
 
-    steps = len(dataset.train.label) // config.training.batch
-    total = steps * epochs(config, dataset, inputs)
+    total = steps(config, dataset, inputs)
     with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
         context = contexts.build_context(
             config, dataset, folder, interrupt, bar, inputs
@@ -93,7 +93,10 @@ def _run(
     text = as_markdown(summary)
     files.write(folder / results_folder.RunFile.TABLE, text)
     files.write_json(folder / results_folder.RunFile.RESULT, summary)
-    print(f"\n{text}\n{folder}: {', '.join(written)}")
+    print(
+        f"\n{text}\n{folder}: {', '.join(written)}\nA page with curves and RDMs: "
+        f"python -m experiments.report {shlex.quote(str(folder))}"
+    )
     return summary
 
 
@@ -102,17 +105,18 @@ def as_markdown(summary: dict) -> str:
     return markdown.table(summary) + brain_markdown.table(summary)
 
 
-def epochs(
+def steps(
     config: configs.Config, dataset: data.Dataset, inputs: contexts.Inputs
 ) -> int:
-    """Returns the total number of epochs of all nets that a run trains."""
-    plans = [
-        contexts.plan(config, dataset, inputs, method) for method in config.method.names
-    ]
-    each = sum(phase.epochs for plan in plans for phase in plan)
-    total = config.training.seeds * each
+    """Returns the total number of steps of all nets that a run trains."""
+    students = data.for_students(dataset, config.data.student_per_class)
+    plans = [contexts.plan(config, students, inputs, m) for m in config.method.names]
+    epochs = sum(phase.epochs for plan in plans for phase in plan)
+    batch = config.training.batch
+    total = config.training.seeds * epochs * (len(students.train.label) // batch)
     if config.nets.teacher is not None and inputs.teacher is None:
-        total += config.nets.ensemble * config.training.teacher_epochs
+        taught = config.nets.ensemble * config.training.teacher_epochs
+        total += taught * (len(dataset.train.label) // batch)
     return total
 
 

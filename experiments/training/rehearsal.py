@@ -26,6 +26,7 @@ def rehearse(
     Raises:
       UsageError: If a step is impossible with these settings.
     """
+    dataset = data.for_students(dataset, config.data.student_per_class)
     count, *shape = dataset.train.image.shape
     train: dict[str, Any] = {
         "image": jax.ShapeDtypeStruct((count, math.prod(shape)), np.uint8),

@@ -66,20 +66,21 @@ def _teach(
     """Trains or loads the teacher.
 
     Returns:
-      The teacher's result, if there is a net, the teacher, and the context with the
-      teacher's stored activations.
+      The teacher's result, if there is a net, the teacher, and the context of the
+      students, with the teacher's stored activations.
     """
     config, inputs, nobody = context.config, context.inputs, teachers.none()
+    students = contexts.for_students(context)
     if config.nets.teacher is None:
         if inputs.activations is None:
-            return [], nobody, context
-        return [], *cache_teacher(context, nobody)
+            return [], nobody, students
+        return [], *cache_teacher(students, nobody)
     if inputs.teacher is not None:
         net = inputs.teacher.net(context.dataset, other_classes=True)
         outcome = recording.Outcome(inputs.teacher.variables)
         (context.folder / results_folder.net_folder("teacher", 0)).mkdir(exist_ok=True)
         result = recording.record_net(context, "teacher", 0, net, outcome)
-        return [result], *cache_teacher(context, teachers.net(net, outcome.variables))
+        return [result], *cache_teacher(students, teachers.net(net, outcome.variables))
     net = contexts.teacher(config, context.dataset, training.AXIS)
     method_trainers = builder.prepare(context, net, nobody, "plain", "teacher")
     builder.choose_seeds_per_program(context, method_trainers, 1)
@@ -89,11 +90,11 @@ def _teach(
     taught = [teachers.net(net, variables) for _, variables in members]
     if config.nets.ensemble == 1:
         ((result, _),) = members
-        return [result], *cache_teacher(context, *taught)
+        return [result], *cache_teacher(students, *taught)
     teacher = teachers.ensemble(
         dict(zip(methods.teacher_names(config), taught, strict=True))
     )
-    return [_ensemble(context, net, members)], *cache_teacher(context, teacher)
+    return [_ensemble(context, net, members)], *cache_teacher(students, teacher)
 
 
 def _ensemble(

@@ -15,7 +15,7 @@ import jinja2
 import markupsafe
 
 from experiments.brain import markdown as brain_markdown
-from experiments.results import markdown, plots
+from experiments.results import markdown, plots, verdict
 
 HERE = pathlib.Path(__file__).parent
 # The size of a chart, and the edges of its plot: left, top, right, bottom.
@@ -46,6 +46,7 @@ def run_page(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
         "run.html",
         numbers,
         title=f"{config['name']}, {config['data']}",
+        verdict=verdict.sentence(summary),
         note=f"Data: {summary['data']}",
         protocol_texts=protocol(summary),
         difference=DIFFERENCE.format(baseline),
@@ -94,6 +95,7 @@ def table_page(given: dict, curves: dict[int, list], links: dict[int, str]) -> s
         "table.html",
         {"curves": drawn},
         title=given["name"],
+        verdict="",
         note=given["note"],
         difference=DIFFERENCE.format("the baseline"),
         columns=columns,

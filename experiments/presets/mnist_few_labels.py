@@ -1,0 +1,21 @@
+"""A teacher with all MNIST digits, students with 20 of each class.
+
+Paper: McClure & Kriegeskorte, Representational Distance Learning for Deep Neural
+Networks, Front. Comput. Neurosci. 10:131, 2016. The nets are those of `mnist_rdl`. The
+teacher has seen 3,500 labelled images; the students see 200, and what the teacher
+knows of the others is in its representations.
+
+Command: python -m experiments.run mnist_few_labels (`make mnist`)
+"""
+
+from experiments import config as configs
+
+
+def get_config() -> configs.Config:
+    """Returns the settings."""
+    return configs.make(
+        student_per_class=20,
+        epochs=100,
+        batch=40,
+        seeds=5,
+    )
