@@ -145,6 +145,17 @@ class TestDigits:
         assert len(other.validation.label) == 1000
         assert len(other.train.label) == 3000
 
+    def test_students_have_the_first_of_each_class(self):
+        every, few = _digits(), _digits(train_per_class=7)
+        found = data.for_students(every, 7)
+        np.testing.assert_array_equal(found.train.image, few.train.image)
+        np.testing.assert_array_equal(found.train.label, few.train.label)
+        # They see the numbers that their teacher sees.
+        assert (found.mean, found.std) == (every.mean, every.std) != (few.mean, few.std)
+        assert data.for_students(every, None) is every
+        with pytest.raises(ValueError, match="student_per_class = 999: .* 350"):
+            data.for_students(every, 999)
+
     def test_train_per_class_keeps_the_first_of_each_class(self):
         few = _digits(train_per_class=7)
         whole = _digits().train

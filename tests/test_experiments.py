@@ -1,9 +1,11 @@
 """The experiment from the command line: results, wrong calls, Ctrl-C and resuming."""
 
 import ast
+import contextlib
 import dataclasses
 import errno
 import functools
+import io
 import itertools
 import json
 import os
@@ -27,8 +29,9 @@ import pytest
 from experiments import command, data, locks, methods, run, trials, weights
 from experiments import config as configs
 from experiments.analyses import grid
+from experiments.data import sets
 from experiments.results import folder as results_folder
-from experiments.results import plots
+from experiments.results import plots, verdict
 from experiments.training import (
     builder,
     checks,
@@ -659,6 +662,72 @@ class TestTrials:
         for part in grid.PARTS.values():
             for method, change in part():
                 checks.check(configs.load("mnist_rdl", methods=(method,), **change))
+
+
+FEW = ["--student_per_class=8", "--methods", "plain", "kd", "--seeds=2"]
+
+
+@pytest.fixture(scope="module")
+def with_few(brief, tmp_path_factory):
+    """The trainings of a run and what it prints; a run whose teacher has few too.
+
+    Images are normalised equally in both.
+    """
+    folder, jobs, fit = tmp_path_factory.mktemp("few"), [], loop.fit
+
+    def noted(given, *more):
+        jobs.extend(given)
+        return fit(given, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "fit", noted)
+        patch.setattr(sets, "_moments", lambda _: ((33.0,), (79.0,)))
+        for name, size in (("students", "20"), ("all", "8")):
+            kept = [f"--train_per_class={size}", f"--out={folder / name}"]
+            kept += FEW[name == "all" :]
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                assert call(*kept) == 0
+            if name == "students":
+                found = {job.name: job.examples for job in jobs}, said.getvalue()
+    return folder, *found
+
+
+class TestFewerImagesOfStudents:
+    def test_the_teacher_has_all(self, with_few):
+        _, examples, _ = with_few
+        students = [f"{method}-seed{i}" for method in ("plain", "kd") for i in (0, 1)]
+        assert examples == {"teacher": 200, **dict.fromkeys(students, 80)}
+
+    def test_plain_students_are_those_of_a_run_with_few(self, with_few):
+        folder, *_ = with_few
+        predicted = [
+            [
+                json.loads((folder / run / net / "result.json").read_text())[
+                    "predicted"
+                ]
+                for run in ("students", "all")
+            ]
+            for net in ("plain-seed0", "plain-seed1", "kd-seed0")
+        ]
+        assert [own == other for own, other in predicted] == [True, True, False]
+
+    def test_what_is_said(self, with_few):
+        folder, _, said = with_few
+        note = "Students are trained on 80 of them, 8 of each class."
+        assert "200 images for training" in said and note in said
+        summary = json.loads((folder / "students" / "result.json").read_text())
+        assert summary["data"].endswith(note)
+        sentence = verdict.sentence(summary)
+        *_, last, _, files, page = said.strip().splitlines()
+        assert last == sentence and "table.md" in files
+        assert page.endswith(f"python -m experiments.report {folder / 'students'}")
+        assert sentence in (folder / "students" / "table.md").read_text()
+
+    def test_too_few_for_a_batch(self, capsys):
+        assert call("--student_per_class=6") == 2
+        said = capsys.readouterr().err
+        assert "a batch of 64 is impossible with 60 training images" in said
 
 
 class TestFolder:
