@@ -9,8 +9,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: mnist test check times lint clean
 
-mnist: $(VENV)/ready  ## train a teacher and its students on real digits
-	$(bin)/python -m experiments.run mnist_rdl --resume $(options)
+mnist: $(VENV)/ready  ## a teacher of all digits, students with 20 of each
+	$(bin)/python -m experiments.run mnist_few_labels --resume $(options)
 
 test: $(VENV)/ready  ## the whole suite
 	$(bin)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(options)

@@ -63,8 +63,7 @@ def _run(
                 file=sys.stderr,
             )
         return summary
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    print(f"{dataset.name}: {dataset.note}\nDevices: {device}. Results: {folder}.")
+    print(f"{dataset.name}: {dataset.note}\nDevices: {_device()}. Results: {folder}.")
     if said := checks.shared_seeds(config):
         print(said, file=sys.stderr)
 
@@ -74,12 +73,19 @@ def _run(
             config, dataset, folder, interrupt, bar, inputs
         )
         results = teaching.train_all(context)
+    return _write(name, context, results)
+
+
+def _write(name: str, context: contexts.Context, results: list[dict]) -> dict:
+    """Writes tables and pictures of a run; returns the content of `result.json`."""
+    config, dataset, folder = context.config, context.dataset, context.folder
+    inputs = context.inputs
     summary = {
         "config": {"name": name, **configs.flat(config)},
         "teacher_source": _source(inputs.teacher),
         "data": dataset.note,
         "versions": recording.versions(),
-        "device": device,
+        "device": _device(),
         "seconds": sum(result["seconds"] for result in results),
         **aggregate.summarise(results, dataset.test.label),
     }
@@ -98,6 +104,11 @@ def _run(
         f"python -m experiments.report {shlex.quote(str(folder))}"
     )
     return summary
+
+
+def _device() -> str:
+    """Returns the number and the kind of the devices."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
 def as_markdown(summary: dict) -> str:

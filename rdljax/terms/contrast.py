@@ -174,8 +174,7 @@ def _apply_by_rows(
         over_devices = functools.partial(_sum_over_devices, axis_name=axis_name)
         key, step = jax.random.split(state.replicated["key"])
         chosen = choose(step, batch, examples)
-        students, teachers = state.per_device
-        rows = objectives.Bank(students, teachers, state.replicated["normalizers"])
+        rows = objectives.Bank(*state.per_device, state.replicated["normalizers"])
         count = len(rows.student)
         first = device * count
         negative, counted = (x.astype(s.dtype) for x in chosen.counts_of(first, count))
