@@ -197,6 +197,7 @@ MEANINGLESS = {
     "crd_temperature": UP_TO_0,
     "crd_negatives": COUNTS,
     "crd_sampling": ("all", "Drawn"),
+    "student_per_class": (*COUNTS, "351"),
     "teacher_learning_rate": UP_TO_0,
     "schedule": ("exponentially", "Cosine"),
     "layer_weights": ("", "1 1", "1 1 1 nan", "1 -1 1 1", "inf 1 1 1", "1 1 1 1 1"),

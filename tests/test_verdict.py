@@ -50,8 +50,8 @@ CASES = {
 def test_says_what_came_out(case):
     errors, words = CASES[case]
     found = verdict.sentence(summary(PLAIN | errors))
-    seeds = "(95 % intervals of the paired differences over 3 seeds)"
-    assert found == f"{words} {seeds}."
+    how = "judged by the 95 % intervals of the paired differences over 3 seeds"
+    assert found == f"{words}, {how}."
 
 
 def test_one_seed_has_no_interval():

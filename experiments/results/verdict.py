@@ -39,8 +39,8 @@ def sentence(summary: dict) -> str:
         parts.append(f"{_listed(rest)} cannot be distinguished from {than}")
     seeds = len(methods[baseline]["test_error"]["values"])
     return (
-        f"{'; '.join(parts)} (95 % intervals of the paired differences over {seeds} "
-        "seeds)."
+        f"{'; '.join(parts)}, judged by the 95 % intervals of the paired differences "
+        f"over {seeds} seeds."
     )
 
 
