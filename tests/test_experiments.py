@@ -590,28 +590,41 @@ def test_a_setting_that_no_method_reads_is_not_checked():
 
 
 def test_pictures_name_both_layers_of_an_unequal_pair(tmp_path, monkeypatch):
-    from matplotlib import axes, figure
+    from matplotlib import axes
 
     titles = []
     monkeypatch.setattr(
         axes.Axes, "set_title", lambda self, title, **_: titles.append(title)
     )
-    monkeypatch.setattr(figure.Figure, "savefig", lambda *_, **__: None)
+    monkeypatch.setattr(plots, "save", lambda *_, **__: None)
     monkeypatch.setattr(plots, "pictures", quick.pictures)
     pair = ["--layers", "stage1:pooled", "--methods", "rdl"]
     assert call(f"--out={tmp_path / 'run'}", *pair, "--seeds=1") == 0
     assert titles[0] == "teacher" and re.fullmatch(r"rdl, r = -?\d\.\d\d", titles[1])
 
 
+def test_a_picture_with_a_palette_is_small_and_looks_alike(tmp_path):
+    from matplotlib import pyplot as plt
+
+    matrix = np.random.default_rng(0).random((120, 120))
+    for palette in (False, True):
+        figure, axis = plt.subplots(figsize=(4, 4))
+        axis.imshow(matrix, interpolation="nearest")
+        plots.save(figure, tmp_path / f"{palette}.png", palette=palette)
+    whole, few = (tmp_path / f"{palette}.png" for palette in (False, True))
+    assert few.stat().st_size < whole.stat().st_size / 2
+    seen = [plt.imread(path)[..., :3] for path in (whole, few)]
+    assert seen[0].shape == seen[1].shape
+    assert np.abs(seen[0] - seen[1]).mean() < 0.02 < seen[0].std()
+
+
 def test_pictures_of_many_classes_and_of_a_teacher_from_elsewhere(
     tmp_path, monkeypatch
 ):
-    from matplotlib import figure
     from matplotlib import pyplot as plt
 
     seen = []
-    monkeypatch.setattr(plt, "close", seen.append)
-    monkeypatch.setattr(figure.Figure, "savefig", lambda *_, **__: None)
+    monkeypatch.setattr(plots, "save", lambda figure, *_, **__: seen.append(figure))
     both = {"seed": 0, "compared": ["a"], "rdms": {"a": np.arange(42.0 * 41 // 2)}}
     epoch = {"validation_error": 50.0, "task": 1.0}
     student = {"agreement": {"a": {"pearson": 0.5}}, "history": [epoch]}

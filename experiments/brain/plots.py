@@ -83,7 +83,7 @@ def _rdms(path, config, stimuli, results, found) -> None:
         f"{first}, mean over seeds",
         fontsize=8,
     )
-    plots.save(figure, path)
+    plots.save(figure, path, palette=True)
 
 
 def _mds(path, config, stimuli, results) -> None:

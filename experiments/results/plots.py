@@ -1,5 +1,6 @@
 """Draws figures of the result of a run."""
 
+import io
 import itertools
 import pathlib
 
@@ -67,7 +68,7 @@ def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01)
     bar.set_label("percentile of the distance", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    save(figure, path)
+    save(figure, path, palette=True)
 
 
 def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
@@ -113,10 +114,26 @@ def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
     save(figure, path)
 
 
-def save(figure, path: pathlib.Path, dpi: int = 150) -> None:
-    """Writes a figure as a PNG file, completely or not at all, and closes it."""
-    from matplotlib import pyplot as plt
+def save(figure, path: pathlib.Path, dpi: int = 150, *, palette: bool = False) -> None:
+    """Writes a figure as a PNG file, completely or not at all, and closes it.
 
-    with files.draft(path) as file:
-        figure.savefig(file, format="png", dpi=dpi)
+    Args:
+      figure: The figure.
+      path: The path of the file.
+      dpi: The number of dots per inch.
+      palette: Whether to use 256 colours, so that pictures of matrices take a third of
+        the bytes.
+    """
+    from matplotlib import pyplot as plt
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dpi)
     plt.close(figure)
+    with files.draft(path) as file:
+        if not palette:
+            file.write(drawn.getvalue())
+            return
+        image = Image.open(drawn).convert("RGB")
+        image = image.quantize(256, method=Image.Quantize.FASTOCTREE)
+        image.save(file, format="png", optimize=True)
