@@ -83,7 +83,7 @@ def make_setup(
       images: The number of images; None for the default of the kind.
       batch: The number of images in a step.
       further: The terms in addition to the task and KD, by name.
-      teacher: The kind of the teacher, "live" or "remembered".
+      teacher: The kind of the teacher, "live" or "cached".
       student: The name of the student's net; None for the default of the kind.
       dtype: The dtype of the student's activations.
       alone: Whether KD and the teacher are left out.
@@ -288,7 +288,7 @@ def _teachers() -> dict[str, Callable[[], measure.Contender]]:
     return {
         "none": lambda: epoch(make_setup(alone=True), 1),
         "live": lambda: epoch(make_setup(), 1),
-        "remembered": lambda: epoch(make_setup(teacher="remembered"), 1),
+        "cached": lambda: epoch(make_setup(teacher="cached"), 1),
     }
 
 
@@ -382,7 +382,7 @@ EQUAL = measure.Tolerance(1e-3, 1e-3)
 # Five seeds in one program over five in turn: unrolled on a CPU, vectorised elsewhere.
 NEVER_SLOWER = measure.Goal("seeds", "written out", floor=1.1, target=1.0)
 FIVE_FOR_TWO = measure.Goal("seeds", "vectorised", floor=0.4, target=0.36)
-REMEMBERED = measure.Goal("teacher", "remembered", floor=1.1, target=1.0)
+REMEMBERED = measure.Goal("teacher", "cached", floor=1.1, target=1.0)
 
 
 def _goals_of_seeds() -> tuple[measure.Goal, ...]:

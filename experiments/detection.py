@@ -2,7 +2,7 @@
 
     python -m experiments.run mnist_rdl --student=resnet8 --methods plain nst \
         --out=results/students
-    python -m experiments.detection drawn=drawn:resnet8 \
+    python -m experiments.detection random=random:resnet8 \
         plain=results/students/plain-seed{seed}/weights \
         nst=results/students/nst-seed{seed}/weights
 
@@ -11,9 +11,9 @@ Transfer, arXiv 1707.01219, 2017. A student that has learned from a teacher beco
 backbone of a detector, and so do other nets; better features make a better detector.
 
 NAME=FOLDER gives a name to the weights of a net, written by a run or by
-`experiments.import_torch`; `{seed}` in FOLDER becomes 0, 1, ... NAME=drawn:NET is a net
-with random initial weights; the first net is the baseline. All nets have the same head
-and the same canvases; seeds differ in the head, the order of the canvases, random
+`experiments.import_torch`; `{seed}` in FOLDER becomes 0, 1, ... NAME=random:NET is a
+net with random initial weights; the first net is the baseline. All nets have the same
+head and the same canvases; seeds differ in the head, the order of the canvases, random
 weights, and the folder if it has `{seed}`.
 
 Differences from the paper:

@@ -26,7 +26,7 @@ objective         compares                                  paper
 `cc_repdistiller` errors of successive examples             Tian et al. 2020
 `cka`             centred Gram matrices                     Kornblith et al. 2019
 `crd`             each example with K others, in a bank     Tian et al. 2020
-`crd_shared`      the same, with negatives of the batch     Tian et al. 2020
+`crd_shared`      the same, one set of others per batch     Tian et al. 2020
 ================= ========================================= ===========================
 
 Conventions:

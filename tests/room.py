@@ -73,6 +73,7 @@ TESTS = {
     "experiments/results/markdown.py": "tables report",
     "experiments/results/plots.py": "tables report",
     "experiments/results/table.py": "tables",
+    "experiments/results/verdict.py": "verdict",
     "experiments/table.py": "tables",
     "experiments/tables": "tables",
     "experiments/training": "methods programs",

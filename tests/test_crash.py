@@ -424,7 +424,7 @@ class TestCommands:
         "run": (["mnist_rdl", *LONG, *MLPS, "--methods", "plain"], "teacher/rdms/*"),
         "table": (["rdl_mnist", *LONG, "--only=one teacher"], "*/teacher/rdms/*"),
         "detection": (
-            ["drawn=drawn:resnet8", "--epochs=100000", "--canvases=8", "--size=48"]
+            ["drawn=random:resnet8", "--epochs=100000", "--canvases=8", "--size=48"]
             + ["--test_canvases=6", "--batch=4", "--objects=2", "--frozen"],
             "detection.json",
         ),

@@ -698,7 +698,7 @@ class TestCommand:
         if not trained:
             self.without_training(monkeypatch)
         out = tmp_path / "my results"
-        backbones = ["drawn=drawn:resnet8", f"own={folder}"]
+        backbones = ["drawn=random:resnet8", f"own={folder}"]
         tiny = [*TINY, "--seeds=2"]
         call = [*backbones, *tiny, f"--out={out}"]
         with monkeypatch.context() as patch:
@@ -760,26 +760,26 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["a=drawn:resnet8", "--seedss=1"], "--seeds"),
-            (["drawn:resnet8"], "expected NAME=FOLDER"),
-            (["a/b=drawn:resnet8"], "expected NAME=FOLDER"),
-            (["a=drawn:resnet8", "a=drawn:wrn_16_1"], "two backbones are called a"),
-            (["a=drawn:resnet9"], "there is no net 'resnet9'; did you mean 'resnet8'"),
+            (["a=random:resnet8", "--seedss=1"], "--seeds"),
+            (["random:resnet8"], "expected NAME=FOLDER"),
+            (["a/b=random:resnet8"], "expected NAME=FOLDER"),
+            (["a=random:resnet8", "a=random:wrn_16_1"], "two backbones are called a"),
+            (["a=random:resnet9"], "there is no net 'resnet9'; did you mean 'resnet8'"),
             (["a=nowhere"], "nowhere holds no weights"),
-            (["a=drawn:mnist_cnn"], "mnist_cnn cannot see canvases of 64 x 64"),
-            (["a=drawn:mlp"], "such as resnet8, wrn_16_1 and vgg8"),
-            (["a=drawn:resnet8", "--layer=stage7"], "there is no map of a 'stage7'"),
-            (["a=drawn:resnet8", "--layer=pooled"], "there is no map of a 'pooled'"),
-            (["a=drawn:resnet8", "--size=65"], "17 x 17 cells, which do not divide 65"),
-            (["a=drawn:resnet8", "--size=40"], "size must be 45 pixels or more"),
-            (["a=drawn:resnet8", "--seeds=0"], "seeds must be 1 or more, got 0"),
+            (["a=random:mnist_cnn"], "mnist_cnn cannot see canvases of 64 x 64"),
+            (["a=random:mlp"], "such as resnet8, wrn_16_1 and vgg8"),
+            (["a=random:resnet8", "--layer=stage7"], "there is no map of a 'stage7'"),
+            (["a=random:resnet8", "--layer=pooled"], "there is no map of a 'pooled'"),
+            (["a=random:resnet8", "--size=65"], "17 x 17 cells, which do not divide"),
+            (["a=random:resnet8", "--size=40"], "size must be 45 pixels or more"),
+            (["a=random:resnet8", "--seeds=0"], "seeds must be 1 or more, got 0"),
             (
-                ["a=drawn:resnet8", "--batch=9", "--canvases=8"],
+                ["a=random:resnet8", "--batch=9", "--canvases=8"],
                 "at most the number of canvases, 8",
             ),
-            (["a=drawn:resnet8", "--learning_rate=nan"], "above 0 and finite"),
-            (["a=drawn:resnet8", "--data=cifar10"], "no data_dir is given"),
-            (["a=drawn:resnet8", "--data=digist"], "did you mean 'digits'"),
+            (["a=random:resnet8", "--learning_rate=nan"], "above 0 and finite"),
+            (["a=random:resnet8", "--data=cifar10"], "no data_dir is given"),
+            (["a=random:resnet8", "--data=digist"], "did you mean 'digits'"),
         ],
     )
     def test_a_wrong_call_is_answered_in_words(
@@ -798,7 +798,7 @@ class TestCommand:
         monkeypatch.setattr(
             centernet, "train", lambda _, state, *a, **b: (state, diverged)
         )
-        call = ["a=drawn:resnet8", *TINY, f"--out={tmp_path}"]
+        call = ["a=random:resnet8", *TINY, f"--out={tmp_path}"]
         assert detection.main(call) == 1
         assert "a-seed0: the loss is not finite" in capsys.readouterr().err
         assert [path.name for path in tmp_path.iterdir()] == ["detection.json"]
@@ -806,13 +806,13 @@ class TestCommand:
     def test_leaves_folders_of_others_alone(self, tmp_path, capsys):
         (tmp_path / "thesis.txt").write_text("years of work")
         for arguments in ([], ["--resume"]):
-            call = ["a=drawn:resnet8", *TINY, f"--out={tmp_path}", *arguments]
+            call = ["a=random:resnet8", *TINY, f"--out={tmp_path}", *arguments]
             assert detection.main(call) == 2
             assert (
                 "something that is not a comparison of detectors"
                 in capsys.readouterr().err
             )
-        call = ["a=drawn:resnet8", *TINY, f"--out={tmp_path / 'thesis.txt'}"]
+        call = ["a=random:resnet8", *TINY, f"--out={tmp_path / 'thesis.txt'}"]
         assert detection.main(call) == 2
         assert "cannot write to" in capsys.readouterr().err
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -822,7 +822,7 @@ class TestFolder:
     def test_of_other_images_is_not_gone_on_with(self, tmp_path, capsys):
         def claim(**settings):
             options = detection_options.Options(
-                ("a=drawn:mlp",), out=str(tmp_path), resume=True
+                ("a=random:mlp",), out=str(tmp_path), resume=True
             )
             folders.claim(options, settings)
 
@@ -926,7 +926,7 @@ class TestBackbone:
 @pytest.mark.slow
 def test_real_colour_images(tfds_dir, tmp_path):
     """From CIFAR-10 to the picture, with one backbone and one seed."""
-    call = ["a=drawn:resnet8", *TINY[:-3], "--size=64", "--seeds=1", "--frozen"]
+    call = ["a=random:resnet8", *TINY[:-3], "--size=64", "--seeds=1", "--frozen"]
     call += ["--data=cifar10", f"--data_dir={tfds_dir}", f"--out={tmp_path / 'out'}"]
     assert detection.main(call) == 0
     table = (tmp_path / "out" / "table.md").read_text()

@@ -75,8 +75,8 @@ def run_trials(
             base, dataset, pathlib.Path(scratch), interrupt, bar
         )
         net = contexts.teacher(base, dataset, training.AXIS)
-        nobody = teachers.none()
-        method_trainers = builder.prepare(context, net, nobody, "plain", "teacher")
+        no_teacher = teachers.none()
+        method_trainers = builder.prepare(context, net, no_teacher, "plain", "teacher")
         (outcome,) = fitting.fit(context, {"teacher": 0}, method_trainers)
         context = contexts.for_students(context)
         error = outcome.history[-1]["validation_error"]

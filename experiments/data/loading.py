@@ -3,7 +3,7 @@
 A batch is a list of indices determined by seed, epoch and step, whether its images are
 on the device, in the host's memory or in files. grain could replace only `prefetch` and
 a pool of threads, at the same speed, but not the order and the decoding
-(docs/architecture.md).
+(CONTRIBUTING.md).
 """
 
 import collections

@@ -32,9 +32,10 @@ class Dataset:
       validation: The images held out of the training images, on which every choice is
         made.
       test: The test images, read once per run.
-      note: One sentence with source, sizes and split, for messages.
-      mean: The mean of each channel, over every pixel of `train` (if images stay in
-        files, over a sample, or ImageNet's usual mean), in units of 0..255.
+      note: Source, sizes and split in a few sentences, for messages.
+      mean: The mean of each channel, over every pixel of the training images (the
+        teacher's, if students have fewer; if images stay in files, of a sample, or
+        ImageNet's usual mean), in units of 0..255.
       std: The standard deviation of each channel, likewise; 1 for a constant channel.
       size: The size `(height, width)` of nets' input; None for the images' own size.
     """

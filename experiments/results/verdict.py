@@ -1,4 +1,4 @@
-"""The result of a run in one sentence."""
+"""Says the result of a run in one sentence."""
 
 from collections.abc import Sequence
 

@@ -61,9 +61,10 @@ def shared_seeds(config: configs.Config) -> str | None:
     which = "seed 0 begin" if not most else f"seeds 0 to {most} begin"
     said = (
         f"teacher and students are the same net, {own.student}: students of "
-        f"{which} with the initial weights of the teacher of that seed, and see the "
-        "same batches"
+        f"{which} with the initial weights of the teacher of that seed"
     )
+    if config.data.student_per_class is None:
+        said += ", and see the same batches"
     if "plain" in config.method.names and _trains_alike(config):
         said += "; plain-seed0 repeats the teacher's training"
     return f"{said}. Students of other seeds (--seeds) do not."

@@ -197,9 +197,9 @@ def fit(
         # A newest checkpoint is damaged.
         del begun
         return [fit([job], trainer, interrupt, advance)[0] for job in jobs]
-    together = _Trainings(jobs, trainer, advance, begun)
+    trainings = _Trainings(jobs, trainer, advance, begun)
     del begun  # (To free memory: the first step makes new states.)
-    return together.run(interrupt)
+    return trainings.run(interrupt)
 
 
 class _Trainings:

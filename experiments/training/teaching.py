@@ -69,12 +69,12 @@ def _teach(
       The teacher's result, if there is a net, the teacher, and the context of the
       students, with the teacher's stored activations.
     """
-    config, inputs, nobody = context.config, context.inputs, teachers.none()
+    config, inputs, no_teacher = context.config, context.inputs, teachers.none()
     students = contexts.for_students(context)
     if config.nets.teacher is None:
         if inputs.activations is None:
-            return [], nobody, students
-        return [], *cache_teacher(students, nobody)
+            return [], no_teacher, students
+        return [], *cache_teacher(students, no_teacher)
     if inputs.teacher is not None:
         net = inputs.teacher.net(context.dataset, other_classes=True)
         outcome = recording.Outcome(inputs.teacher.variables)
@@ -82,7 +82,7 @@ def _teach(
         result = recording.record_net(context, "teacher", 0, net, outcome)
         return [result], *cache_teacher(students, teachers.net(net, outcome.variables))
     net = contexts.teacher(config, context.dataset, training.AXIS)
-    method_trainers = builder.prepare(context, net, nobody, "plain", "teacher")
+    method_trainers = builder.prepare(context, net, no_teacher, "plain", "teacher")
     builder.choose_seeds_per_program(context, method_trainers, 1)
     members = []
     for seed in range(config.nets.ensemble):

@@ -204,8 +204,8 @@ def _begin(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
     if holds:
         raise OtherActivations(f"{folder} exists already and holds something else")
     folder.mkdir(parents=True, exist_ok=True)
-    words = {**manifest, "sha256": files.sha256_of_manifest(manifest)}
-    files.write(folder / _MANIFEST, json.dumps(words))
+    content = {**manifest, "sha256": files.sha256_of_manifest(manifest)}
+    files.write(folder / _MANIFEST, json.dumps(content))
 
 
 def _check_counts(images: int, chunk: int, layers: Sequence[str]) -> None:

@@ -12,12 +12,12 @@ from rdljax import _checks, _indices
 Array = jax.Array
 
 
-def instance(chosen, room: str, example: type) -> None:
-    """Checks that `chosen` is an instance from the module `room`, not a class."""
+def instance(chosen, module: str, example: type) -> None:
+    """Checks that `chosen` is an instance from the module `module`, not a class."""
     if isinstance(chosen, type) or not callable(chosen):
         name = getattr(chosen, "__name__", None)
         hint = f"{name}() with its parentheses" if name else f"{example.__name__}()"
-        raise ValueError(f"expected one of {room}, such as {hint}, got {chosen!r}")
+        raise ValueError(f"expected one of {module}, such as {hint}, got {chosen!r}")
 
 
 def activations(x: Array, name: str = "activations", fewest: int = 2) -> None:

@@ -81,12 +81,12 @@ def make_step(
             variables = _params.variables(now, params)
             with jax.named_scope("student"):
                 seen, model_state = run(student, variables, batch, dropout)
-            total, values, remembered = compute_loss(
+            total, values, states = compute_loss(
                 phase, params, state, seen, targets, batch, axis_name=axis_name
             )
-            return total, (values, remembered, model_state)
+            return total, (values, states, model_state)
 
-        (total, (values, remembered, model_state)), gradient = jax.value_and_grad(
+        (total, (values, states, model_state)), gradient = jax.value_and_grad(
             loss, has_aux=True
         )(trained)
         gradient, metrics = mean(gradient), mean({"loss": total, **values})
@@ -97,9 +97,9 @@ def make_step(
             # Already equal if the net synchronises its statistics itself.
             model_state=mean(model_state),
             opt_state=opt_state,
-            terms=now.terms | {k: s.replicated for k, s in remembered.items()},
+            terms=now.terms | {k: s.replicated for k, s in states.items()},
         )
-        per_device = per_device | {k: s.per_device for k, s in remembered.items()}
+        per_device = per_device | {k: s.per_device for k, s in states.items()}
         return TrainState(new, per_device), metrics
 
     return step
@@ -154,17 +154,17 @@ def compute_loss(
       ValueError: A weight is not a number.
     """
     total: Any = 0.0
-    values, remembered = {}, {}
+    values, states = {}, {}
     for name, (weight, term) in phase.terms.items():
         memory = terms.State(state.replicated.terms[name], state.per_device[name])
         with jax.named_scope(f"terms/{name}"):
-            values[name], remembered[name] = term.apply(
+            values[name], states[name] = term.apply(
                 params[name], memory, activations, targets, batch, axis_name
             )
         weight = _at(weight, state.replicated.step)
         _checks.check_number(f"weight of the term {name!r}", weight)
         total += jnp.asarray(weight, values[name].dtype) * values[name]
-    return total, values, remembered
+    return total, values, states
 
 
 def _mean(tree: PyTree, axis_name: str | None) -> PyTree:

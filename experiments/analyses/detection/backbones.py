@@ -46,7 +46,7 @@ class Backbone:
 
 
 def parse_backbones(given: Sequence[str]) -> dict[str, str]:
-    """Parses `NAME=FOLDER` or `NAME=drawn:NET` into `FOLDER` or `drawn:NET`, by name.
+    """Parses `NAME=FOLDER` or `NAME=random:NET` into `FOLDER` or `random:NET`, by name.
 
     Raises:
       UsageError: If one has neither form, or two have the same name.
@@ -56,7 +56,7 @@ def parse_backbones(given: Sequence[str]) -> dict[str, str]:
         name, _, source = one.partition("=")
         if not (source and re.fullmatch(r"[\w.+-]+", name)):
             raise command.UsageError(
-                f"expected NAME=FOLDER or NAME=drawn:NET, got {one!r}"
+                f"expected NAME=FOLDER or NAME=random:NET, got {one!r}"
             )
         if name in found:
             raise command.UsageError(f"two backbones are called {name}")
@@ -76,7 +76,7 @@ def load_backbone(
 
     Args:
       name: The name in the table.
-      source: The folder of weights, or `drawn:NET`.
+      source: The folder of weights, or `random:NET`.
       seed: The seed of the training.
       dataset: The data set.
       normalise: The function that normalises its images.
@@ -131,7 +131,7 @@ def _net(
       UsageError: If there is no such folder, or the net sees other channels.
       UnknownName: If there is no such net.
     """
-    drawn = source.removeprefix("drawn:")
+    drawn = source.removeprefix("random:")
     if drawn != source:
         net = nets.build(drawn, dataset.classes)
         blank = jnp.zeros((1, *dataset.shape))

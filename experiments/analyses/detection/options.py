@@ -16,7 +16,7 @@ class Options:
     """The settings of a comparison of detectors."""
 
     backbones: tyro.conf.Positional[tuple[str, ...]]
-    """The backbones, each as NAME=FOLDER or NAME=drawn:NET."""
+    """The backbones, each as NAME=FOLDER or NAME=random:NET."""
     data: str = "digits"
     """The data: `digits`, or the name of a TFDS image set."""
     data_dir: str | None = None
