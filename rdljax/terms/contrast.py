@@ -167,16 +167,16 @@ def _apply_by_rows(
     def apply(params, state, student, teacher, batch, axis_name=None):
         errors.check_name("entry of the batch", "index", batch)
         s, t = map(_geometry.unit_rows, embed(params, student, teacher))
-        device: Array | int = 0
+        students, teachers = state.per_device
+        count = len(students)
+        first: Array | int = 0
         if axis_name is not None:
             s, t, batch = lax.all_gather((s, t, batch), axis_name, tiled=True)
-            device = lax.axis_index(axis_name)
+            first = lax.axis_index(axis_name) * count
         over_devices = functools.partial(_sum_over_devices, axis_name=axis_name)
         key, step = jax.random.split(state.replicated["key"])
         chosen = choose(step, batch, examples)
-        rows = objectives.Bank(*state.per_device, state.replicated["normalizers"])
-        count = len(rows.student)
-        first = device * count
+        rows = objectives.Bank(students, teachers, state.replicated["normalizers"])
         negative, counted = (x.astype(s.dtype) for x in chosen.counts_of(first, count))
 
         local_rows = functools.partial(
