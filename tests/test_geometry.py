@@ -44,6 +44,30 @@ def test_squared_distances_of_degenerate_rows(rows):
     np.testing.assert_allclose(value, 30.0 if rows == "one differs" else 0, atol=1e-6)
 
 
+def test_distances_of_rows_with_a_large_mean_sorted_by_class():
+    """The origin is the mean of a few rows only, a constant in the gradient."""
+    rng = np.random.default_rng(1)
+    classes = np.repeat(rng.normal(size=(4, 1, 16)), 13, axis=1).reshape(52, 16)
+    rows = 1000 + classes + 0.1 * rng.normal(size=(52, 16))
+    weights = rng.normal(size=(52, 52))
+
+    @jax.jit
+    def both(x):
+        def loss(x):
+            return jnp.sum(weights.astype(np.float32) * _geometry.squared_distances(x))
+
+        return _geometry.squared_distances(x), jax.grad(loss)(x)
+
+    x = rows.astype(np.float32)
+    apart = x.astype(float)[:, None] - x.astype(float)[None, :]
+    expected = (apart**2).sum(axis=-1)
+    found, gradient = both(x)
+    # (Without an origin near the mean the errors are about 1.)
+    np.testing.assert_allclose(found, expected, atol=3e-5)
+    both_ways = (weights + weights.T)[..., None]
+    np.testing.assert_allclose(gradient, 2 * (both_ways * apart).sum(1), atol=2e-4)
+
+
 unit_rows = jax.jit(_geometry.unit_rows)
 
 

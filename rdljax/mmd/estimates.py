@@ -223,7 +223,7 @@ def _streamed(
     if isinstance(kernel, kernels.Radial):
         kernel.check_fixed()
         unit = _geometry.power_of_two(pooled)
-        pooled = _geometry.centre_columns(pooled / unit)
+        pooled = _geometry.centre_for_distances(pooled / unit)
         kernel = kernel.times(1 / unit)
         x, y = pooled[:n], pooled[n:]
 

@@ -91,7 +91,7 @@ class _ByProducts:
         """
         rows = self.rows(x)
         noise = self.noise(x, rows)
-        rows = tuple(a - _mean(a, axis_name, keepdims=True) for a in rows)
+        rows = tuple(_geometry.centre_for_distances(a, axis_name) for a in rows)
         own = jnp.sum(rows[0] * rows[-1], axis=1)
         products = _length(rows[0]) * _length(rows[-1])
         return *rows, own, noise + _of_products(products, rows[0].shape[1])
@@ -140,9 +140,9 @@ class _ByProducts:
         return self.set_exact_ties(_resolved(found, first + second), first, second)
 
 
-def _mean(x: Array, axis_name: str | None, *, keepdims: bool = False) -> Array:
+def _mean(x: Array, axis_name: str | None) -> Array:
     """Returns the mean over stimuli, over all devices if there is a mapped axis."""
-    mean = jnp.mean(x, axis=0, keepdims=keepdims)
+    mean = jnp.mean(x, axis=0)
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
@@ -154,6 +154,11 @@ def _length(rows: Array) -> Array:
 def _rounding(rows: Array) -> Array:
     """Returns a bound on the rounding errors of the entries of rows."""
     return 8 * jnp.finfo(rows.dtype).eps * rows
+
+
+def _noise_of_unit_rows(dtype: jnp.dtype) -> float:
+    """Returns the noise of rows of length `sqrt(1/2)`, from their rounding errors."""
+    return (8 * float(jnp.finfo(dtype).eps)) ** 2 / 2
 
 
 def _of_products(own: Array, units: int) -> Array:
@@ -181,7 +186,7 @@ class Embedded(_ByProducts):
     def __call__(self, x: Array) -> Array:
         """Returns the distance matrix `[n, n]` of activations `[n, ...]`."""
         points = self.embed(x)
-        centred = _geometry.centre_columns(points)
+        centred = _geometry.centre_for_distances(points)
         products = _geometry.gram(centred, self.matmul_precision)
         return self.from_products(products, self.noise(x, (points,)), points.shape[1])
 
@@ -260,6 +265,14 @@ class Cosine(_Directions):
         # |u - v|^2 = 2 (1 - u.v) for unit vectors.
         return _geometry.unit_rows(_geometry.flatten(x)) * 0.5**0.5
 
+    def noise(self, x: Array, rows: tuple[Array, ...]) -> Array:
+        # All rows with a direction have the same length. (The largest entry is known
+        # from `embed`, so that XLA computes nothing more from the activations.)
+        x = lax.stop_gradient(_geometry.flatten(x))
+        largest = jnp.max(jnp.abs(x), axis=1)
+        noise = jnp.where(largest == 0, 0, _noise_of_unit_rows(x.dtype))
+        return noise + 0 * largest  # NaN if an entry is not finite.
+
 
 @_pytrees.register
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +300,7 @@ class Correlation(_Directions):
         # Subtracting the mean leaves the rounding error of the whole row.
         whole, deviations = map(_length, self._deviations(x))
         ratio = whole * _geometry.safe_inverse(deviations)
-        return (_length(_rounding(rows[0])) * ratio) ** 2
+        return _noise_of_unit_rows(whole.dtype) * ratio**2
 
 
 @_pytrees.register

@@ -287,10 +287,11 @@ def _matrix_over_devices(x: Array, distance, axis: str) -> Array:
     points = distance.embed(x)
     units = points.shape[1]
     noise = lax.all_gather(distance.noise(x, (points,)), axis, tiled=True)
+    points = _geometry.centre_for_distances(points, axis)
     # Padding with zeros does not change the distances.
     points = jnp.pad(points, ((0, 0), (0, -units % lax.axis_size(axis))))
     share = lax.all_to_all(points, axis, split_axis=1, concat_axis=0, tiled=True)
-    own = _geometry.gram(_geometry.centre_columns(share), distance.matmul_precision)
+    own = _geometry.gram(share, distance.matmul_precision)
     return distance.from_products(lax.psum(own, axis), noise, units)
 
 
