@@ -1,7 +1,6 @@
 """After a crash: what was broken off ends with the same bytes as the unbroken run."""
 
 import contextlib
-import fcntl
 import functools
 import json
 import os
@@ -16,7 +15,6 @@ import signal
 import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
 
@@ -387,9 +385,18 @@ MLPS = ["--teacher=mlp", "--student=mlp", "--layers", "pooled", "logits"]
 LONG = [*FEW, "--teacher_epochs=100000"]
 
 
-def call(module, *arguments, **settings):
+def command_after(first, *arguments):
+    """A command that runs some Python first, and is then Python with the arguments.
+
+    (Not by `preexec_fn`: where another test has begun to use JAX, it warns of forks.)
+    """
+    then = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    return [sys.executable, "-c", f"{first}; {then}", *map(str, arguments)]
+
+
+def call(module, *arguments, first="pass", **settings):
     """Runs a command in a process of its own."""
-    command = [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)]
+    command = command_after(first, "-m", f"experiments.{module}", *arguments)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **settings)
 
 
@@ -401,7 +408,7 @@ def call_on_a_full_disk(room, module, *arguments):
     return call(
         module,
         *arguments,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        first=f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({room}, {room}))",
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": ""},
     )
 
@@ -474,12 +481,14 @@ class TestCommands:
     def test_a_closed_terminal(self, tmp_path):
         arguments, begun = self.TRAINING["run"]
         ours, its = pty.openpty()
+        own = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
         process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.run", *arguments, f"--out={tmp_path}"],
+            command_after(
+                own, "-m", "experiments.run", *arguments, f"--out={tmp_path}"
+            ),
             cwd=ROOT,
             **dict.fromkeys(("stdin", "stdout", "stderr"), its),
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(its)
 
