@@ -171,12 +171,12 @@ def _gram_jvp(precision, primals: tuple[Array], tangents: tuple[Array]):
 
 
 def centre_for_distances(x: Array, axis_name: str | None = None) -> Array:
-    """Subtracts from rows `[n, units]` about their mean, for distances between them.
+    """Moves the origin of rows `[n, units]` near their mean, for distances of the rows.
 
-    Distances do not depend on the origin: a row near the mean limits the cancellation
-    in `|x|^2 + |y|^2 - 2 xy` as well as the mean itself. It is the mean of eight rows
-    or a few more, and a constant in the gradient, so that it takes no pass over all
-    rows.
+    Distances do not depend on the origin; one near the mean limits the cancellation in
+    `|x|^2 + |y|^2 - 2 xy`. It is the mean of 8 to 15 of the rows, and a constant in the
+    gradient, so that no pass over all rows is needed. Entries that are not finite count
+    as 0 there, so that such a row only affects its own distances.
 
     Args:
       x: Rows `[n, units]`.
@@ -184,6 +184,7 @@ def centre_for_distances(x: Array, axis_name: str | None = None) -> Array:
         common origin; None: one device.
     """
     few = lax.stop_gradient(x[:: max(1, len(x) // 8)])
+    few = jnp.where(jnp.isfinite(few), few, 0)
     origin = jnp.mean(few, axis=0, keepdims=True)
     return x - (origin if axis_name is None else lax.pmean(origin, axis_name))
 

@@ -68,6 +68,21 @@ def test_distances_of_rows_with_a_large_mean_sorted_by_class():
     np.testing.assert_allclose(gradient, 2 * (both_ways * apart).sum(1), atol=2e-4)
 
 
+@pytest.mark.parametrize("place", [0, 3, 8])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_affects_its_own_distances_only(place, wrong):
+    """Wherever it is: the origin is the mean of some of the rows."""
+    x = np.random.default_rng(2).normal(size=(20, 4)).astype(np.float32)
+    expected = np.array(jax.jit(_geometry.squared_distances)(x))
+    x[place, 1] = wrong
+    found = np.array(jax.jit(_geometry.squared_distances)(x))
+    others = np.delete(np.arange(20), place)
+    np.testing.assert_allclose(
+        found[np.ix_(others, others)], expected[np.ix_(others, others)], atol=1e-5
+    )
+    assert not np.isfinite(found[place, others]).any()
+
+
 unit_rows = jax.jit(_geometry.unit_rows)
 
 

@@ -121,6 +121,16 @@ def plain(ids: Sequence[Any] | np.ndarray) -> list[Any]:
 
 
 def check_ids(path: pathlib.Path, stored: np.ndarray | None, ids: list[Any]) -> None:
+    """Checks that a file has the expected identifiers of images, in the same order.
+
+    Args:
+      path: Path of the file, for messages.
+      stored: The array `ids` of the file, `[images]`; None: it has none.
+      ids: The expected identifiers.
+
+    Raises:
+      CannotRead: Identifiers are missing, or in another order.
+    """
     if stored is None:
         raise errors.CannotRead(f"{path} has no array {_IDS!r} to compare")
     found = plain(stored)

@@ -134,6 +134,18 @@ def write(
 def read(
     folder: pathlib.Path, layers: Sequence[str] | None, layout: str, verify: bool
 ) -> Store:
+    """Returns the activations in a folder from `write`, memory-mapped.
+
+    Args:
+      folder: Path of the folder.
+      layers: Names of the layers to read. None: all.
+      layout: Layout of the teacher's maps, as for `activations.read`.
+      verify: Whether to check the hashes, which reads all of the folder.
+
+    Raises:
+      UnknownName: A layer does not exist.
+      CannotRead: The folder is unfinished or damaged.
+    """
     manifest = _manifest(folder)
     layers, known = _store.select(manifest["layers"], layers), _chunks(folder)
     images, chunk = manifest["images"], manifest["chunk"]

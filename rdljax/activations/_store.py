@@ -26,7 +26,7 @@ class Store(NamedTuple):
 
 
 def is_float(dtype: Any) -> bool:
-    # JAX has no floats of more than 8 bytes.
+    """Returns whether a dtype is a floating-point type that JAX has (up to 8 bytes)."""
     return jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= 8
 
 
@@ -40,6 +40,11 @@ def channels_last(layers: Mapping[str, Any], layout: str) -> dict[str, Any]:
 
 
 def select(known: Iterable[str], layers: Sequence[str] | None) -> list[str]:
+    """Returns the names of the layers to read; None selects all that are known.
+
+    Raises:
+      UnknownName: A layer is not known.
+    """
     for layer in layers or ():
         errors.check_name("layer", layer, known)
     return list(known if layers is None else layers)
