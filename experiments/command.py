@@ -6,6 +6,7 @@ import pathlib
 import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -56,6 +57,8 @@ def handle_signals_from_start() -> None:
     """Ends a command without a traceback if a signal asks it to stop during imports.
 
     As soon as the command's `main` is defined, these signals raise `Stopped` instead.
+    Python drops it where a function cannot raise, such as one that the garbage
+    collector calls (JAX has one); the signal is then sent again.
     """
 
     def handle(number):
@@ -64,7 +67,15 @@ def handle_signals_from_start() -> None:
         os.write(2, b"\nstopped\n")
         os._exit(128 + number)
 
+    def handle_dropped(error):
+        if isinstance(error.exc_value, Stopped):
+            number = error.exc_value.status - 128
+            threading.Timer(0.05, os.kill, [os.getpid(), number]).start()
+        else:
+            sys.__unraisablehook__(error)
+
     _listen(handle)
+    sys.unraisablehook = handle_dropped
 
 
 def _listen(handle: Callable[[int], Any]) -> dict[int, Any]:

@@ -272,6 +272,24 @@ def test_on_a_full_disk_what_was_there_stays(tmp_path, write, link):
     assert [*path.parent.iterdir()] == [path]
 
 
+PROGRAM_INTERRUPTED_IN_GARBAGE_COLLECTION = """
+import gc, signal, sys, time
+from experiments import command
+
+def collecting(phase, _):
+    gc.callbacks.clear()
+    signal.raise_signal(signal.SIGTERM)
+
+def main():
+    gc.callbacks.append(collecting)
+    gc.collect()
+    time.sleep(20)
+
+command.handle_signals_from_start()
+sys.exit(command.exit_status(main))
+"""
+
+
 class TestAskedToStop:
     ASKING = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
@@ -342,6 +360,18 @@ class TestAskedToStop:
                 check=True,
             )
             assert done.stdout == "True\n"
+
+    def test_where_python_drops_exceptions(self, tmp_path):
+        """In a function that the garbage collector calls, as one of JAX's."""
+        path = tmp_path / "program.py"
+        path.write_text(PROGRAM_INTERRUPTED_IN_GARBAGE_COLLECTION)
+        done = subprocess.run(
+            [sys.executable, path],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (143, "\nstopped\n")
 
     def test_a_hangup_that_is_ignored_stays_so(self):
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -969,6 +969,15 @@ def test_zero_at_equality(case):
             np.testing.assert_allclose(leaf, 0, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["at", "ft", "ft_repdistiller", "sp", "cka"])
+def test_exactly_zero_at_equality(optimized, name):
+    """Also with fused multiply-adds, which round one of two equal products only."""
+    maps = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(np.float32)
+    both = jax.jit(jax.value_and_grad(getattr(objectives, name)))
+    value, gradient = both(maps, maps)
+    assert value == 0 and not gradient.any()
+
+
 def with_row(x, value):
     x = x.copy()
     x[1] = value

@@ -71,14 +71,17 @@ def at(student: Array, teacher: Array, *, power: int = 2) -> Array:
     """
     power = _checks.as_number("power", power, student.dtype, at_least=1)
     student, teacher = _geometry.pool_to_smaller(student, teacher)
-    return jnp.mean((_energy(student, power) - _energy(teacher, power)) ** 2)
+    return jnp.mean(_difference_of_attention(student, teacher, power) ** 2)
 
 
-def _energy(x: Array, power: int = 2) -> Array:
-    """Computes energies of maps `[batch, H, W, C]` as unit vectors `[batch, H W]`."""
-    x = _geometry.in_own_unit(x, axis=(1, 2, 3))
-    energy = jnp.mean(jnp.abs(x) ** power, axis=3)
-    return _geometry.unit_rows(_geometry.flatten(energy))
+def _difference_of_attention(student: Array, teacher: Array, power: int = 2) -> Array:
+    """Computes the difference `[batch, H W]` of attention maps, as unit vectors."""
+
+    def energies(x):
+        x = _geometry.in_own_unit(x, axis=(1, 2, 3))
+        return _geometry.flatten(jnp.sum(jnp.abs(x) ** power, axis=3))
+
+    return _geometry.difference_of_unit_rows(energies(student), energies(teacher))
 
 
 @_layerwise.layerwise(_layerwise.maps)
@@ -233,10 +236,8 @@ def ft(student: Array, teacher: Array) -> Array:
       Kim, Park & Kwak, `Paraphrasing Complex Network: Network Compression via Factor
       Transfer <https://arxiv.org/abs/1802.04977>`_, NeurIPS 2018.
     """
-    student, teacher = (
-        _geometry.unit_rows(_geometry.flatten(x)) for x in (student, teacher)
-    )
-    return jnp.mean(_absolute(student - teacher))
+    student, teacher = (_geometry.flatten(x) for x in (student, teacher))
+    return jnp.mean(_absolute(_geometry.difference_of_unit_rows(student, teacher)))
 
 
 @_layerwise.layerwise(_layerwise.maps)
@@ -261,7 +262,7 @@ def ft_repdistiller(student: Array, teacher: Array) -> Array:
       <https://arxiv.org/abs/1910.10699>`_, ICLR 2020, released code.
     """
     student, teacher = _geometry.pool_to_smaller(student, teacher)
-    return jnp.mean(_absolute(_energy(student) - _energy(teacher)))
+    return jnp.mean(_absolute(_difference_of_attention(student, teacher)))
 
 
 def _absolute(x: Array) -> Array:

@@ -39,10 +39,12 @@ def sp(student: Array, teacher: Array) -> Array:
     """
 
     def similarities(x):
-        x = _geometry.flatten(x)
-        return _geometry.unit_rows(_geometry.gram(_geometry.in_own_unit(x)))
+        return _geometry.gram(_geometry.in_own_unit(_geometry.flatten(x)))
 
-    return jnp.mean((similarities(student) - similarities(teacher)) ** 2)
+    difference = _geometry.difference_of_unit_rows(
+        similarities(student), similarities(teacher)
+    )
+    return jnp.mean(difference**2)
 
 
 @_layerwise.layerwise(_layerwise.same_batch)

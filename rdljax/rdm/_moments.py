@@ -168,13 +168,15 @@ def origin_of(
 def _scale(
     x: Array, mean: Array, noise: Array, mean_of: Callable[[Array], Array]
 ) -> Array:
-    """Returns one over the spread about the mean; 0 if the spread is only rounding.
+    """Returns about one over the spread about the mean; 0 if it is only rounding.
 
     The scale keeps sums of fourth powers within the range of float32, and makes the RDM
-    of points that are equal up to rounding exactly 0.
+    of points that are equal up to rounding exactly 0. It is a power of two, so that
+    scaled points are exact, and those of equal sets are equal.
     """
     spread = mean_of(jnp.sum((x - mean[None, :]) ** 2, axis=1))
-    return jnp.where(spread <= mean_of(noise), 0, _geometry.safe_rsqrt(spread))
+    inverse = _geometry.power_of_two(_geometry.safe_rsqrt(spread))
+    return jnp.where(spread <= mean_of(noise), 0, inverse)
 
 
 def sums_of(student: Array, teacher: Array, origin: Origin, precision) -> Sums:

@@ -147,8 +147,11 @@ class Moments:
             axis_name=axis_name,
         )
         value = comparison.from_products(products)
-        # The square of the scale could overflow where the value is 0.
-        return value if comparison.own_scales else value * scale * scale
+        if comparison.own_scales:
+            return value
+        # The square of the scale could overflow where the value and its gradient are 0.
+        scale = jnp.where(value == 0, 1, scale)
+        return value * scale * scale
 
 
 @_pytrees.register

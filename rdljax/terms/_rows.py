@@ -29,10 +29,12 @@ def sp(student: Array, teacher: Array, *, axis_name: str) -> Array:
 
     def similarities(x):
         x = _geometry.flatten(x)
-        x = x / lax.pmax(_geometry.power_of_two(x), axis_name)
-        return _geometry.unit_rows(_with_all(x, axis_name))
+        return _with_all(x / lax.pmax(_geometry.power_of_two(x), axis_name), axis_name)
 
-    return jnp.mean((similarities(student) - similarities(teacher)) ** 2)
+    difference = _geometry.difference_of_unit_rows(
+        similarities(student), similarities(teacher)
+    )
+    return jnp.mean(difference**2)
 
 
 @_layerwise.layerwise(_layerwise.same_batch)

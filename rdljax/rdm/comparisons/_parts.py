@@ -72,9 +72,9 @@ def one_minus_cosine(x: Array, y: Array, weights: Array) -> Array:
     equal. 1 if one of the two is zero, 0 if both are.
     """
     x, y = ((jnp.sqrt(weights) * a).reshape(1, -1) for a in (x, y))
-    x, y = _geometry.unit_rows(x), _geometry.unit_rows(y)
     one_is_zero = jnp.any(x != 0) != jnp.any(y != 0)
-    return (jnp.sum((x - y) ** 2) + jnp.where(one_is_zero, 1, 0)) / 2
+    squares = jnp.sum(_geometry.difference_of_unit_rows(x, y) ** 2)
+    return (squares + jnp.where(one_is_zero, 1, 0)) / 2
 
 
 def one_minus_ratio(
