@@ -7,7 +7,7 @@ options :=
 # Compiled Python is kept, so that pytest and the processes it starts begin sooner.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: mnist test check times lint clean
+.PHONY: mnist test check times lint docs clean
 
 mnist: $(VENV)/ready  ## a teacher of all digits, students with 20 of each
 	$(bin)/python -m experiments.run mnist_few_labels --resume $(options)
@@ -31,6 +31,13 @@ $(VENV)/ready: requirements.txt
 	  { echo "rdljax needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+docs: $(VENV)/docs  ## the documentation's site, in docs/_build/html
+	$(bin)/python -m sphinx -W --keep-going -q docs docs/_build/html
+
+$(VENV)/docs: $(VENV)/ready pyproject.toml
+	$(bin)/python -m pip install --quiet --disable-pip-version-check "sphinx>=8.1" "furo>=2024.8" "myst-nb>=1.2" "equinox>=0.13"
 	@touch $@
 
 clean:
