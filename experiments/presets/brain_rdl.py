@@ -15,7 +15,7 @@ Expected: no number is published; the paper names the combination as its next st
 Results, with three seeds: Pearson's correlation with human IT on 46 held-out stimuli
 0.24 (taught by human IT), 0.17 (plain) and 0.20 (taught by monkey IT), noise ceiling
 0.40 to 0.68; test error 39.6 % (taught by human IT) and 38.9 % (plain):
-experiments/README.md.
+docs/results/brain.md.
 """
 
 from experiments import config as configs

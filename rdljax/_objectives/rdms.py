@@ -59,10 +59,11 @@ def rdl(
 
     Departures: (1) all pairs of the batch by default; the first author's prototype
     draws 50; (2) the cosine distance by default, which was the best on validation
-    images (experiments/README.md); the prototype has the squared Euclidean distance;
-    (3) the default comparison is invariant to the scale of the two RDMs; the prototype
-    rescales the teacher's: `comparisons.MSE(scale=...)` has its three scalings; (4) the
-    gradient is that of the value; the prototype injects a different error signal.
+    images (`docs/results/defaults.md`); the prototype has the squared Euclidean
+    distance; (3) the default comparison is invariant to the scale of the two RDMs; the
+    prototype rescales the teacher's: `comparisons.MSE(scale=...)` has its three
+    scalings; (4) the gradient is that of the value; the prototype injects a different
+    error signal.
     """
     if len(student) < 2:
         raise ValueError("expected a batch of two or more")
