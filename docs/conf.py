@@ -2,10 +2,12 @@
 
 import os
 import pathlib
+import sys
 
 import rdljax
 
 ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
 # For the tutorials, which run in processes and folders of their own.
 os.environ["PYTHONPATH"] = str(ROOT)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -18,11 +20,13 @@ version = release = rdljax.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "extension",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+# (A pattern for pages that are added later.)
+suppress_warnings = ["toc.empty_glob"]
 
 # Tutorials are executed when the site is built; the results of those that have not
 # changed are kept. An exception in a cell ends the build.
@@ -35,10 +39,18 @@ nb_merge_streams = True
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
 myst_heading_anchors = 3
 
+# Single backticks are names, which link to their page where they have one.
+default_role = "py:obj"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 autodoc_typehints = "none"  # Shapes and units stand in the text.
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Attributes", "params_style")]
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "rdljax"
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]

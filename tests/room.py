@@ -44,6 +44,8 @@ TESTS = {
     "rdljax/teachers.py": "terms training",
     "rdljax/terms": "terms devices",
     "rdljax/training": "training drivers",
+    "docs": "docs",
+    "docs/brain.md": "docs readme",
     "experiments": "experiments",
     "experiments/analyses": "probe",
     "experiments/analyses/detection": "detection",

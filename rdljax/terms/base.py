@@ -106,14 +106,15 @@ def on_layers(pairs: Pair | Mapping[str, str] | Sequence[Pair], term: Term) -> T
     """Applies a term to selected layers of student and teacher.
 
     Args:
-      pairs: The layers, and the form in which the term receives them.
-        One name: that layer of both nets, as arrays.
-        A tuple of two names: the student's layer and the teacher's, as arrays. The
+      pairs: The layers, and the form in which the term receives them:
+
+        - One name: that layer of both nets, as arrays.
+        - A tuple of two names: the student's layer and the teacher's, as arrays. The
           second may be a list of names, passed as a tuple of arrays, for several
           teachers.
-        A dict from student's to teacher's names: those layers, as dicts.
-        A list of names or pairs: those layers in that order, as tuples, for objectives
-          that relate successive layers (`ab`, `fsp`, `kdsvd`).
+        - A dict from student's to teacher's names: those layers, as dicts.
+        - A list of names or pairs: those layers in that order, as tuples, for
+          objectives that relate successive layers (`ab`, `fsp`, `kdsvd`).
       term: The term that receives these layers.
 
     Raises:
