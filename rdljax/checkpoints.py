@@ -471,11 +471,11 @@ def restore(
 
     Args:
       directory: Folder of the checkpoints.
-      like: A state of the expected structure: arrays or `jax.ShapeDtypeStruct`s. NumPy
-        arrays and Python numbers are restored as such, typed keys as keys of the same
-        kind, all others as JAX arrays not committed to a device, so that any mapped
-        step takes them. Or a function that returns such a state from the `about` given
-        to `save`.
+      like: A state of the expected structure: arrays, or shapes and dtypes
+        (`jax.ShapeDtypeStruct`). NumPy arrays and Python numbers are restored as such,
+        typed keys as keys of the same kind, all others as JAX arrays not committed to a
+        device, so that any mapped step takes them. Or a function that returns such a
+        state from the `about` given to `save`.
       step: The step to restore. None: the newest.
       tell: Function that receives messages about damaged checkpoints that are skipped.
 
