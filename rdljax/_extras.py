@@ -10,6 +10,7 @@ EXTRAS = {
     "flax": "training",
     "orbax-checkpoint": "training",
     "tqdm": "training",
+    "matplotlib": "plots",
     "h5py": "weights",
     "safetensors": "weights",
 }

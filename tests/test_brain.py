@@ -425,24 +425,6 @@ either_teacher = pytest.mark.parametrize(
 )
 
 
-class TestPlanes:
-    def test_points_of_a_plane_are_found(self):
-        points = np.random.default_rng(0).normal(size=(9, 2))
-        points -= points.mean(axis=0)
-        squared = np.square(points[:, None] - points).sum(axis=-1)
-        found = brain_plots.plane(squared[np.triu_indices(9, 1)])
-        assert np.linalg.norm(found) == pytest.approx(1)
-        turned = brain_plots.align(found, points)
-        expected = points / np.linalg.norm(points)
-        np.testing.assert_allclose(turned, expected, atol=1e-9)
-
-    def test_a_missing_pair_counts_as_the_mean(self):
-        distances = np.random.default_rng(1).uniform(1, 2, 21)
-        distances[4] = np.nan
-        known = np.where(np.isnan(distances), np.nanmean(distances), distances)
-        np.testing.assert_array_equal(*map(brain_plots.plane, (distances, known)))
-
-
 class TestExperiment:
     def test_agreement_is_reported_for_every_method_layer_and_rdm(self, finished):
         folder, result = finished

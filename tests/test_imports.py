@@ -107,6 +107,7 @@ ALLOWED = {
     },
     "checkpoints": {"jax", "numpy", "orbax", "tensorstore", "_extras", "files"},
     "statistics": {"jax", "numpy", "scipy", "rdm", "_checks", "_geometry", "validate"},
+    "plots": {"numpy", "scipy", "matplotlib", "rdm", "statistics", "plots", "_extras"},
 }
 STANDARD = sys.stdlib_module_names
 
@@ -132,8 +133,9 @@ def imported(path: pathlib.Path) -> set[str]:
     found = set()
     for name in names_imported(path):
         first, *rest = name.split(".")
-        found.add(rest[0] if first == "rdljax" and rest else first)
-    return found - STANDARD
+        if first not in STANDARD:
+            found.add(rest[0] if first == "rdljax" and rest else first)
+    return found
 
 
 MODULES = sorted((ROOT / "rdljax").rglob("*.py"))
@@ -409,6 +411,8 @@ def unguarded(path: pathlib.Path) -> set[str]:
 
     def visit(node):
         if isinstance(node, ast.With | ast.Try):
+            return
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             return
         if isinstance(node, ast.Import):
             found.update(alias.name.partition(".")[0] for alias in node.names)

@@ -1,6 +1,5 @@
 """Draws figures of the agreement of a run's nets with a brain."""
 
-import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -8,9 +7,9 @@ import numpy as np
 
 from experiments import brain
 from experiments import config as configs
-from experiments.results import plots
+from experiments.results import plots as results_plots
 from experiments.results.folder import RunFile
-from rdljax import rdm
+from rdljax import plots, rdm
 
 
 def pictures(
@@ -40,64 +39,39 @@ def pictures(
 
 def _rdms(path, config, stimuli, results, found) -> None:
     """Saves RDMs: a row for each layer; columns: the brain, then each net of seed 0."""
-    from matplotlib import pyplot as plt
-    from scipy import stats
-    from scipy.spatial import distance
-
     every = np.arange(len(stimuli.images))
     brains = {name: _mean(stimuli, name, every) for name in config.brain.rdms}
     nets = [r for r in results if r["seed"] == 0]
     layers = brain.layers(config)
-    columns = len(brains) + len(nets)
-    figure, axes = plt.subplots(
-        len(layers),
-        columns,
-        figsize=(1.9 * columns + 0.9, 2.05 * len(layers) + 0.5),
-        squeeze=False,
-        layout="constrained",
-    )
     first = config.brain.rdms[0]
-    for row, layer in zip(axes, layers, strict=True):
-        shown = [*brains.items()]
+    rows = []
+    for layer in layers:
+        row = dict(brains)
         for net in nets:
             there = found["rdms"][first]["agreement"][net["method"]][layer]
             r = there["pearson"]["mean"]
-            shown.append(
-                (f"{net['method']}\nheld out r = {r:.2f}", net["brain"][layer])
-            )
-        for axis, (title, distances) in zip(row, shown, strict=True):
-            ranks = stats.rankdata(distances, nan_policy="omit")
-            percent = 100 * ranks / np.isfinite(distances).sum()
-            image = axis.imshow(
-                distance.squareform(percent), cmap="viridis", vmin=0, vmax=100
-            )
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_title(title, fontsize=7.5)
-        row[0].set_ylabel(layer, fontsize=9)
-    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.01)
-    bar.set_label("percentile of the distance", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+            row[f"{net['method']}\nheld out r = {r:.2f}"] = net["brain"][layer]
+        rows.append(row)
+    figure = plots.draw_rdms(*rows, names=layers)
     figure.suptitle(
         f"All {len(every)} stimuli in the order of the file; nets of seed 0; r: with "
         f"{first}, mean over seeds",
         fontsize=8,
     )
-    plots.save(figure, path, palette=True)
+    results_plots.save(figure, path, palette=True)
 
 
 def _mds(path, config, stimuli, results) -> None:
     """Saves thumbnails of the stimuli, arranged by multidimensional scaling."""
-    from matplotlib import offsetbox
     from matplotlib import pyplot as plt
 
     every = np.arange(len(stimuli.images))
     layer = brain.layers(config)[-1]
-    reference = plane(_mean(stimuli, config.brain.rdms[0], every))
+    reference = plots.classical_mds(_mean(stimuli, config.brain.rdms[0], every))
     panels = [(config.brain.rdms[0], reference)]
     for net in results:
         if net["seed"] == 0:
-            own = align(plane(net["brain"][layer]), reference)
+            own = plots.align(plots.classical_mds(net["brain"][layer]), reference)
             panels.append((f"{net['method']}, {layer}", own))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -110,23 +84,16 @@ def _mds(path, config, stimuli, results) -> None:
     )
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
+    images = [plots.cut_out(image) for image in stimuli.thumbnails]
     for axis, (title, places) in zip(axes.flat, panels, strict=False):
-        axis.scatter(*places.T, s=0)
-        for image, place in zip(stimuli.thumbnails, places, strict=True):
-            zoom = 20 / max(image.shape[:2])
-            box = offsetbox.OffsetImage(_cut_out(image), zoom=zoom)
-            axis.add_artist(offsetbox.AnnotationBbox(box, place, frameon=False, pad=0))
+        plots.draw_points(places, axis, images=images)
         axis.set_title(title, fontsize=10)
-        axis.set_aspect("equal", adjustable="datalim")
-        axis.margins(0.07)
-        axis.set_xticks([])
-        axis.set_yticks([])
     figure.suptitle(
         "Similar stimuli are close together: classical multidimensional scaling, "
         "rotated to match the first panel; nets of seed 0",
         fontsize=10,
     )
-    plots.save(figure, path, dpi=130)
+    results_plots.save(figure, path, dpi=130)
 
 
 def _mean(stimuli, name: str, places: np.ndarray) -> np.ndarray:
@@ -134,45 +101,6 @@ def _mean(stimuli, name: str, places: np.ndarray) -> np.ndarray:
     return rdm.subjects.mean_over_subjects(
         rdm.subjects.select(stimuli.rdms[name], places)
     )
-
-
-def _cut_out(image: np.ndarray) -> np.ndarray:
-    """Returns an RGBA image, transparent where it has the colour of its corner."""
-    pixels = image if image.shape[-1] == 3 else np.repeat(image, 3, axis=-1)
-    like = np.abs(pixels.astype(int) - pixels[0, 0].astype(int)).max(axis=-1) < 12
-    return np.dstack([pixels, np.where(like, 0, 255).astype(np.uint8)])
-
-
-def plane(distances: np.ndarray) -> np.ndarray:
-    """Returns places of the stimuli in a plane, `[n, 2]`, by classical scaling.
-
-    The result has norm 1. The distances are taken as squared Euclidean ones, which most
-    of `rdm.distances` are. Missing distances are replaced by the mean of the others.
-
-    Args:
-      distances: A condensed RDM `[pairs]`.
-
-    References:
-      Torgerson, Multidimensional scaling: I. Theory and method, Psychometrika 17, 1952.
-    """
-    from scipy.spatial import distance
-
-    known = np.where(np.isnan(distances), np.nanmean(distances), distances)
-    square = distance.squareform(known)
-    centre = np.eye(len(square)) - 1 / len(square)
-    # (scikit-learn's `ClassicalMDS` takes square roots, which fails for negative
-    # distances, and its `KernelPCA` refuses negative eigenvalues.)
-    values, vectors = np.linalg.eigh(-centre @ square @ centre / 2)
-    places = vectors[:, :-3:-1] * np.sqrt(np.maximum(values[:-3:-1], 0))
-    return places / (np.linalg.norm(places) or 1)
-
-
-def align(places: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Rotates and reflects points to be as close to a reference as possible."""
-    from scipy import linalg
-
-    turned, _ = linalg.orthogonal_procrustes(places, reference)
-    return places @ turned
 
 
 def _agreement(path, config, stimuli, results, summary) -> None:
@@ -195,7 +123,7 @@ def _agreement(path, config, stimuli, results, summary) -> None:
         for axis, layer in zip(row, layers, strict=True):
             key = f"held out: {name}/{layer}"
             values = {method: own[key] for method, own in curves.items()}
-            _draw_curves(axis, values, ceiling)
+            plots.draw_curves(values, axis, ceiling=ceiling, legend=False)
             axis.set_title(f"{name}, {layer}", fontsize=9)
         row[0].set_ylabel("Pearson, held-out stimuli", fontsize=9)
     for axis in axes[-1]:
@@ -205,7 +133,7 @@ def _agreement(path, config, stimuli, results, summary) -> None:
         handles, labels, loc="outside right center", frameon=False, fontsize=8
     )
     figure.suptitle("Mean over seeds; band: worst to best seed", fontsize=9)
-    plots.save(figure, path)
+    results_plots.save(figure, path)
 
 
 def _curves(config, stimuli, results) -> dict[str, dict[str, np.ndarray]]:
@@ -238,26 +166,3 @@ def _curves(config, stimuli, results) -> dict[str, dict[str, np.ndarray]]:
         }
         for method, runs in by_method.items()
     }
-
-
-def _draw_curves(axis, values: dict[str, np.ndarray], ceiling) -> None:
-    """Draws the mean over seeds of each method, the range of seeds, and the ceiling.
-
-    Args:
-      axis: The panel.
-      values: An array `[seeds, 1 + epochs]` by method.
-      ceiling: The bounds of the noise ceiling; None if there is none.
-    """
-    from matplotlib import ticker
-
-    if ceiling:
-        axis.axhspan(*ceiling, color="0.88", lw=0, label="noise ceiling")
-    for (method, own), colour in zip(values.items(), itertools.cycle(plots.COLOURS)):
-        epochs = np.arange(own.shape[1])
-        axis.plot(epochs, own.mean(0), label=method, color=colour, lw=1.6)
-        if len(own) > 1:
-            band = own.min(0), own.max(0)
-            axis.fill_between(epochs, *band, color=colour, alpha=0.15, lw=0)
-    axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axis.grid(alpha=0.25, linewidth=0.5)
-    axis.spines[["top", "right"]].set_visible(False)

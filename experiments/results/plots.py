@@ -1,16 +1,14 @@
 """Draws figures of the result of a run."""
 
 import io
-import itertools
 import pathlib
 
 import numpy as np
 
 from experiments.results.folder import RunFile
-from rdljax import files
+from rdljax import files, plots
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish, too.
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = plots.COLOURS
 
 
 def pictures(
@@ -33,42 +31,19 @@ def pictures(
 
 def _rdms(path: pathlib.Path, results: list[dict], labels: np.ndarray) -> None:
     """Draws RDMs: a row for each layer, a column for each net of seed 0."""
-    from matplotlib import pyplot as plt
-    from scipy import stats
-    from scipy.spatial import distance
-
     shown = [r for r in results if r["seed"] == 0]
-    pairs = list(zip(*(r["compared"] for r in shown), strict=True))
-    figure, axes = plt.subplots(
-        len(pairs),
-        len(shown),
-        figsize=(2.1 * len(shown) + 0.9, 2.15 * len(pairs) + 0.4),
-        squeeze=False,
-        layout="constrained",
-    )
-    classes, starts, counts = np.unique(labels, return_index=True, return_counts=True)
-    middles = starts + counts / 2 - 0.5
-    names = classes if len(classes) <= 20 else [""] * len(classes)
-    for depth, (row, layers) in enumerate(zip(axes, pairs, strict=True)):
-        for axis, result, layer in zip(row, shown, layers, strict=True):
-            distances = result["rdms"][layer]
-            percent = 100 * stats.rankdata(distances) / len(distances)
-            image = axis.imshow(
-                distance.squareform(percent), cmap="viridis", vmin=0, vmax=100
-            )
-            axis.set_xticks(middles, names, fontsize=6)
-            axis.set_yticks(middles, names, fontsize=6)
-            axis.tick_params(length=0, pad=1)
+    rows, names = [], []
+    for depth, layers in enumerate(zip(*(r["compared"] for r in shown), strict=True)):
+        row = {}
+        for result, layer in zip(shown, layers, strict=True):
             title = result["method"]
             if "agreement" in result:
                 r = list(result["agreement"].values())[depth]["pearson"]
                 title += f", r = {r:.2f}"
-            axis.set_title(title, fontsize=8)
-        row[0].set_ylabel(layers[-1], fontsize=9)
-    bar = figure.colorbar(image, ax=axes, shrink=0.5, pad=0.01)
-    bar.set_label("percentile of the distance", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    save(figure, path, palette=True)
+            row[title] = result["rdms"][layer]
+        rows.append(row)
+        names.append(layers[-1])
+    save(plots.draw_rdms(*rows, names=names, labels=labels), path, palette=True)
 
 
 def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
@@ -81,34 +56,23 @@ def _learning_curves(path: pathlib.Path, results: list[dict]) -> None:
         # A teacher that was trained elsewhere has no history.
         if result["history"]:
             by_method.setdefault(result["method"], []).append(result["history"])
-    students = [name for name in by_method if name != "teacher"]
-    colours = dict(zip(students, itertools.cycle(COLOURS), strict=False))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     panels = (
         ("validation_error", "validation error, %"),
         ("task", "cross-entropy on training images, nats"),
     )
+    teacher = {"teacher": {"color": "0.6", "linestyle": "--"}}
     for axis, (key, label) in zip(axes, panels, strict=True):
-        for name, runs in by_method.items():
-            values = np.array([[e[key] for e in run] for run in runs], float)
-            epochs = 1 + np.arange(values.shape[1])
-            style = {
-                "color": colours.get(name, "0.6"),
-                "linestyle": "--" if name == "teacher" else "-",
-                "marker": "o" if len(epochs) == 1 else None,  # (There is no line then.)
-            }
-            axis.plot(epochs, values.mean(0), label=name, linewidth=1.6, **style)
-            if len(values) > 1:
-                band = values.min(0), values.max(0)
-                axis.fill_between(epochs, *band, color=style["color"], alpha=0.15, lw=0)
+        values = {
+            method: np.array([[e[key] for e in run] for run in runs], float)
+            for method, runs in by_method.items()
+        }
+        epochs = 1 + np.arange(max(x.shape[1] for x in values.values()))
+        plots.draw_curves(values, axis, places=epochs, styles=teacher, legend=False)
         axis.set(xlabel="epoch", ylabel=label, yscale="log")
         axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5), numticks=20))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_locator(ticker.NullLocator())
-        whole = ticker.MaxNLocator(integer=True, min_n_ticks=1)
-        axis.xaxis.set_major_locator(whole)
-        axis.grid(alpha=0.25, linewidth=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=9)
     figure.suptitle("Mean over seeds; band: worst to best seed", fontsize=9)
     save(figure, path)
