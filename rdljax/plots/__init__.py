@@ -22,7 +22,7 @@ name                   contents
 
 A function that draws one panel takes matplotlib's `Axes`, or makes a figure with one,
 and returns the `Axes`; `draw_rdms` returns a figure. None of them shows a figure or
-writes a file: `axes.figure.savefig("rdm.png", dpi=150)`. Text has 8 points or more.
+writes a file: ``axes.figure.savefig("rdm.png", dpi=150)``. Text has 8 points or more.
 
 An RDM is condensed, `[pairs]`, or square, `[n, n]`, symmetric, whose diagonal is not
 used. NaN stands for a pair that was not measured.

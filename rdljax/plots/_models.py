@@ -67,7 +67,7 @@ def draw_models(
         `statistics.noise_ceiling`.
       marks: Text above models, such as "*".
       brackets: Two models and the text above the line that joins them, such as
-        `("plain", "rdl", "p = 0.01")`.
+        ``("plain", "rdl", "p = 0.01")``.
       label: Name of the values.
 
     Returns:
@@ -142,7 +142,7 @@ def draw_curves(
       band: A function of `[seeds, places]` that returns the two edges of the band
         around each line, such as `full_range` or `t_interval`. (One seed has none.)
       ceiling: The lower and the upper bound of the noise ceiling, a grey band.
-      styles: Properties of the line, by method: `{"teacher": {"linestyle": "--"}}`.
+      styles: Properties of the line, by method: ``{"teacher": {"linestyle": "--"}}``.
       label: Name of the values.
       legend: Whether to add a legend.
 

@@ -278,8 +278,6 @@ def _classes(count: int, labels) -> Iterator[tuple[str, str, str | None, np.ndar
 def _draw_thumbnails(axes: Axes, places, images, side: float) -> np.ndarray:
     """Draws images; returns their left and lower edges, widths and heights `[n, 4]`."""
     side = side or 1.0  # (All places may be the same.)
-    for limit, values in ((axes.set_xlim, places[:, 0]), (axes.set_ylim, places[:, 1])):
-        limit(values.min() - side, values.max() + side)
     frames = []
     for image, (x, y) in zip(images, places, strict=True):
         pixels = np.asarray(image)
@@ -294,4 +292,6 @@ def _draw_thumbnails(axes: Axes, places, images, side: float) -> np.ndarray:
         extent = (left, left + width, bottom, bottom + height)
         axes.imshow(pixels, extent=extent, zorder=2, **grey)
         frames.append((left, bottom, width, height))
+    axes.use_sticky_edges = False  # (Images have no margins otherwise.)
+    axes.margins(0.03)
     return np.array(frames)
