@@ -93,13 +93,13 @@ class TestProfile:
     def test_the_table(self):
         found = profile.Profile(2.0, 0.01, 0.001, 0.004, 0.0055, -0.0005, 64, 3, "cpu")
         assert found.table().splitlines() == [
-            "| part    | ms a step | share   |",
-            "|---------|-----------|---------|",
-            "| data    | 1.000     | 10.0 %  |",
-            "| teacher | 4.000     | 40.0 %  |",
-            "| student | 5.500     | 55.0 %  |",
-            "| losses  | -0.500    | -5.0 %  |",
-            "| step    | 10.000    | 100.0 % |",
+            "| part    | ms a step |   share |",
+            "|---------|----------:|--------:|",
+            "| data    |     1.000 |  10.0 % |",
+            "| teacher |     4.000 |  40.0 % |",
+            "| student |     5.500 |  55.0 % |",
+            "| losses  |    -0.500 |  -5.0 % |",
+            "| step    |    10.000 | 100.0 % |",
             "",
             "compiled in 2.0 s; 100 steps/s, 6400 images/s on cpu",
         ]

@@ -222,8 +222,9 @@ def table(probed: dict) -> str:
         "Logistic regression on standardised features; its L2 weight, of "
         f"{', '.join(f'{x:g}' for x in probed['l2_tried'])}, has the smallest "
         "cross-entropy on the validation images. Difference: test error minus that of "
-        f"{baseline}, paired over seeds, with its 95 % t interval. McNemar: seeds with "
-        "p < 0.05 after Holm's correction over all tests."
+        f"{baseline}, paired over seeds, with its 95 % t interval. McNemar: the number "
+        f"of seeds in which the method is better or worse than {baseline} (p < 0.05 "
+        "after Holm's correction over all tests)."
     )
     columns = ["method", "test error, %", "difference", "McNemar"]
     columns += ["validation error, %", "L2 weight"]

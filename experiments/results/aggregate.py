@@ -63,15 +63,15 @@ def _sides(results: list[dict]) -> tuple[dict | None, list[dict]]:
 
 def _method(runs: list[dict]) -> dict:
     return {
-        "test_error": _spread_and_values([run["test_error"] for run in runs]),
-        "validation_error": _spread_and_values(
+        "test_error": spread_and_values([run["test_error"] for run in runs]),
+        "validation_error": spread_and_values(
             [run["history"][-1]["validation_error"] for run in runs]
         ),
-        "best_validation_error": _spread_and_values(
+        "best_validation_error": spread_and_values(
             [min(e["validation_error"] for e in run["history"]) for run in runs]
         ),
         **({} if "agreement" not in runs[0] else _agreement(runs)),
-        "seconds": _spread_and_values([run["seconds"] for run in runs]),
+        "seconds": spread_and_values([run["seconds"] for run in runs]),
     }
 
 
@@ -79,19 +79,20 @@ def _agreement(runs: list[dict]) -> dict:
     """Returns the agreement with the teacher's RDMs: mean over layers, and by layer."""
     layers = runs[0]["agreement"]
     means = {
-        kind: _spread_and_values(
+        kind: spread_and_values(
             [np.mean([r["agreement"][k][kind] for k in layers]) for r in runs]
         )
         for kind in ("pearson", "spearman")
     }
     by_layer = {
-        k: _spread_and_values([r["agreement"][k]["pearson"] for r in runs])
+        k: spread_and_values([r["agreement"][k]["pearson"] for r in runs])
         for k in layers
     }
     return {"agreement": means, "agreement_by_layer": by_layer}
 
 
-def _spread_and_values(values: Sequence[float]) -> dict[str, Any]:
+def spread_and_values(values: Sequence[float]) -> dict[str, Any]:
+    """Returns the content of `spread` and the `values`, None in place of NaN."""
     return spread(values) | {"values": [_number(float(v)) for v in values]}
 
 

@@ -1,6 +1,13 @@
 """Formats the result of a run as Markdown."""
 
+import re
+from collections.abc import Sequence
+
 from experiments.results import verdict
+
+# The cells of a column that is aligned to the right: numbers, also with their spread or
+# interval, and "–".
+NUMERIC = re.compile(r"[-+\d.e±%,/\[\]() –]*")
 
 
 def table(summary: dict) -> str:
@@ -29,7 +36,7 @@ def table(summary: dict) -> str:
 
 def _head(summary: dict) -> str:
     config, source = summary["config"], summary.get("teacher_source")
-    origin = f"after {config['teacher_epochs']} epochs"
+    origin = f"after {verdict.count_noun(config['teacher_epochs'], 'epoch')}"
     if source is not None:
         origin = f"(from {source.get('file') or source['run']}, not trained here)"
     teacher, agreement = "", ""
@@ -49,10 +56,12 @@ def _head(summary: dict) -> str:
         [
             f"Data: {summary['data']}",
             f"{teacher}Student "
-            f"{config['student']}: {config['epochs']} epochs, {config['seeds']} seeds.",
+            f"{config['student']}: {verdict.count_noun(config['epochs'], 'epoch')}, "
+            f"{verdict.count_noun(config['seeds'], 'seed')}.",
             f"Difference: test error minus that of {summary['baseline']}, paired over "
-            "seeds, with its 95 % t interval. McNemar: seeds with p < 0.05 after "
-            f"Holm's correction over all tests.{agreement}",
+            "seeds, with its 95 % t interval. McNemar: the number of seeds in which "
+            f"the method is better or worse than {summary['baseline']} (p < 0.05 after "
+            f"Holm's correction over all tests).{agreement}",
         ]
     )
 
@@ -97,12 +106,23 @@ def interval(difference: dict | None, digits: int = 2) -> str:
 
 
 def significant(name: str, tests: list[dict]) -> str:
-    """Returns the number of seeds with a significant McNemar's test, as "2 of 3".
+    """Returns in how many seeds a method is better and in how many it is worse.
 
-    The test is that of a method against the baseline, with p < 0.05 after correction.
+    It is so by McNemar's test against the baseline, with p < 0.05 after correction:
+    "better in 2 of 3", "better in 2, worse in 1 of 3", "none of 3".
+
+    Args:
+      name: The name of the method.
+      tests: The tests of all methods, from `aggregate.summarise`.
     """
-    mine = [test["holm"] < 0.05 for test in tests if test["method"] == name]
-    return f"{sum(mine)} of {len(mine)}" if mine else "–"
+    mine = [test for test in tests if test["method"] == name]
+    if not mine:
+        return "–"
+    clear = [test for test in mine if test["holm"] < 0.05]
+    better = sum(test["only_first"] > test["only_second"] for test in clear)
+    counts = {"better": better, "worse": len(clear) - better}
+    words = ", ".join(f"{how} in {count}" for how, count in counts.items() if count)
+    return f"{words or 'none'} of {len(mine)}"
 
 
 def mcnemar(tests: list[dict], baseline: str) -> list[str]:
@@ -122,12 +142,23 @@ def mcnemar(tests: list[dict], baseline: str) -> list[str]:
 
 
 def grid(columns: list[str], rows: list[list]) -> str:
-    """Returns a Markdown table whose columns are aligned in the source, too."""
+    """Returns a Markdown table whose columns are aligned in the source, too.
+
+    Columns of numbers are aligned to the right.
+    """
     cells = [[str(cell) for cell in row] for row in (columns, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    lines: list[list[str]] = [[] for _ in range(len(cells) + 1)]
+    for name, *texts in zip(*cells, strict=True):
+        width = max(map(len, (name, *texts)))
+        right = is_numeric(texts)
+        rule = "-" * (width + 1) + ":" if right else "-" * (width + 2)
+        padded = [x.rjust(width) if right else x.ljust(width) for x in (name, *texts)]
+        first, *others = (f" {x} " for x in padded)
+        for line, text in zip(lines, [first, rule, *others], strict=True):
+            line.append(text)
+    return "\n".join(f"|{'|'.join(line)}|" for line in lines)
+
+
+def is_numeric(texts: Sequence[str]) -> bool:
+    """Returns whether all texts of a column are numbers, intervals or "–"."""
+    return all(NUMERIC.fullmatch(text) for text in texts)

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import command as commands
 from experiments import tables
-from experiments.results import columns, markdown, plots
+from experiments.results import columns, markdown, plots, verdict
 from rdljax import files
 
 
@@ -92,11 +92,40 @@ def write(folder: pathlib.Path, found: dict[str, Any]) -> None:
         raise commands.UsageError(f"cannot write to {folder}: {error}") from error
 
 
+def title(found: dict[str, Any]) -> str:
+    """Returns the title of the table, which says what was run."""
+    first, *_ = found["note"].strip().splitlines()
+    given = found["columns"]
+    if not given or any(of["name"] == of["folder"] for of in given):
+        return first
+    sets = ", ".join(dict.fromkeys(of["config"]["data"] for of in given))
+    methods = verdict.count_noun(len(found["rows"]), "method")
+    return f"{methods} on {sets}, after the table {found['name']}"
+
+
+def settings(found: dict[str, Any]) -> str:
+    """Returns the data, nets, epochs and seeds of all columns in a sentence."""
+    configs = [column["config"] for column in found["columns"]]
+    if not configs:
+        return "Nothing was run yet."
+    nets = [f"{of['teacher']} → {of['student']}" for of in configs]
+    words = {
+        "Data": [of["data"] for of in configs],
+        "nets": nets if len({*nets}) <= 3 else [f"{len({*nets})} pairs"],
+        "epochs": [of["epochs"] for of in configs],
+        "seeds": [of["seeds"] for of in configs],
+    }
+    parts = [
+        f"{name}: {', '.join(map(str, dict.fromkeys(own)))}"
+        for name, own in words.items()
+    ]
+    return f"{'; '.join(parts)}."
+
+
 def text(found: dict[str, Any]) -> str:
     """Returns the table as Markdown."""
-    title, *_ = found["note"].strip().splitlines()
     given, rows = found["columns"], ["teacher", *found["rows"]]
-    parts = [f"# {title}"]
+    parts = [f"# {title(found)}"]
     for name, reason in found["missing"].items():
         parts.append(f"Not run: {name} ({reason}).")
     if given:
@@ -107,8 +136,9 @@ def text(found: dict[str, Any]) -> str:
             f"{'; in brackets the published one' if published else ''}.",
             markdown.grid(["method", *names], _grid(rows, given, _accuracy)),
             "Difference of test accuracy from the baseline, paired over seeds, with "
-            "its 95 % t interval; number of seeds that differ by McNemar's test (p < "
-            "0.05 after Holm's correction within the column).",
+            "its 95 % t interval; the number of seeds in which the method is better or "
+            "worse by McNemar's test (p < 0.05 after Holm's correction within the "
+            "column).",
             markdown.grid(["method", *names], _grid(rows, given, _difference)),
             "Validation accuracy, %: last epoch / best epoch.",
             markdown.grid(["method", *names], _grid(rows, given, _validation)),
@@ -117,7 +147,8 @@ def text(found: dict[str, Any]) -> str:
         config = column["config"]
         parts.append(
             f"{column['name']}: {config['teacher']} > {config['student']}, "
-            f"{config['epochs']} epochs, {config['seeds']} seeds, batch "
+            f"{verdict.count_noun(config['epochs'], 'epoch')}, "
+            f"{verdict.count_noun(config['seeds'], 'seed')}, batch "
             f"{config['batch']}, {config.get('optimizer', 'sgd')}, rate "
             f"{config['learning_rate']}. {column['data']} "
             f"{column['seconds'] / 60:.0f} minutes of training on {column['device']}."

@@ -44,6 +44,53 @@ def sentence(summary: dict) -> str:
     )
 
 
+def sentence_of_table(columns: Sequence[dict]) -> str:
+    """Returns in how many columns each method differs from the column's baseline.
+
+    As in `sentence`, a method differs if its interval does not contain 0.
+
+    Args:
+      columns: The columns of a table, each with `methods` and `baseline`.
+
+    Returns:
+      The sentence of the only column, if there is one; "" if there is none.
+    """
+    if len(columns) < 2:
+        return "".join(map(sentence, columns))
+    lower: dict[str, list[bool]] = {}
+    higher: dict[str, list[bool]] = {}
+    for column in columns:
+        for name, of in column["methods"].items():
+            low, high = (of.get("difference", {}).get(k) for k in ("low", "high"))
+            if low is not None and high is not None:
+                lower.setdefault(name, []).append(high < 0)
+                higher.setdefault(name, []).append(low > 0)
+    if not lower:
+        return "No method has an interval: that needs two seeds and a baseline."
+    parts = [
+        f"{kind} test error than the baseline: {words}"
+        for kind, found in (("lower", lower), ("higher", higher))
+        if (words := _counts(found))
+    ] or ["no method has a lower or a higher test error than the baseline"]
+    text = f"{'; '.join(parts)}; judged by the 95 % intervals of the paired differences"
+    return f"{text[0].upper()}{text[1:]} over seeds."
+
+
+def count_noun(number: int, noun: str) -> str:
+    """Returns a number with its noun, in the singular for 1."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _counts(found: dict[str, list[bool]]) -> str:
+    """Returns the number of columns of each method, such as "rdl in 2 of 3 columns"."""
+    words = [
+        f"{name} in {sum(of)} of {count_noun(len(of), 'column')}"
+        for name, of in found.items()
+        if any(of)
+    ]
+    return _joined(words) if words else ""
+
+
 def _percent(of: dict) -> str:
     return f"{of['test_error']['mean']:.2f} %"
 
