@@ -109,7 +109,7 @@ class TestDigits:
     def test_sizes(self):
         digits = _digits()
         assert digits.name == "digits"
-        assert digits.classes == 10
+        assert digits.classes == 10 and digits.class_names == (*"0123456789",)
         for split, count in (
             (digits.train, 350),
             (digits.validation, 50),
@@ -314,6 +314,15 @@ class TestFolders:
         tiny = data.load("tiny", str(tmp_path))
         assert tiny.train.image.min() == 100
         assert "1.10.0" in tiny.note
+
+    def test_classes_have_the_names_of_the_folder(self, tmp_path):
+        splits = {"train": _examples(6), "test": _examples(3)}
+        _write(tmp_path, "tiny", splits)
+        assert data.load("tiny", str(tmp_path)).class_names == ("0", "1", "2")
+        (folder,) = (tmp_path / "tiny").iterdir()
+        (folder / "label.labels.txt").write_text("cat\ndog\nbird\n")
+        named = data.load("tiny", str(tmp_path))
+        assert named.class_names == ("cat", "dog", "bird") and named.classes == 3
 
     def test_a_config_is_part_of_the_name(self, tmp_path):
         splits = {"train": _examples(6), "test": _examples(3)}

@@ -107,8 +107,12 @@ def _how(name: str, data_dir: str) -> str:
 
 def read(
     name: str, folder: pathlib.Path, **options
-) -> tuple[str, int, splits.Split, splits.Split]:
-    """Returns source, number of classes, training and test images of a TFDS folder.
+) -> tuple[str, tuple[str, ...], splits.Split, splits.Split]:
+    """Reads a TFDS folder.
+
+    Returns:
+      The source, the names of the classes (their numbers if the folder has no names),
+      training and test images.
 
     Raises:
       DataMissing: If a package is missing, or the folder is damaged, names classes that
@@ -158,7 +162,7 @@ def read(
         source += f", and its split '{held_out}' as test images since it has no 'test'"
         if "test" in builder.info.splits:
             source += " with labels"
-    return source, classes, train, test
+    return source, tuple(features["label"].names), train, test
 
 
 def _splits(

@@ -79,14 +79,15 @@ def load(
     if not 0 <= validation < 1:
         raise ValueError(f"validation is a fraction in [0, 1), not {validation}")
     if name == "digits":
-        classes = 10
+        names = tuple("0123456789")
         source, train, held_out, test = _digits(validation, seed)
     else:
         folder = folders.find(name, data_dir)
         options = {"size": size, "in_memory": in_memory, "random_crops": random_crops}
-        source, classes, train, test = folders.read(name, folder, **options)
+        source, names, train, test = folders.read(name, folder, **options)
         validation_index, train_index = stratified(train.label, (validation,), seed)
         train, held_out = _take(train, train_index), _take(train, validation_index)
+    classes = len(names)
     if train_per_class is not None:
         train = _first_of_each_class(train, classes, train_per_class, "train_per_class")
     note = (
@@ -100,7 +101,8 @@ def load(
         note += f" They stay in their files; mean and deviation are {words}."
     else:
         mean, std = _moments(train.image)
-    return splits.Dataset(name, classes, train, held_out, test, note, mean, std)
+    parts = train, held_out, test
+    return splits.Dataset(name, classes, *parts, note, mean, std, class_names=names)
 
 
 def for_students(dataset: splits.Dataset, per_class: int | None) -> splits.Dataset:

@@ -38,6 +38,7 @@ class Dataset:
         ImageNet's usual mean), in units of 0..255.
       std: The standard deviation of each channel, likewise; 1 for a constant channel.
       size: The size `(height, width)` of nets' input; None for the images' own size.
+      class_names: The names of the classes; empty if only their numbers are known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: tuple[int, int] | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

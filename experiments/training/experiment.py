@@ -84,6 +84,7 @@ def _write(name: str, context: contexts.Context, results: list[dict]) -> dict:
         "config": {"name": name, **configs.flat(config)},
         "teacher_source": _source(inputs.teacher),
         "data": dataset.note,
+        "class_names": dataset.class_names,
         "versions": recording.versions(),
         "device": _device(),
         "seconds": sum(result["seconds"] for result in results),
