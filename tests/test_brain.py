@@ -519,7 +519,7 @@ class TestExperiment:
         folder, _ = finished
         table = (folder / "table.md").read_text()
         assert (
-            "it (noise ceiling: pearson" in table and "agreement, Pearson" not in table
+            "it (noise ceiling: Pearson" in table and "agreement, Pearson" not in table
         )
         assert "| it_shuffled@logits | logits " in table and "\nape:\n" in table
         for name in ("brain_rdms.png", "brain_mds.png", "brain_agreement.png"):

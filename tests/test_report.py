@@ -17,8 +17,8 @@ from scipy import stats
 from scipy.spatial import distance
 
 from experiments import data, report, run
-from experiments.analyses.report import numbers, page
-from experiments.results import aggregate, plots
+from experiments.analyses.report import charts, encoding, numbers, page
+from experiments.results import aggregate, markdown, plots
 from rdljax import nets
 
 LAYERS = nets.build("mlp", 10).layers
@@ -40,6 +40,7 @@ class Page(html.parser.HTMLParser):
         self.open, self.ids, self.links, self.tags = [], [], [], []
         self.texts = collections.defaultdict(list)
         self.tables, self.labels, self.script = [], [], ""
+        self.without_caption = []
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -53,6 +54,8 @@ class Page(html.parser.HTMLParser):
             self.open.append((tag, attributes))
         if tag == "table":
             self.tables.append([])
+            if "figure" not in {tag for tag, _ in self.open}:
+                self.without_caption.append(attributes)
         if tag == "tr":
             self.tables[-1].append([])
         if tag in ("td", "th"):
@@ -236,6 +239,10 @@ def check_form(found, ids=()):
     assert [link[1:] for link in inner] == sections
     assert not [link for link in found.links if "//" in link]
     assert not {"link", "img", "iframe", "base"} & {tag for tag, _ in found.tags}
+    pictures = [a for tag, a in found.tags if tag in ("svg", "canvas")]
+    assert all(a.get("aria-label") or a.get("aria-hidden") for a in pictures)
+    assert found.without_caption == []
+    assert [tag for tag, _ in found.tags].count("h1") == 1
     style = "".join(found.texts["style"] + found.texts["script"])
     assert not re.search(r"https?:|@import|url\(|fetch\(|import\(", style)
 
@@ -289,6 +296,35 @@ class TestForm:
         assert method in [a.get("data-name") for _, a in found.tags]
 
 
+def luminance(colour):
+    """As WCAG 2 defines it, of "#rgb" or "#rrggbb"."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * x for x in colour[1:])
+    parts = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(*colours):
+    """The ratio of WCAG 2, from 1 to 21."""
+    low, high = sorted(map(luminance, colours))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_colours_have_enough_contrast(dark):
+    """4.5 for texts, 3 for lines (WCAG 2, level AA)."""
+    colours = {f"c{i}": colour for i, colour in enumerate(plots.COLOURS)}
+    style = (page.HERE / "page.css").read_text()
+    blocks = re.findall(r":root {(.*?)}", style, re.DOTALL)
+    for block in blocks[: 1 + dark]:
+        colours |= dict(re.findall(r"--(\w+): (#\w+)", block))
+    for back in ("back", "panel"):
+        for text in ("text", "muted", "link", "good", "bad"):
+            assert contrast(colours[text], colours[back]) >= 4.5
+    for place in range(len(plots.COLOURS)):
+        assert contrast(colours[f"c{place}"], colours["back"]) >= 3
+
+
 class TestNumbers:
     def test_of_the_methods(self, finished, tmp_path):
         rows = {
@@ -318,9 +354,15 @@ class TestNumbers:
             lost = sum(p and not o for o, p in zip(own, plain, strict=True))
             won = sum(o and not p for o, p in zip(own, plain, strict=True))
             assert row[:4] == ["kd", str(seed), str(lost), str(won)]
-            holm.append(float(row[5]))
+            holm.append((float(row[5]), won > lost))
         (cell,) = (row[3] for row in found.tables[0] if row[0] == "kd")
-        assert len(rows) == 2 and cell == f"{sum(p < 0.05 for p in holm)} of 2"
+        better, worse = (
+            sum(p < 0.05 and won == way for p, won in holm) for way in (True, False)
+        )
+        words = [f"better in {better}"] * (better > 0) + [f"worse in {worse}"] * (
+            worse > 0
+        )
+        assert len(rows) == 2 and cell == f"{', '.join(words) or 'none'} of 2"
 
     def test_of_the_learning_curves(self, finished, tmp_path):
         found = read(finished, f"--out={tmp_path / 'page.html'}")
@@ -405,7 +447,7 @@ class TestNumbers:
         found = numbers.correlations(student, {"b": rng.random(10)})
         for kind in ("pearson", "spearman"):
             assert np.isfinite(found[kind][0, 0]) and np.isnan(found[kind][1, 0])
-        assert numbers.round_numbers(found["pearson"])[1] == [None]
+        assert encoding.round_numbers(found["pearson"])[1] == [None]
 
 
 class TestRdms:
@@ -470,17 +512,15 @@ class TestRdms:
 
     def test_of_many_stimuli_some_are_shown(self):
         points = np.random.default_rng(0).normal(size=(401, 3))
-        values = np.frombuffer(numbers.percentiles(distance.pdist(points)), np.uint8)
+        values = self.decoded(encoding.percentiles(distance.pdist(points)))
         expected = distance.pdist(points[::3])
         assert len(values) == len(expected) == 134 * 133 / 2
         assert values[5] / 2.55 == pytest.approx(percentile(expected, 5), abs=0.2)
 
     def test_equal_and_missing_distances(self):
-        values = np.frombuffer(numbers.percentiles(np.array([1.0, 1.0, 9.0])), np.uint8)
+        values = self.decoded(encoding.percentiles(np.array([1.0, 1.0, 9.0])))
         np.testing.assert_array_equal(values, np.round([127.5, 127.5, 255]))
-        values = np.frombuffer(
-            numbers.percentiles(np.array([2.0, np.nan, 1])), np.uint8
-        )
+        values = self.decoded(encoding.percentiles(np.array([2.0, np.nan, 1])))
         assert values[1] == 0 < values[2] < values[0]
 
     def test_are_left_out_where_no_net_has_any(self, folder):
@@ -559,6 +599,17 @@ class TestClasses:
         assert report.main([str(tmp_path / "run")]) == 2
         assert "for different test images" in capsys.readouterr().err
 
+    def test_have_the_names_that_the_run_recorded(self, folder):
+        assert json.loads((folder / "result.json").read_text())["class_names"] == [
+            *"0123456789"
+        ]
+        names = ["T-shirt/top", "Trouser", *"23456789"]
+        edit(folder / "result.json", lambda s: s.update(class_names=names))
+        assert read(folder).numbers["class_names"] == names
+        # (Earlier versions recorded no names.)
+        edit(folder / "result.json", lambda s: s.pop("class_names"))
+        assert read(folder).numbers["class_names"] == [*"0123456789"]
+
 
 class TestOtherRuns:
     def test_without_a_teacher(self, folder):
@@ -575,6 +626,8 @@ class TestOtherRuns:
         assert "similarity" not in found.ids and list(found.numbers["rdms"]) == METHODS
         assert [row[0] for row in found.tables[0]] == ["method", *METHODS]
         assert "agreement, Pearson" not in found.tables[0][0]
+        # No select is empty.
+        assert "rdm-other" not in found.ids and "rdm-right" not in found.ids
 
     def test_with_a_teacher_from_elsewhere(self, folder):
         edit(folder / "teacher" / "result.json", lambda r: r.update(history=[]))
@@ -591,8 +644,20 @@ class TestOtherRuns:
         rows = {row[0]: row for row in found.tables[0]}
         assert rows["plain"][2:4] == ["–", "–"]
         assert any(": 1 epoch, 1 seed, batch" in text for text in found.texts["li"])
-        text = (tmp_path / "run" / "report.html").read_text()
-        assert text.count('class="line dot"') == 4  # Two nets in two charts.
+        # Two nets in two charts, beside each other.
+        marks = [a["cx"] for _, a in found.tags if a.get("class") == "mark"]
+        assert len(marks) == 4 and len({*marks}) == 2
+        for name in ("teacher", "plain"):
+            assert [line.shape for line in found.paths(name)] == [(1, 2)] * 2
+
+    def test_of_one_epoch_and_two_seeds_the_range_is_drawn(self, tmp_path):
+        fabricate(tmp_path / "run", ["plain", "kd"], seeds=2, epochs=1)
+        found = read(tmp_path / "run")
+        ranges = [a["d"] for _, a in found.tags if a.get("class") == "range"]
+        assert len(ranges) == 4  # Two methods in two charts.
+        for points in (re.findall("[0-9.]+", line) for line in ranges):
+            (x1, y1, x2, y2) = map(float, points)
+            assert x1 == x2 and y1 < y2
 
     def test_with_errors_of_zero(self, folder):
         def change(result):
@@ -601,14 +666,7 @@ class TestOtherRuns:
         for seed in range(2):
             edit(folder / f"kd-seed{seed}" / "result.json", change)
         (line, _) = read(folder).paths("kd")
-        assert line[-1, 1] == page.PLOT[3] and (line[:-1, 1] < page.PLOT[3]).all()
-
-    def test_with_measured_rdms(self, folder):
-        brain = {"held_out": 46, "shown": 46, "rdms": {}}
-        edit(folder / "result.json", lambda s: s.update(brain=brain))
-        found = read(folder)
-        check_form(found, ["brain"])
-        assert any("46 stimuli that were held" in text for text in found.texts["pre"])
+        assert line[-1, 1] == charts.PLOT[3] and (line[:-1, 1] < charts.PLOT[3]).all()
 
 
 @pytest.mark.parametrize(
@@ -616,7 +674,7 @@ class TestOtherRuns:
     [(9.4, 80), (0.05, 3), (26, 29), (1, 1e5), (19.9, 20.1), (1e-9, 1), (49, 101)],
 )
 def test_axes_have_round_numbers(low, high):
-    for ticks in (page._linear(low, high), page._logarithmic(low, high)):
+    for ticks in (charts._linear(low, high), charts._logarithmic(low, high)):
         assert 3 <= len(ticks) <= 40 and ticks == sorted(set(ticks))
         assert low <= ticks[0] and ticks[-1] <= high
         digits = [f"{tick:e}".split("e")[0].rstrip("0") for tick in ticks]
@@ -629,21 +687,23 @@ class TestTable:
         """A table of two columns, one whose run is there."""
         summary = fabricate(tmp_path / "table" / "a run", ["plain", "kd"], 3, 4)
         keys = ("data", "teacher", "baseline", "methods", "mcnemar")
-        column = {k: summary[k] for k in keys} | {"config": "invented"}
+        column = {k: summary[k] for k in (*keys, "config")}
         better = json.loads(json.dumps(column))
         better["methods"]["kd"]["difference"] = {"mean": -2, "low": -3, "high": -1}
-        better["mcnemar"] = [{"method": "kd", "seed": 0, "holm": 0.01}]
+        better["mcnemar"] = [
+            {"method": "kd", "seed": 0, "only_first": 1, "only_second": 9, "holm": 0.01}
+        ]
         better |= {"name": BAD, "folder": "elsewhere", "teacher": None}
         better["published"] = {}
-        column |= {"name": "teacher → student", "folder": "a run"}
+        column |= {"name": "a run", "folder": "a run"}
         column["published"] = {"teacher": 75.5, "plain": 70.25, "kd": 72.0}
         content = {
             "name": "invented",
-            "note": BAD,
+            "note": f"{BAD}\n\nWhat it\nshows.",
             "columns": [column, better],
             "rows": ["plain", "kd", "at"],
             "differences": ["Batch 128 rather than 64.", BAD],
-            "missing": ["vgg13 → vgg8"],
+            "missing": {"vgg13 → vgg8": "no data"},
         }
         file = tmp_path / "table" / "table.json"
         file.write_text(json.dumps(content))
@@ -652,19 +712,37 @@ class TestTable:
     def test_form(self, table):
         folder, _ = table
         found = read(folder)
-        ids = ["errors", "differences", "settings", "missing", "column-0", "column-1"]
+        ids = ["errors", "differences", "about", "settings", "missing"]
+        ids += ["column-0", "column-1"]
         check_form(found, ids)
         assert [a["id"] for tag, a in found.tags if tag == "section"] == ids
         assert BAD in found.texts["h2"] and BAD in found.texts["li"]
-        assert "vgg13 → vgg8" in found.texts["li"]
+        assert "vgg13 → vgg8: no data" in found.texts["li"]
         assert any("elsewhere, is missing" in text for text in found.texts["p"])
+
+    def test_is_titled_by_what_was_run(self, table):
+        folder, _ = table
+        found = read(folder)
+        assert found.texts["title"][0] == BAD and found.texts["h1"] == [BAD]
+        assert "What it shows." in found.texts["p"]
+        head = "Table invented. Data: nowhere; nets: mnist_cnn → mnist_cnn_small; "
+        assert f"{head}epochs: 4; seeds: 3." in found.texts["p"]
+        (words,) = (t for t in found.texts["p"] if t.startswith("Lower test error"))
+        assert "the baseline: kd in " in words and " of 2 columns" in words
+
+        def change(content):
+            content["columns"][0]["name"] = "a run, but data=nowhere"
+
+        edit(folder / "table.json", change)
+        expected = "3 methods on nowhere, after the table invented"
+        assert read(folder).texts["h1"] == [expected]
 
     def test_numbers(self, table):
         folder, column = table
         found = read(folder)
         head, *rows = found.tables[0]
         rows = {row[0]: row[1:] for row in rows}
-        assert head == ["method", "teacher → student", BAD]
+        assert head == ["method", "a run", BAD]
         assert list(rows) == ["teacher", "plain", "kd", "at"]
         own = folder / "a run"
         truth, _ = numbers.true_classes(
@@ -686,10 +764,12 @@ class TestTable:
         assert difference.removeprefix("▲ ").removeprefix("▼ ") == expected
         assert ("▲" in difference) == (interval[0] > 0)
         assert ("▼" in difference) == (interval[1] < 0)
-        assert re.fullmatch("McNemar [0-3] of 3", mcnemar)
+        assert mcnemar == f"McNemar: {markdown.significant('kd', column['mcnemar'])}"
         assert rows["teacher"][0].endswith("|published 24.50")
         assert rows["plain"][0].endswith("|published 29.75")
-        assert rows["kd"][1].endswith("|▼ -2.00 [-3.00, -1.00]|McNemar 1 of 1")
+        assert rows["kd"][1].endswith(
+            "|▼ -2.00 [-3.00, -1.00]|McNemar: worse in 1 of 1"
+        )
         assert rows["at"] == ["–", "–"] and rows["teacher"][1] == "–"
 
     def test_picture(self, table):
@@ -728,14 +808,15 @@ class TestTable:
         methods = ["plain", *(f"method {i}" for i in range(14))]
         summary = fabricate(tmp_path / "run", methods, seeds=5, epochs=240)
         keys = ("data", "teacher", "baseline", "methods", "mcnemar")
-        column = {k: summary[k] for k in keys} | {"folder": "run", "published": {}}
+        column = {k: summary[k] for k in (*keys, "config")}
+        column |= {"folder": "run", "published": {}}
         content = {
             "name": "large",
-            "note": "",
+            "note": "Many",
             "columns": [column | {"name": f"column {i}"} for i in range(13)],
             "rows": methods,
             "differences": [],
-            "missing": [],
+            "missing": {},
         }
         (tmp_path / "table.json").write_text(json.dumps(content))
         found = read(tmp_path)
@@ -865,23 +946,24 @@ document.documentElement.dataset.seen = JSON.stringify(seen);
 </script></body>"""
 
 
+@pytest.fixture
+def look(tmp_path):
+    """The page as a browser leaves it; skips where there is none."""
+    found = [shutil.which(name) for name in NAMES if shutil.which(name)]
+    if not found:
+        pytest.skip(f"no browser among {', '.join(NAMES)}")
+
+    def look(file):
+        profile = tmp_path / "browser"
+        call = [found[0], "--headless", "--no-sandbox", "--disable-gpu"]
+        call += [f"--user-data-dir={profile}", "--dump-dom", file.as_uri()]
+        done = subprocess.run(call, capture_output=True, timeout=120, check=True)
+        return Page(done.stdout.decode())
+
+    return look
+
+
 class TestBrowser:
-    @pytest.fixture
-    def look(self, tmp_path):
-        """The page as a browser leaves it; skips where there is none."""
-        found = [shutil.which(name) for name in NAMES if shutil.which(name)]
-        if not found:
-            pytest.skip(f"no browser among {', '.join(NAMES)}")
-
-        def look(file):
-            profile = tmp_path / "browser"
-            call = [found[0], "--headless", "--no-sandbox", "--disable-gpu"]
-            call += [f"--user-data-dir={profile}", "--dump-dom", file.as_uri()]
-            done = subprocess.run(call, capture_output=True, timeout=120, check=True)
-            return Page(done.stdout.decode())
-
-        return look
-
     @staticmethod
     def about(found):
         (attributes,) = (a for tag, a in found.tags if tag == "html")

@@ -7,7 +7,16 @@
 - `plots`: figures
 """
 
-from experiments.brain.source import Brain, layers, load, names, parts, size
+from experiments.brain.source import (
+    Brain,
+    divide,
+    layers,
+    load,
+    names,
+    parts,
+    read,
+    size,
+)
 from experiments.brain.summary import (
     ceilings,
     progress,
@@ -22,12 +31,14 @@ from experiments.brain.targets import teacher, weighted_terms, with_stimuli
 __all__ = [
     "Brain",
     "ceilings",
+    "divide",
     "layers",
     "load",
     "names",
     "parts",
     "progress",
     "rdms",
+    "read",
     "select",
     "similarity",
     "size",

@@ -5,6 +5,7 @@ one part, and their agreement with the brain is measured on the other.
 """
 
 import hashlib
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,9 +67,8 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
     """
     images, keys = _arrays(config.brain.file)
     path, n = command.path("brain", config.brain.file), len(images)
-    order = np.random.default_rng(SEED).permutation(n)
-    held_out = round(config.brain.held_out * n)
-    shown = n - held_out
+    parted = divide(n, config.brain.held_out)
+    shown, held_out = map(len, parted)
     step, devices = _size(config, shown), jax.device_count()
     if min(held_out, shown, step) < 3 or step > shown:
         raise command.UsageError(
@@ -80,21 +80,9 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
             f"{step} stimuli in a step do not divide by {devices} devices; --stimuli "
             "sets another number"
         )
-    parted = np.sort(order[held_out:]), np.sort(order[:held_out])
     wanted = {part.partition("@")[0] for m in config.method.names for part in parts(m)}
-    rdms = {}
-    for name in sorted(wanted | {*config.brain.rdms}):
-        own = name.removesuffix(SHUFFLED) if name not in keys else name
-        try:
-            found = rdm.io.read(
-                path, keys[own], stimuli=n, missing=True, signed=config.brain.signed
-            )
-        except errors.CannotRead as error:
-            hint = str(error).replace("signed=True", "--brain_signed")
-            raise command.UsageError(hint) from error
-        rdms[name] = found if name in keys else _shuffle_stimuli(found, parted)
-        for part in parted:
-            _check_measured(name, rdm.subjects.select(rdms[name], part))
+    names = sorted(wanted | {*config.brain.rdms})
+    rdms = _read(path, keys, names, parted, signed=config.brain.signed)
     *size, channels = dataset.shape
     return Brain(
         _resize(images, size, channels),
@@ -103,6 +91,71 @@ def load(config: configs.Config, dataset: data.Dataset) -> Brain:
         *parted,
         hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+
+
+def read(
+    file: str, names: Sequence[str], held_out: float, *, signed: bool
+) -> tuple[np.ndarray, dict[str, rdm.io.Rdms]]:
+    """Returns the images of a file, uint8 `[n, h, w, c]`, and some of its RDMs.
+
+    Args:
+      file: The file.
+      names: The names of the RDMs, also of shuffled controls.
+      held_out: The fraction of the stimuli that are held out.
+      signed: Whether distances may be negative.
+
+    Raises:
+      UsageError: If the file cannot be read, or an array in it is not an RDM.
+      KeyError: If it has no such RDM.
+    """
+    images, keys = _arrays(file)
+    parted = divide(len(images), held_out)
+    path = command.path("brain", file)
+    return images, _read(path, keys, names, parted, signed=signed)
+
+
+def divide(n: int, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the stimuli for training, and of those held out.
+
+    Args:
+      n: The number of stimuli.
+      held_out: The fraction of the stimuli that are held out.
+    """
+    order = np.random.default_rng(SEED).permutation(n)
+    count = round(held_out * n)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _read(
+    path: pathlib.Path,
+    keys: dict[str, str],
+    names: Sequence[str],
+    parted: Sequence[np.ndarray],
+    *,
+    signed: bool,
+) -> dict[str, rdm.io.Rdms]:
+    """Reads RDMs by name.
+
+    Args:
+      path: The path of the file.
+      keys: The key of the array of each RDM in the file.
+      names: The names of the RDMs to read, also of shuffled controls.
+      parted: The stimuli of each part; each must have enough pairs.
+      signed: Whether distances may be negative.
+    """
+    rdms = {}
+    for name in names:
+        own = name.removesuffix(SHUFFLED) if name not in keys else name
+        n = sum(map(len, parted))
+        try:
+            found = rdm.io.read(path, keys[own], stimuli=n, missing=True, signed=signed)
+        except errors.CannotRead as error:
+            hint = str(error).replace("signed=True", "--brain_signed")
+            raise command.UsageError(hint) from error
+        rdms[name] = found if name in keys else _shuffle_stimuli(found, parted)
+        for part in parted:
+            _check_measured(name, rdm.subjects.select(rdms[name], part))
+    return rdms
 
 
 def _shuffle_stimuli(rdms: rdm.io.Rdms, parted: Sequence[np.ndarray]) -> rdm.io.Rdms:

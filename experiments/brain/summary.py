@@ -113,9 +113,10 @@ def summarise(
     Returns:
       For each RDM `ceilings` (the lower and the upper bound, by similarity) and
       `agreement`, by method and layer: the mean and standard deviation over seeds of
-      each similarity (the mean over subjects); the 95 % bootstrap interval over stimuli
-      of Pearson's correlation, averaged over seeds; the difference from the baseline,
-      with such an interval; and Pearson's correlation on the stimuli that were shown.
+      each similarity (the mean over subjects), and its values by seed; the 95 %
+      bootstrap interval over stimuli of Pearson's correlation, averaged over seeds; the
+      difference from the baseline, with such an interval; and Pearson's correlation on
+      the stimuli that were shown.
     """
     by_method: dict[str, list[dict]] = {}
     for result in results:
@@ -137,7 +138,8 @@ def summarise(
                 }
                 there["shown"] = [similarity(x, shown, "pearson") for x in seen]
                 agreement.setdefault(method, {})[layer] = {
-                    k: aggregate.spread(values) for k, values in there.items()
+                    k: aggregate.spread_and_values(values)
+                    for k, values in there.items()
                 }
                 if np.isfinite(held_out).all():
                     draws[method] = _bootstrap(own, held_out)

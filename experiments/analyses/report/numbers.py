@@ -1,19 +1,16 @@
 """Computes the numbers of the page of a run, or of a table of runs."""
 
-import base64
 import dataclasses
-import functools
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tyro
 
 from experiments import command, data, methods
-from experiments.analyses.report import page
+from experiments.analyses.report import encoding, measured, page
 from experiments.results import table as result_table
 from experiments.results.folder import (
     EPOCH_RDMS_FOLDER,
@@ -29,13 +26,8 @@ CURVES = {
     "validation_error": "Validation error, %",
     "task": "Cross-entropy on training images, nats",
 }
-OVER_SEEDS: dict[str, Callable[..., np.ndarray]] = {
-    "mean": np.mean,
-    "low": np.min,
-    "high": np.max,
-}
-# The largest number of classes named along a matrix, and of stimuli or classes shown.
-NAMED, MOST = 20, 200
+# The largest number of classes named along a matrix.
+NAMED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +40,8 @@ class Options:
     """The file; None for FOLDER/report.html."""
     data_dir: str | None = None
     """The folder that holds the TFDS sets; None for the run's."""
+    brain: str | None = None
+    """The file of stimuli and their measured RDMs; None for the run's."""
 
 
 def run(options: Options) -> None:
@@ -68,7 +62,7 @@ def run(options: Options) -> None:
         if (folder / result_table.TableFile.RECORD).exists():
             text = page.table_page(*table_numbers(folder, out))
         elif (folder / RunFile.RESULT).exists():
-            text = page.run_page(*run_numbers(folder, options.data_dir))
+            text = page.run_page(*run_numbers(folder, options.data_dir, options.brain))
         else:
             raise command.UsageError(
                 f"{folder} holds no table (table.json) and no finished run "
@@ -88,13 +82,14 @@ def run(options: Options) -> None:
 
 
 def run_numbers(
-    folder: pathlib.Path, data_dir: str | None = None
+    folder: pathlib.Path, data_dir: str | None = None, brain: str | None = None
 ) -> tuple[dict, dict[str, Any], str]:
     """Returns the arguments of `page.run_page` for a run.
 
     Args:
       folder: The results folder of a finished run.
       data_dir: The folder that holds the TFDS sets; None for the run's.
+      brain: The file of stimuli and their measured RDMs; None for the run's.
 
     Returns:
       The content of `result.json`, the numbers for the script of the page, and the
@@ -112,16 +107,18 @@ def run_numbers(
     classes = 1 + int(
         np.append(predictions(judged), -1 if truth is None else truth).max()
     )
-    if classes > MOST:
+    if classes > encoding.MOST:
         unknown = f"{classes:,} classes are too many to be shown"
     numbers = {
-        "curves": curves(runs),
+        "curves": [*curves(runs), *measured.curves(runs, summary)],
         "rdms": rdms_by_epoch(runs, config),
         "classes": classes if truth is not None and classes <= NAMED else 0,
         "compared": [methods.pair(layer) for layer in config["layers"]],
         "similarity": similarity(runs, config) if "teacher" in runs else None,
         "confusion": None,
-        "viridis": _viridis(),
+        "class_names": class_names(summary, classes),
+        "brain": measured.numbers(folder, summary, brain),
+        "viridis": encoding.viridis(),
     }
     if truth is not None and not unknown:
         numbers["confusion"] = confusions(judged, truth, classes)
@@ -188,7 +185,7 @@ def curves(runs: dict[str, list[dict]]) -> list[dict]:
 
     Returns:
       A series has for each method its `name`, and by epoch the statistics of
-      `OVER_SEEDS`.
+      `encoding.OVER_SEEDS`.
     """
     panels = []
     for key, label in CURVES.items():
@@ -196,12 +193,9 @@ def curves(runs: dict[str, list[dict]]) -> list[dict]:
         for name, of in runs.items():
             if of[0]["history"]:
                 values = [[epoch[key] for epoch in own["history"]] for own in of]
-                found = {
-                    kind: round_numbers(over_seeds(np.array(values, float), axis=0))
-                    for kind, over_seeds in OVER_SEEDS.items()
-                }
-                series.append({"name": name, **found})
-        panels.append({"label": label, "series": series})
+                series.append({"name": name, **encoding.over_seeds(values)})
+        about = {"section": "curves", "axis": "epoch", "label": label}
+        panels.append({**about, "series": series})
     return panels
 
 
@@ -225,10 +219,7 @@ def rdms_by_epoch(runs: dict[str, list[dict]], config: dict) -> dict[str, dict]:
             continue
         epochs = sorted(files, key=lambda epoch: epoch or 0)
         rdms = [_rdms(files[epoch], name, config) for epoch in epochs]
-        layers = {
-            k: [base64.b64encode(percentiles(of[k])).decode() for of in rdms]
-            for k in rdms[0]
-        }
+        layers = {k: [encoding.percentiles(of[k]) for of in rdms] for k in rdms[0]}
         found[name] = {"epochs": epochs, "layers": layers}
     return found
 
@@ -248,24 +239,6 @@ def _rdms(file: pathlib.Path, name: str, config: dict) -> dict[str, np.ndarray]:
     return {layer: rdms[layer] for layer in dict.fromkeys([*known, *rdms])}
 
 
-def percentiles(distances: np.ndarray) -> bytes:
-    """Returns the percentile of each distance of an RDM, as a byte: 255 is 100 %.
-
-    Args:
-      distances: The condensed RDM, `[pairs]`; for more than `MOST` stimuli only every
-        second, third, ... stimulus is used.
-    """
-    from scipy import stats
-    from scipy.spatial import distance
-
-    every = -(-distance.num_obs_y(distances) // MOST)
-    if every > 1:
-        square = distance.squareform(distances, checks=False)
-        distances = distance.squareform(square[::every, ::every], checks=False)
-    ranks = stats.rankdata(distances, nan_policy="omit")
-    return np.nan_to_num(255 * ranks / len(ranks)).round().astype(np.uint8).tobytes()
-
-
 def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
     """Returns the agreement of final RDMs for all pairs of layers of two nets.
 
@@ -282,7 +255,7 @@ def similarity(runs: dict[str, list[dict]], config: dict) -> dict | None:
         students = [_rdms(file, name, config) for file in of]
         each = [correlations(student, teacher) for student in students]
         methods[name] = {
-            kind: round_numbers(np.mean([found[kind] for found in each], axis=0))
+            kind: encoding.round_numbers(np.mean([of[kind] for of in each], axis=0))
             for kind in ("pearson", "spearman")
         }
     return {"rows": [*students[0]], "columns": [*teacher], "methods": methods}
@@ -348,6 +321,17 @@ def predictions(runs: dict[str, list[dict]]) -> np.ndarray:
     return np.array([own["predicted"] for of in runs.values() for own in of])
 
 
+def class_names(summary: dict, classes: int) -> list[str]:
+    """Returns the names of the classes; their numbers if the run has not recorded any.
+
+    Args:
+      summary: The content of `result.json`.
+      classes: The number of classes.
+    """
+    names = summary.get("class_names") or []
+    return [*names[:classes], *map(str, range(len(names), classes))]
+
+
 def confusions(runs: dict[str, list[dict]], truth: np.ndarray, classes: int) -> dict:
     """Returns the number of `images` of each class, and confusion matrices by method.
 
@@ -357,7 +341,7 @@ def confusions(runs: dict[str, list[dict]], truth: np.ndarray, classes: int) -> 
       classes: The number of classes.
     """
     counts = {
-        name: round_numbers(confusion(truth, predictions({name: of}), classes))
+        name: encoding.round_numbers(confusion(truth, predictions({name: of}), classes))
         for name, of in runs.items()
     }
     return {"images": np.bincount(truth, minlength=classes).tolist(), "nets": counts}
@@ -376,19 +360,3 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     """
     counts = np.bincount((truth * classes + predicted).ravel(), minlength=classes**2)
     return counts.reshape(classes, classes) / len(predicted)
-
-
-def round_numbers(values: np.ndarray) -> Any:
-    """Rounds numbers to four digits, as lists for JSON; None for NaN."""
-    if values.ndim:
-        return [round_numbers(of) for of in values]
-    return float(f"{values:.4g}") if np.isfinite(values) else None
-
-
-@functools.cache
-def _viridis() -> str:
-    """Returns the 256 colours of the colour map, three bytes each, in base64."""
-    import matplotlib
-
-    colours = matplotlib.colormaps["viridis"](np.arange(256), bytes=True)
-    return base64.b64encode(colours[:, :3].tobytes()).decode()

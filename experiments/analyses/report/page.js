@@ -27,30 +27,31 @@ function hush() {
   find("tip").hidden = true;
 }
 
-// Learning curves: shows the values at the pointer's epoch, or by the arrow keys.
+// Curves: shows the values at the pointer's epoch or layer, or by the arrow keys.
 function chart(svg) {
-  const [place, epochs, left, right] = ["number", "epochs", "left", "right"].map((k) => +svg.dataset[k]);
+  const [number, count, left, right] = ["number", "count", "left", "right"].map((k) => +svg.dataset[k]);
+  const { axis, names, first = 1, series } = numbers.curves[number];
   const cursor = svg.querySelector(".cursor");
   const scale = () => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
-  let epoch = epochs;
+  let place = count - 1;
   function show(chosen) {
-    epoch = limited(chosen, 1, epochs);
-    const x = left + ((right - left) * (epoch - 1)) / Math.max(epochs - 1, 1);
-    const lines = numbers.curves[place].series
-      .filter(({ mean }) => mean.length >= epoch)
-      .sort((a, b) => b.mean[epoch - 1] - a.mean[epoch - 1])
+    place = limited(chosen, 0, count - 1);
+    const x = left + (right - left) * (count > 1 ? place / (count - 1) : 0.5);
+    const lines = series
+      .filter(({ mean }) => mean.length > place)
+      .sort((a, b) => b.mean[place] - a.mean[place])
       .map(({ name, mean, low, high }) => {
-        const [m, l, h] = [mean, low, high].map((of) => digits(of[epoch - 1]));
+        const [m, l, h] = [mean, low, high].map((of) => digits(of[place]));
         return `${name}  ${m}${l === h ? "" : ` [${l}, ${h}]`}`;
       });
     cursor.setAttribute("transform", `translate(${x})`);
     cursor.style.visibility = "visible";
     const box = svg.getBoundingClientRect();
-    tell([`epoch ${epoch}`, ...lines].join("\n"), box.left + x * scale(), box.top);
+    tell([`${axis} ${names ? names[place] : first + place}`, ...lines].join("\n"), box.left + x * scale(), box.top);
   }
   function point(event) {
     const x = (event.clientX - svg.getBoundingClientRect().left) / scale();
-    show(1 + Math.round(((x - left) / (right - left)) * (epochs - 1)));
+    show(Math.round(((x - left) / (right - left)) * (count - 1)));
   }
   function end() {
     cursor.style.visibility = "hidden";
@@ -64,7 +65,7 @@ function chart(svg) {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    show(epoch + step);
+    show(place + step);
   });
 }
 
@@ -74,6 +75,8 @@ function legend(box) {
       if (line.dataset.name === target.value) line.style.display = target.checked ? "" : "none";
   });
 }
+
+const longest = (names) => Math.max(...names.map((name) => String(name).length));
 
 // Draws a square of n x n pixels with colours [red, green, blue, opacity].
 function square(figure, title, n, classes, colour, words) {
@@ -94,7 +97,8 @@ function square(figure, title, n, classes, colour, words) {
   const box = make("div", "", "rdm");
   const [down, along] = [make("div", "", "down"), make("div", "", "along")];
   for (const edge of [down, along])
-    for (let c = 0; c < classes; c++) edge.append(make("span", c));
+    for (let c = 0; c < classes; c++) edge.append(make("span", numbers.class_names[c]));
+  if (classes && longest(numbers.class_names) > 2) along.classList.add("upright");
   box.append(down, canvas, along);
   figure.replaceChildren(make("figcaption", title), box);
 }
@@ -106,6 +110,7 @@ function matrix(table, rows, columns, cell) {
     tr.append(...cells);
     return tr;
   };
+  const head = (name, scope) => Object.assign(make("th", name), { scope });
   const body = rows.map((name, i) => {
     const cells = columns.map((_, j) => {
       const { text, title, className, back = "", front = "" } = cell(i, j);
@@ -113,12 +118,12 @@ function matrix(table, rows, columns, cell) {
       Object.assign(td.style, { background: back, color: front });
       return td;
     });
-    return line(make("th", name), ...cells);
+    return line(head(name, "row"), ...cells);
   });
   const [thead, tbody] = [make("thead"), make("tbody")];
-  thead.append(line(make("th"), ...columns.map((name) => make("th", name))));
+  thead.append(line(make("td"), ...columns.map((name) => head(name, "col"))));
   tbody.append(...body);
-  table.className = "matrix";
+  table.className = longest(columns) > 6 ? "matrix upright" : "matrix";
   table.replaceChildren(thead, tbody);
 }
 
@@ -127,7 +132,9 @@ function coloured(value, title, framed) {
   const about = { text: rounded(value), title, className: framed ? "framed" : "" };
   if (value === null) return about;
   const [r, g, b] = map.slice(3 * Math.round(255 * limited(value, 0, 1)));
-  const front = 0.2126 * r + 0.7152 * g + 0.0722 * b > 115 ? "#000" : "#fff";
+  const linear = (of) => (of / 255 <= 0.04045 ? of / 3294.6 : ((of / 255 + 0.055) / 1.055) ** 2.4);
+  // (Above this luminance black has the higher contrast.)
+  const front = 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) > 0.179 ? "#000" : "#fff";
   return { ...about, back: `rgb(${r} ${g} ${b})`, front };
 }
 
@@ -145,6 +152,19 @@ function correlation(x, y) {
   return xx && yy ? xy / Math.sqrt(xx * yy) : null;
 }
 
+const stimuli_of = (bytes) => (1 + Math.sqrt(1 + 8 * bytes.length)) / 2;
+
+// Draws a condensed RDM of percentiles; `name` returns the name of a stimulus.
+function draw_rdm(figure, title, bytes, classes, name) {
+  const n = stimuli_of(bytes);
+  // (The place of the pair i < j in the condensed RDM.)
+  const place = (i, j) => n * i - (i * (i + 1)) / 2 + j - i - 1;
+  const value = (i, j) => (i === j ? 0 : bytes[place(Math.min(i, j), Math.max(i, j))]);
+  const colour = (i, j) => [...map.slice(3 * value(i, j), 3 * value(i, j) + 3), 255];
+  const words = (i, j) => `${name(i)}\n${name(j)}\npercentile ${Math.round(value(i, j) / 2.55)}`;
+  square(figure, title, n, classes, colour, words);
+}
+
 function rdms() {
   const nets = numbers.rdms;
   for (const { layers } of Object.values(nets))
@@ -156,15 +176,11 @@ function rdms() {
   const trained = (name) => teacher?.layers[name]?.at(-1);
 
   function draw_one(figure, title, bytes) {
-    const n = (1 + Math.sqrt(1 + 8 * bytes.length)) / 2;
+    const n = stimuli_of(bytes);
     const classes = n % numbers.classes ? 0 : numbers.classes;
-    // (The place of the pair i < j in the condensed RDM.)
-    const place = (i, j) => n * i - (i * (i + 1)) / 2 + j - i - 1;
-    const value = (i, j) => (i === j ? 0 : bytes[place(Math.min(i, j), Math.max(i, j))]);
-    const image = (i) => `image ${i}${classes ? ` (class ${Math.floor((i * classes) / n)})` : ""}`;
-    const colour = (i, j) => [...map.slice(3 * value(i, j), 3 * value(i, j) + 3), 255];
-    const words = (i, j) => `${image(i)}\n${image(j)}\npercentile ${Math.round(value(i, j) / 2.55)}`;
-    square(figure, title, n, classes, colour, words);
+    const image = (i) =>
+      `image ${i}${classes ? ` (${numbers.class_names[Math.floor((i * classes) / n)]})` : ""}`;
+    draw_rdm(figure, title, bytes, classes, image);
   }
 
   function draw() {
@@ -178,7 +194,7 @@ function rdms() {
     draw_one(find("rdm-right"), `teacher, ${other.value}, after training`, trained(other.value));
     const rho = rounded(correlation(bytes, trained(other.value)));
     find("rdm-rho").textContent =
-      `Spearman’s correlation of the two: ${rho}. Each layer’s with its partner in the trained teacher, by epoch:`;
+      `Spearman’s correlation of the two: ${rho}.`;
     matrix(find("rdm-table"), names, when, (i, j) => {
       const value = correlation(layers[names[i]][j], trained(partner(names[i])));
       return coloured(value, "", names[i] === layer.value && j === +slider.value);
@@ -198,13 +214,10 @@ function rdms() {
     follow();
   }
 
-  const ends = [0, 0.25, 0.5, 0.75, 1].map((part) => coloured(part).back);
-  find("rdm-bar").style.background = `linear-gradient(90deg, ${ends})`;
   fill(net, [...Object.keys(students), ...(teacher ? ["teacher"] : [])], Object.keys(students).at(-1));
-  other.parentElement.hidden = !teacher;
   net.addEventListener("change", choose);
   layer.addEventListener("change", follow);
-  other.addEventListener("change", draw);
+  other?.addEventListener("change", draw);
   slider.addEventListener("input", draw);
   choose();
 }
@@ -229,16 +242,17 @@ function confusion() {
   const { images, nets } = numbers.confusion;
   const students = Object.keys(nets).filter((name) => name !== "teacher");
   const classes = [...images.keys()];
+  const names = numbers.class_names;
   const share = (name, i, j) => (images[i] ? (100 * nets[name][i][j]) / images[i] : 0);
   // One scale for the errors of all nets.
   let most = 1e-9;
   for (const name in nets)
     for (const i of classes)
       for (const j of classes) if (i !== j) most = Math.max(most, share(name, i, j));
-  const opacity = (name, i, j) => (i === j ? 0 : 0.8 * Math.sqrt(share(name, i, j) / most));
+  const opacity = (name, i, j) => (i === j ? 0 : 0.7 * Math.sqrt(share(name, i, j) / most));
   function draw_one(figure, name, title) {
     const words = (i, j) =>
-      `${digits(nets[name][i][j])} of ${images[i]} images of class ${i} predicted as ${j} (${share(name, i, j).toFixed(1)} %)`;
+      `${digits(nets[name][i][j])} of ${images[i]} images of class ${names[i]} predicted as ${names[j]} (${share(name, i, j).toFixed(1)} %)`;
     if (!numbers.classes) {
       const colour = (i, j) => [213, 94, 0, 255 * opacity(name, i, j)];
       square(figure, title, images.length, 0, colour, words);
@@ -246,7 +260,9 @@ function confusion() {
     }
     const [box, table] = [make("div", "", "scroll"), make("table")];
     box.tabIndex = 0;
-    matrix(table, classes, classes, (i, j) => ({
+    box.setAttribute("role", "region");
+    box.setAttribute("aria-label", `Confusion matrix: ${title}`);
+    matrix(table, names, names, (i, j) => ({
       text: share(name, i, j) ? share(name, i, j).toFixed(1) : "·",
       title: words(i, j),
       className: i === j || !share(name, i, j) ? "quiet" : "",
@@ -272,6 +288,11 @@ addEventListener("beforeprint", () => {
 document.querySelectorAll("svg.chart").forEach(chart);
 document.querySelectorAll(".lines").forEach(legend);
 if (find("rdm-net")) rdms();
+if (find("stimuli-layer")) stimuli();
+for (const bar of document.querySelectorAll(".bar i")) {
+  const ends = [0, 0.25, 0.5, 0.75, 1].map((part) => coloured(part).back);
+  bar.style.background = `linear-gradient(90deg, ${ends})`;
+}
 if (find("similarity-method")) similarity();
 if (find("confusion-method")) confusion();
 document.documentElement.dataset.drawn = "yes";

@@ -1,34 +1,35 @@
 """Renders the HTML of a page from its numbers.
 
-Templates are in `templates`; `page.css` and `page.js` are included in every page. The
-templates escape all texts, and the script shows texts by `textContent`.
+Templates are in `templates`; `page.css`, `page.js` and `stimuli.js` are included in
+every page. The templates escape all texts, and the scripts show texts by `textContent`.
 """
 
 import functools
+import itertools
 import json
-import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 import markupsafe
 
+from experiments.analyses.report import charts
 from experiments.brain import markdown as brain_markdown
 from experiments.results import markdown, plots, verdict
+from experiments.results import table as result_table
 
 HERE = pathlib.Path(__file__).parent
-# The size of a chart, and the edges of its plot: left, top, right, bottom.
-CHART, PLOT = (520, 290), (48, 8, 512, 250)
-# The dash patterns of lines, used in turn when all colours have been used.
-DASHES = ("none", "2 4", "10 4 2 4")
+# The suffix to the name of a measured RDM, since methods have the same names.
+MEASURED = " (measured)"
+SCRIPTS = ("page.js", "stimuli.js")
 
 PROTOCOL = """The result is the test error at the last epoch. Test images are read once,
 at the end; choices are made on validation images. Students of the same seed begin with
 the same weights and see the same batches."""
 DIFFERENCE = """Difference: test error minus that of {}, in points, paired over seeds,
-with its 95 % t interval. McNemar: seeds with p < 0.05 after Holm’s correction over all
-tests."""
+with its 95 % t interval. McNemar: in how many seeds the method is better or worse
+than {} (p < 0.05 after Holm’s correction over all tests)."""
 
 
 def run_page(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
@@ -47,26 +48,59 @@ def run_page(summary: dict, numbers: dict[str, Any], unknown: str) -> str:
         numbers,
         title=f"{config['name']}, {config['data']}",
         verdict=verdict.sentence(summary),
-        note=f"Data: {summary['data']}",
+        notes=[f"Data: {summary['data']}"],
         protocol_texts=protocol(summary),
-        difference=DIFFERENCE.format(baseline),
+        difference=DIFFERENCE.format(baseline, baseline),
         baseline=baseline,
         methods_columns=columns,
         methods_rows=rows,
-        differences=intervals(summary, summary["methods"]),
+        differences=charts.intervals(summary, summary["methods"]),
         tests_rows=[
             [f"{test[k]:.3g}" if k in keys[4:] else test[k] for k in keys]
             for test in summary["mcnemar"]
         ],
-        curves=charts(numbers["curves"]),
+        charts=sections(numbers["curves"]),
         has_rdms=bool(numbers["rdms"]),
+        has_teacher="teacher" in numbers["rdms"],
         has_similarity=bool(numbers["similarity"]),
         unknown=unknown,
-        of_brain=brain_markdown.table(summary),
+        brain=_brain(summary, numbers),
         versions=", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
         device=summary["device"],
         settings_rows=[[name, json.dumps(value)] for name, value in config.items()],
     )
+
+
+def _brain(summary: dict, numbers: dict[str, Any]) -> dict[str, Any]:
+    """Returns the variables of the sections about measured RDMs; empty without any."""
+    found = numbers["brain"]
+    if found is None:
+        return {}
+    maps = [(layer, charts.map_of(places)) for layer, places in found["maps"].items()]
+    names = dict.fromkeys(name for _, drawn in maps for name in drawn["points"])
+    looks = charts.styles(name for name in names if name not in found["measured"])
+    for name in found["measured"]:
+        # (It has the colour of the method that it teaches.)
+        looks[name] = looks.get(name.removesuffix(MEASURED), "--line:var(--text)")
+    return {
+        "explanation": brain_markdown.explanation(summary),
+        "tables": brain_markdown.tables(summary),
+        "maps": maps,
+        "measured": found["measured"],
+        "looks": looks,
+        "has_rdms": bool(found["layers"]),
+        "first": next(iter(found["agreement"]), ""),
+        "unknown": found["unknown"],
+    }
+
+
+def sections(panels: Sequence[dict]) -> dict[str, dict]:
+    """Returns the charts of each section, from curves in the order of the sections."""
+    found, first = {}, 0
+    for name, own in itertools.groupby(panels, lambda panel: panel["section"]):
+        found[name] = charts.charts([*own], first)
+        first += len(found[name]["charts"])
+    return found
 
 
 def table_page(given: dict, curves: dict[int, list], links: dict[int, str]) -> str:
@@ -85,37 +119,48 @@ def table_page(given: dict, curves: dict[int, list], links: dict[int, str]) -> s
         columns.append(
             {
                 **{key: column[key] for key in ("name", "data", "folder")},
-                "drawn": intervals(column, rows),
+                "verdict": verdict.sentence(column),
+                "drawn": charts.intervals(column, rows),
                 "link": links.get(place),
-                "curves": None if own is None else charts(own, first=len(drawn)),
+                "curves": None if own is None else charts.charts(own, len(drawn)),
             }
         )
         drawn += own or []
+    title = result_table.title(given)
     return _render(
         "table.html",
         {"curves": drawn},
-        title=given["name"],
-        verdict="",
-        note=given["note"],
-        difference=DIFFERENCE.format("the baseline"),
+        title=title,
+        verdict=verdict.sentence_of_table(given["columns"]),
+        notes=[f"Table {given['name']}. {result_table.settings(given)}"],
+        about=paragraphs(given["note"]) if given["note"].startswith(title) else [],
+        difference=DIFFERENCE.format("the baseline", "the baseline"),
         columns=columns,
         errors_rows=[
             (name, [cell(column, name) for column in given["columns"]])
             for name in ("teacher", *rows)
         ],
         changed=given["differences"],
-        missing=list(given["missing"]),
+        missing=[f"{name}: {reason}" for name, reason in given["missing"].items()],
     )
+
+
+def paragraphs(text: str) -> list[str]:
+    """Returns the paragraphs of a docstring, without its first line."""
+    _, *others = text.strip().split("\n\n")
+    return [" ".join(own.split()) for own in others if own.strip()]
 
 
 @functools.cache
 def _templates() -> jinja2.Environment:
     """Returns the templates of this package, which escape all inserted texts."""
-    return jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates", encoding="utf-8"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
+    found.globals["numeric"] = numeric_columns
+    return found
 
 
 def _render(template: str, numbers: dict[str, Any], **given: Any) -> str:
@@ -135,11 +180,19 @@ def _render(template: str, numbers: dict[str, Any], **given: Any) -> str:
             **given,
             colours=plots.COLOURS,
             style=markupsafe.Markup((HERE / "page.css").read_text("utf-8")),
-            script=markupsafe.Markup((HERE / "page.js").read_text("utf-8")),
+            script=markupsafe.Markup(
+                "".join((HERE / name).read_text("utf-8") for name in SCRIPTS)
+            ),
             numbers=markupsafe.Markup(inside.replace("<", "\\u003c")),
         )
     )
     return page + "\n"
+
+
+def numeric_columns(rows: Sequence[Sequence]) -> list[bool]:
+    """Returns whether each column of a table has only numbers."""
+    columns = zip(*rows, strict=True)
+    return [markdown.is_numeric([str(cell) for cell in own]) for own in columns]
 
 
 def protocol(summary: dict) -> list[str]:
@@ -147,7 +200,7 @@ def protocol(summary: dict) -> list[str]:
     config, source = summary["config"], summary.get("teacher_source")
     texts = []
     if summary["teacher"] is not None:
-        origin = count_noun(config["teacher_epochs"], "epoch")
+        origin = verdict.count_noun(config["teacher_epochs"], "epoch")
         if source is not None:
             origin = f"from {source.get('file') or source['run']}, not trained here"
         error = summary["teacher"]["test_error"]
@@ -160,18 +213,14 @@ def protocol(summary: dict) -> list[str]:
             f"compared by {config['comparison']}.",
         ]
     student = (
-        f"Student {config['student']}: {count_noun(config['epochs'], 'epoch')}, "
-        f"{count_noun(config['seeds'], 'seed')}, batch {config['batch']}, "
+        f"Student {config['student']}: "
+        f"{verdict.count_noun(config['epochs'], 'epoch')}, "
+        f"{verdict.count_noun(config['seeds'], 'seed')}, batch {config['batch']}, "
         f"{config.get('optimizer', 'sgd')}, learning rate "
         f"{config['learning_rate']:g}, momentum {config['momentum']:g}, weight decay "
         f"{config['weight_decay']:g}."
     )
     return [*texts, student, PROTOCOL]
-
-
-def count_noun(number: int, noun: str) -> str:
-    """Returns a number with its noun, in the singular for 1."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def methods(summary: dict) -> tuple[list[str], list[list[str]]]:
@@ -214,138 +263,5 @@ def cell(column: dict, name: str) -> dict[str, Any]:
             look, sign = ("bad", "▲ ") if low > 0 else ("good", "▼ ")
         lines.append((look, f"{sign}{markdown.interval(own['difference'])}"))
         known = markdown.significant(name, column["mcnemar"])
-        lines.append(("", f"McNemar {known}"))
+        lines.append(("", f"McNemar: {known}"))
     return {"text": text, "lines": lines}
-
-
-# ---- the geometry of charts
-
-
-def intervals(column: dict, rows: Iterable[str]) -> dict[str, Any]:
-    """Returns the positions of differences from the baseline in a chart 420 units wide.
-
-    Args:
-      column: A run's summary, or a column of a table.
-      rows: The names of the methods.
-
-    Returns:
-      `left` and `bottom` of the plot, `ticks`, and `rows`: for each difference its
-      point, the ends of its interval, and the ring of the published difference.
-    """
-    published, found = column.get("published", {}), []
-    base = published.get(column["baseline"])
-    for name in rows:
-        own = column["methods"].get(name, {}).get("difference")
-        if own is not None:
-            known = None not in (base, published.get(name))
-            found.append((name, own, base - published[name] if known else None))
-    ends = [0.0, *(own[k] for _, own, _ in found for k in ("mean", "low", "high"))]
-    ends = [end for end in (*ends, *(ring for *_, ring in found)) if end is not None]
-    pad = 0.06 * (max(ends) - min(ends)) or 1.0
-    low, high = min(ends) - pad, max(ends) + pad
-    left, right = 16 + 8 * max((len(name) for name, *_ in found), default=0), 412
-
-    def x(value):
-        return f"{left + (right - left) * (value - low) / (high - low):.1f}"
-
-    drawn = []
-    for place, (name, own, ring) in enumerate(found):
-        published_text = "" if ring is None else f", published {ring:+.2f}"
-        drawn.append(
-            {
-                "name": name,
-                "words": f"{name}: {markdown.interval(own)}{published_text}",
-                "x": x(own["mean"]),
-                "y": 19 + 22 * place,
-                "ends": own["low"] is not None and [x(own["low"]), x(own["high"])],
-                "ring": None if ring is None else x(ring),
-            }
-        )
-    return {
-        "left": left,
-        "bottom": 8 + 22 * len(found),
-        "ticks": [{"value": tick, "x": x(tick)} for tick in _linear(low, high)],
-        "rows": drawn,
-    }
-
-
-def charts(panels: Sequence[dict], first: int = 0) -> dict[str, Any]:
-    """Returns the charts of learning curves, and the styles of their lines.
-
-    Args:
-      panels: The learning curves, from `numbers.curves`.
-      first: The number of the first chart among all charts of the page.
-
-    Returns:
-      `looks`, the styles of lines by name, and `charts`.
-    """
-    names = dict.fromkeys(line["name"] for panel in panels for line in panel["series"])
-    looks = dict.fromkeys(names, "--line:var(--muted);--dash:6 4")
-    for place, name in enumerate(name for name in names if name != "teacher"):
-        cycle, colour = divmod(place, len(plots.COLOURS))
-        dash = DASHES[cycle % len(DASHES)]
-        looks[name] = f"--line:var(--c{colour});--dash:{dash}"
-    return {
-        "looks": looks,
-        "charts": [_chart(panel, number) for number, panel in enumerate(panels, first)],
-    }
-
-
-def _chart(panel: dict, number: int) -> dict[str, Any]:
-    """Returns a chart by epoch, with a logarithmic axis."""
-    series, (left, top, right, bottom) = panel["series"], PLOT
-    values = [v for line in series for v in line["low"] + line["high"] if v]
-    low, high = min(values, default=1.0) / 1.05, max(values, default=1.0) * 1.05
-    epochs = max((len(line["mean"]) for line in series), default=1)
-
-    def x(epoch):
-        return round(left + (right - left) * (epoch - 1) / max(epochs - 1, 1), 1)
-
-    def y(value):
-        # (0 is drawn on the lower edge.)
-        up = math.log(max(value, low) / low) / math.log(high / low)
-        return round(bottom - (bottom - top) * up, 1)
-
-    def path(values):
-        return "L".join(f"{x(i)} {y(v)}" for i, v in values if v is not None)
-
-    lines = []
-    for line in series:
-        mean, ups, downs = ([*enumerate(line[k], 1)] for k in ("mean", "high", "low"))
-        lines.append(
-            {
-                "name": line["name"],
-                "band": ups != downs and f"M{path(ups)}L{path(downs[::-1])}Z",
-                # (A line of one point is visible through its round caps, as a dot.)
-                "mean": f"M{path(mean)}{'' if mean[1:] else 'h0'}",
-                "dot": not mean[1:],
-            }
-        )
-    whole = sorted({1, *(int(t) for t in _linear(1, epochs) if t == int(t))})
-    return {
-        "label": panel["label"],
-        "number": number,
-        "epochs": epochs,
-        "size": CHART,
-        "plot": PLOT,
-        "levels": [{"value": t, "y": y(t)} for t in _logarithmic(low, high)],
-        "ticks": [{"epoch": epoch, "x": x(epoch)} for epoch in whole],
-        "lines": lines,
-    }
-
-
-def _linear(low: float, high: float) -> list[float]:
-    """Returns three to nine round numbers in a range."""
-    rough = (high - low) / 8 or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
-    first, last = math.ceil(low / step), math.floor(high / step)
-    return [float(f"{i * step:.6g}") for i in range(first, last + 1)]
-
-
-def _logarithmic(low: float, high: float) -> list[float]:
-    """Returns three or more round numbers for a logarithmic axis."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [float(f"{s * 10.0**p:.6g}") for p in powers for s in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    return ticks if len(ticks) >= 3 else _linear(low, high)
