@@ -500,7 +500,7 @@ class TestChanged:
         name = "r110 to r32, but data=cifar10, train_per_class=30, student=resnet8"
         assert set(column["name"].split(", ")) == set(name.split(", "))
         text = result_table.text(found)
-        assert text.startswith("# Other experiments than those of the table crd_cifar")
+        assert text.startswith("# 15 methods on cifar10, after the table crd_cifar100")
         for published in ("CIFAR-100", "45,000", "74.31", "71.14", "in brackets"):
             assert published not in text
         for sentence in ("data=cifar10, where the table has cifar100", "epochs=7, "):

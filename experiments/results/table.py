@@ -99,7 +99,8 @@ def title(found: dict[str, Any]) -> str:
     if not given or any(of["name"] == of["folder"] for of in given):
         return first
     sets = ", ".join(dict.fromkeys(of["config"]["data"] for of in given))
-    methods = verdict.count_noun(len(found["rows"]), "method")
+    run = {name for of in given for name in of["config"]["methods"]}
+    methods = verdict.count_noun(len(run), "method")
     return f"{methods} on {sets}, after the table {found['name']}"
 
 

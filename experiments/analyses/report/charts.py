@@ -43,7 +43,7 @@ def intervals(column: dict, rows: Iterable[str]) -> dict[str, Any]:
     pad = 0.06 * (max(ends) - min(ends)) or 1.0
     low, high = min(ends) - pad, max(ends) + pad
     longest = max((len(shorten(name)) for name, *_ in found), default=0)
-    left, right = 16 + 8 * longest, 412
+    left, right = 16 + 9 * longest, 412
 
     def x(value):
         return f"{left + (right - left) * (value - low) / (high - low):.1f}"
