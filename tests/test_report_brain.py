@@ -256,6 +256,15 @@ def test_nets_without_rdms_of_the_stimuli(folder):
     assert "maps" not in found.ids and "stimuli-layer" not in found.ids
 
 
+def test_a_map_needs_three_rdms(folder, tmp_path):
+    for file in (*folder.glob("it*/brain.npz"), *folder.glob("before-*.npz")):
+        file.unlink()
+    (tmp_path / "stimuli.npz").unlink()
+    found = read(folder)
+    test_report.check_form(found, ["stimuli"])
+    assert "maps" not in found.ids and found.numbers["brain"]["maps"] == {}
+
+
 def test_damaged_files(folder, capsys):
     (folder / "it-seed1" / "brain.npz").write_text("no arrays")
     assert test_report.report.main([str(folder)]) == 2

@@ -115,7 +115,8 @@ def numbers(
         chosen = {name: brain.select(x, some) for name, x in shown.items()}
         rdms[layer] = {name: encoding.percentiles(x) for name, x in chosen.items()}
         planes[layer] = _planes(chosen)
-        maps[layer] = _map(layer, nets, brains, held_out)
+        if sum(map(len, nets.values())) + len(brains) > 2:
+            maps[layer] = _map(layer, nets, brains, held_out)
     sprite = None
     if images is not None:
         sprite = encoding.sprite([plots.cut_out(images[i]) for i in some])
@@ -191,7 +192,10 @@ def _planes(rdms: dict[str, np.ndarray]) -> dict[str, list]:
     """Returns the places of stimuli, rotated to match the first RDM's."""
     first, *_ = rdms.values()
     reference = plots.classical_mds(first)
-    places = {k: plots.align(plots.classical_mds(x), reference) for k, x in rdms.items()}
+    reference /= np.abs(reference).max() or 1
+    places = {
+        k: plots.align(plots.classical_mds(x), reference) for k, x in rdms.items()
+    }
     return {k: np.round(x, 4).tolist() for k, x in places.items()}
 
 
