@@ -379,11 +379,11 @@ class TestCommand:
                 if line.startswith(f"| {method} ") and "±" in line
             )
             mean, std = of["test_error"]["mean"], of["test_error"]["std"]
-            assert f"| {mean:.2f} ± {std:.2f} " in row
+            assert f" {mean:.2f} ± {std:.2f} |" in row
         low, high = (found["methods"]["kd"]["difference"][k] for k in ("low", "high"))
         assert f"[{low:+.2f}, {high:+.2f}]" in text
         # The paper's, beside ours: an accuracy of 72.2 %.
-        assert "| CRD+KD  | 72.2        | 27.8     |" in text
+        assert "| CRD+KD  |        72.2 |     27.8 |" in text
 
     def test_a_second_time_it_writes_the_same(
         self, finished, probed, elsewhere, tmp_path, capsys, monkeypatch
