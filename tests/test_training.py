@@ -742,6 +742,19 @@ def test_teacher_and_student_may_see_different_views():
         assert last < first
 
 
+def test_the_student_of_a_state_can_be_applied():
+    student, teacher, arrays = setting()
+    state = begin(student, teacher, arrays)
+    variables = training.student_variables(state)
+    assert variables.keys() == {"params", "batch_stats"}
+    images = np.ones((3, 3, 3, 1), np.float32)
+    taught = teachers.net(student, variables)
+    targets = taught.targets(taught.arrays, {"image": images})
+    assert targets["logits"].shape == (3, CLASSES)
+    own = state.replicated.params["student"]["Dense_1"]["bias"]
+    assert variables["params"]["Dense_1"]["bias"] is own
+
+
 def test_training_lowers_the_loss():
     student, teacher, arrays = setting()
     phase = training.Phase({k: LOSS[k] for k in ("task", "rdl")}, 1)

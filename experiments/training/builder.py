@@ -142,7 +142,7 @@ class _Evaluation:
     ) -> Callable[[], loop.Metrics]:
         """Starts the measurement; returns a function that waits for the metrics."""
         context, net = self.context, self.recipe.net
-        own = recording.variables(state)
+        own = training.student_variables(state)
         predicted = weights.begin_predicting(
             net, own, context.dataset, context.validation
         )

@@ -380,9 +380,7 @@ def with_weights(
 ) -> training.TrainState:
     """Returns an initial state whose student has the weights of a trained net."""
     now = state.replicated
-    own = trained.initial_variables(
-        {"params": now.params["student"], **now.model_state}
-    )
+    own = trained.initial_variables(training.student_variables(state))
     params = now.params | {"student": own.pop("params")}
     return state._replace(replicated=now._replace(params=params, model_state=own))
 

@@ -3,7 +3,7 @@
 from experiments.results import folder as results_folder
 from experiments.training import builder, loop, recipes, recording
 from experiments.training import context as contexts
-from rdljax import checkpoints
+from rdljax import checkpoints, training
 
 
 def fit(
@@ -41,7 +41,10 @@ def fit(
                 started[name] += own.history
     return [
         recording.Outcome(
-            recording.variables(own.state), own.history, started[name], seconds[name]
+            training.student_variables(own.state),
+            own.history,
+            started[name],
+            seconds[name],
         )
         for name, own in zip(runs, results, strict=True)
     ]

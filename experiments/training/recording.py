@@ -15,7 +15,7 @@ from experiments import config as configs
 from experiments.results import folder as results_folder
 from experiments.training import context as contexts
 from experiments.training import loop
-from rdljax import checkpoints, files, nets, rdm, statistics, training
+from rdljax import checkpoints, files, nets, rdm, statistics
 
 # The name of students before their training.
 BEFORE = "before"
@@ -148,12 +148,6 @@ def compared_layers(config: configs.Config, name: str) -> list[str]:
     """Returns the layers of a net whose RDMs are compared."""
     pairs = map(methods.pair, config.rdl.layers)
     return [other if name == "teacher" else own for own, other in pairs]
-
-
-def variables(state: training.TrainState) -> dict:
-    """Returns the student's Flax variables in a training state."""
-    now = state.replicated
-    return {"params": now.params["student"], **now.model_state}
 
 
 def measure(context: contexts.Context, net: nets.NetLike, trained: dict) -> dict:

@@ -259,7 +259,7 @@ def _save_rdms_before(
     file = context.folder / results_folder.BEFORE_FILE.format(seed=seed)
     if not file.exists():
         trainer = method_trainers.trainers[0]
-        begun = recording.variables(trainer.begin(seed, jax.device_count()))
+        begun = training.student_variables(trainer.begin(seed, jax.device_count()))
         own = (context.dataset, method_trainers.recipe.net, begun)
         measured = contexts.not_none(context.inputs.measured)
         brain_rdms = brain.rdms(context.config, measured, *own)

@@ -4,7 +4,7 @@
 module             contents
 ================== =====================================================================
 `training.state`   `Phase` (a part of the plan), `TrainState`, `Replicated`, `Arrays`;
-                   the types `Batch`, `View` and `Weight`
+                   `student_variables`; the types `Batch`, `View` and `Weight`
 `training.begin`   `init`, `begin_phase`: the initial state
 `training.step`    `make_step`: one step of a phase (of the type `Step`);
                    `compute_loss`: the loss of a phase, for a step of your own
@@ -67,6 +67,7 @@ from rdljax.training.state import (
     TrainState,
     View,
     Weight,
+    student_variables,
 )
 from rdljax.training.step import Step, compute_loss, make_step
 
@@ -101,6 +102,7 @@ __all__ = [
     "select_training",
     "shard",
     "stack_trainings",
+    "student_variables",
     "vmap_over",
     "vmap_trainings",
 ]

@@ -71,6 +71,17 @@ class TrainState(NamedTuple):
     per_device: dict[str, PyTree]
 
 
+def student_variables(state: TrainState) -> dict[str, PyTree]:
+    """Returns the student's Flax variables, for its `apply` or for `teachers.net`.
+
+    Args:
+      state: The state of one training, or of several (`stack_trainings`), whose
+        variables then have leaves `[trainings, ...]`.
+    """
+    now = state.replicated
+    return {"params": now.params["student"], **now.model_state}
+
+
 class Arrays(NamedTuple):
     """The constant inputs of a step.
 
