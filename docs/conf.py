@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 os.environ["PYTHONPATH"] = str(ROOT)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "programs"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 project = "rdljax"
 author = "The rdljax contributors"
