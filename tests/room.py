@@ -47,6 +47,7 @@ TESTS = {
     "rdljax/training": "training drivers",
     "docs": "docs",
     "docs/brain.md": "docs readme",
+    "docs/tutorials": "docs tutorials",
     "experiments": "experiments",
     "experiments/analyses": "probe",
     "experiments/analyses/detection": "detection",
