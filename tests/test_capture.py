@@ -332,6 +332,53 @@ class TestNNX:
         assert nnx.graphdef(model) == graph
         assert [type(m) for _, m in nnx.iter_modules(model)] == kinds
 
+    def test_called_with_a_model_it_trains_as_the_models_own(self):
+        """In a loop of NNX, statistics and random streams of the model change."""
+        model, own = nnx_model(), nnx_model()
+        net = capture.nnx(model, NNX_TAPS, IMAGES)
+        own.train()
+
+        @nnx.jit
+        def step(model, own):
+            def loss(model, call):
+                return jnp.sum(call(model) ** 2)
+
+            ours = nnx.value_and_grad(loss)(
+                model, lambda m: net(m, IMAGES, train=True)["logits"]
+            )
+            return ours, nnx.value_and_grad(loss)(own, lambda m: m(IMAGES))
+
+        for _ in range(2):
+            ours, expected = step(model, own)
+            np.testing.assert_allclose(ours[0], expected[0], rtol=1e-5)
+            equal(*(nnx.to_pure_dict(gradient) for _, gradient in (ours, expected)))
+        kept = nnx.Any(nnx.Param, nnx.BatchStat, nnx.RngCount)
+        states = [nnx.to_pure_dict(nnx.state(m, kept)) for m in (model, own)]
+        equal(*states)
+        assert states[0]["blocks"][0]["norm"]["mean"].any()
+        assert nnx.graphdef(model) == nnx.graphdef(nnx_model())
+
+    def test_called_with_a_teacher_in_evaluation_mode_it_changes_nothing(self):
+        """NNX would refuse to change a model from outside of the transform."""
+        student, teacher = nnx_model(), nnx_model()
+        net = capture.nnx(teacher, NNX_TAPS, IMAGES)
+
+        @nnx.jit
+        def gap(student):
+            def loss(student):
+                targets = net(teacher, IMAGES, train=False)["stage1"]
+                return objectives.hint(student(IMAGES), targets[:, :3])
+
+            student.train()
+            return nnx.value_and_grad(loss)(student)[0]
+
+        def state():
+            return jax.tree.leaves(nnx.state(teacher, nnx.Not(nnx.RngKey)))
+
+        before = state()
+        assert gap(student) > 0
+        jax.tree.map(np.testing.assert_array_equal, state(), before)
+
     def test_back_to_a_model(self):
         net, variables = made("nnx")
         variables = variables | {

@@ -221,6 +221,41 @@ class NNXNet(_Net):
         # A copy, since training donates its state.
         return jax.tree.map(jnp.copy, self.variables)
 
+    def __call__(
+        self, model: flax.nnx.Module, images: PyTree, *, train: bool
+    ) -> dict[str, Array]:
+        """Calls an NNX model and returns its activations by name, for NNX programs.
+
+            def loss(model, images, targets):
+                seen = net(model, images, train=True)
+                return objectives.rdl(seen["stage1"], targets)
+
+            value, gradient = nnx.value_and_grad(loss)(model, images, targets)
+
+        Args:
+          model: A model of the same class and structure as the one given to `nnx`, such
+            as that one. As when it is called itself, its running statistics are updated
+            in training mode, and its random streams advance.
+          images: Input of the model.
+          train: Whether to run in training mode, whatever the mode of the model, which
+            stays as it is.
+
+        Raises:
+          ValueError: A captured module is not called in this mode.
+        """
+        # Of a copy, since its modules get other classes.
+        copy = flax.nnx.clone(model)
+        selected = self._select(self._kept_outputs(copy, images, train))
+        before = dict(flax.nnx.to_flat_state(flax.nnx.state(model)))
+
+        # Others may be constants of the transform in which the model is called.
+        def has_changed(path, variable):
+            own = before.get(path)
+            return own is not None and variable.get_value() is not own.get_value()
+
+        flax.nnx.update(model, flax.nnx.state(copy, has_changed))
+        return selected
+
     def merge(self, variables: Mapping[str, PyTree]) -> flax.nnx.Module:
         """Returns a model with the given variables.
 
@@ -237,15 +272,20 @@ class NNXNet(_Net):
         return model
 
     def _outputs(self, variables, images, train, mutable, rngs):
-        model, paths = self.merge(variables), self._paths()
+        model = self.merge(variables)
         if rngs:
             _reseed(model, rngs)
+        outputs = self._kept_outputs(model, images, train)
+        updates = _collections(model).items()
+        return outputs, {k: v for k, v in updates if scope.in_filter(mutable, k)}
+
+    def _kept_outputs(self, model, images, train):
+        """Runs a model, whose modules get other classes, and returns the outputs."""
+        paths = self._paths()
         for path, module in _callables(model):
             if path in paths:
                 _note_calls(module, _keep)
-        outputs = self._run(model, images, train)
-        updates = _collections(model).items()
-        return outputs, {k: v for k, v in updates if scope.in_filter(mutable, k)}
+        return self._run(model, images, train)
 
     def _sites(self, images: PyTree) -> _Sites:
         """Lists the activations that can be captured, unless lost in a transform."""
@@ -321,14 +361,16 @@ def nnx(
     """Wraps an NNX model as a net that returns its activations.
 
         net = capture.nnx(model, ["blocks/*", ""], images)
-        teacher = teachers.net(net, net.variables)
-        model = net.merge(variables)  # An NNX model again, after training.
+        seen = net(model, images, train=True)  # In a loop of NNX: see `NNXNet`.
+        teacher = teachers.net(net, net.variables)  # In a loop of `training`.
+        model = net.merge(variables)  # An NNX model again, after that.
 
-    The model is copied and not changed. Its variables are `{"params": ...,
-    "model_state": ...}`: all its `nnx.Param`, and all others, such as running
-    statistics. Its random streams are kept separately. `apply(..., rngs={"dropout":
-    key})` reseeds them, streams without a key in `rngs` from the first key; without
-    `rngs`, the model's own keys give the same random numbers in every call.
+    The model is copied; only `net(model, ...)` changes it. Its variables are
+    `{"params": ..., "model_state": ...}`: all its `nnx.Param`, and all others, such as
+    running statistics. Its random streams are kept separately. `apply(...,
+    rngs={"dropout": key})` reseeds them, streams without a key in `rngs` from the first
+    key; without `rngs`, the model's own keys give the same random numbers in every
+    call.
 
     Args:
       model: The model; `init` returns its current values.
