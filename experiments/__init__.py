@@ -15,6 +15,7 @@ command          task
 `prepare`        prepares image sets as TFDS folders, without TensorFlow
 `import_torch`   imports weights that were trained by another program
 `export_torch`   writes weights for a PyTorch program
+`export_images`  writes the images of a run, whose teacher is another program
 ================ ============================================================
 
 The modules and packages of the commands; each imports only those above it.

@@ -65,6 +65,7 @@ TESTS = {
     "experiments/data/preparing.py": "prepare",
     "experiments/data/records.py": "records",
     "experiments/detection.py": "detection",
+    "experiments/export_images.py": "export_images",
     "experiments/export_torch.py": "weights",
     "experiments/import_torch.py": "weights",
     "experiments/locks.py": "experiments",

@@ -173,7 +173,7 @@ def test_a_private_module_is_imported_by_its_own_package_alone(package):
 ROOMS = ("command", "locks", "config", "methods", "data", "weights", "presets")
 ROOMS += ("tables", "results", "brain", "training", "analyses")
 COMMANDS = ("run", "table", "trials", "report", "probe", "correlations", "detection")
-COMMANDS += ("prepare", "import_torch", "export_torch")
+COMMANDS += ("prepare", "import_torch", "export_torch", "export_images")
 
 
 def test_the_rooms_of_experiments_are_all_there():
