@@ -1,5 +1,6 @@
 """Configures the documentation: `make docs` writes it to `docs/_build/html`."""
 
+import importlib.util
 import os
 import pathlib
 import sys
@@ -36,7 +37,12 @@ nb_execution_cache_path = str(ROOT / ".cache" / "docs")
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_execution_timeout = 300
+nb_execution_in_temp = True  # (What they write does not stay.)
 nb_merge_streams = True
+# Without PyTorch, which is large, the page about it has no outputs, and says so.
+if importlib.util.find_spec("torch") is None:
+    nb_execution_excludepatterns = ["tutorials/pytorch.md"]
+    tags.add("without_torch")  # noqa: F821  (Sphinx defines it.)
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
 myst_heading_anchors = 3
 
