@@ -241,7 +241,7 @@ def _cost_of_teaching(config: configs.Config, dataset: data.Dataset) -> Cost:
     """Returns the cost of a forward pass of all teachers for the images of a step."""
     net = contexts.teacher(config, dataset)
     images = np.zeros((config.training.batch, *dataset.shape), np.float32)
-    variables = jax.jit(net.init)(jax.random.key(0), images[:1])
+    variables = net.init(jax.random.key(0), images[:1])
     activate = functools.partial(weights.activations, net, variables, images)
     cost = _cost(lambda: activate(net.layers), time.perf_counter())
     return Cost(*(config.nets.ensemble * seconds for seconds in cost))

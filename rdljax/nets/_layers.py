@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rdljax import _extras
-from rdljax.nets import _convolutions
+from rdljax import _extras, _pruned
+from rdljax.nets import _convolutions, _initializers
 
 # The first module of this package that imports flax.
 with _extras.needed("flax", "rdljax.nets"):
@@ -16,13 +16,6 @@ with _extras.needed("flax", "rdljax.nets"):
 
 Array = jax.Array
 Activation = Callable[[Array], Array]
-
-# Initialisers of convolutions and classifiers: He et al. 2015 by the number of outputs;
-# PyTorch's default (uniform, variance 1 / (3 inputs)); and that of the last layer of
-# RepDistiller's VGG and MobileNetV2.
-he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-lecun_third = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-narrow = nn.initializers.normal(0.01)
 
 
 class Net(nn.Module):
@@ -60,6 +53,18 @@ class Net(nn.Module):
         """
         return ()
 
+    @nn.nowrap
+    def init(self, rngs: Any, images: Array, *args: Any, **kwargs: Any) -> Any:
+        """Returns new variables, like `flax.linen.Module.init`.
+
+        The activations are not computed, which saves the compilation of an operation
+        for each layer.
+        """
+        run = super().init
+        return _pruned.evaluate(
+            lambda rngs, images: run(rngs, images, *args, **kwargs), rngs, images
+        )
+
     def _norm(self, train: bool, **changes) -> Callable[..., nn.BatchNorm]:
         defaults = {"momentum": 0.9, "epsilon": 1e-5, "dtype": self.dtype}
         return functools.partial(
@@ -77,7 +82,7 @@ class Net(nn.Module):
             Unit, conv=self._conv(**changes), norm=self._norm(train)
         )
 
-    def _logits(self, pooled: Array, kernel_init=lecun_third) -> Array:
+    def _logits(self, pooled: Array, kernel_init=_initializers.lecun_third) -> Array:
         # Logits are at least float32, since a softmax follows.
         return nn.Dense(
             self.classes,
@@ -94,7 +99,7 @@ def conv(
     groups: int = 1,
     *,
     use_bias: bool = False,
-    kernel_init=he,
+    kernel_init=_initializers.he,
     padding: Any = None,
     dtype: Any = jnp.float32,
     name: str | None = None,

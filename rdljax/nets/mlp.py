@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rdljax.nets import _layers
+from rdljax.nets import _initializers, _layers
 
 Array = jax.Array
 
@@ -42,6 +42,7 @@ class MLP(_layers.Net):
                 width,
                 use_bias=not self.normalize,
                 dtype=self.dtype,
+                kernel_init=_initializers.lecun,
                 name=f"hidden{i + 1}",
             )(x)
             if self.normalize:
@@ -49,5 +50,5 @@ class MLP(_layers.Net):
             if i < len(self.preactivations):
                 out[self.preactivations[i]] = x
             x = out[self.layers[i]] = nn.relu(x)
-        out["logits"] = self._logits(x, nn.initializers.lecun_normal())
+        out["logits"] = self._logits(x, _initializers.lecun)
         return out

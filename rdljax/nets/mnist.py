@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rdljax.nets import _layers
+from rdljax.nets import _initializers, _layers
 
 Array = jax.Array
 
@@ -39,13 +39,19 @@ class MnistCNN(_layers.Net):
                 (5, 5),
                 padding="VALID",
                 dtype=self.dtype,
+                kernel_init=_initializers.lecun,
                 name=f"conv{i + 1}",
             )
             before = _layers.max_pool(convolve(x), window)
             out[f"stage{i + 1}_preact"] = before
             x = out[f"stage{i + 1}"] = nn.relu(before)
         x = jnp.reshape(x, (x.shape[0], -1))
-        x = nn.Dense(self.units, dtype=self.dtype, name="hidden")(x)
+        x = nn.Dense(
+            self.units,
+            dtype=self.dtype,
+            kernel_init=_initializers.lecun,
+            name="hidden",
+        )(x)
         x = out["pooled"] = nn.relu(x)
-        out["logits"] = self._logits(x, nn.initializers.lecun_normal())
+        out["logits"] = self._logits(x, _initializers.lecun)
         return out

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from rdljax.nets import _layers
+from rdljax.nets import _initializers, _layers
 
 Array = jax.Array
 
@@ -114,7 +114,7 @@ class MobileNetV2(_layers.Net):
         x = _through(self.stages, x, out, functools.partial(_Inverted, unit=unit))
         x = unit(1280, 1, activation=nn.relu, name="head")(x)
         out["pooled"] = _layers.mean_pool(x)
-        out["logits"] = self._logits(out["pooled"], _layers.narrow)
+        out["logits"] = self._logits(out["pooled"], _initializers.narrow)
         return out
 
 
@@ -158,5 +158,5 @@ class EfficientNetLite0(_layers.Net):
         x = unit(1280, 1, activation=nn.relu6, name="head")(x)
         out["pooled"] = _layers.mean_pool(x)
         x = nn.Dropout(0.2, deterministic=not train)(out["pooled"])
-        out["logits"] = self._logits(x, _layers.narrow)
+        out["logits"] = self._logits(x, _initializers.narrow)
         return out

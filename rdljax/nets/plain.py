@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rdljax.nets import _layers
+from rdljax.nets import _initializers, _layers
 
 Array = jax.Array
 
@@ -48,7 +48,7 @@ class NetworkInNetwork(_layers.Net):
         x = drop(nn.avg_pool(x, *windows, count_include_pad=False))
         x = stage("stage3", 3, (192, 192), x)
         out["pooled"] = _layers.mean_pool(x)
-        out["logits"] = self._logits(out["pooled"], _layers.he)
+        out["logits"] = self._logits(out["pooled"], _initializers.he)
         return out
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rdljax.nets import _layers
+from rdljax.nets import _initializers, _layers
 
 Array = jax.Array
 
@@ -62,7 +62,7 @@ class ShuffleNetV1(_layers.Net):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
         """Returns the activations of images `[batch, height, width, channels]`."""
-        unit = self._unit(train, kernel_init=_layers.lecun_third)
+        unit = self._unit(train, kernel_init=_initializers.lecun_third)
         x = unit(24, 1, activation=nn.relu, name="stem")(images)
         out = {"stem": x}
         block = functools.partial(_Grouped, groups=3, unit=unit)
@@ -146,7 +146,7 @@ class ShuffleNetV2(_layers.Net):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
         """Returns the activations of images `[batch, height, width, channels]`."""
-        unit = self._unit(train, kernel_init=_layers.lecun_third)
+        unit = self._unit(train, kernel_init=_initializers.lecun_third)
         x = unit(24, 1, activation=nn.relu, name="stem")(images)
         out = {"stem": x}
         sizes = zip(_layers.names(3), (116, 232, 464), (3, 7, 3), strict=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from rdljax.nets import _layers
+from rdljax.nets import _initializers, _layers
 
 Array = jax.Array
 
@@ -60,5 +60,5 @@ class VGG(_layers.Net):
                 out[f"{name}_preact"] = x
             x = out[name] = nn.relu(x)
         out["pooled"] = _layers.mean_pool(x)
-        out["logits"] = self._logits(out["pooled"], _layers.narrow)
+        out["logits"] = self._logits(out["pooled"], _initializers.narrow)
         return out

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rdljax import _checks, _geometry
+from rdljax import _checks, _geometry, _pruned
 from rdljax.nets import regressors
 from rdljax.terms.base import State
 
@@ -17,7 +17,8 @@ PyTree = Any
 
 def init_params(module, key: Array, shape: tuple[int, ...]) -> PyTree:
     """Returns new parameters of a module for inputs of a given shape."""
-    return module.init(key, jnp.zeros(shape, jnp.float32))["params"]
+    inputs = jnp.zeros(shape, jnp.float32)
+    return _pruned.evaluate(module.init, key, inputs)["params"]
 
 
 def apply_module(module, params: PyTree, x: Array) -> Array:

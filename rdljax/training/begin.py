@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rdljax import _checks, nets, teachers, terms
+from rdljax import _checks, _pruned, nets, teachers, terms
 from rdljax.training import _params, _rows, _student, many
 from rdljax.training.state import (
     Arrays,
@@ -67,10 +67,9 @@ def init(
     example = jax.eval_shape(view, arrays.data, batch, phase_key)
     if not example["image"].shape[0]:
         raise ValueError("a batch has one image or more, got none")
-    # One image is enough, since only its shape matters. Not jitted: XLA would take
-    # minutes to compile the initialisation of a deep net as one program.
+    # One image is enough, since only its shape matters.
     images = jnp.zeros((1, *example["image"].shape[1:]), example["image"].dtype)
-    variables = dict(student.init(student_key, images))
+    variables = dict(_pruned.evaluate(student.init, student_key, images))
     look = functools.partial(
         _student.with_extra_images(_student.in_evaluation), student
     )
