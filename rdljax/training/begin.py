@@ -118,7 +118,8 @@ def begin_phase(
     key, view_key = (jax.random.split(key)[0] for key in keys)
     replicated = state.replicated._replace(
         step=jnp.zeros((), jnp.int32),
-        opt_state=optimizer.init(trained),
+        # Jitted: zeros of each shape would compile a program.
+        opt_state=jax.jit(optimizer.init)(trained),
         key=key,
         view_key=view_key,
     )
