@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 bin := $(VENV)/bin
 options :=
+# A terminal shows pip's progress.
+quiet := $(shell test -t 2 || echo --quiet)
 # Compiled Python is kept, so that pytest and the processes it starts begin sooner.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -29,15 +31,16 @@ lint: $(VENV)/ready  ## style and types, as CI checks them
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "rdljax needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing the packages of requirements.txt into $(VENV): a few minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(bin)/python -m pip install $(quiet) --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 docs: $(VENV)/docs  ## the documentation's site, in docs/_build/html
 	$(bin)/python -m sphinx -W --keep-going -q docs docs/_build/html
 
 $(VENV)/docs: $(VENV)/ready pyproject.toml
-	$(bin)/python -m pip install --quiet --disable-pip-version-check "sphinx>=8.1" "furo>=2024.8" "myst-nb>=1.2" "equinox>=0.13"
+	$(bin)/python -m pip install $(quiet) --disable-pip-version-check "sphinx>=8.1" "furo>=2024.8" "myst-nb>=1.2" "equinox>=0.13"
 	@touch $@
 
 clean:

@@ -23,6 +23,7 @@ The modules and packages of the commands; each imports only those above it.
 ================ ============================================================
 module           contents
 ================ ============================================================
+`display`        progress bars, and numbers with their nouns
 `command`        command lines, signals and exit statuses
 `locks`          locks of folders
 `config`         the settings of an experiment

@@ -11,7 +11,7 @@ import sys
 
 import tyro
 
-from experiments import command, weights
+from experiments import command, display, weights
 from rdljax import errors
 from rdljax.nets import from_torch
 
@@ -47,9 +47,11 @@ def run(options: Options) -> None:
         from_torch.write(file, state)
     except (OSError, errors.CannotRead, errors.WeightsMismatch) as error:
         raise command.UsageError(str(error)) from error
+    normalised = weights.describe_normalisation(trained.normalisation)
     print(
-        f"wrote {trained.name}, {trained.classes} classes, to {options.file}; images "
-        f"are normalised by {weights.describe_normalisation(trained.normalisation)}"
+        f"wrote {trained.name}, "
+        f"{display.count_of(trained.classes, 'class', 'classes')}, to {options.file}; "
+        f"images are normalised by {normalised}"
     )
 
 

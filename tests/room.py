@@ -59,6 +59,7 @@ TESTS = {
     "experiments/brain/markdown.py": "report_brain brain",
     "experiments/command.py": "experiments crash",
     "experiments/correlations.py": "correlations",
+    "experiments/display.py": "display",
     "experiments/data": "data",
     "experiments/data/colour.py": "modalities",
     "experiments/data/decoding.py": "records data",

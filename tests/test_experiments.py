@@ -475,9 +475,9 @@ WRONG = {
     "batch": (["mnist_rdl", "--batch=60"], "batch of 60 is impossible"),
     "micro-batches": (
         ["mnist_rdl", "--micro_batches=3"],
-        "a device's 8 images do not divide by 3",
+        "a batch of 8 images on a device does not divide into 3 micro-batches",
     ),
-    "too large": (["mnist_rdl", "--batch=8000"], "with 3500 training images"),
+    "too large": (["mnist_rdl", "--batch=8000"], "with 3,500 training images"),
     "weights": (["mnist_rdl", "--layer_weights", "1", "2"], "a weight for each layer"),
     "twice": (["mnist_rdl", "--methods", "kd", "kd"], "each once"),
     "none": (["mnist_rdl", "--layers"], "one or more"),

@@ -274,7 +274,7 @@ class TestCommand:
         # (A seed more, and a column that has none.)
         assert call(finished, "--plan", "--only=first", "--seeds=3") == 0
         plan = capsys.readouterr().out
-        assert "5 of 7" in plan and "2 methods' seeds" in plan
+        assert "5 of 7" in plan and "seeds of 2 methods" in plan
         assert call(finished.parent / "none", "--plan", "--only=second") == 0
         plan = capsys.readouterr().out
         assert "0 of 4" in plan and "a few steps" in plan and "s to compile)" in plan

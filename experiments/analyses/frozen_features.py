@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from experiments import command, data, weights
+from experiments import command, data, display, weights
 from rdljax import nets, validate
 
 # The weights of red, green and blue in luminance (Rec. 601).
@@ -33,8 +33,8 @@ def resize_to_net(
     own = dataset.shape[-1]
     if own not in (1, channels) and (own, channels) != (3, 1):
         raise command.UsageError(
-            f"{trained.name} sees images of {channels} channels, {dataset.name} has "
-            f"{own}"
+            f"{trained.name} sees images of {display.count_of(channels, 'channel')}, "
+            f"{dataset.name} has {own}"
         )
 
     def convert(values):

@@ -9,6 +9,7 @@ from typing import Any
 import tqdm
 
 from experiments import config as configs
+from experiments import display
 from experiments.training import builder, fitting, interrupts, loop
 from experiments.training import context as contexts
 from rdljax import statistics, teachers, training
@@ -69,7 +70,7 @@ def run_trials(
     print("|---|---|---|---|")
     with (
         tempfile.TemporaryDirectory() as scratch,
-        tqdm.tqdm(unit="step") as bar,
+        display.progress_bar(unit="step") as bar,
     ):
         context = contexts.build_context(
             base, dataset, pathlib.Path(scratch), interrupt, bar

@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import tqdm
 import tyro
 
-from experiments import command, data, locks, weights
+from experiments import command, data, display, locks, weights
 from experiments.analyses import frozen_features, logistic_regression, runs
 from experiments.results import aggregate, markdown
 from experiments.training import recording
@@ -88,11 +87,13 @@ def run(options: Options) -> None:
         frozen_features.resize_to_net(dataset, net.trained, few=1)
     with locks.hold(out):
         _check_free(out, options.overwrite)
-        found = [
-            {"method": net.method, "seed": net.seed}
-            | probe(net.trained, dataset, options.layer)
-            for net in tqdm.tqdm(every, unit="net")
-        ]
+        found = []
+        with display.progress_bar(total=len(every), unit="net") as bar:
+            for net in every:
+                bar.set_description(f"{net.method}, seed {net.seed}")
+                probed = probe(net.trained, dataset, options.layer)
+                found.append({"method": net.method, "seed": net.seed} | probed)
+                bar.update()
         try:
             text = write(out, summary, dataset, options.layer, found)
         except OSError as error:

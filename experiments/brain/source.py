@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import command, data, methods
+from experiments import command, data, display, methods
 from experiments import config as configs
 from rdljax import errors, files, rdm
 
@@ -175,7 +175,8 @@ def _check_measured(name: str, rdms: rdm.io.Rdms) -> None:
     known = np.isfinite(rdm.subjects.mean_over_sessions(rdms)).sum(axis=1)
     if known.min() < 3:
         raise command.UsageError(
-            f"{name}: subject {known.argmin()} has {known.min()} measured pairs of "
+            f"{name}: subject {known.argmin()} has "
+            f"{display.count_of(known.min(), 'measured pair')} of "
             f"{rdm.stimuli(rdms.distances.shape[-1])} stimuli; at least 3 measured "
             "pairs are required in each part (the stimuli for training, and those held "
             "out)"
@@ -237,7 +238,8 @@ def _resize(images: np.ndarray, size: Sequence[int], channels: int) -> np.ndarra
         seen = np.repeat(seen, channels, axis=-1)
     if seen.shape[-1] != channels:
         raise command.UsageError(
-            f"the stimuli have {images.shape[-1]} channels and the images {channels}"
+            f"the stimuli have {display.count_of(images.shape[-1], 'channel')} and the "
+            f"images {channels}"
         )
     if seen.shape[1:3] != tuple(size):
         shape = (len(seen), *size, channels)

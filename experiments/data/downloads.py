@@ -11,7 +11,9 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
+from experiments import display
 from rdljax import files
 
 # The longest silence of a server, in seconds, and its smallest speed, in bytes/second.
@@ -86,15 +88,13 @@ def fetch(
 
 def _download(url: str, path: pathlib.Path, accepted: tuple[str, ...]) -> None:
     """Downloads a file, which appears at `path` when it is complete and checked."""
-    import tqdm
-
     with _open(url) as response, files.draft(path) as file:
         size = response.length
         if size is not None and size > LARGEST:
             raise OSError(_too_large(size))
         began = time.monotonic()
-        shown = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
-        with tqdm.tqdm(total=size, desc=path.name, **shown) as bar:
+        shown: dict[str, Any] = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+        with display.progress_bar(total=size, desc=path.name, **shown) as bar:
             while part := response.read1(2**20):
                 bar.update(file.write(part))
                 if file.tell() > LARGEST:

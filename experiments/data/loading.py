@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 import jax
 import numpy as np
 
+from experiments import display
 from experiments.data import records, splits
 
 
@@ -80,7 +81,9 @@ def batches(count: int, batch: int, *, seed: int, epoch: int) -> np.ndarray:
       ValueError: If there are fewer images than one batch has.
     """
     if count < batch:
-        raise ValueError(f"{count} images do not fill one batch of {batch}")
+        raise ValueError(
+            f"{display.count_of(count, 'image')} cannot fill one batch of {batch}"
+        )
     order = np.random.default_rng((seed, epoch)).permutation(count)
     steps = count // batch
     return order[: steps * batch].reshape(steps, batch).astype(np.int32)

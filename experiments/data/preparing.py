@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import command, locks
+from experiments import command, display, locks
 from experiments.data import downloads, originals
 from rdljax import errors
 
@@ -129,7 +129,6 @@ def _write(
 ) -> pathlib.Path:
     """Writes a folder with TFDS's builder, from images and labels in memory."""
     import tensorflow_datasets as tfds
-    import tqdm
 
     stock: Any = tfds.builder_cls(name)
 
@@ -145,7 +144,7 @@ def _write(
 
         def _generate_examples(self, split):
             images, labels = content.splits[split]
-            progress = tqdm.tqdm(images, desc=f"{name} {split}")
+            progress = display.progress_bar(images, desc=f"{name} {split}")
             for index, image in enumerate(progress):
                 # Bytes, since TFDS encodes arrays with TensorFlow. With the index as
                 # key the order is the same as TFDS's.

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
-import tqdm
 
+from experiments import display
 from experiments.data import decoding
 from rdljax import files
 
@@ -334,7 +334,8 @@ def labels(source: Source) -> tuple[np.ndarray, set[tuple[int, int]]]:
         if label.shape == (count,) and label.dtype == np.int32:
             return label, set(map(tuple, sizes.tolist()))
     label, sizes = np.empty(count, np.int32), set()
-    with tqdm.tqdm(total=count, desc=f"labels of {source.where}", delay=2) as bar:
+    words = f"labels of {source.where}"
+    with display.progress_bar(total=count, desc=words, delay=2) as bar:
         for start in range(0, count, _CHUNK):
             numbers = range(start, min(start + _CHUNK, count))
             label[start : numbers.stop], among = read_labels_and_sizes(source, numbers)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from experiments import display
 from experiments.data import decoding, folders, records, splits
 
 # The largest number of bytes of decoded images of a set that is loaded into memory.
@@ -157,7 +158,8 @@ def stratified(
         ]
         if sum(sizes) > count:
             raise ValueError(
-                f"class {one} has {count} examples, the parts need {sum(sizes)}"
+                f"class {one} has {display.count_of(int(count), 'example')}, "
+                f"the parts need {sum(sizes)}"
             )
         part_of[member] = np.searchsorted(np.cumsum(sizes), rank[member], side="right")
     return [order[part_of == part] for part in range(len(parts) + 1)]

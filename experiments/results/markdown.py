@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from experiments import display
 from experiments.results import verdict
 
 # The cells of a column that is aligned to the right: numbers, also with their spread or
@@ -36,7 +37,7 @@ def table(summary: dict) -> str:
 
 def _head(summary: dict) -> str:
     config, source = summary["config"], summary.get("teacher_source")
-    origin = f"after {verdict.count_noun(config['teacher_epochs'], 'epoch')}"
+    origin = f"after {display.count_of(config['teacher_epochs'], 'epoch')}"
     if source is not None:
         origin = f"(from {source.get('file') or source['run']}, not trained here)"
     teacher, agreement = "", ""
@@ -55,9 +56,9 @@ def _head(summary: dict) -> str:
     return "\n".join(
         [
             f"Data: {summary['data']}",
-            f"{teacher}Student "
-            f"{config['student']}: {verdict.count_noun(config['epochs'], 'epoch')}, "
-            f"{verdict.count_noun(config['seeds'], 'seed')}.",
+            f"{teacher}Student {config['student']}: "
+            f"{display.count_of(config['epochs'], 'epoch')}, "
+            f"{display.count_of(config['seeds'], 'seed')}.",
             f"Difference: test error minus that of {summary['baseline']}, paired over "
             "seeds, with its 95 % t interval. McNemar: the number of seeds in which "
             f"the method is better or worse than {summary['baseline']} (p < 0.05 after "

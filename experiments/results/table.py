@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from experiments import command as commands
-from experiments import tables
-from experiments.results import columns, markdown, plots, verdict
+from experiments import display, tables
+from experiments.results import columns, markdown, plots
 from rdljax import files
 
 
@@ -100,7 +100,7 @@ def title(found: dict[str, Any]) -> str:
         return first
     sets = ", ".join(dict.fromkeys(of["config"]["data"] for of in given))
     run = {name for of in given for name in of["config"]["methods"]}
-    methods = verdict.count_noun(len(run), "method")
+    methods = display.count_of(len(run), "method")
     return f"{methods} on {sets}, after the table {found['name']}"
 
 
@@ -148,11 +148,11 @@ def text(found: dict[str, Any]) -> str:
         config = column["config"]
         parts.append(
             f"{column['name']}: {config['teacher']} > {config['student']}, "
-            f"{verdict.count_noun(config['epochs'], 'epoch')}, "
-            f"{verdict.count_noun(config['seeds'], 'seed')}, batch "
-            f"{config['batch']}, {config.get('optimizer', 'sgd')}, rate "
-            f"{config['learning_rate']}. {column['data']} "
-            f"{column['seconds'] / 60:.0f} minutes of training on {column['device']}."
+            f"{display.count_of(config['epochs'], 'epoch')}, "
+            f"{display.count_of(config['seeds'], 'seed')}, batch {config['batch']}, "
+            f"{config.get('optimizer', 'sgd')}, rate {config['learning_rate']}. "
+            f"{column['data']} {column['seconds'] / 60:.0f} min of training on "
+            f"{column['device']}."
         )
     if found["differences"]:
         lines = [f"- {sentence}" for sentence in found["differences"]]

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from experiments import display
+
 
 def sentence(summary: dict) -> str:
     """Returns which methods have a lower or a higher test error than the baseline.
@@ -40,7 +42,7 @@ def sentence(summary: dict) -> str:
     seeds = len(methods[baseline]["test_error"]["values"])
     return (
         f"{'; '.join(parts)}, judged by the 95 % intervals of the paired differences "
-        f"over {seeds} seeds."
+        f"over {display.count_of(seeds, 'seed')}."
     )
 
 
@@ -76,15 +78,10 @@ def sentence_of_table(columns: Sequence[dict]) -> str:
     return f"{text[0].upper()}{text[1:]} over seeds."
 
 
-def count_noun(number: int, noun: str) -> str:
-    """Returns a number with its noun, in the singular for 1."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _counts(found: dict[str, list[bool]]) -> str:
     """Returns the number of columns of each method, such as "rdl in 2 of 3 columns"."""
     words = [
-        f"{name} in {sum(of)} of {count_noun(len(of), 'column')}"
+        f"{name} in {sum(of)} of {display.count_of(len(of), 'column')}"
         for name, of in found.items()
         if any(of)
     ]

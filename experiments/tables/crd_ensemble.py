@@ -7,14 +7,14 @@ and the code was not released (RepDistiller, issues 17 and 54).
 Command: python -m experiments.table crd_ensemble --data_dir=DIR
 """
 
-from experiments import tables
+from experiments import display, tables
 
 
 def get_table() -> tables.Table:
     """Returns a column for one, two and four teachers."""
     return tables.Table(
         {
-            f"{count} teacher{'s' * (count > 1)}": tables.Column(
+            display.count_of(count, "teacher"): tables.Column(
                 tables.repdistiller(
                     teacher="wrn_40_2",
                     student="wrn_16_2",

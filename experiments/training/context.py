@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from experiments import brain, command, data, methods, weights
+from experiments import brain, command, data, display, methods, weights
 from experiments import config as configs
 from experiments.data import colour, sets
 from experiments.training import interrupts
@@ -146,14 +146,15 @@ def _check_fits(
     batch, parts = config.training.batch, config.training.micro_batches
     if images < batch or batch % devices:
         raise command.UsageError(
-            f"a batch of {batch} is impossible with {images} training images on "
-            f"{devices} devices: it must be at most the number of images and divisible "
-            "by the number of devices"
+            f"a batch of {batch} is impossible with "
+            f"{display.count_of(images, 'training image')} on "
+            f"{display.count_of(devices, 'device')}: it must be at most the number of "
+            "images and divisible by the number of devices"
         )
     if batch // devices % parts:
         raise command.UsageError(
-            f"a device's {batch // devices} images do not divide by {parts} "
-            "micro-batches"
+            f"a batch of {display.count_of(batch // devices, 'image')} on a device "
+            f"does not divide into {parts} micro-batches"
         )
     size = min(dataset.train.image.shape[1:3])
     if (config.data.crop or 0) >= size:
@@ -165,7 +166,7 @@ def _check_fits(
         if seen != colour.IMAGE and dataset.shape[-1] != 3:
             raise command.UsageError(
                 f"{field}={seen} needs images in colour, {dataset.name} has "
-                f"{dataset.shape[-1]} channels"
+                f"{display.count_of(dataset.shape[-1], 'channel')}"
             )
     epochs = max(
         config.training.epochs,
@@ -176,7 +177,7 @@ def _check_fits(
     if steps * epochs >= 2**31:
         raise command.UsageError(
             f"epochs, start_epochs and teacher_epochs must be fewer than 2**31 steps, "
-            f"got {epochs} epochs of {steps}"
+            f"got {display.count_of(epochs, 'epoch')} of {steps}"
         )
 
 

@@ -13,7 +13,7 @@ import tqdm
 
 from experiments import command as commands
 from experiments import config as configs
-from experiments import data, methods, tables, weights
+from experiments import data, display, methods, tables, weights
 from experiments.results import columns, markdown
 from experiments.results import folder as results_folder
 from experiments.training import builder, checks, interrupts, table_runs
@@ -191,7 +191,7 @@ def _estimate(
         known += bool(found)
         one = float(np.mean(found)) if found else sum(phases) * steps * step.steps
         total += one * sum(name == method for name, _ in left)
-    how = [f"{known} methods' seeds"] if known else []
+    how = [f"seeds of {display.count_of(known, 'method')}"] if known else []
     return Cost(total, compiling), " and ".join([*how, "a few steps"])
 
 

@@ -4,9 +4,8 @@ import shlex
 import sys
 
 import jax
-import tqdm
 
-from experiments import brain, data, locks, weights
+from experiments import brain, data, display, locks, weights
 from experiments import config as configs
 from experiments.brain import markdown as brain_markdown
 from experiments.brain import plots as brain_plots
@@ -68,7 +67,7 @@ def _run(
         print(said, file=sys.stderr)
 
     total = steps(config, dataset, inputs)
-    with tqdm.tqdm(total=total, unit="step", smoothing=0.05) as bar:
+    with display.progress_bar(total=total, unit="step", smoothing=0.05) as bar:
         context = contexts.build_context(
             config, dataset, folder, interrupt, bar, inputs
         )

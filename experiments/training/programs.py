@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from experiments import display
 from rdljax import training
 
 # The number of steps of a call with driver "chunk".
@@ -203,9 +204,10 @@ class Programs:
             program = training.compile_step(steps, state, arrays, batches)
             self._compiled[key] = program
             count = jax.tree.leaves(batches)[0].shape[1]
+            of_seeds = f" of {display.count_of(seeds, 'seed')}" if seeds > 1 else ""
             self._tell(
-                f"{self.name}: {'a step' if count == 1 else f'{count} steps'}"
-                f"{f' of {seeds} seeds' if seeds > 1 else ''} compiled in "
+                f"{self.name}: {display.count_of(count, 'step')}"
+                f"{of_seeds} compiled in "
                 f"{program.seconds:.1f} s; {_amount(program.memory)} on each device"
             )
         return self._compiled[key]

@@ -4,7 +4,7 @@ import dataclasses
 
 import tyro
 
-from experiments import command, data
+from experiments import command, data, display
 from experiments.weights import predictions, store
 from rdljax import errors
 
@@ -60,7 +60,8 @@ def run(options: Options) -> None:
         raise command.UsageError(str(error)) from error
     normalised = store.describe_normalisation(trained.normalisation)
     print(
-        f"{options.file} has the weights of {trained.name}, {trained.classes} classes; "
+        f"{options.file} has the weights of {trained.name}, "
+        f"{display.count_of(trained.classes, 'class', 'classes')}; "
         f"images are normalised by {normalised}"
     )
     if options.check:

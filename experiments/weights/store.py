@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import command, data
+from experiments import command, data, display
 from experiments.data import colour
 from rdljax import checkpoints, errors, files, nets
 from rdljax.nets import from_keras, from_torch
@@ -116,14 +116,16 @@ class TrainedNet:
         """
         if self.classes != dataset.classes and not other_classes:
             raise command.UsageError(
-                f"{self.name} has {self.classes} classes and {dataset.name} has "
-                f"{dataset.classes}"
+                f"{self.name} has "
+                f"{display.count_of(self.classes, 'class', 'classes')} and "
+                f"{dataset.name} has {dataset.classes}"
             )
         size = dataset.shape
         if size[-1] != self.shape[-1]:
             raise command.UsageError(
-                f"{self.name} sees images of {self.shape[-1]} channels, {dataset.name} "
-                f"has {size[-1]}"
+                f"{self.name} sees images of "
+                f"{display.count_of(self.shape[-1], 'channel')}, {dataset.name} has "
+                f"{size[-1]}"
             )
         net = nets.build(self.name, self.classes)
         try:
@@ -229,8 +231,8 @@ def _check(normalisation: Normalisation, channels: int) -> None:
     finite = all(map(math.isfinite, (*mean, *std)))
     if not (len(mean) == len(std) == channels and finite and min(std) > 0):
         raise command.UsageError(
-            f"expected mean and std of {channels} channels, and no std of 0 or less, "
-            f"got mean {list(mean)} and std {list(std)}"
+            f"expected mean and std of {display.count_of(channels, 'channel')}, and no "
+            f"std of 0 or less, got mean {list(mean)} and std {list(std)}"
         )
 
 

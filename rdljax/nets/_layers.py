@@ -54,16 +54,14 @@ class Net(nn.Module):
         return ()
 
     @nn.nowrap
-    def init(self, rngs: Any, images: Array, *args: Any, **kwargs: Any) -> Any:
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Returns new variables, like `flax.linen.Module.init`.
 
         The activations are not computed, which saves the compilation of an operation
         for each layer.
         """
         run = super().init
-        return _pruned.evaluate(
-            lambda rngs, images: run(rngs, images, *args, **kwargs), rngs, images
-        )
+        return _pruned.evaluate(lambda rngs: run(rngs, *args, **kwargs), rngs)
 
     def _norm(self, train: bool, **changes) -> Callable[..., nn.BatchNorm]:
         defaults = {"momentum": 0.9, "epsilon": 1e-5, "dtype": self.dtype}

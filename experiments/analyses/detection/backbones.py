@@ -10,7 +10,7 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from experiments import command, data, weights
+from experiments import command, data, display, weights
 from experiments.analyses.detection import centernet
 from experiments.analyses.detection import options as detection_options
 from rdljax import errors, nets
@@ -140,7 +140,8 @@ def _net(
     own, channels = trained.shape[-1], dataset.shape[-1]
     if own != channels:
         raise command.UsageError(
-            f"{name} sees images of {own} channels, {dataset.name} has {channels}"
+            f"{name} sees images of {display.count_of(own, 'channel')}, "
+            f"{dataset.name} has {channels}"
         )
     net = trained.wrap_net(dataset, nets.build(trained.name, trained.classes))
     return trained.name, net, functools.partial(_itself, trained.variables)

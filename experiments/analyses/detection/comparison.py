@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import tqdm
 
-from experiments import command, data, locks, weights
+from experiments import command, data, display, locks, weights
 from experiments.analyses.detection import backbones, canvas, centernet
 from experiments.analyses.detection import folder as folders
 from experiments.analyses.detection import options as detection_options
@@ -111,7 +111,8 @@ def _results(
     optimizer = _optimizer(options)
     on_device = jax.tree.map(jnp.asarray, canvases["train"])
     results: list[dict] = []
-    with tqdm.tqdm(total=len(every) * steps, unit="step", smoothing=0.05) as bar:
+    total = len(every) * steps
+    with display.progress_bar(total=total, unit="step", smoothing=0.05) as bar:
         for backbone in every:
             found = record_backbone(folder, backbone, settings)
             if found is not None:

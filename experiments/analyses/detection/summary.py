@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments import display
 from experiments.analyses.detection import canvas, centernet
 from experiments.results import aggregate, markdown, plots
 from rdljax import statistics
@@ -89,10 +90,12 @@ def table(summary: dict) -> str:
     ]
     parts = [
         summary["note"],
-        f"The backbone is {kept}: {settings['epochs']} epochs, {settings['seeds']} "
-        "seeds. mAP: average precision on test canvases, mean over classes; mean and "
-        f"standard deviation over seeds. Difference: mAP at 0.5 minus that of {first}, "
-        "paired over seeds, with its 95 % t interval.",
+        f"The backbone is {kept}: "
+        f"{display.count_of(settings['epochs'], 'epoch')}, "
+        f"{display.count_of(settings['seeds'], 'seed')}. mAP: average precision on "
+        "test canvases, mean over classes; mean and standard deviation over seeds. "
+        f"Difference: mAP at 0.5 minus that of {first}, paired over seeds, with its "
+        "95 % t interval.",
         markdown.grid(columns, rows),
         "Average precision at an IoU of 0.5 by class, %:",
         markdown.grid(["class", *backbones], by_class),

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
+from experiments import display
 from experiments.analyses.report import charts
 from experiments.brain import markdown as brain_markdown
 from experiments.results import markdown, plots, verdict
@@ -200,7 +201,7 @@ def protocol(summary: dict) -> list[str]:
     config, source = summary["config"], summary.get("teacher_source")
     texts = []
     if summary["teacher"] is not None:
-        origin = verdict.count_noun(config["teacher_epochs"], "epoch")
+        origin = display.count_of(config["teacher_epochs"], "epoch")
         if source is not None:
             origin = f"from {source.get('file') or source['run']}, not trained here"
         error = summary["teacher"]["test_error"]
@@ -214,8 +215,8 @@ def protocol(summary: dict) -> list[str]:
         ]
     student = (
         f"Student {config['student']}: "
-        f"{verdict.count_noun(config['epochs'], 'epoch')}, "
-        f"{verdict.count_noun(config['seeds'], 'seed')}, batch {config['batch']}, "
+        f"{display.count_of(config['epochs'], 'epoch')}, "
+        f"{display.count_of(config['seeds'], 'seed')}, batch {config['batch']}, "
         f"{config.get('optimizer', 'sgd')}, learning rate "
         f"{config['learning_rate']:g}, momentum {config['momentum']:g}, weight decay "
         f"{config['weight_decay']:g}."
