@@ -915,7 +915,7 @@ class TestBackbone:
         np.testing.assert_allclose(seen["stage3"], expected, rtol=1e-4, atol=1e-4)
 
     def test_refuses_images_of_other_channels(self, folder):
-        with pytest.raises(command.UsageError, match="1 channels, colours has 3"):
+        with pytest.raises(command.UsageError, match="1 channel, colours has 3"):
             self.load(folder, colours())
 
     def test_other_classes_do_not_matter(self, folder, digits):

@@ -50,19 +50,26 @@ def assert_same(got, expected):
     ]
 
 
+def assert_close(got, expected):
+    """Equal with jax 0.10, up to the last bits with later versions."""
+    rtol = 0 if jax.__version_info__ < (0, 11) else 3e-7
+    np.testing.assert_allclose(got, expected, rtol=rtol, atol=0)
+    assert got.dtype == expected.dtype
+
+
 class TestInitializers:
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("name", OWN_AND_FLAX)
     def test_values_are_flaxs(self, name, shape):
         own, flax = OWN_AND_FLAX[name]
         key = jax.random.key(3)
-        assert_same(own(key, shape), flax(key, shape, jnp.float32))
+        assert_close(own(key, shape), flax(key, shape, jnp.float32))
 
     def test_weights_longer_than_all_vectors(self, monkeypatch):
         monkeypatch.setattr(_initializers, "LENGTHS", (16, 32))
         own, flax = OWN_AND_FLAX["he"]
         key = jax.random.key(4)
-        assert_same(own(key, (7, 9)), flax(key, (7, 9), jnp.float32))
+        assert_close(own(key, (7, 9)), flax(key, (7, 9), jnp.float32))
 
     def test_two_precisions(self):
         own, flax = OWN_AND_FLAX["lecun"]

@@ -179,7 +179,7 @@ class TestUntrusted:
             ({"normalisation": [[0.5]]}, "expected mean and std"),
             ({"normalisation": "0"}, "expected mean and std"),
             ({"normalisation": [["a"], [1]]}, "expected mean and std"),
-            ({"normalisation": [[0.5, 1], [1, 1]]}, "of 1 channels"),
+            ({"normalisation": [[0.5, 1], [1, 1]]}, "of 1 channel,"),
             ({"source": "here"}, "source is 'here', expected dict"),
             ({"source": {}}, "its record has no source"),
             ({"source": {"file": 1}}, "source.file is '1'"),

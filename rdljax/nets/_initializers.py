@@ -1,9 +1,10 @@
 """Draws the initial weights of nets, with few programs to compile.
 
-The values are those of Flax's initialisers. XLA takes up to a second to compile random
-numbers of a shape with several axes, and a net has many shapes. Here they are drawn in
-vectors of few lengths, of which each weight takes the beginning. (With JAX's default
-generator, each number depends on the key and on its position only. With another
+The values are those of Flax's initialisers (exactly with jax 0.10; with jax 0.12, which
+multiplies in another order, up to the last bits). XLA takes up to a second to compile
+random numbers of a shape with several axes, and a net has many shapes. Here they are
+drawn in vectors of few lengths, of which each weight takes the beginning. (With JAX's
+default generator, each number depends on the key and on its position only. With another
 generator they are still random numbers of the same distribution.)
 """
 
