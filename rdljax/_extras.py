@@ -8,6 +8,7 @@ from rdljax import errors
 # The extra of `pyproject.toml` that has each package, by its name for pip.
 EXTRAS = {
     "flax": "training",
+    "optax": "training",
     "orbax-checkpoint": "training",
     "tqdm": "training",
     "matplotlib": "plots",

@@ -79,6 +79,7 @@ ALLOWED = {
         "rdm",
         "terms",
         "_checks",
+        "_extras",
         "_geometry",
         "_indices",
         "_pruned",
@@ -95,6 +96,7 @@ ALLOWED = {
         "training",
         "nets",
         "_checks",
+        "_extras",
         "_pruned",
         "_types",
         "errors",
@@ -392,6 +394,7 @@ def imported_anew():
             ("flax", "flax.linen", "flax.nnx"),
             "nets nets.capture nets.from_torch terms training",
         ),
+        ("optax", ("optax",), "terms training"),
         ("orbax-checkpoint", ("orbax", "orbax.checkpoint"), "checkpoints"),
     ],
 )
@@ -432,7 +435,7 @@ def unguarded(path: pathlib.Path) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_a_plain_installation_lacks_is_told(path):
-    brought = {"jax", "numpy", "optax", "scipy", "rdljax"}
+    brought = {"jax", "numpy", "scipy", "rdljax"}  # (jax brings SciPy.)
     assert unguarded(path) - STANDARD <= brought
 
 

@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
-from rdljax import _checks, _geometry, _indices, errors
+from rdljax import _checks, _extras, _geometry, _indices, errors
 from rdljax.terms import _rows
+
+with _extras.needed("optax", "rdljax.terms"):
+    import optax
 
 Array = jax.Array
 PyTree = Any

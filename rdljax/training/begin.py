@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from rdljax import _checks, _pruned, nets, teachers, terms
+from rdljax import _checks, _extras, _pruned, nets, teachers, terms
 from rdljax.training import _params, _rows, _student, many
 from rdljax.training.state import (
     Arrays,
@@ -17,6 +16,9 @@ from rdljax.training.state import (
     TrainState,
     View,
 )
+
+with _extras.needed("optax", "rdljax.training"):
+    import optax
 
 Array = jax.Array
 Activations = Mapping[str, jax.ShapeDtypeStruct]

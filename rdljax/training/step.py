@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
-from rdljax import _checks, nets, teachers, terms
+from rdljax import _checks, _extras, nets, teachers, terms
 from rdljax.training import _params, _student
 from rdljax.training.state import Batch, Phase, TrainState, View, Weight
+
+with _extras.needed("optax", "rdljax.training"):
+    import optax
 
 Array = jax.Array
 PyTree = Any
