@@ -1,6 +1,7 @@
 """Trains and compares nets, with one command for each kind of experiment.
 
-A command is called as `python -m experiments.COMMAND`.
+A command is called as `python -m experiments.COMMAND`, or `rdljax COMMAND` where the
+package is installed (`__main__`).
 
 ================ ============================================================
 command          task
@@ -25,6 +26,7 @@ module           contents
 ================ ============================================================
 `display`        progress bars, and numbers with their nouns
 `command`        command lines, signals and exit statuses
+`options`        the settings of commands whose work is done by a package
 `locks`          locks of folders
 `config`         the settings of an experiment
 `methods`        the parts of a student's loss
@@ -40,15 +42,18 @@ module           contents
 """
 
 import os
+import pathlib
 import sys
 
 # Emulated CPU devices wait forever for each other when XLA has too few threads (before
 # jax 0.12); must be set before jax is imported.
 os.environ.setdefault("PJRT_NPROC", "32")
 
-if sys.argv[:1] == ["-m"]:  # Python has not found the module yet; it precedes argv.
+called = pathlib.PurePath("".join(sys.argv[:1])).stem
+if called == "-m":  # Python has not found the module yet; it precedes argv.
     called = "".join(sys.orig_argv[-len(sys.argv) :][:1]).partition(".")[0]
-    if called == "experiments" or called.endswith("mexperiments"):  # (`-mMODULE`.)
-        from experiments import command
+# (The second: `-mMODULE`.)
+if called in ("experiments", "rdljax") or called.endswith("mexperiments"):
+    from experiments import command
 
-        command.handle_signals_from_start()
+    command.handle_signals_from_start()

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import pathlib
+import re
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -19,6 +21,8 @@ SIGNALS = [
     if hasattr(signal, name)
 ]
 Options = TypeVar("Options")
+# The command of an installed package: `rdljax run` is `python -m experiments.run`.
+PROGRAM = "rdljax"
 
 
 class UsageError(Exception):
@@ -56,13 +60,13 @@ def handle_signals(handle: Callable[[int], Any]) -> Iterator[None]:
 def handle_signals_from_start() -> None:
     """Ends a command without a traceback if a signal asks it to stop during imports.
 
-    As soon as the command's `main` is defined, these signals raise `Stopped` instead.
-    Python drops it where a function cannot raise, such as one that the garbage
-    collector calls (JAX has one); the signal is then sent again.
+    As soon as the command's `main` is defined, these signals raise `Stopped` instead,
+    except within `importing`. Python drops it where a function cannot raise, such as
+    one that the garbage collector calls (JAX has one); the signal is then sent again.
     """
 
     def handle(number):
-        if hasattr(sys.modules["__main__"], "main"):
+        if hasattr(sys.modules["__main__"], "main") and not _importing:
             raise Stopped(number)
         os.write(2, b"\nstopped\n")
         os._exit(128 + number)
@@ -76,6 +80,37 @@ def handle_signals_from_start() -> None:
 
     _listen(handle)
     sys.unraisablehook = handle_dropped
+
+
+# Whether the process is within `importing`.
+_importing = False
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Surrounds the imports in a command's functions.
+
+    These are the packages that it works with, which a help text does without: they
+    import jax, which takes seconds. A signal that asks to stop ends the process at
+    once, as during the imports at its start.
+
+    Raises:
+      UsageError: If a package is not installed.
+    """
+    global _importing
+    _importing = True
+    try:
+        yield
+    except (ModuleNotFoundError, errors.MissingPackage) as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "experiments", "rdljax"):
+            raise
+        raise UsageError(
+            f"the experiments need the package {package}: pip install "
+            '"rdljax[experiments]"'
+        ) from error
+    finally:
+        _importing = False
 
 
 def _listen(handle: Callable[[int], Any]) -> dict[int, Any]:
@@ -120,6 +155,40 @@ def _is_closed(stream: int, wait: float) -> bool:
     return bool(poll.poll(1000 * wait))
 
 
+def is_console_command() -> bool:
+    """Returns whether this process is `rdljax`, not `python -m experiments.run`."""
+    return pathlib.PurePath(sys.argv[0]).stem == PROGRAM
+
+
+def as_called(text: str) -> str:
+    """Returns a text with every command of it written as this process was called.
+
+    Args:
+      text: A text in which commands are written as `python -m experiments.run`.
+    """
+    if not is_console_command():
+        return text
+    return re.sub(
+        r"python -m experiments\.(\w+)",
+        lambda found: f"{PROGRAM} {found[1].replace('_', '-')}",
+        text,
+    )
+
+
+def again(program: str) -> list[str]:
+    """Returns the words that call a command again, for a shell.
+
+    Args:
+      program: The name of the module, such as "experiments.probe".
+    """
+    if not is_console_command():
+        return [sys.executable, "-m", program]
+    found = shutil.which(PROGRAM)
+    is_found = found is not None and os.path.samefile(found, sys.argv[0])
+    name = program.removeprefix("experiments.").replace("_", "-")
+    return [PROGRAM if is_found else sys.argv[0], name]
+
+
 def split_name(
     arguments: Sequence[str], about: str, kind: str, known: Iterable[str]
 ) -> tuple[str, list[str]]:
@@ -135,7 +204,10 @@ def split_name(
       SystemExit: If there is no name: `--help` (0), or a wrong command line (2).
     """
     if not arguments or arguments[0].startswith("-"):
-        print(f"{about}\n{kind}: {', '.join(known)}. Their settings: NAME --help.")
+        print(
+            f"{as_called(about)}\n{kind}: {', '.join(known)}. Their settings: NAME "
+            "--help."
+        )
         sys.exit(0 if arguments and arguments[0] in ("-h", "--help") else 2)
     name, *rest = arguments
     return name, rest
@@ -170,8 +242,8 @@ def parse(
     return tyro.cli(
         options,
         args=list(arguments),
-        prog=f"python -m {program}",
-        description=about,
+        prog=as_called(f"python -m {program}"),
+        description=None if about is None else as_called(about),
         use_underscores=True,
         config=(tyro.conf.OmitArgPrefixes,),
         **given,
@@ -222,7 +294,7 @@ def read_arguments(arguments: Sequence[str] | None = None) -> list[str]:
 
 
 def call(
-    run: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None
+    run: Callable[[list[str]], int | None], arguments: Sequence[str] | None = None
 ) -> int:
     """Runs a command on the arguments from `read_arguments`.
 
@@ -232,23 +304,22 @@ def call(
     return exit_status(lambda: run(read_arguments(arguments)))
 
 
-def exit_status(run: Callable[[], None]) -> int:
+def exit_status(run: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit status.
 
-    It is 0 on success, 2 for a wrong command line, and 128 plus the number of the
-    signal that stopped the command, such as 130 for Ctrl-C.
+    It is what the command returns (None: 0), 2 for a wrong command line, and 128 plus
+    the number of the signal that stopped the command, such as 130 for Ctrl-C.
     """
     try:
-        run()
+        return run() or 0
     except (errors.UnknownName, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(as_called(f"error: {error}"), file=sys.stderr)
         return 2
     except SystemExit as stopped:  # (By tyro, which has printed an error or the help.)
         return status_of(stopped)
     except KeyboardInterrupt as stopped:
         print("\nstopped", file=sys.stderr)
         return getattr(stopped, "status", 130)
-    return 0
 
 
 def status_of(stopped: SystemExit) -> int:

@@ -12,21 +12,22 @@ difference.
 
 import sys
 
-from experiments import command
-from experiments.analyses import logit_correlations
+from experiments import command, options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Compares the logits of a run; returns the exit status."""
 
     def run(line):
-        options = command.parse(
-            logit_correlations.Options,
+        settings = command.parse(
+            options.Correlations,
             line,
             program="experiments.correlations",
             about=__doc__,
         )
-        logit_correlations.run(options)
+        with command.importing():
+            from experiments.analyses import logit_correlations
+        logit_correlations.run(settings)
 
     return command.call(run, arguments)
 

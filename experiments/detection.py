@@ -46,27 +46,30 @@ warm-up and the clipping were chosen on canvases of validation images.
 import sys
 
 from experiments import command
-from experiments.analyses.detection import comparison
 from experiments.analyses.detection import options as detection_options
-from experiments.training import exits, interrupts
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns an exit status as `experiments.run` does."""
-    arguments = command.read_arguments(arguments)
+    return command.call(_run, arguments)
 
-    def detection():
-        options = command.parse(
-            detection_options.Options,
-            arguments,
-            program="experiments.detection",
-            about=__doc__,
-        )
-        with interrupts.Interrupt() as interrupt:
-            comparison.compare(options, interrupt)
 
+def _run(arguments: list[str]) -> int:
+    options = command.parse(
+        detection_options.Options,
+        arguments,
+        program="experiments.detection",
+        about=__doc__,
+    )
     again = [argument for argument in arguments if argument != "--resume"]
-    return exits.run(detection, "experiments.detection", [*again, "--resume"])
+    with command.importing():
+        from experiments.analyses.detection import comparison
+        from experiments.training import exits
+
+    def train(interrupt):
+        comparison.compare(options, interrupt)
+
+    return exits.run(train, "experiments.detection", [*again, "--resume"])
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ import sys
 
 import tyro
 
-from experiments import command, display, weights
+from experiments import command, display
 from rdljax import errors
-from rdljax.nets import from_torch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +37,9 @@ def run(options: Options) -> None:
       UsageError: If the folder holds no weights, or the file cannot be written.
       UnknownName: If the net has no counterpart in PyTorch.
     """
+    with command.importing():
+        from experiments import weights
+        from rdljax.nets import from_torch
     file = command.path("file", options.file)
     if file.exists() and not options.overwrite:
         raise command.UsageError(f"{options.file} exists; --overwrite replaces it")

@@ -10,18 +10,22 @@ The file is one of RepDistiller (`.pth`, which needs PyTorch), or the same array
 
 import sys
 
-from experiments import command
-from experiments.weights import importing
+from experiments import command, options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Imports a teacher; returns the exit status."""
 
     def run(line):
-        name = "experiments.import_torch"
-        importing.run(
-            command.parse(importing.Options, line, program=name, about=__doc__)
+        settings = command.parse(
+            options.ImportTorch,
+            line,
+            program="experiments.import_torch",
+            about=__doc__,
         )
+        with command.importing():
+            from experiments.weights import importing
+        importing.run(settings)
 
     return command.call(run, arguments)
 

@@ -17,6 +17,7 @@ import optax
 
 from experiments import command
 from experiments import config as configs
+from experiments.config import functions
 from rdljax import errors, mmd, nets, objectives, terms, training
 from rdljax.terms import negatives
 
@@ -225,8 +226,8 @@ def _kd(inputs: TermInputs, pairs: list[Pair]) -> dict[str, Weighted]:
 def _rdl(inputs: TermInputs, pairs: list[Pair]) -> dict[str, Weighted]:
     config = inputs.config
     numbers: dict[str, Any] = {
-        "distance": configs.DISTANCES[config.rdl.distance],
-        "comparison": configs.COMPARISONS[config.rdl.comparison],
+        "distance": functions.DISTANCES[config.rdl.distance],
+        "comparison": functions.COMPARISONS[config.rdl.comparison],
     }
     shares = config.rdl.layer_weights or (1.0,) * len(config.rdl.layers)
     found = {}
@@ -252,7 +253,7 @@ def _rkd(inputs: TermInputs, pairs: list[Pair]) -> dict[str, Weighted]:
 
 def _crd(inputs: TermInputs) -> terms.Term:
     config, count = inputs.config, len(inputs.labels)
-    choose = configs.SAMPLINGS[config.crd.sampling]
+    choose = functions.SAMPLINGS[config.crd.sampling]
     wanted = config.crd.negatives
     if choose is negatives.per_batch:
         wanted = min(wanted, count)

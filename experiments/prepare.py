@@ -10,22 +10,18 @@ and in the same order as with TensorFlow, so that `experiments.data.load` and
 
 import dataclasses
 import sys
-from typing import Annotated
 
 import tyro
 
 from experiments import command
-from experiments.data import originals, preparing
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """The data set, its source and its destination."""
 
-    name: Annotated[
-        tyro.conf.Positional[str],
-        tyro.conf.arg(help=f"The data set: {', '.join(originals.SOURCES)}."),
-    ]
+    name: tyro.conf.Positional[str]
+    """The data set: mnist, fashion_mnist, cifar10 or cifar100."""
     data_dir: str
     """The folder in which the TFDS folder is made."""
     manual_dir: str | None = None
@@ -43,12 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
             Options, arguments, program="experiments.prepare", about=__doc__
         )
         name = options.name
+        with command.importing():
+            from experiments.data import preparing
         print(preparing.prepare(**dataclasses.asdict(options)))
     except (ValueError, RuntimeError, command.UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(command.as_called(f"error: {error}"), file=sys.stderr)
         return 2
     except ImportError as error:
-        print(f"error: {error}: pip install -r requirements.txt", file=sys.stderr)
+        install = 'pip install "rdljax[experiments]"'
+        print(f"error: {error}: {install}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: cannot prepare {name}: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Trains linear probes on the frozen features of a run's nets, on other images.
+"""Trains linear probes on the features of a run's nets, on other images.
 
     python -m experiments.probe results/mnist_rdl-cifar100 --data=stl10 --data_dir=DIR
 
@@ -19,18 +19,19 @@ rdl and kd better than plain in all seeds (McNemar).
 
 import sys
 
-from experiments import command
-from experiments.analyses import linear_probe
+from experiments import command, options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Probes the nets of a run; returns the exit status."""
 
     def run(line):
-        options = command.parse(
-            linear_probe.Options, line, program="experiments.probe", about=__doc__
+        settings = command.parse(
+            options.Probe, line, program="experiments.probe", about=__doc__
         )
-        linear_probe.run(options)
+        with command.importing():
+            from experiments.analyses import linear_probe
+        linear_probe.run(settings)
 
     return command.call(run, arguments)
 

@@ -9,18 +9,19 @@ and the teacher's layers, and confusion matrices.
 
 import sys
 
-from experiments import command
-from experiments.analyses.report import numbers
+from experiments import command, options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Writes a page; returns the exit status."""
 
     def run(line):
-        options = command.parse(
-            numbers.Options, line, program="experiments.report", about=__doc__
+        settings = command.parse(
+            options.Report, line, program="experiments.report", about=__doc__
         )
-        numbers.run(options)
+        with command.importing():
+            from experiments.analyses.report import numbers
+        numbers.run(settings)
 
     return command.call(run, arguments)
 

@@ -1,4 +1,6 @@
-"""Runs an experiment: `python -m experiments.run NAME --field=value ...`.
+"""Runs an experiment.
+
+    python -m experiments.run NAME --field=value ...
 
 Trains a teacher and the same student by several methods and seeds, and reports test
 errors and the agreement of representations. NAME is a file of `experiments/presets`.
@@ -9,7 +11,6 @@ import sys
 
 from experiments import command as commands
 from experiments import config as configs
-from experiments.training import exits, experiment, interrupts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,15 +21,19 @@ def main(arguments: list[str] | None = None) -> int:
       finite, the disk is full), 2 for a wrong command line; after a signal 128 plus its
       number, such as 130 for Ctrl-C.
     """
-    arguments = commands.read_arguments(arguments)
+    return commands.call(_run, arguments)
 
-    def command():
-        name, config = parse(arguments)
-        with interrupts.Interrupt() as interrupt:
-            experiment.run(name, config, interrupt)
 
+def _run(arguments: list[str]) -> int:
+    name, config = parse(arguments)
     again = [a for a in arguments if a not in ("--overwrite", "--resume")]
-    return exits.run(command, "experiments.run", [*again, "--resume"])
+    with commands.importing():
+        from experiments.training import exits, experiment
+
+    def train(interrupt):
+        experiment.run(name, config, interrupt)
+
+    return exits.run(train, "experiments.run", [*again, "--resume"])
 
 
 def parse(arguments: list[str]) -> tuple[str, configs.Config]:

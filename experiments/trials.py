@@ -1,4 +1,6 @@
-"""Runs the trials by which RDL's defaults were chosen: `experiments.trials 1`.
+"""Runs the trials by which the defaults of RDL were chosen.
+
+    python -m experiments.trials 1
 
 Trains one teacher, then students with every setting of a part of the grid (1:
 distances, comparisons and weights; 2: layers, schedule, pairs and KD around the
@@ -15,8 +17,6 @@ import tyro
 
 from experiments import command as commands
 from experiments import config as configs
-from experiments.analyses import grid
-from experiments.training import exits, interrupts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +41,24 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a part of the grid and prints a Markdown table as it grows."""
-    arguments = commands.read_arguments(arguments)
+    return commands.call(_run, arguments)
 
-    def command():
-        options = commands.parse(
-            Options, arguments, program="experiments.trials", about=__doc__
-        )
-        settings = dataclasses.asdict(options)
-        trials = grid.PARTS[settings.pop("part")]()
-        with interrupts.Interrupt() as interrupt:
-            grid.run_trials(configs.load("mnist_rdl", **settings), trials, interrupt)
 
-    return exits.run(command, "experiments.trials")
+def _run(arguments: list[str]) -> int:
+    options = commands.parse(
+        Options, arguments, program="experiments.trials", about=__doc__
+    )
+    settings = dataclasses.asdict(options)
+    part = settings.pop("part")
+    config = configs.load("mnist_rdl", **settings)
+    with commands.importing():
+        from experiments.analyses import grid
+        from experiments.training import exits
+
+    def train(interrupt):
+        grid.run_trials(config, grid.PARTS[part](), interrupt)
+
+    return exits.run(train, "experiments.trials")
 
 
 if __name__ == "__main__":

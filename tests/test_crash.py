@@ -24,11 +24,12 @@ import pytest
 from matplotlib import figure
 from tensorboardX.proto import event_pb2
 
-from experiments import command
+from experiments import command, options
 from experiments.analyses.report import numbers, page
 from experiments.results import plots
 from experiments.training import events, interrupts
 from rdljax import checkpoints, files
+from tests import test_main
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS_AN_EPOCH = 3
@@ -243,7 +244,7 @@ def a_page(path):
         patch.setattr(numbers, "run_numbers", lambda *_: ())
         patch.setattr(page, "run_page", lambda: 5000 * "x")
         try:
-            numbers.run(numbers.Options(str(run), out=str(path)))
+            numbers.run(options.Report(str(run), out=str(path)))
         except command.UsageError as error:
             raise error.__cause__ from None
 
@@ -288,6 +289,17 @@ def main():
 command.handle_signals_from_start()
 sys.exit(command.exit_status(main))
 """
+
+
+# Of commands, arguments with which they come to import what they work with.
+IMPORTING = {
+    "report": ["nowhere"],
+    "run": ["mnist_rdl", "--data=nowhere"],
+    "table": ["rdl_mnist", "--data=nowhere"],
+    "probe": ["nowhere"],
+    "detection": ["a=nowhere"],
+    "prepare": ["nothing", "--data_dir=nowhere"],
+}
 
 
 class TestAskedToStop:
@@ -383,26 +395,34 @@ class TestAskedToStop:
         finally:
             signal.signal(signal.SIGHUP, before)
 
+    # At the command's start, and when its `main` imports.
+    @pytest.mark.parametrize("after", ["experiments", "numpy"])
     @pytest.mark.parametrize(
-        ("number", "status", "module"),
+        ("number", "status", "module", "console"),
         [
-            (*ASKING[1], "report"),
+            (*ASKING[1], "report", False),
+            (*ASKING[0], "run", True),
             *(
-                pytest.param(*asking, module, marks=pytest.mark.slow)
+                pytest.param(*asking, module, console, marks=pytest.mark.slow)
                 for asking in ASKING
-                for module in ("run", "table", "probe", "detection", "prepare")
+                for module in IMPORTING
+                for console in (False, True)
             ),
         ],
     )
-    def test_during_imports(self, number, status, module):
+    def test_during_imports(self, number, status, module, console, after, tmp_path):
+        command = ["-m", f"experiments.{module}"]
+        if console:
+            command = [*test_main.install(tmp_path)[1:], module]
         with subprocess.Popen(
-            [sys.executable, "-X", "importtime", "-m", f"experiments.{module}"],
+            [sys.executable, "-X", "importtime", *command, *IMPORTING[module]],
             cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
             for line in process.stderr:
-                if line.rpartition("|")[2].strip() == "experiments":
+                if line.rpartition("|")[2].strip() == after:
                     process.send_signal(number)
                     break
             said = process.stderr.read()

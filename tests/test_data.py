@@ -564,7 +564,9 @@ class TestMissing:
     def test_tfds_itself(self, tmp_path):
         (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
         (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").write_text("{}")
-        with pytest.raises(data.DataMissing, match=r"pip install -r requirements.txt"):
+        with pytest.raises(
+            data.DataMissing, match=r"pip install \"rdljax\[experiments\]\""
+        ):
             data.load("mnist", str(tmp_path))
 
 

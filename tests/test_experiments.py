@@ -29,6 +29,7 @@ import pytest
 from experiments import command, data, locks, methods, run, trials, weights
 from experiments import config as configs
 from experiments.analyses import grid
+from experiments.config import functions
 from experiments.data import sets
 from experiments.results import folder as results_folder
 from experiments.results import plots, verdict
@@ -460,6 +461,7 @@ WRONG = {
     "config": (["mnist_rld"], "config 'mnist_rld'; did you mean 'mnist_rdl'"),
     "key": (["mnist_rdl", "--seedss=3"], "--seeds"),
     "net": (["mnist_rdl", "--student=mnist_cn"], "did you mean 'mnist_cnn'"),
+    "teacher's net": (["mnist_rdl", "--teacher=mnist_cm"], "did you mean 'mnist_cnn'"),
     "data": (["mnist_rdl", "--data=fashon_mnist"], "did you mean 'fashion_mnist'"),
     "layer": (
         ["mnist_rdl", "--layers", "stage1", "stagee2"],
@@ -535,7 +537,6 @@ class TestSettings:
             (configs.Optimizer, "clip", float("nan")),
             (configs.RDL, "layers", ("a", "a")),
             (configs.RDL, "distance", "Euclid"),
-            (configs.Nets, "student", "resnet9"),
             (configs.Nets, "modality", "colour"),
             (configs.CRD, "sampling", "per_class"),
             (configs.Optimizer, "schedule", "cosines"),
@@ -1339,8 +1340,8 @@ class TestConfig:
         defaults = (
             objectives.rdl.__kwdefaults__ or objectives.rdl.__wrapped__.__kwdefaults__
         )
-        assert configs.DISTANCES[config.rdl.distance] == defaults["distance"]
-        assert configs.COMPARISONS[config.rdl.comparison] == defaults["comparison"]
+        assert functions.DISTANCES[config.rdl.distance] == defaults["distance"]
+        assert functions.COMPARISONS[config.rdl.comparison] == defaults["comparison"]
 
     def test_rdl_weighs_each_layer_and_decays(self):
         config = configs.make(
@@ -1413,7 +1414,7 @@ def test_real_colour_images_cropped_and_flipped(epochs, tfds_dir, tmp_path):
 def test_comparisons_scale_as_they_are_named():
     scales = {
         name: comparison.scale.__name__
-        for name, comparison in configs.COMPARISONS.items()
+        for name, comparison in functions.COMPARISONS.items()
         if name.startswith("MSE_")
     }
     names = ("least_squares", "maximum", "norm")

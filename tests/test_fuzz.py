@@ -18,6 +18,7 @@ import tyro
 
 from experiments import command, data, export_torch, import_torch, run, table, weights
 from experiments import config as configs
+from experiments.config import functions
 from experiments.results import folder as results_folder
 from experiments.results import markdown
 from experiments.training import context as contexts
@@ -522,7 +523,7 @@ class TestSettings:
             call = [f"--student={student}", f"--teacher={teacher}", "--methods"]
             call += [["plain"], ["rdl"], ["hint"]][rng.integers(3)]
             call += ["--layers", layers[0], f"--hint_layer={layers[-1]}"]
-            call += ["--batch=8", f"--distance={rng.choice(list(configs.DISTANCES))}"]
+            call += ["--batch=8", f"--distance={rng.choice(list(functions.DISTANCES))}"]
             # (Images of 8x8 pixels are too small for some nets.)
             call += ["--data=tiny", f"--data_dir={prepared}"] if i % 2 else []
             self.check(scene, call, [], tmp_path, monkeypatch, capsys)

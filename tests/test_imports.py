@@ -176,10 +176,21 @@ def test_a_private_module_is_imported_by_its_own_package_alone(package):
 
 # The rooms of experiments, each of which imports those before it alone; commands are
 # files at the top that import any room.
-ROOMS = ("display", "command", "locks", "config", "methods", "data", "weights")
-ROOMS += ("presets", "tables", "results", "brain", "training", "analyses")
+ROOMS = (
+    "display",
+    "command",
+    "options",
+    "locks",
+    "config",
+    "methods",
+    "data",
+    "weights",
+    "presets",
+)
+ROOMS += ("tables", "results", "brain", "training", "analyses")
 COMMANDS = ("run", "table", "trials", "report", "probe", "correlations", "detection")
 COMMANDS += ("prepare", "import_torch", "export_torch", "export_images")
+OF_ALL = "__main__"  # Calls any of them.
 
 
 def test_the_rooms_of_experiments_are_all_there():
@@ -189,10 +200,10 @@ def test_the_rooms_of_experiments_are_all_there():
         for path in folder.iterdir()
         if path.suffix == ".py" or (path / "__init__.py").exists()
     }
-    assert there == {"__init__", *ROOMS, *COMMANDS}
+    assert there == {"__init__", OF_ALL, *ROOMS, *COMMANDS}
 
 
-@pytest.mark.parametrize("room", [*ROOMS, *COMMANDS])
+@pytest.mark.parametrize("room", [*ROOMS, *COMMANDS, OF_ALL])
 def test_a_room_of_experiments_imports_those_before_it_alone(room):
     below = {*ROOMS[: ROOMS.index(room)], room} if room in ROOMS else {*ROOMS}
     path = ROOT / "experiments" / room
@@ -205,7 +216,7 @@ def test_a_room_of_experiments_imports_those_before_it_alone(room):
 
 # What the picture of docs/architecture.md leaves out, besides private modules and the
 # arrows that follow from others.
-NOT_DRAWN = {"__init__", "errors", "command", "display", "locks"}
+NOT_DRAWN = {"__init__", "errors", "command", "display", "locks", "options", OF_ALL}
 
 
 def picture(kind: str) -> str:

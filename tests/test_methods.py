@@ -10,6 +10,7 @@ import pytest
 
 from experiments import command, data, methods, weights
 from experiments import config as configs
+from experiments.config import functions
 from experiments.results import folder as results_folder
 from experiments.training import (
     checks,
@@ -355,7 +356,7 @@ def test_a_start_up_has_a_constant_rate_and_no_weight_decay():
 
 class TestEnsemble:
     def test_kd_and_rdl_learn_from_the_mean_and_others_from_each(self):
-        distance = configs.DISTANCES[CONFIG.rdl.distance]
+        distance = functions.DISTANCES[CONFIG.rdl.distance]
 
         def kd(student, taught):
             mean = sum(jax.nn.softmax(taught[f"{i}/logits"] / 4) for i in range(3)) / 3

@@ -1,14 +1,12 @@
 """Trains linear classifiers on the frozen features of a run's nets."""
 
-import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
 
 import numpy as np
-import tyro
-
 from experiments import command, data, display, locks, weights
+from experiments import options as command_options
 from experiments.analyses import frozen_features, logistic_regression, runs
 from experiments.results import aggregate, markdown
 from experiments.training import recording
@@ -37,27 +35,7 @@ PUBLISHED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The nets to probe, and the images."""
-
-    results: tyro.conf.Positional[str]
-    """The folder of a finished run."""
-    data: str = "digits"
-    """The other images: `digits`, or the name of a TFDS image set."""
-    data_dir: str | None = None
-    """The folder that holds the TFDS sets."""
-    train_per_class: int | None = None
-    """The number of training images of each class that are kept; None keeps all."""
-    layer: str = "pooled"
-    """The layer whose activations are the features; feature maps are flattened."""
-    out: str | None = None
-    """The folder to write; None for RESULTS/probe-DATA."""
-    overwrite: bool = False
-    """Replace an existing probe."""
-
-
-def run(options: Options) -> None:
+def run(options: command_options.Probe) -> None:
     """Probes every net of a run; writes `probe.json` and `probe.md`.
 
     Args:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tyro
 
 from experiments import command, data
+from experiments import options as command_options
 from experiments.analyses import frozen_features, runs
 from experiments.results import aggregate, markdown, plots
 from experiments.results import folder as results_folder
@@ -16,24 +16,7 @@ from experiments.training import recording
 from rdljax import files
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The settings of the comparison of correlations."""
-
-    results: tyro.conf.Positional[str]
-    """The folder of a finished run."""
-    seed: int = 0
-    """The seed of the students in the figure."""
-    data_dir: str | None = None
-    """The folder that holds the TFDS sets; None for the run's."""
-    out: str | None = None
-    """The file of the figure, FILE.png; None for RESULTS/correlations.png. The numbers
-    are written next to it, to FILE.json and FILE.md."""
-    overwrite: bool = False
-    """Replace the files if they exist."""
-
-
-def run(options: Options) -> None:
+def run(options: command_options.Correlations) -> None:
     """Compares all students of a run with its teacher; writes a figure and numbers.
 
     Args:
@@ -69,7 +52,9 @@ def run(options: Options) -> None:
     print(f"{text}\n{', '.join(map(str, written))}")
 
 
-def _check(options: Options, folder: pathlib.Path, config: Mapping) -> None:
+def _check(
+    options: command_options.Correlations, folder: pathlib.Path, config: Mapping
+) -> None:
     """Raises `UsageError` if a run has no teacher, or no students of that seed."""
     if config["teacher"] is None:
         raise command.UsageError(f"the run of {folder} has no teacher")
@@ -79,7 +64,9 @@ def _check(options: Options, folder: pathlib.Path, config: Mapping) -> None:
         )
 
 
-def _place(options: Options, folder: pathlib.Path) -> list[pathlib.Path]:
+def _place(
+    options: command_options.Correlations, folder: pathlib.Path
+) -> list[pathlib.Path]:
     """Returns the paths of the figure, its numbers, and their table.
 
     Raises:

@@ -10,6 +10,7 @@ import numpy as np
 from experiments import config as configs
 from experiments import data, weights
 from experiments.brain import source
+from experiments.config import functions
 from experiments.results import aggregate
 from rdljax import nets, rdm, statistics
 
@@ -35,7 +36,7 @@ def rdms(
     """
     images = data.normalise(dataset, jnp.asarray(brain.images))
     seen = weights.activations(net, variables, images, tuple(source.layers(config)))
-    distance = configs.DISTANCES[config.brain.distance]
+    distance = functions.DISTANCES[config.brain.distance]
     found = {name: _rdm(x, distance=distance) for name, x in seen.items()}
     return lambda: {name: np.asarray(x) for name, x in found.items()}
 

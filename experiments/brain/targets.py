@@ -9,6 +9,7 @@ import optax
 from experiments import command, data, methods
 from experiments import config as configs
 from experiments.brain import source
+from experiments.config import functions
 from rdljax import rdm, statistics, teachers, terms
 
 
@@ -42,8 +43,8 @@ def weighted_terms(
     make = terms.rdl_target if target.ndim == 1 else terms.rdl_subjects
     term = make(
         missing=bool(np.isnan(target).any()),
-        distance=configs.DISTANCES[config.brain.distance],
-        comparison=configs.BRAIN_COMPARISONS[config.brain.comparison],
+        distance=functions.DISTANCES[config.brain.distance],
+        comparison=functions.BRAIN_COMPARISONS[config.brain.comparison],
         **numbers,
     )
     return {
@@ -75,7 +76,7 @@ def _target(
     each = rdm.subjects.mean_over_sessions(rdms)
     if config.brain.ceiling:
         # (It has a similarity: the config checks that.)
-        comparison: Any = configs.BRAIN_COMPARISONS[config.brain.comparison]
+        comparison: Any = functions.BRAIN_COMPARISONS[config.brain.comparison]
         ceiling = statistics.noise_ceiling(each, comparison=comparison)
         numbers["ceiling"] = ceiling.upper
     return each.astype(np.float32), numbers

@@ -11,8 +11,10 @@ which is its name in files, keyword arguments and messages:
 
 - `settings`: the groups and their fields; to add a setting, add its field there, with
   its documentation and its range
-- `choices`: the functions that a setting chooses by name, such as distances,
-  optimizers and schedules; to add one, add it to its table
+- `choices`: the names of the functions that a setting chooses, such as distances,
+  optimizers and schedules
+- `functions`: these functions, by name. This module alone imports jax, and is imported
+  where a function is used: `functions.DISTANCES[config.rdl.distance]`
 - `fields`: the annotations of a field, and how a group checks its fields
 """
 
@@ -23,14 +25,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.config import fields
-from experiments.config.choices import (
-    BRAIN_COMPARISONS,
-    COMPARISONS,
-    DISTANCES,
-    OPTIMIZERS,
-    SAMPLINGS,
-    SCHEDULES,
-)
 from experiments.config.settings import (
     CRD,
     RDL,
@@ -46,23 +40,17 @@ from experiments.config.settings import (
 from rdljax import errors
 
 __all__ = [
-    "BRAIN_COMPARISONS",
     "Brain",
-    "COMPARISONS",
     "CRD",
     "Config",
-    "DISTANCES",
     "Data",
     "FIELDS",
     "Method",
     "Nets",
-    "OPTIMIZERS",
     "Optimizer",
     "PRESETS",
     "RDL",
     "Runtime",
-    "SAMPLINGS",
-    "SCHEDULES",
     "Training",
     "change",
     "flat",

@@ -1,106 +1,45 @@
-"""Lists the functions that a setting chooses by name, in one table for each setting.
+"""Lists the names of the functions that a setting chooses.
 
-`Distance`, `Schedule` and so on are the types of these settings: the names of a table.
-To add a choice, add it to the table; the command line and its `--help` follow.
+The types of these settings are `Literal`s, from which the command line and its `--help`
+follow. The functions are in the tables of `functions`, which imports jax: a help text
+does without.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import optax
-
-from rdljax import rdm
-from rdljax.terms import negatives
-
-# A rate, or a function from the step to the rate.
-Rate: TypeAlias = float | optax.Schedule
-
-DISTANCES: dict[str, rdm.distances.Distance] = {
-    "Correlation": rdm.distances.Correlation(),
-    "Cosine": rdm.distances.Cosine(),
-    "Euclidean": rdm.distances.Euclidean(),
-    "MeanSquared": rdm.distances.MeanSquared(),
-    "PoissonKL": rdm.distances.PoissonKL(),
-    "SquaredEuclidean": rdm.distances.SquaredEuclidean(),
-}
-
-COMPARISONS: dict[str, rdm.comparisons.Comparison] = {
-    "Cosine": rdm.comparisons.Cosine(),
-    "MSE": rdm.comparisons.MSE(),
-    "MSE_least_squares": rdm.comparisons.MSE(rdm.comparisons.by_least_squares),
-    "MSE_maximum": rdm.comparisons.MSE(rdm.comparisons.by_maximum),
-    "MSE_norm": rdm.comparisons.MSE(rdm.comparisons.by_norm),
-    "Pearson": rdm.comparisons.Pearson(),
-}
-
-BRAIN_COMPARISONS: dict[str, rdm.comparisons.Comparison] = {
-    **COMPARISONS,
-    "SoftKendall": rdm.comparisons.SoftKendall(),
-    "SoftSpearman": rdm.comparisons.SoftSpearman(),
-    "WhitenedCosine": rdm.comparisons.WhitenedCosine(),
-    "WhitenedPearson": rdm.comparisons.WhitenedPearson(),
-}
-
-# Functions of the number of negatives and the labels, with `relax`.
-SAMPLINGS: dict[str, Callable[..., negatives.Negatives]] = {
-    "per_example": negatives.per_example,
-    "expectation": negatives.expectation,
-    "bernoulli": negatives.bernoulli,
-    "per_batch": negatives.per_batch,
-}
-
-# Functions of the rate, the momentum, `nesterov` and the weight decay.
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "sgd": lambda rate, momentum, nesterov, decay: optax.chain(
-        *([optax.add_decayed_weights(decay)] if decay else []),
-        optax.sgd(rate, momentum, nesterov=nesterov),
-    ),
-    "adamw": lambda rate, momentum, nesterov, decay: optax.adamw(
-        rate, b1=momentum, weight_decay=decay
-    ),
-}
-
-# Functions of the largest rate, the number of steps of a training and the number of
-# steps of an epoch.
-SCHEDULES: dict[str, Callable[[float, int, int], Rate]] = {
-    "cosine": lambda peak, steps, epoch: optax.warmup_cosine_decay_schedule(
-        0.0, peak, warmup_steps=epoch, decay_steps=steps + 1
-    ),
-    "steps": lambda peak, steps, epoch: optax.piecewise_constant_schedule(
-        peak, {steps * eighths // 8: 0.1 for eighths in (5, 6, 7)}
-    ),
-    "constant": lambda peak, steps, epoch: peak,
-    "linear": lambda peak, steps, epoch: optax.linear_schedule(peak, 0.0, steps),
-    "exponential": lambda peak, steps, epoch: optax.exponential_decay(
-        peak, steps, 0.01
-    ),
-    "cosine_onecycle": lambda peak, steps, epoch: optax.cosine_onecycle_schedule(
-        steps, peak
-    ),
-    "linear_onecycle": lambda peak, steps, epoch: optax.linear_onecycle_schedule(
-        steps, peak
-    ),
-    "polynomial": lambda peak, steps, epoch: optax.polynomial_schedule(
-        peak, 0.0, 2, steps
-    ),
-    "warmup_exponential": lambda peak, steps, epoch: (
-        optax.warmup_exponential_decay_schedule(
-            0.0, peak, warmup_steps=epoch, transition_steps=steps, decay_rate=0.01
-        )
-    ),
-}
-
-if TYPE_CHECKING:  # (A type checker does not know the names of a table.)
-    Distance: TypeAlias = str
-    Comparison: TypeAlias = str
-    BrainComparison: TypeAlias = str
-    Sampling: TypeAlias = str
-    OptimizerName: TypeAlias = str
-    Schedule: TypeAlias = str
-else:
-    Distance = Literal[tuple(DISTANCES)]
-    Comparison = Literal[tuple(COMPARISONS)]
-    BrainComparison = Literal[tuple(BRAIN_COMPARISONS)]
-    Sampling = Literal[tuple(SAMPLINGS)]
-    OptimizerName = Literal[tuple(OPTIMIZERS)]
-    Schedule = Literal[tuple(SCHEDULES)]
+Distance: TypeAlias = Literal[
+    "Correlation",
+    "Cosine",
+    "Euclidean",
+    "MeanSquared",
+    "PoissonKL",
+    "SquaredEuclidean",
+]
+Comparison: TypeAlias = Literal[
+    "Cosine",
+    "MSE",
+    "MSE_least_squares",
+    "MSE_maximum",
+    "MSE_norm",
+    "Pearson",
+]
+BrainComparison: TypeAlias = Literal[
+    Comparison,
+    "SoftKendall",
+    "SoftSpearman",
+    "WhitenedCosine",
+    "WhitenedPearson",
+]
+Sampling: TypeAlias = Literal["per_example", "expectation", "bernoulli", "per_batch"]
+OptimizerName: TypeAlias = Literal["sgd", "adamw"]
+Schedule: TypeAlias = Literal[
+    "cosine",
+    "steps",
+    "constant",
+    "linear",
+    "exponential",
+    "cosine_onecycle",
+    "linear_onecycle",
+    "polynomial",
+    "warmup_exponential",
+]

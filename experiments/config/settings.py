@@ -20,7 +20,6 @@ from experiments.config.fields import (
     Range,
     Settings,
 )
-from rdljax import errors, nets
 
 Modality = Literal["image", "luminance", "chrominance"]
 
@@ -72,11 +71,7 @@ class Nets(Settings):
     """The channels that a teacher sees, if it is trained here."""
 
     def check(self) -> None:
-        """Checks the names of the nets, and that an ensemble is trained here."""
-        if self.teacher is not None and self.teacher_from is None:
-            errors.check_name("net", self.teacher, nets.NETS)
-        if self.student_from is None:
-            errors.check_name("net", self.student, nets.NETS)
+        """Checks that an ensemble is trained here; `training.checks` checks names."""
         trained_here = self.teacher is not None and self.teacher_from is None
         if self.ensemble > 1 and not trained_here:
             raise command.UsageError(

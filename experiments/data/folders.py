@@ -123,7 +123,7 @@ def read(
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise splits.DataMissing(
-            f"{folder} is read by TFDS ({error}): pip install -r requirements.txt"
+            f'{folder} is read by TFDS ({error}): pip install "rdljax[experiments]"'
         ) from error
     _check_runs_no_code(folder)
     with report_damage(folder):

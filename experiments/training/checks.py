@@ -19,9 +19,12 @@ def check(config: configs.Config, measured: Sequence[str] = ()) -> None:
       measured: The names of the RDMs of `brain`.
 
     Raises:
-      UnknownName: If a part of a method, a layer or an RDM is not known.
+      UnknownName: If a net, a part of a method, a layer or an RDM is not known.
       UsageError: If settings cannot be used together.
     """
+    for net in (config.nets.student, config.nets.teacher):
+        if net is not None:
+            errors.check_name("net", net, nets.NETS)
     for method in config.method.names:
         _check_parts(config, method, measured)
     methods.check_weights(config)

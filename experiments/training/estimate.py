@@ -54,6 +54,13 @@ class _Column(NamedTuple):
     cost: Cost | None
 
 
+def print_plan(call: table_runs.Call) -> int:
+    """Prints the plan of a table; returns 1 if a column cannot be run, otherwise 0."""
+    text, wrong = plan_table(call)
+    print(text)
+    return 1 if wrong else 0
+
+
 def plan_table(call: table_runs.Call) -> Plan:
     """Returns the plan of a table."""
     table = tables.load(call.name)

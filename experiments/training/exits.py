@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -11,7 +12,7 @@ from experiments.training import interrupts, loop, programs
 from rdljax import checkpoints
 
 
-def exit_status(command: Callable[[], None]) -> int:
+def exit_status(command: Callable[[], int | None]) -> int:
     """Runs a command that trains and returns its exit status.
 
     It is 1 if the training cannot continue, otherwise that of `command.exit_status`.
@@ -36,24 +37,32 @@ def exit_status(command: Callable[[], None]) -> int:
 
 
 def run(
-    command: Callable[[], None], program: str, again: Sequence[str] | None = None
+    command: Callable[[interrupts.Interrupt], Any],
+    program: str,
+    again: Sequence[str] | None = None,
 ) -> int:
     """Runs a command that trains; if it is stopped, prints how to continue.
 
     Args:
-      command: The command.
+      command: The command, a function of the request to stop.
       program: The name of the program, such as "experiments.run".
       again: The command line that continues it; None if there is none.
 
     Returns:
       The exit status: that of `exit_status`, or of the signal that stopped it.
     """
+
+    def train():
+        with interrupts.Interrupt() as interrupt:
+            command(interrupt)
+
     try:
-        return exit_status(command)
+        return exit_status(train)
     except interrupts.Interrupted as stopped:
         if again is None:
             print("\nstopped", file=sys.stderr)
         else:
             print(f"\nstopped in {stopped}; to continue:", file=sys.stderr)
-            print(shlex.join([sys.executable, "-m", program, *again]), file=sys.stderr)
+            line = [*commands.again(program), *again]
+            print(shlex.join(line), file=sys.stderr)
         return stopped.status

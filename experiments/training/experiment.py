@@ -5,7 +5,7 @@ import sys
 
 import jax
 
-from experiments import brain, data, display, locks, weights
+from experiments import brain, command, data, display, locks, weights
 from experiments import config as configs
 from experiments.brain import markdown as brain_markdown
 from experiments.brain import plots as brain_plots
@@ -99,9 +99,10 @@ def _write(name: str, context: contexts.Context, results: list[dict]) -> dict:
     text = as_markdown(summary)
     files.write(folder / results_folder.RunFile.TABLE, text)
     files.write_json(folder / results_folder.RunFile.RESULT, summary)
+    report = command.as_called("python -m experiments.report")
     print(
         f"\n{text}\n{folder}: {', '.join(written)}\nA page with curves and RDMs: "
-        f"python -m experiments.report {shlex.quote(str(folder))}"
+        f"{report} {shlex.quote(str(folder))}"
     )
     return summary
 

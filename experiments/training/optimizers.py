@@ -3,6 +3,7 @@
 import optax
 
 from experiments import config as configs
+from experiments.config import functions
 
 
 def make_optimizer(
@@ -30,12 +31,12 @@ def make_optimizer(
     rate: float | optax.Schedule = peak
     if not start:
         steps = epochs * steps_an_epoch
-        rate = configs.SCHEDULES[settings.schedule](peak, steps, steps_an_epoch)
+        rate = functions.SCHEDULES[settings.schedule](peak, steps, steps_an_epoch)
     decay = 0.0 if start else settings.weight_decay
     parts = []
     # (Without clipping, KD's large first gradients inactivate a small student's ReLUs.)
     if settings.clip is not None:
         parts.append(optax.clip_by_global_norm(settings.clip))
-    make = configs.OPTIMIZERS[settings.name]
+    make = functions.OPTIMIZERS[settings.name]
     parts.append(make(rate, settings.momentum, settings.nesterov, decay))
     return optax.chain(*parts)

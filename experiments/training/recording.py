@@ -12,6 +12,7 @@ import numpy as np
 import rdljax
 from experiments import brain, command, data, methods, weights
 from experiments import config as configs
+from experiments.config import functions
 from experiments.results import folder as results_folder
 from experiments.training import context as contexts
 from experiments.training import loop
@@ -184,7 +185,7 @@ def rdms_of(
         context.dataset, context.dataset.test.image[context.stimuli]
     )
     seen = weights.activations(net, trained, images, net.layers)
-    distance = configs.DISTANCES[context.config.rdl.distance]
+    distance = functions.DISTANCES[context.config.rdl.distance]
     return {name: _rdm(x, distance=distance) for name, x in seen.items()}
 
 

@@ -1,39 +1,12 @@
 """Converts other programs' weights to a folder that runs can use."""
 
-import dataclasses
-
-import tyro
-
 from experiments import command, data, display
+from experiments import options as command_options
 from experiments.weights import predictions, store
 from rdljax import errors
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The net, the file, and how to check the weights."""
-
-    name: tyro.conf.Positional[str]
-    """The net, such as resnet32x4 or wrn_40_2."""
-    file: tyro.conf.Positional[str]
-    """The file of the weights: .pth, .safetensors, .npz or .h5."""
-    out: str | None = None
-    """The folder to write; None for weights/NAME."""
-    check: str | None = None
-    """The data set on whose test images the accuracy is printed."""
-    data_dir: str | None = None
-    """The folder that holds the TFDS sets."""
-    mean: tuple[float, ...] | None = None
-    """The mean of each channel, of pixels between 0 and 1, that was subtracted, as in
-    torchvision's Normalize; None for the known mean of the net, or else the mean of the
-    training images."""
-    std: tuple[float, ...] | None = None
-    """The standard deviation of each channel by which pixels were then divided."""
-    overwrite: bool = False
-    """Replace the folder if it exists."""
-
-
-def run(options: Options) -> None:
+def run(options: command_options.ImportTorch) -> None:
     """Reads a file, checks it, and writes a folder.
 
     Args:
@@ -76,4 +49,5 @@ def run(options: Options) -> None:
         store.save(trained, out)
     except OSError as error:
         raise command.UsageError(f"cannot write {out}: {error}") from error
-    print(f"written to {out}: python -m experiments.run ... --teacher_from={out}")
+    program = command.as_called("python -m experiments.run")
+    print(f"written to {out}: {program} ... --teacher_from={out}")

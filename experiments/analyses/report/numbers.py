@@ -1,15 +1,14 @@
 """Computes the numbers of the page of a run, or of a table of runs."""
 
-import dataclasses
 import os
 import pathlib
 import urllib.parse
 from typing import Any
 
 import numpy as np
-import tyro
 
 from experiments import command, data, methods
+from experiments import options as command_options
 from experiments.analyses.report import encoding, measured, page
 from experiments.results import table as result_table
 from experiments.results.folder import (
@@ -30,21 +29,7 @@ CURVES = {
 NAMED = 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The subject of the page, and its file."""
-
-    folder: tyro.conf.Positional[str]
-    """The folder of a run, or of a table of runs."""
-    out: str | None = None
-    """The file; None for FOLDER/report.html."""
-    data_dir: str | None = None
-    """The folder that holds the TFDS sets; None for the run's."""
-    brain: str | None = None
-    """The file of stimuli and their measured RDMs; None for the run's."""
-
-
-def run(options: Options) -> None:
+def run(options: command_options.Report) -> None:
     """Writes the report of a run or a table as one HTML page.
 
     Args:
