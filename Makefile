@@ -9,7 +9,7 @@ quiet := $(shell test -t 2 || echo --quiet)
 # Compiled Python is kept, so that pytest and the processes it starts begin sooner.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: mnist test check times lint docs clean
+.PHONY: mnist test check times lint docs package clean
 
 mnist: $(VENV)/ready  ## a teacher of all digits, students with 20 of each
 	$(bin)/python -m experiments.run mnist_few_labels --resume $(options)
@@ -42,6 +42,9 @@ docs: $(VENV)/docs  ## the documentation's site, in docs/_build/html
 $(VENV)/docs: $(VENV)/ready pyproject.toml
 	$(bin)/python -m pip install $(quiet) --disable-pip-version-check "sphinx>=8.1" "furo>=2024.8" "myst-nb>=1.2" "equinox>=0.13"
 	@touch $@
+
+package:  ## the package, as it is installed by pip, in an empty environment
+	.ci/package $(PYTHON)
 
 clean:
 	rm -rf $(VENV) .cache

@@ -51,13 +51,15 @@ TESTS = {
     "docs/brain.md": "docs readme",
     "docs/tutorials": "docs tutorials",
     "experiments": "experiments",
+    "experiments/__main__.py": "main",
     "experiments/analyses": "probe",
     "experiments/analyses/detection": "detection",
     "experiments/analyses/logit_correlations.py": "correlations",
     "experiments/analyses/report": "report report_brain",
     "experiments/brain": "brain",
     "experiments/brain/markdown.py": "report_brain brain",
-    "experiments/command.py": "experiments crash",
+    "experiments/command.py": "main experiments crash",
+    "experiments/config": "main experiments",
     "experiments/correlations.py": "correlations",
     "experiments/display.py": "display",
     "experiments/data": "data",
@@ -104,7 +106,9 @@ TESTS = {
     "tests/process.py": "training",
     "tests/quick.py": "correlations methods",
     "tests/mutants": "mutants",
-    "README.md": "readme",
+    "README.md": "readme package",
+    "CITATION.cff": "package",
+    "pyproject.toml": "package",
 }
 ALWAYS = "imports"  # Takes a second.
 
