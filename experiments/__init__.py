@@ -49,11 +49,13 @@ import sys
 # jax 0.12); must be set before jax is imported.
 os.environ.setdefault("PJRT_NPROC", "32")
 
-called = pathlib.PurePath("".join(sys.argv[:1])).stem
-if called == "-m":  # Python has not found the module yet; it precedes argv.
+if sys.argv[:1] == ["-m"]:  # Python has not found the module yet; it precedes argv.
     called = "".join(sys.orig_argv[-len(sys.argv) :][:1]).partition(".")[0]
-# (The second: `-mMODULE`.)
-if called in ("experiments", "rdljax") or called.endswith("mexperiments"):
+    # (The second: `-mMODULE`.)
+    is_command = called == "experiments" or called.endswith("mexperiments")
+else:
+    is_command = pathlib.PurePath("".join(sys.argv[:1])).stem == "rdljax"
+if is_command:
     from experiments import command
 
     command.handle_signals_from_start()
