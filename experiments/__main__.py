@@ -21,8 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     It is 2 if there is no such command, or if the packages that it needs are not
     installed.
     """
-    given = sys.argv[1:] if arguments is None else arguments
-    return commands.exit_status(lambda: _run(given))
+    return commands.call(_run, arguments)
 
 
 def _run(arguments: list[str]) -> int:
