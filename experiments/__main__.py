@@ -11,7 +11,7 @@ from rdljax import errors
 
 COMMANDS = (
     *("run", "table", "report", "probe", "prepare", "correlations", "detection"),
-    *("import-torch", "export-torch", "trials"),
+    *("import-torch", "export-torch", "export-images", "trials"),
 )
 
 

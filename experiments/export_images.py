@@ -12,10 +12,9 @@ for each image, in this order or with `index` (`rdljax.activations`). A run read
 import dataclasses
 import sys
 
-import numpy as np
 import tyro
 
-from experiments import command, data
+from experiments import command
 from rdljax import files
 
 
@@ -46,6 +45,10 @@ def run(options: Options) -> None:
     Raises:
       UsageError: If the images are missing, or the file cannot be written.
     """
+    with command.importing():
+        import numpy as np
+
+        from experiments import data
     file = command.path("file", options.file)
     if files.suffix(file) != ".npz":
         raise command.UsageError(f"the file must end with .npz, got {options.file}")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+
 from experiments import command, data, display, locks, weights
 from experiments import options as command_options
 from experiments.analyses import frozen_features, logistic_regression, runs
