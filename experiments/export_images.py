@@ -2,11 +2,9 @@
 
     python -m experiments.export_images images.npz --data=cifar100 --data_dir=DIR
 
-A teacher of any program sees these images and stores its activations in a file, a row
-for each image, in this order or with `index` (`rdljax.activations`). A run reads them:
-
-    python -m experiments.run mnist_rdl --data=cifar100 --data_dir=DIR --teacher=None \
-        --activations=activations.npz --layers stage1:conv1 stage2:conv2
+A teacher of any program sees them and stores its activations, a row for each image, in
+this order or with `index` (`rdljax.activations`). `experiments.run ... --teacher=None
+--activations=FILE --layers stage1:conv1` takes them.
 """
 
 import dataclasses
@@ -15,7 +13,6 @@ import sys
 import tyro
 
 from experiments import command
-from rdljax import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,22 +46,21 @@ def run(options: Options) -> None:
         import numpy as np
 
         from experiments import data
+        from rdljax import files
     file = command.path("file", options.file)
     if files.suffix(file) != ".npz":
         raise command.UsageError(f"the file must end with .npz, got {options.file}")
     if file.exists() and not options.overwrite:
         raise command.UsageError(f"{options.file} exists; --overwrite replaces it")
-    count, size = options.train_per_class, options.resize
+    kept = {"train_per_class": options.train_per_class, "size": options.resize}
     try:
-        dataset = data.load(
-            options.data, options.data_dir, train_per_class=count, size=size
-        )
+        dataset = data.load(options.data, options.data_dir, **kept)
         train = data.for_students(dataset, options.student_per_class).train
-        index = np.arange(len(train.label))
+        label, index = train.label, np.arange(len(train.label))
         image = np.asarray(train.image[index])
-        arrays = {"image": image, "label": train.label, "index": index}
+        mean, std = dataset.mean, dataset.std
         with files.draft(file) as draft:
-            np.savez(draft, mean=dataset.mean, std=dataset.std, **arrays)
+            np.savez(draft, image=image, label=label, index=index, mean=mean, std=std)
     except (OSError, ValueError) as error:
         raise command.UsageError(str(error)) from error
     print(f"wrote {len(index):,} images {image.shape[1:]} to {options.file}")
