@@ -52,9 +52,10 @@ def run(options: Options) -> None:
         raise command.UsageError(f"the file must end with .npz, got {options.file}")
     if file.exists() and not options.overwrite:
         raise command.UsageError(f"{options.file} exists; --overwrite replaces it")
-    kept = {"train_per_class": options.train_per_class, "size": options.resize}
     try:
-        dataset = data.load(options.data, options.data_dir, **kept)
+        kept, size = options.train_per_class, options.resize
+        place = options.data, options.data_dir
+        dataset = data.load(*place, train_per_class=kept, size=size)
         train = data.for_students(dataset, options.student_per_class).train
         label, index = train.label, np.arange(len(train.label))
         image = np.asarray(train.image[index])
