@@ -56,7 +56,7 @@ def overview() -> str:
     for name in COMMANDS:
         path = pathlib.Path(__file__).with_name(f"{_module(name)}.py")
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        lines.append(f"  {name:<13} {about.splitlines()[0]}")
+        lines.append(f"  {name:<14} {about.splitlines()[0]}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Writes the training images of a run, in their order, for another program.
+"""Writes the images of a run, in their order, for another program.
 
     python -m experiments.export_images images.npz --data=cifar100 --data_dir=DIR
 
