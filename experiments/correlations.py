@@ -1,4 +1,4 @@
-"""Compares the correlations of students' logits with those of their teacher.
+"""Compares correlations of students' logits with those of their teacher.
 
     python -m experiments.correlations results/mnist_rdl-cifar100
 
