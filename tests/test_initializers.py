@@ -51,10 +51,11 @@ def assert_same(got, expected):
 
 
 def assert_close(got, expected):
-    """Equal with jax 0.10, up to the last bits with later versions."""
-    rtol = 0 if jax.__version_info__ < (0, 11) else 3e-7
-    np.testing.assert_allclose(got, expected, rtol=rtol, atol=0)
-    assert got.dtype == expected.dtype
+    """Equal up to the last bits, which depend on jax and on how XLA compiles."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for one, other in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=0)
+        assert one.dtype == other.dtype
 
 
 class TestInitializers:
@@ -132,7 +133,7 @@ class TestNets:
         key = jax.random.key(1)
         images = np.zeros((2, 4, 4, 3), np.float32)
         expected = nn.Module.init(net, key, images)
-        assert_same(net.init(key, images), expected)
-        assert_same(net.init({"params": key}, images, train=True), expected)
+        assert_close(net.init(key, images), expected)
+        assert_close(net.init({"params": key}, images, train=True), expected)
         shapes = jax.eval_shape(net.init, key, images)
         assert jax.tree.map(jnp.shape, expected) == jax.tree.map(jnp.shape, shapes)
