@@ -47,5 +47,5 @@ package:  ## the package, as it is installed by pip, in an empty environment
 	.ci/package $(PYTHON)
 
 clean:
-	rm -rf $(VENV) .cache
+	rm -rf $(VENV) .cache docs/_build
 	find . -name __pycache__ -prune -exec rm -rf {} +
