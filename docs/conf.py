@@ -1,23 +1,40 @@
 """Configures the documentation: `make docs` writes it to `docs/_build/html`."""
 
+import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
 import sys
 
-import rdljax
+from sphinx import errors
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "docs"))
+# (The script `sphinx-build`, other than `python -m sphinx`, does not look here.)
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 # For the tutorials, which run in processes and folders of their own.
 os.environ["PYTHONPATH"] = str(ROOT)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "programs"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+import rdljax  # noqa: E402
+
 project = "rdljax"
 author = "The rdljax contributors"
 version = release = rdljax.__version__
+
+
+def hash_library() -> str:
+    """Returns a hash of what a tutorial's results depend on besides its cells."""
+    found = hashlib.sha256()
+    for folder in ("rdljax", "experiments"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            found.update(path.read_bytes())
+    for package in ("jax", "flax", "numpy"):
+        found.update(importlib.metadata.version(package).encode())
+    return found.hexdigest()[:12]
+
 
 extensions = [
     "myst_nb",
@@ -30,17 +47,21 @@ exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 # (A pattern for pages that are added later.)
 suppress_warnings = ["toc.empty_glob"]
 
-# Tutorials are executed when the site is built; the results of those that have not
-# changed are kept. An exception in a cell ends the build.
+# Tutorials are executed when the site is built. The results of those that have not
+# changed are kept, while the library is the same. An exception in a cell ends the
+# build.
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(ROOT / ".cache" / "docs")
+nb_execution_cache_path = str(ROOT / ".cache" / "docs" / hash_library())
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_execution_timeout = 300
 nb_execution_in_temp = True  # (What they write does not stay.)
 nb_merge_streams = True
 # Without PyTorch, which is large, the page about it has no outputs, and says so.
+# With RDLJAX_DOCS_TORCH=1 it must be there.
 if importlib.util.find_spec("torch") is None:
+    if os.environ.get("RDLJAX_DOCS_TORCH") == "1":
+        raise errors.ConfigError("RDLJAX_DOCS_TORCH=1, and PyTorch is not installed")
     nb_execution_excludepatterns = ["tutorials/pytorch.md"]
     tags.add("without_torch")  # noqa: F821  (Sphinx defines it.)
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
