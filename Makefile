@@ -40,7 +40,7 @@ docs: $(VENV)/docs  ## the documentation's site, in docs/_build/html
 	$(bin)/python -m sphinx -W --keep-going -q docs docs/_build/html
 
 $(VENV)/docs: $(VENV)/ready pyproject.toml
-	$(bin)/python -m pip install $(quiet) --disable-pip-version-check "sphinx>=8.1" "furo>=2024.8" "myst-nb>=1.2" "equinox>=0.13"
+	$(bin)/python -m pip install $(quiet) --disable-pip-version-check "sphinx>=8.1" "furo>=2024.8" "myst-nb>=1.2" "equinox>=0.13" "rsatoolbox>=0.3.2"
 	@touch $@
 
 package:  ## the package, as it is installed by pip, in an empty environment
