@@ -97,7 +97,6 @@ ALLOWED = {
         "nets",
         "_checks",
         "_extras",
-        "_pruned",
         "_types",
         "errors",
     },

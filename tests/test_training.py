@@ -43,6 +43,20 @@ class TinyNet(nn.Module):
         return {"pooled": x, "logits": nn.Dense(self.classes)(x)}
 
 
+class Scaled:
+    """A net without Flax, whose `init` reads a number that the key determines."""
+
+    layers = ("logits",)
+
+    def init(self, key, images):
+        scale = int(jax.random.randint(key, (), 1, 9))
+        return {"params": {"weights": scale * jnp.ones((images[0].size, CLASSES))}}
+
+    def apply(self, variables, images, train=False, mutable=False, rngs=None):
+        logits = images.reshape(len(images), -1) @ variables["params"]["weights"]
+        return {"logits": logits} if mutable is False else ({"logits": logits}, {})
+
+
 def view(data, batch, key):
     """Images of the batch, with noise that depends on key and example alone."""
     index = batch["index"]
@@ -1350,3 +1364,13 @@ class TestNumbers:
                 training.select_training(state, number)
         with pytest.raises(ValueError, match="the state of several trainings"):
             training.select_training(fresh(), 0)
+
+
+def test_the_init_of_a_net_may_read_values():
+    _, teacher, arrays = setting()
+    task = training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=1)
+    state = begin(Scaled(), teacher, arrays, phase=task)
+    key, _, _ = jax.random.split(jax.random.key(0), 3)
+    expected = Scaled().init(key, arrays.data["image"])["params"]
+    found = state.replicated.params["student"]
+    np.testing.assert_array_equal(found["weights"], expected["weights"])

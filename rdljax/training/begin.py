@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rdljax import _checks, _extras, _pruned, nets, teachers, terms
+from rdljax import _checks, _extras, nets, teachers, terms
 from rdljax.training import _params, _rows, _student, many
 from rdljax.training.state import (
     Arrays,
@@ -71,7 +71,7 @@ def init(
         raise ValueError("a batch has one image or more, got none")
     # One image is enough, since only its shape matters.
     images = jnp.zeros((1, *example["image"].shape[1:]), example["image"].dtype)
-    variables = dict(_pruned.evaluate(student.init, student_key, images))
+    variables = dict(student.init(student_key, images))
     look = functools.partial(
         _student.with_extra_images(_student.in_evaluation), student
     )
