@@ -464,7 +464,7 @@ class TestRdms:
             stored = np.load(finished / folder / "rdms.npz")
             assert own["epochs"] == [None] and set(own["layers"]) == set(stored)
             for layer, (text,) in own["layers"].items():
-                values = self.decoded(text) / 2.55
+                values = self.decoded(text) / 2.54
                 assert len(values) == 200 * 199 / 2
                 for place in (0, 7, 12_345, 19_899):
                     expected = percentile(stored[layer], place)
@@ -481,7 +481,7 @@ class TestRdms:
         assert list(LAYERS) != sorted(LAYERS)
         for layer in LAYERS:
             for epoch, text in zip(recorded, found["kd"]["layers"][layer], strict=True):
-                values = self.decoded(text) / 2.55
+                values = self.decoded(text) / 2.54
                 assert len(values) == 100 * 99 / 2
                 for place in (0, 99, 4_949):
                     expected = percentile(recorded[epoch][layer], place)
@@ -500,7 +500,7 @@ class TestRdms:
                 stored = np.load(file)
                 assert {*own["layers"]} == {*stored}
                 for layer, texts in own["layers"].items():
-                    values = self.decoded(texts[place]) / 2.55
+                    values = self.decoded(texts[place]) / 2.54
                     ranks = stats.rankdata(stored[layer].astype(float))
                     want = 100 * (ranks - ranks.min()) / np.ptp(ranks)
                     assert len(values) == len(want) == 4950
@@ -516,13 +516,16 @@ class TestRdms:
         values = self.decoded(encoding.percentiles(distance.pdist(points)))
         expected = distance.pdist(points[::3])
         assert len(values) == len(expected) == 134 * 133 / 2
-        assert values[5] / 2.55 == pytest.approx(percentile(expected, 5), abs=0.2)
+        assert values[5] / 2.54 == pytest.approx(percentile(expected, 5), abs=0.2)
 
     def test_equal_and_missing_distances(self):
         values = self.decoded(encoding.percentiles(np.array([1.0, 1.0, 9.0])))
-        np.testing.assert_array_equal(values, np.round([127.5, 127.5, 255]))
+        np.testing.assert_array_equal(values, [127, 127, 254])
+        # A missing one has a byte of its own, and does not count for the others.
         values = self.decoded(encoding.percentiles(np.array([2.0, np.nan, 1])))
-        assert values[1] == 0 < values[2] < values[0]
+        np.testing.assert_array_equal(values, [254, encoding.MISSING, 127])
+        values = self.decoded(encoding.percentiles(np.full(3, np.nan)))
+        np.testing.assert_array_equal(values, [encoding.MISSING] * 3)
 
     def test_are_left_out_where_no_net_has_any(self, folder):
         for file in folder.glob("*/rdms.npz"):

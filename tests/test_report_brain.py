@@ -272,6 +272,40 @@ def test_damaged_files(folder, capsys):
     assert "it-seed1/brain.npz is damaged" in said
 
 
+# Says the colours of a pair that was not measured and of another, and their words.
+DRIVE = """
+<script>
+const seen = {};
+const figure = document.createElement("figure");
+document.body.append(figure);
+draw_rdm(figure, "", new Uint8Array([254, 255, 127]), 0, (i) => `stimulus ${i}`);
+const canvas = figure.querySelector("canvas");
+Object.assign(canvas.style, {width: "300px", height: "300px"});
+const point = (j) => {
+  const box = canvas.getBoundingClientRect();
+  const [x, y] = [box.left + 50 + 100 * j, box.top + 50];
+  canvas.dispatchEvent(new PointerEvent("pointermove", {clientX: x, clientY: y}));
+  const colour = [...canvas.getContext("2d").getImageData(j, 0, 1, 1).data];
+  return [colour, document.getElementById("tip").textContent.split("\\n").at(-1)];
+};
+[seen.full, seen.missing] = [point(1), point(2)];
+const [x, y] = [[1, 5, 9, 255], [2, 255, 4, 7]].map((of) => new Uint8Array(of));
+seen.r = [correlation(x, y), correlation(x, new Uint8Array(4).fill(255))];
+document.documentElement.dataset.seen = JSON.stringify(seen);
+</script></body>"""
+
+
+def test_pairs_that_were_not_measured_are_grey_in_a_browser(folder, look):
+    read(folder)
+    file = folder / "report.html"
+    file.write_text(file.read_text().replace("</body>", DRIVE))
+    seen = json.loads(test_report.TestBrowser.about(look(file))["data-seen"])
+    assert seen["missing"] == [[224, 224, 224, 255], "not measured"]
+    colour, words = seen["full"]
+    assert words == "percentile 100" and colour[0] > 230 and colour[2] < 60
+    assert seen["r"] == [pytest.approx(1), None]
+
+
 def test_in_a_browser(folder, look):
     test_report.record(folder / "plain-seed0", [1, 2])
     read(folder)

@@ -15,6 +15,8 @@ OVER_SEEDS: dict[str, Callable[..., np.ndarray]] = {
 }
 # The largest number of stimuli or classes shown, and the size of a thumbnail in pixels.
 MOST, TILE = 200, 40
+# The byte of a percentile of 100 %, and that of a pair that was not measured.
+FULL, MISSING = 254, 255
 
 
 def over_seeds(values: Sequence[Sequence[float | None]]) -> dict[str, list]:
@@ -26,7 +28,8 @@ def over_seeds(values: Sequence[Sequence[float | None]]) -> dict[str, list]:
 def percentiles(distances: np.ndarray) -> str:
     """Returns the percentile of each distance of an RDM, a byte each, in base64.
 
-    255 is 100 %.
+    `FULL` is 100 %, and `MISSING` is a pair that was not measured (NaN), which does not
+    count in the percentiles of others.
 
     Args:
       distances: The condensed RDM, `[pairs]`; for more than `MOST` stimuli only every
@@ -39,9 +42,11 @@ def percentiles(distances: np.ndarray) -> str:
     if every > 1:
         square = distance.squareform(distances, checks=False)
         distances = distance.squareform(square[::every, ::every], checks=False)
-    ranks = stats.rankdata(distances, nan_policy="omit")
-    percent = np.nan_to_num(255 * ranks / len(ranks)).round().astype(np.uint8)
-    return base64.b64encode(percent.tobytes()).decode()
+    measured = ~np.isnan(distances)
+    coded = np.full(len(distances), MISSING, np.uint8)
+    ranks = stats.rankdata(distances[measured])
+    coded[measured] = (FULL * ranks / len(ranks)).round()
+    return base64.b64encode(coded.tobytes()).decode()
 
 
 def round_numbers(values: np.ndarray) -> Any:

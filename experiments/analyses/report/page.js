@@ -138,9 +138,15 @@ function coloured(value, title, framed) {
   return { ...about, back: `rgb(${r} ${g} ${b})`, front };
 }
 
+// The bytes of 100 % and of a pair that was not measured, as in encoding.py.
+const [FULL, MISSING] = [254, 255];
+
 // Returns Pearson's correlation of percentiles, which is Spearman's of the distances.
+// (Pairs that were not measured in both are left out; the others keep their percentiles.)
 function correlation(x, y) {
   if (x?.length !== y?.length || !x) return null;
+  const measured = (_, i) => x[i] !== MISSING && y[i] !== MISSING;
+  [x, y] = [x.filter(measured), y.filter(measured)];
   const mean = (of) => of.reduce((sum, value) => sum + value, 0) / of.length;
   const [a, b] = [mean(x), mean(y)];
   let [xy, xx, yy] = [0, 0, 0];
@@ -160,8 +166,15 @@ function draw_rdm(figure, title, bytes, classes, name) {
   // (The place of the pair i < j in the condensed RDM.)
   const place = (i, j) => n * i - (i * (i + 1)) / 2 + j - i - 1;
   const value = (i, j) => (i === j ? 0 : bytes[place(Math.min(i, j), Math.max(i, j))]);
-  const colour = (i, j) => [...map.slice(3 * value(i, j), 3 * value(i, j) + 3), 255];
-  const words = (i, j) => `${name(i)}\n${name(j)}\npercentile ${Math.round(value(i, j) / 2.55)}`;
+  const percent = (byte) => `percentile ${Math.round((100 * byte) / FULL)}`;
+  const colour = (i, j) => {
+    const byte = value(i, j);
+    return byte === MISSING ? [224, 224, 224, 255] : [...map.slice(3 * byte, 3 * byte + 3), 255];
+  };
+  const words = (i, j) => {
+    const byte = value(i, j);
+    return `${name(i)}\n${name(j)}\n${byte === MISSING ? "not measured" : percent(byte)}`;
+  };
   square(figure, title, n, classes, colour, words);
 }
 
