@@ -23,6 +23,9 @@ SIGNALS = [
 Options = TypeVar("Options")
 # The command of an installed package: `rdljax run` is `python -m experiments.run`.
 PROGRAM = "rdljax"
+# The exit status where the reader of the output has ended: 128 plus SIGPIPE's number,
+# which Windows does not have.
+CLOSED_PIPE = 128 + 13
 
 
 class UsageError(Exception):
@@ -308,8 +311,23 @@ def exit_status(run: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit status.
 
     It is what the command returns (None: 0), 2 for a wrong command line, and 128 plus
-    the number of the signal that stopped the command, such as 130 for Ctrl-C.
+    the number of the signal that stopped the command, such as 130 for Ctrl-C. If the
+    reader of the output has ended, as in `rdljax --help | head -1`, it is 141 without
+    a message, as of programs that the signal SIGPIPE ends.
     """
+    try:
+        status = _status(run)
+        sys.stdout.flush()  # (What is still buffered would fail after `main`.)
+    except BrokenPipeError:
+        if not (_is_closed(1, 0.0) or _is_closed(2, 0.0)):
+            raise  # (The pipe of another process.)
+        _spare_closed_terminals(0)
+        return CLOSED_PIPE
+    return status
+
+
+def _status(run: Callable[[], int | None]) -> int:
+    """Runs a command and returns its exit status, unless its output is closed."""
     try:
         return run() or 0
     except (errors.UnknownName, UsageError) as error:
