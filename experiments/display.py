@@ -34,7 +34,8 @@ def progress_bar(iterable: Iterable | None = None, **options: Any) -> tqdm.tqdm:
     if sys.stderr.isatty():
         return tqdm.tqdm(iterable, **options)
     often = {"mininterval": SECONDS_BETWEEN_LINES, "miniters": 1, "maxinterval": 0}
-    return _Lines(iterable, **often, **options)
+    # (Below another bar, tqdm would move the cursor.)
+    return _Lines(iterable, **often, **options, position=0)
 
 
 class _Lines(tqdm.tqdm):

@@ -41,6 +41,15 @@ class TestLines:
                 bar.update()
         assert capfd.readouterr().err.count("\r") == 0
 
+    def test_a_bar_within_another_does_not_move_the_cursor(self, capsys, clock):
+        with display.progress_bar(total=2), display.progress_bar(total=3) as inner:
+            for _ in range(3):
+                clock[0] += 40
+                inner.update()
+        said = capsys.readouterr().err
+        assert "3/3" in said and "" not in said.splitlines()
+        assert not re.search(r"[^\n\x20-\x7e\u2580-\u259f]", said)
+
     def test_messages_stay_between_lines(self, capsys, clock):
         with display.progress_bar(total=2) as bar:
             bar.write("a message", file=sys.stderr)
