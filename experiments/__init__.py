@@ -49,13 +49,18 @@ import sys
 # jax 0.12); must be set before jax is imported.
 os.environ.setdefault("PJRT_NPROC", "32")
 
-if sys.argv[:1] == ["-m"]:  # Python has not found the module yet; it precedes argv.
+
+def _is_command() -> bool:
+    """Returns whether this process is a command, not a program that imports this."""
+    if sys.argv[:1] != ["-m"]:
+        return pathlib.PurePath("".join(sys.argv[:1])).stem == "rdljax"
+    # Python has not found the module yet; its name precedes argv.
     called = "".join(sys.orig_argv[-len(sys.argv) :][:1]).partition(".")[0]
     # (The second: `-mMODULE`.)
-    is_command = called == "experiments" or called.endswith("mexperiments")
-else:
-    is_command = pathlib.PurePath("".join(sys.argv[:1])).stem == "rdljax"
-if is_command:
+    return called == "experiments" or called.endswith("mexperiments")
+
+
+if _is_command():
     from experiments import command
 
     command.handle_signals_from_start()
