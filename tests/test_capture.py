@@ -409,6 +409,9 @@ class TestNNX:
             model, ["**"], X, call=lambda model, x, train: model.encode(x)
         )
         assert net.layers == ("first", "features", "[features]")
+        assert {*net(model, X, train=True)} == {*net.layers}
+        # What is sown is not added to the model.
+        assert not hasattr(model, "features")
         seen = net.apply(net.variables, X)
         for name in net.layers:
             np.testing.assert_array_equal(seen[name], model.first(X))

@@ -234,8 +234,10 @@ class NNXNet(_Net):
 
         Args:
           model: A model of the same class and structure as the one given to `nnx`, such
-            as that one. As when it is called itself, its running statistics are updated
-            in training mode, and its random streams advance.
+            as that one. Its variables change as when it is called itself: running
+            statistics are updated in training mode, and random streams advance. But
+            variables that the call would add, which are those that its modules sow for
+            the first time, are not added; captured ones are in the returned dict.
           images: Input of the model.
           train: Whether to run in training mode, whatever the mode of the model, which
             stays as it is.
