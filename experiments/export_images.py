@@ -3,8 +3,8 @@
     python -m experiments.export_images images.npz --data=cifar100 --data_dir=DIR
 
 A teacher of any program sees them and stores its activations, a row for each image, in
-this order or with `index` (`rdljax.activations`). `experiments.run ... --teacher=None
---activations=FILE --layers stage1:conv1` takes them.
+this order or with `index` (`rdljax.activations`). Students learn from them with
+`python -m experiments.run ... --teacher=None --activations=FILE --layers stage1:conv1`.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
 """The console command, and what the help of every command imports."""
 
+import ast
 import os
 import pathlib
 import re
@@ -147,6 +148,31 @@ def test_an_error_of_our_own_is_not_taken_for_a_missing_package():
         import experiments.nothing  # noqa: F401
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_ended(buffered, tmp_path):
+    """As in `rdljax --help | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment["PYTHONUNBUFFERED"] = "" if buffered else "1"
+    done = subprocess.run(
+        [*install(tmp_path), "--help"],
+        env=environment,
+        stdout=write,
+        stderr=subprocess.PIPE,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (command.CLOSED_PIPE, b"")
+
+
+def test_a_closed_pipe_of_another_process_is_an_error():
+    def run():
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        command.exit_status(run)
+
+
 class TestNames:
     """Commands in messages are written as the user called this one."""
 
@@ -159,11 +185,12 @@ class TestNames:
 
     def test_in_a_help_and_an_error(self, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["/some/bin/rdljax", "run"])
-        for arguments in (["report", "--help"], ["run", "mnist_rdl", "--help"]):
+        calls = (["report"], ["run", "mnist_rdl"], ["export-images"])
+        for arguments in ([*words, "--help"] for words in calls):
             assert main.main(arguments) == 0
             said = capsys.readouterr().out
             assert said.startswith(f"usage: rdljax {' '.join(arguments[:-1])} ")
-            assert "python -m" not in said
+            assert "python -m" not in said and "experiments.run" not in said
         assert main.main(["probe"]) == 2
         assert "rdljax probe" in capsys.readouterr().err
         assert main.main(["run", "mnist_rdl", "--data=mnist"]) == 2
@@ -196,6 +223,20 @@ class TestNames:
 )
 def test_every_choice_has_a_function(names, table):
     assert typing.get_args(names) == tuple(table)
+
+
+def test_texts_name_pages_of_the_documentation_by_their_titles():
+    """Not by paths, which an installed package lacks."""
+    pages = (ROOT / "docs").rglob("*.md")
+    titles = {page.read_text().splitlines()[0].removeprefix("# ") for page in pages}
+    named = []
+    for file in (ROOT / "experiments").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = " ".join(node.value.split())
+                assert "docs/" not in text and "make mnist" not in text, file
+                named += re.findall(r'documentation:? \(?"([^"]+)"', text)
+    assert len(named) >= 6 and {*named} <= titles
 
 
 def test_the_help_of_prepare_has_every_source(capsys):

@@ -89,8 +89,8 @@ class Method(Settings):
     )
     """The methods: `plain`, or parts joined by `+`: ab, at, cc, cka, crd, dist, dkd,
     fsp, ft, hint, kd, kdsvd, nst, nst_gaussian, nst_linear, pkt, rdl, rkd, sp, vid,
-    and with `brain` the names of its RDMs (docs/brain.md), such as human_it,
-    human_it@stage1 (in that layer only) and human_it_shuffled."""
+    and with `brain` the names of its RDMs (documentation: "A brain as the teacher"),
+    such as human_it, human_it@stage1 (in that layer only) and human_it_shuffled."""
     weights: tuple[str, ...] = ()
     """Weights of parts: PART=NUMBER, or for one method METHOD/PART=NUMBER, such as
     at=500 or kd/task=0.1. Defaults are RepDistiller's (`experiments.methods`), and 1

@@ -28,8 +28,8 @@ def get_table() -> tables.Table:
         },
         (
             "RDL's distance, comparison, layers and weight are those chosen here on "
-            "validation images (docs/results/defaults.md); the paper's were not "
-            "available",
+            'validation images (documentation: "How RDL\'s defaults were chosen"); '
+            "the paper's were not available",
             "all pairs of the batch, where the prototype draws 50 of the 4,950 pairs "
             "of 100 fixed images",
             "FitNet's hint has weight 1 (RepDistiller 100), AT 1000 as in RepDistiller",

@@ -24,8 +24,8 @@ A training plan is a sequence of phases. A phase has the terms of its loss with 
 weights, the parameters that it trains, and a number of epochs. The step depends on the
 devices only by the name of an axis, so the same step runs under `pmap`,
 `vmap(axis_name=...)`, `jit(shard_map(...))`, or unmapped with `axis_name=None`. With
-several processes (`jax.distributed`), each holds the part of its own devices: see
-`docs/devices.md`.
+several processes (`jax.distributed`), each holds the part of its own devices: see the
+documentation's page `docs/devices.md`.
 
     plan = [training.Phase({"task": (1.0, terms.cross_entropy())}, epochs=20)]
     arrays = training.replicate(training.Arrays(teacher.arrays, data))
