@@ -11,6 +11,7 @@ import sys
 ROOT = pathlib.Path(__file__).parents[1]
 # By file or folder, the tests that meet its faults first; the longest entry counts.
 TESTS = {
+    "rdljax/__init__.py": "main package",
     "rdljax/_blocks.py": "forms mmd",
     "rdljax/_checks.py": "objectives rdm",
     "rdljax/_extras.py": "imports",
@@ -47,10 +48,15 @@ TESTS = {
     "rdljax/teachers.py": "terms training",
     "rdljax/terms": "terms devices",
     "rdljax/training": "training drivers",
-    "docs": "docs",
-    "docs/brain.md": "docs readme",
+    # (The site's configuration is tried by `make docs` alone.)
+    "docs": "docs main",
+    "docs/brain.md": "docs main readme",
+    "docs/reference": "docs readme",
+    "docs/results": "docs readme",
+    "docs/scaling.md": "docs main benchmarks",
     "docs/tutorials": "docs tutorials",
     "experiments": "experiments",
+    "experiments/README.md": "docs",
     "experiments/__main__.py": "main",
     "experiments/analyses": "probe",
     "experiments/analyses/detection": "detection",
@@ -106,7 +112,10 @@ TESTS = {
     "tests/process.py": "training",
     "tests/quick.py": "correlations methods",
     "tests/mutants": "mutants",
-    "README.md": "readme package",
+    "tests/room.py": "room",
+    "CHANGELOG.md": "docs",
+    "CONTRIBUTING.md": "docs",
+    "README.md": "docs readme package",
     "CITATION.cff": "package",
     "pyproject.toml": "package",
 }
@@ -147,6 +156,8 @@ def main(arguments: list[str]) -> int:
     tests = sorted({test for file in files for test in tests_of(file)})
     tests.append(f"tests/test_{ALWAYS}.py")
     print(f"{len(files)} changed files: {' '.join(tests)}", flush=True)
+    if len(tests) > 2 and not any(option.startswith("-n") for option in options):
+        options += ["-nauto", "--dist=loadfile", "--no-loadscope-reorder"]
     call = [sys.executable, "-m", "pytest", "-q", "-x", *options, *tests]
     return subprocess.run(call, cwd=ROOT).returncode
 

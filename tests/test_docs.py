@@ -39,6 +39,11 @@ def test_every_link_leads_to_a_file_and_its_heading(page):
         assert not anchor or anchor in anchors(target), link
 
 
+def test_pages_have_links():
+    links = [re.findall(r"\]\((?!\w+:)([^)\s]+)\)", text_of(page)) for page in PAGES]
+    assert sum(map(len, links)) > 100
+
+
 def test_every_public_module_has_a_page():
     # (That every name is on it is checked when the site is built.)
     text = "".join(p.read_text() for p in (ROOT / "docs" / "reference").glob("*.md"))

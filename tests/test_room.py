@@ -13,11 +13,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 def test_every_file_of_code_has_tests_that_exist():
     found = [
         path.relative_to(ROOT).as_posix()
-        for folder in ("rdljax", "experiments", "benchmarks")
-        for path in (ROOT / folder).rglob("*.py")
-        if path.name != "__init__.py" or path.parent.parent != ROOT
+        for folder in ("rdljax", "experiments", "benchmarks", "docs")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in (".py", ".md", ".ipynb") and "_build" not in path.parts
     ]
-    assert len(found) > 80
+    assert len(found) > 250
     for file in found:
         tests = room.tests_of(file)
         assert tests, file
@@ -53,6 +53,21 @@ def test_runs_them_with_the_options_of_pytest(monkeypatch):
     assert room.main(["-k=x", "rdljax/mmd/kernels.py", "LICENSE"]) == 3
     tests = ["tests/test_mmd.py", "tests/test_imports.py"]
     assert calls == [["-m", "pytest", "-q", "-x", "-k=x", *tests]]
+
+
+def test_more_files_are_divided_over_processes(monkeypatch):
+    calls = []
+
+    def record(call, **_):
+        calls.append(call[1:])
+        return subprocess.CompletedProcess(call, 0)
+
+    monkeypatch.setattr(subprocess, "run", record)
+    room.main(["rdljax/terms/base.py"])
+    room.main(["rdljax/terms/base.py", "-n1"])
+    divided, single = calls
+    assert "-nauto" in divided and "--dist=loadfile" in divided
+    assert "-nauto" not in single and "-n1" in single
 
 
 def test_finds_what_differs_from_the_last_commit():
