@@ -33,6 +33,7 @@ TESTS = {
     "rdljax/nets": "nets",
     "rdljax/nets/_initializers.py": "initializers nets",
     "rdljax/nets/_weights.py": "from_torch",
+    "rdljax/nets/_sites.py": "capture",
     "rdljax/nets/capture.py": "capture",
     "rdljax/nets/from_keras.py": "from_torch",
     "rdljax/nets/from_torch.py": "from_torch",

@@ -126,6 +126,14 @@ class TestLinen:
         seen = net.apply(variables, IMAGES)
         equal(seen["encoder/block_0/dense"], expected)
 
+    def test_the_layers_of_a_sequential_model_have_flaxs_names(self):
+        model = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(3)])
+        net = capture.linen(model, {"hidden": "layers_0", "logits": ""}, X)
+        variables = net.init(KEY, X)
+        seen, first = net.apply(variables, X), variables["params"]["layers_0"]
+        equal(seen["hidden"], X @ first["kernel"] + first["bias"][None])
+        equal(seen["logits"], model.apply(variables, X))
+
     def test_updates_and_dropout_are_those_of_the_model(self):
         net, variables = made("linen")
         rngs = {"dropout": jax.random.key(3)}

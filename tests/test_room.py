@@ -42,27 +42,26 @@ def test_the_longest_entry_counts(file, tests):
     assert room.tests_of(file) == tests
 
 
-def test_runs_them_with_the_options_of_pytest(monkeypatch):
-    calls = []
+@pytest.fixture
+def calls(monkeypatch):
+    """The arguments of the processes that would be started; each ends with 3."""
+    found = []
 
     def record(call, **_):
-        calls.append(call[1:])
+        found.append(call[1:])
         return subprocess.CompletedProcess(call, 3)
 
     monkeypatch.setattr(subprocess, "run", record)
+    return found
+
+
+def test_runs_them_with_the_options_of_pytest(calls):
     assert room.main(["-k=x", "rdljax/mmd/kernels.py", "LICENSE"]) == 3
     tests = ["tests/test_mmd.py", "tests/test_imports.py"]
     assert calls == [["-m", "pytest", "-q", "-x", "-k=x", *tests]]
 
 
-def test_more_files_are_divided_over_processes(monkeypatch):
-    calls = []
-
-    def record(call, **_):
-        calls.append(call[1:])
-        return subprocess.CompletedProcess(call, 0)
-
-    monkeypatch.setattr(subprocess, "run", record)
+def test_more_files_are_divided_over_processes(calls):
     room.main(["rdljax/terms/base.py"])
     room.main(["rdljax/terms/base.py", "-n1"])
     divided, single = calls

@@ -24,74 +24,31 @@ import collections
 import dataclasses
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen
 import flax.nnx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 from flax.core import scope
 
-from rdljax import errors
+from rdljax.nets import _sites
+from rdljax.nets._sites import Report, Row
+
+__all__ = ["LinenNet", "NNXNet", "Report", "Row", "linen", "nnx", "report"]
 
 Array = jax.Array
 PyTree = Any
 # `call(model, images, train)` returns the output of the model.
 Call = Callable[[Any, PyTree, bool], PyTree]
-Taps = Mapping[str, str] | Sequence[str]
-# The outputs of each module, call by call, by path.
-_Outputs = dict[str, Sequence[PyTree]]
-
-
-class Row(NamedTuple):
-    """An activation that can be captured: path, module's class, shape and dtype."""
-
-    path: str
-    kind: str
-    shape: tuple[int, ...]
-    dtype: jnp.dtype
-
-
-class Report(tuple[Row, ...]):
-    """Rows in the order of computation; printed as a table."""
-
-    def __str__(self):
-        cells = [(r.path or '""', r.kind, str(r.shape), str(r.dtype)) for r in self]
-        cells = [Row._fields, *cells]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [map(str.ljust, line, widths) for line in cells]
-        return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-class _Place(NamedTuple):
-    """The place of an activation among the outputs of modules."""
-
-    path: str
-    call: int
-    leaf: int
-    index: int | None  # type: ignore[assignment]  # On axis 0, if stacked.
-
-
-class _Called(NamedTuple):
-    """A call of a module, with the shapes inside any transform."""
-
-    path: str
-    kind: str
-    shapes: PyTree
-
-
-# By name; None for a module whose outputs are not returned by its transform.
-_Sites = dict[str, tuple[Row, _Place] | None]
 
 
 class _Net:
-    places: tuple[tuple[str, _Place], ...]
+    places: tuple[tuple[str, _sites.Place], ...]
     _outputs: Callable[..., tuple[Any, Any]]
-    _sites: Callable[[PyTree], _Sites]
+    _find_sites: Callable[[PyTree], _sites.Sites]
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -119,32 +76,11 @@ class _Net:
           ValueError: A captured module is not called in this mode.
         """
         outputs, updates = self._outputs(variables, images, train, mutable, rngs)
-        selected = self._select(outputs)
+        selected = _sites.select(self.places, outputs)
         return selected if mutable is False else (selected, updates)
 
     def _paths(self) -> set[str]:
         return {place.path for _, place in self.places}
-
-    def _select(self, outputs: _Outputs) -> dict[str, Array]:
-        def take(place):
-            calls = outputs.get(place.path, ())
-            if place.call >= len(calls):
-                raise ValueError(
-                    f"{place.path!r} returned {len(calls)} outputs, expected more "
-                    f"than {place.call}: it is not called in this mode, or inside a "
-                    "transform that does not return the outputs of its modules"
-                )
-            leaf = jax.tree.leaves(calls[place.call])[place.leaf]
-            if place.index is None:
-                return leaf
-            if place.index >= leaf.shape[0]:
-                raise ValueError(
-                    f"{place.path!r} has {leaf.shape[0]} stacked outputs, expected "
-                    f"more than {place.index}"
-                )
-            return leaf[place.index]
-
-        return {name: take(place) for name, place in self.places}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +89,7 @@ class LinenNet(_Net):
 
     module: flax.linen.Module
     call: Call
-    places: tuple[tuple[str, _Place], ...] = ()
+    places: tuple[tuple[str, _sites.Place], ...] = ()
 
     def init(self, key: Array, images: PyTree) -> PyTree:
         """Returns the model's own variables."""
@@ -168,15 +104,15 @@ class LinenNet(_Net):
         chosen = {"train": train, "mutable": mutable, "rngs": rngs}
         return self._run(variables, images, keep, **chosen)
 
-    def _sites(self, images: PyTree) -> _Sites:
+    def _find_sites(self, images: PyTree) -> _sites.Sites:
         """Lists the activations that can be captured."""
-        log: list[_Called] = []
+        log: list[_sites.Called] = []
 
         def note(method, args, kwargs, context):
             output = method(*args, **kwargs)
             if context.method_name == "__call__":
                 path, kind = "/".join(context.module.path), type(context.module)
-                log.append(_Called(path, kind.__name__, _shapes(output)))
+                log.append(_sites.Called(path, kind.__name__, _sites.shapes_of(output)))
             return output
 
         def run(variables, images):
@@ -185,7 +121,7 @@ class LinenNet(_Net):
 
         variables = jax.eval_shape(self.init, jax.random.key(0), images)
         outputs = jax.eval_shape(run, variables, images)
-        return _name_outputs(log, outputs, type(self.module).__name__)
+        return _sites.name_outputs(log, outputs, type(self.module).__name__)
 
     def _run(self, variables, images, keep, *, train=False, mutable=False, rngs=None):
         output, updates = self.module.apply(
@@ -199,7 +135,7 @@ class LinenNet(_Net):
         )
         sown = traverse_util.flatten_dict(updates.get("intermediates", {}))
         updates = {k: v for k, v in updates.items() if k != "intermediates"}
-        return _by_path(sown, output), updates
+        return _sites.by_path(sown, output), updates
 
 
 # Compared by identity, since it holds arrays.
@@ -209,7 +145,7 @@ class NNXNet(_Net):
 
     model: flax.nnx.Module  # A copy of the user's model; it is never called.
     call: Call
-    places: tuple[tuple[str, _Place], ...] = ()
+    places: tuple[tuple[str, _sites.Place], ...] = ()
 
     @property
     def variables(self) -> dict[str, PyTree]:
@@ -247,7 +183,7 @@ class NNXNet(_Net):
         """
         # Of a copy, since its modules get other classes.
         copy = flax.nnx.clone(model)
-        selected = self._select(self._kept_outputs(copy, images, train))
+        selected = _sites.select(self.places, self._kept_outputs(copy, images, train))
         before = dict(flax.nnx.to_flat_state(flax.nnx.state(model)))
 
         # Others may be constants of the transform in which the model is called.
@@ -289,12 +225,12 @@ class NNXNet(_Net):
                 _note_calls(module, _keep)
         return self._run(model, images, train)
 
-    def _sites(self, images: PyTree) -> _Sites:
+    def _find_sites(self, images: PyTree) -> _sites.Sites:
         """Lists the activations that can be captured, unless lost in a transform."""
-        log: list[_Called] = []
+        log: list[_sites.Called] = []
 
         def note(path, kind, module, output):
-            log.append(_Called(path, kind, _shapes(output)))
+            log.append(_sites.Called(path, kind, _sites.shapes_of(output)))
 
         def run(variables, images):
             model = self.merge(variables)
@@ -308,7 +244,7 @@ class NNXNet(_Net):
         calls: dict[str, list[PyTree]] = collections.defaultdict(list)
         for called in log:
             calls[called.path].append(called.shapes)
-        return _name_outputs(log, calls | outputs, type(self.model).__name__)
+        return _sites.name_outputs(log, calls | outputs, type(self.model).__name__)
 
     def _run(self, model, images, train=False):
         if train:
@@ -325,11 +261,15 @@ class NNXNet(_Net):
             for state in kept
             for path, variable in flax.nnx.to_flat_state(state)
         }
-        return _by_path(sown, output)
+        return _sites.by_path(sown, output)
 
 
 def linen(
-    module: flax.linen.Module, taps: Taps, images: PyTree, *, call: Call | None = None
+    module: flax.linen.Module,
+    taps: _sites.Taps,
+    images: PyTree,
+    *,
+    call: Call | None = None,
 ) -> LinenNet:
     """Wraps a Linen module as a net that returns its activations.
 
@@ -354,11 +294,16 @@ def linen(
         transform that does not return it.
     """
     net = _net(module, call, flax.linen.Module)
-    return dataclasses.replace(net, places=_places(taps, net._sites(images)))
+    sites = net._find_sites(images)
+    return dataclasses.replace(net, places=_sites.places_of(taps, sites))
 
 
 def nnx(
-    model: flax.nnx.Module, taps: Taps, images: PyTree, *, call: Call | None = None
+    model: flax.nnx.Module,
+    taps: _sites.Taps,
+    images: PyTree,
+    *,
+    call: Call | None = None,
 ) -> NNXNet:
     """Wraps an NNX model as a net that returns its activations.
 
@@ -386,13 +331,13 @@ def nnx(
         refused.
     """
     net = _net(model, call, flax.nnx.Module)
-    sites = net._sites(images)
-    net = dataclasses.replace(net, places=_places(taps, sites))
+    sites = net._find_sites(images)
+    net = dataclasses.replace(net, places=_sites.places_of(taps, sites))
     shapes = {site[1]: site[0].shape for site in sites.values() if site}
     seen = jax.eval_shape(net.apply, net.variables, images)
     for name, place in net.places:
         if seen[name].shape != shapes[place]:
-            raise ValueError(_not_returned(place.path))
+            raise ValueError(_sites.explain_loss(place.path))
     return net
 
 
@@ -416,7 +361,7 @@ def report(
         net = model
     else:
         net = _net(model, call, flax.linen.Module, flax.nnx.Module)
-    return Report(site[0] for site in net._sites(images).values() if site)
+    return Report(site[0] for site in net._find_sites(images).values() if site)
 
 
 def _net(model, call: Call | None, *kinds: type) -> Any:
@@ -431,115 +376,6 @@ def _net(model, call: Call | None, *kinds: type) -> Any:
     model = flax.nnx.clone(model)
     flax.nnx.pop(model, flax.nnx.Intermediate)  # From previous calls.
     return NNXNet(model, call)
-
-
-def _arrays(tree: PyTree) -> PyTree:
-    """Returns the output of a module with None for leaves such as strings."""
-    numbers = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
-    numbers |= bool | int | float | complex
-    return jax.tree.map(lambda x: x if isinstance(x, numbers) else None, tree)
-
-
-def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), _arrays(tree)
-    )
-
-
-def _by_path(sown: Mapping[tuple, PyTree], output: PyTree) -> _Outputs:
-    """Returns outputs and sown values of modules, and the model's output, by path."""
-    found: _Outputs = {}
-    for path, values in sown.items():
-        path = path[:-1] if path[-1] == "__call__" else path
-        # A tuple, unless the module reduces sown values in another way.
-        values = values if isinstance(values, tuple) else (values,)
-        found["/".join(map(str, path))] = tuple(map(_arrays, values))
-    return found | {"": (_arrays(output),)}
-
-
-def _name_outputs(log: list[_Called], outputs: _Outputs, kind: str) -> _Sites:
-    """Returns each output array by its name, in the order of the calls."""
-    paths = {called.path for called in log}
-    inside = [called for called in log if called.path]
-    sown = [
-        _Called(path, "sow", _shapes(value))
-        for path, values in outputs.items()
-        for value in values
-        if path and path not in paths
-    ]
-    calls: collections.Counter[str] = collections.Counter()
-    sites: _Sites = {}
-    order = [*inside, _Called("", kind, outputs[""][0])]
-    for called in sown:
-        # A module sows before it returns.
-        parent = called.path.rpartition("/")[0]
-        before = (i for i, other in enumerate(order) if other.path == parent)
-        order.insert(next(before, len(order) - 1), called)
-    for path, module, shapes in order:
-        call = calls[path]
-        calls[path] += 1
-        # A transform may trace a call several times.
-        if call >= len(outputs.get(path, ())):
-            continue
-        name = f"{path}#{call}" if call else path
-        leaves = jax.tree_util.tree_leaves_with_path(outputs[path][call])
-        pairs = zip(leaves, jax.tree.leaves(shapes), strict=True)
-        for leaf, ((keys, got), own) in enumerate(pairs):
-            part = name + "".join(
-                f"[{jax.tree_util.keystr((key,), simple=True)}]" for key in keys
-            )
-            parts: dict[str, int | None]
-            if got.shape == own.shape:
-                parts = {part: None}
-            elif got.shape[1:] == own.shape:
-                parts = {f"{part}[{k}]": k for k in range(got.shape[0])}
-            else:
-                parts = {}  # Stacked on an unknown axis.
-            for tap, index in parts.items():
-                row = Row(tap, module, own.shape, own.dtype)
-                sites[tap] = row, _Place(path, call, leaf, index)
-    found = {site[1].path for site in sites.values() if site}
-    return sites | dict.fromkeys(sorted(paths - found))
-
-
-def _places(taps: Taps, sites: _Sites) -> tuple[tuple[str, _Place], ...]:
-    """Returns names and places of captured activations, in order of computation."""
-    if isinstance(taps, str):
-        raise ValueError(f"expected a list or a dict of patterns, got {taps!r}")
-    named: dict[str, str] = {}
-    both = taps.items() if isinstance(taps, Mapping) else ((None, tap) for tap in taps)
-    for name, pattern in both:
-        matching = _matching(pattern, sites)
-        paths = [path for path in matching if sites[path]]
-        if not matching:
-            raise errors.UnknownName("activation", pattern, sites)
-        if not paths:
-            raise ValueError(_not_returned(pattern))
-        if name is not None and len(paths) > 1:
-            raise ValueError(f"{pattern!r} is not one activation but {paths}")
-        named |= {path if name is None else name: path for path in paths}
-    order, places = list(sites), {tap: site[1] for tap, site in sites.items() if site}
-    in_order = sorted(named.items(), key=lambda item: order.index(item[1]))
-    return tuple((name, places[path]) for name, path in in_order)
-
-
-def _matching(pattern: str, names: _Sites) -> list[str]:
-    """Returns the name equal to the pattern, or otherwise the names that it matches."""
-    if pattern in names:
-        return [pattern]
-    globs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    # Brackets are literal, since names contain them.
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    form = "".join(globs.get(part, re.escape(part)) for part in parts)
-    return [name for name in names if name and re.fullmatch(form, name)]
-
-
-def _not_returned(path: str) -> str:
-    return (
-        f"{path!r} is called inside a transform that does not return the outputs of "
-        "its modules, or not on axis 0. Capture a module outside of it, or pass "
-        'variable_axes={..., "intermediates": 0} to Linen\'s nn.scan or nn.vmap'
-    )
 
 
 def _with_train(model, images, train):
