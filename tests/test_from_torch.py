@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from rdljax import errors, files, nets
+from rdljax import errors, files, nets, teachers
 from rdljax.nets import _weights, from_keras, from_torch
 
 HERE = pathlib.Path(__file__).parent / "reference" / "nets"
@@ -263,6 +263,16 @@ class TestRead:
         assert found.keys() == state.keys()
         for key, x in state.items():
             np.testing.assert_array_equal(found[key], x)
+
+    def test_a_file_of_weights_becomes_a_teacher(self, tmp_path):
+        state, released = reference("resnet8")
+        from_torch.write(tmp_path / "resnet8.safetensors", state)
+        found = from_torch.read(tmp_path / "resnet8.safetensors")
+        variables = from_torch.to_flax("resnet8", found)
+        teacher = teachers.net(nets.build("resnet8", 100), variables)
+        batch = {"image": jnp.asarray(released["input"], jnp.float32)}
+        seen = jax.jit(teacher.targets)(teacher.arrays, batch)
+        np.testing.assert_allclose(seen["logits"], released["logits"], atol=1e-4)
 
     @pytest.mark.parametrize("suffix", ["npz", "safetensors", "pth"])
     def test_refuses_a_damaged_file(self, tmp_path, suffix):
