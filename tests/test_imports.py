@@ -112,7 +112,7 @@ ALLOWED = {
     },
     "checkpoints": {"jax", "numpy", "orbax", "tensorstore", "_extras", "files"},
     "statistics": {"jax", "numpy", "scipy", "rdm", "_checks", "_geometry", "validate"},
-    "plots": {"numpy", "scipy", "matplotlib", "rdm", "statistics", "plots", "_extras"},
+    "plots": {"numpy", "scipy", "matplotlib", "rdm", "plots", "_extras"},
 }
 STANDARD = sys.stdlib_module_names
 

@@ -223,6 +223,22 @@ class TestSimilarity:
         with pytest.raises(ValueError, match=r"got \(2, 36\) and \(36,\)"):
             plots.correlate_rdms(first, second[0])
 
+    def test_correlations_of_what_both_rdms_have(self):
+        first, second = (np.array([distances(seed=i)] * 6) for i in range(2))
+        first[1, :5], second[2, 3:9] = np.nan, np.nan
+        first[2] = 0.1  # Constant,
+        first[3, 9:] = 7.3  # and where the other is known.
+        second[3, :9] = np.nan
+        first[4], second[4] = 1e-30 * first[4], 1e30 * second[4] + 5e30
+        second[5] = 1 + 1e-7 * second[5]
+        found = plots.correlate_rdms(first, second)
+        expected = [
+            [statistics.rdm_agreement(a, b).pearson for b in second] for a in first
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-7)
+        assert np.isnan(found[2]).all() and np.isnan(found[3, 3])
+        assert np.isfinite(found[[0, 1, 4, 5]]).all()
+
 
 class TestPlaces:
     def test_distances_of_points_in_a_plane_are_kept(self):
@@ -371,6 +387,20 @@ class TestRdmMap:
         assert texts(axes.texts) == ["1", "2", "3"]
         np.testing.assert_allclose(axes.texts[1].xy, axes.lines[0].get_xydata()[1])
         assert axes.get_xlabel() == "1 stem, 2 pooled, 3 logits"
+
+    def test_another_scaling_receives_the_pairs(self):
+        rdms = {name: distances(seed=i) for i, name in enumerate("abc")}
+        given = []
+
+        def line(pairs):
+            given.append(pairs)
+            return np.eye(3, 2)
+
+        axes = plots.draw_rdm_map(rdms, scaling=line)
+        expected = 1 - np.corrcoef([*rdms.values()])[np.triu_indices(3, 1)]
+        np.testing.assert_allclose(given, [expected])
+        drawn = [shown.get_xydata()[0] for shown in axes.lines]
+        np.testing.assert_array_equal(drawn, np.eye(3, 2))
 
     @pytest.mark.parametrize(
         "rdms",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rdljax import rdm, statistics
+from rdljax import rdm
 from rdljax.plots import _style
 
 if TYPE_CHECKING:
@@ -85,9 +85,37 @@ def correlate_rdms(first: npt.ArrayLike, second: npt.ArrayLike) -> np.ndarray:
             f"correlate_rdms takes RDMs [a, pairs] and [b, pairs]: got {rows.shape} "
             f"and {columns.shape}"
         )
-    return np.array(
-        [[statistics.rdm_agreement(a, b).pearson for b in columns] for a in rows]
-    )
+    (x, in_x), (y, in_y) = _centred(rows), _centred(columns)
+    # Means over the pairs that both RDMs have.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        pairs = in_x @ in_y.T
+        mean_x, mean_y = x @ in_y.T / pairs, in_x @ y.T / pairs
+        variance_x = _variance(x**2 @ in_y.T / pairs, mean_x)
+        variance_y = _variance(in_x @ (y**2).T / pairs, mean_y)
+        covariance = x @ y.T / pairs - mean_x * mean_y
+        correlations = covariance / np.sqrt(variance_x * variance_y)
+    return np.clip(correlations, -1, 1)
+
+
+def _centred(rdms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns RDMs of mean 0 and maximum 1, 0 for NaN, and which pairs are known."""
+    x = np.where(known := np.isfinite(rdms), rdms, 0).astype(np.float64)
+    x, counts = _to_maximum_1(x), np.maximum(known.sum(axis=1, keepdims=True), 1)
+    x = np.where(known, x - x.sum(axis=1, keepdims=True) / counts, 0)
+    # (Of a constant RDM only rounding is left.)
+    x = np.where(np.abs(x).max(axis=1, keepdims=True, initial=0) < 1e-13, 0, x)
+    return _to_maximum_1(x), known.astype(np.float64)
+
+
+def _to_maximum_1(x: np.ndarray) -> np.ndarray:
+    largest = np.abs(x).max(axis=1, keepdims=True, initial=0)
+    return x / np.where(largest == 0, 1, largest)
+
+
+def _variance(mean_of_squares: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Returns variances, NaN for those that are not more than rounding."""
+    variance = mean_of_squares - mean**2
+    return np.where(variance > 1e-14 * mean_of_squares, variance, np.nan)
 
 
 def draw_rdm(
@@ -181,8 +209,8 @@ def draw_rdms(
             image = _draw(axes, next(values), labels, limits)
             axes.set_title(title, fontsize=_style.NORMAL)
             if reference is not None and title != reference:
-                pair = (condensed("", row[name]) for name in (title, reference))
-                r = statistics.rdm_agreement(*pair).pearson
+                pair = ([condensed("", row[name])] for name in (title, reference))
+                r = correlate_rdms(*pair).item()
                 axes.set_xlabel(f"r = {r:.2f}", fontsize=_style.NORMAL)
         for axes in panels[place, len(row) :]:
             axes.set_axis_off()

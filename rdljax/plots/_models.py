@@ -87,29 +87,11 @@ def draw_models(
         raise ValueError(f"draw_models has no values of {unknown}: got {shapes}")
     axes = _style.panel(axes, (0.75 * len(points) + 1.2, 3.2))
     if ceiling is not None:
-        axes.axhspan(*ceiling, color=_style.GREY, linewidth=0, zorder=0)
-        at: dict[str, Any] = {
-            "xycoords": axes.get_yaxis_transform(),
-            "textcoords": "offset points",
-        }
-        text: dict[str, Any] = {
-            "ha": "left",
-            "va": "bottom",
-            "fontsize": _style.SMALL,
-            "color": "0.4",
-        }
-        axes.annotate("noise ceiling", (0, ceiling[1]), xytext=(3, 1), **at, **text)
+        _draw_ceiling(axes, ceiling)
     tops = {}
     for place, (name, own) in enumerate(points.items()):
-        colour = _style.COLOURS[place % len(_style.COLOURS)]
-        low, high = (intervals or {}).get(name, (np.nan, np.nan))
-        axes.plot([place, place], [low, high], color=colour, linewidth=2, zorder=2)
-        mean = np.ma.filled(np.ma.masked_invalid(own).mean(), np.nan)
-        axes.plot(place, mean, "o", color=colour, markersize=7, zorder=3)
-        if len(own) > 1:
-            beside = np.full(len(own), place + 0.18)
-            axes.plot(beside, own, ".", color=colour, alpha=0.5, markersize=5)
-        tops[name] = max((y for y in (*own, high) if np.isfinite(y)), default=-np.inf)
+        interval = (intervals or {}).get(name, (np.nan, np.nan))
+        tops[name] = _draw_model(axes, place, own, interval)
         if marks and name in marks and np.isfinite(tops[name]):
             _write_above(axes, marks[name], (place, tops[name]), 3)
     _style.name_ticks(axes, range(len(points)), list(points))
@@ -171,11 +153,8 @@ def draw_curves(
         axes.axhspan(*ceiling, label="noise ceiling", **colour)
     colours = itertools.cycle(_style.COLOURS)
     for name, own in lines.items():
-        style: dict[str, Any] = {
-            "linewidth": 1.6,
-            "markersize": 5,
-            **(styles or {}).get(name, {}),
-        }
+        style: dict[str, Any] = {"linewidth": 1.6, "markersize": 5}
+        style |= (styles or {}).get(name, {})
         if "color" not in style:
             style["color"] = next(colours)
         if not numbers or own.shape[1] == 1:  # (One epoch makes no line.)
@@ -184,12 +163,8 @@ def draw_curves(
         mean = np.ma.masked_invalid(own).mean(axis=0).filled(np.nan)
         axes.plot(own_across, mean, label=name, **style)
         if len(own) > 1:
-            faint: dict[str, Any] = {
-                "color": style["color"],
-                "alpha": 0.15,
-                "linewidth": 0,
-            }
-            axes.fill_between(own_across, *band(own), **faint)
+            faint: dict[str, Any] = {"alpha": 0.15, "linewidth": 0}
+            axes.fill_between(own_across, *band(own), color=style["color"], **faint)
     if numbers:
         if np.issubdtype(x.dtype, np.integer):
             axes.locator_params(axis="x", integer=True, min_n_ticks=1)
@@ -201,6 +176,27 @@ def draw_curves(
     if legend:
         _style.legend(axes)
     return axes
+
+
+def _draw_ceiling(axes: Axes, ceiling: Interval) -> None:
+    axes.axhspan(*ceiling, color=_style.GREY, linewidth=0, zorder=0)
+    style: dict[str, Any] = {"color": "0.4", "fontsize": _style.SMALL}
+    # In points from the left edge of the panel, above the band.
+    style |= {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    axes.annotate("noise ceiling", (0, ceiling[1]), xytext=(3, 1), **style)
+
+
+def _draw_model(axes: Axes, place: int, values: np.ndarray, interval: Interval):
+    """Draws values, their mean and its interval; returns the highest point of them."""
+    colour = _style.COLOURS[place % len(_style.COLOURS)]
+    axes.plot([place, place], interval, color=colour, linewidth=2, zorder=2)
+    mean = np.ma.filled(np.ma.masked_invalid(values).mean(), np.nan)
+    axes.plot(place, mean, "o", color=colour, markersize=7, zorder=3)
+    if len(values) > 1:
+        beside = np.full(len(values), place + 0.18)
+        axes.plot(beside, values, ".", color=colour, alpha=0.5, markersize=5)
+    heights = [y for y in (*values, interval[1]) if np.isfinite(y)]
+    return max(heights, default=-np.inf)
 
 
 def _write_above(axes: Axes, words: str, place, points: float) -> None:

@@ -186,9 +186,7 @@ def draw_points(
             left, bottom, width, height = frames[members].T
             style = {"align": "edge", "edgecolor": colour, "fill": False}
             axes.bar(left, height, width, bottom, label=name, **style)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    _hide_scales(axes)
     if labels is not None:
         _style.legend(axes)
     return axes
@@ -229,38 +227,45 @@ def draw_rdm_map(
             f"same stimuli: got {shapes}"
         )
     every = np.concatenate([np.atleast_2d(x) for x in stacks.values()])
-    places = scaling(1 - _matrices.correlate_rdms(every, every))
+    distances = 1 - _matrices.correlate_rdms(every, every)
+    places = scaling(_matrices.condensed("draw_rdm_map", distances))
     axes = _style.panel(axes, (4.8, 4))
-    begin = 0
-    for i, (name, stack) in enumerate(stacks.items()):
-        own = places[begin : begin + len(np.atleast_2d(stack))]
-        begin += len(own)
-        colour = _style.COLOURS[i % len(_style.COLOURS)]
-        style: dict[str, Any] = {
-            "color": colour,
-            "label": name,
-            "linewidth": 1.6,
-            "zorder": 2 + i,
-        }
-        marker = _style.MARKERS[i // len(_style.COLOURS) % len(_style.MARKERS)]
-        axes.plot(*own.T, marker=marker, markersize=10 if len(own) > 1 else 8, **style)
-        numbered = own if len(own) > 1 else ()
-        for depth, place in enumerate(numbered, 1):
-            text: dict[str, Any] = {
-                "color": "white",
-                "fontsize": _style.SMALL,
-                "zorder": 2 + i,
-            }
-            axes.annotate(str(depth), place, ha="center", va="center", **text)
+    ends = np.cumsum([len(np.atleast_2d(x)) for x in stacks.values()])
+    each = zip(stacks, np.split(places, ends[:-1]), strict=True)
+    for i, (name, own) in enumerate(each):
+        _draw_layers(axes, own, name, i)
     axes.margins(0.1)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    _hide_scales(axes)
     if layers is not None:
         words = ", ".join(f"{i} {layer}" for i, layer in enumerate(layers, 1))
         axes.set_xlabel(words, fontsize=_style.SMALL)
     _style.legend(axes)
     return axes
+
+
+def _draw_layers(axes: Axes, places: np.ndarray, name: str, i: int) -> None:
+    """Draws the layers of the net number i, joined and numbered from 1."""
+    several = len(places) > 1
+    cycle, colour = divmod(i, len(_style.COLOURS))
+    style: dict[str, Any] = {
+        "color": _style.COLOURS[colour],
+        "marker": _style.MARKERS[cycle % len(_style.MARKERS)],
+        "markersize": 10 if several else 8,
+        "linewidth": 1.6,
+        "zorder": 2 + i,
+    }
+    axes.plot(*places.T, label=name, **style)
+    text: dict[str, Any] = {"ha": "center", "va": "center", "color": "white"}
+    for depth, place in enumerate(places if several else (), 1):
+        words = str(depth)
+        axes.annotate(words, place, fontsize=_style.SMALL, zorder=2 + i, **text)
+
+
+def _hide_scales(axes: Axes) -> None:
+    """Gives both axes the same scale, without numbers."""
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
 def _classes(count: int, labels) -> Iterator[tuple[str, str, str | None, np.ndarray]]:

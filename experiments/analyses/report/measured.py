@@ -212,11 +212,9 @@ def _map(
     """
     every = {name: [x] for name, x in brains.items()}
     every |= {name: [of[layer] for of in own] for name, own in nets.items()}
-    rdms = [brain.select(x, held_out) for own in every.values() for x in own]
-    known = np.isfinite(rdms).all(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        apart = 1 - np.corrcoef(np.array(rdms)[:, known])
+    rdms = np.array([brain.select(x, held_out) for own in every.values() for x in own])
+    shared = rdms[:, np.isfinite(rdms).all(axis=0)]
     # (A constant RDM correlates with none.)
-    apart = np.nan_to_num(apart, nan=1.0)
+    apart = np.nan_to_num(1 - plots.correlate_rdms(shared, shared), nan=1.0)
     places = iter(plots.classical_mds(apart[np.triu_indices(len(apart), 1)]))
     return {k: [next(places).tolist() for _ in own] for k, own in every.items()}
