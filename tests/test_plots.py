@@ -114,6 +114,12 @@ class TestRdm:
         axes = plots.draw_rdm(distances(42), labels=np.repeat(np.arange(21), 2))
         assert texts(axes.get_xticklabels()) == [""] * 21 and not axes.lines
 
+    @pytest.mark.parametrize(("sizes", "angle"), [((3, 3, 3), 0), ((7, 1, 1), 90)])
+    def test_names_of_small_groups_do_not_overlap(self, sizes, angle):
+        labels = np.repeat(["a name", "another", "a third"], sizes)
+        axes = plots.draw_rdm(distances(), labels=labels)
+        assert {x.get_rotation() for x in axes.get_xticklabels()} == {angle}
+
     @pytest.mark.parametrize(("name", "angle"), [("{}", 0), ("a long name {}", 90)])
     def test_names_that_do_not_fit_are_upright(self, name, angle):
         axes = plots.draw_rdm(distances(), labels=[name.format(i) for i in range(9)])

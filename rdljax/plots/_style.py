@@ -54,9 +54,13 @@ def name_ticks(
 ) -> None:
     """Names places on the x axis, upright if the names do not fit side by side."""
     words = [str(name) for name in names]
+    lengths = np.array([len(word) + 1 for word in words if word])
+    at = [place for place, word in zip(places, words, strict=True) if word]
     # About 16 characters of the smaller size are an inch wide.
-    fitting = 16 * axes.get_window_extent().width / axes.figure.dpi
-    crowded = max(map(len, words), default=0) + 1 > fitting / max(len(words), 1)
+    width = 16 * axes.get_window_extent().width / axes.figure.dpi
+    low, high = axes.get_xlim()
+    free = np.diff(at) * width / (high - low)
+    crowded = (free < (lengths[1:] + lengths[:-1]) / 2).any()
     axes.set_xticks(places, words, fontsize=SMALL, rotation=90 if crowded else 0)
 
 
