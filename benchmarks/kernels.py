@@ -22,12 +22,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import spatial
 
 from benchmarks import discrepancies, limits, measure, runner
 from benchmarks.objectives import draw
 from experiments import command as commands
 from experiments.results import plots
-from rdljax import mmd, rdm, statistics
+from rdljax import inference, mmd, rdm, statistics
 from rdljax.rdm import comparisons, distances, forms
 
 Array = jax.Array
@@ -218,6 +219,55 @@ def bootstrap(n: int) -> measure.Case:
     )
 
 
+def model_comparison(n: int, subjects: int, draws: int) -> measure.Case:
+    """Returns the case for three models and a bootstrap over subjects and stimuli.
+
+    With the whitened cosine. The draws of the contenders differ, so that the mean
+    values of the models over all draws are compared.
+    """
+    random = np.random.default_rng(0)
+    x = random.normal(size=(n, 64))
+    features = [x, x + random.normal(size=x.shape), random.normal(size=x.shape)]
+    noisy = [x + 2 * random.normal(size=x.shape) for _ in range(subjects)]
+    models, data = (
+        np.array([spatial.distance.pdist(y, "sqeuclidean") for y in given])
+        for given in (features, noisy)
+    )
+
+    def ours():
+        named = dict(zip("abc", models, strict=True))
+        comparison = comparisons.WhitenedCosine()
+
+        def call():
+            found = inference.compare_models(
+                named, data, comparison=comparison, draws=draws
+            )
+            return found.draws[:, :3]
+
+        return measure.eager(call, read=lambda values: [values.mean(axis=0)])
+
+    def released():
+        from rsatoolbox import inference as others
+        from rsatoolbox import model
+        from rsatoolbox import rdm as rsa
+
+        named = [model.ModelFixed(*one) for one in zip("abc", models, strict=True)]
+
+        def call():
+            found = others.eval_dual_bootstrap(
+                named, rsa.RDMs(data), method="cosine_cov", N=draws
+            )
+            return found.evaluations[:, :, 0, 0, 0]
+
+        return measure.eager(call, read=lambda values: [np.nanmean(values, axis=0)])
+
+    return measure.Case(
+        {"ours": ours, "rsatoolbox": released},
+        tolerance=measure.Tolerance(0.05, 0.05),
+        memory=False,
+    )
+
+
 def compared(method: str, comparison, n: int) -> measure.Case:
     """Returns the case for a comparison of two condensed RDMs.
 
@@ -309,6 +359,7 @@ CASES: dict[str, Callable[[], measure.Case]] = {
     ),
     "crossnobis-500": lambda: crossnobis(5, 500, 1000),
     "bootstrap-92": lambda: bootstrap(92),
+    "models-100-20": lambda: model_comparison(100, 20, draws=100),
     "spearman-1000": lambda: compared("spearman", comparisons.Spearman(), 1000),
     "spearman-3000": lambda: compared("spearman", comparisons.Spearman(), 3000),
     "tau-a-1000": lambda: compared("tau-a", comparisons.KendallTauA(), 1000),
@@ -335,6 +386,7 @@ GOALS = {
     ),
     "crossnobis-500": (measure.Goal("P12", "rsatoolbox", 3, 4),),
     "bootstrap-92": (measure.Goal("P12", "rsatoolbox", 50, 200),),
+    "models-100-20": (measure.Goal("models", "rsatoolbox", 100, 1000),),
     "spearman-1000": (measure.Goal("P13", "rsatoolbox", 0.9, 2),),
     "spearman-3000": (measure.Goal("P13", "rsatoolbox", 0.9, 2),),
     "tau-a-1000": (measure.Goal("P13", "rsatoolbox", 0.9, 2),),

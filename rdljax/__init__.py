@@ -12,6 +12,7 @@ module        contents
 `training`    states, steps, devices, phases, vectorised trainings
 `checkpoints` verified checkpoints
 `statistics`  McNemar, Holm, paired differences, bootstrap, noise ceiling
+`inference`   models compared with measured RDMs: bootstrap, tests, fitted models
 `plots`       pictures of RDMs, of stimuli in a plane, and of models
 `nets`        nets, and activations of any Flax model
 `files`       arrays and JSON in files

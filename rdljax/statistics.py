@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from numpy import typing as npt
 
-from rdljax import _checks, _geometry, rdm, validate
+from rdljax import _checks, _geometry, _resampling, rdm, validate
 
 
 class McNemar(NamedTuple):
@@ -164,15 +164,63 @@ def holm(p_values: npt.ArrayLike) -> np.ndarray:
     References:
       Holm, 1979, A simple sequentially rejective multiple test procedure.
     """
-    values = _real("p values", p_values)
-    if not np.all((values >= 0) & (values <= 1)):
-        raise ValueError(f"p values must be between 0 and 1: got {values}")
+    values = _p_values(p_values)
     flat = values.ravel()
     order = np.argsort(flat)
     stepped = np.arange(flat.size, 0, -1) * flat[order]
     adjusted = np.empty_like(flat)
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1)
     return adjusted.reshape(values.shape)
+
+
+def bonferroni(p_values: npt.ArrayLike) -> np.ndarray:
+    """Adjusts the p values of several tests by Bonferroni's method.
+
+    Each is multiplied by their number. `holm` is never less powerful.
+
+    Args:
+      p_values: One p value for each test, in an array of any shape.
+
+    Returns:
+      The adjusted p values, of the same shape and in the same order.
+
+    Raises:
+      ValueError: A p value is not a number from 0 to 1.
+    """
+    values = _p_values(p_values)
+    return np.minimum(values.size * values, 1)
+
+
+def false_discovery_rate(p_values: npt.ArrayLike) -> np.ndarray:
+    """Adjusts the p values of several tests by Benjamini and Hochberg's method.
+
+    Of the hypotheses that are rejected with an adjusted p value of at most alpha, no
+    more than a share of alpha is expected to be true, for independent tests.
+
+    Args:
+      p_values: One p value for each test, in an array of any shape.
+
+    Returns:
+      The adjusted p values, of the same shape and in the same order.
+
+    Raises:
+      ValueError: A p value is not a number from 0 to 1.
+
+    References:
+      Benjamini & Hochberg, 1995, Controlling the false discovery rate: a practical and
+      powerful approach to multiple testing.
+    """
+    from scipy import stats
+
+    values = _p_values(p_values)
+    return stats.false_discovery_control(values.ravel()).reshape(values.shape)
+
+
+def _p_values(values: npt.ArrayLike) -> np.ndarray:
+    values = _real("p values", values)
+    if not np.all((values >= 0) & (values <= 1)):
+        raise ValueError(f"p values must be between 0 and 1: got {values}")
+    return values
 
 
 def paired_difference(
@@ -334,7 +382,8 @@ def bootstrap(
         )
     validate.distances(first, name="first RDM")
     validate.distances(second, name="second RDM")
-    counts = _counts(np.random.default_rng(seed), n, draws)
+    random = np.random.default_rng(seed)
+    counts = _resampling.draw_counts(random, n, draws, fewest=3)
     dtype = np.result_type(first, second, np.float32)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     if getattr(comparison, "own_scales", False):
@@ -361,19 +410,6 @@ def bootstrap(
     low, high = np.percentile(values, [tail, 100 - tail])
     error = float(values.std(ddof=1))
     return Bootstrap(float(value), float(low), float(high), error, values)
-
-
-def _counts(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
-    """Draws counts of stimuli, `[draws, n]`, with three or more different stimuli."""
-    counts = _draw(random, n, draws)
-    while (few := np.count_nonzero(counts, axis=1) < 3).any():
-        counts[few] = _draw(random, n, few.sum())
-    return counts
-
-
-def _draw(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
-    places = random.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]
-    return np.bincount(places.ravel(), minlength=draws * n).reshape(draws, n)
 
 
 @jax.jit

@@ -27,6 +27,8 @@ TESTS = {
     "rdljax/_pytrees.py": "mmd rdm",
     "rdljax/checkpoints.py": "checkpoints",
     "rdljax/rdm/io.py": "rdm_io",
+    "rdljax/_resampling.py": "statistics inference",
+    "rdljax/inference": "inference",
     "rdljax/mmd": "mmd",
     "rdljax/validate.py": "validate",
     "rdljax/terms/negatives.py": "negatives",

@@ -287,6 +287,7 @@ class TestKernels:
                     ),
                     lambda: kernels.crossnobis(3, 12, 8),
                     lambda: kernels.bootstrap(30),
+                    lambda: kernels.model_comparison(12, 3, draws=60),
                     lambda: kernels.compared("tau-a", comparisons.KendallTauA(), 20),
                     lambda: kernels.compared(
                         "cosine_cov", comparisons.WhitenedCosine(), 20

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from scipy import linalg, stats
 from scipy.spatial import distance
 
-from rdljax import errors, plots, rdm, statistics
+from rdljax import errors, inference, plots, rdm, statistics
 
 
 @pytest.fixture(autouse=True)
@@ -438,6 +438,25 @@ class TestModels:
         np.testing.assert_allclose((band.get_y(), band.get_height()), (0.7, 0.2))
         assert texts(axes.get_xticklabels()) == ["pixels", "plain", "rdl"]
         assert texts(axes.texts) == ["noise ceiling"]
+
+    def test_a_result_of_inference(self):
+        right = distances(30)
+        subjects = [right + distances(30, seed=i) for i in range(1, 9)]
+        models = {"right": right, "wrong": distances(30, seed=99)}
+        result = inference.compare_models(models, np.array(subjects), draws=50)
+        assert result.test_pairs()["right", "wrong"] < 0.01
+        axes = plots.draw_comparison(result)
+        drawn = [line.get_xydata().tolist() for line in axes.lines]
+        for place, (name, value) in enumerate(result.values.items()):
+            low, high = result.intervals()[name]
+            assert [[place, value]] in drawn
+            assert [[place, low], [place, high]] in drawn
+        words = texts(axes.texts)
+        assert words.count("*") == 1 and words[-1].startswith("p ")
+        assert axes.get_ylabel() == "similarity (Pearson)"
+        assert "*" in texts(plots.draw_comparison(result, alpha=0.99).texts)
+        few = texts(plots.draw_comparison(result, alpha=1e-9).texts)
+        assert few == ["noise ceiling"]
 
     def test_brackets_join_models_and_do_not_overlap(self):
         brackets = [

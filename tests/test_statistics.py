@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 from scipy.spatial import distance
 
-from rdljax import rdm, statistics
+from rdljax import _resampling, rdm, statistics
 from rdljax.rdm import comparisons
 
 
@@ -126,6 +126,19 @@ def test_holm_is_closed_testing_with_bonferroni(seed):
     p_values = np.random.default_rng(seed).uniform(0, 0.4, 7).round(2)
     adjusted = statistics.holm(p_values)
     np.testing.assert_allclose(adjusted, closed_testing(p_values), rtol=1e-14)
+
+
+def test_bonferroni_and_false_discovery_rate_by_hand():
+    p_values = np.array([[0.01, 0.04], [0.03, 0.005]])
+    found = statistics.bonferroni(p_values)
+    np.testing.assert_allclose(found, [[0.04, 0.16], [0.12, 0.02]])
+    np.testing.assert_array_equal(statistics.bonferroni([0.5, 0.9]), [1, 1])
+    # Sorted: 0.005 * 4 / 1, 0.01 * 4 / 2, 0.03 * 4 / 3, 0.04 * 4 / 4, then minima.
+    found = statistics.false_discovery_rate(p_values)
+    np.testing.assert_allclose(found, [[0.02, 0.04], [0.04, 0.02]])
+    for adjust in (statistics.bonferroni, statistics.false_discovery_rate):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            adjust([0.5, 1.5])
 
 
 def test_holm_keeps_shape_and_order():
@@ -412,7 +425,7 @@ class TestBootstrap:
         n = 12
         x, y = (a.astype(np.float64) for a in self.rdms(n))
         found = statistics.bootstrap(x, y, comparison=comparison, draws=40, seed=3)
-        counts = statistics._counts(np.random.default_rng(3), n, 40)
+        counts = _resampling.draw_counts(np.random.default_rng(3), n, 40, fewest=3)
         for value, count in zip(found.draws, counts, strict=True):
             drawn = np.repeat(np.arange(n), count)
             i, j = (drawn[k] for k in np.triu_indices(n, 1))
@@ -480,7 +493,7 @@ class TestBootstrap:
         """In which one RDM is constant, or nearly, and others vary a thousandfold."""
         n, draws = 6, 200
         rows, columns = np.triu_indices(n, 1)
-        counts = statistics._counts(np.random.default_rng(0), n, draws)
+        counts = _resampling.draw_counts(np.random.default_rng(0), n, draws, fewest=3)
         y = np.random.default_rng(1).gamma(2.0, size=15)
         constant = np.where((rows == 2) & (columns > 3), 40.0, 0.1)
         nearly = constant + 1e-3 * np.random.default_rng(2).normal(size=15)

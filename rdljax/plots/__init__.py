@@ -10,6 +10,7 @@ name                   contents
 `draw_points`          the same for places that are known
 `draw_rdm_map`         several RDMs in a plane: a map of models and their layers
 `draw_models`          models with intervals, noise ceiling and significance
+`draw_comparison`      the same for a result of `inference.compare_models`
 `draw_curves`          values over layers or epochs: mean and band over seeds
 `percentiles`          an RDM's distances as percentiles
 `classical_mds`        places in a plane for an RDM, by classical scaling
@@ -35,7 +36,13 @@ from rdljax.plots._matrices import (
     draw_similarity,
     percentiles,
 )
-from rdljax.plots._models import draw_curves, draw_models, full_range, t_interval
+from rdljax.plots._models import (
+    draw_comparison,
+    draw_curves,
+    draw_models,
+    full_range,
+    t_interval,
+)
 from rdljax.plots._planes import (
     align,
     classical_mds,
@@ -52,6 +59,7 @@ __all__ = [
     "classical_mds",
     "correlate_rdms",
     "cut_out",
+    "draw_comparison",
     "draw_curves",
     "draw_mds",
     "draw_models",

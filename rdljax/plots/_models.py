@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Interval = tuple[float, float]
+
+
+class Comparison(Protocol):
+    """What `draw_comparison` needs of an `inference.ModelComparison`."""
+
+    comparison: str
+    values: Mapping[str, float]
+    ceiling: Interval
+
+    def intervals(self) -> Mapping[str, Interval]:
+        """Returns the interval of each model's value."""
+
+    def test_above_zero(self) -> Mapping[str, float]:
+        """Returns the p value of each model."""
+
+    def test_pairs(self) -> Mapping[tuple[str, str], float]:
+        """Returns the p value of every two models."""
 
 
 def full_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,6 +118,39 @@ def draw_models(
     axes.tick_params(axis="x", length=0)
     _draw_brackets(axes, list(points), tops, brackets, bool(marks), ceiling)
     return axes
+
+
+def draw_comparison(
+    result: Comparison, axes: Axes | None = None, *, alpha: float = 0.05
+) -> Axes:
+    """Draws the result of `inference.compare_models`.
+
+    Lines are 95 % intervals, and the band is the noise ceiling. A star is above each
+    model whose value is above 0, and a bracket joins every two models that differ, each
+    with p < `alpha` after Holm's correction.
+
+    Args:
+      result: An `inference.ModelComparison`.
+      axes: The panel; None: a new figure.
+      alpha: Level of significance.
+
+    Returns:
+      The panel.
+    """
+    above, pairs = result.test_above_zero(), result.test_pairs()
+    return draw_models(
+        result.values,
+        axes,
+        intervals=result.intervals(),
+        ceiling=result.ceiling,
+        marks={name: "*" for name, p in above.items() if p < alpha},
+        brackets=[(*two, _in_words(p)) for two, p in pairs.items() if p < alpha],
+        label=f"similarity ({result.comparison})",
+    )
+
+
+def _in_words(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.1g}"
 
 
 def draw_curves(
