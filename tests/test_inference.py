@@ -306,6 +306,14 @@ class TestSlowForms:
                 own = found[0, draw, repeat]
                 np.testing.assert_allclose(own, expected, atol=1e-9)
 
+    @pytest.mark.parametrize("divisions", [2, 5])
+    def test_the_variance_of_divisions_is_subtracted(self, divisions):
+        random = np.random.default_rng(0)
+        of_draws = random.normal(size=(20_000, 1, 2)) * [1, 3]
+        of_divisions = 2 * random.normal(size=(20_000, divisions, 2))
+        found = inference._covariance(of_draws + of_divisions)
+        np.testing.assert_allclose(np.diagonal(found), [1, 9], rtol=0.1)
+
     def fold(self, data, given, counts, copies, tested, test_subjects, folds):
         def weights(kept):
             c = counts * kept
