@@ -12,24 +12,16 @@ def draw_counts(
       random: Generator of the draws.
       size: Number of things.
       draws: Number of draws.
-      fewest: Draws with fewer different things are drawn again.
+      fewest: Draws with fewer different things are drawn again. (Those that remain vary
+        less, and hardly at all if most are drawn again.)
 
     Returns:
       How many times each thing was drawn, `[draws, size]`.
-
-    Raises:
-      ValueError: Nearly no draw has that many different things.
     """
     counts = _draw(random, size, draws)
-    for _ in range(1000):
-        few = np.count_nonzero(counts, axis=1) < fewest
-        if not few.any():
-            return counts
+    while (few := np.count_nonzero(counts, axis=1) < fewest).any():
         counts[few] = _draw(random, size, few.sum())
-    raise ValueError(
-        f"nearly no bootstrap draw of {size} has {fewest} different ones: choose fewer "
-        "folds"
-    )
+    return counts
 
 
 def _draw(random: np.random.Generator, size: int, draws: int) -> np.ndarray:

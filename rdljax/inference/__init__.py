@@ -49,8 +49,10 @@ _COMPARISONS = (
     rdm.comparisons.WhitenedCosine,
     rdm.comparisons.WhitenedPearson,
 )
-# Random divisions into folds for the value itself, and for the fewest stimuli in one.
-_DIVISIONS, _FEWEST = 20, 3
+# The number of random divisions into folds for the values themselves.
+_DIVISIONS = 20
+# The fewest stimuli of a fold.
+_FEWEST = 3
 
 
 def compare_models(
@@ -75,7 +77,11 @@ def compare_models(
     Models with weights are crossvalidated, within each draw too: they are fitted to
     some stimuli and some subjects and predict others. How a draw is divided into folds
     is random; the variance that this adds is estimated from several divisions and
-    subtracted (Schütt et al. 2023).
+    subtracted (Schütt et al. 2023). With a fitted model among them, fixed models are
+    evaluated on the same folds.
+
+    The bootstrap over stimuli is conservative: distances that share a stimulus make its
+    variance too large, so that tests find a difference less often than they might.
 
     Args:
       models: By name, an RDM `[pairs]`, or one of `Fixed`, `Selection`, `Weighted`,
@@ -88,8 +94,8 @@ def compare_models(
       over: What is drawn: "subjects", "stimuli" or both.
       draws: Number of bootstrap draws.
       folds: Numbers of folds of the crossvalidation, over stimuli and over subjects; 1:
-        none. None: `Folds(1, 1)` if all models are fixed; otherwise 2 to 5 for each,
-        as in rsatoolbox (1 for a single subject).
+        none. None: `Folds(1, 1)` if all models are fixed; otherwise up to 5 for each,
+        as in rsatoolbox, and 1 where there are too few.
       divisions: Number of divisions into folds for each draw, 2 or more.
       seed: Seed of the draws and the divisions.
 
@@ -98,26 +104,33 @@ def compare_models(
 
     Raises:
       ValueError: A model, the data or the comparison has another form; there are too
-        few subjects or stimuli for what is drawn and for the folds.
+        few subjects or stimuli for what is drawn and for the folds (a draw has 3
+        different stimuli for each fold, and a subject, on average: at least 5 stimuli).
 
     References:
       Nili, Wingfield, Walther, Su, Marslen-Wilson & Kriegeskorte, A toolbox for
       representational similarity analysis, PLoS Computational Biology 10, 2014.
       Schütt, Kipnis, Diedrichsen & Kriegeskorte, Statistical inference on
-      representational geometries, eLife 12, 2023. Where rsatoolbox 0.3.2 differs: it
-      reports means over the draws as values; it normalises the mean RDM of a
-      crossvalidated noise ceiling over all stimuli; with folds of stimuli alone its
-      lower bound contains the subject itself; it fits models to the mean of RDMs that
-      are not whitened.
+      representational geometries, eLife 12, 2023.
+
+    Where this differs from rsatoolbox 0.3.2:
+      1. Values are those on the data, not means over the draws.
+      2. Draws with too few different stimuli or subjects are drawn again, not dropped.
+      3. Folds of stimuli alone have a lower bound of the noise ceiling without the
+         subject itself; the mean RDM of the upper bound is normalised on the fold.
+      4. `Weighted` and its like have the highest mean similarity, also if whitened: the
+         mean RDM that they are fitted to is normalised by the whitened length.
+      5. A constant RDM has the similarity 0, not NaN.
     """
-    problem = _problem(models, data, comparison)
+    problem = _make_problem(models, data, comparison)
     measured = problem.rdms[problem.subjects]
     sizes = {"subjects": len(measured), "stimuli": rdm.stimuli(measured.shape[1])}
-    drawn = _drawn(over, sizes)
+    drawn = _check_over(over, sizes)
+    most = _different_in_draws(sizes, drawn)
     if folds is None:
         flexible = any(model.flexible for model in problem.models)
-        folds = _default_folds(sizes) if flexible else Folds(1, 1)
-    _check_folds(folds, sizes)
+        folds = _default_folds(sizes, most) if flexible else Folds(1, 1)
+    folds = _check_folds(folds, sizes, most)
     divisions = _checks.as_count("number of divisions", divisions, at_least=2)
     draws = _checks.as_count("number of draws", draws, at_least=2)
     random = np.random.default_rng(seed)
@@ -137,6 +150,9 @@ def compare_models(
         sizes={name: sizes[name] for name in drawn},
         draws=found.get("both", next(iter(found.values()))).mean(axis=1),
         covariances={name: _covariance(x) for name, x in found.items()},
+        of_means={
+            name: np.cov(x.mean(axis=1), rowvar=False) for name, x in found.items()
+        },
     )
 
 
@@ -161,9 +177,12 @@ def _draw_values(
     every = {name: np.ones((1, size)) for name, size in sizes.items()}
     found = {}
     if "subjects" in drawn:
-        ways = counts["subjects"][:, None]
-        own = evaluate(problem, every["stimuli"], ways, folds, divisions, random)
-        found["subjects"] = own[:, 0]
+        if folds.stimuli > 1:  # Each draw has divisions of its own.
+            stimuli, ways = np.ones((draws, sizes["stimuli"])), counts["subjects"][None]
+        else:
+            stimuli, ways = every["stimuli"], counts["subjects"][:, None]
+        own = evaluate(problem, stimuli, ways, folds, divisions, random)
+        found["subjects"] = own[0] if folds.stimuli > 1 else own[:, 0]
     if "stimuli" in drawn:
         shape = draws, sizes["subjects"]
         ways = np.broadcast_to(every["subjects"], shape)[None]
@@ -174,7 +193,11 @@ def _draw_values(
     return found
 
 
-def _problem(models, data, comparison) -> Problem:
+def _make_problem(
+    models: Mapping[str, npt.ArrayLike | Model],
+    data: npt.ArrayLike | rdm.io.Rdms,
+    comparison: Any,
+) -> Problem:
     """Checks and collects models and data; RDMs are brought to about unit size."""
     covariance = getattr(comparison, "covariance", None)
     if type(comparison) not in _COMPARISONS or covariance is not None:
@@ -183,7 +206,7 @@ def _problem(models, data, comparison) -> Problem:
             f"compare_models takes one of {names}, without a covariance: got "
             f"{comparison!r}"
         )
-    subjects = _subjects(data)
+    subjects = _as_subjects(data)
     known = np.isfinite(subjects).all(axis=0)
     if (np.isfinite(subjects).any(axis=0) != known).any():
         raise ValueError(
@@ -192,31 +215,40 @@ def _problem(models, data, comparison) -> Problem:
             "stimuli or the subjects concerned (rdm.subjects.select)"
         )
     if not isinstance(models, Mapping) or not models:
-        raise ValueError(f"compare_models takes a dict of models: got {models!r}")
+        raise ValueError(f"compare_models takes a dict of models, got a {type(models)}")
+    # A stimulus without any known pair is no stimulus.
+    pairs = np.triu_indices(rdm.stimuli(known.size), 1)
+    measured = np.unique(np.concatenate([first[known] for first in pairs]))
+    kept = np.isin(pairs[0], measured) & np.isin(pairs[1], measured)
+    known = known[kept]
+
+    every: list[Model] = []
     parts: list[slice] = []
     stacks: list[np.ndarray] = []
     begin = 0
-    every: list[Model] = [
-        x if hasattr(x, "fit") else Fixed(x)  # type: ignore[misc]
-        for x in models.values()
-    ]
-    for name, model in zip(models, every, strict=True):
-        rdms = model.rdms
-        if rdms.shape[1] != subjects.shape[1]:
+    for name, given in models.items():
+        model: Model = given if hasattr(given, "fit") else Fixed(given)  # type: ignore
+        try:
+            rdms = model.rdms
+        except ValueError as error:
+            raise ValueError(f"the model {name!r}: {error}") from error
+        if rdms.shape[1] != kept.size:
             raise ValueError(
-                f"compare_models takes models of the measured pairs "
-                f"[{subjects.shape[1]}]: got {rdms.shape[1:]} for {name!r}"
+                f"compare_models takes models of the measured pairs [{kept.size}]: got "
+                f"{rdms.shape[1:]} for {name!r}"
             )
-        if not np.isfinite(rdms[:, known]).all():
+        rdms = np.where(known, rdms[:, kept], 0)
+        if not np.isfinite(rdms).all():
             raise ValueError(f"the model {name!r} is not finite for a measured pair")
+        every.append(model)
         parts.append(slice(begin, begin := begin + len(rdms)))
-        stacks.append(_geometry.of_unit_size(np.where(known, rdms, 0)))
-    stacks += [_geometry.of_unit_size(np.where(known, x, 0))[None] for x in subjects]
-    rdms = np.concatenate(stacks)
-    return Problem(every, parts, rdms, known, comparison)
+        stacks.append(_geometry.of_unit_size(rdms))
+    subjects = np.where(known, subjects[:, kept], 0)
+    stacks += [_geometry.of_unit_size(x)[None] for x in subjects]
+    return Problem(every, parts, np.concatenate(stacks), known, comparison)
 
 
-def _subjects(data) -> np.ndarray:
+def _as_subjects(data: npt.ArrayLike | rdm.io.Rdms) -> np.ndarray:
     if isinstance(data, rdm.io.Rdms):
         data = rdm.subjects.mean_over_sessions(data)
     subjects = np.asarray(data)
@@ -226,9 +258,7 @@ def _subjects(data) -> np.ndarray:
             f"compare_models takes RDMs [subjects, pairs]: got {subjects.shape}"
         )
     subjects = subjects.astype(np.float64)
-    stimuli = rdm.stimuli(subjects.shape[1])
-    if stimuli < _FEWEST:
-        raise ValueError(f"compare_models takes three stimuli or more: got {stimuli}")
+    rdm.stimuli(subjects.shape[1])
     known = ~np.isnan(subjects)
     if not known.any(axis=1).all():
         raise ValueError("compare_models takes RDMs with a known pair: got none")
@@ -236,7 +266,7 @@ def _subjects(data) -> np.ndarray:
     return subjects
 
 
-def _drawn(over: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
+def _check_over(over: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
     drawn = [over] if isinstance(over, str) else list(over)
     if not drawn or set(drawn) - set(sizes) or len(set(drawn)) < len(drawn):
         raise ValueError(
@@ -248,23 +278,44 @@ def _drawn(over: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
     return [name for name in sizes if name in drawn]
 
 
-def _default_folds(sizes: Mapping[str, int]) -> Folds:
-    """Returns 2 to 5 folds for what a draw has on average, as in rsatoolbox."""
+def _different_in_draws(
+    sizes: Mapping[str, int], drawn: Sequence[str]
+) -> dict[str, float]:
+    """Returns how many different things there are, on average, in a draw."""
+    return {
+        name: n * (1 - (1 - 1 / n) ** n) if name in drawn else n
+        for name, n in sizes.items()
+    }
+
+
+def _default_folds(sizes: Mapping[str, int], most: Mapping[str, float]) -> Folds:
+    """Returns up to 5 folds for what a draw has on average, as in rsatoolbox."""
     subjects, stimuli = ((1 - np.exp(-1)) * sizes[k] for k in ("subjects", "stimuli"))
+    of_stimuli = 2 + sum(int(stimuli >= n) for n in (12, 24, 40))
+    of_subjects = 2 + sum(int(subjects >= n) for n in (6, 12, 20))
     return Folds(
-        2 + sum(stimuli >= n for n in (12, 24, 40)),
-        1 if sizes["subjects"] < 2 else 2 + sum(subjects >= n for n in (6, 12, 20)),
+        max(1, min(of_stimuli, int(most["stimuli"] / _FEWEST))),
+        max(1, min(of_subjects, int(most["subjects"]))),
     )
 
 
-def _check_folds(folds: Folds, sizes: Mapping[str, int]) -> None:
-    for number in folds:
-        _checks.as_count("number of folds", number)
-    if _FEWEST * folds.stimuli > sizes["stimuli"] or folds.subjects > sizes["subjects"]:
-        raise ValueError(
-            f"{folds} take {_FEWEST * folds.stimuli} stimuli and {folds.subjects} "
-            f"subjects or more: got {sizes['stimuli']} and {sizes['subjects']}"
-        )
+def _check_folds(
+    folds: Folds, sizes: Mapping[str, int], most: Mapping[str, float]
+) -> Folds:
+    """Checks that draws have enough different things for the folds, on average."""
+    try:
+        folds = Folds(*folds)
+    except TypeError as error:
+        raise ValueError(f"expected Folds(stimuli, subjects), got {folds!r}") from error
+    folds = Folds(*(_checks.as_count("number of folds", n) for n in folds))
+    needed = {"stimuli": _FEWEST * folds.stimuli, "subjects": folds.subjects}
+    for name, fewest in needed.items():
+        if most[name] < fewest:
+            raise ValueError(
+                f"compare_models takes {fewest} different {name} in a draw or more "
+                f"({folds}): of {sizes[name]} a draw has {most[name]:.1f} on average"
+            )
+    return folds
 
 
 def _fit_all(
@@ -288,7 +339,7 @@ def _covariance(values: np.ndarray) -> np.ndarray:
 
     With one division it is that of the values. With several, `[draws, divisions,
     values]`, it is extrapolated from the covariance of the values of one, and that of
-    their mean, to infinitely many.
+    their mean, to infinitely many (and need not be positive).
     """
     divisions = values.shape[1]
     of_mean = np.cov(values.mean(axis=1), rowvar=False)

@@ -67,6 +67,15 @@ def evaluate(
     Returns:
       Values `[ways, draws, repeats, models + 2]`, mean over folds.
     """
+    size = max(1, _products.BLOCK // (2 * len(problem.rdms) ** 2))
+    blocks = [np.s_[i : i + size] for i in range(0, len(counts), size)]
+    given = folds, repeats, random
+    found = [_evaluate(problem, counts[x], copies[:, x], *given) for x in blocks]
+    return np.concatenate(found, axis=1)
+
+
+def _evaluate(problem, counts, copies, folds, repeats, random) -> np.ndarray:
+    """Computes the values of `evaluate` in one block of draws."""
     flexible = any(model.flexible for model in problem.models)
     if folds == (1, 1):
         products = problem.products(counts)

@@ -144,13 +144,15 @@ class Interpolation:
         for first in range(len(target) - 1):
             two = np.s_[first : first + 2]
             own = _least_squares(products[two, two], target[two], 0.0, True)
-            weights = np.zeros(len(target))
             # (Both are 0 where neither resembles the measured RDMs.)
-            weights[two] = own / own.sum() if own.any() else (1, 0)
-            length = np.sqrt(max(weights @ products @ weights, 0))
-            similarity = weights @ target / length if length else 0
-            if similarity > best:
-                found, best = weights, similarity
+            mixtures = [own / own.sum()] if own.any() else [(1, 0), (0, 1)]
+            for mixture in mixtures:
+                weights = np.zeros(len(target))
+                weights[two] = mixture
+                length = np.sqrt(max(weights @ products @ weights, 0))
+                similarity = weights @ target / length if length else 0
+                if similarity > best:
+                    found, best = weights, similarity
         return found
 
 
@@ -174,14 +176,15 @@ def _least_squares(products, target, penalty, nonnegative) -> np.ndarray:
     In units of each RDM's own length, and with a penalty that makes the weights unique
     where RDMs depend on each other, as all do that have fewer pairs than parts.
     """
-    from scipy import linalg, optimize
+    from scipy import optimize
 
     lengths = np.sqrt(np.diagonal(products) + penalty)
     unit = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    own = products + penalty * np.eye(len(target))
-    own = unit[:, None] * own * unit + _UNIQUE * np.eye(len(target))
-    root = linalg.cholesky(own)
-    side = linalg.solve_triangular(root, unit * target, trans="T")
+    own = unit[:, None] * (products + penalty * np.eye(len(target))) * unit
+    values, vectors = np.linalg.eigh(own)
+    values = np.maximum(values, 0) + _UNIQUE
+    root = np.sqrt(values)[:, None] * vectors.T
+    side = vectors.T @ (unit * target) / np.sqrt(values)
     if nonnegative:
         return unit * optimize.nnls(root, side)[0]
-    return unit * linalg.solve_triangular(root, side)
+    return unit * (vectors @ (side / np.sqrt(values)))

@@ -19,8 +19,8 @@ import numpy as np
 
 from rdljax.rdm import comparisons
 
-# Numbers in memory at a time: 128 MiB.
-_BLOCK = 2**24
+# Numbers in the largest arrays: 64 MiB, of which a few exist at a time.
+BLOCK = 2**23
 
 
 class Products(NamedTuple):
@@ -64,8 +64,10 @@ def inner_products(
     centred = isinstance(comparison, comparisons.Pearson | comparisons.WhitenedPearson)
     whitened = isinstance(comparison, comparisons.WhitenedCosine)
     if centred:  # The last RDM is the constant 1, by which others are centred.
-        mean = rdms.sum(axis=1, keepdims=True) / max(known.sum(), 1)
-        rdms = np.concatenate([np.where(known, rdms - mean, 0), known[None]])
+        # First by the median: a mean may be far from all distances of a draw that does
+        # not have an outlier, and little would be left of its variance.
+        middle = np.median(rdms[:, known], axis=1, keepdims=True)
+        rdms = np.concatenate([np.where(known, rdms - middle, 0), known[None]])
     counts = counts.astype(np.float64)
     plain = _sums(rdms, known, counts)
     inner = _whiten(plain, rdms, known, counts) if whitened else plain
@@ -82,7 +84,7 @@ def _sums(rdms: np.ndarray, known: np.ndarray, counts: np.ndarray) -> np.ndarray
     rdms = rdms[:, known]
     one, other = np.triu_indices(len(rdms))
     total = np.zeros((len(counts), len(one)))
-    size = max(1, _BLOCK // (len(counts) + len(one)))
+    size = max(1, BLOCK // (len(counts) + len(one)))
     for begin in range(0, places.shape[1], size):
         block = np.s_[begin : begin + size]
         first, second = places[:, block]
@@ -120,7 +122,7 @@ def _whiten(plain, rdms, known, counts) -> np.ndarray:
     measured[places] = 1
     measured += measured.T
     inner = np.empty_like(plain)
-    size = max(1, _BLOCK // (n * (n + 2 * len(rdms))))
+    size = max(1, BLOCK // (n * (n + 2 * len(rdms))))
     for begin in range(0, len(counts), size):
         block = np.s_[begin : begin + size]
         own = counts[block]

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from rdljax import _checks, statistics
 
 Correction = Callable[[np.ndarray], np.ndarray]
+_ROUNDING = np.finfo(np.float64).eps
 Interval = tuple[float, float]
 
 
@@ -23,11 +24,14 @@ class ModelComparison:
     were.
 
     Attributes:
-      values: For each model its mean similarity with the subjects' RDMs. (If a model
-        was fitted, with parts of the data that it was not fitted to.)
-      similarities: For each model its similarity with each subject, `[subjects]`.
-        (Fitted models: fitted to all data.)
-      ceiling: The noise ceiling: the bounds of the best possible model's value.
+      values: For each model its mean similarity with the subjects' RDMs. With
+        crossvalidation the mean over folds, which have fewer stimuli each.
+      similarities: For each model its similarity with each subject over all data,
+        `[subjects]`; models are fitted to all data.
+      ceiling: The noise ceiling: bounds of the value of the best possible model. The
+        best RDM is the mean of the subjects', normalised. (For whitened comparisons,
+        too, by their plain length, as in rsatoolbox; a fitted model may then be above
+        the upper bound by a little.)
       weights: For each fitted model the weights of its RDMs, `[parts]`, fitted to all
         data, of unit length.
       comparison: Name of the comparison.
@@ -35,7 +39,10 @@ class ModelComparison:
       draws: The values of all models and the two bounds of the ceiling in each
         bootstrap draw, `[draws, models + 2]`.
       covariances: The covariance of these, `[models + 2, models + 2]`, by what was
-        drawn: "subjects", "stimuli" or "both".
+        drawn: "subjects", "stimuli" or "both". With crossvalidation, without the
+        variance of the divisions into folds.
+      of_means: The same with the variance of the divisions, which takes the place of a
+        variance that is not positive without it.
     """
 
     values: Mapping[str, float]
@@ -46,6 +53,7 @@ class ModelComparison:
     sizes: Mapping[str, int]
     draws: np.ndarray
     covariances: Mapping[str, np.ndarray]
+    of_means: Mapping[str, np.ndarray]
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -58,35 +66,48 @@ class ModelComparison:
         A bootstrap of n underestimates a variance by (n - 1) / n, which is corrected. A
         bootstrap over subjects and stimuli counts the variance of the measurement, and
         of the interaction of both, three times: the variance is computed from that
-        bootstrap and those over one factor, and lies between theirs (Schütt et al.
-        2023, eLife 12: the corrected bootstrap over two factors).
+        bootstrap and those over one factor. It is neither below the larger of these nor
+        above that of both (Schütt et al. 2023, eLife 12: the corrected bootstrap over
+        two factors), and not below the rounding of float64.
 
         Args:
           contrast: Weights `[models + 2]` of the models and the two bounds.
         """
-        of = {k: float(contrast @ x @ contrast) for k, x in self.covariances.items()}
+        of = {name: self._variance_over(name, contrast) for name in self.covariances}
         grow = {k: n / (n - 1) for k, n in self.sizes.items()}
         if len(self.sizes) == 1:
             ((name, value),) = of.items()
-            return max(grow[name] * value, 0.0)
+            return max(grow[name] * value, _ROUNDING)
         subjects, stimuli = (grow[k] * of[k] for k in ("subjects", "stimuli"))
         rest = of["both"] - of["subjects"] - of["stimuli"]
         both = subjects + stimuli - grow["subjects"] * grow["stimuli"] * rest
-        return max(min(max(both, subjects, stimuli), of["both"]), 0.0)
+        return max(min(max(both, subjects, stimuli), of["both"]), _ROUNDING)
+
+    def _variance_over(self, name: str, contrast: np.ndarray) -> float:
+        corrected = float(contrast @ self.covariances[name] @ contrast)
+        if corrected > 0:
+            return corrected
+        return float(contrast @ self.of_means[name] @ contrast)
 
     def standard_errors(self) -> dict[str, float]:
         """Returns the standard error of each model's value."""
+        return dict(zip(self.values, self._errors(), strict=False))
+
+    def ceiling_errors(self) -> statistics.Ceiling:
+        """Returns the standard errors of the two bounds of the noise ceiling."""
+        return statistics.Ceiling(*self._errors()[-2:])
+
+    def _errors(self) -> list[float]:
         units = np.eye(len(self.values) + 2)
-        return {
-            name: float(np.sqrt(self.variance(unit)))
-            for name, unit in zip(self.values, units, strict=False)
-        }
+        return [float(np.sqrt(self.variance(unit))) for unit in units]
 
     def intervals(self, confidence: float = 0.95) -> dict[str, Interval]:
         """Returns each model's interval by Student's t distribution."""
         from scipy import stats
 
-        factor = stats.t.ppf((1 + _level(confidence)) / 2, self.degrees_of_freedom)
+        factor = stats.t.ppf(
+            (1 + _check_confidence(confidence)) / 2, self.degrees_of_freedom
+        )
         return {
             name: (
                 float(self.values[name] - factor * error),
@@ -100,30 +121,30 @@ class ModelComparison:
 
         With two factors it is too wide: see `variance`.
         """
-        tail = 50 * (1 - _level(confidence))
+        tail = 50 * (1 - _check_confidence(confidence))
         ends = np.percentile(self.draws, [tail, 100 - tail], axis=0)
         columns = zip(self.values, ends.T, strict=False)
         return {name: (float(low), float(high)) for name, (low, high) in columns}
 
     def test_above_zero(
-        self, correct: Correction = statistics.holm
+        self, correct: Correction | None = statistics.holm
     ) -> dict[str, float]:
         """Tests for each model whether its value is above 0 (one-sided t test).
 
         Args:
           correct: A function that adjusts p values for the number of tests, such as
-            those of `statistics`: `holm`, `bonferroni`, `false_discovery_rate`; `list`
-            leaves them as they are.
+            those of `statistics`: `holm`, `bonferroni`, `false_discovery_rate`. None:
+            no correction.
         """
         from scipy import stats
 
         errors = self.standard_errors()
-        t = [_ratio(self.values[name], errors[name]) for name in self.values]
-        p = correct(stats.t.sf(t, self.degrees_of_freedom))
-        return dict(zip(self.values, map(float, p), strict=True))
+        t = np.array([self.values[name] / errors[name] for name in self.values])
+        p = _corrected(stats.t.sf(t, self.degrees_of_freedom), correct)
+        return dict(zip(self.values, p, strict=True))
 
-    def test_below_ceiling(
-        self, correct: Correction = statistics.holm
+    def test_against_ceiling(
+        self, correct: Correction | None = statistics.holm
     ) -> dict[str, float]:
         """Tests whether each value differs from the lower bound of the noise ceiling.
 
@@ -136,10 +157,10 @@ class ModelComparison:
             contrast = np.zeros(models + 2)
             contrast[[place, models]] = 1, -1
             p.append(self._two_sided(value - self.ceiling.lower, contrast))
-        return dict(zip(self.values, map(float, correct(np.array(p))), strict=True))
+        return dict(zip(self.values, _corrected(p, correct), strict=True))
 
     def test_pairs(
-        self, correct: Correction = statistics.holm
+        self, correct: Correction | None = statistics.holm
     ) -> dict[tuple[str, str], float]:
         """Tests for every two models whether their values differ (two-sided t test).
 
@@ -152,9 +173,9 @@ class ModelComparison:
             contrast = np.zeros(len(names) + 2)
             contrast[[first, second]] = 1, -1
             p.append(self._two_sided(values[first] - values[second], contrast))
-        adjusted = correct(np.array(p)) if pairs else np.array(p)
+        adjusted = _corrected(p, correct)
         return {
-            (names[first], names[second]): float(own)
+            (names[first], names[second]): own
             for (first, second), own in zip(pairs, adjusted, strict=True)
         }
 
@@ -164,7 +185,7 @@ class ModelComparison:
         p values are adjusted by Holm's method.
         """
         errors, intervals = self.standard_errors(), self.intervals()
-        zero, ceiling = self.test_above_zero(), self.test_below_ceiling()
+        zero, ceiling = self.test_above_zero(), self.test_against_ceiling()
         return [
             {
                 "model": name,
@@ -173,7 +194,7 @@ class ModelComparison:
                 "low": intervals[name][0],
                 "high": intervals[name][1],
                 "p_above_zero": zero[name],
-                "p_below_ceiling": ceiling[name],
+                "p_against_ceiling": ceiling[name],
             }
             for name, value in self.values.items()
         ]
@@ -189,6 +210,7 @@ class ModelComparison:
             "drawn": dict(self.sizes),
             "draws": len(self.draws),
             "ceiling": self.ceiling._asdict(),
+            "ceiling_errors": self.ceiling_errors()._asdict(),
             "models": self.rows(),
             "pairs": pairs,
             "weights": {name: x.tolist() for name, x in self.weights.items()},
@@ -198,11 +220,15 @@ class ModelComparison:
 
     def __str__(self) -> str:
         drawn = " and ".join(f"{n} {name}" for name, n in self.sizes.items())
+        bounds = zip(self.ceiling, self.ceiling_errors(), strict=True)
+        lower, upper = (f"{bound:.3f} ± {error:.3f}" for bound, error in bounds)
         lines = [
-            f"{self.comparison}, {len(self.draws)} draws of {drawn}; noise ceiling "
-            f"{self.ceiling.lower:.3f} to {self.ceiling.upper:.3f}"
+            f"{self.comparison}, {len(self.draws)} draws of {drawn}",
+            f"noise ceiling: {lower} to {upper} (standard errors)",
         ]
-        cells = [("model", "value", "error", "95 % interval", "p > 0", "p < ceiling")]
+        cells = [
+            ("model", "value", "error", "95 % interval", "p (zero)", "p (ceiling)")
+        ]
         for row in self.rows():
             cells.append(
                 (
@@ -210,8 +236,8 @@ class ModelComparison:
                     f"{row['value']:.3f}",
                     f"{row['standard_error']:.3f}",
                     f"[{row['low']:.3f}, {row['high']:.3f}]",
-                    _words(row["p_above_zero"]),
-                    _words(row["p_below_ceiling"]),
+                    _format_p(row["p_above_zero"]),
+                    _format_p(row["p_against_ceiling"]),
                 )
             )
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -219,30 +245,30 @@ class ModelComparison:
             padded = map(str.rjust, others, widths[1:])
             lines.append("  ".join([name.ljust(widths[0]), *padded]))
         for (first, second), p in self.test_pairs().items():
-            lines.append(f"{first} - {second}: p {_words(p, '= ')}")
+            lines.append(f"{first} - {second}: p {_format_p(p, '= ')}")
         lines.append("p values of t tests, adjusted by Holm's method")
         return "\n".join(lines)
 
     def _two_sided(self, difference: float, contrast: np.ndarray) -> float:
         from scipy import stats
 
-        t = _ratio(difference, np.sqrt(self.variance(contrast)))
+        t = difference / np.sqrt(self.variance(contrast))
         return float(2 * stats.t.sf(abs(t), self.degrees_of_freedom))
 
 
-def _ratio(value: float, error: float) -> float:
-    """Returns value / error; 0 / 0 is 0."""
-    if error > 0 or np.isnan(error):
-        return value / error
-    return np.copysign(np.inf, value) if value else 0.0
+def _corrected(
+    p_values: Sequence[float] | np.ndarray, correct: Correction | None
+) -> list[float]:
+    p = np.array(p_values)
+    return (p if correct is None or not p.size else correct(p)).tolist()
 
 
-def _level(confidence: float) -> float:
+def _check_confidence(confidence: float) -> float:
     _checks.check_number("confidence", confidence, above=0, at_most=1)
     return confidence
 
 
-def _words(p: float, equals: str = "") -> str:
+def _format_p(p: float, equals: str = "") -> str:
     return "< 0.001" if p < 0.001 else f"{equals}{p:.3f}"
 
 
