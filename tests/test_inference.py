@@ -557,6 +557,9 @@ class TestCompareModels:
             draws=20,
         )
         assert all(np.isfinite([*result.values.values()]))
+        assert np.isnan(result.ceiling).all() and "no noise ceiling" in str(result)
+        assert np.isnan([*result.test_against_ceiling().values()]).all()
+        assert json.loads(result.to_json())["ceiling"] == {"lower": None, "upper": None}
         assert all(np.isfinite([*result.standard_errors().values()]))
 
     def test_a_constant_model_and_a_constant_subject(self):

@@ -281,6 +281,26 @@ def test_a_scalar_cannot_be_divided():
         begin(*setting(), phase=phase)
 
 
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_a_net_that_returns_an_array_is_told_what_helps(side):
+    class Logits(nn.Module):
+        @nn.compact
+        def __call__(self, images, train=False):
+            return nn.Dense(3)(images.reshape(len(images), -1))
+
+    mlp = nets.mlp.MLP(classes=3, widths=(4,))
+    sides = {"student": mlp, "teacher": mlp}
+    sides[side] = Logits()
+    data = {"image": jnp.zeros((4, 2, 2, 1)), "label": jnp.zeros(4, jnp.int32)}
+    variables = sides["teacher"].init(jax.random.key(0), data["image"])
+    teacher = teachers.net(sides["teacher"], variables)
+    arrays = training.Arrays(teacher.arrays, data)
+    phase = training.Phase({"task": (1.0, terms.cross_entropy())}, 1)
+    given = sides["student"], teacher, [phase], lambda data, *_: data, arrays, {}
+    with pytest.raises(ValueError, match=rf"the {side} must return a dict.*capture"):
+        training.init(jax.random.key(0), *given)
+
+
 class TestNames:
     """Traces name the parts of a step, which are the same numbers for that."""
 

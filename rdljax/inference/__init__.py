@@ -49,6 +49,7 @@ _COMPARISONS = (
     rdm.comparisons.WhitenedCosine,
     rdm.comparisons.WhitenedPearson,
 )
+_NO_CEILING = statistics.Ceiling(np.nan, np.nan)
 # The number of random divisions into folds for the values themselves.
 _DIVISIONS = 20
 # The fewest stimuli of a fold.
@@ -144,7 +145,7 @@ def compare_models(
     return ModelComparison(
         values=dict(zip(models, values, strict=True)),
         similarities=dict(zip(models, each, strict=True)),
-        ceiling=statistics.Ceiling(lower, upper),
+        ceiling=statistics.Ceiling(lower, upper) if len(measured) > 1 else _NO_CEILING,
         weights={k: w for k, w in zip(models, weights, strict=True) if w is not None},
         comparison=type(comparison).__name__,
         sizes={name: sizes[name] for name in drawn},

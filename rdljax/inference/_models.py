@@ -161,7 +161,10 @@ def _rdms(name: str, rdms: npt.ArrayLike, fewest: int = 2) -> np.ndarray:
     _checks.check_real("distances", x.dtype)
     if x.ndim != 2 or len(x) < fewest:
         shape = "[pairs]" if fewest == 1 else "[parts, pairs] of two parts or more"
-        raise ValueError(f"{name} takes RDMs {shape}: got {x.shape[2 - fewest :]}")
+        raise ValueError(
+            f"{name} takes RDMs {shape}, got {x.shape[2 - fewest :]} (rdm.condense "
+            "takes a square one)"
+        )
     return x.astype(np.float64)
 
 

@@ -29,9 +29,9 @@ class ModelComparison:
       similarities: For each model its similarity with each subject over all data,
         `[subjects]`; models are fitted to all data.
       ceiling: The noise ceiling: bounds of the value of the best possible model. The
-        best RDM is the mean of the subjects', normalised. (For whitened comparisons,
-        too, by their plain length, as in rsatoolbox; a fitted model may then be above
-        the upper bound by a little.)
+        best RDM is the mean of the subjects', normalised; NaN for one subject. (For
+        whitened comparisons, too, by their plain length, as in rsatoolbox; a fitted
+        model may then be above the upper bound by a little.)
       weights: For each fitted model the weights of its RDMs, `[parts]`, fitted to all
         data, of unit length.
       comparison: Name of the comparison.
@@ -224,7 +224,9 @@ class ModelComparison:
         lower, upper = (f"{bound:.3f} ± {error:.3f}" for bound, error in bounds)
         lines = [
             f"{self.comparison}, {len(self.draws)} draws of {drawn}",
-            f"noise ceiling: {lower} to {upper} (standard errors)",
+            f"noise ceiling: {lower} to {upper} (standard errors)"
+            if np.isfinite(self.ceiling).all()
+            else "one subject, which has no noise ceiling",
         ]
         cells = [
             ("model", "value", "error", "95 % interval", "p (zero)", "p (ceiling)")
@@ -260,7 +262,10 @@ def _corrected(
     p_values: Sequence[float] | np.ndarray, correct: Correction | None
 ) -> list[float]:
     p = np.array(p_values)
-    return (p if correct is None or not p.size else correct(p)).tolist()
+    # (NaN: one subject has no noise ceiling.)
+    if correct is not None and np.isfinite(p).all():
+        p = correct(p)
+    return p.tolist()
 
 
 def _check_confidence(confidence: float) -> float:
@@ -269,6 +274,8 @@ def _check_confidence(confidence: float) -> float:
 
 
 def _format_p(p: float, equals: str = "") -> str:
+    if np.isnan(p):
+        return "-"
     return "< 0.001" if p < 0.001 else f"{equals}{p:.3f}"
 
 

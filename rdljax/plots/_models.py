@@ -142,7 +142,7 @@ def draw_comparison(
         result.values,
         axes,
         intervals=result.intervals(),
-        ceiling=result.ceiling,
+        ceiling=result.ceiling if np.isfinite(result.ceiling).all() else None,
         marks={name: "*" for name, p in above.items() if p < alpha},
         brackets=[(*two, _in_words(p)) for two, p in pairs.items() if p < alpha],
         label=f"similarity ({result.comparison})",

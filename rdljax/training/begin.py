@@ -60,9 +60,9 @@ def init(
       The state, at step 0.
 
     Raises:
-      ValueError: A term is called "student" or "loss"; a name stands for different
-        terms in different phases; a term divides a scalar over the devices; or the
-        batch is empty.
+      ValueError: A net does not return a dict of activations; a term is called
+        "student" or "loss"; a name stands for different terms in different phases; a
+        term divides a scalar over the devices; or the batch is empty.
       UnknownName: A term names a layer that a net does not have.
     """
     student_key, terms_key, phase_key = jax.random.split(key, 3)
@@ -77,6 +77,13 @@ def init(
     )
     seen, _ = jax.eval_shape(look, variables, example, phase_key)
     taught = jax.eval_shape(teacher.targets, arrays.teacher, example)
+    for side, found in {"student": seen, "teacher": taught}.items():
+        if not isinstance(found, Mapping):
+            raise ValueError(
+                f"the {side} must return a dict of activations by layer, got a "
+                f"{type(found).__name__}: nets.capture makes such a net of any Flax "
+                "model"
+            )
 
     own = variables.pop("params")
     params, memories = _init_terms(terms_key, plan, seen, taught)
