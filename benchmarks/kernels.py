@@ -222,7 +222,7 @@ def bootstrap(n: int) -> measure.Case:
 def model_comparison(n: int, subjects: int, draws: int) -> measure.Case:
     """Returns the case for three models and a bootstrap over subjects and stimuli.
 
-    With the whitened cosine. The draws of the contenders differ, so that the mean
+    By Pearson's correlation. The draws of the contenders differ, so that the mean
     values of the models over all draws are compared.
     """
     random = np.random.default_rng(0)
@@ -236,13 +236,9 @@ def model_comparison(n: int, subjects: int, draws: int) -> measure.Case:
 
     def ours():
         named = dict(zip("abc", models, strict=True))
-        comparison = comparisons.WhitenedCosine()
 
         def call():
-            found = inference.compare_models(
-                named, data, comparison=comparison, draws=draws
-            )
-            return found.draws[:, :3]
+            return inference.compare_models(named, data, draws=draws).draws[:, :3]
 
         return measure.eager(call, read=lambda values: [values.mean(axis=0)])
 
@@ -255,7 +251,7 @@ def model_comparison(n: int, subjects: int, draws: int) -> measure.Case:
 
         def call():
             found = others.eval_dual_bootstrap(
-                named, rsa.RDMs(data), method="cosine_cov", N=draws
+                named, rsa.RDMs(data), method="corr", N=draws
             )
             return found.evaluations[:, :, 0, 0, 0]
 

@@ -82,6 +82,9 @@ def _sums(rdms: np.ndarray, known: np.ndarray, counts: np.ndarray) -> np.ndarray
     """Sums the products of every two RDMs over the pairs of each draw."""
     places = np.array(np.triu_indices(counts.shape[1], 1))[:, known]
     rdms = rdms[:, known]
+    if len(counts) < len(rdms) / 2:  # Fewer draws than pairs of RDMs.
+        copies = counts[:, places[0]] * counts[:, places[1]]
+        return np.array([(rdms * own) @ rdms.T for own in copies])
     one, other = np.triu_indices(len(rdms))
     total = np.zeros((len(counts), len(one)))
     size = max(1, BLOCK // (len(counts) + len(one)))
