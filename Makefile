@@ -31,7 +31,7 @@ lint: $(VENV)/ready  ## style and types, as CI checks them
 $(VENV)/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "rdljax needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
-	@echo "Installing the packages of requirements.txt into $(VENV): a few minutes."
+	@echo "Installing the packages of requirements.txt into $(VENV): one to two minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(bin)/python -m pip install $(quiet) --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -7,7 +7,7 @@ knows of the others is in its representations.
 
 Command: python -m experiments.run mnist_few_labels
 
-Cost: two minutes on two CPU cores.
+Cost: two to three minutes on two CPU cores.
 
 Results, on 1,000 test digits with five seeds: error 12.4 % (plain), 7.5 % (rdl), 8.2 %
 (kd), 6.8 % (kd+rdl), all three significantly lower than plain; agreement of the RDMs

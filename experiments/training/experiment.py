@@ -99,10 +99,10 @@ def _write(name: str, context: contexts.Context, results: list[dict]) -> dict:
     text = as_markdown(summary)
     files.write(folder / results_folder.RunFile.TABLE, text)
     files.write_json(folder / results_folder.RunFile.RESULT, summary)
-    report = command.as_called("python -m experiments.report")
+    report = shlex.join([*command.again("experiments.report"), str(folder)])
     print(
         f"\n{text}\n{folder}: {', '.join(written)}\nA page with curves and RDMs: "
-        f"{report} {shlex.quote(str(folder))}"
+        f"{report}"
     )
     return summary
 
