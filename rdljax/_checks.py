@@ -113,6 +113,13 @@ def as_count(name: str, value, at_least: int = 1) -> int:
     return int(np.asarray(value))
 
 
+def check_confidence(confidence: float) -> None:
+    """Checks that a confidence level is a number between 0 and 1."""
+    check_number("confidence", confidence, above=0)
+    if confidence >= 1:
+        raise ValueError(f"the confidence must be between 0 and 1: got {confidence}")
+
+
 def check_integers(name: str, indices) -> None:
     """Checks that indices are integers; raises `ValueError` otherwise."""
     dtype = indices.dtype if hasattr(indices, "dtype") else np.asarray(indices).dtype

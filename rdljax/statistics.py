@@ -79,12 +79,6 @@ def _real(name: str, values: npt.ArrayLike) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def _check_confidence(confidence: float) -> None:
-    _checks.check_number("confidence", confidence, above=0)
-    if confidence >= 1:
-        raise ValueError(f"the confidence must be between 0 and 1: got {confidence}")
-
-
 def mcnemar(
     truth: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike
 ) -> McNemar:
@@ -164,7 +158,7 @@ def holm(p_values: npt.ArrayLike) -> np.ndarray:
     References:
       Holm, 1979, A simple sequentially rejective multiple test procedure.
     """
-    values = _p_values(p_values)
+    values = _check_p_values(p_values)
     flat = values.ravel()
     order = np.argsort(flat)
     stepped = np.arange(flat.size, 0, -1) * flat[order]
@@ -187,7 +181,7 @@ def bonferroni(p_values: npt.ArrayLike) -> np.ndarray:
     Raises:
       ValueError: A p value is not a number from 0 to 1.
     """
-    values = _p_values(p_values)
+    values = _check_p_values(p_values)
     return np.minimum(values.size * values, 1)
 
 
@@ -212,11 +206,12 @@ def false_discovery_rate(p_values: npt.ArrayLike) -> np.ndarray:
     """
     from scipy import stats
 
-    values = _p_values(p_values)
+    values = _check_p_values(p_values)
     return stats.false_discovery_control(values.ravel()).reshape(values.shape)
 
 
-def _p_values(values: npt.ArrayLike) -> np.ndarray:
+def _check_p_values(values: npt.ArrayLike) -> np.ndarray:
+    """Checks that p values are numbers from 0 to 1 and returns them as float64."""
     values = _real("p values", values)
     if not np.all((values >= 0) & (values <= 1)):
         raise ValueError(f"p values must be between 0 and 1: got {values}")
@@ -251,7 +246,7 @@ def paired_difference(
 
     first, second = _real("results", first), _real("results", second)
     _check_paired("paired_difference", first, second)
-    _check_confidence(confidence)
+    _checks.check_confidence(confidence)
     if np.isinf(first).any() or np.isinf(second).any():
         raise ValueError(
             f"paired_difference takes finite results: got {first} and {second}"
@@ -373,7 +368,7 @@ def bootstrap(
     for x in (first, second):
         _checks.check_real("distances", x.dtype)
     _check_paired("bootstrap", first, second)
-    _check_confidence(confidence)
+    _checks.check_confidence(confidence)
     draws = _checks.as_count("number of draws", draws, at_least=2)
     n = rdm.stimuli(first.size)
     if n < 3:

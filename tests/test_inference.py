@@ -146,7 +146,7 @@ class TestRsatoolbox:
             sizes={"subjects": SUBJECTS, "stimuli": STIMULI},
             draws=found["both"],
             covariances={k: np.cov(x, rowvar=False) for k, x in found.items()},
-            of_means={},
+            uncorrected={},
         )
         # (Its tests use the mean over all three bootstraps.)
         mean = result.evaluations[:, :, 0, 0].mean(axis=(0, 2))

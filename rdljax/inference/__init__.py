@@ -75,7 +75,7 @@ def compare_models(
     other stimuli for the same subjects, both to both. Pairs of a stimulus with its own
     copy are left out.
 
-    Models with weights are crossvalidated, within each draw too: they are fitted to
+    Fitted models are crossvalidated, within each draw too: they are fitted to
     some stimuli and some subjects and predict others. How a draw is divided into folds
     is random; the variance that this adds is estimated from several divisions and
     subtracted (Schütt et al. 2023). With a fitted model among them, fixed models are
@@ -90,8 +90,8 @@ def compare_models(
       data: Measured RDMs, `[subjects, pairs]` or `Rdms`, whose sessions are averaged.
         NaN: pairs that were not measured, the same in all subjects.
       comparison: One of `rdm.comparisons`: `Pearson`, `Cosine`, or `WhitenedPearson` or
-        `WhitenedCosine` without a covariance. (For Spearman's correlation give ranks:
-        with `Pearson` they are the same, but not in draws of stimuli.)
+        `WhitenedCosine` without a covariance. (For Spearman's correlation over
+        subjects alone, give `Pearson` the ranks of all distances.)
       over: What is drawn: "subjects", "stimuli" or both.
       draws: Number of bootstrap draws.
       folds: Numbers of folds of the crossvalidation, over stimuli and over subjects; 1:
@@ -151,7 +151,7 @@ def compare_models(
         sizes={name: sizes[name] for name in drawn},
         draws=found.get("both", next(iter(found.values()))).mean(axis=1),
         covariances={name: _covariance(x) for name, x in found.items()},
-        of_means={
+        uncorrected={
             name: np.cov(x.mean(axis=1), rowvar=False) for name, x in found.items()
         },
     )

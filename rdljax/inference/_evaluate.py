@@ -7,7 +7,7 @@ import numpy as np
 
 from rdljax.inference import _products
 from rdljax.inference._models import Model
-from rdljax.inference._products import divide
+from rdljax.inference._products import divide, lengths_of
 
 
 class Problem(NamedTuple):
@@ -132,7 +132,7 @@ def fit(
     Weights that depend on no data have axes of size 1.
     """
     inner, subjects = products.inner, problem.subjects
-    lengths = np.sqrt(np.einsum("dkk->dk", inner[:, subjects, subjects]))
+    lengths = lengths_of(inner[:, subjects, subjects])
     shares = copies / copies.sum(axis=-1, keepdims=True)
     found = []
     for model, part in zip(problem.models, problem.parts, strict=True):
@@ -167,7 +167,7 @@ def similarities(problem, products, fits) -> np.ndarray:
       Similarities `[ways, draws, models, subjects]`.
     """
     inner, subjects = products.inner, problem.subjects
-    lengths = np.sqrt(np.einsum("dkk->dk", inner[:, subjects, subjects]))
+    lengths = lengths_of(inner[:, subjects, subjects])
     found = []
     for part, weights in zip(problem.parts, fits, strict=True):
         product = np.einsum("wdk,dks->wds", weights, inner[:, part, subjects])
@@ -187,7 +187,7 @@ def _bounds(products, subjects, tested, pooled, *, leave_out: bool) -> np.ndarra
     the subjects of other folds. Each subject that was drawn counts once.
     """
     inner = products.inner[:, subjects, subjects]
-    lengths = np.sqrt(np.einsum("dkk->dk", inner))
+    lengths = lengths_of(inner)
     unit = divide(np.ones_like(inner[:, 0]), products.lengths[:, subjects])
     everyone = tested if leave_out else tested + pooled
 

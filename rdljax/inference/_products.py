@@ -37,8 +37,13 @@ class Products(NamedTuple):
 
     def cosines(self) -> np.ndarray:
         """Returns the similarity of every two RDMs; 0 where one is constant."""
-        size = np.sqrt(np.einsum("dkk->dk", self.inner))
+        size = lengths_of(self.inner)
         return divide(self.inner, size[:, :, None] * size[:, None, :])
+
+
+def lengths_of(inner: np.ndarray) -> np.ndarray:
+    """Returns the lengths of RDMs `[draws, rdms]` from their inner products."""
+    return np.sqrt(np.maximum(np.einsum("dkk->dk", inner), 0))
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -74,8 +79,7 @@ def inner_products(
     if centred:
         mean = plain[:, :-1, -1] / np.maximum(plain[:, -1:, -1], 1)
         plain, inner = _centre(plain, mean), _centre(inner, mean)
-    lengths = np.sqrt(np.maximum(np.einsum("dkk->dk", plain), 0))
-    return Products(inner, lengths)
+    return Products(inner, lengths_of(plain))
 
 
 def _sums(rdms: np.ndarray, known: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -41,8 +41,8 @@ class ModelComparison:
       covariances: The covariance of these, `[models + 2, models + 2]`, by what was
         drawn: "subjects", "stimuli" or "both". With crossvalidation, without the
         variance of the divisions into folds.
-      of_means: The same with the variance of the divisions, which takes the place of a
-        variance that is not positive without it.
+      uncorrected: The same with the variance of the divisions, which takes the place of
+        a variance that is not positive without it.
     """
 
     values: Mapping[str, float]
@@ -53,7 +53,7 @@ class ModelComparison:
     sizes: Mapping[str, int]
     draws: np.ndarray
     covariances: Mapping[str, np.ndarray]
-    of_means: Mapping[str, np.ndarray]
+    uncorrected: Mapping[str, np.ndarray]
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -87,7 +87,7 @@ class ModelComparison:
         corrected = float(contrast @ self.covariances[name] @ contrast)
         if corrected > 0:
             return corrected
-        return float(contrast @ self.of_means[name] @ contrast)
+        return float(contrast @ self.uncorrected[name] @ contrast)
 
     def standard_errors(self) -> dict[str, float]:
         """Returns the standard error of each model's value."""
@@ -105,9 +105,8 @@ class ModelComparison:
         """Returns each model's interval by Student's t distribution."""
         from scipy import stats
 
-        factor = stats.t.ppf(
-            (1 + _check_confidence(confidence)) / 2, self.degrees_of_freedom
-        )
+        _checks.check_confidence(confidence)
+        factor = stats.t.ppf((1 + confidence) / 2, self.degrees_of_freedom)
         return {
             name: (
                 float(self.values[name] - factor * error),
@@ -121,7 +120,8 @@ class ModelComparison:
 
         With two factors it is too wide: see `variance`.
         """
-        tail = 50 * (1 - _check_confidence(confidence))
+        _checks.check_confidence(confidence)
+        tail = 50 * (1 - confidence)
         ends = np.percentile(self.draws, [tail, 100 - tail], axis=0)
         columns = zip(self.values, ends.T, strict=False)
         return {name: (float(low), float(high)) for name, (low, high) in columns}
@@ -266,11 +266,6 @@ def _corrected(
     if correct is not None and np.isfinite(p).all():
         p = correct(p)
     return p.tolist()
-
-
-def _check_confidence(confidence: float) -> float:
-    _checks.check_number("confidence", confidence, above=0, at_most=1)
-    return confidence
 
 
 def _format_p(p: float, equals: str = "") -> str:

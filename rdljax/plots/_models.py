@@ -209,12 +209,8 @@ def draw_curves(
             style["color"] = next(colours)
         if not numbers or own.shape[1] == 1:  # (One epoch makes no line.)
             style.setdefault("marker", "o")
-        own_across = across[: own.shape[1]]
-        mean = np.ma.masked_invalid(own).mean(axis=0).filled(np.nan)
-        axes.plot(own_across, mean, label=name, **style)
-        if len(own) > 1:
-            faint: dict[str, Any] = {"alpha": 0.15, "linewidth": 0}
-            axes.fill_between(own_across, *band(own), color=style["color"], **faint)
+        edges = band(own) if len(own) > 1 else None
+        _draw_line(axes, across[: own.shape[1]], own, edges, label=name, **style)
     if numbers:
         if np.issubdtype(x.dtype, np.integer):
             axes.locator_params(axis="x", integer=True, min_n_ticks=1)
@@ -247,6 +243,15 @@ def _draw_model(axes: Axes, place: int, values: np.ndarray, interval: Interval):
         axes.plot(beside, values, ".", color=colour, alpha=0.5, markersize=5)
     heights = [y for y in (*values, interval[1]) if np.isfinite(y)]
     return max(heights, default=-np.inf)
+
+
+def _draw_line(axes: Axes, across, values, edges, **style: Any) -> None:
+    """Draws the mean of values `[seeds, n]`, and a band between two edges `[n]`."""
+    mean = np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
+    axes.plot(across, mean, **style)
+    if edges is not None:
+        faint: dict[str, Any] = {"alpha": 0.15, "linewidth": 0}
+        axes.fill_between(across, *edges, color=style["color"], **faint)
 
 
 def _write_above(axes: Axes, words: str, place, points: float) -> None:

@@ -77,13 +77,7 @@ def init(
     )
     seen, _ = jax.eval_shape(look, variables, example, phase_key)
     taught = jax.eval_shape(teacher.targets, arrays.teacher, example)
-    for side, found in {"student": seen, "teacher": taught}.items():
-        if not isinstance(found, Mapping):
-            raise ValueError(
-                f"the {side} must return a dict of activations by layer, got a "
-                f"{type(found).__name__}: nets.capture makes such a net of any Flax "
-                "model"
-            )
+    _check_layers(student=seen, teacher=taught)
 
     own = variables.pop("params")
     params, memories = _init_terms(terms_key, plan, seen, taught)
@@ -105,6 +99,17 @@ def init(
         },
     )
     return _copy_aliases(state)
+
+
+def _check_layers(**sides: Any) -> None:
+    """Checks that both sides return activations by layer."""
+    for side, found in sides.items():
+        if not isinstance(found, Mapping):
+            raise ValueError(
+                f"the {side} must return a dict of activations by layer, got a "
+                f"{type(found).__name__}: nets.capture makes such a net of any Flax "
+                "model"
+            )
 
 
 def begin_phase(
